@@ -1,1 +1,18 @@
-//! (room under construction)
+//! Documents, tables and mutations as plain data: what every tenant provider stores and every front end speaks.
+//!
+//! Nothing here knows a backend, a protocol or a clock. The types are valid by construction: whoever holds a
+//! [`Fields`], a [`TableName`] or a [`DocumentId`] holds one that passed its checks, so a store never checks again.
+
+mod document;
+mod error;
+mod fields;
+mod id;
+mod mutation;
+mod table_name;
+
+pub use document::Document;
+pub use error::InputError;
+pub use fields::{Fields, MAX_DEPTH, MAX_FIELDS_BYTES};
+pub use id::DocumentId;
+pub use mutation::{Mutation, MutationOutcome};
+pub use table_name::{MAX_TABLE_NAME_BYTES, TableName};

@@ -1,0 +1,85 @@
+//! What can be wrong with input.
+
+use thiserror::Error;
+
+use super::{MAX_DEPTH, MAX_FIELDS_BYTES, MAX_TABLE_NAME_BYTES};
+
+/// Input that is refused before any store sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum InputError {
+    /// A table name outside the rule of [`TableName`](super::TableName).
+    #[error(
+        "table name {name:?} is not valid: use a letter, then letters, digits, '_' and '-', at most {MAX_TABLE_NAME_BYTES} in all"
+    )]
+    TableName {
+        /// The name as given, cut to a printable length.
+        name: String,
+    },
+    /// A document id that is no UUIDv7 in canonical lower-case form.
+    #[error(
+        "document id {id:?} is not valid: use a UUID version 7 in lower case with hyphens, as the server returns it in \"id\""
+    )]
+    DocumentId {
+        /// The id as given, cut to a printable length.
+        id: String,
+    },
+    /// Text that is no JSON, or holds a number or a string that JSON consumers cannot read.
+    #[error("the JSON cannot be read: {reason}")]
+    Json {
+        /// What the parser found, with line and column.
+        reason: String,
+    },
+    /// Fields that are JSON but no object.
+    #[error("a document is a JSON object: send {{\"field\": value, …}}")]
+    NotAnObject,
+    /// A document over [`MAX_FIELDS_BYTES`].
+    #[error(
+        "the document has {size} bytes, over the limit of {MAX_FIELDS_BYTES}: split it, or keep large parts in documents of their own"
+    )]
+    TooLarge {
+        /// Bytes of the document's fields as compact JSON.
+        size: usize,
+    },
+    /// Nesting over [`MAX_DEPTH`].
+    #[error("the document is nested deeper than {MAX_DEPTH} levels: flatten it")]
+    TooDeep,
+    /// A top-level field name that begins with `_`.
+    #[error(
+        "field {name:?} is reserved: names that begin with '_' belong to the server; rename it"
+    )]
+    ReservedField {
+        /// The name as given, cut to a printable length.
+        name: String,
+    },
+    /// The same name twice in one object, at any level.
+    #[error(
+        "field {name:?} occurs twice in one object: keep one, which of them counts is not defined"
+    )]
+    DuplicateField {
+        /// The name as given, cut to a printable length.
+        name: String,
+    },
+}
+
+/// The first characters of what a client sent, short enough for an error message.
+pub(super) fn excerpt(text: &str) -> String {
+    match text.char_indices().nth(EXCERPT_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+const EXCERPT_CHARS: usize = 80;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn excerpts_are_cut_at_characters() {
+        assert_eq!(excerpt("short"), "short");
+        assert_eq!(excerpt(&"é".repeat(80)), "é".repeat(80));
+        assert_eq!(excerpt(&"é".repeat(81)), format!("{}…", "é".repeat(80)));
+    }
+}
