@@ -1,0 +1,327 @@
+//! Names and identifiers, each with one spelling.
+
+use std::fmt;
+use std::str::FromStr;
+
+use data_encoding::HEXLOWER;
+use uuid::Uuid;
+
+use crate::kinds::{Cipher, ProviderKind};
+
+/// Not a name of its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidName {
+    /// Not `[a-z0-9][a-z0-9_-]{0,47}`.
+    #[error("a tenant id is 1 to 48 of a-z, 0-9, `_` and `-`, and begins with a letter or digit")]
+    Tenant,
+    /// Not a file name without a directory.
+    #[error(
+        "a file name is 1 to 255 printable ASCII characters without `/`, `\\`, `:` and spaces, and not `.` or `..`"
+    )]
+    File,
+    /// Not one of the three forms of a subject.
+    #[error(
+        "a subject is db:sqlite:tenant:<tenant>:<file>, db:redb:control:<file> or cache:libsql:tenant:<tenant>:<file>"
+    )]
+    Subject,
+    /// Not a UUID in lower-case hex with hyphens.
+    #[error("a file id is a UUID in lower case with hyphens")]
+    FileId,
+    /// Not 16 lower-case hex digits.
+    #[error("a data key's id is 16 lower-case hex digits")]
+    DekId,
+    /// Not 1 to 512 printable ASCII characters without a space.
+    #[error("a key id is 1 to 512 printable ASCII characters without spaces")]
+    KeyId,
+}
+
+/// A tenant's id: `[a-z0-9][a-z0-9_-]{0,47}`, safe as a file name on every system.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TenantId(String);
+
+impl TenantId {
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for TenantId {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let inner = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
+        let first = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9');
+        let bytes = text.as_bytes();
+        if bytes.len() <= MAX_TENANT_BYTES
+            && bytes.first().is_some_and(first)
+            && bytes.iter().all(inner)
+        {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidName::Tenant)
+        }
+    }
+}
+
+/// Which of the three forms a subject has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SubjectKind {
+    /// `db:sqlite:tenant:<tenant>:<file>`
+    SqliteTenant,
+    /// `db:redb:control:<file>`
+    Control,
+    /// `cache:libsql:tenant:<tenant>:<file>`
+    LibsqlCache,
+}
+
+/// Who a file belongs to and which file it is; names the place the file is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Subject {
+    text: String,
+    tenant: Option<TenantId>,
+    file_name_at: usize,
+}
+
+impl Subject {
+    /// The subject of a tenant's SQLite file.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName::File`].
+    pub fn sqlite_tenant(tenant: &TenantId, file_name: &str) -> Result<Self, InvalidName> {
+        Self::new(SQLITE_TENANT, Some(tenant.clone()), file_name)
+    }
+
+    /// The subject of the control file.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName::File`].
+    pub fn control(file_name: &str) -> Result<Self, InvalidName> {
+        Self::new(CONTROL, None, file_name)
+    }
+
+    /// The subject of a libSQL replica's cache.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName::File`].
+    pub fn libsql_cache(tenant: &TenantId, file_name: &str) -> Result<Self, InvalidName> {
+        Self::new(LIBSQL_CACHE, Some(tenant.clone()), file_name)
+    }
+
+    fn new(prefix: &str, tenant: Option<TenantId>, file_name: &str) -> Result<Self, InvalidName> {
+        let plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'\\');
+        if file_name.is_empty()
+            || file_name.len() > MAX_FILE_NAME_BYTES
+            || !file_name.as_bytes().iter().all(plain)
+            || matches!(file_name, "." | "..")
+        {
+            return Err(InvalidName::File);
+        }
+        let mut text = prefix.to_owned();
+        if let Some(tenant) = &tenant {
+            text.push_str(tenant.as_str());
+            text.push(':');
+        }
+        let file_name_at = text.len();
+        text.push_str(file_name);
+        Ok(Self {
+            text,
+            tenant,
+            file_name_at,
+        })
+    }
+
+    /// The subject as it stands in a manifest.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Which form it has.
+    #[must_use]
+    pub fn kind(&self) -> SubjectKind {
+        if self.tenant.is_none() {
+            SubjectKind::Control
+        } else if self.text.starts_with(SQLITE_TENANT) {
+            SubjectKind::SqliteTenant
+        } else {
+            SubjectKind::LibsqlCache
+        }
+    }
+
+    /// The tenant; `None` for the control file.
+    #[must_use]
+    pub fn tenant(&self) -> Option<&TenantId> {
+        self.tenant.as_ref()
+    }
+
+    /// The name of the file, without its directory.
+    #[must_use]
+    pub fn file_name(&self) -> &str {
+        &self.text[self.file_name_at..]
+    }
+
+    /// The cipher that files of this kind of subject have.
+    #[must_use]
+    pub fn cipher(&self) -> Cipher {
+        match self.kind() {
+            SubjectKind::SqliteTenant | SubjectKind::LibsqlCache => Cipher::Sqlcipher4,
+            SubjectKind::Control => Cipher::Blocks1,
+        }
+    }
+}
+
+impl FromStr for Subject {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        if let Some(file_name) = text.strip_prefix(CONTROL) {
+            return Self::control(file_name);
+        }
+        for prefix in [SQLITE_TENANT, LIBSQL_CACHE] {
+            if let Some(rest) = text.strip_prefix(prefix) {
+                let (tenant, file_name) = rest.split_once(':').ok_or(InvalidName::Subject)?;
+                return Self::new(prefix, Some(tenant.parse()?), file_name);
+            }
+        }
+        Err(InvalidName::Subject)
+    }
+}
+
+/// A UUID drawn when the file is created; it never changes, and tells two files of one name apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileId(Uuid);
+
+impl FileId {
+    /// The id that `uuid` stands for.
+    #[must_use]
+    pub fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    /// Its 16 bytes: the salt of the file's key derivations.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+impl FromStr for FileId {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let uuid = Uuid::try_parse(text).map_err(|_not_a_uuid| InvalidName::FileId)?;
+        let id = Self(uuid);
+        // The library reads other spellings of the same UUID; this format has one.
+        if id.to_string() == text {
+            Ok(id)
+        } else {
+            Err(InvalidName::FileId)
+        }
+    }
+}
+
+/// The id of a data key: 8 random bytes, 16 hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DekId([u8; 8]);
+
+impl DekId {
+    /// The id of these bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl FromStr for DekId {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        HEXLOWER
+            .decode(text.as_bytes())
+            .ok()
+            .and_then(|bytes| <[u8; 8]>::try_from(bytes).ok())
+            .map(Self)
+            .ok_or(InvalidName::DekId)
+    }
+}
+
+/// Which key of a provider: hex, an ARN or an age recipient, as the kind of provider has it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId(String);
+
+impl KeyId {
+    /// The key id that `text` spells.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName::KeyId`].
+    pub fn new(text: impl Into<String>) -> Result<Self, InvalidName> {
+        let text = text.into();
+        if (1..=MAX_KEY_ID_BYTES).contains(&text.len())
+            && text.as_bytes().iter().all(u8::is_ascii_graphic)
+        {
+            Ok(Self(text))
+        } else {
+            Err(InvalidName::KeyId)
+        }
+    }
+
+    /// The key id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `kind` has key ids of this form.
+    #[must_use]
+    pub fn fits(&self, kind: ProviderKind) -> bool {
+        let hex = |text: &str| text.len() == 16 && HEXLOWER.decode(text.as_bytes()).is_ok();
+        match kind {
+            ProviderKind::MasterKeyFile | ProviderKind::KeyDir => hex(&self.0),
+            ProviderKind::AwsKms => self.0.starts_with("arn:"),
+            ProviderKind::Age => {
+                let bech32 = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+                self.0.starts_with("age1") && self.0.bytes().all(bech32)
+            }
+        }
+    }
+}
+
+impl FromStr for KeyId {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        Self::new(text)
+    }
+}
+
+macro_rules! display {
+    ($($name:ident: $self:ident => $text:expr,)*) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&$self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad($text)
+            }
+        }
+    )*};
+}
+
+display! {
+    TenantId: self => &self.0,
+    Subject: self => &self.text,
+    FileId: self => self.0.hyphenated().encode_lower(&mut Uuid::encode_buffer()),
+    DekId: self => &HEXLOWER.encode(&self.0),
+    KeyId: self => &self.0,
+}
+
+const SQLITE_TENANT: &str = "db:sqlite:tenant:";
+const CONTROL: &str = "db:redb:control:";
+const LIBSQL_CACHE: &str = "cache:libsql:tenant:";
+const MAX_TENANT_BYTES: usize = 48;
+const MAX_FILE_NAME_BYTES: usize = 255;
+const MAX_KEY_ID_BYTES: usize = 512;

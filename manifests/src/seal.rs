@@ -1,0 +1,103 @@
+//! A manifest with its MAC: HMAC-SHA-256 (RFC 2104) over every byte up to and including `mac: `.
+//!
+//! The key is derived from the first data key, so that the MAC is also the commitment to it: a data key that was unwrapped by mistake
+//! does not verify.
+
+use std::fmt;
+
+use data_encoding::BASE64;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::error::{MacMismatch, ParseError};
+use crate::manifest::Manifest;
+use crate::text;
+
+/// The key of a manifest's MAC. Wiped when dropped.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct MacKey([u8; 32]);
+
+impl MacKey {
+    /// A key that `fill` writes in place.
+    #[must_use]
+    pub fn init_with(fill: impl FnOnce(&mut [u8; 32])) -> Self {
+        let mut key = Self([0; 32]);
+        fill(&mut key.0);
+        key
+    }
+
+    fn over(&self, text: &str) -> Hmac<Sha256> {
+        let mut mac =
+            <Hmac<Sha256>>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
+        mac.update(text.as_bytes());
+        mac
+    }
+}
+
+impl fmt::Debug for MacKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MacKey([REDACTED])")
+    }
+}
+
+/// A manifest with its MAC, in its one spelling. What it claims counts only after [`SealedManifest::verify`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedManifest {
+    text: String,
+    manifest: Manifest,
+    mac: [u8; 32],
+}
+
+impl SealedManifest {
+    pub(crate) fn new(manifest: Manifest, key: &MacKey) -> Self {
+        let covered = text::write(&manifest);
+        let mac = key.over(&covered).finalize().into_bytes().into();
+        Self::assemble(covered, manifest, mac)
+    }
+
+    /// Reads the one spelling of a manifest. Nothing in it is verified.
+    ///
+    /// # Errors
+    ///
+    /// [`ParseError`] names the line and the rule.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
+        let (manifest, mac) = text::parse(bytes)?;
+        Ok(Self::assemble(text::write(&manifest), manifest, mac))
+    }
+
+    fn assemble(mut text: String, manifest: Manifest, mac: [u8; 32]) -> Self {
+        BASE64.encode_append(&mac, &mut text);
+        text.push('\n');
+        Self {
+            text,
+            manifest,
+            mac,
+        }
+    }
+
+    /// What the manifest claims, before anyone verified it: enough to choose a key to unwrap with.
+    #[must_use]
+    pub fn claims(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The manifest, if `key` made its MAC. In constant time.
+    ///
+    /// # Errors
+    ///
+    /// [`MacMismatch`]: the text was changed, or the key is not the one it was written under.
+    pub fn verify(&self, key: &MacKey) -> Result<&Manifest, MacMismatch> {
+        let covered = &self.text[..self.text.len() - text::MAC_VALUE_BYTES];
+        key.over(covered)
+            .verify_slice(&self.mac)
+            .map(|()| &self.manifest)
+            .map_err(|_mismatch| MacMismatch)
+    }
+
+    /// The manifest as it lies on the disk.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+}

@@ -1,0 +1,247 @@
+//! The text form: one writer, and the strict parser that accepts just what it writes.
+
+use std::str::FromStr;
+
+use data_encoding::BASE64;
+
+use crate::error::{Field, ParseError, Problem};
+use crate::kinds::{Cipher, ProviderKind, State, WrapAlgorithm};
+use crate::manifest::{DekEntry, Manifest, Wrap};
+use crate::names::{DekId, FileId, InvalidName, KeyId, Subject};
+use crate::time::Timestamp;
+use crate::{
+    MAX_DEKS, MAX_LINE_BYTES, MAX_MANIFEST_BYTES, MAX_WRAPPED_BYTES, MAX_WRAPS, VERSION_LINE,
+};
+
+/// Writes all that the MAC covers: every line up to and including `mac: `.
+pub(crate) fn write(manifest: &Manifest) -> String {
+    let mut text = format!(
+        "{VERSION_LINE}\nsubject: {}\nfile-id: {}\ncipher: {}\nstate: {}\nrevision: {}\ncreated: {}\n",
+        manifest.subject(),
+        manifest.file_id(),
+        manifest.cipher(),
+        manifest.state(),
+        manifest.revision(),
+        manifest.created(),
+    );
+    for dek in manifest.deks() {
+        text.push_str(&format!("dek: {} {}\n", dek.id, dek.created));
+        for wrap in &dek.wraps {
+            text.push_str(&format!(
+                "wrap: {} {} {} {}\n",
+                wrap.provider, wrap.key_id, wrap.algorithm, wrap.at
+            ));
+            for line in wrap.blob.chunks(CONTINUATION_BYTES) {
+                text.push(' ');
+                BASE64.encode_append(line, &mut text);
+                text.push('\n');
+            }
+        }
+    }
+    text.push_str("mac: ");
+    text
+}
+
+/// Reads a manifest and its MAC.
+pub(crate) fn parse(bytes: &[u8]) -> Result<(Manifest, [u8; 32]), ParseError> {
+    if bytes.len() > MAX_MANIFEST_BYTES {
+        return Err(ParseError::TooLarge);
+    }
+    let mut lines = Lines {
+        rest: bytes,
+        number: 0,
+    };
+    let version = lines.take(Field::Version)?;
+    if version != VERSION_LINE {
+        let shown = version.chars().take(SHOWN_CHARS).collect();
+        return Err(ParseError::UnknownVersion(shown));
+    }
+    let subject = lines.value(Field::Subject, name::<Subject>)?;
+    let file_id = lines.value(Field::FileId, name::<FileId>)?;
+    let cipher = lines.value(Field::Cipher, Cipher::from_word)?;
+    let state = lines.value(Field::State, State::from_word)?;
+    let revision = lines.value(Field::Revision, number)?;
+    let created = lines.value(Field::Created, Timestamp::from_str)?;
+    let mut deks = Vec::new();
+    while deks.is_empty() || lines.next_is(Field::Dek) {
+        deks.push(dek(&mut lines, deks.len())?);
+    }
+    let mac = lines.value(Field::Mac, |text| {
+        BASE64
+            .decode(text.as_bytes())
+            .ok()
+            .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
+            .ok_or(Problem::Base64)
+    })?;
+    lines.end()?;
+    let manifest = Manifest::new(subject, file_id, cipher, state, revision, created, deks)?;
+    Ok((manifest, mac))
+}
+
+fn dek(lines: &mut Lines<'_>, before: usize) -> Result<DekEntry, ParseError> {
+    let (id, created) = lines.value(Field::Dek, |text| {
+        if before == MAX_DEKS {
+            return Err(Problem::TooMany);
+        }
+        let [id, created] = words(text)?;
+        Ok((name::<DekId>(id)?, created.parse()?))
+    })?;
+    let mut wraps = Vec::new();
+    while wraps.is_empty() || lines.next_is(Field::Wrap) {
+        wraps.push(wrap(lines, wraps.len())?);
+    }
+    Ok(DekEntry { id, created, wraps })
+}
+
+fn wrap(lines: &mut Lines<'_>, before: usize) -> Result<Wrap, ParseError> {
+    let (provider, key_id, algorithm, at) = lines.value(Field::Wrap, |text| {
+        if before == MAX_WRAPS {
+            return Err(Problem::TooMany);
+        }
+        let [provider, key_id, algorithm, at] = words(text)?;
+        Ok((
+            ProviderKind::from_word(provider)?,
+            name::<KeyId>(key_id)?,
+            WrapAlgorithm::from_word(algorithm)?,
+            at.parse()?,
+        ))
+    })?;
+    let mut blob = Vec::new();
+    let mut full = true;
+    while blob.is_empty() || lines.next_is_continuation() {
+        let line = lines.take(Field::Wrap)?;
+        let part = continuation(line, full, blob.len())
+            .map_err(|problem| lines.problem(Field::Wrap, problem))?;
+        full = part.len() == CONTINUATION_BYTES;
+        blob.extend_from_slice(&part);
+    }
+    Ok(Wrap {
+        provider,
+        key_id,
+        algorithm,
+        at,
+        blob,
+    })
+}
+
+/// One line of a wrapped key. Every line but the last is full.
+fn continuation(line: &str, previous_full: bool, so_far: usize) -> Result<Vec<u8>, Problem> {
+    let Some(text) = line.strip_prefix(' ') else {
+        return Err(Problem::Unexpected(shown(line)));
+    };
+    if !previous_full || text.is_empty() || text.len() > CONTINUATION_CHARS {
+        return Err(Problem::Base64);
+    }
+    let part = BASE64
+        .decode(text.as_bytes())
+        .map_err(|_not_base64| Problem::Base64)?;
+    if so_far + part.len() > MAX_WRAPPED_BYTES {
+        return Err(Problem::WrappedSize);
+    }
+    Ok(part)
+}
+
+fn number(text: &str) -> Result<u64, Problem> {
+    if text.starts_with('0') || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Problem::Number);
+    }
+    text.parse().map_err(|_not_a_number| Problem::Number)
+}
+
+fn name<T: FromStr<Err = InvalidName>>(text: &str) -> Result<T, Problem> {
+    text.parse().map_err(Problem::Name)
+}
+
+/// Exactly `N` words with one space between two.
+fn words<const N: usize>(text: &str) -> Result<[&str; N], Problem> {
+    let words: Vec<&str> = text.split(' ').collect();
+    <[&str; N]>::try_from(words)
+        .ok()
+        .filter(|words| words.iter().all(|word| !word.is_empty()))
+        .ok_or(Problem::Words)
+}
+
+fn shown(line: &str) -> String {
+    let word = line.split_once(':').map_or(line, |(word, _value)| word);
+    word.chars().take(SHOWN_CHARS).collect()
+}
+
+/// The lines not read yet.
+struct Lines<'a> {
+    rest: &'a [u8],
+    number: usize,
+}
+
+impl<'a> Lines<'a> {
+    /// The next line, whatever stands on it: ASCII, ended by `\n`.
+    fn take(&mut self, field: Field) -> Result<&'a str, ParseError> {
+        self.number += 1;
+        let mut parts = self.rest.splitn(2, |byte| *byte == b'\n');
+        let (Some(line), Some(rest)) = (parts.next(), parts.next()) else {
+            return Err(self.problem(field, Problem::Missing));
+        };
+        self.rest = rest;
+        if line.len() > MAX_LINE_BYTES {
+            return Err(self.problem(field, Problem::LineTooLong));
+        }
+        match std::str::from_utf8(line) {
+            Ok(line) if line.bytes().all(|byte| matches!(byte, b' '..=b'~')) => Ok(line),
+            _ => Err(self.problem(field, Problem::NotAscii)),
+        }
+    }
+
+    /// The value of the next line, which must be `field`'s.
+    fn value<T>(
+        &mut self,
+        field: Field,
+        read: impl FnOnce(&'a str) -> Result<T, Problem>,
+    ) -> Result<T, ParseError> {
+        let line = self.take(field)?;
+        let value = line
+            .strip_prefix(field.as_str())
+            .and_then(|rest| rest.strip_prefix(": "));
+        match value {
+            Some(value) => read(value),
+            None => Err(Problem::Unexpected(shown(line))),
+        }
+        .map_err(|problem| self.problem(field, problem))
+    }
+
+    /// Whether the next line begins as `field`'s does.
+    fn next_is(&self, field: Field) -> bool {
+        self.rest
+            .strip_prefix(field.as_str().as_bytes())
+            .is_some_and(|rest| rest.starts_with(b":"))
+    }
+
+    fn next_is_continuation(&self) -> bool {
+        self.rest.starts_with(b" ")
+    }
+
+    fn end(&self) -> Result<(), ParseError> {
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(ParseError::Line {
+                line: self.number + 1,
+                field: Field::Mac,
+                problem: Problem::Trailing,
+            })
+        }
+    }
+
+    fn problem(&self, field: Field, problem: Problem) -> ParseError {
+        ParseError::Line {
+            line: self.number,
+            field,
+            problem,
+        }
+    }
+}
+
+/// The base64 of a MAC and the final line end.
+pub(crate) const MAC_VALUE_BYTES: usize = 44 + 1;
+const CONTINUATION_CHARS: usize = 64;
+const CONTINUATION_BYTES: usize = 48;
+/// How much of a foreign line an error repeats.
+const SHOWN_CHARS: usize = 40;
