@@ -10,11 +10,11 @@ pub struct WrapContext<'a> {
     /// Who the file belongs to.
     pub subject: &'a Subject,
     /// Which file.
-    pub file_id: &'a FileId,
+    pub file_id: FileId,
     /// What the data key is for.
     pub cipher: Cipher,
     /// Which data key.
-    pub dek_id: &'a DekId,
+    pub dek_id: DekId,
 }
 
 impl WrapContext<'_> {

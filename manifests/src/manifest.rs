@@ -81,8 +81,8 @@ impl Manifest {
 
     /// Which file.
     #[must_use]
-    pub fn file_id(&self) -> &FileId {
-        &self.file_id
+    pub fn file_id(&self) -> FileId {
+        self.file_id
     }
 
     /// What it is encrypted with.
