@@ -1,0 +1,153 @@
+//! The SDK client: where it connects, as whom, how long and how often it tries.
+
+use std::fmt;
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_kms::Client;
+use aws_sdk_kms::config::ProvideCredentials;
+use aws_smithy_http_client::tls;
+
+use super::error::{KmsError, no_credentials};
+
+/// Which KMS key, where, and how patiently.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KmsConfig {
+    /// Key id, alias (`alias/name`), or the ARN of either.
+    pub key_id: String,
+    /// The region; without it the one in the key's ARN, else the standard chain's.
+    pub region: Option<String>,
+    /// The endpoint; without it AWS's own for the region.
+    pub endpoint_url: Option<String>,
+    /// How long one operation may take, waiting for its turn and retries included.
+    pub deadline: Duration,
+    /// How long one try may take.
+    pub attempt_timeout: Duration,
+    /// How often a call that throttling or the network broke is tried, the first time included.
+    pub max_attempts: u32,
+    /// How many calls may be under way at once.
+    pub max_concurrency: usize,
+}
+
+impl KmsConfig {
+    /// The defaults: 15 s a call, 5 s a try, five tries, 32 calls at once.
+    #[must_use]
+    pub fn new(key_id: impl Into<String>) -> Self {
+        Self {
+            key_id: key_id.into(),
+            region: None,
+            endpoint_url: None,
+            deadline: Duration::from_secs(15),
+            attempt_timeout: Duration::from_secs(5),
+            max_attempts: 5,
+            max_concurrency: 32,
+        }
+    }
+}
+
+impl fmt::Debug for KmsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KmsConfig")
+            .field("key_id", &self.key_id)
+            .field("region", &self.region)
+            .field("endpoint_url", &self.endpoint_url)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The client, and the name of where it goes.
+pub(super) async fn connect(config: &KmsConfig) -> Result<(Client, String), KmsError> {
+    let arn_region = region_of_arn(&config.key_id);
+    if let (Some(region), Some(arn_region)) = (&config.region, arn_region)
+        && region != arn_region
+    {
+        return Err(KmsError::RegionMismatch {
+            key: config.key_id.clone(),
+            region: region.clone(),
+        });
+    }
+    let http_client = aws_smithy_http_client::Builder::new()
+        .tls_provider(tls::Provider::Rustls(
+            tls::rustls_provider::CryptoMode::Ring,
+        ))
+        .build_https();
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .http_client(http_client)
+        .retry_config(
+            RetryConfig::adaptive()
+                .with_max_attempts(config.max_attempts)
+                .with_initial_backoff(Duration::from_millis(100))
+                .with_max_backoff(Duration::from_secs(2)),
+        )
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(config.attempt_timeout.min(Duration::from_secs(3)))
+                .operation_attempt_timeout(config.attempt_timeout)
+                .operation_timeout(config.deadline)
+                .build(),
+        );
+    if let Some(region) = config.region.as_deref().or(arn_region) {
+        loader = loader.region(Region::new(region.to_owned()));
+    }
+    let sdk = loader.load().await;
+    let region = sdk.region().ok_or(KmsError::NoRegion)?.to_string();
+    // Asked once here, so that their absence is told at the start and not as a failed Decrypt.
+    match sdk.credentials_provider() {
+        Some(chain) => {
+            let found = chain.provide_credentials().await;
+            drop(found.map_err(|error| no_credentials(&error))?);
+        }
+        None => {
+            return Err(KmsError::NoCredentials {
+                reason: "no provider is configured".into(),
+            });
+        }
+    }
+    let mut builder = aws_sdk_kms::config::Builder::from(&sdk);
+    if let Some(endpoint) = &config.endpoint_url {
+        // For KMS alone: where credentials come from has endpoints of its own.
+        builder = builder.endpoint_url(endpoint);
+    }
+    let endpoint = match config.endpoint_url.as_deref().or(sdk.endpoint_url()) {
+        Some(endpoint) => endpoint.to_owned(),
+        None => format!("kms.{region}"),
+    };
+    Ok((Client::from_conf(builder.build()), endpoint))
+}
+
+/// The region in the ARN of a key (`arn:aws:kms:<region>:<account>:key/<id>`), if it is one.
+pub(super) fn region_of_key_arn(name: &str) -> Option<&str> {
+    let resource = name.splitn(6, ':').nth(5)?;
+    resource
+        .starts_with("key/")
+        .then(|| region_of_arn(name))
+        .flatten()
+}
+
+/// The region in an ARN of KMS.
+fn region_of_arn(name: &str) -> Option<&str> {
+    let mut fields = name.split(':');
+    (fields.next() == Some("arn")).then_some(())?;
+    let _partition = fields.next()?;
+    (fields.next() == Some("kms")).then_some(())?;
+    fields.next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_a_key_arn_from_other_names() {
+        let key = "arn:aws:kms:eu-central-1:111122223333:key/mrk-0f5e";
+        assert_eq!(region_of_key_arn(key), Some("eu-central-1"));
+        let alias = "arn:aws-cn:kms:cn-north-1:111122223333:alias/nimbus";
+        assert_eq!(region_of_key_arn(alias), None);
+        assert_eq!(region_of_arn(alias), Some("cn-north-1"));
+        for other in ["alias/nimbus", "0f5e", "arn:aws:s3:::bucket", ""] {
+            assert_eq!(region_of_arn(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! Each way in which KMS can fail, and what to do about it.
+
+use std::error::Error;
+use std::time::Duration;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_kms::config::http::HttpResponse;
+use aws_sdk_kms::error::{BoxError, DisplayErrorContext, ProvideErrorMetadata, SdkError};
+
+use crate::error::FailureClass;
+
+/// Why KMS did not do what it was asked. `key` is the ARN where it is known, else the key as
+/// configured; `message` is what KMS said.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KmsError {
+    /// There is no such key or alias in the account and region asked.
+    #[error(
+        "KMS knows no key {key} ({message}): check --encryption-aws-kms-key-id, the region and the \
+         account with `aws kms describe-key --key-id {key}`; a key that was deleted is gone for good, \
+         and what it wrapped opens only with a recovery recipient's identity"
+    )]
+    NotFound {
+        /// The key.
+        key: String,
+        /// What KMS said.
+        message: String,
+    },
+    /// The credentials are known and may not do this with this key.
+    #[error(
+        "KMS denied {action} on {key} ({message}): allow kms:{action} with the encryption context \
+         nimbus:* in the key policy or in the role's policy"
+    )]
+    Denied {
+        /// The KMS action.
+        action: &'static str,
+        /// The key.
+        key: String,
+        /// What KMS said.
+        message: String,
+    },
+    /// The key is disabled.
+    #[error("KMS key {key} is disabled: enable it with `aws kms enable-key --key-id {key}`")]
+    Disabled {
+        /// The key.
+        key: String,
+    },
+    /// The key is scheduled for deletion.
+    #[error(
+        "KMS key {key} is pending deletion: stop that with `aws kms cancel-key-deletion --key-id {key}`, \
+         then `aws kms enable-key --key-id {key}`; after the waiting period it is gone for good"
+    )]
+    PendingDeletion {
+        /// The key.
+        key: String,
+    },
+    /// The key is in another state that does not allow its use.
+    #[error(
+        "KMS key {key} is not usable now ({message}): see its state with \
+         `aws kms describe-key --key-id {key}`"
+    )]
+    InvalidState {
+        /// The key.
+        key: String,
+        /// What KMS said.
+        message: String,
+    },
+    /// The key is not a symmetric encryption key.
+    #[error(
+        "KMS key {key} is not for symmetric encryption ({message}): name a key of spec \
+         SYMMETRIC_DEFAULT and usage ENCRYPT_DECRYPT"
+    )]
+    WrongKeyType {
+        /// The key.
+        key: String,
+        /// Its spec and usage, or what KMS said.
+        message: String,
+    },
+    /// What was given as a key is not the name of one.
+    #[error(
+        "KMS does not accept {key} as a key ({message}): give a key id, an alias (alias/name) or \
+         the ARN of either"
+    )]
+    InvalidRequest {
+        /// The key.
+        key: String,
+        /// What KMS said.
+        message: String,
+    },
+    /// The wrapped key does not open under this encryption context: it was changed, or it belongs
+    /// to another subject, file, cipher or DEK.
+    #[error(
+        "the wrapped key of {subject} does not open with KMS key {key} under its encryption context: \
+         the manifest was changed or belongs to another file; look at it with \
+         `nimbus encryption inspect`, and put the right one back with `nimbus encryption repair` \
+         or from a backup"
+    )]
+    WrongContext {
+        /// The key.
+        key: String,
+        /// The subject it was opened for.
+        subject: String,
+    },
+    /// The wrapped key was made by another KMS key than the one the manifest names.
+    #[error(
+        "the wrapped key of {subject} was not made by KMS key {key}, which its manifest names: the \
+         manifest was changed; put the right one back with `nimbus encryption repair` or from a backup"
+    )]
+    WrongKey {
+        /// The key.
+        key: String,
+        /// The subject it was opened for.
+        subject: String,
+    },
+    /// Too many requests, and retrying did not get through.
+    #[error(
+        "KMS throttles {action} on {key} ({message}): it is safe to try again; raise the account's \
+         KMS request quota if this lasts"
+    )]
+    Throttled {
+        /// The KMS action.
+        action: &'static str,
+        /// The key.
+        key: String,
+        /// What KMS said.
+        message: String,
+    },
+    /// No connection, or one that broke.
+    #[error(
+        "KMS at {endpoint} cannot be reached for {action} ({reason}): check the network, DNS, the proxy and \
+         --encryption-aws-endpoint-url"
+    )]
+    Unreachable {
+        /// The KMS action.
+        action: &'static str,
+        /// The endpoint, or the region whose default endpoint was used.
+        endpoint: String,
+        /// The whole chain of what went wrong.
+        reason: String,
+        /// Where the chain starts.
+        source: BoxError,
+    },
+    /// No answer within the deadline, waiting for a turn and retries included.
+    #[error(
+        "KMS at {endpoint} did not answer {action} within {} s: check the network and the state of KMS \
+         in the region, then try again",
+        deadline.as_secs_f64()
+    )]
+    TimedOut {
+        /// The KMS action.
+        action: &'static str,
+        /// The endpoint, or the region whose default endpoint was used.
+        endpoint: String,
+        /// The deadline that passed.
+        deadline: Duration,
+    },
+    /// KMS failed by itself.
+    #[error("KMS failed inside on {action} ({code}: {message}): it is safe to try again")]
+    Internal {
+        /// The KMS action.
+        action: &'static str,
+        /// The error code.
+        code: String,
+        /// What KMS said.
+        message: String,
+    },
+    /// The standard chain found no credentials.
+    #[error(
+        "no AWS credentials were found ({reason}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or \
+         AWS_PROFILE, or give the machine, task or pod a role"
+    )]
+    NoCredentials {
+        /// The whole chain of what went wrong.
+        reason: String,
+    },
+    /// The credentials are not, or no longer, valid: revoked, deactivated or mistyped.
+    #[error(
+        "AWS rejected the credentials ({code}: {message}): see whose they are with \
+         `aws sts get-caller-identity`, and check that the access key is active and the clock right"
+    )]
+    CredentialsRejected {
+        /// The error code.
+        code: String,
+        /// What KMS said.
+        message: String,
+    },
+    /// The session that the credentials belong to has ended and was not renewed.
+    #[error(
+        "the AWS credentials have expired ({message}): renew them (`aws sso login`, or the role's source)"
+    )]
+    CredentialsExpired {
+        /// What KMS said.
+        message: String,
+    },
+    /// Neither configuration nor the standard chain names a region.
+    #[error(
+        "no AWS region is set: give --encryption-aws-region, set AWS_REGION, or name the key by its ARN"
+    )]
+    NoRegion,
+    /// The configured region is not the one in the key's ARN.
+    #[error(
+        "the key {key} is not in region {region}: leave --encryption-aws-region out, or set it to \
+         the region in the ARN"
+    )]
+    RegionMismatch {
+        /// The key's ARN.
+        key: String,
+        /// The configured region.
+        region: String,
+    },
+    /// An answer that KMS does not give: something else stands at the endpoint.
+    #[error(
+        "the answer to {action} from {endpoint} is not one of KMS ({reason}): check \
+         --encryption-aws-endpoint-url and the proxy"
+    )]
+    UnexpectedReply {
+        /// The KMS action.
+        action: &'static str,
+        /// The endpoint, or the region whose default endpoint was used.
+        endpoint: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl KmsError {
+    /// What the failure means for a key in use.
+    #[must_use]
+    pub fn class(&self) -> FailureClass {
+        match self {
+            Self::NotFound { .. }
+            | Self::Denied { .. }
+            | Self::Disabled { .. }
+            | Self::PendingDeletion { .. }
+            | Self::InvalidState { .. }
+            | Self::CredentialsRejected { .. } => FailureClass::Denied,
+            Self::Throttled { .. }
+            | Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::Internal { .. }
+            | Self::NoCredentials { .. }
+            | Self::CredentialsExpired { .. }
+            | Self::UnexpectedReply { .. } => FailureClass::Unavailable,
+            Self::WrongContext { .. }
+            | Self::WrongKey { .. }
+            | Self::WrongKeyType { .. }
+            | Self::InvalidRequest { .. }
+            | Self::NoRegion
+            | Self::RegionMismatch { .. } => FailureClass::Invalid,
+        }
+    }
+
+    /// Whether the same call may succeed a little later with nothing repaired.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::Throttled { .. }
+                | Self::Unreachable { .. }
+                | Self::TimedOut { .. }
+                | Self::Internal { .. }
+        )
+    }
+}
+
+/// What a call was about, for its error.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call<'a> {
+    pub(super) action: &'static str,
+    pub(super) key: &'a str,
+    /// Empty for a call that concerns no file.
+    pub(super) subject: &'a str,
+    pub(super) endpoint: &'a str,
+    pub(super) deadline: Duration,
+}
+
+impl Call<'_> {
+    /// Turns what the SDK says into what happened.
+    pub(super) fn failed<E>(&self, error: SdkError<E, HttpResponse>) -> KmsError
+    where
+        E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    {
+        match &error {
+            SdkError::ServiceError(service) => {
+                let status = service.raw().status().as_u16();
+                self.refused(error.code(), error.message(), status)
+            }
+            SdkError::TimeoutError(_) => self.timed_out(),
+            SdkError::ResponseError(_) => self.unexpected(DisplayErrorContext(&error).to_string()),
+            _ if caused_by_credentials(&error) => no_credentials(&error),
+            SdkError::DispatchFailure(failure) if failure.is_timeout() => self.timed_out(),
+            _ => KmsError::Unreachable {
+                action: self.action,
+                endpoint: self.endpoint.to_owned(),
+                reason: chain(&error),
+                source: error.into(),
+            },
+        }
+    }
+
+    pub(super) fn timed_out(&self) -> KmsError {
+        KmsError::TimedOut {
+            action: self.action,
+            endpoint: self.endpoint.to_owned(),
+            deadline: self.deadline,
+        }
+    }
+
+    pub(super) fn unexpected(&self, reason: impl Into<String>) -> KmsError {
+        KmsError::UnexpectedReply {
+            action: self.action,
+            endpoint: self.endpoint.to_owned(),
+            reason: reason.into(),
+        }
+    }
+
+    /// An error that the service answered with. Told apart by its code, which covers the errors
+    /// that the SDK has no type for as well.
+    fn refused(&self, code: Option<&str>, message: Option<&str>, status: u16) -> KmsError {
+        let action = self.action;
+        let key = self.key.to_owned();
+        let subject = self.subject.to_owned();
+        let message = message.unwrap_or("no message").to_owned();
+        match code.unwrap_or_default() {
+            "NotFoundException" => KmsError::NotFound { key, message },
+            "AccessDeniedException" | "AccessDenied" => KmsError::Denied {
+                action,
+                key,
+                message,
+            },
+            "DisabledException" => KmsError::Disabled { key },
+            // One code for several states; the sentence says which.
+            "KMSInvalidStateException" => {
+                let lower = message.to_ascii_lowercase();
+                if lower.contains("pending deletion") || lower.contains("pendingdeletion") {
+                    KmsError::PendingDeletion { key }
+                } else if lower.contains("disabled") {
+                    KmsError::Disabled { key }
+                } else {
+                    KmsError::InvalidState { key, message }
+                }
+            }
+            "InvalidCiphertextException" => KmsError::WrongContext { key, subject },
+            "IncorrectKeyException" => KmsError::WrongKey { key, subject },
+            "InvalidKeyUsageException" => KmsError::WrongKeyType { key, message },
+            "ValidationException"
+            | "InvalidArnException"
+            | "InvalidAliasNameException"
+            | "SerializationException" => KmsError::InvalidRequest { key, message },
+            "ThrottlingException"
+            | "Throttling"
+            | "LimitExceededException"
+            | "RequestLimitExceeded"
+            | "TooManyRequestsException"
+            | "SlowDown" => KmsError::Throttled {
+                action,
+                key,
+                message,
+            },
+            "ExpiredTokenException" | "ExpiredToken" | "RequestExpired" => {
+                KmsError::CredentialsExpired { message }
+            }
+            code @ ("UnrecognizedClientException"
+            | "InvalidClientTokenId"
+            | "InvalidSignatureException"
+            | "SignatureDoesNotMatch"
+            | "IncompleteSignature"
+            | "IncompleteSignatureException"
+            | "MissingAuthenticationToken"
+            | "MissingAuthenticationTokenException"
+            | "NotAuthorized"
+            | "OptInRequired") => KmsError::CredentialsRejected {
+                code: code.to_owned(),
+                message,
+            },
+            "KMSInternalException" | "KeyUnavailableException" | "DependencyTimeoutException" => {
+                let code = code.unwrap_or_default().to_owned();
+                KmsError::Internal {
+                    action,
+                    code,
+                    message,
+                }
+            }
+            code if status >= 500 => {
+                let code = if code.is_empty() {
+                    format!("HTTP {status}")
+                } else {
+                    code.to_owned()
+                };
+                KmsError::Internal {
+                    action,
+                    code,
+                    message,
+                }
+            }
+            code => self.unexpected(format!("HTTP {status} {code}: {message}")),
+        }
+    }
+}
+
+pub(super) fn no_credentials(error: &(dyn Error + 'static)) -> KmsError {
+    KmsError::NoCredentials {
+        reason: chain(error),
+    }
+}
+
+fn caused_by_credentials(error: &(dyn Error + 'static)) -> bool {
+    causes(error).any(|error| error.is::<CredentialsError>())
+}
+
+/// The messages of an error and its causes, without the repetitions that wrappers add.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut messages: Vec<String> = Vec::new();
+    for error in causes(error) {
+        let message = error.to_string();
+        if !messages.iter().any(|seen| seen.contains(&message)) {
+            messages.push(message);
+        }
+    }
+    messages.join(": ")
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    // Deref first: called on the reference, `source` would borrow from the reference.
+    std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| {
+        (**error).source()
+    })
+}

@@ -1,0 +1,269 @@
+//! What can go wrong with a key, as data.
+
+use std::io;
+use std::path::PathBuf;
+
+use nimbus_manifests::{KeyId, ProviderKind, Subject, WrapAlgorithm};
+
+use crate::aws_kms::KmsError;
+use crate::random::RandomError;
+
+/// Why a provider could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProviderError {
+    /// A key file, or the directory of key files, is not fit for use.
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
+    /// The key directory holds no key for this subject.
+    #[error(
+        "there is no key for {subject}: {} does not exist; put it back from its backup, or, if \
+         nothing was ever encrypted for this subject, make one with \
+         `nimbus encryption keygen --key-dir <dir> --subject {subject}`",
+        path.display()
+    )]
+    SubjectKeyMissing {
+        /// Whose key it would be.
+        subject: Subject,
+        /// Where it would lie.
+        path: PathBuf,
+    },
+    /// AWS KMS did not do it.
+    #[error(transparent)]
+    Kms(#[from] KmsError),
+    /// The age library did not wrap for a recovery recipient.
+    #[error("wrapping for recovery recipient {recipient} failed: {source}")]
+    Recovery {
+        /// The recipient.
+        recipient: KeyId,
+        /// What the library said.
+        source: Box<age::EncryptError>,
+    },
+    /// There was no randomness to draw a key or a salt from.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+    /// The wrap names this provider's key and does not open with it: the wrap was changed, or
+    /// was made for another subject, file, cipher or DEK. Carries no more detail on purpose.
+    #[error(
+        "the wrapped key of {subject} does not open with {provider} key {key_id}: the manifest was \
+         changed or belongs to another file; look at it with `nimbus encryption inspect`, and put \
+         the right one back with `nimbus encryption repair` or from a backup"
+    )]
+    UnwrapFailed {
+        /// Whose wrap it is.
+        provider: ProviderKind,
+        /// The key that it names.
+        key_id: KeyId,
+        /// The subject it was opened for.
+        subject: Subject,
+    },
+    /// The wrap names this provider's key and an algorithm that the provider does not use.
+    #[error(
+        "a wrap by {provider} cannot use {algorithm}: the manifest was changed, or written by a \
+         newer nimbus; look at it with `nimbus encryption inspect`"
+    )]
+    UnsupportedAlgorithm {
+        /// Whose wrap it is.
+        provider: ProviderKind,
+        /// What it claims to use.
+        algorithm: WrapAlgorithm,
+    },
+    /// The runtime ended before a file was read.
+    #[error("the process is shutting down; the key was not read")]
+    ShuttingDown,
+}
+
+/// What a failure means for a key that is already in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureClass {
+    /// The answer was no: the key is gone, disabled or withheld. A lease on it ends now.
+    Denied,
+    /// There was no answer. A lease rides on for its grace.
+    Unavailable,
+    /// The key answers, and this wrap or this configuration is wrong. Says nothing about a lease.
+    Invalid,
+}
+
+impl ProviderError {
+    /// What the failure means for a key in use.
+    #[must_use]
+    pub fn class(&self) -> FailureClass {
+        match self {
+            Self::KeyFile(KeyFileError::Io { .. }) | Self::Random(_) | Self::ShuttingDown => {
+                FailureClass::Unavailable
+            }
+            // A key file taken away, replaced or locked is how an operator withholds it.
+            Self::KeyFile(_) | Self::SubjectKeyMissing { .. } => FailureClass::Denied,
+            Self::Kms(error) => error.class(),
+            Self::UnwrapFailed { .. }
+            | Self::UnsupportedAlgorithm { .. }
+            | Self::Recovery { .. } => FailureClass::Invalid,
+        }
+    }
+
+    /// Whether the same call may succeed a little later with nothing repaired.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Kms(error) => error.is_retryable(),
+            Self::KeyFile(KeyFileError::Io { source, .. }) => {
+                source.kind() == io::ErrorKind::Interrupted
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What is wrong with a key file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyFileError {
+    /// Nothing stands at the path.
+    #[error(
+        "key file {} does not exist: put it back from its backup, or, if nothing was ever \
+         encrypted under it, make one with `nimbus encryption keygen --master-key-file {}`",
+        path.display(), path.display()
+    )]
+    Missing {
+        /// The key file.
+        path: PathBuf,
+    },
+    /// The process may not open it.
+    #[error(
+        "key file {} cannot be opened by uid {euid}: give it to that user with \
+         `chown {euid} {}` and `chmod 0400 {}`, and let the user pass the directories above it",
+        path.display(), path.display(), path.display()
+    )]
+    Unreadable {
+        /// The key file.
+        path: PathBuf,
+        /// The effective user id of this process.
+        euid: u32,
+    },
+    /// A directory, a named pipe or a device stands there.
+    #[error("{} is a {kind}, not a key file: name a regular file of 32 raw bytes", path.display())]
+    NotAFile {
+        /// What was named as a key file.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// The directory of key files is something else.
+    #[error("{} is not a directory: `--encryption-key-dir` names the directory of key files", path.display())]
+    NotADirectory {
+        /// What was named as the directory.
+        path: PathBuf,
+    },
+    /// Group or others have a permission on it.
+    #[error(
+        "{} has mode {mode:04o}: others than its owner can reach it; run `chmod {} {}`, \
+         and if they may have read a key, rotate it",
+        path.display(), if *directory { "0700" } else { "0400" }, path.display()
+    )]
+    TooOpen {
+        /// The key file, or the directory of key files.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+        /// Whether it is the directory.
+        directory: bool,
+    },
+    /// It belongs to another user, who can read and replace it.
+    #[error(
+        "{} belongs to uid {owner}, not to uid {euid} or root: run `chown {euid} {}` and \
+         `chmod {} {}`",
+        path.display(), path.display(), if *directory { "0700" } else { "0400" }, path.display()
+    )]
+    ForeignOwner {
+        /// The key file, or the directory of key files.
+        path: PathBuf,
+        /// The user id that owns it.
+        owner: u32,
+        /// The effective user id of this process.
+        euid: u32,
+        /// Whether it is the directory.
+        directory: bool,
+    },
+    /// It holds nothing.
+    #[error("key file {} is empty: put the key back from its backup; it must hold 32 raw bytes", path.display())]
+    Empty {
+        /// The key file.
+        path: PathBuf,
+    },
+    /// It has the length of 32 bytes in base64.
+    #[error(
+        "key file {} is {length} bytes and looks like base64; the file must hold 32 raw bytes: \
+         decode it with `base64 -d`, then `chmod 0400 {}`",
+        path.display(), path.display()
+    )]
+    LooksLikeBase64 {
+        /// The key file.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: u64,
+    },
+    /// It has the length of 32 bytes in hex.
+    #[error(
+        "key file {} is {length} bytes and looks like hex; the file must hold 32 raw bytes: \
+         decode it with `xxd -r -p`, then `chmod 0400 {}`",
+        path.display(), path.display()
+    )]
+    LooksLikeHex {
+        /// The key file.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: u64,
+    },
+    /// It holds another number of bytes than 32.
+    #[error(
+        "key file {} is {length} bytes; the file must hold 32 raw bytes: put the key back from \
+         its backup (an editor may have added a line end)",
+        path.display()
+    )]
+    WrongLength {
+        /// The key file.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: u64,
+    },
+    /// It holds 32 zeros: what some file systems leave after a crash, and never a key.
+    #[error("key file {} holds only zeros, which is no key: put it back from its backup", path.display())]
+    AllZero {
+        /// The key file.
+        path: PathBuf,
+    },
+    /// The file holds another key than the one that was read from it, or written to it, before.
+    #[error(
+        "key file {} now holds key {found}, not {expected}: put key {expected} back, or restart \
+         with it listed as a previous key",
+        path.display()
+    )]
+    Changed {
+        /// The key file.
+        path: PathBuf,
+        /// The id of the key that is in use.
+        expected: KeyId,
+        /// The id of the key that the file holds.
+        found: KeyId,
+    },
+    /// Something already stands where a new key was to be written; it was not touched.
+    #[error(
+        "{} already exists and was left as it is: choose another path, or use the key that is there",
+        path.display()
+    )]
+    Exists {
+        /// Where the key was to be written.
+        path: PathBuf,
+    },
+    /// There was no randomness to draw a key from.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+    /// The file system said something else.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory concerned.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}

@@ -1,0 +1,258 @@
+//! Key files: 32 raw bytes that nobody but their owner may read.
+//!
+//! Reading checks what was opened, not what the name pointed at a moment before: mode, owner and
+//! size come from `fstat` on the descriptor that the bytes are then read from. A symbolic link is
+//! followed (mounted secrets are links), because every check applies to the file it leads to.
+//!
+//! Writing never overwrites and never leaves half a key: the bytes go to a temporary name in the
+//! same directory, are flushed, and only then get the final name, in one step that fails if
+//! anything stands there, a dangling link included. A crash leaves the whole key, or no key and
+//! perhaps a `.<name>.<random>.tmp` that was never used and can be deleted.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, OFlags, RenameFlags};
+use rustix::io::Errno;
+use zeroize::Zeroizing;
+
+use crate::error::KeyFileError;
+use crate::local::LocalKey;
+use crate::memory::KEY_BYTES;
+use crate::random::SecureRandom;
+
+/// Reads the key in the file at `path`.
+///
+/// # Errors
+/// One variant of [`KeyFileError`] for each thing that can be wrong with the file.
+pub fn read(path: &Path) -> Result<LocalKey, KeyFileError> {
+    let mut file = open(path)?;
+    check(path, &file)?;
+    // One byte more than the longest text form we recognise: enough to tell the lengths apart,
+    // and a cap on what is read.
+    let mut buffer = Zeroizing::new([0; LONGEST_KNOWN + 1]);
+    let length = read_up_to(&mut file, &mut *buffer).map_err(|source| io_error(path, source))?;
+    check_length(path, length, &file)?;
+    let bytes = &buffer[..length];
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Err(KeyFileError::AllZero {
+            path: path.to_owned(),
+        });
+    }
+    LocalKey::try_init_with(|key| {
+        key.copy_from_slice(bytes);
+        Ok(())
+    })
+}
+
+/// Draws a key from `random` and writes it to a new file at `path`, mode 0400. Missing parent
+/// directories are made with mode 0700. Returns the key, read back from the finished file.
+///
+/// # Errors
+/// [`KeyFileError::Exists`] when anything stands at `path`; what the file system says otherwise.
+/// No key stands at `path` then.
+pub fn generate_new(path: &Path, random: &dyn SecureRandom) -> Result<LocalKey, KeyFileError> {
+    let name = path.file_name().ok_or_else(|| KeyFileError::NotAFile {
+        path: path.to_owned(),
+        kind: "directory",
+    })?;
+    // Asked before a key is drawn only to fail early; the rename below is what decides.
+    if fs::symlink_metadata(path).is_ok() {
+        return Err(KeyFileError::Exists {
+            path: path.to_owned(),
+        });
+    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    create_parents(parent).map_err(|source| io_error(parent, source))?;
+    let key = LocalKey::generate(random)?;
+    let mut suffix = [0; 8];
+    random.fill(&mut suffix)?;
+    let mut temporary_name = std::ffi::OsString::from(".");
+    temporary_name.push(name);
+    temporary_name.push(format!(".{}.tmp", data_encoding::HEXLOWER.encode(&suffix)));
+    let temporary = TemporaryFile(parent.join(temporary_name));
+    write_durably(&temporary.0, &key).map_err(|source| io_error(&temporary.0, source))?;
+    publish(&temporary.0, path)?;
+    sync_directory(parent).map_err(|source| io_error(parent, source))?;
+    let written = read(path)?;
+    if written.id() == key.id() {
+        Ok(written)
+    } else {
+        Err(KeyFileError::Changed {
+            path: path.to_owned(),
+            expected: key.id().clone(),
+            found: written.id().clone(),
+        })
+    }
+}
+
+fn open(path: &Path) -> Result<File, KeyFileError> {
+    // NONBLOCK: opening a named pipe must not wait for a writer. NOCTTY: nor must a terminal
+    // become ours.
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => KeyFileError::Missing {
+                path: path.to_owned(),
+            },
+            io::ErrorKind::PermissionDenied => KeyFileError::Unreadable {
+                path: path.to_owned(),
+                euid: rustix::process::geteuid().as_raw(),
+            },
+            _ => io_error(path, source),
+        })
+}
+
+/// What the descriptor says about the file: type, owner, mode.
+fn check(path: &Path, file: &File) -> Result<(), KeyFileError> {
+    let metadata = file.metadata().map_err(|source| io_error(path, source))?;
+    let path = path.to_owned();
+    let kind = metadata.file_type();
+    if !kind.is_file() {
+        let kind = if kind.is_dir() {
+            "directory"
+        } else if kind.is_fifo() {
+            "named pipe"
+        } else {
+            "device"
+        };
+        return Err(KeyFileError::NotAFile { path, kind });
+    }
+    let euid = rustix::process::geteuid().as_raw();
+    if metadata.uid() != euid && metadata.uid() != 0 {
+        let owner = metadata.uid();
+        return Err(KeyFileError::ForeignOwner {
+            path,
+            owner,
+            euid,
+            directory: false,
+        });
+    }
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(KeyFileError::TooOpen {
+            path,
+            mode,
+            directory: false,
+        });
+    }
+    Ok(())
+}
+
+fn check_length(path: &Path, length: usize, file: &File) -> Result<(), KeyFileError> {
+    let path = path.to_owned();
+    match length {
+        KEY_BYTES => Ok(()),
+        0 => Err(KeyFileError::Empty { path }),
+        // With or without the line end that an editor or `echo` adds.
+        44 | 45 => Err(KeyFileError::LooksLikeBase64 {
+            path,
+            length: length as u64,
+        }),
+        64 | LONGEST_KNOWN => Err(KeyFileError::LooksLikeHex {
+            path,
+            length: length as u64,
+        }),
+        _ => {
+            let length = file
+                .metadata()
+                .map_or(0, |metadata| metadata.len())
+                .max(length as u64);
+            Err(KeyFileError::WrongLength { path, length })
+        }
+    }
+}
+
+/// Reads until the buffer is full or the file ends.
+fn read_up_to(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while length < buffer.len() {
+        match file.read(&mut buffer[length..]) {
+            Ok(0) => break,
+            Ok(more) => length += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(length)
+}
+
+/// Makes the missing directories down to `directory`, each 0700 and durable.
+fn create_parents(directory: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = directory
+        .ancestors()
+        .take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.exists())
+        .collect();
+    for ancestor in missing.into_iter().rev() {
+        match fs::DirBuilder::new().mode(0o700).create(ancestor) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made?,
+        }
+        match ancestor.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent)?,
+            _ => sync_directory(Path::new("."))?,
+        }
+    }
+    Ok(())
+}
+
+fn write_durably(path: &Path, key: &LocalKey) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o400)
+        .open(path)?;
+    file.write_all(key.bytes())?;
+    file.sync_all()
+}
+
+/// Gives the finished file its name, if nothing stands there.
+fn publish(temporary: &Path, path: &Path) -> Result<(), KeyFileError> {
+    let renamed = match rustix::fs::renameat_with(CWD, temporary, CWD, path, RenameFlags::NOREPLACE)
+    {
+        // A file system or kernel without it: a hard link is as atomic and refuses as well. The
+        // temporary name goes with its guard.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            rustix::fs::linkat(CWD, temporary, CWD, path, AtFlags::empty())
+        }
+        renamed => renamed,
+    };
+    renamed.map_err(|errno| match errno {
+        Errno::EXIST => KeyFileError::Exists {
+            path: path.to_owned(),
+        },
+        errno => io_error(path, errno.into()),
+    })
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn io_error(path: &Path, source: io::Error) -> KeyFileError {
+    KeyFileError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Removes the temporary name when dropped; after a rename there is nothing left to remove.
+struct TemporaryFile(PathBuf);
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        // Nothing can be done here, and what stays behind was never in use.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Sixty-four hex digits and a line end.
+const LONGEST_KNOWN: usize = 65;

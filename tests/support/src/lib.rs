@@ -1,0 +1,27 @@
+//! What tests of several crates share.
+//!
+//! [`Moto`] is a KMS over the wire (PyPI `moto[server]`): the one that `scripts/test` started and
+//! named in `NIMBUS_TEST_MOTO_URL`, or one started here and stopped with its last user.
+//! [`FaultProxy`] stands in front of it for what moto does not model: disabled keys, refusals,
+//! throttling, silence, broken connections.
+//!
+//! ```no_run
+//! use nimbus_test_support::{Fault, FaultProxy, Moto};
+//!
+//! let moto = Moto::start();
+//! let key = moto.create_key();
+//! let proxy = FaultProxy::in_front_of(moto.url());
+//! proxy.inject("Decrypt", Fault::error(400, "DisabledException", "the key is disabled"));
+//! // … a provider with `key` and `proxy.url()` as its endpoint …
+//! assert_eq!(proxy.calls("Decrypt").len(), 1);
+//! ```
+//!
+//! Everything here panics when it cannot do its work, with a message that says what to install:
+//! a test without its KMS has failed, not passed.
+
+mod fault;
+mod http;
+mod moto;
+
+pub use fault::{Fault, FaultProxy};
+pub use moto::Moto;
