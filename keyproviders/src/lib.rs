@@ -15,8 +15,12 @@
 //! let subject: Subject = "db:sqlite:tenant:demo:demo.sqlite3".parse()?;
 //! let file_id: FileId = "0198f2c4-7d0e-7a51-9a3e-0f6f7f1f2a10".parse()?;
 //! let dek_id: DekId = "4f1c0a9be2d35577".parse()?;
-//! let context =
-//!     WrapContext { subject: &subject, file_id, cipher: Cipher::Sqlcipher4, dek_id };
+//! let context = WrapContext {
+//!     subject: &subject,
+//!     file_id: &file_id,
+//!     cipher: Cipher::Sqlcipher4,
+//!     dek_id: &dek_id,
+//! };
 //!
 //! let (dek, wrapped) = provider.generate(&context).await?;
 //! let wrap = wrapped.at(Timestamp::from_unix(0).ok_or("out of range")?);

@@ -69,7 +69,7 @@ impl LocalKey {
         dek: &Dek,
         context: &WrapContext<'_>,
     ) -> Result<Wrapped, RandomError> {
-        let context = context.encode(&kind, &self.id);
+        let context = context.encode(kind, &self.id);
         let mut blob = vec![0; BLOB_BYTES];
         let (salt, sealed) = blob.split_at_mut(SALT_BYTES);
         random.fill(salt)?;
@@ -117,7 +117,7 @@ impl LocalKey {
         }
         let (salt, sealed) = wrap.blob.split_at(SALT_BYTES);
         let (text, tag) = sealed.split_at(KEY_BYTES);
-        let context = context.encode(&kind, &self.id);
+        let context = context.encode(kind, &self.id);
         let dek = match algorithm {
             LocalAlgorithm::Aes256Gcm => self.open::<Aes256Gcm>(salt, &context, text, tag),
             LocalAlgorithm::XChaCha20Poly1305 => {

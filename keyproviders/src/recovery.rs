@@ -56,7 +56,7 @@ impl Recipient {
     /// # Errors
     /// When there is no randomness.
     pub fn wrap(&self, dek: &Dek, context: &WrapContext<'_>) -> Result<Wrapped, ProviderError> {
-        let context = context.encode(&ProviderKind::Age, &self.id);
+        let context = context.encode(ProviderKind::Age, &self.id);
         let file_key = FileKey::try_init_with_mut(|bytes| OsRandom.fill(bytes))?;
         let mut file = self.header(&file_key)?;
         let mut nonce = [0; 16];

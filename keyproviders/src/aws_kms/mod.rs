@@ -334,7 +334,7 @@ impl fmt::Debug for AwsKms {
 /// What KMS binds the wrapped key to.
 fn encryption_context(context: &WrapContext<'_>) -> HashMap<String, String> {
     [
-        ("nimbus:format", nimbus_manifests::FORMAT.to_owned()),
+        ("nimbus:format", FORMAT.to_owned()),
         ("nimbus:subject", context.subject.to_string()),
         ("nimbus:file-id", context.file_id.to_string()),
         ("nimbus:cipher", context.cipher.to_string()),
@@ -357,3 +357,6 @@ fn take_key(call: Call<'_>, plaintext: Option<Blob>) -> Result<Dek, KmsError> {
         Ok(())
     })
 }
+
+/// What `nimbus:format` says.
+const FORMAT: &str = "nimbus-enc/1";
