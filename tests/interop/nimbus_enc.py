@@ -24,8 +24,9 @@ MAX_BLOB = 8 * 1024
 BASE64_LINE = 64
 
 _TENANT = r"[a-z0-9][a-z0-9_-]{0,47}"
+_FILE = r"[!-.0-9;-\[\]-~]{1,255}"  # printable ASCII without `/`, `:`, `\` and space
 _SUBJECT = re.compile(
-    rf"db:sqlite:tenant:{_TENANT}:[^:/\s]+|db:redb:control:[^:/\s]+|cache:libsql:tenant:{_TENANT}:[^:/\s]+"
+    rf"db:sqlite:tenant:{_TENANT}:{_FILE}|db:redb:control:{_FILE}|cache:libsql:tenant:{_TENANT}:{_FILE}"
 )
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
