@@ -14,10 +14,7 @@ pub(crate) use crash_point;
 /// Kills this process the way a power cut would: nothing runs after it.
 #[cfg(feature = "failpoints")]
 pub(crate) fn die() -> ! {
-    drop(rustix::process::kill_process(
-        rustix::process::getpid(),
-        rustix::process::Signal::KILL,
-    ));
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     loop {
         std::thread::park();
     }

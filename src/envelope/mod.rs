@@ -1,1 +1,587 @@
-//! (room under construction)
+//! The core: from a subject to its key, and nothing else holds keys.
+//!
+//! A protected file and its manifest go through states that a crash can cut short. The sequence of a creation, and what the next
+//! start finds after a kill between two steps:
+//!
+//! | step | on disk after it | next start |
+//! | --- | --- | --- |
+//! | 1. manifest `new` published | manifest `new`, no file | [`Prepared::Keyed`] in [`Stage::Initialise`]: initialise again, same key |
+//! | 2. file initialised and flushed | manifest `new`, file | the same |
+//! | 3. manifest `ready` mirrored | manifest `new`, file, mirror `ready` | the same; the mirror is written again |
+//! | 4. manifest `ready` published | manifest `ready`, file | open |
+//!
+//! The mirror is always written before the sidecar, so that a durable sidecar never lacks one; `new` manifests, whose files
+//! hold nothing, are not mirrored.
+
+mod error;
+mod keyring;
+mod probe;
+mod store;
+mod table;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nimbus_keyproviders::{CipherKey, Dek, OsRandom, SecureRandom};
+use nimbus_manifests::{
+    Cipher, DekEntry, DekId, FileId, Manifest, SealedManifest, State, Subject, Timestamp,
+    WrapContext,
+};
+
+pub use error::{EnvelopeError, Trouble};
+pub use keyring::KeyRing;
+pub use probe::{FileKind, classify};
+pub use store::{ReadError, manifest_path, read as read_manifest, remove_leftovers};
+pub(crate) use store::{TEMPORARY_PREFIX, parent, sync_dir};
+pub use table::Intent;
+
+use crate::failpoints::crash_point;
+use store::Publish;
+use table::Step;
+
+/// Where the core takes the time from; tests inject their own.
+pub trait Clock: fmt::Debug + Send + Sync {
+    /// The time now, UTC to the second.
+    fn now(&self) -> Timestamp;
+}
+
+/// The clock of this machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let seconds = jiff::Timestamp::now().as_second();
+        Timestamp::from_unix(seconds).expect("the clock stands between the years 1970 and 9999")
+    }
+}
+
+/// What the control file said when a manifest's copy was written or read.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct MirrorError(Box<dyn std::error::Error + Send + Sync>);
+
+impl MirrorError {
+    /// Wraps the control file's own error.
+    pub fn new(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self(source.into())
+    }
+}
+
+/// Where a copy of each manifest is kept, so that a lost sidecar can be put back. All calls block and are durable when they return.
+pub trait ManifestMirror: fmt::Debug + Send + Sync {
+    /// Keeps `manifest` as the copy of `subject`'s.
+    ///
+    /// # Errors
+    ///
+    /// [`MirrorError`] when it is not durable.
+    fn put(&self, subject: &Subject, manifest: &[u8]) -> Result<(), MirrorError>;
+
+    /// The copy of `subject`'s manifest.
+    ///
+    /// # Errors
+    ///
+    /// [`MirrorError`] when the control file cannot be read.
+    fn get(&self, subject: &Subject) -> Result<Option<Vec<u8>>, MirrorError>;
+
+    /// Forgets the copy of `subject`'s manifest, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`MirrorError`] when its absence is not durable.
+    fn remove(&self, subject: &Subject) -> Result<(), MirrorError>;
+}
+
+/// The core: opens and creates protected files under the configured keys, or plaintext ones when encryption is off.
+#[derive(Debug, Clone)]
+pub struct Envelope {
+    keys: Option<Arc<KeyRing>>,
+    mirror: Option<Arc<dyn ManifestMirror>>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn SecureRandom>,
+}
+
+impl Envelope {
+    /// A core that encrypts every file under `keys`.
+    #[must_use]
+    pub fn new(keys: KeyRing) -> Self {
+        Self::with(Some(keys), Arc::new(SystemClock), Arc::new(OsRandom))
+    }
+
+    /// A core for `--encryption-key-provider none`: it makes and opens plaintext files, and refuses encrypted ones.
+    #[must_use]
+    pub fn plaintext() -> Self {
+        Self::with(None, Arc::new(SystemClock), Arc::new(OsRandom))
+    }
+
+    /// A core with its clock and randomness given.
+    #[must_use]
+    pub fn with(
+        keys: Option<KeyRing>,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn SecureRandom>,
+    ) -> Self {
+        Self {
+            keys: keys.map(Arc::new),
+            mirror: None,
+            clock,
+            random,
+        }
+    }
+
+    /// The same core, keeping a copy of every manifest in `mirror`.
+    #[must_use]
+    pub fn with_mirror(self, mirror: Arc<dyn ManifestMirror>) -> Self {
+        Self {
+            mirror: Some(mirror),
+            ..self
+        }
+    }
+
+    /// The configured keys; `None` when encryption is off.
+    #[must_use]
+    pub fn keys(&self) -> Option<&KeyRing> {
+        self.keys.as_deref()
+    }
+
+    /// Applies the opening table to `path`: unwraps and verifies, or draws a key and publishes a `new` manifest, or refuses.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvelopeError`] names the row of the table, or what failed.
+    pub async fn prepare(
+        &self,
+        path: &Path,
+        subject: &Subject,
+        cipher: Cipher,
+        intent: Intent,
+    ) -> Result<Prepared, EnvelopeError> {
+        let (manifest, kind) = blocking({
+            let path = path.to_owned();
+            move || look(&path)
+        })
+        .await?;
+        let state = manifest.as_ref().map(|sealed| sealed.claims().state);
+        let step = table::decide(path, state, kind, cipher, self.keys.is_some(), intent)?;
+        let plain = |exists| {
+            Ok(Prepared::Plain(PlainFile {
+                path: path.to_owned(),
+                exists,
+            }))
+        };
+        match (step, manifest, self.keys.as_deref()) {
+            (Step::OpenPlain, ..) => plain(true),
+            (Step::CreatePlain, ..) => plain(false),
+            (Step::Initialise | Step::Open | Step::Settle, Some(sealed), Some(keys)) => self
+                .unseal(path, subject, cipher, sealed, keys)
+                .await
+                .map(Prepared::Keyed),
+            (Step::Create, _, Some(keys)) => self
+                .create(path, subject, cipher, keys)
+                .await
+                .map(Prepared::Keyed),
+            // `decide` takes these steps only with keys and, but for `Create`, a manifest; should that change, fail closed.
+            (Step::Initialise | Step::Open | Step::Settle | Step::Create, ..) => {
+                Err(EnvelopeError::EncryptionOff {
+                    path: path.to_owned(),
+                })
+            }
+        }
+    }
+
+    /// Publishes `ready` for a file that was in [`Stage::Initialise`], once it is initialised and flushed.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvelopeError::Mirror`] or [`EnvelopeError::Io`]; the manifest on disk is then still `new`, or already `ready`.
+    pub async fn publish_ready(&self, file: KeyedFile) -> Result<KeyedFile, EnvelopeError> {
+        self.settle(file, Opened::First).await
+    }
+
+    /// Ends a rekey that a crash cut short: `opened` says under which of the two keys page 1 authenticated. Writes `ready` with
+    /// that key alone, and removes what is left of an unfinished copy.
+    ///
+    /// # Errors
+    ///
+    /// As [`Envelope::publish_ready`].
+    pub async fn settle(
+        &self,
+        mut file: KeyedFile,
+        opened: Opened,
+    ) -> Result<KeyedFile, EnvelopeError> {
+        let path = file.path.clone();
+        let invalid = |source| EnvelopeError::Invalid {
+            path: path.clone(),
+            source,
+        };
+        let kept = match opened {
+            Opened::First => 0,
+            Opened::Next => 1,
+        };
+        file.manifest = file.manifest.settled(kept).map_err(invalid)?;
+        if let (Opened::Next, Some(next)) = (opened, file.next.take()) {
+            file.dek = next;
+        }
+        file.next = None;
+        file.stage = Stage::Ready;
+        let sealed = file.seal();
+        let envelope = self.clone();
+        blocking(move || {
+            remove_copy(&file.path)?;
+            envelope.publish(&file.path, &sealed, Publish::Replace)?;
+            Ok(file)
+        })
+        .await
+    }
+
+    /// Copies `file`'s manifest into the mirror when the mirror's copy is missing or older. Cheap when there is nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvelopeError::Mirror`].
+    pub async fn refresh_mirror(&self, file: &KeyedFile) -> Result<(), EnvelopeError> {
+        let Some(mirror) = self.mirror.clone() else {
+            return Ok(());
+        };
+        let (path, sealed) = (file.path.clone(), file.seal());
+        blocking(move || {
+            let manifest = sealed.claims();
+            let stale = match mirror.get(&manifest.subject) {
+                Ok(Some(copy)) if copy == sealed.as_bytes() => false,
+                Ok(Some(copy)) => SealedManifest::parse(&copy).map_or(true, |copy| {
+                    let copy = copy.claims();
+                    copy.file_id != manifest.file_id || copy.revision <= manifest.revision
+                }),
+                Ok(None) => true,
+                Err(source) => return Err(EnvelopeError::Mirror { path, source }),
+            };
+            if stale {
+                mirror
+                    .put(&manifest.subject, sealed.as_bytes())
+                    .map_err(|source| EnvelopeError::Mirror { path, source })?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes the manifest of `path`, durably: whatever is left of the file is then unreadable. The mirror's copy is the caller's
+    /// to remove, in the same commit that ends the deletion. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvelopeError::Io`].
+    pub fn forget(&self, path: &Path) -> Result<(), EnvelopeError> {
+        let path = manifest_path(path);
+        store::remove(&path).map_err(|source| EnvelopeError::Io {
+            action: "remove",
+            path,
+            source,
+        })
+    }
+
+    /// Draws a file id and a data key, and publishes the `new` manifest.
+    async fn create(
+        &self,
+        path: &Path,
+        subject: &Subject,
+        cipher: Cipher,
+        keys: &KeyRing,
+    ) -> Result<KeyedFile, EnvelopeError> {
+        let now = self.clock.now();
+        let mut drawn = [0; 10];
+        self.random.fill(&mut drawn)?;
+        let milliseconds = u64::try_from(now.unix()).unwrap_or(0) * 1000;
+        let file_id = FileId::from_uuid(
+            uuid::Builder::from_unix_timestamp_millis(milliseconds, &drawn).into_uuid(),
+        );
+        let mut id = [0; 8];
+        self.random.fill(&mut id)?;
+        let id = DekId::from_bytes(id);
+        let context = WrapContext {
+            subject,
+            file_id: &file_id,
+            cipher,
+            dek_id: &id,
+        };
+        let (dek, wraps) =
+            keys.generate(&context, now)
+                .await
+                .map_err(|source| EnvelopeError::Wrap {
+                    path: path.to_owned(),
+                    source,
+                })?;
+        let entry = DekEntry {
+            id,
+            created: now,
+            wraps,
+        };
+        let manifest = Manifest::new(
+            subject.clone(),
+            file_id,
+            cipher,
+            State::New,
+            1,
+            now,
+            vec![entry],
+        )
+        .map_err(|source| EnvelopeError::Invalid {
+            path: path.to_owned(),
+            source,
+        })?;
+        let file = KeyedFile {
+            path: path.to_owned(),
+            manifest,
+            dek,
+            next: None,
+            stage: Stage::Initialise,
+        };
+        let sealed = file.seal();
+        let envelope = self.clone();
+        blocking(move || {
+            envelope.publish(&file.path, &sealed, Publish::New)?;
+            Ok(file)
+        })
+        .await
+    }
+
+    /// Unwraps the keys that `sealed` holds, and lets nothing of it count before its MAC was verified.
+    async fn unseal(
+        &self,
+        path: &Path,
+        subject: &Subject,
+        cipher: Cipher,
+        sealed: SealedManifest,
+        keys: &KeyRing,
+    ) -> Result<KeyedFile, EnvelopeError> {
+        let claims = sealed.claims();
+        if claims.subject != *subject {
+            return Err(EnvelopeError::SubjectMismatch {
+                path: manifest_path(path),
+                expected: subject.clone(),
+                found: claims.subject.clone(),
+            });
+        }
+        if claims.cipher != cipher {
+            return Err(EnvelopeError::CipherMismatch {
+                path: manifest_path(path),
+                expected: cipher,
+                found: claims.cipher,
+            });
+        }
+        let mut deks = Vec::with_capacity(claims.deks.len());
+        for entry in &claims.deks {
+            let context = WrapContext {
+                subject,
+                file_id: &claims.file_id,
+                cipher,
+                dek_id: &entry.id,
+            };
+            deks.push(keys.unwrap(path, entry, &context).await?);
+        }
+        let mut deks = deks.into_iter();
+        let (Some(dek), next) = (deks.next(), deks.next()) else {
+            unreachable!("a manifest holds one data key or two: its parser refuses others")
+        };
+        let manifest = sealed
+            .verify(&dek.manifest_key(&claims.file_id))
+            .map_err(|_mismatch| EnvelopeError::ManifestTampered {
+                path: manifest_path(path),
+            })?
+            .clone();
+        let stage = match manifest.state {
+            State::New => Stage::Initialise,
+            State::Ready => Stage::Ready,
+            State::Rekeying => Stage::Rekeying,
+        };
+        Ok(KeyedFile {
+            path: path.to_owned(),
+            manifest,
+            dek,
+            next,
+            stage,
+        })
+    }
+
+    /// Mirrors a manifest, then publishes it beside its file.
+    fn publish(
+        &self,
+        path: &Path,
+        sealed: &SealedManifest,
+        publish: Publish,
+    ) -> Result<(), EnvelopeError> {
+        let manifest = sealed.claims();
+        if let (Some(mirror), false) = (&self.mirror, manifest.state == State::New) {
+            mirror
+                .put(&manifest.subject, sealed.as_bytes())
+                .map_err(|source| EnvelopeError::Mirror {
+                    path: path.to_owned(),
+                    source,
+                })?;
+            crash_point!("manifest::mirrored");
+        }
+        let path = manifest_path(path);
+        store::write(&path, sealed, publish).map_err(|source| EnvelopeError::Io {
+            action: "write",
+            path,
+            source,
+        })
+    }
+}
+
+/// What [`Envelope::prepare`] allows.
+#[derive(Debug)]
+pub enum Prepared {
+    /// Encryption is off.
+    Plain(PlainFile),
+    /// The manifest was read, authenticated and unwrapped, or is new.
+    Keyed(KeyedFile),
+}
+
+/// Leave to open or make a plaintext file.
+#[derive(Debug)]
+pub struct PlainFile {
+    path: PathBuf,
+    exists: bool,
+}
+
+impl PlainFile {
+    /// Where it stands.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is there already, or is to be made.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.exists
+    }
+}
+
+/// How far a keyed file's life has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The file is to be initialised, then [`Envelope::publish_ready`] called. Nothing was ever in it.
+    Initialise,
+    /// The file holds data under [`KeyedFile::cipher_key`].
+    Ready,
+    /// The file holds data under [`KeyedFile::cipher_key`] or [`KeyedFile::next_cipher_key`]: find out, then call [`Envelope::settle`].
+    Rekeying,
+}
+
+/// Under which of a rekey's two keys page 1 authenticated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opened {
+    /// The first: the swap never happened.
+    First,
+    /// The next: the swap happened.
+    Next,
+}
+
+/// Proof that a manifest was read, authenticated and unwrapped; the only thing that opens an encrypted file.
+#[derive(Debug)]
+pub struct KeyedFile {
+    path: PathBuf,
+    manifest: Manifest,
+    dek: Dek,
+    next: Option<Dek>,
+    stage: Stage,
+}
+
+impl KeyedFile {
+    /// The protected file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its verified manifest.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// How far its life has come.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// The key of the file's cipher.
+    #[must_use]
+    pub fn cipher_key(&self) -> CipherKey {
+        self.dek.cipher_key(&self.manifest.file_id)
+    }
+
+    /// In [`Stage::Rekeying`], the key that the file has if the swap happened.
+    #[must_use]
+    pub fn next_cipher_key(&self) -> Option<CipherKey> {
+        self.next
+            .as_ref()
+            .map(|dek| dek.cipher_key(&self.manifest.file_id))
+    }
+
+    fn seal(&self) -> SealedManifest {
+        self.manifest
+            .seal(&self.dek.manifest_key(&self.manifest.file_id))
+    }
+}
+
+/// Where a rekey builds the copy under the next key.
+#[must_use]
+pub(crate) fn rekey_copy(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".rekey");
+    PathBuf::from(name)
+}
+
+/// Removes the copy that an unfinished rekey left, with its WAL.
+fn remove_copy(path: &Path) -> Result<(), EnvelopeError> {
+    let copy = rekey_copy(path);
+    for suffix in ["-wal", "-shm", ""] {
+        let mut path = copy.as_os_str().to_owned();
+        path.push(suffix);
+        let path = PathBuf::from(path);
+        store::remove(&path).map_err(|source| EnvelopeError::Io {
+            action: "remove",
+            path,
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+/// What stands at `path`, and its manifest.
+fn look(path: &Path) -> Result<(Option<SealedManifest>, FileKind), EnvelopeError> {
+    let manifest = store::read(&manifest_path(path)).map_err(|error| match error {
+        ReadError::Io(source) => EnvelopeError::Io {
+            action: "read",
+            path: manifest_path(path),
+            source,
+        },
+        ReadError::Parse(source) => EnvelopeError::ManifestUnparsable {
+            path: manifest_path(path),
+            source,
+        },
+    })?;
+    let kind = classify(path).map_err(|source| EnvelopeError::Io {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok((manifest, kind))
+}
+
+/// Runs `work` on a thread made for blocking, so that no disk wait stands on an async worker.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down: nobody waits for the answer any more.
+            Err(_cancelled) => std::future::pending().await,
+        },
+    }
+}

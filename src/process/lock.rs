@@ -196,10 +196,7 @@ mod tests {
         };
         assert_eq!(holder.pid, std::process::id());
         assert_eq!(holder.address, Some(address));
-        assert_eq!(
-            running_server(dir.path()).unwrap().as_ref(),
-            Some(holder)
-        );
+        assert_eq!(running_server(dir.path()).unwrap().as_ref(), Some(holder));
     }
 
     #[test]

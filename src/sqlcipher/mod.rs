@@ -1,1 +1,456 @@
-//! (room under construction)
+//! The one place that opens a SQLCipher or plain SQLite connection.
+//!
+//! A connection is made from a [`Prepared`] value of the core, which proves that the manifest was read, authenticated and unwrapped
+//! (or that encryption is off); no function takes key bytes and a path. Every connection has WAL, `synchronous=FULL`, temporary
+//! tables in memory, foreign keys, and no automatic checkpoint: when to checkpoint is the store's decision.
+
+mod copy;
+mod error;
+mod key;
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use nimbus_keyproviders::CipherKey;
+use nimbus_manifests::{Cipher, Manifest, Subject};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+pub use copy::{CopyError, Progress, export_plaintext, import_plaintext};
+pub use error::{Damage, OpenError};
+
+use crate::envelope::{
+    self, Envelope, Intent, KeyedFile, Opened, Prepared, Stage, TEMPORARY_PREFIX, blocking,
+};
+use crate::failpoints::crash_point;
+
+/// An opened database: whatever a new connection to it needs.
+#[derive(Debug)]
+pub struct Database {
+    path: PathBuf,
+    keyed: Option<KeyedFile>,
+}
+
+/// Opens or creates the database of `subject` at `path`, as the opening table says.
+///
+/// Page 1 was read, and so authenticated, before this returns.
+///
+/// # Errors
+///
+/// [`OpenError`]; nothing is created or changed in place of a file that is refused.
+pub async fn open(
+    envelope: &Envelope,
+    path: &Path,
+    subject: &Subject,
+    intent: Intent,
+) -> Result<Database, OpenError> {
+    let prepared = envelope
+        .prepare(path, subject, Cipher::Sqlcipher4, intent)
+        .await?;
+    let file = match prepared {
+        Prepared::Plain(file) => {
+            return blocking(move || {
+                let database = Database {
+                    path: file.path().to_owned(),
+                    keyed: None,
+                };
+                if !file.exists() {
+                    database.initialise()?;
+                }
+                database.prove()?;
+                Ok(database)
+            })
+            .await;
+        }
+        Prepared::Keyed(file) => file,
+    };
+    match file.stage() {
+        Stage::Ready => {
+            let database = blocking(move || {
+                let database = Database::keyed(file);
+                database.prove().map(|()| database)
+            })
+            .await?;
+            if let Some(file) = &database.keyed {
+                envelope.refresh_mirror(file).await?;
+            }
+            Ok(database)
+        }
+        Stage::Initialise => {
+            let file = blocking(move || initialise_again(file)).await?;
+            Ok(Database::keyed(envelope.publish_ready(file).await?))
+        }
+        Stage::Rekeying => {
+            let (file, opened) = blocking(move || which_key(file)).await?;
+            Ok(Database::keyed(envelope.settle(file, opened).await?))
+        }
+    }
+}
+
+impl Database {
+    fn keyed(file: KeyedFile) -> Self {
+        Self {
+            path: file.path().to_owned(),
+            keyed: Some(file),
+        }
+    }
+
+    /// The database file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its verified manifest; `None` for a plaintext database.
+    #[must_use]
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.keyed.as_ref().map(KeyedFile::manifest)
+    }
+
+    /// A new connection that may write. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`], as [`open`].
+    pub fn writer(&self) -> Result<Connection, OpenError> {
+        self.connect(&self.path, self.key().as_ref())
+            .map_err(|error| self.explain("open", error))
+    }
+
+    /// A new connection that only reads, and sees one snapshot a transaction. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`], as [`open`].
+    pub fn reader(&self) -> Result<Connection, OpenError> {
+        let connection = self.writer()?;
+        connection
+            .pragma_update(None, "query_only", true)
+            .map_err(|error| self.explain("open", error))?;
+        Ok(connection)
+    }
+
+    /// Proves every page: `cipher_integrity_check` over the file's page MACs, then SQLite's own `integrity_check`. Reads the whole file.
+    /// Blocks; checkpoints first, because the MAC check does not look into the WAL.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Damaged`].
+    pub fn verify_pages(&self) -> Result<(), OpenError> {
+        let failed = |error| self.explain("verify", error);
+        let connection = self.writer()?;
+        connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(()))
+            .map_err(failed)?;
+        if self.keyed.is_some() {
+            let bad = bad_pages(&connection).map_err(failed)?;
+            if bad > 0 {
+                return Err(OpenError::Damaged {
+                    path: self.path.clone(),
+                    damage: Damage::Pages {
+                        bad,
+                        pages: self.size()? / PAGE_BYTES,
+                    },
+                });
+            }
+        }
+        let verdict: String = connection
+            .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
+            .map_err(failed)?;
+        if verdict == "ok" {
+            Ok(())
+        } else {
+            Err(OpenError::Damaged {
+                path: self.path.clone(),
+                damage: Damage::Structure,
+            })
+        }
+    }
+
+    fn key(&self) -> Option<CipherKey> {
+        self.keyed.as_ref().map(KeyedFile::cipher_key)
+    }
+
+    /// Makes the file, empty and in WAL mode, under a temporary name, and renames it into place: a crash leaves no file or a whole one.
+    fn initialise(&self) -> Result<(), OpenError> {
+        let dir = envelope::parent(&self.path);
+        let io_error = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| OpenError::Io {
+                action,
+                path,
+                source,
+            }
+        };
+        // The random name is reserved, then given to SQLite, which opens an empty file as a new database.
+        let temporary = tempfile::Builder::new()
+            .prefix(TEMPORARY_PREFIX)
+            .tempfile_in(dir)
+            .map_err(io_error("create a file in", dir))?
+            .into_temp_path();
+        let connection = self
+            .connect(&temporary, self.key().as_ref())
+            .map_err(|error| self.explain("create", error))?;
+        crash_point!("sqlcipher::connected");
+        connection
+            .close()
+            .map_err(|(_connection, error)| self.explain("create", error))?;
+        crash_point!("sqlcipher::initialised");
+        std::fs::File::open(&temporary)
+            .and_then(|file| file.sync_all())
+            .map_err(io_error("flush", &temporary))?;
+        crash_point!("sqlcipher::flushed");
+        temporary
+            .persist(&self.path)
+            .map_err(|error| io_error("create", &self.path)(error.error))?;
+        crash_point!("sqlcipher::renamed");
+        envelope::sync_dir(dir).map_err(io_error("flush", dir))
+    }
+
+    /// Opens once and reads page 1.
+    fn prove(&self) -> Result<(), OpenError> {
+        drop(self.writer()?);
+        Ok(())
+    }
+
+    /// One connection to `path`, keyed, set up, and proven by reading the schema.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one opener that the lint protects"
+    )]
+    fn connect(&self, path: &Path, key: Option<&CipherKey>) -> rusqlite::Result<Connection> {
+        let connection = Connection::open_with_flags(
+            path,
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        quiet_library(&connection)?;
+        if let Some(key) = key {
+            key::hand_over(&connection, key)?;
+        }
+        connection.execute_batch(SETTINGS)?;
+        let _objects: i64 =
+            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        Ok(connection)
+    }
+
+    /// Turns SQLite's answer into what it means for this file: a wrong key and a damaged file are told apart where they can be.
+    fn explain(&self, action: &'static str, error: rusqlite::Error) -> OpenError {
+        let path = self.path.clone();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => {
+                self.diagnose().unwrap_or(OpenError::KeyMismatch { path })
+            }
+            Some(ErrorCode::DatabaseCorrupt) => self.diagnose().unwrap_or(OpenError::Damaged {
+                path,
+                damage: Damage::Structure,
+            }),
+            _ => OpenError::Sqlite {
+                action,
+                path,
+                source: error,
+            },
+        }
+    }
+
+    /// Looks closer at a file whose page 1 does not authenticate: torn, or damaged in some pages. `None`: no page authenticates, or
+    /// the file is too large to look at each on the way to an error message.
+    fn diagnose(&self) -> Option<OpenError> {
+        let damaged = |damage| {
+            Some(OpenError::Damaged {
+                path: self.path.clone(),
+                damage,
+            })
+        };
+        let size = self.size().ok()?;
+        if size % PAGE_BYTES != 0 {
+            return damaged(Damage::Torn { size });
+        }
+        let key = self.key()?;
+        if size > DIAGNOSED_BYTES {
+            return None;
+        }
+        let pages = size / PAGE_BYTES;
+        let bad = self.bad_pages_of(&key).ok()?;
+        (0 < bad && bad < pages).then(|| damaged(Damage::Pages { bad, pages }))?
+    }
+
+    /// Counts bad pages on a fresh connection that has read nothing.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one opener that the lint protects"
+    )]
+    fn bad_pages_of(&self, key: &CipherKey) -> rusqlite::Result<u64> {
+        let connection = Connection::open_with_flags(
+            &self.path,
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
+        key::hand_over(&connection, key)?;
+        bad_pages(&connection)
+    }
+
+    fn size(&self) -> Result<u64, OpenError> {
+        std::fs::metadata(&self.path)
+            .map(|metadata| metadata.len())
+            .map_err(|source| OpenError::Io {
+                action: "read",
+                path: self.path.clone(),
+                source,
+            })
+    }
+}
+
+/// Asserts, once a process, that the linked library is what Nimbus was measured with; opens a database in memory.
+///
+/// # Errors
+///
+/// [`OpenError::Library`] names what is missing.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one opener that the lint protects"
+)]
+pub fn check_library() -> Result<(), OpenError> {
+    static VERDICT: OnceLock<Result<(), String>> = OnceLock::new();
+    let check = || {
+        let connection = Connection::open_in_memory().map_err(|error| error.to_string())?;
+        let ask = |pragma: &str| {
+            connection
+                .query_row(pragma, [], |row| row.get::<_, String>(0))
+                .map_err(|error| format!("`{pragma}` answered {error}"))
+        };
+        let version = ask("PRAGMA cipher_version")?;
+        if !version.starts_with("4.") {
+            return Err(format!("it is SQLCipher {version}, not 4"));
+        }
+        quiet_library(&connection).map_err(|error| error.to_string())?;
+        // The provider answers only on a keyed connection; this key protects nothing, an empty database in memory.
+        connection
+            .execute_batch("PRAGMA key = 'asking for the provider'")
+            .map_err(|error| error.to_string())?;
+        let provider = ask("PRAGMA cipher_provider")?;
+        if provider != "openssl" {
+            return Err(format!("its cryptography is {provider}, not OpenSSL"));
+        }
+        if rusqlite::version_number() < WAL_RESET_FIXED {
+            return Err(format!(
+                "SQLite {} can corrupt a WAL database (fixed in 3.51.3)",
+                rusqlite::version()
+            ));
+        }
+        Ok(())
+    };
+    VERDICT
+        .get_or_init(check)
+        .clone()
+        .map_err(OpenError::Library)
+}
+
+/// Finishes a creation that was cut short, or begins one. What an earlier attempt left is kept if the key opens it, and set
+/// aside if not: by the order of steps it never held data, and setting it aside costs nothing should that ever be wrong.
+fn initialise_again(file: KeyedFile) -> Result<KeyedFile, OpenError> {
+    let database = Database::keyed(file);
+    let path = &database.path;
+    let there = |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|file| file.len() > 0);
+    if !(there(path) && database.prove().is_ok()) {
+        for suffix in ["-wal", "-shm", ""] {
+            let mut old = path.as_os_str().to_owned();
+            old.push(suffix);
+            let old = PathBuf::from(old);
+            if there(&old) {
+                set_aside(&old)?;
+            }
+        }
+        database.initialise()?;
+        database.prove()?;
+    }
+    let Database {
+        keyed: Some(file), ..
+    } = database
+    else {
+        unreachable!("made from a keyed file three lines above")
+    };
+    Ok(file)
+}
+
+/// Renames `path` to `<path>.set-aside-<n>`.
+fn set_aside(path: &Path) -> Result<(), OpenError> {
+    let target = (1_u32..)
+        .map(|n| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(format!(".set-aside-{n}"));
+            PathBuf::from(name)
+        })
+        .find(|target| !target.exists())
+        .unwrap_or_else(|| path.to_owned());
+    tracing::warn!(
+        from = %path.display(),
+        to = %target.display(),
+        "a creation was cut short here; what it left does not open under its key and is set aside"
+    );
+    std::fs::rename(path, &target).map_err(|source| OpenError::Io {
+        action: "set aside",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Finds out whether a rekey that was cut short had swapped the file already.
+fn which_key(file: KeyedFile) -> Result<(KeyedFile, Opened), OpenError> {
+    let database = Database::keyed(file);
+    let try_key = |key: Option<CipherKey>| match key {
+        Some(key) => database.connect(&database.path, Some(&key)).map(drop),
+        None => Err(rusqlite::Error::InvalidQuery),
+    };
+    let opened = match try_key(database.key()) {
+        Ok(()) => Opened::First,
+        Err(first) => {
+            let next = database.keyed.as_ref().and_then(KeyedFile::next_cipher_key);
+            match try_key(next) {
+                Ok(()) => Opened::Next,
+                Err(_) => return Err(database.explain("open", first)),
+            }
+        }
+    };
+    let Database {
+        keyed: Some(file), ..
+    } = database
+    else {
+        unreachable!("made from a keyed file above")
+    };
+    Ok((file, opened))
+}
+
+/// How many pages of the file do not authenticate. Reads them all.
+fn bad_pages(connection: &Connection) -> rusqlite::Result<u64> {
+    let mut statement = connection.prepare("PRAGMA cipher_integrity_check")?;
+    let mut rows = statement.query([])?;
+    let mut bad = 0;
+    while rows.next()?.is_some() {
+        bad += 1;
+    }
+    Ok(bad)
+}
+
+/// SQLCipher writes its own diagnostics to standard error unless told not to; ours come from the error codes.
+fn quiet_library(connection: &Connection) -> rusqlite::Result<()> {
+    static QUIET: OnceLock<()> = OnceLock::new();
+    if QUIET.get().is_none() {
+        connection.execute_batch("PRAGMA cipher_log_level = NONE")?;
+        QUIET.get_or_init(|| ());
+    }
+    Ok(())
+}
+
+const SETTINGS: &str = "\
+    PRAGMA journal_mode = WAL;
+    PRAGMA synchronous = FULL;
+    PRAGMA wal_autocheckpoint = 0;
+    PRAGMA temp_store = MEMORY;
+    PRAGMA foreign_keys = ON;
+    PRAGMA trusted_schema = OFF;
+    PRAGMA cell_size_check = ON;";
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const PAGE_BYTES: u64 = 4096;
+/// Up to this size a failed open looks at each page to say what is wrong.
+const DIAGNOSED_BYTES: u64 = 64 << 20;
+const WAL_RESET_FIXED: i32 = 3_051_003;

@@ -1,0 +1,242 @@
+//! Why the core refused.
+
+use std::io;
+use std::path::PathBuf;
+
+use nimbus_keyproviders::{ProviderError, RandomError};
+use nimbus_manifests::{Cipher, InvalidManifest, ParseError, Subject};
+
+/// Why a protected file was not opened, created or changed. Nothing was written in its place.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnvelopeError {
+    /// Neither the file nor its manifest exists, and the caller asked for an existing file.
+    #[error("{} does not exist", .path.display())]
+    NotFound {
+        /// The protected file.
+        path: PathBuf,
+    },
+    /// The caller asked for a new file and one is there.
+    #[error("{} already exists", .path.display())]
+    AlreadyExists {
+        /// The protected file.
+        path: PathBuf,
+    },
+    /// A plaintext database while encryption is on.
+    #[error(
+        "{} is a plaintext database and encryption is on; encrypt it with \
+         `nimbus encryption migrate --source {} --in-place`",
+        .path.display(), .path.display()
+    )]
+    Plaintext {
+        /// The plaintext file.
+        path: PathBuf,
+    },
+    /// An encrypted file without its manifest.
+    #[error(
+        "{} is not a plaintext database and its manifest {}.nimbus-enc is missing; restore the manifest from a backup, \
+         or put it back with `nimbus encryption repair`",
+        .path.display(), .path.display()
+    )]
+    ManifestMissing {
+        /// The protected file.
+        path: PathBuf,
+    },
+    /// A manifest, and no key provider configured.
+    #[error(
+        "{} is encrypted and no key provider is configured; start with the --encryption-key-provider that \
+         `nimbus encryption inspect {}.nimbus-enc` names",
+        .path.display(), .path.display()
+    )]
+    EncryptionOff {
+        /// The protected file.
+        path: PathBuf,
+    },
+    /// The manifest says `ready`, and the database is gone.
+    #[error(
+        "the database {} is gone, its manifest is there; restore the database from a backup, or delete the tenant",
+        .path.display()
+    )]
+    DatabaseMissing {
+        /// The protected file.
+        path: PathBuf,
+    },
+    /// The manifest says `ready`, and the database has 0 bytes.
+    #[error(
+        "the database {} was cut to 0 bytes; it is damaged, not new; restore it from a backup",
+        .path.display()
+    )]
+    DatabaseEmpty {
+        /// The protected file.
+        path: PathBuf,
+    },
+    /// The manifest says that the file is encrypted, and it is plaintext.
+    #[error(
+        "{} is plaintext although its manifest says it is encrypted: one of the two was put here by hand; \
+         restore the encrypted file from a backup",
+        .path.display()
+    )]
+    NotEncrypted {
+        /// The protected file.
+        path: PathBuf,
+    },
+    /// A directory, symbolic link or device where the file should be.
+    #[error("{} is not a regular file; symbolic links are not followed", .path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The manifest is not canonical text of a known version.
+    #[error("the manifest {} cannot be read; restore it from a backup, or put it back with `nimbus encryption repair`", .path.display())]
+    ManifestUnparsable {
+        /// The manifest.
+        path: PathBuf,
+        /// The line and the rule it breaks.
+        source: ParseError,
+    },
+    /// The key unwraps, and the manifest's MAC does not match.
+    #[error(
+        "the manifest {} was changed by someone without its key (MAC mismatch); restore it from a backup, \
+         or put it back with `nimbus encryption repair`",
+        .path.display()
+    )]
+    ManifestTampered {
+        /// The manifest.
+        path: PathBuf,
+    },
+    /// The manifest belongs to another file or tenant.
+    #[error("the manifest {} belongs to {found}, not to {expected}; put the right one back with `nimbus encryption repair`", .path.display())]
+    SubjectMismatch {
+        /// The manifest.
+        path: PathBuf,
+        /// Who the file belongs to.
+        expected: Subject,
+        /// Who the manifest says it belongs to.
+        found: Subject,
+    },
+    /// The manifest names another cipher than this kind of file has.
+    #[error("the manifest {} names cipher {found}, this kind of file has {expected}", .path.display())]
+    CipherMismatch {
+        /// The manifest.
+        path: PathBuf,
+        /// The cipher of this kind of file.
+        expected: Cipher,
+        /// The cipher that the manifest names.
+        found: Cipher,
+    },
+    /// No configured key is among those that wrap this file's data key.
+    #[error(
+        "no configured key opens {}: its data key is wrapped by {}; configured: {}; \
+         pass the missing key with --encryption-previous-…, or see docs/keys.md",
+        .path.display(), .wrapped_by.join(", "), .configured.join(", ")
+    )]
+    NoMatchingKey {
+        /// The protected file.
+        path: PathBuf,
+        /// `<provider> <key id>` of each wrap in the manifest.
+        wrapped_by: Vec<String>,
+        /// `<provider> <key id>` of each configured key.
+        configured: Vec<String>,
+    },
+    /// A configured key is named by the manifest, and its provider could not unwrap.
+    #[error("the data key of {} could not be unwrapped", .path.display())]
+    Unwrap {
+        /// The protected file.
+        path: PathBuf,
+        /// What the provider said.
+        source: ProviderError,
+    },
+    /// A new data key could not be drawn or wrapped.
+    #[error("no data key could be made for {}", .path.display())]
+    Wrap {
+        /// The protected file.
+        path: PathBuf,
+        /// What the provider said.
+        source: ProviderError,
+    },
+    /// The operating system has no randomness to give.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+    /// The manifest to be written breaks a rule of the format.
+    #[error("the manifest of {} cannot be written", .path.display())]
+    Invalid {
+        /// The protected file.
+        path: PathBuf,
+        /// The rule.
+        source: InvalidManifest,
+    },
+    /// The copy of the manifest in the control file could not be read or written.
+    #[error("the manifest of {} could not be mirrored in the control file", .path.display())]
+    Mirror {
+        /// The protected file.
+        path: PathBuf,
+        /// What the control file said.
+        source: super::MirrorError,
+    },
+    /// The operating system refused.
+    #[error("cannot {action} {}", .path.display())]
+    Io {
+        /// What was being done: `read`, `write`, `remove`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+/// What a failure means to who asked: the one thing that HTTP codes and `status` are chosen by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Trouble {
+    /// There is no such file.
+    NotFound,
+    /// There is such a file already.
+    AlreadyExists,
+    /// The key cannot be had now: no matching key, provider unreachable or throttled.
+    KeyUnavailable,
+    /// The provider refuses this key: access denied, key disabled or pending deletion.
+    KeyRevoked,
+    /// Key and file do not belong together.
+    KeyMismatch,
+    /// The sidecar is missing.
+    ManifestMissing,
+    /// The sidecar is there and is not right.
+    ManifestCorrupt,
+    /// The sidecar is there and the database is not, or is empty.
+    DatabaseMissing,
+    /// Plaintext where encryption is configured.
+    Plaintext,
+    /// The database is damaged.
+    Corrupt,
+    /// The disk, or something else of this machine.
+    Storage,
+}
+
+impl EnvelopeError {
+    /// What this failure means to who asked.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::NotFound { .. } => Trouble::NotFound,
+            Self::AlreadyExists { .. } => Trouble::AlreadyExists,
+            Self::Plaintext { .. } | Self::NotEncrypted { .. } => Trouble::Plaintext,
+            Self::ManifestMissing { .. } => Trouble::ManifestMissing,
+            Self::DatabaseMissing { .. } | Self::DatabaseEmpty { .. } => Trouble::DatabaseMissing,
+            Self::ManifestUnparsable { .. }
+            | Self::ManifestTampered { .. }
+            | Self::CipherMismatch { .. } => Trouble::ManifestCorrupt,
+            Self::SubjectMismatch { .. } => Trouble::KeyMismatch,
+            Self::EncryptionOff { .. } | Self::NoMatchingKey { .. } => Trouble::KeyUnavailable,
+            Self::Unwrap { source, .. } | Self::Wrap { source, .. } if source.is_denied() => {
+                Trouble::KeyRevoked
+            }
+            Self::Unwrap { .. } | Self::Wrap { .. } => Trouble::KeyUnavailable,
+            Self::NotAFile { .. }
+            | Self::Random(_)
+            | Self::Invalid { .. }
+            | Self::Mirror { .. }
+            | Self::Io { .. } => Trouble::Storage,
+        }
+    }
+}

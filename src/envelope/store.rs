@@ -1,0 +1,127 @@
+//! The atomic manifest store: a reader sees the old manifest or the new one, whole.
+//!
+//! States a crash can leave: a temporary file nobody reads (removed at the next start), or the new manifest in place. The rename
+//! is the commit; the directory's flush makes it durable before anything relies on it.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use nimbus_manifests::{MAX_MANIFEST_BYTES, ParseError, SUFFIX, SealedManifest};
+
+use crate::failpoints::crash_point;
+
+/// Where the manifest of `file` stands: `<file>.nimbus-enc`.
+#[must_use]
+pub fn manifest_path(file: &Path) -> PathBuf {
+    let mut name = OsString::from(file);
+    name.push(SUFFIX);
+    PathBuf::from(name)
+}
+
+/// Why a manifest could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The operating system refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// What stands there is not a canonical manifest.
+    #[error(transparent)]
+    Parse(#[from] ParseError),
+}
+
+/// Reads the manifest at `path`; `None` when there is none. Nothing in it is verified yet.
+///
+/// # Errors
+///
+/// [`ReadError`], without the path: the caller knows it.
+pub fn read(path: &Path) -> Result<Option<SealedManifest>, ReadError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let mut text = Vec::new();
+    let _bytes = file
+        .take(MAX_MANIFEST_BYTES as u64 + 1)
+        .read_to_end(&mut text)?;
+    Ok(Some(SealedManifest::parse(&text)?))
+}
+
+/// How [`write`] treats a manifest that is already there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Publish {
+    /// There must be none: two creators never end with a key that the manifest does not hold.
+    New,
+    /// It is replaced whole.
+    Replace,
+}
+
+/// Publishes `manifest` at `path`, durably.
+pub(super) fn write(path: &Path, manifest: &SealedManifest, publish: Publish) -> io::Result<()> {
+    let dir = parent(path);
+    // 0600, `O_EXCL`, a name no one can guess: a planted symlink is not followed.
+    let mut temporary = tempfile::Builder::new()
+        .prefix(TEMPORARY_PREFIX)
+        .tempfile_in(dir)?;
+    crash_point!("manifest::temporary-created");
+    temporary.write_all(manifest.as_bytes())?;
+    crash_point!("manifest::temporary-written");
+    temporary.as_file().sync_all()?;
+    crash_point!("manifest::temporary-flushed");
+    let _file = match publish {
+        Publish::New => temporary.persist_noclobber(path),
+        Publish::Replace => temporary.persist(path),
+    }
+    .map_err(|error| error.error)?;
+    crash_point!("manifest::renamed");
+    sync_dir(dir)?;
+    crash_point!("manifest::published");
+    Ok(())
+}
+
+/// Removes `path` if it is there, and makes its absence durable.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Ok(()) => sync_dir(parent(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes the temporary files that a crash left in `dir`. Call under the data directory's lock.
+///
+/// # Errors
+///
+/// Whatever the operating system says.
+pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.starts_with(TEMPORARY_PREFIX))
+        {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Flushes a directory, so that the names in it survive a power cut.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// The directory that holds `path`.
+pub(crate) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
+/// What the name of every temporary file of Nimbus begins with.
+pub(crate) const TEMPORARY_PREFIX: &str = ".nimbus-tmp-";

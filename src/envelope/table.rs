@@ -1,0 +1,211 @@
+//! The opening table: what is on disk decides.
+//!
+//! One row of `docs/lifecycle.md`, "Opening", is one arm of [`decide`]. No path leads from encrypted to plaintext, from a wrong key
+//! to a new key, or from a missing manifest to a new database.
+
+use std::path::Path;
+
+use nimbus_manifests::{Cipher, State};
+
+use super::EnvelopeError;
+use super::probe::FileKind;
+
+/// What the caller wants of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    /// An existing file; a missing one is [`EnvelopeError::NotFound`].
+    Open,
+    /// A new file; an existing one is [`EnvelopeError::AlreadyExists`]. A creation that a crash cut short is finished.
+    Create,
+    /// Whichever of the two applies.
+    OpenOrCreate,
+}
+
+/// What to do with a file, once the table allowed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Make a plaintext file.
+    CreatePlain,
+    /// Open a plaintext file.
+    OpenPlain,
+    /// Draw a key, publish a `new` manifest, initialise the file.
+    Create,
+    /// A creation was cut short: initialise again under the key of the manifest.
+    Initialise,
+    /// Open under the key of the manifest.
+    Open,
+    /// A rekey was cut short: open under whichever of the two keys fits.
+    Settle,
+}
+
+/// Applies the table.
+pub(super) fn decide(
+    path: &Path,
+    manifest: Option<State>,
+    file: FileKind,
+    cipher: Cipher,
+    encryption: bool,
+    intent: Intent,
+) -> Result<Step, EnvelopeError> {
+    let path = path.to_owned();
+    let plain = match cipher {
+        Cipher::Sqlcipher4 => FileKind::PlainSqlite,
+        Cipher::Blocks1 => FileKind::PlainRedb,
+    };
+    let existing = |step| match intent {
+        Intent::Create => Err(EnvelopeError::AlreadyExists { path: path.clone() }),
+        Intent::Open | Intent::OpenOrCreate => Ok(step),
+    };
+    match (manifest, file) {
+        (_, FileKind::NotAFile) => Err(EnvelopeError::NotAFile { path }),
+        (None, FileKind::Absent) if intent == Intent::Open => Err(EnvelopeError::NotFound { path }),
+        (None, FileKind::Absent) if encryption => Ok(Step::Create),
+        (None, FileKind::Absent) => Ok(Step::CreatePlain),
+        (None, kind) if kind == plain && encryption => Err(EnvelopeError::Plaintext { path }),
+        (None, kind) if kind == plain => existing(Step::OpenPlain),
+        (None, _) => Err(EnvelopeError::ManifestMissing { path }),
+        (Some(_), _) if !encryption => Err(EnvelopeError::EncryptionOff { path }),
+        (Some(State::New), _) => Ok(Step::Initialise),
+        (Some(State::Ready | State::Rekeying), FileKind::Absent) => {
+            Err(EnvelopeError::DatabaseMissing { path })
+        }
+        (Some(State::Ready | State::Rekeying), FileKind::Empty) => {
+            Err(EnvelopeError::DatabaseEmpty { path })
+        }
+        (Some(State::Ready | State::Rekeying), FileKind::PlainSqlite | FileKind::PlainRedb) => {
+            Err(EnvelopeError::NotEncrypted { path })
+        }
+        (Some(State::Ready), FileKind::Other) => existing(Step::Open),
+        (Some(State::Rekeying), FileKind::Other) => existing(Step::Settle),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use FileKind::{Absent, Empty, Other, PlainRedb, PlainSqlite};
+
+    fn ask(
+        manifest: Option<State>,
+        file: FileKind,
+        encryption: bool,
+        intent: Intent,
+    ) -> Result<Step, EnvelopeError> {
+        decide(
+            Path::new("t.sqlite3"),
+            manifest,
+            file,
+            Cipher::Sqlcipher4,
+            encryption,
+            intent,
+        )
+    }
+
+    fn both(
+        manifest: Option<State>,
+        file: FileKind,
+        encryption: bool,
+    ) -> Result<Step, EnvelopeError> {
+        let answer = ask(manifest, file, encryption, Intent::OpenOrCreate);
+        if answer.is_err() {
+            // What is refused is refused whatever the caller wants.
+            assert!(ask(manifest, file, encryption, Intent::Open).is_err());
+            assert!(ask(manifest, file, encryption, Intent::Create).is_err());
+        }
+        answer
+    }
+
+    #[test]
+    fn creates_only_where_nothing_is() {
+        assert_eq!(both(None, Absent, true).unwrap(), Step::Create);
+        assert_eq!(both(None, Absent, false).unwrap(), Step::CreatePlain);
+        assert!(matches!(
+            ask(None, Absent, true, Intent::Open),
+            Err(EnvelopeError::NotFound { .. })
+        ));
+    }
+
+    #[test]
+    fn refuses_plaintext_while_encryption_is_on() {
+        assert!(matches!(
+            both(None, PlainSqlite, true),
+            Err(EnvelopeError::Plaintext { .. })
+        ));
+        assert_eq!(both(None, PlainSqlite, false).unwrap(), Step::OpenPlain);
+    }
+
+    #[test]
+    fn refuses_a_missing_sidecar() {
+        for encryption in [true, false] {
+            for file in [Other, Empty, PlainRedb] {
+                assert!(matches!(
+                    both(None, file, encryption),
+                    Err(EnvelopeError::ManifestMissing { .. })
+                ));
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_an_encrypted_file_without_a_provider() {
+        for state in [State::New, State::Ready, State::Rekeying] {
+            for file in [Absent, Empty, Other, PlainSqlite] {
+                assert!(matches!(
+                    both(Some(state), file, false),
+                    Err(EnvelopeError::EncryptionOff { .. })
+                ));
+            }
+        }
+    }
+
+    #[test]
+    fn initialises_a_new_file_again() {
+        for file in [Absent, Empty, Other] {
+            for intent in [Intent::Open, Intent::Create, Intent::OpenOrCreate] {
+                assert_eq!(
+                    ask(Some(State::New), file, true, intent).unwrap(),
+                    Step::Initialise
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn never_takes_a_lost_database_for_a_new_one() {
+        for state in [State::Ready, State::Rekeying] {
+            assert!(matches!(
+                both(Some(state), Absent, true),
+                Err(EnvelopeError::DatabaseMissing { .. })
+            ));
+            assert!(matches!(
+                both(Some(state), Empty, true),
+                Err(EnvelopeError::DatabaseEmpty { .. })
+            ));
+            assert!(matches!(
+                both(Some(state), PlainSqlite, true),
+                Err(EnvelopeError::NotEncrypted { .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn opens_what_is_ready_and_settles_a_rekey() {
+        assert_eq!(both(Some(State::Ready), Other, true).unwrap(), Step::Open);
+        assert_eq!(
+            both(Some(State::Rekeying), Other, true).unwrap(),
+            Step::Settle
+        );
+        assert!(matches!(
+            ask(Some(State::Ready), Other, true, Intent::Create),
+            Err(EnvelopeError::AlreadyExists { .. })
+        ));
+    }
+
+    #[test]
+    fn does_not_open_what_is_not_a_file() {
+        assert!(matches!(
+            both(None, FileKind::NotAFile, true),
+            Err(EnvelopeError::NotAFile { .. })
+        ));
+    }
+}

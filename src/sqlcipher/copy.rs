@@ -1,0 +1,303 @@
+//! Copies between plaintext and encrypted databases, for `export` and `migrate`.
+//!
+//! Both run SQLCipher's own `sqlcipher_export` (<https://www.zetetic.net/sqlcipher/sqlcipher-api/#sqlcipher_export>) on a connection to
+//! the encrypted file with the plaintext one attached, so that no key is ever part of an SQL text, and carry over what it leaves
+//! out (`user_version`, `application_id`). Memory stays constant: pages spill into the target as the cache fills.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+use super::{Database, OpenError};
+use crate::envelope::{TEMPORARY_PREFIX, parent, sync_dir};
+use crate::failpoints::crash_point;
+
+/// Told how many bytes of about how many were written, now and then.
+pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
+
+/// Why a copy was not made. The source is untouched and no target stands.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CopyError {
+    /// One of the two databases does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The target is there already.
+    #[error("{} already exists and is not overwritten; name another target", .path.display())]
+    TargetExists {
+        /// The target.
+        path: PathBuf,
+    },
+    /// SQLite failed on the way: a full disk, say, or a damaged source.
+    #[error("cannot {action} {}", .path.display())]
+    Sqlite {
+        /// What was being done.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The operating system refused.
+    #[error("cannot {action} {}", .path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The copy does not hold what the source holds.
+    #[error("the copy differs from {} in {what}; nothing was replaced, please report this", .path.display())]
+    Differs {
+        /// The source.
+        path: PathBuf,
+        /// The table or object that differs.
+        what: String,
+    },
+}
+
+/// Writes `database` in plaintext to the new file `target`, mode 0600, through a temporary name beside it. Blocks.
+///
+/// # Errors
+///
+/// [`CopyError`]; an existing target is refused.
+pub fn export_plaintext(
+    database: &Database,
+    target: &Path,
+    progress: Option<Progress>,
+) -> Result<(), CopyError> {
+    let io_error = |action, path: &Path| {
+        let path = path.to_owned();
+        move |source| CopyError::Io {
+            action,
+            path,
+            source,
+        }
+    };
+    if std::fs::symlink_metadata(target).is_ok() {
+        return Err(CopyError::TargetExists {
+            path: target.to_owned(),
+        });
+    }
+    let dir = parent(target);
+    let temporary = tempfile::Builder::new()
+        .prefix(TEMPORARY_PREFIX)
+        .tempfile_in(dir)
+        .map_err(io_error("create a file in", dir))?
+        .into_temp_path();
+    let connection = database.reader()?;
+    let copy = Copy {
+        from: "main",
+        to: OTHER,
+        failed_on: target,
+    };
+    copy.attach(&connection, &temporary)?;
+    copy.run(&connection, "query_only = OFF")?;
+    copy.run(
+        &connection,
+        "other.journal_mode = OFF; PRAGMA other.synchronous = OFF",
+    )?;
+    watch(&connection, progress, &temporary, database.path());
+    copy.pages(&connection)?;
+    copy.compare(&connection, database.path())?;
+    copy.detach(&connection)?;
+    crash_point!("export::copied");
+    std::fs::File::open(&temporary)
+        .and_then(|file| file.sync_all())
+        .map_err(io_error("flush", target))?;
+    temporary
+        .persist_noclobber(target)
+        .map_err(|error| match error.error.kind() {
+            io::ErrorKind::AlreadyExists => CopyError::TargetExists {
+                path: target.to_owned(),
+            },
+            _ => io_error("create", target)(error.error),
+        })?;
+    sync_dir(dir).map_err(io_error("flush", dir))
+}
+
+/// Fills the new, empty `database` with all that the plaintext database `source` holds, and flushes it. Blocks.
+///
+/// `validate` compares schema and row counts, and reads every page of the copy again.
+///
+/// # Errors
+///
+/// [`CopyError`]; what stands in `database` is then to be thrown away.
+pub fn import_plaintext(
+    source: &Path,
+    database: &Database,
+    validate: bool,
+    progress: Option<Progress>,
+) -> Result<(), CopyError> {
+    let connection = database.writer()?;
+    let copy = Copy {
+        from: OTHER,
+        to: "main",
+        failed_on: source,
+    };
+    copy.attach(&connection, source)?;
+    // Nobody else knows the target yet: a rollback journal would only double the work. WAL mode comes back at the end.
+    copy.run(&connection, "main.journal_mode = DELETE")?;
+    copy.run(&connection, "main.journal_mode = OFF")?;
+    watch(&connection, progress, database.path(), source);
+    copy.pages(&connection)?;
+    crash_point!("migrate::copied");
+    if validate {
+        copy.compare(&connection, source)?;
+    }
+    copy.detach(&connection)?;
+    copy.run(&connection, "main.journal_mode = WAL")?;
+    connection
+        .close()
+        .map_err(|(_connection, error)| copy.failed("write", error))?;
+    std::fs::File::open(database.path())
+        .and_then(|file| file.sync_all())
+        .map_err(|error| CopyError::Io {
+            action: "flush",
+            path: database.path().to_owned(),
+            source: error,
+        })?;
+    if validate {
+        database.verify_pages()?;
+    }
+    Ok(())
+}
+
+/// One copy between `main` and the attached database.
+struct Copy<'a> {
+    from: &'static str,
+    to: &'static str,
+    failed_on: &'a Path,
+}
+
+impl Copy<'_> {
+    fn failed(&self, action: &'static str, source: rusqlite::Error) -> CopyError {
+        CopyError::Sqlite {
+            action,
+            path: self.failed_on.to_owned(),
+            source,
+        }
+    }
+
+    fn run(&self, connection: &Connection, pragma: &str) -> Result<(), CopyError> {
+        connection
+            .execute_batch(&format!("PRAGMA {pragma}"))
+            .map_err(|error| self.failed("prepare", error))
+    }
+
+    /// Attaches a plaintext file: the empty key turns SQLCipher's codec off for it.
+    fn attach(&self, connection: &Connection, path: &Path) -> Result<(), CopyError> {
+        let path = path.to_str().ok_or_else(|| CopyError::Io {
+            action: "name",
+            path: path.to_owned(),
+            source: io::Error::new(io::ErrorKind::InvalidFilename, "not UTF-8"),
+        })?;
+        connection
+            .execute("ATTACH DATABASE ?1 AS other KEY ''", [path])
+            .map(drop)
+            .and_then(|()| {
+                // The first read: a file that is no database is refused here, before anything is written.
+                connection.query_row(
+                    "SELECT count(*) FROM other.sqlite_schema",
+                    [],
+                    |_row| Ok(()),
+                )
+            })
+            .map_err(|error| self.failed("open", error))
+    }
+
+    fn detach(&self, connection: &Connection) -> Result<(), CopyError> {
+        connection
+            .execute_batch("DETACH DATABASE other")
+            .map_err(|error| self.failed("write", error))
+    }
+
+    fn pages(&self, connection: &Connection) -> Result<(), CopyError> {
+        connection
+            .query_row(
+                "SELECT sqlcipher_export(?1, ?2)",
+                [self.to, self.from],
+                |_row| Ok(()),
+            )
+            .map_err(|error| self.failed("copy", error))?;
+        for pragma in ["user_version", "application_id"] {
+            let value: i64 = connection
+                .pragma_query_value(Some(self.from), pragma, |row| row.get(0))
+                .map_err(|error| self.failed("read", error))?;
+            connection
+                .pragma_update(Some(self.to), pragma, value)
+                .map_err(|error| self.failed("write", error))?;
+        }
+        Ok(())
+    }
+
+    /// The same objects with the same definitions, and as many rows in each table.
+    fn compare(&self, connection: &Connection, source: &Path) -> Result<(), CopyError> {
+        let failed = |error| self.failed("compare", error);
+        let differs = |what: String| CopyError::Differs {
+            path: source.to_owned(),
+            what,
+        };
+        let objects = |schema: &str| {
+            connection
+                .prepare(&format!(
+                    "SELECT type, name, tbl_name, coalesce(sql, '') FROM {schema}.sqlite_schema ORDER BY 1, 2"
+                ))?
+                .query_map([], |row| {
+                    Ok((
+                        row.get::<_, String>(0)?,
+                        row.get::<_, String>(1)?,
+                        row.get::<_, String>(2)?,
+                        row.get::<_, String>(3)?,
+                    ))
+                })?
+                .collect::<rusqlite::Result<Vec<_>>>()
+        };
+        let (theirs, ours) = (
+            objects("main").map_err(failed)?,
+            objects(OTHER).map_err(failed)?,
+        );
+        if let Some((theirs, _)) = theirs.iter().zip(&ours).find(|(a, b)| a != b) {
+            return Err(differs(format!("{} {}", theirs.0, theirs.1)));
+        }
+        if theirs.len() != ours.len() {
+            return Err(differs("the number of tables and indexes".to_owned()));
+        }
+        for (_, table, ..) in theirs.iter().filter(|(kind, ..)| kind == "table") {
+            let count = |schema: &str| {
+                connection.query_row(
+                    &format!(
+                        "SELECT count(*) FROM {schema}.\"{}\"",
+                        table.replace('"', "\"\"")
+                    ),
+                    [],
+                    |row| row.get::<_, i64>(0),
+                )
+            };
+            if count("main").map_err(failed)? != count(OTHER).map_err(failed)? {
+                return Err(differs(format!("the rows of table {table}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reports the size of the growing file every few thousand steps of SQLite's machine.
+fn watch(connection: &Connection, progress: Option<Progress>, growing: &Path, whole: &Path) {
+    let Some(progress) = progress else { return };
+    let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+    let (growing, total) = (growing.to_owned(), size(whole));
+    let report = move || {
+        progress(size(&growing).min(total), total);
+        false
+    };
+    // A progress bar that cannot be drawn is no reason to fail.
+    drop(connection.progress_handler(REPORT_EVERY, Some(report)));
+}
+
+const OTHER: &str = "other";
+const REPORT_EVERY: i32 = 20_000;
