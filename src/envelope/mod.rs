@@ -162,7 +162,7 @@ impl Envelope {
             move || look(&path)
         })
         .await?;
-        let state = manifest.as_ref().map(|sealed| sealed.claims().state);
+        let state = manifest.as_ref().map(|sealed| sealed.claims().state());
         let step = table::decide(path, state, kind, cipher, self.keys.is_some(), intent)?;
         let plain = |exists| {
             Ok(Prepared::Plain(PlainFile {
@@ -247,18 +247,18 @@ impl Envelope {
         let (path, sealed) = (file.path.clone(), file.seal());
         blocking(move || {
             let manifest = sealed.claims();
-            let stale = match mirror.get(&manifest.subject) {
+            let stale = match mirror.get(manifest.subject()) {
                 Ok(Some(copy)) if copy == sealed.as_bytes() => false,
                 Ok(Some(copy)) => SealedManifest::parse(&copy).map_or(true, |copy| {
                     let copy = copy.claims();
-                    copy.file_id != manifest.file_id || copy.revision <= manifest.revision
+                    copy.file_id() != manifest.file_id() || copy.revision() <= manifest.revision()
                 }),
                 Ok(None) => true,
                 Err(source) => return Err(EnvelopeError::Mirror { path, source }),
             };
             if stale {
                 mirror
-                    .put(&manifest.subject, sealed.as_bytes())
+                    .put(manifest.subject(), sealed.as_bytes())
                     .map_err(|source| EnvelopeError::Mirror { path, source })?;
             }
             Ok(())
@@ -356,25 +356,25 @@ impl Envelope {
         keys: &KeyRing,
     ) -> Result<KeyedFile, EnvelopeError> {
         let claims = sealed.claims();
-        if claims.subject != *subject {
+        if claims.subject() != subject {
             return Err(EnvelopeError::SubjectMismatch {
                 path: manifest_path(path),
                 expected: subject.clone(),
-                found: claims.subject.clone(),
+                found: claims.subject().clone(),
             });
         }
-        if claims.cipher != cipher {
+        if claims.cipher() != cipher {
             return Err(EnvelopeError::CipherMismatch {
                 path: manifest_path(path),
                 expected: cipher,
-                found: claims.cipher,
+                found: claims.cipher(),
             });
         }
-        let mut deks = Vec::with_capacity(claims.deks.len());
-        for entry in &claims.deks {
+        let mut deks = Vec::with_capacity(claims.deks().len());
+        for entry in claims.deks() {
             let context = WrapContext {
                 subject,
-                file_id: &claims.file_id,
+                file_id: claims.file_id(),
                 cipher,
                 dek_id: &entry.id,
             };
@@ -385,12 +385,12 @@ impl Envelope {
             unreachable!("a manifest holds one data key or two: its parser refuses others")
         };
         let manifest = sealed
-            .verify(&dek.manifest_key(&claims.file_id))
+            .verify(&dek.manifest_key(claims.file_id()))
             .map_err(|_mismatch| EnvelopeError::ManifestTampered {
                 path: manifest_path(path),
             })?
             .clone();
-        let stage = match manifest.state {
+        let stage = match manifest.state() {
             State::New => Stage::Initialise,
             State::Ready => Stage::Ready,
             State::Rekeying => Stage::Rekeying,
@@ -412,9 +412,9 @@ impl Envelope {
         publish: Publish,
     ) -> Result<(), EnvelopeError> {
         let manifest = sealed.claims();
-        if let (Some(mirror), false) = (&self.mirror, manifest.state == State::New) {
+        if let (Some(mirror), false) = (&self.mirror, manifest.state() == State::New) {
             mirror
-                .put(&manifest.subject, sealed.as_bytes())
+                .put(manifest.subject(), sealed.as_bytes())
                 .map_err(|source| EnvelopeError::Mirror {
                     path: path.to_owned(),
                     source,
@@ -512,7 +512,7 @@ impl KeyedFile {
     /// The key of the file's cipher.
     #[must_use]
     pub fn cipher_key(&self) -> CipherKey {
-        self.dek.cipher_key(&self.manifest.file_id)
+        self.dek.cipher_key(self.manifest.file_id())
     }
 
     /// In [`Stage::Rekeying`], the key that the file has if the swap happened.
@@ -520,12 +520,12 @@ impl KeyedFile {
     pub fn next_cipher_key(&self) -> Option<CipherKey> {
         self.next
             .as_ref()
-            .map(|dek| dek.cipher_key(&self.manifest.file_id))
+            .map(|dek| dek.cipher_key(self.manifest.file_id()))
     }
 
     fn seal(&self) -> SealedManifest {
         self.manifest
-            .seal(&self.dek.manifest_key(&self.manifest.file_id))
+            .seal(&self.dek.manifest_key(self.manifest.file_id()))
     }
 }
 

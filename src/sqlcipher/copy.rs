@@ -89,19 +89,18 @@ pub fn export_plaintext(
         .tempfile_in(dir)
         .map_err(io_error("create a file in", dir))?
         .into_temp_path();
-    let connection = database.reader()?;
+    let mut connection = database.writer()?;
     let copy = Copy {
         from: "main",
         to: OTHER,
         failed_on: target,
     };
     copy.attach(&connection, &temporary)?;
-    copy.run(&connection, "query_only = OFF")?;
     copy.run(
         &connection,
         "other.journal_mode = OFF; PRAGMA other.synchronous = OFF",
     )?;
-    watch(&connection, progress, &temporary, database.path());
+    watch(&mut connection, progress, &temporary, database.path());
     copy.pages(&connection)?;
     copy.compare(&connection, database.path())?;
     copy.detach(&connection)?;
@@ -133,7 +132,7 @@ pub fn import_plaintext(
     validate: bool,
     progress: Option<Progress>,
 ) -> Result<(), CopyError> {
-    let connection = database.writer()?;
+    let mut connection = database.writer()?;
     let copy = Copy {
         from: OTHER,
         to: "main",
@@ -143,7 +142,7 @@ pub fn import_plaintext(
     // Nobody else knows the target yet: a rollback journal would only double the work. WAL mode comes back at the end.
     copy.run(&connection, "main.journal_mode = DELETE")?;
     copy.run(&connection, "main.journal_mode = OFF")?;
-    watch(&connection, progress, database.path(), source);
+    watch(&mut connection, progress, database.path(), source);
     copy.pages(&connection)?;
     crash_point!("migrate::copied");
     if validate {
@@ -287,7 +286,7 @@ impl Copy<'_> {
 }
 
 /// Reports the size of the growing file every few thousand steps of SQLite's machine.
-fn watch(connection: &Connection, progress: Option<Progress>, growing: &Path, whole: &Path) {
+fn watch(connection: &mut Connection, progress: Option<Progress>, growing: &Path, whole: &Path) {
     let Some(progress) = progress else { return };
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
     let (growing, total) = (growing.to_owned(), size(whole));

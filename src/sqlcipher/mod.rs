@@ -10,6 +10,7 @@ mod key;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nimbus_keyproviders::CipherKey;
@@ -433,10 +434,10 @@ fn bad_pages(connection: &Connection) -> rusqlite::Result<u64> {
 
 /// SQLCipher writes its own diagnostics to standard error unless told not to; ours come from the error codes.
 fn quiet_library(connection: &Connection) -> rusqlite::Result<()> {
-    static QUIET: OnceLock<()> = OnceLock::new();
-    if QUIET.get().is_none() {
+    static QUIET: AtomicBool = AtomicBool::new(false);
+    if !QUIET.load(Ordering::Relaxed) {
         connection.execute_batch("PRAGMA cipher_log_level = NONE")?;
-        QUIET.get_or_init(|| ());
+        QUIET.store(true, Ordering::Relaxed);
     }
     Ok(())
 }
