@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use nimbus_keyproviders::{ProviderError, RandomError};
+use nimbus_keyproviders::{FailureClass, ProviderError, RandomError};
 use nimbus_manifests::{Cipher, InvalidManifest, ParseError, Subject};
 
 /// Why a protected file was not opened, created or changed. Nothing was written in its place.
@@ -228,10 +228,11 @@ impl EnvelopeError {
             | Self::CipherMismatch { .. } => Trouble::ManifestCorrupt,
             Self::SubjectMismatch { .. } => Trouble::KeyMismatch,
             Self::EncryptionOff { .. } | Self::NoMatchingKey { .. } => Trouble::KeyUnavailable,
-            Self::Unwrap { source, .. } | Self::Wrap { source, .. } if source.is_denied() => {
-                Trouble::KeyRevoked
-            }
-            Self::Unwrap { .. } | Self::Wrap { .. } => Trouble::KeyUnavailable,
+            Self::Unwrap { source, .. } | Self::Wrap { source, .. } => match source.class() {
+                FailureClass::Denied => Trouble::KeyRevoked,
+                FailureClass::Unavailable => Trouble::KeyUnavailable,
+                FailureClass::Invalid => Trouble::KeyMismatch,
+            },
             Self::NotAFile { .. }
             | Self::Random(_)
             | Self::Invalid { .. }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use nimbus_keyproviders::{Dek, KeyProvider, ProviderError, Recipient, Unwrapped, Wrapped};
+use nimbus_keyproviders::{Dek, KeyProvider, ProviderError, Unwrapped, recovery::Recipient};
 use nimbus_manifests::{DekEntry, Subject, Timestamp, Wrap, WrapContext};
 
 use super::EnvelopeError;
@@ -57,9 +57,9 @@ impl KeyRing {
         now: Timestamp,
     ) -> Result<(Dek, Vec<Wrap>), ProviderError> {
         let (dek, wrapped) = self.current.generate(context).await?;
-        let mut wraps = vec![stamp(wrapped, now)];
+        let mut wraps = vec![wrapped.at(now)];
         for recipient in &self.recipients {
-            wraps.push(stamp(recipient.wrap(&dek, context)?, now));
+            wraps.push(recipient.wrap(&dek, context)?.at(now));
         }
         Ok((dek, wraps))
     }
@@ -114,16 +114,5 @@ impl KeyRing {
             });
         }
         all
-    }
-}
-
-/// A wrap of the manifest: what the provider made, and when.
-fn stamp(wrapped: Wrapped, at: Timestamp) -> Wrap {
-    Wrap {
-        provider: wrapped.provider,
-        key_id: wrapped.key_id,
-        algorithm: wrapped.algorithm,
-        at,
-        blob: wrapped.blob,
     }
 }

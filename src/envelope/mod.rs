@@ -301,9 +301,9 @@ impl Envelope {
         let id = DekId::from_bytes(id);
         let context = WrapContext {
             subject,
-            file_id: &file_id,
+            file_id,
             cipher,
-            dek_id: &id,
+            dek_id: id,
         };
         let (dek, wraps) =
             keys.generate(&context, now)
@@ -376,7 +376,7 @@ impl Envelope {
                 subject,
                 file_id: claims.file_id(),
                 cipher,
-                dek_id: &entry.id,
+                dek_id: entry.id,
             };
             deks.push(keys.unwrap(path, entry, &context).await?);
         }
@@ -385,7 +385,7 @@ impl Envelope {
             unreachable!("a manifest holds one data key or two: its parser refuses others")
         };
         let manifest = sealed
-            .verify(&dek.manifest_key(claims.file_id()))
+            .verify(&dek.manifest_key(&claims.file_id()))
             .map_err(|_mismatch| EnvelopeError::ManifestTampered {
                 path: manifest_path(path),
             })?
@@ -512,7 +512,7 @@ impl KeyedFile {
     /// The key of the file's cipher.
     #[must_use]
     pub fn cipher_key(&self) -> CipherKey {
-        self.dek.cipher_key(self.manifest.file_id())
+        self.dek.cipher_key(&self.manifest.file_id())
     }
 
     /// In [`Stage::Rekeying`], the key that the file has if the swap happened.
@@ -520,12 +520,12 @@ impl KeyedFile {
     pub fn next_cipher_key(&self) -> Option<CipherKey> {
         self.next
             .as_ref()
-            .map(|dek| dek.cipher_key(self.manifest.file_id()))
+            .map(|dek| dek.cipher_key(&self.manifest.file_id()))
     }
 
     fn seal(&self) -> SealedManifest {
         self.manifest
-            .seal(&self.dek.manifest_key(self.manifest.file_id()))
+            .seal(&self.dek.manifest_key(&self.manifest.file_id()))
     }
 }
 
