@@ -455,3 +455,6 @@ const PAGE_BYTES: u64 = 4096;
 /// Up to this size a failed open looks at each page to say what is wrong.
 const DIAGNOSED_BYTES: u64 = 64 << 20;
 const WAL_RESET_FIXED: i32 = 3_051_003;
+
+#[cfg(test)]
+mod tests;
