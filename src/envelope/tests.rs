@@ -152,7 +152,10 @@ async fn rejects_another_tenants_manifest() {
     let two = create(&envelope, dir.path(), "two").await;
     let _bytes = std::fs::copy(manifest_path(&one), manifest_path(&two)).unwrap();
     let error = open(&envelope, &two, "two").await.unwrap_err();
-    assert!(matches!(error, EnvelopeError::SubjectMismatch { .. }), "{error:?}");
+    assert!(
+        matches!(error, EnvelopeError::SubjectMismatch { .. }),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -161,13 +164,23 @@ async fn rejects_an_edited_manifest() {
     let envelope = core(&key);
     let path = create(&envelope, dir.path(), "demo").await;
     let text = std::fs::read_to_string(manifest_path(&path)).unwrap();
-    std::fs::write(manifest_path(&path), text.replace("revision: 2", "revision: 9")).unwrap();
+    std::fs::write(
+        manifest_path(&path),
+        text.replace("revision: 2", "revision: 9"),
+    )
+    .unwrap();
     let error = open(&envelope, &path, "demo").await.unwrap_err();
-    assert!(matches!(error, EnvelopeError::ManifestTampered { .. }), "{error:?}");
+    assert!(
+        matches!(error, EnvelopeError::ManifestTampered { .. }),
+        "{error:?}"
+    );
 
     std::fs::write(manifest_path(&path), &text[..text.len() / 2]).unwrap();
     let error = open(&envelope, &path, "demo").await.unwrap_err();
-    assert!(matches!(error, EnvelopeError::ManifestUnparsable { .. }), "{error:?}");
+    assert!(
+        matches!(error, EnvelopeError::ManifestUnparsable { .. }),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -277,7 +290,10 @@ async fn a_forgotten_key_is_gone() {
     envelope.forget(&path).unwrap();
     envelope.forget(&path).unwrap();
     let error = open(&envelope, &path, "demo").await.unwrap_err();
-    assert!(matches!(error, EnvelopeError::ManifestMissing { .. }), "{error:?}");
+    assert!(
+        matches!(error, EnvelopeError::ManifestMissing { .. }),
+        "{error:?}"
+    );
 }
 
 #[test]

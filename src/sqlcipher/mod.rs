@@ -210,6 +210,16 @@ impl Database {
 
     /// Opens once and reads page 1.
     fn prove(&self) -> Result<(), OpenError> {
+        let mut wal = self.path.as_os_str().to_owned();
+        wal.push("-wal");
+        let size = self.size()?;
+        // A checkpoint that was cut short may leave half a page at the end; the WAL then still holds it.
+        if size % PAGE_BYTES != 0 && std::fs::metadata(wal).map_or(0, |wal| wal.len()) == 0 {
+            return Err(OpenError::Damaged {
+                path: self.path.clone(),
+                damage: Damage::Torn { size },
+            });
+        }
         drop(self.writer()?);
         Ok(())
     }

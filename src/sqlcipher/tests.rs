@@ -91,7 +91,7 @@ async fn connections_are_set_up_as_documented() {
     assert_eq!(ask("wal_autocheckpoint"), 0.into());
     assert_eq!(ask("temp_store"), 2.into());
     assert_eq!(ask("foreign_keys"), 1.into());
-    assert_eq!(ask("page_size"), 4096.into());
+    assert_eq!(ask("cipher_page_size"), "4096".to_owned().into());
     let reader = database.reader().unwrap();
     assert!(reader.execute_batch("CREATE TABLE no (x)").is_err());
 }
@@ -121,10 +121,7 @@ async fn tells_a_foreign_file_from_a_damaged_one() {
     bytes.truncate(bytes.len() - 100);
     std::fs::write(&one, &bytes).unwrap();
     let error = fixture.open("one", Intent::Open).await;
-    assert!(
-        matches!(error, Err(OpenError::Damaged { .. })),
-        "{error:?}"
-    );
+    assert!(matches!(error, Err(OpenError::Damaged { .. })), "{error:?}");
 }
 
 #[tokio::test]
@@ -205,7 +202,11 @@ async fn exports_and_imports_all_that_a_database_holds() {
         .unwrap();
     let plain = fixture.dir.path().join("out").with_extension("plain");
     export_plaintext(&database, &plain, None).unwrap();
-    assert!(std::fs::read(&plain).unwrap().starts_with(b"SQLite format 3\0"));
+    assert!(
+        std::fs::read(&plain)
+            .unwrap()
+            .starts_with(b"SQLite format 3\0")
+    );
     assert!(matches!(
         export_plaintext(&database, &plain, None),
         Err(CopyError::TargetExists { .. })
