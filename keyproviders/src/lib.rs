@@ -17,9 +17,9 @@
 //! let dek_id: DekId = "4f1c0a9be2d35577".parse()?;
 //! let context = WrapContext {
 //!     subject: &subject,
-//!     file_id: &file_id,
+//!     file_id,
 //!     cipher: Cipher::Sqlcipher4,
-//!     dek_id: &dek_id,
+//!     dek_id,
 //! };
 //!
 //! let (dek, wrapped) = provider.generate(&context).await?;

@@ -4,6 +4,7 @@
 //! named in `NIMBUS_TEST_MOTO_URL`, or one started here and stopped with its last user.
 //! [`FaultProxy`] stands in front of it for what moto does not model: disabled keys, refusals,
 //! throttling, silence, broken connections.
+//! [`Machine`] is a home, a data directory and an environment of a test's own; [`Server`] is the real binary on it.
 //!
 //! ```no_run
 //! use nimbus_test_support::{Fault, FaultProxy, Moto};
@@ -21,7 +22,9 @@
 
 mod fault;
 mod http;
+mod machine;
 mod moto;
 
 pub use fault::{Fault, FaultProxy};
+pub use machine::{Machine, Server, files_under};
 pub use moto::Moto;

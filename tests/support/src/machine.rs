@@ -1,11 +1,4 @@
-//! Fixtures of the black-box tests: a machine of one's own (home, data directory, environment), a server on it, and a client.
-//!
-//! A test binary takes it in with `#[path = "../support/mod.rs"] mod support;`.
-
-#![allow(
-    dead_code,
-    reason = "each test binary uses the part of the fixtures it needs"
-)]
+//! A machine of one's own (home, data directory, environment), servers on it, and a client.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -20,13 +13,16 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A machine of one's own: nothing of the user's home or environment is seen or touched.
-pub(crate) struct Machine {
+#[derive(Debug)]
+pub struct Machine {
     root: TempDir,
+    binary: PathBuf,
 }
 
 impl Machine {
-    /// An empty home, no data.
-    pub(crate) fn new() -> Self {
+    /// An empty home, no data. `binary` is `env!("CARGO_BIN_EXE_nimbus")`, which only the tests of that package know.
+    #[must_use]
+    pub fn new(binary: &str) -> Self {
         let root = tempfile::Builder::new()
             .prefix("nimbus-test-")
             .tempdir()
@@ -34,36 +30,39 @@ impl Machine {
         for name in ["home", "tmp"] {
             fs::create_dir(root.path().join(name)).expect("a directory in it");
         }
-        Self { root }
+        Self {
+            root,
+            binary: binary.into(),
+        }
     }
 
     /// The directory that everything of this machine lies in: home, data, temporary files and logs.
-    pub(crate) fn root(&self) -> &Path {
+    pub fn root(&self) -> &Path {
         self.root.path()
     }
 
     /// A path on this machine.
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
 
     /// The server's data directory.
-    pub(crate) fn data_dir(&self) -> PathBuf {
+    pub fn data_dir(&self) -> PathBuf {
         self.path("data")
     }
 
     /// Where a first start puts the master key.
-    pub(crate) fn master_key(&self) -> PathBuf {
+    pub fn master_key(&self) -> PathBuf {
         self.path("home/.local/share/nimbus/keys/master.key")
     }
 
     /// Where a first start puts the admin token.
-    pub(crate) fn token_file(&self) -> PathBuf {
+    pub fn token_file(&self) -> PathBuf {
         self.path("home/.local/share/nimbus/auth/token")
     }
 
     /// The admin token as it stands in its file now.
-    pub(crate) fn token(&self) -> String {
+    pub fn token(&self) -> String {
         let text = fs::read(self.token_file()).expect("the token file");
         let json: Value = serde_json::from_slice(&text).expect("the token file is JSON");
         json["token"]
@@ -73,8 +72,8 @@ impl Machine {
     }
 
     /// The real binary, with this machine's environment and no other, in this machine's directory.
-    pub(crate) fn nimbus(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nimbus"));
+    pub fn nimbus(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
         let _ = command
             .args(arguments)
             .current_dir(self.root())
@@ -89,14 +88,14 @@ impl Machine {
     }
 
     /// Starts a server on a free port with `arguments` added to `nimbus start`, and waits until it listens.
-    pub(crate) fn start(&self, arguments: &[&str]) -> Server {
+    pub fn start(&self, arguments: &[&str]) -> Server {
         let mut command = self.nimbus(&["start", "--port", "0"]);
         let _ = command.args(arguments);
         self.start_command(command)
     }
 
     /// Starts a server from a command made with [`Machine::nimbus`] (to add to its environment), and waits until it listens.
-    pub(crate) fn start_command(&self, mut command: Command) -> Server {
+    pub fn start_command(&self, mut command: Command) -> Server {
         let log = self.path(&format!("server-{}.log", self.logs().len()));
         let out = File::create_new(&log).expect("a log file");
         let child = command
@@ -115,7 +114,7 @@ impl Machine {
     }
 
     /// What every server on this machine has logged, oldest first.
-    pub(crate) fn logs(&self) -> Vec<PathBuf> {
+    pub fn logs(&self) -> Vec<PathBuf> {
         (0..)
             .map(|number| self.path(&format!("server-{number}.log")))
             .take_while(|path| path.exists())
@@ -123,7 +122,7 @@ impl Machine {
     }
 
     /// The one file of this name in the data directory, wherever it lies there.
-    pub(crate) fn find(&self, name: &str) -> PathBuf {
+    pub fn find(&self, name: &str) -> PathBuf {
         let mut found = files_under(&self.data_dir());
         found.retain(|path| path.file_name().is_some_and(|file| file == name));
         assert_eq!(found.len(), 1, "{name} in the data directory: {found:?}");
@@ -132,7 +131,7 @@ impl Machine {
 }
 
 /// Every file under a directory, at any depth.
-pub(crate) fn files_under(directory: &Path) -> Vec<PathBuf> {
+pub fn files_under(directory: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut waiting = vec![directory.to_owned()];
     while let Some(next) = waiting.pop() {
@@ -149,7 +148,8 @@ pub(crate) fn files_under(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// A running server. It is killed where a test ends without [`Server::stop`].
-pub(crate) struct Server {
+#[derive(Debug)]
+pub struct Server {
     child: Child,
     address: String,
     token_file: PathBuf,
@@ -158,29 +158,29 @@ pub(crate) struct Server {
 
 impl Server {
     /// Host and port.
-    pub(crate) fn address(&self) -> &str {
+    pub fn address(&self) -> &str {
         &self.address
     }
 
     /// The process.
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// What it has logged so far.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(&self.log).expect("the server's log")
     }
 
     /// A request with the admin token: the status and the decoded body (null where there is none).
-    pub(crate) fn request(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+    pub fn request(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
         let text = fs::read(&self.token_file).expect("the token file");
         let json: Value = serde_json::from_slice(&text).expect("the token file is JSON");
         self.request_as(json["token"].as_str().expect("a token"), method, path, body)
     }
 
     /// A request with any token.
-    pub(crate) fn request_as(
+    pub fn request_as(
         &self,
         token: &str,
         method: &str,
@@ -213,34 +213,34 @@ impl Server {
     }
 
     /// GET, which has to succeed.
-    pub(crate) fn get(&self, path: &str) -> Value {
+    pub fn get(&self, path: &str) -> Value {
         let (status, body) = self.request("GET", path, None);
         assert_eq!(status, 200, "GET {path}: {body}");
         body
     }
 
     /// POST, which has to create.
-    pub(crate) fn create(&self, path: &str, body: &Value) -> Value {
+    pub fn create(&self, path: &str, body: &Value) -> Value {
         let (status, answer) = self.request("POST", path, Some(body));
         assert_eq!(status, 201, "POST {path}: {answer}");
         answer
     }
 
     /// Inserts a document and gives its id.
-    pub(crate) fn insert(&self, tenant: &str, table: &str, fields: &Value) -> String {
+    pub fn insert(&self, tenant: &str, table: &str, fields: &Value) -> String {
         let body = serde_json::json!({"table": table, "fields": fields});
         let answer = self.create(&format!("/api/tenants/{tenant}/documents"), &body);
         answer["id"].as_str().expect("the new id").to_owned()
     }
 
     /// Ends it as an operator does (SIGTERM), and asserts that it ended well.
-    pub(crate) fn stop(mut self) {
+    pub fn stop(mut self) {
         let status = self.end(Signal::TERM);
         assert!(status.success(), "{status}\n{}", self.log());
     }
 
     /// Ends it as a power cut does.
-    pub(crate) fn kill(mut self) {
+    pub fn kill(mut self) {
         let _ = self.end(Signal::KILL);
     }
 
