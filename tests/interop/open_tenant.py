@@ -2,7 +2,7 @@
 
     python open_tenant.py --key master.key --database demo.sqlite3 [--manifest demo.sqlite3.nimbus-enc]
 
-Prints every row of every table as one JSON line: {"table": …, "row": {column: value}}. The database is opened read-only.
+Prints every document as one JSON line, {"table": …, "document": …}, as the server would give it. The database is opened read-only.
 Needs `cryptography` and `sqlcipher3-wheels` from PyPI. Exit codes: 0 done, 1 refused (the reason is on stderr).
 """
 
@@ -10,6 +10,7 @@ import argparse
 import json
 import pathlib
 import sys
+import uuid
 
 import sqlcipher3
 
@@ -47,13 +48,22 @@ def dump(database, manifest, deks):
     connection = next((c for c in (connect(database, manifest.derive(dek, "data")) for dek in deks) if c), None)
     if connection is None:
         raise nimbus_enc.Refused(f"{database} does not open under its manifest's key")
-    tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").fetchall()
-    for (table,) in tables:
-        cursor = connection.execute('SELECT * FROM "' + table.replace('"', '""') + '"')
-        columns = [column[0] for column in cursor.description]
-        for row in cursor:
-            print(json.dumps({"table": table, "row": dict(zip(columns, map(plain, row)))}, ensure_ascii=False))
+    for table, document in documents(connection):
+        print(json.dumps({"table": table, "document": document}, ensure_ascii=False))
     connection.close()
+
+
+def documents(connection):
+    """The documents of every table, in the order of insertion."""
+    (layout,) = connection.execute("PRAGMA user_version").fetchone()
+    if layout != 1:
+        raise nimbus_enc.Refused(f"this reads layout 1 of a tenant's tables; the file has {layout}")
+    tables = connection.execute("SELECT number, name FROM nimbus_tables ORDER BY name").fetchall()
+    for number, table in tables:
+        rows = connection.execute(f"SELECT id, created, updated, json(fields) FROM documents_{number:d} ORDER BY seq")
+        for identifier, created, updated, fields in rows:
+            times = {"_creationTime": created, "_updateTime": updated}
+            yield table, {"_id": str(uuid.UUID(bytes=identifier)), **times, **json.loads(fields)}
 
 
 def connect(database, key):
@@ -68,10 +78,6 @@ def connect(database, key):
             return None
         raise
     return connection
-
-
-def plain(value):
-    return {"hex": value.hex()} if isinstance(value, bytes) else value
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python unwrap_recovery.py --identity recovery.txt --database demo.sqlite3 [--manifest demo.sqlite3.nimbus-enc]
 
-No key of the running system takes part. Prints the rows as open_tenant.py does. Needs `age` and `age-keygen` on the PATH.
+No key of the running system takes part. Prints the documents as open_tenant.py does. Needs `age` and `age-keygen` on the PATH.
 Exit codes: 0 done, 1 refused (the reason is on stderr).
 """
 
