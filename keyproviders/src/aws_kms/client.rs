@@ -6,8 +6,8 @@ use std::time::Duration;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_kms::Client;
-use aws_sdk_kms::config::ProvideCredentials;
 use aws_smithy_http_client::tls;
 
 use super::error::{KmsError, no_credentials};
@@ -58,7 +58,10 @@ impl fmt::Debug for KmsConfig {
 }
 
 /// The client, and the name of where it goes.
-pub(super) async fn connect(config: &KmsConfig) -> Result<(Client, String), KmsError> {
+pub(super) async fn connect(
+    config: &KmsConfig,
+    credentials: Option<SharedCredentialsProvider>,
+) -> Result<(Client, String), KmsError> {
     let arn_region = region_of_arn(&config.key_id);
     if let (Some(region), Some(arn_region)) = (&config.region, arn_region)
         && region != arn_region
@@ -90,6 +93,9 @@ pub(super) async fn connect(config: &KmsConfig) -> Result<(Client, String), KmsE
         );
     if let Some(region) = config.region.as_deref().or(arn_region) {
         loader = loader.region(Region::new(region.to_owned()));
+    }
+    if let Some(credentials) = credentials {
+        loader = loader.credentials_provider(credentials);
     }
     let sdk = loader.load().await;
     let region = sdk.region().ok_or(KmsError::NoRegion)?.to_string();

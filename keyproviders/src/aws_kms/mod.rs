@@ -41,6 +41,8 @@ use crate::provider::{KeyProvider, Unwrapped, Wrapped};
 
 pub use self::client::KmsConfig;
 pub use self::error::KmsError;
+pub use aws_credential_types::Credentials;
+pub use aws_credential_types::provider::SharedCredentialsProvider;
 
 /// A symmetric key in AWS KMS.
 pub struct AwsKms {
@@ -59,7 +61,18 @@ impl AwsKms {
     /// # Errors
     /// No region, no credentials, or a region that is not the one in the key's ARN.
     pub async fn connect(config: KmsConfig) -> Result<Self, KmsError> {
-        let (client, endpoint) = client::connect(&config).await?;
+        Self::connect_as(config, None).await
+    }
+
+    /// As [`connect`](Self::connect), with `credentials` instead of the chain's if there are any.
+    ///
+    /// # Errors
+    /// As `connect`.
+    pub async fn connect_as(
+        config: KmsConfig,
+        credentials: Option<SharedCredentialsProvider>,
+    ) -> Result<Self, KmsError> {
+        let (client, endpoint) = client::connect(&config, credentials).await?;
         let permits = Semaphore::new(config.max_concurrency);
         let arn = OnceCell::new();
         if client::region_of_key_arn(&config.key_id).is_some() {
@@ -85,10 +98,13 @@ impl AwsKms {
             .get_or_try_init(|| async {
                 let key = self.describe(&self.config.key_id).await?;
                 let arn = key.arn().unwrap_or_default();
-                KeyId::new(arn).map_err(|_| {
-                    self.call("DescribeKey", arn, "")
-                        .unexpected("the key has no ARN")
-                })
+                match KeyId::new(arn) {
+                    Ok(id) if id.fits(ProviderKind::AwsKms) => Ok(id),
+                    _ => {
+                        let call = self.call("DescribeKey", &self.config.key_id, "");
+                        Err(call.unexpected(format!("a key without an ARN: {arn:?}")))
+                    }
+                }
             })
             .await
     }
@@ -101,8 +117,13 @@ impl AwsKms {
         let Some(metadata) = reply.key_metadata else {
             return Err(call.unexpected("no key metadata"));
         };
-        let symmetric = metadata.key_spec() == Some(&KeySpec::SymmetricDefault)
-            && metadata.key_usage() == Some(&KeyUsageType::EncryptDecrypt);
+        // What is not said is not held against the key: emulators leave the usage out.
+        let symmetric = metadata
+            .key_spec()
+            .is_none_or(|spec| *spec == KeySpec::SymmetricDefault)
+            && metadata
+                .key_usage()
+                .is_none_or(|usage| *usage == KeyUsageType::EncryptDecrypt);
         if symmetric {
             return Ok(metadata);
         }
