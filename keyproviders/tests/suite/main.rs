@@ -1,6 +1,8 @@
 //! Tests of the key providers from outside. One binary, since linking the AWS SDK takes longer
 //! than the tests do.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod aws_kms;
 mod common;
 mod conformance;
