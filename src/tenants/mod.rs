@@ -1,3 +1,69 @@
-//! (room under construction)
+//! Tenants and their stores: the traits that every tenant provider fulfils, and the providers, one folder each.
+//!
+//! A [`TenantProvider`] knows which tenants there are, and opens one into a [`TenantStore`]. Both are used behind
+//! `Arc<dyn …>`; nothing in them names a backend.
 
+mod error;
 pub mod sqlite;
+
+use std::{fmt::Debug, sync::Arc};
+
+use async_trait::async_trait;
+use nimbus_manifests::TenantId;
+
+pub use error::{Limit, StoreError};
+
+use crate::documents::{Document, DocumentId, Mutation, MutationOutcome, TableName};
+
+/// The most documents that [`TenantStore::list`] returns.
+pub const MAX_LIST: usize = 1000;
+
+/// The most bytes of documents that [`TenantStore::list`] returns (64 MiB).
+pub const MAX_LIST_BYTES: usize = 64 << 20;
+
+/// The most tables a tenant may have.
+pub const MAX_TABLES: usize = 1000;
+
+/// Where tenants are kept.
+#[async_trait]
+pub trait TenantProvider: Debug + Send + Sync {
+    /// Creates a tenant, durably.
+    async fn create_tenant(&self, tenant: &TenantId) -> Result<(), StoreError>;
+
+    /// Deletes a tenant with all that belongs to it. Requests under way on it end with
+    /// [`StoreError::TenantNotFound`]. Once this has begun nothing brings the tenant back: a crash in the middle is
+    /// finished by the next start.
+    async fn delete_tenant(&self, tenant: &TenantId) -> Result<(), StoreError>;
+
+    /// All tenants, sorted. One that is being created or deleted is not among them.
+    async fn list_tenants(&self) -> Result<Vec<TenantId>, StoreError>;
+
+    /// The store of one tenant, opened when it is not open yet. It stays open while the answer is held, so hold it
+    /// for one request.
+    async fn open(&self, tenant: &TenantId) -> Result<Arc<dyn TenantStore>, StoreError>;
+
+    /// Whether the place where tenants are kept can be reached.
+    async fn check(&self) -> Result<(), StoreError>;
+
+    /// Closes every tenant, each once its queue is written and its readers are done, and opens none any more.
+    async fn close(&self) -> Result<(), StoreError>;
+}
+
+/// One open tenant.
+#[async_trait]
+pub trait TenantStore: Debug + Send + Sync {
+    /// Applies one mutation. An answer of `Ok` is durable.
+    ///
+    /// A caller that goes away does not withdraw its mutation.
+    async fn apply(&self, mutation: Mutation) -> Result<MutationOutcome, StoreError>;
+
+    /// One document.
+    async fn get(&self, table: &TableName, id: DocumentId) -> Result<Document, StoreError>;
+
+    /// The documents of a table in the order of their insertion, at most `limit` and at most [`MAX_LIST`]. A table
+    /// that does not exist has none.
+    async fn list(&self, table: &TableName, limit: usize) -> Result<Vec<Document>, StoreError>;
+
+    /// Closes this tenant ahead of time. The provider opens it again on demand.
+    async fn close(&self) -> Result<(), StoreError>;
+}

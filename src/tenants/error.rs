@@ -1,0 +1,183 @@
+//! How an operation on a tenant ends when it does not succeed.
+
+use std::{error::Error as StdError, io, path::PathBuf, sync::Arc};
+
+use nimbus_manifests::TenantId;
+use thiserror::Error;
+
+use super::{MAX_LIST_BYTES, MAX_TABLES};
+use crate::{
+    documents::{DocumentId, InputError, TableName},
+    envelope::EnvelopeError,
+    sqlcipher::OpenError,
+};
+
+/// An operation on tenants or on one tenant's documents that did not succeed.
+///
+/// It can be cloned, because one failed commit or one failed opening answers every caller that waited for it.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// There is no such tenant, or it is being deleted.
+    #[error("there is no tenant {tenant}: create it with POST /api/tenants")]
+    TenantNotFound {
+        /// The tenant asked for.
+        tenant: TenantId,
+    },
+    /// A tenant of this name exists.
+    #[error("tenant {tenant} exists already: use it, or choose another id")]
+    TenantExists {
+        /// The tenant to be created.
+        tenant: TenantId,
+    },
+    /// There is no such document.
+    #[error("there is no document {id} in table {table}")]
+    DocumentNotFound {
+        /// The table looked in.
+        table: TableName,
+        /// The document asked for.
+        id: DocumentId,
+    },
+    /// A document with the id that the client chose exists.
+    #[error(
+        "document {id} exists already in table {table}: update it, or leave the id out to have one drawn"
+    )]
+    DocumentExists {
+        /// The table.
+        table: TableName,
+        /// The id that is taken.
+        id: DocumentId,
+    },
+    /// The change would make a document that is no valid one, such as a patch that makes it too large.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The tenant has as many tables as it may have.
+    #[error(
+        "table {table} cannot be created: a tenant has at most {MAX_TABLES} tables; use one of them"
+    )]
+    TooManyTables {
+        /// The table that would have been one too many.
+        table: TableName,
+    },
+    /// The documents asked for are too large to be returned at once.
+    #[error(
+        "the documents asked for from table {table} exceed {MAX_LIST_BYTES} bytes: ask for fewer, or page through them"
+    )]
+    ListTooLarge {
+        /// The table.
+        table: TableName,
+    },
+    /// More work is waiting than is let in. Nothing was done; trying again later is right.
+    #[error("{what} is at its limit: try again in a moment")]
+    Busy {
+        /// What is at its limit.
+        what: Limit,
+        /// The tenant asked for.
+        tenant: TenantId,
+    },
+    /// The server is closing down, or the tenant was closed under this request; whether a mutation that was waiting
+    /// was applied is not known.
+    #[error("tenant {tenant} was closed while the request was under way: try again")]
+    Closed {
+        /// The tenant.
+        tenant: TenantId,
+    },
+    /// The tenant's file could not be opened; the source says why and what to do.
+    #[error("tenant {tenant} cannot be opened: {source}")]
+    Open {
+        /// The tenant.
+        tenant: TenantId,
+        /// What the opener found.
+        source: Arc<OpenError>,
+    },
+    /// The tenant's file was written by a newer version.
+    #[error(
+        "tenant {tenant} was written by a newer Nimbus (layout {found}, this one knows {known}): start that version again"
+    )]
+    LayoutTooNew {
+        /// The tenant.
+        tenant: TenantId,
+        /// The layout in the file.
+        found: i64,
+        /// The newest layout this version knows.
+        known: i64,
+    },
+    /// The file is a database, but not one of Nimbus.
+    #[error("{path} holds tables that Nimbus did not make: move it out of the data directory", path = path.display())]
+    ForeignFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The tenant's file is damaged.
+    #[error(
+        "the file of tenant {tenant} is damaged: {source}; restore it from a backup ('nimbus encryption inspect' shows what is there)"
+    )]
+    Corrupt {
+        /// The tenant.
+        tenant: TenantId,
+        /// What the engine found.
+        source: Arc<dyn StdError + Send + Sync>,
+    },
+    /// The disk is full. Nothing was changed.
+    #[error(
+        "there is no space left for tenant {tenant}: free some on the data directory's disk; nothing was changed"
+    )]
+    StorageFull {
+        /// The tenant.
+        tenant: TenantId,
+    },
+    /// The storage engine failed in another way. A mutation was not applied.
+    #[error("the storage engine failed for tenant {tenant}: {source}")]
+    Engine {
+        /// The tenant.
+        tenant: TenantId,
+        /// What the engine reported.
+        source: Arc<dyn StdError + Send + Sync>,
+    },
+    /// A file or directory could not be read or changed.
+    #[error("cannot {action} {path}: {source}", path = path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system answered.
+        source: Arc<io::Error>,
+    },
+    /// A tenant's key could not be dealt with.
+    #[error("the key of tenant {tenant} cannot be removed: {source}")]
+    Envelope {
+        /// The tenant.
+        tenant: TenantId,
+        /// What the envelope reported.
+        source: Arc<EnvelopeError>,
+    },
+    /// The control file could not be read or written.
+    #[error("the control file failed: {source}")]
+    Control {
+        /// What it reported.
+        source: Arc<dyn StdError + Send + Sync>,
+    },
+}
+
+/// A limit that more work ran into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Limit {
+    /// The queue of one tenant's writer.
+    WriteQueue,
+    /// The number of open tenants, all of which are in use.
+    OpenTenants,
+    /// The database file is locked by another process.
+    FileLock,
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::WriteQueue => "the tenant's write queue",
+            Self::OpenTenants => "the number of open tenants",
+            Self::FileLock => "the tenant's file, which another process holds locked,",
+        })
+    }
+}
