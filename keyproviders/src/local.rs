@@ -218,3 +218,77 @@ const TAG_BYTES: usize = 16;
 const BLOB_BYTES: usize = SALT_BYTES + KEY_BYTES + TAG_BYTES;
 const MAX_NONCE_BYTES: usize = 24;
 const KEY_ID_BYTES: usize = 8;
+
+/// Wraps made with Python's `cryptography` (tests/interop), from fixed key, DEK and salt.
+#[cfg(test)]
+mod tests {
+    use nimbus_manifests::{Cipher, DekId, FileId, Subject, Timestamp};
+
+    use super::*;
+
+    const KEY_ID: &str = "0009af89f194fd11";
+    const SALT_HEX: &str = "404142434445464748494a4b4c4d4e4f505152535455565758595a5b5c5d5e5f";
+    const VECTORS: [(LocalAlgorithm, &str); 2] = [
+        (
+            LocalAlgorithm::Aes256Gcm,
+            "e94ce6433feee5a7784f123ba7d61dcc38b0e727b67f6a4642e30d9501137706ed1c2b5fe812294057c77bac61c7a8ed",
+        ),
+        (
+            LocalAlgorithm::XChaCha20Poly1305,
+            "07e8fc9fc3b11748784215731958a5e22a072ea1f7e0009a28538b451903ff83fb2dc949f6a7a1a90aceeea5f841d1e7",
+        ),
+    ];
+
+    /// Counts up from `0`: the salt of the vectors.
+    #[derive(Debug)]
+    struct From(u8);
+
+    impl SecureRandom for From {
+        fn fill(&self, bytes: &mut [u8]) -> Result<(), RandomError> {
+            for (byte, value) in bytes.iter_mut().zip(self.0..) {
+                *byte = value;
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn wraps_and_unwraps_the_known_vectors() {
+        let key = LocalKey::generate(&From(0)).unwrap();
+        assert_eq!(key.id().as_str(), KEY_ID);
+        let dek = Dek::generate(&From(0x80)).unwrap();
+        let subject: Subject = "db:sqlite:tenant:demo:demo.sqlite3".parse().unwrap();
+        let file_id: FileId = "0198f2c4-7d0e-7a51-9a3e-0f6f7f1f2a10".parse().unwrap();
+        let dek_id: DekId = "4f1c0a9be2d35577".parse().unwrap();
+        let context = WrapContext {
+            subject: &subject,
+            file_id,
+            cipher: Cipher::Sqlcipher4,
+            dek_id,
+        };
+        for (algorithm, sealed) in VECTORS {
+            let expected = SALT_HEX.to_owned() + sealed;
+            let kind = ProviderKind::MasterKeyFile;
+            let wrapped = key
+                .wrap(kind, algorithm, &From(0x40), &dek, &context)
+                .unwrap();
+            assert_eq!(
+                data_encoding::HEXLOWER.encode(&wrapped.blob),
+                expected,
+                "{algorithm:?}"
+            );
+            let wrap = wrapped.at(Timestamp::from_unix(0).unwrap());
+            let Unwrapped::Key(opened) = key.unwrap(kind, &wrap, &context).unwrap() else {
+                panic!("not known as its own")
+            };
+            assert_eq!(
+                *opened.bytes(),
+                core::array::from_fn(|index| 0x80 + index as u8)
+            );
+        }
+        assert_eq!(
+            data_encoding::HEXLOWER.encode(dek.cipher_key(&file_id).expose()),
+            "f06d11199952a51c28229f0cf4cb808efe9cd3910e64d9c8350baa5f62938b9c"
+        );
+    }
+}

@@ -15,7 +15,8 @@
 //! and DEK the key is for. Opening a file in service never needs it.
 //!
 //! The `age` crate wraps the file key. The payload, one chunk of 64 bytes, is sealed here, because
-//! the crate's stream writer frees its plaintext buffer unwiped.
+//! the crate's stream writer frees its plaintext buffer unwiped. What it leaves on the stack while it
+//! wraps the file key (the X25519 shared secret's derivative) is beyond reach here.
 
 use std::fmt;
 use std::str::FromStr;

@@ -8,6 +8,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_kms::Client;
+use aws_sdk_kms::config::retry::RetryPartition;
 use aws_smithy_http_client::tls;
 
 use super::error::{KmsError, no_credentials};
@@ -120,7 +121,10 @@ pub(super) async fn connect(
         Some(endpoint) => endpoint.to_owned(),
         None => format!("kms.{region}"),
     };
-    Ok((Client::from_conf(builder.build()), endpoint))
+    // What throttling teaches about one endpoint holds for every key there, and for no other.
+    let partition = RetryPartition::new(format!("nimbus {region} {endpoint}"));
+    let client = Client::from_conf(builder.retry_partition(partition).build());
+    Ok((client, endpoint))
 }
 
 /// The region in the ARN of a key (`arn:aws:kms:<region>:<account>:key/<id>`), if it is one.
