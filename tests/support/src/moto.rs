@@ -119,7 +119,7 @@ impl Server {
         // The shell waits on its standard input, which closes when this process ends in whatever
         // way, and takes moto with it: a test that is killed leaves no server behind.
         let script = r#""$1" -H 127.0.0.1 -p 0 >"$2" 2>&1 & moto=$!
-            trap 'kill "$moto"' TERM; read -r _; kill "$moto""#;
+            trap 'kill "$moto"' TERM; read -r _; kill "$moto"; wait "$moto""#;
         let shell = Command::new("sh")
             .args(["-c", script, "moto"])
             .arg(&program)
