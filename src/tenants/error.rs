@@ -68,7 +68,7 @@ pub enum StoreError {
         table: TableName,
     },
     /// More work is waiting than is let in. Nothing was done; trying again later is right.
-    #[error("{what} is at its limit: try again in a moment")]
+    #[error("{what}: try again in a moment")]
     Busy {
         /// What is at its limit.
         what: Limit,
@@ -175,9 +175,9 @@ pub enum Limit {
 impl std::fmt::Display for Limit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::WriteQueue => "the tenant's write queue",
-            Self::OpenTenants => "the number of open tenants",
-            Self::FileLock => "the tenant's file, which another process holds locked,",
+            Self::WriteQueue => "the tenant's write queue is full",
+            Self::OpenTenants => "all tenants that may be open at once are in use",
+            Self::FileLock => "another process holds the tenant's file locked",
         })
     }
 }

@@ -4,6 +4,7 @@
 //! `Arc<dyn …>`; nothing in them names a backend.
 
 mod error;
+mod registry;
 pub mod sqlite;
 
 use std::{fmt::Debug, sync::Arc};
@@ -66,4 +67,17 @@ pub trait TenantStore: Debug + Send + Sync {
 
     /// Closes this tenant ahead of time. The provider opens it again on demand.
     async fn close(&self) -> Result<(), StoreError>;
+}
+
+/// Where a deletion is recorded before it is carried out, so that a crash in the middle does not undo it: the control
+/// file. Its calls block, and are durable when they return; all fail with [`StoreError::Control`].
+pub trait DeletionLog: Debug + Send + Sync {
+    /// Records that `tenant` is being deleted.
+    fn begin_delete(&self, tenant: &TenantId) -> Result<(), StoreError>;
+
+    /// Removes that record and what else is kept about the tenant, the mirror of its manifest included, at once.
+    fn finish_delete(&self, tenant: &TenantId) -> Result<(), StoreError>;
+
+    /// Deletions that were begun and not finished.
+    fn pending_deletes(&self) -> Result<Vec<TenantId>, StoreError>;
 }

@@ -1,1 +1,383 @@
-//! (room under construction)
+//! Tenants as SQLite files, encrypted or plain: one file a tenant, `<data-dir>/<tenant>.sqlite3`.
+//!
+//! Deleting a tenant is a sequence that a crash can cut short; what the next start does with each state:
+//!
+//! | step | crash point after it | next start |
+//! | --- | --- | --- |
+//! | 1. tombstone in the control file | `tenants::delete::condemned` | carries the deletion out; the tenant is not listed |
+//! | 2. tenant closed | `tenants::delete::closed` | the same |
+//! | 3. manifest removed: the data is unreadable now | `tenants::delete::key-removed` | the same |
+//! | 4. database, `-wal`, `-shm` removed | `tenants::delete::files-removed` | the same |
+//! | 5. tombstone and the manifest's mirror removed, one commit | `tenants::delete::finished` | nothing is left |
+//!
+//! The key goes first, so that a tenant created later under the same name can never come into the old one's key or
+//! data. A creation that was cut short leaves a manifest that says `new`, which is no tenant; creating it again goes on
+//! from there. After the manifest says `ready` the tenant exists; its tables are made when it is first opened
+//! (`tenants::create::opened` lies after both).
+
+mod apply;
+mod catalog;
+mod checkpoint;
+mod readers;
+mod schema;
+mod store;
+mod writer;
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    error::Error as StdError,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use nimbus_manifests::{Subject, TenantId};
+use rusqlite::ErrorCode;
+use tokio::sync::Notify;
+
+use super::{
+    DeletionLog, StoreError, TenantProvider, TenantStore, error::Limit, registry::Registry,
+};
+use crate::{
+    envelope::{Envelope, Intent, Trouble, blocking},
+    failpoints::crash_point,
+    sqlcipher::OpenError,
+};
+use store::{OpenTenant, SqliteTenant};
+
+/// How many tenants are kept open, and what each may use.
+#[derive(Debug, Clone)]
+pub struct SqliteOptions {
+    /// Tenants open at once. A further one makes the least recently used one close.
+    pub max_open_tenants: usize,
+    /// Read connections of each tenant, opened as they are needed.
+    pub readers_per_tenant: u32,
+    /// How long a request waits while all open tenants are in use, before it is refused.
+    pub open_patience: Duration,
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self {
+            max_open_tenants: 256,
+            readers_per_tenant: 4,
+            open_patience: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Tenants in a directory of SQLite files. Cloning is cheap; all clones are the same tenants.
+#[derive(Debug, Clone)]
+pub struct SqliteTenants(Arc<Shared>);
+
+/// What the provider and its open tenants share.
+#[derive(Debug)]
+struct Shared {
+    envelope: Envelope,
+    deletions: Arc<dyn DeletionLog>,
+    dir: PathBuf,
+    readers: u32,
+    registry: Arc<Registry<OpenTenant>>,
+    known: Mutex<Known>,
+    /// Some tenant's creation or deletion has ended.
+    settled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    tenants: BTreeSet<TenantId>,
+    /// Tenants whose deletion could not be carried to its end yet.
+    condemned: HashSet<TenantId>,
+    /// Tenants being created or deleted right now.
+    changing: HashSet<TenantId>,
+}
+
+impl SqliteTenants {
+    /// The tenants in `dir`, which exists. Carries deletions to their end that a crash cut short; opens no tenant and
+    /// asks no key provider.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`] when the directory cannot be read, [`StoreError::Control`] when the control file fails. A
+    /// single tenant's trouble is not among them.
+    pub async fn open(
+        envelope: Envelope,
+        deletions: Arc<dyn DeletionLog>,
+        dir: PathBuf,
+        options: SqliteOptions,
+    ) -> Result<Self, StoreError> {
+        let registry = Registry::new(options.max_open_tenants, options.open_patience);
+        let mut shared = Shared {
+            envelope,
+            deletions,
+            dir,
+            readers: options.readers_per_tenant,
+            registry,
+            known: Mutex::default(),
+            settled: Notify::new(),
+        };
+        let shared = blocking(move || {
+            let mut known = Known::default();
+            for tenant in shared.deletions.pending_deletes()? {
+                match shared.carry_out(&tenant) {
+                    Ok(()) => tracing::info!(%tenant, "finished the deletion of a tenant"),
+                    Err(error @ StoreError::Control { .. }) => return Err(error),
+                    Err(error) => {
+                        tracing::error!(%tenant, %error, "a tenant's deletion could not be finished; the next start tries again");
+                        let _new = known.condemned.insert(tenant);
+                    }
+                }
+            }
+            known.tenants = catalog::scan(&shared.dir)?;
+            known.tenants.retain(|tenant| !known.condemned.contains(tenant));
+            shared.known = Mutex::new(known);
+            Ok(shared)
+        })
+        .await?;
+        Ok(Self(Arc::new(shared)))
+    }
+}
+
+#[async_trait]
+impl TenantProvider for SqliteTenants {
+    async fn create_tenant(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        self.0.in_task(tenant, Shared::create).await
+    }
+
+    async fn delete_tenant(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        self.0.in_task(tenant, Shared::delete).await
+    }
+
+    async fn list_tenants(&self) -> Result<Vec<TenantId>, StoreError> {
+        Ok(self.0.known().tenants.iter().cloned().collect())
+    }
+
+    async fn open(&self, tenant: &TenantId) -> Result<Arc<dyn TenantStore>, StoreError> {
+        if !self.0.exists(tenant) {
+            return Err(StoreError::TenantNotFound {
+                tenant: tenant.clone(),
+            });
+        }
+        let lease = self
+            .0
+            .registry
+            .lease(tenant, self.0.opener(tenant, Intent::Open))
+            .await?;
+        Ok(Arc::new(SqliteTenant {
+            tenant: tenant.clone(),
+            lease,
+            shared: Arc::clone(&self.0),
+        }))
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        let path = self.0.dir.clone();
+        let found = tokio::fs::read_dir(&path).await;
+        found.map(drop).map_err(|source| StoreError::Io {
+            action: "read",
+            path,
+            source: Arc::new(source),
+        })
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.0.registry.shut_down().await
+    }
+}
+
+impl Shared {
+    /// Runs a change of the set of tenants to its end, also when the client goes away, one at a time for each tenant.
+    async fn in_task<F>(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        change: impl FnOnce(Arc<Self>, TenantId) -> F + Send + 'static,
+    ) -> Result<(), StoreError>
+    where
+        F: Future<Output = Result<(), StoreError>> + Send + 'static,
+    {
+        let (shared, changing) = (Arc::clone(self), tenant.clone());
+        let task = tokio::spawn(async move {
+            let turn = Turn::take(&shared, &changing).await;
+            let result = change(Arc::clone(&shared), changing.clone()).await;
+            drop(turn);
+            result
+        });
+        task.await.unwrap_or_else(|_panic| {
+            Err(StoreError::Closed {
+                tenant: tenant.clone(),
+            })
+        })
+    }
+
+    async fn create(self: Arc<Self>, tenant: TenantId) -> Result<(), StoreError> {
+        let (exists, condemned) = {
+            let known = self.known();
+            (
+                known.tenants.contains(&tenant),
+                known.condemned.contains(&tenant),
+            )
+        };
+        if exists {
+            return Err(StoreError::TenantExists { tenant });
+        }
+        if condemned {
+            self.finish(&tenant).await?;
+        }
+        loop {
+            let opener = self.opener(&tenant, Intent::Create);
+            match self.registry.lease(&tenant, opener).await {
+                Ok(_lease) => break,
+                // Not this opening's answer, but one's that began before the tenant was deleted and was met under way.
+                Err(StoreError::TenantNotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        crash_point!("tenants::create::opened");
+        let _new = self.known().tenants.insert(tenant);
+        Ok(())
+    }
+
+    async fn delete(self: Arc<Self>, tenant: TenantId) -> Result<(), StoreError> {
+        if !self.exists(&tenant) {
+            if self.known().condemned.contains(&tenant) {
+                return self.finish(&tenant).await;
+            }
+            return Err(StoreError::TenantNotFound { tenant });
+        }
+        // From here on nobody opens it; should the tombstone not come to be, it is let go again unharmed.
+        let barred = self.registry.bar(&tenant);
+        let (shared, condemned) = (Arc::clone(&self), tenant.clone());
+        blocking(move || shared.deletions.begin_delete(&condemned)).await?;
+        crash_point!("tenants::delete::condemned");
+        {
+            let mut known = self.known();
+            let _was_there = known.tenants.remove(&tenant);
+            let _new = known.condemned.insert(tenant.clone());
+        }
+        if let Err(error) = self.registry.close(&tenant).await {
+            tracing::debug!(%tenant, %error, "a tenant that is being deleted was not closed cleanly");
+        }
+        crash_point!("tenants::delete::closed");
+        let result = self.finish(&tenant).await;
+        drop(barred);
+        result
+    }
+
+    /// Carries a deletion to its end whose tombstone is written.
+    async fn finish(self: &Arc<Self>, tenant: &TenantId) -> Result<(), StoreError> {
+        let (shared, condemned) = (Arc::clone(self), tenant.clone());
+        blocking(move || shared.carry_out(&condemned)).await?;
+        let _was_there = self.known().condemned.remove(tenant);
+        Ok(())
+    }
+
+    /// Steps 3 to 5 of a deletion. Each can be done again. Blocks.
+    fn carry_out(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        let path = self.path(tenant);
+        self.envelope
+            .forget(&path)
+            .map_err(|source| StoreError::Envelope {
+                tenant: tenant.clone(),
+                source: Arc::new(source),
+            })?;
+        crash_point!("tenants::delete::key-removed");
+        catalog::remove_files(&path)?;
+        crash_point!("tenants::delete::files-removed");
+        self.deletions.finish_delete(tenant)?;
+        crash_point!("tenants::delete::finished");
+        Ok(())
+    }
+
+    /// Opens a tenant's file when it is polled.
+    fn opener(
+        &self,
+        tenant: &TenantId,
+        intent: Intent,
+    ) -> impl Future<Output = Result<OpenTenant, StoreError>> + Send + use<> {
+        let subject = Subject::sqlite_tenant(tenant, &catalog::file_name(tenant))
+            .expect("a tenant id with our extension is a file name");
+        let (envelope, path, tenant) = (self.envelope.clone(), self.path(tenant), tenant.clone());
+        let readers = self.readers;
+        OpenTenant::open(envelope, path, subject, tenant, intent, readers)
+    }
+
+    fn exists(&self, tenant: &TenantId) -> bool {
+        self.known().tenants.contains(tenant)
+    }
+
+    fn path(&self, tenant: &TenantId) -> PathBuf {
+        self.dir.join(Path::new(&catalog::file_name(tenant)))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Every change under the lock is complete in itself: a panic leaves no half of it.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right to create or delete one tenant; there is one at a time.
+struct Turn<'a> {
+    shared: &'a Shared,
+    tenant: &'a TenantId,
+}
+
+impl<'a> Turn<'a> {
+    async fn take(shared: &'a Shared, tenant: &'a TenantId) -> Self {
+        loop {
+            tokio::pin! { let settled = shared.settled.notified(); }
+            let _registered = settled.as_mut().enable();
+            if shared.known().changing.insert(tenant.clone()) {
+                return Self { shared, tenant };
+            }
+            settled.await;
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let _was_there = self.shared.known().changing.remove(self.tenant);
+        self.shared.settled.notify_waiters();
+    }
+}
+
+/// What an opening that failed means to who asked for the tenant.
+fn opening(tenant: &TenantId, error: OpenError) -> StoreError {
+    let tenant = tenant.clone();
+    match error.trouble() {
+        Trouble::NotFound => StoreError::TenantNotFound { tenant },
+        Trouble::AlreadyExists => StoreError::TenantExists { tenant },
+        _ => StoreError::Open {
+            tenant,
+            source: Arc::new(error),
+        },
+    }
+}
+
+/// What a failure of the engine means. Corruption stays corruption and a full disk a full disk.
+fn failure(tenant: &TenantId, error: rusqlite::Error) -> StoreError {
+    let tenant = tenant.clone();
+    let code = error.sqlite_error_code();
+    // A stored value of the wrong kind is damage, too.
+    let malformed = matches!(
+        error,
+        rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::InvalidColumnType(..)
+    );
+    let source: Arc<dyn StdError + Send + Sync> = Arc::new(error);
+    match code {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy {
+            what: Limit::FileLock,
+            tenant,
+        },
+        Some(ErrorCode::DiskFull) => StoreError::StorageFull { tenant },
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            StoreError::Corrupt { tenant, source }
+        }
+        None if malformed => StoreError::Corrupt { tenant, source },
+        _ => StoreError::Engine { tenant, source },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,258 @@
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use tokio::time::sleep;
+
+use super::*;
+
+/// Counts what is open, and notices a second opening of the same tenant.
+#[derive(Debug, Default)]
+struct World {
+    open: Mutex<BTreeMap<TenantId, usize>>,
+    most: AtomicUsize,
+    openings: AtomicUsize,
+    failing: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Thing {
+    tenant: TenantId,
+    world: Arc<World>,
+    broken: AtomicBool,
+    closed: AtomicBool,
+}
+
+#[async_trait]
+impl Resource for Thing {
+    async fn close(&self) -> Result<(), StoreError> {
+        sleep(Duration::from_millis(1)).await;
+        self.closed.store(true, Ordering::SeqCst);
+        let _count = self
+            .world
+            .open
+            .lock()
+            .unwrap()
+            .remove(&self.tenant)
+            .unwrap();
+        Ok(())
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::SeqCst)
+    }
+}
+
+impl World {
+    fn open(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+    ) -> impl Future<Output = Result<Thing, StoreError>> + use<> {
+        let (world, tenant) = (Arc::clone(self), tenant.clone());
+        async move {
+            let _before = world.openings.fetch_add(1, Ordering::SeqCst);
+            sleep(Duration::from_millis(1)).await;
+            if world.failing.load(Ordering::SeqCst) {
+                return Err(StoreError::StorageFull { tenant });
+            }
+            let mut open = world.open.lock().unwrap();
+            assert_eq!(
+                open.insert(tenant.clone(), 1),
+                None,
+                "{tenant} was opened twice"
+            );
+            let _before = world.most.fetch_max(open.len(), Ordering::SeqCst);
+            drop(open);
+            Ok(Thing {
+                tenant,
+                world,
+                broken: AtomicBool::new(false),
+                closed: AtomicBool::new(false),
+            })
+        }
+    }
+}
+
+fn tenant(number: usize) -> TenantId {
+    format!("t{number}").parse().unwrap()
+}
+
+fn setting(max_open: usize, patience_ms: u64) -> (Arc<Registry<Thing>>, Arc<World>) {
+    (
+        Registry::new(max_open, Duration::from_millis(patience_ms)),
+        Arc::new(World::default()),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_tenants_share_few_places_and_none_is_closed_in_use() {
+    let (registry, world) = setting(3, 30_000);
+    let tasks: Vec<_> = (0..16)
+        .map(|worker| {
+            let (registry, world) = (Arc::clone(&registry), Arc::clone(&world));
+            tokio::spawn(async move {
+                for step in 0..100 {
+                    let tenant = tenant((worker * 7 + step * 13) % 50);
+                    let lease = registry.lease(&tenant, world.open(&tenant)).await.unwrap();
+                    assert_eq!(lease.tenant, tenant);
+                    tokio::task::yield_now().await;
+                    assert!(!lease.closed.load(Ordering::SeqCst), "closed under a lease");
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert!(world.most.load(Ordering::SeqCst) <= 3);
+    registry.shut_down().await.unwrap();
+    assert!(world.open.lock().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_who_ask_at_once_share_one_opening() {
+    let (registry, world) = setting(2, 1000);
+    let tasks: Vec<_> = (0..32)
+        .map(|_| {
+            let (registry, world) = (Arc::clone(&registry), Arc::clone(&world));
+            tokio::spawn(async move {
+                registry
+                    .lease(&tenant(1), world.open(&tenant(1)))
+                    .await
+                    .map(drop)
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(world.openings.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_failed_opening_is_reported_and_tried_again() {
+    let (registry, world) = setting(1, 1000);
+    world.failing.store(true, Ordering::SeqCst);
+    let one = tenant(1);
+    let (first, second) = tokio::join!(
+        registry.lease(&one, world.open(&one)),
+        registry.lease(&one, world.open(&one))
+    );
+    assert!(matches!(first, Err(StoreError::StorageFull { .. })));
+    assert!(matches!(second, Err(StoreError::StorageFull { .. })));
+    assert_eq!(world.openings.load(Ordering::SeqCst), 1);
+    assert_eq!(registry.occupied(), 0);
+    world.failing.store(false, Ordering::SeqCst);
+    drop(
+        registry
+            .lease(&tenant(2), world.open(&tenant(2)))
+            .await
+            .unwrap(),
+    );
+}
+
+#[tokio::test]
+async fn an_opening_that_panics_gives_its_place_back() {
+    let (registry, world) = setting(1, 1000);
+    let lease = registry
+        .lease(&tenant(1), async { panic!("on purpose") })
+        .await;
+    assert!(matches!(lease, Err(StoreError::Closed { .. })));
+    drop(
+        registry
+            .lease(&tenant(2), world.open(&tenant(2)))
+            .await
+            .unwrap(),
+    );
+}
+
+#[tokio::test]
+async fn the_least_recently_used_goes_first() {
+    let (registry, world) = setting(2, 1000);
+    for number in [1, 2, 1, 3] {
+        drop(
+            registry
+                .lease(&tenant(number), world.open(&tenant(number)))
+                .await
+                .unwrap(),
+        );
+    }
+    let open: Vec<_> = world.open.lock().unwrap().keys().cloned().collect();
+    assert_eq!(open, [tenant(1), tenant(3)]);
+}
+
+#[tokio::test]
+async fn refuses_when_all_are_in_use_and_serves_once_one_is_free() {
+    let (registry, world) = setting(1, 50);
+    let held = registry
+        .lease(&tenant(1), world.open(&tenant(1)))
+        .await
+        .unwrap();
+    let refused = registry.lease(&tenant(2), world.open(&tenant(2))).await;
+    assert!(matches!(
+        refused,
+        Err(StoreError::Busy {
+            what: Limit::OpenTenants,
+            ..
+        })
+    ));
+    let other = tenant(2);
+    let (second, ()) = tokio::join!(registry.lease(&other, world.open(&other)), async {
+        sleep(Duration::from_millis(10)).await;
+        drop(held);
+    });
+    assert_eq!(second.unwrap().tenant, tenant(2));
+}
+
+#[tokio::test]
+async fn a_broken_tenant_is_opened_afresh() {
+    let (registry, world) = setting(2, 1000);
+    let lease = registry
+        .lease(&tenant(1), world.open(&tenant(1)))
+        .await
+        .unwrap();
+    lease.broken.store(true, Ordering::SeqCst);
+    let again = registry
+        .lease(&tenant(1), world.open(&tenant(1)))
+        .await
+        .unwrap();
+    assert!(lease.closed.load(Ordering::SeqCst));
+    assert!(!again.is_broken());
+}
+
+#[tokio::test]
+async fn a_barred_tenant_is_not_found() {
+    let (registry, world) = setting(2, 1000);
+    drop(
+        registry
+            .lease(&tenant(1), world.open(&tenant(1)))
+            .await
+            .unwrap(),
+    );
+    let barred = registry.bar(&tenant(1));
+    let refused = registry.lease(&tenant(1), world.open(&tenant(1))).await;
+    assert!(matches!(refused, Err(StoreError::TenantNotFound { .. })));
+    registry.close(&tenant(1)).await.unwrap();
+    assert_eq!(registry.occupied(), 0);
+    drop(barred);
+    drop(
+        registry
+            .lease(&tenant(1), world.open(&tenant(1)))
+            .await
+            .unwrap(),
+    );
+}
+
+#[tokio::test]
+async fn after_the_end_nothing_is_opened() {
+    let (registry, world) = setting(2, 1000);
+    let held = registry
+        .lease(&tenant(1), world.open(&tenant(1)))
+        .await
+        .unwrap();
+    registry.shut_down().await.unwrap();
+    assert!(held.closed.load(Ordering::SeqCst));
+    let refused = registry.lease(&tenant(2), world.open(&tenant(2))).await;
+    assert!(matches!(refused, Err(StoreError::Closed { .. })));
+}

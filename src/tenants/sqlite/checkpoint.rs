@@ -1,0 +1,107 @@
+//! When the WAL's pages go into the database file: the store's decision, and made here alone.
+//!
+//! SQLite would checkpoint inside the commit that crosses its threshold, while a caller waits. Here it happens after
+//! the callers were answered. Whoever has to see every frame of the WAL before it is overwritten has one place to ask.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
+    time::Duration,
+};
+
+use rusqlite::{Connection, MAIN_DB, wal::CheckpointMode};
+
+/// Checkpoints one tenant's file through its writer.
+#[derive(Debug)]
+pub(super) struct Checkpoints {
+    /// Pages in the WAL, as the last commit reported them.
+    pages: Arc<AtomicI32>,
+    /// The number of pages at which to try next.
+    next: i32,
+}
+
+impl Checkpoints {
+    /// Has `writer` report the size of its WAL after each commit. What an earlier process left there is taken over
+    /// into the file first.
+    pub(super) fn install(writer: &mut Connection) -> rusqlite::Result<Self> {
+        let pages = Arc::new(AtomicI32::new(0));
+        let reported = Arc::clone(&pages);
+        writer.wal_hook(Some(move |_wal: &mut rusqlite::hooks::Wal, pages| {
+            reported.store(pages, Ordering::Relaxed);
+            Ok(())
+        }))?;
+        let mut checkpoints = Self {
+            pages,
+            next: PASSIVE_PAGES,
+        };
+        let (left, _done) = writer.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::NOOP)?;
+        if left > 0 {
+            checkpoints.passive(writer)?;
+        }
+        Ok(checkpoints)
+    }
+
+    /// Checkpoints when the WAL has grown enough.
+    pub(super) fn after_commit(&mut self, writer: &Connection) -> rusqlite::Result<()> {
+        let pages = self.pages.load(Ordering::Relaxed);
+        if pages < PASSIVE_PAGES {
+            // It was begun afresh since the last time.
+            self.next = PASSIVE_PAGES;
+            return Ok(());
+        }
+        if pages < self.next {
+            return Ok(());
+        }
+        self.passive(writer)?;
+        if pages >= TRUNCATE_PAGES {
+            // There was always some reader that kept the WAL from being begun afresh.
+            self.truncate(writer)?;
+        }
+        Ok(())
+    }
+
+    /// Empties the WAL file, if no reader stays in the way for long: those that come once all is in the file do not
+    /// need the WAL, so it is those under way that are waited for.
+    pub(super) fn truncate(&mut self, writer: &Connection) -> rusqlite::Result<()> {
+        writer.busy_timeout(TRUNCATE_PATIENCE)?;
+        let result = writer.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::TRUNCATE);
+        writer.busy_timeout(BUSY_TIMEOUT)?;
+        match result {
+            Ok(_) => {
+                self.pages.store(0, Ordering::Relaxed);
+                self.next = PASSIVE_PAGES;
+                Ok(())
+            }
+            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether there may be pages in the WAL.
+    pub(super) fn pending(&self) -> bool {
+        self.pages.load(Ordering::Relaxed) > 0
+    }
+
+    fn passive(&mut self, writer: &Connection) -> rusqlite::Result<()> {
+        let (pages, done) = writer.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::PASSIVE)?;
+        self.pages.store(pages, Ordering::Relaxed);
+        self.next = if done == pages {
+            PASSIVE_PAGES
+        } else {
+            pages + PASSIVE_PAGES
+        };
+        Ok(())
+    }
+}
+
+/// Pages in the WAL from which on it is worth a checkpoint: 4 MiB.
+const PASSIVE_PAGES: i32 = 1000;
+/// Pages in the WAL from which on readers are waited for: 64 MiB.
+const TRUNCATE_PAGES: i32 = 16_000;
+const TRUNCATE_PATIENCE: Duration = Duration::from_millis(100);
+/// What the writer has otherwise.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,0 +1,139 @@
+//! The read connections of one tenant: few, opened when needed, used on blocking threads.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use nimbus_manifests::TenantId;
+use rusqlite::Connection;
+use tokio::sync::Semaphore;
+
+use super::{apply::Reader, opening};
+use crate::{sqlcipher::Database, tenants::StoreError};
+
+/// A tenant's read connections. Each query is one statement and so sees one snapshot.
+#[derive(Debug)]
+pub(super) struct Readers {
+    tenant: TenantId,
+    database: Database,
+    /// As many as may read at once; closed with the tenant.
+    permits: Arc<Semaphore>,
+    count: u32,
+    idle: Mutex<Vec<Reader>>,
+    /// Whether anything was read since [`Readers::shed_unused`] last asked.
+    used: AtomicBool,
+}
+
+impl Readers {
+    /// A pool of at most `count` connections, none of which is open yet.
+    pub(super) fn new(tenant: &TenantId, database: Database, count: u32) -> Arc<Self> {
+        let count = count.max(1);
+        Arc::new(Self {
+            tenant: tenant.clone(),
+            database,
+            permits: Arc::new(Semaphore::new(count as usize)),
+            count,
+            idle: Mutex::new(Vec::new()),
+            used: AtomicBool::new(false),
+        })
+    }
+
+    /// Runs a query on a blocking thread.
+    pub(super) async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        query: impl FnOnce(&mut Reader, &TenantId) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let closed = || StoreError::Closed {
+            tenant: self.tenant.clone(),
+        };
+        let permit = Arc::clone(&self.permits)
+            .acquire_owned()
+            .await
+            .map_err(|_| closed())?;
+        let readers = Arc::clone(self);
+        // Once started it runs to its end even if the client goes away; until then it holds its permit.
+        let reading = tokio::task::spawn_blocking(move || {
+            let result = readers.take().and_then(|mut reader| {
+                let result = query(&mut reader, &readers.tenant);
+                // After a page that did not authenticate a connection is not to be trusted with others.
+                if !matches!(
+                    result,
+                    Err(StoreError::Corrupt { .. } | StoreError::Engine { .. })
+                ) {
+                    readers.idle().push(reader);
+                }
+                result
+            });
+            drop(permit);
+            result
+        });
+        reading.await.unwrap_or_else(|_panic| Err(closed()))
+    }
+
+    /// Waits for the queries under way, lets none begin any more, and closes the connections.
+    pub(super) async fn close(self: &Arc<Self>) {
+        // The semaphore is fair: queries that come after this wait behind it, and are refused.
+        let all = self.permits.acquire_many(self.count).await;
+        self.permits.close();
+        drop(all);
+        let readers = Arc::clone(self);
+        // Closing a connection touches files.
+        let shed = tokio::task::spawn_blocking(move || readers.shed());
+        if let Err(error) = shed.await {
+            tracing::error!(tenant = %self.tenant, %error, "closing the read connections failed");
+        }
+    }
+
+    /// Closes the connections that are not in use. Blocks.
+    pub(super) fn shed(&self) {
+        let idle = std::mem::take(&mut *self.idle());
+        drop(idle);
+    }
+
+    /// Closes the connections when nothing was read since this was last asked. Blocks.
+    pub(super) fn shed_unused(&self) {
+        if !self.used.swap(false, Ordering::Relaxed) {
+            self.shed();
+        }
+    }
+
+    /// A connection that writes, for the one who owns this tenant's writing. Blocks.
+    pub(super) fn writer(&self) -> Result<Connection, StoreError> {
+        self.database
+            .writer()
+            .map_err(|error| opening(&self.tenant, error))
+    }
+
+    fn take(&self) -> Result<Reader, StoreError> {
+        self.used.store(true, Ordering::Relaxed);
+        // The one used last has the warmest cache.
+        if let Some(reader) = self.idle().pop() {
+            return Ok(reader);
+        }
+        let connection = self
+            .database
+            .reader()
+            .map_err(|error| opening(&self.tenant, error))?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        connection
+            .pragma_update(None, "cache_size", CACHE_KIB)
+            .map_err(|error| super::failure(&self.tenant, error))?;
+        Ok(Reader::new(connection))
+    }
+
+    /// How many connections are open and not in use.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.idle().len()
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Reader>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Prepared statements kept a connection.
+const STATEMENTS: usize = 32;
+/// Page cache of each, in KiB (negative: the unit is KiB and not pages).
+const CACHE_KIB: i32 = -4096;

@@ -1,0 +1,129 @@
+//! One open tenant.
+
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use nimbus_manifests::{Subject, TenantId};
+
+use super::{Shared, opening, readers::Readers, schema, writer::Writer};
+use crate::{
+    documents::{Document, DocumentId, Mutation, MutationOutcome, TableName},
+    envelope::{Envelope, Intent},
+    sqlcipher,
+    tenants::{
+        StoreError, TenantStore,
+        registry::{Lease, Resource},
+    },
+};
+
+/// A tenant's file, opened: its writer and its readers.
+#[derive(Debug)]
+pub(super) struct OpenTenant {
+    writer: Arc<Writer>,
+    readers: Arc<Readers>,
+}
+
+impl OpenTenant {
+    /// Opens or creates the file at `path`, and sees to its layout.
+    pub(super) async fn open(
+        envelope: Envelope,
+        path: PathBuf,
+        subject: Subject,
+        tenant: TenantId,
+        intent: Intent,
+        readers: u32,
+    ) -> Result<Self, StoreError> {
+        let database = sqlcipher::open(&envelope, &path, &subject, intent)
+            .await
+            .map_err(|error| opening(&tenant, error))?;
+        let readers = Readers::new(&tenant, database, readers);
+        let closed = tenant.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut connection = readers.writer()?;
+            schema::establish(&mut connection, &tenant)?;
+            let writer = Writer::start(&tenant, connection, Arc::clone(&readers))?;
+            Ok(Self {
+                writer: Arc::new(writer),
+                readers,
+            })
+        })
+        .await
+        .unwrap_or_else(|_panic| Err(StoreError::Closed { tenant: closed }))
+    }
+}
+
+#[async_trait]
+impl Resource for OpenTenant {
+    async fn close(&self) -> Result<(), StoreError> {
+        // Readers first: the last connection to go takes the WAL with it.
+        self.readers.close().await;
+        let writer = Arc::clone(&self.writer);
+        // A panic in the writer's thread is reported by its join; this closure has nothing that panics.
+        tokio::task::spawn_blocking(move || writer.close())
+            .await
+            .unwrap_or(Ok(()))
+    }
+
+    fn is_broken(&self) -> bool {
+        self.writer.has_ended()
+    }
+}
+
+/// A tenant in the hands of a request.
+#[derive(Debug)]
+pub(super) struct SqliteTenant {
+    pub(super) tenant: TenantId,
+    pub(super) lease: Lease<OpenTenant>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl SqliteTenant {
+    /// A tenant that was closed under a request may have been deleted: then it is not found.
+    fn explained<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        result.map_err(|error| match error {
+            StoreError::Closed { tenant } if !self.shared.exists(&tenant) => {
+                StoreError::TenantNotFound { tenant }
+            }
+            error => error,
+        })
+    }
+}
+
+#[async_trait]
+impl TenantStore for SqliteTenant {
+    async fn apply(&self, mutation: Mutation) -> Result<MutationOutcome, StoreError> {
+        let outcome = match self.lease.writer.submit(mutation) {
+            Ok(answer) => answer.await.unwrap_or_else(|_closed| {
+                Err(StoreError::Closed {
+                    tenant: self.tenant.clone(),
+                })
+            }),
+            Err(error) => Err(error),
+        };
+        self.explained(outcome)
+    }
+
+    async fn get(&self, table: &TableName, id: DocumentId) -> Result<Document, StoreError> {
+        let table = table.clone();
+        let result = self
+            .lease
+            .readers
+            .read(move |reader, tenant| reader.get(tenant, &table, id))
+            .await;
+        self.explained(result)
+    }
+
+    async fn list(&self, table: &TableName, limit: usize) -> Result<Vec<Document>, StoreError> {
+        let table = table.clone();
+        let result = self
+            .lease
+            .readers
+            .read(move |reader, tenant| reader.list(tenant, &table, limit))
+            .await;
+        self.explained(result)
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.shared.registry.close(&self.tenant).await
+    }
+}

@@ -1,0 +1,385 @@
+//! The single writer of a tenant, and its group commit.
+//!
+//! One thread owns the only connection that writes. It waits on a channel; once something arrives it takes everything
+//! that is queued, runs it as one transaction with a savepoint for each mutation, commits once, and only then answers.
+//! Whatever arrives meanwhile queues up for the next round: the slower the disk, the larger the groups. There is no
+//! flag that says whether the thread runs, so none that could be read too early: the channel itself wakes it.
+//!
+//! | crash point | when |
+//! | --- | --- |
+//! | `tenants::writer::batch-taken` | mutations have left the queue, no transaction is open |
+//! | `tenants::writer::applied` | the transaction holds the whole group, uncommitted |
+//! | `tenants::writer::committed` | the group is durable, nobody was answered |
+//! | `tenants::writer::answered` | everybody was answered, no checkpoint was made |
+//! | `tenants::writer::checkpointed` | after a checkpoint, if one was due |
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use nimbus_manifests::TenantId;
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::{
+    apply::{Applied, Tables, Writing},
+    checkpoint::Checkpoints,
+    failure,
+    readers::Readers,
+    schema,
+};
+use crate::{
+    documents::{Mutation, MutationOutcome},
+    failpoints::crash_point,
+    tenants::{StoreError, error::Limit},
+};
+
+type Outcome = Result<MutationOutcome, StoreError>;
+
+/// The way to a tenant's writer thread.
+#[derive(Debug)]
+pub(super) struct Writer {
+    tenant: TenantId,
+    queue: SyncSender<Command>,
+    /// Bytes of the mutations in the queue.
+    queued: Arc<AtomicUsize>,
+    thread: Mutex<Option<thread::JoinHandle<Result<(), StoreError>>>>,
+    /// Whether the thread has ended is asked on every use of the tenant; this answers without its lock.
+    alive: std::sync::Weak<()>,
+}
+
+#[derive(Debug)]
+enum Command {
+    Apply(Queued),
+    Close,
+}
+
+/// A mutation and where its caller waits.
+#[derive(Debug)]
+struct Queued {
+    mutation: Mutation,
+    answer: oneshot::Sender<Outcome>,
+}
+
+impl Writer {
+    /// Starts the thread on a connection whose file has the layout of this version.
+    pub(super) fn start(
+        tenant: &TenantId,
+        mut connection: Connection,
+        readers: Arc<Readers>,
+    ) -> Result<Self, StoreError> {
+        let sqlite = |error| failure(tenant, error);
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        connection
+            .pragma_update(None, "cache_size", CACHE_KIB)
+            .map_err(sqlite)?;
+        let checkpoints = Checkpoints::install(&mut connection).map_err(sqlite)?;
+        let sequence = schema::last_sequence(&connection).map_err(sqlite)?;
+        let (queue, commands) = mpsc::sync_channel(MAX_QUEUED);
+        let queued = Arc::new(AtomicUsize::new(0));
+        let token = Arc::new(());
+        let alive = Arc::downgrade(&token);
+        let work = Work {
+            tenant: tenant.clone(),
+            connection,
+            commands,
+            queued: Arc::clone(&queued),
+            readers,
+            checkpoints,
+            tables: Tables::new(),
+            sequence,
+            last_group: 0,
+            broken: false,
+            _alive: token,
+        };
+        let thread = thread::Builder::new()
+            .name("tenant-writer".into())
+            .spawn(move || work.run())
+            .map_err(|source| StoreError::Io {
+                action: "start a writer thread for",
+                path: tenant.as_str().into(),
+                source: Arc::new(source),
+            })?;
+        Ok(Self {
+            tenant: tenant.clone(),
+            queue,
+            queued,
+            thread: Mutex::new(Some(thread)),
+            alive,
+        })
+    }
+
+    /// Queues a mutation. The answer comes once it is durable or refused; it does not come at all when the writer was
+    /// closed first.
+    pub(super) fn submit(
+        &self,
+        mutation: Mutation,
+    ) -> Result<oneshot::Receiver<Outcome>, StoreError> {
+        let weight = mutation.weight();
+        let before = self.queued.fetch_add(weight, Ordering::Relaxed);
+        let (answer, outcome) = oneshot::channel();
+        let sent = if before > 0 && before + weight > MAX_QUEUED_BYTES {
+            Err(self.busy())
+        } else {
+            self.queue
+                .try_send(Command::Apply(Queued { mutation, answer }))
+                .map_err(|error| match error {
+                    TrySendError::Full(_) => self.busy(),
+                    TrySendError::Disconnected(_) => StoreError::Closed {
+                        tenant: self.tenant.clone(),
+                    },
+                })
+        };
+        if sent.is_err() {
+            let _before = self.queued.fetch_sub(weight, Ordering::Relaxed);
+        }
+        sent.map(|()| outcome)
+    }
+
+    /// Writes what was queued so far, empties the WAL and closes the connection. Blocks.
+    pub(super) fn close(&self) -> Result<(), StoreError> {
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(thread) = thread else { return Ok(()) };
+        // Refused only when the thread has ended already; joining it tells why.
+        drop(self.queue.send(Command::Close));
+        thread.join().unwrap_or_else(|_panic| {
+            Err(StoreError::Closed {
+                tenant: self.tenant.clone(),
+            })
+        })
+    }
+
+    /// Whether the thread has ended, closed or not.
+    pub(super) fn has_ended(&self) -> bool {
+        self.alive.strong_count() == 0
+    }
+
+    fn busy(&self) -> StoreError {
+        StoreError::Busy {
+            what: Limit::WriteQueue,
+            tenant: self.tenant.clone(),
+        }
+    }
+}
+
+/// What the thread owns.
+struct Work {
+    tenant: TenantId,
+    connection: Connection,
+    commands: Receiver<Command>,
+    queued: Arc<AtomicUsize>,
+    readers: Arc<Readers>,
+    checkpoints: Checkpoints,
+    tables: Tables,
+    /// The number of the last insertion.
+    sequence: i64,
+    /// How many mutations the last group had.
+    last_group: usize,
+    /// The file is damaged: this connection is not used again.
+    broken: bool,
+    _alive: Arc<()>,
+}
+
+impl Work {
+    fn run(mut self) -> Result<(), StoreError> {
+        while let Some(first) = self.next() {
+            let (group, closing) = self.gather(first);
+            crash_point!("tenants::writer::batch-taken");
+            self.commit(group);
+            crash_point!("tenants::writer::answered");
+            if self.broken {
+                // Its successor starts from a fresh connection; what is still queued is not answered from this one.
+                return Ok(());
+            }
+            if let Err(error) = self.checkpoints.after_commit(&self.connection) {
+                // The commits are safe in the WAL. The next checkpoint tries again.
+                tracing::warn!(tenant = %self.tenant, %error, "checkpoint failed");
+            }
+            crash_point!("tenants::writer::checkpointed");
+            if closing {
+                break;
+            }
+        }
+        self.finish()
+    }
+
+    /// Waits for a mutation; `None` once the tenant is to be closed.
+    fn next(&mut self) -> Option<Queued> {
+        loop {
+            match self.commands.recv_timeout(IDLE) {
+                Ok(Command::Apply(queued)) => return Some(queued),
+                Ok(Command::Close) | Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => self.rest(),
+            }
+        }
+    }
+
+    /// Takes what else is queued. A lone client is never made to wait; but where the last group was a crowd, its
+    /// members, just answered, are about to send again, and a moment's patience keeps them together in one commit.
+    fn gather(&mut self, first: Queued) -> (Vec<Queued>, bool) {
+        let patience = Instant::now() + LINGER;
+        let mut bytes = first.mutation.weight();
+        let mut group = vec![first];
+        let mut closing = false;
+        while group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES {
+            let command = self.commands.try_recv().ok().or_else(|| {
+                if group.len() >= self.last_group {
+                    return None;
+                }
+                let left = patience.saturating_duration_since(Instant::now());
+                self.commands.recv_timeout(left).ok()
+            });
+            match command {
+                Some(Command::Apply(queued)) => {
+                    bytes += queued.mutation.weight();
+                    group.push(queued);
+                }
+                Some(Command::Close) => {
+                    closing = true;
+                    break;
+                }
+                None => break,
+            }
+        }
+        self.last_group = group.len();
+        let _before = self.queued.fetch_sub(bytes, Ordering::Relaxed);
+        (group, closing)
+    }
+
+    /// Applies a group in one transaction and answers every caller.
+    fn commit(&mut self, group: Vec<Queued>) {
+        let (mutations, answers): (Vec<_>, Vec<_>) = group
+            .into_iter()
+            .map(|queued| (queued.mutation, queued.answer))
+            .unzip();
+        let sequence = self.sequence;
+        let outcomes = self.transaction(&mutations);
+        if outcomes.is_err() {
+            self.sequence = sequence;
+            self.tables.clear();
+            if !self.connection.is_autocommit()
+                && let Err(error) = self.connection.execute_batch("ROLLBACK")
+            {
+                tracing::error!(tenant = %self.tenant, %error, "rollback failed; the tenant is opened afresh");
+                self.broken = true;
+            }
+        }
+        let outcomes = outcomes.unwrap_or_else(|error| vec![Err(error); answers.len()]);
+        self.broken |= outcomes
+            .iter()
+            .any(|outcome| matches!(outcome, Err(StoreError::Corrupt { .. })));
+        for (answer, outcome) in answers.into_iter().zip(outcomes) {
+            // A caller that went away does not hear it.
+            drop(answer.send(outcome));
+        }
+    }
+
+    /// One transaction: each mutation's own outcome, or the failure that none of them survived.
+    fn transaction(&mut self, mutations: &[Mutation]) -> Result<Vec<Outcome>, StoreError> {
+        self.execute("BEGIN IMMEDIATE")?;
+        let before = self.sequence;
+        let mut outcomes = Vec::with_capacity(mutations.len());
+        for mutation in mutations {
+            outcomes.push(self.apply(mutation)?);
+        }
+        if self.sequence != before {
+            schema::set_last_sequence(&self.connection, self.sequence)
+                .map_err(|error| failure(&self.tenant, error))?;
+        }
+        crash_point!("tenants::writer::applied");
+        self.execute("COMMIT")?;
+        crash_point!("tenants::writer::committed");
+        Ok(outcomes)
+    }
+
+    /// Applies one mutation in a savepoint of its own. The outer error means that the whole transaction is gone.
+    fn apply(&mut self, mutation: &Mutation) -> Result<Outcome, StoreError> {
+        self.execute("SAVEPOINT mutation")?;
+        let writing = Writing {
+            tenant: &self.tenant,
+            connection: &self.connection,
+            tables: &self.tables,
+            seq: self.sequence + 1,
+        };
+        match writing.apply(mutation) {
+            Ok(Applied { outcome, created }) => {
+                self.execute("RELEASE mutation")?;
+                if matches!(outcome, MutationOutcome::Inserted { .. }) {
+                    self.sequence += 1;
+                }
+                self.tables.extend(created);
+                Ok(Ok(outcome))
+            }
+            // Some failures, a full disk among them, end the transaction.
+            Err(error) if self.connection.is_autocommit() => Err(error),
+            Err(error) => {
+                self.execute("ROLLBACK TO mutation")?;
+                self.execute("RELEASE mutation")?;
+                Ok(Err(error))
+            }
+        }
+    }
+
+    fn execute(&self, sql: &'static str) -> Result<(), StoreError> {
+        self.connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute([]))
+            .map(drop)
+            .map_err(|error| failure(&self.tenant, error))
+    }
+
+    /// Gives back what an idle tenant does not need: read connections, the WAL's space, cached pages and statements.
+    fn rest(&mut self) {
+        self.readers.shed_unused();
+        if !self.checkpoints.pending() {
+            return;
+        }
+        self.connection.flush_prepared_statement_cache();
+        let emptied = self.checkpoints.truncate(&self.connection);
+        if let Err(error) = emptied.and_then(|()| self.connection.release_memory()) {
+            tracing::warn!(tenant = %self.tenant, %error, "checkpoint of an idle tenant failed");
+        }
+    }
+
+    /// Empties the WAL and closes the connection.
+    fn finish(mut self) -> Result<(), StoreError> {
+        let emptied = self.checkpoints.truncate(&self.connection);
+        let closed = self
+            .connection
+            .close()
+            .map_err(|(_connection, error)| error);
+        emptied
+            .and(closed)
+            .map_err(|error| failure(&self.tenant, error))
+    }
+}
+
+/// Mutations that may wait.
+const MAX_QUEUED: usize = 1024;
+/// Bytes of mutations that may wait: 32 MiB.
+const MAX_QUEUED_BYTES: usize = 32 << 20;
+/// Mutations in one commit.
+const MAX_GROUP: usize = 512;
+/// Bytes of mutations in one commit: 8 MiB. The last one may go beyond.
+const MAX_GROUP_BYTES: usize = 8 << 20;
+/// How long a crowd is waited for. Far below one flush of most disks.
+const LINGER: Duration = Duration::from_micros(200);
+/// After this long without a mutation the tenant's memory is given back. Readers rest by the same beat.
+const IDLE: Duration = Duration::from_secs(10);
+/// Prepared statements kept: a handful for each of the tables in use.
+const STATEMENTS: usize = 64;
+/// Page cache of the writer, in KiB (negative: the unit is KiB and not pages).
+const CACHE_KIB: i32 = -2048;
+
+#[cfg(test)]
+mod tests;

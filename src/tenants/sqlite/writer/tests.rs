@@ -1,0 +1,398 @@
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicBool, AtomicUsize},
+};
+
+use nimbus_manifests::Subject;
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use super::*;
+use crate::{
+    documents::{DocumentId, Fields, TableName},
+    envelope::Intent,
+    sqlcipher,
+    tenants::sqlite::tests::encryption,
+};
+
+/// One encrypted tenant with its writer, and what the test does to the writer's connection.
+struct Desk {
+    /// Crash points belong to the process: where tests share one, they take turns.
+    _turn: fail::FailScenario<'static>,
+    _dir: TempDir,
+    file: PathBuf,
+    readers: Arc<Readers>,
+    writer: Writer,
+    commits: Arc<AtomicUsize>,
+    refuse_commits: Arc<AtomicBool>,
+}
+
+fn table() -> TableName {
+    "t".parse().unwrap()
+}
+
+fn insert(json: &str) -> Mutation {
+    Mutation::Insert {
+        table: table(),
+        fields: Fields::from_json(json).unwrap(),
+        id: None,
+    }
+}
+
+fn chosen(id: DocumentId) -> Mutation {
+    Mutation::Insert {
+        table: table(),
+        fields: Fields::from_json("{}").unwrap(),
+        id: Some(id),
+    }
+}
+
+async fn desk(prepare: impl FnOnce(&Connection)) -> Desk {
+    let turn = fail::FailScenario::setup();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("acme.sqlite3");
+    let tenant: TenantId = "acme".parse().unwrap();
+    let subject = Subject::sqlite_tenant(&tenant, "acme.sqlite3").unwrap();
+    let database = sqlcipher::open(&encryption(), &file, &subject, Intent::Create)
+        .await
+        .unwrap();
+    let readers = Readers::new(&tenant, database, 2);
+    let mut connection = readers.writer().unwrap();
+    schema::establish(&mut connection, &tenant).unwrap();
+    prepare(&connection);
+    let (commits, refuse_commits) = (
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let (counted, refused) = (Arc::clone(&commits), Arc::clone(&refuse_commits));
+    connection
+        .commit_hook(Some(move || {
+            let _before = counted.fetch_add(1, Ordering::SeqCst);
+            refused.load(Ordering::SeqCst)
+        }))
+        .unwrap();
+    let writer = Writer::start(&tenant, connection, Arc::clone(&readers)).unwrap();
+    Desk {
+        _turn: turn,
+        _dir: dir,
+        file,
+        readers,
+        writer,
+        commits,
+        refuse_commits,
+    }
+}
+
+impl Desk {
+    async fn apply(&self, mutation: Mutation) -> Outcome {
+        answered(self.writer.submit(mutation).unwrap()).await
+    }
+
+    async fn bodies(&self) -> Vec<String> {
+        let list = self
+            .readers
+            .read(|reader, tenant| reader.list(tenant, &table(), 1000))
+            .await
+            .unwrap();
+        list.into_iter()
+            .map(|document| document.fields.as_json().to_owned())
+            .collect()
+    }
+}
+
+/// The answer, which must come: a stranded caller fails the test.
+async fn answered(answer: oneshot::Receiver<Outcome>) -> Outcome {
+    timeout(Duration::from_secs(30), answer)
+        .await
+        .expect("stranded in the queue")
+        .expect("answered")
+}
+
+/// Keeps the writer from taking a group for this long, so that one can be made up.
+fn hold(name: &str, ms: u64) {
+    fail::cfg(name, &format!("sleep({ms})")).unwrap();
+}
+
+#[tokio::test]
+async fn what_queues_up_shares_one_commit_in_order() {
+    let desk = desk(|_| ()).await;
+    let _outcome = desk.apply(insert(r#"{"n":0}"#)).await.unwrap();
+    hold("tenants::writer::batch-taken", 100);
+    let before = desk.commits.load(Ordering::SeqCst);
+    let answers: Vec<_> = (1..=100)
+        .map(|n| {
+            desk.writer
+                .submit(insert(&format!(r#"{{"n":{n}}}"#)))
+                .unwrap()
+        })
+        .collect();
+    fail::remove("tenants::writer::batch-taken");
+    let mut ids = Vec::new();
+    for answer in answers {
+        ids.push(answered(answer).await.unwrap().id());
+    }
+    // The first was taken alone or with some others; the rest waited together.
+    assert!(
+        desk.commits.load(Ordering::SeqCst) - before <= 3,
+        "{} commits",
+        desk.commits.load(Ordering::SeqCst)
+    );
+    assert!(
+        ids.is_sorted_by(|a, b| a < b),
+        "ids follow the order of storing"
+    );
+    let expected: Vec<_> = (0..=100).map(|n| format!(r#"{{"n":{n}}}"#)).collect();
+    assert_eq!(desk.bodies().await, expected);
+}
+
+#[tokio::test]
+async fn a_bad_mutation_fails_alone() {
+    let desk = desk(|_| ()).await;
+    let taken = desk.apply(insert(r#"{"n":0}"#)).await.unwrap().id();
+    hold("tenants::writer::batch-taken", 50);
+    let absent = DocumentId::generate();
+    let group = [
+        insert(r#"{"n":1}"#),
+        chosen(taken),
+        Mutation::Update {
+            table: table(),
+            id: absent,
+            patch: Fields::from_json("{}").unwrap(),
+        },
+        Mutation::Delete {
+            table: "nowhere".parse().unwrap(),
+            id: absent,
+        },
+        insert(r#"{"n":2}"#),
+    ];
+    let answers: Vec<_> = group
+        .into_iter()
+        .map(|mutation| desk.writer.submit(mutation).unwrap())
+        .collect();
+    fail::remove("tenants::writer::batch-taken");
+    let mut outcomes = Vec::new();
+    for answer in answers {
+        outcomes.push(answered(answer).await);
+    }
+    assert!(matches!(
+        outcomes[..],
+        [
+            Ok(_),
+            Err(StoreError::DocumentExists { .. }),
+            Err(StoreError::DocumentNotFound { .. }),
+            Err(StoreError::DocumentNotFound { .. }),
+            Ok(_)
+        ]
+    ));
+    assert_eq!(
+        desk.bodies().await,
+        [r#"{"n":0}"#, r#"{"n":1}"#, r#"{"n":2}"#]
+    );
+}
+
+#[tokio::test]
+async fn a_table_whose_first_document_fails_does_not_come_to_be() {
+    let desk = desk(|connection| {
+        // Its first document fits no more; its table alone does.
+        let pages: i64 = connection
+            .query_row("PRAGMA page_count", [], |row| row.get(0))
+            .unwrap();
+        let _limit: i64 = connection
+            .query_row(
+                &format!("PRAGMA max_page_count = {}", pages + 40),
+                [],
+                |row| row.get(0),
+            )
+            .unwrap();
+    })
+    .await;
+    let large = insert(&format!(r#"{{"x":"{}"}}"#, "y".repeat(900_000)));
+    assert!(matches!(
+        desk.apply(large.clone()).await,
+        Err(StoreError::StorageFull { .. })
+    ));
+    let small = desk.apply(insert(r#"{"n":1}"#)).await;
+    assert!(small.is_ok(), "{small:?}");
+    assert!(matches!(
+        desk.apply(large).await,
+        Err(StoreError::StorageFull { .. })
+    ));
+    assert_eq!(desk.bodies().await, [r#"{"n":1}"#]);
+}
+
+#[tokio::test]
+async fn when_the_commit_fails_every_caller_hears_it_and_the_next_group_works() {
+    let desk = desk(|_| ()).await;
+    desk.refuse_commits.store(true, Ordering::SeqCst);
+    hold("tenants::writer::batch-taken", 50);
+    let answers: Vec<_> = (0..20)
+        .map(|_| desk.writer.submit(insert("{}")).unwrap())
+        .collect();
+    fail::remove("tenants::writer::batch-taken");
+    for answer in answers {
+        assert!(matches!(
+            answered(answer).await,
+            Err(StoreError::Engine { .. })
+        ));
+    }
+    desk.refuse_commits.store(false, Ordering::SeqCst);
+    // The table whose making was rolled back is made again.
+    let _outcome = desk.apply(insert(r#"{"after":true}"#)).await.unwrap();
+    assert_eq!(desk.bodies().await, [r#"{"after":true}"#]);
+    assert!(!desk.writer.has_ended());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_stranded_whenever_the_writer_pauses() {
+    let desk = desk(|_| ()).await;
+    for point in [
+        "tenants::writer::batch-taken",
+        "tenants::writer::committed",
+        "tenants::writer::answered",
+        "tenants::writer::checkpointed",
+    ] {
+        hold(point, 2);
+        for _ in 0..20 {
+            let first = desk.writer.submit(insert("{}")).unwrap();
+            // Arrives while the writer is somewhere in its round.
+            tokio::time::sleep(Duration::from_micros(2500)).await;
+            let second = desk.writer.submit(insert("{}")).unwrap();
+            let _outcome = answered(first).await.unwrap();
+            let _outcome = answered(second).await.unwrap();
+        }
+        fail::remove(point);
+    }
+    assert_eq!(desk.bodies().await.len(), 160);
+}
+
+#[tokio::test]
+async fn the_queue_is_bounded_in_number() {
+    let desk = desk(|_| ()).await;
+    hold("tenants::writer::batch-taken", 300);
+    let mut answers = Vec::new();
+    let refused = loop {
+        match desk.writer.submit(insert("{}")) {
+            Ok(answer) => answers.push(answer),
+            Err(error) => break error,
+        }
+    };
+    fail::remove("tenants::writer::batch-taken");
+    assert!(matches!(
+        refused,
+        StoreError::Busy {
+            what: Limit::WriteQueue,
+            ..
+        }
+    ));
+    assert!(
+        (MAX_QUEUED..=MAX_QUEUED + MAX_GROUP).contains(&answers.len()),
+        "{}",
+        answers.len()
+    );
+    for answer in answers {
+        let _outcome = answered(answer).await.unwrap();
+    }
+    // What was refused is not counted as waiting.
+    assert_eq!(desk.writer.queued.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn the_queue_is_bounded_in_bytes() {
+    let desk = desk(|_| ()).await;
+    hold("tenants::writer::batch-taken", 300);
+    let large = insert(&format!(r#"{{"x":"{}"}}"#, "y".repeat(1_000_000)));
+    let mut answers = Vec::new();
+    while let Ok(answer) = desk.writer.submit(large.clone()) {
+        answers.push(answer);
+    }
+    fail::remove("tenants::writer::batch-taken");
+    let most = (MAX_QUEUED_BYTES + MAX_GROUP_BYTES) / 1_000_000 + 2;
+    assert!(
+        (MAX_QUEUED_BYTES / 1_000_100..=most).contains(&answers.len()),
+        "{}",
+        answers.len()
+    );
+    for answer in answers {
+        let _outcome = answered(answer).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_does_not_withdraw() {
+    let desk = desk(|_| ()).await;
+    drop(desk.writer.submit(insert(r#"{"n":1}"#)).unwrap());
+    let _outcome = desk.apply(insert(r#"{"n":2}"#)).await.unwrap();
+    assert_eq!(desk.bodies().await.len(), 2);
+}
+
+#[tokio::test]
+async fn closing_writes_what_was_queued_and_leaves_no_wal() {
+    let desk = desk(|_| ()).await;
+    let answers: Vec<_> = (0..200)
+        .map(|_| desk.writer.submit(insert("{}")).unwrap())
+        .collect();
+    desk.readers.close().await;
+    desk.writer.close().unwrap();
+    for answer in answers {
+        let _outcome = answered(answer).await.unwrap();
+    }
+    assert!(matches!(
+        desk.writer.submit(insert("{}")),
+        Err(StoreError::Closed { .. })
+    ));
+    assert!(desk.writer.has_ended());
+    assert!(!desk.file.with_extension("sqlite3-wal").exists());
+    desk.writer.close().unwrap();
+}
+
+#[tokio::test]
+async fn the_wal_is_checkpointed_as_it_grows() {
+    let desk = desk(|_| ()).await;
+    let document = insert(&format!(r#"{{"x":"{}"}}"#, "y".repeat(100_000)));
+    for _ in 0..40 {
+        let answers: Vec<_> = (0..10)
+            .map(|_| desk.writer.submit(document.clone()).unwrap())
+            .collect();
+        for answer in answers {
+            let _outcome = answered(answer).await.unwrap();
+        }
+    }
+    // 40 MB were written; the WAL was begun afresh whenever it had passed 4 MiB.
+    let wal = std::fs::metadata(desk.file.with_extension("sqlite3-wal"))
+        .unwrap()
+        .len();
+    assert!(wal < 12 << 20, "{wal} bytes");
+}
+
+#[tokio::test]
+async fn read_connections_are_closed_once_they_rest() {
+    let desk = desk(|_| ()).await;
+    assert_eq!(desk.readers.waiting(), 0);
+    drop(desk.bodies().await);
+    assert_eq!(desk.readers.waiting(), 1);
+    desk.readers.shed_unused();
+    assert_eq!(desk.readers.waiting(), 1, "it was used since");
+    desk.readers.shed_unused();
+    assert_eq!(desk.readers.waiting(), 0);
+    drop(desk.bodies().await);
+}
+
+#[tokio::test]
+async fn reads_go_on_while_the_writer_is_inside_a_transaction() {
+    let desk = desk(|_| ()).await;
+    let id = desk.apply(insert(r#"{"n":1}"#)).await.unwrap().id();
+    hold("tenants::writer::applied", 200);
+    let pending = desk
+        .writer
+        .submit(Mutation::Update {
+            table: table(),
+            id,
+            patch: Fields::from_json(r#"{"n":2}"#).unwrap(),
+        })
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(desk.bodies().await, [r#"{"n":1}"#]);
+    fail::remove("tenants::writer::applied");
+    let _outcome = answered(pending).await.unwrap();
+    assert_eq!(desk.bodies().await, [r#"{"n":2}"#]);
+}
