@@ -110,6 +110,25 @@ pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Renames `path` to `<path>.set-aside-<n>`: what a creation finds in its place and cannot open is kept, never overwritten.
+pub(crate) fn set_aside(path: &Path) -> io::Result<()> {
+    let numbered = |n: u32| {
+        let mut name = OsString::from(path);
+        name.push(format!(".set-aside-{n}"));
+        PathBuf::from(name)
+    };
+    let target = (1..=u32::MAX)
+        .map(numbered)
+        .find(|target| std::fs::symlink_metadata(target).is_err())
+        .ok_or(io::ErrorKind::AlreadyExists)?;
+    tracing::warn!(
+        from = %path.display(),
+        to = %target.display(),
+        "a creation was cut short here; what stands there does not open under its key and is set aside"
+    );
+    std::fs::rename(path, target)
+}
+
 /// Flushes a directory, so that the names in it survive a power cut.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()

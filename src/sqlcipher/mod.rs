@@ -368,7 +368,11 @@ fn initialise_again(file: KeyedFile) -> Result<KeyedFile, OpenError> {
             old.push(suffix);
             let old = PathBuf::from(old);
             if there(&old) {
-                set_aside(&old)?;
+                envelope::set_aside(&old).map_err(|source| OpenError::Io {
+                    action: "set aside",
+                    path: old.clone(),
+                    source,
+                })?;
             }
         }
         database.initialise()?;
@@ -381,28 +385,6 @@ fn initialise_again(file: KeyedFile) -> Result<KeyedFile, OpenError> {
         unreachable!("made from a keyed file three lines above")
     };
     Ok(file)
-}
-
-/// Renames `path` to `<path>.set-aside-<n>`.
-fn set_aside(path: &Path) -> Result<(), OpenError> {
-    let target = (1_u32..)
-        .map(|n| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(format!(".set-aside-{n}"));
-            PathBuf::from(name)
-        })
-        .find(|target| !target.exists())
-        .unwrap_or_else(|| path.to_owned());
-    tracing::warn!(
-        from = %path.display(),
-        to = %target.display(),
-        "a creation was cut short here; what it left does not open under its key and is set aside"
-    );
-    std::fs::rename(path, &target).map_err(|source| OpenError::Io {
-        action: "set aside",
-        path: path.to_owned(),
-        source,
-    })
 }
 
 /// Finds out whether a rekey that was cut short had swapped the file already.

@@ -14,6 +14,7 @@ use nimbus_manifests::TenantId;
 
 pub use error::{Limit, StoreError};
 
+use crate::control::{Control, ControlError};
 use crate::documents::{Document, DocumentId, Mutation, MutationOutcome, TableName};
 
 /// The most documents that [`TenantStore::list`] returns.
@@ -80,4 +81,24 @@ pub trait DeletionLog: Debug + Send + Sync {
 
     /// Deletions that were begun and not finished.
     fn pending_deletes(&self) -> Result<Vec<TenantId>, StoreError>;
+}
+
+impl DeletionLog for Control {
+    fn begin_delete(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        Self::begin_delete(self, tenant).map_err(control_failed)
+    }
+
+    fn finish_delete(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        Self::finish_delete(self, tenant).map_err(control_failed)
+    }
+
+    fn pending_deletes(&self) -> Result<Vec<TenantId>, StoreError> {
+        Self::pending_deletes(self).map_err(control_failed)
+    }
+}
+
+fn control_failed(error: ControlError) -> StoreError {
+    StoreError::Control {
+        source: Arc::new(error),
+    }
 }

@@ -262,9 +262,10 @@ impl Work {
             .into_iter()
             .map(|queued| (queued.mutation, queued.answer))
             .unzip();
+        let sequence = self.sequence;
         let outcomes = self.transaction(&mutations);
         if outcomes.is_err() {
-            // The numbers that its insertions took are left out; the tables that it made are not there.
+            self.sequence = sequence;
             self.tables.clear();
             if !self.connection.is_autocommit()
                 && let Err(error) = self.connection.execute_batch("ROLLBACK")

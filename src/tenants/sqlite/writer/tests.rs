@@ -221,47 +221,6 @@ async fn a_table_whose_first_document_fails_does_not_come_to_be() {
 }
 
 #[tokio::test]
-async fn what_a_failed_mutation_had_done_is_undone() {
-    let desk = desk(|connection| {
-        // The document is refused after its table was made.
-        let limit = rusqlite::limits::Limit::SQLITE_LIMIT_LENGTH;
-        let _before = connection.set_limit(limit, 500_000).unwrap();
-    })
-    .await;
-    let into = |table: &str, json: &str| Mutation::Insert {
-        table: table.parse().unwrap(),
-        fields: Fields::from_json(json).unwrap(),
-        id: None,
-    };
-    let large = format!(r#"{{"x":"{}"}}"#, "y".repeat(600_000));
-    hold("tenants::writer::batch-taken", 50);
-    let group = [
-        into("before", "{}"),
-        into("never", &large),
-        into("after", "{}"),
-    ];
-    let answers = group.map(|mutation| desk.writer.submit(mutation).unwrap());
-    fail::remove("tenants::writer::batch-taken");
-    let [before, never, after] = answers;
-    assert!(answered(before).await.is_ok());
-    assert!(matches!(
-        answered(never).await,
-        Err(StoreError::Engine { .. })
-    ));
-    assert!(answered(after).await.is_ok());
-    let connection = desk.readers.writer().unwrap();
-    let mut names = connection
-        .prepare("SELECT name FROM nimbus_tables ORDER BY number")
-        .unwrap();
-    let names: Vec<String> = names
-        .query_map([], |row| row.get(0))
-        .unwrap()
-        .map(Result::unwrap)
-        .collect();
-    assert_eq!(names, ["before", "after"]);
-}
-
-#[tokio::test]
 async fn when_the_commit_fails_every_caller_hears_it_and_the_next_group_works() {
     let desk = desk(|_| ()).await;
     desk.refuse_commits.store(true, Ordering::SeqCst);
