@@ -1,1 +1,450 @@
-//! (room under construction)
+//! Settings: flags, environment and JSON file into one validated [`Settings`].
+//!
+//! [`Persistence`] is the one struct that all three sources fill: clap reads flags and environment into it, serde the `persistence` object of
+//! the file named by `--config`; a flag wins over the environment, the environment over the file. [`Settings::check`] then looks at
+//! what was said, and touches nothing; [`keys`] touches the system.
+
+pub mod keys;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use nimbus_keyproviders::ProviderConfig;
+use nimbus_keyproviders::recovery::{Recipient, RecipientError};
+use serde::Deserialize;
+
+/// Where things are kept and what encrypts them, as an operator says it.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "Storage and encryption")]
+pub struct Persistence {
+    /// Directory of the tenants' databases and their manifests [default: ./data]
+    #[arg(long, env = "NIMBUS_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Directory of nimbus-control.db [default: the data directory]
+    #[arg(long, env = "NIMBUS_CONTROL_DATA_DIR", value_name = "DIR")]
+    pub control_data_dir: Option<PathBuf>,
+
+    /// Where tenants live [default: sqlite]
+    #[arg(long, env = "NIMBUS_TENANT_PROVIDER", value_name = "PROVIDER")]
+    pub tenant_provider: Option<TenantProviderKind>,
+
+    /// Who wraps the data keys [default: master-key-file, made at the first start]
+    #[arg(long, env = "NIMBUS_ENCRYPTION_KEY_PROVIDER", value_name = "PROVIDER")]
+    pub encryption_key_provider: Option<KeyProviderKind>,
+
+    /// The master key: a file of 32 raw bytes, mode 0400 [default: <platform data dir>/nimbus/keys/master.key]
+    #[arg(long, env = "NIMBUS_ENCRYPTION_MASTER_KEY_FILE", value_name = "FILE")]
+    pub encryption_master_key_file: Option<PathBuf>,
+
+    /// Directory of one key file a subject
+    #[arg(long, env = "NIMBUS_ENCRYPTION_KEY_DIR", value_name = "DIR")]
+    pub encryption_key_dir: Option<PathBuf>,
+
+    /// AWS KMS key: id, alias or ARN
+    #[arg(long, env = "NIMBUS_ENCRYPTION_AWS_KMS_KEY_ID", value_name = "KEY")]
+    pub encryption_aws_kms_key_id: Option<String>,
+
+    /// AWS region [default: the AWS chain's]
+    #[arg(long, env = "NIMBUS_ENCRYPTION_AWS_REGION", value_name = "REGION")]
+    pub encryption_aws_region: Option<String>,
+
+    /// AWS KMS endpoint [default: AWS's for the region]
+    #[arg(long, env = "NIMBUS_ENCRYPTION_AWS_ENDPOINT_URL", value_name = "URL")]
+    pub encryption_aws_endpoint_url: Option<String>,
+
+    /// An earlier master key, still accepted for opening; may be given several times
+    #[arg(
+        long,
+        env = "NIMBUS_ENCRYPTION_PREVIOUS_MASTER_KEY_FILE",
+        value_name = "FILE",
+        value_delimiter = ','
+    )]
+    pub encryption_previous_master_key_file: Vec<PathBuf>,
+
+    /// An earlier key directory, still accepted for opening
+    #[arg(long, env = "NIMBUS_ENCRYPTION_PREVIOUS_KEY_DIR", value_name = "DIR")]
+    pub encryption_previous_key_dir: Option<PathBuf>,
+
+    /// An earlier AWS KMS key, still accepted for opening
+    #[arg(
+        long,
+        env = "NIMBUS_ENCRYPTION_PREVIOUS_AWS_KMS_KEY_ID",
+        value_name = "KEY"
+    )]
+    pub encryption_previous_aws_kms_key_id: Option<String>,
+
+    /// An age recipient (age1…) that every new data key is also wrapped to; may be given several times
+    #[arg(
+        id = "encryption_recovery_recipients",
+        long = "encryption-recovery-recipient",
+        env = "NIMBUS_ENCRYPTION_RECOVERY_RECIPIENTS",
+        value_name = "RECIPIENT",
+        value_delimiter = ','
+    )]
+    pub encryption_recovery_recipients: Vec<String>,
+
+    /// How many tenants may be open at a time [default: 512]
+    #[arg(long, env = "NIMBUS_MAX_OPEN_TENANTS", value_name = "N")]
+    pub max_open_tenants: Option<usize>,
+}
+
+/// Where tenants live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TenantProviderKind {
+    /// One SQLCipher file a tenant.
+    Sqlite,
+}
+
+/// Who wraps data keys, by its name in the settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyProviderKind {
+    /// One key file for everything.
+    MasterKeyFile,
+    /// One key file a subject.
+    KeyDir,
+    /// A key in AWS KMS.
+    AwsKms,
+    /// Plaintext, by explicit choice.
+    None,
+}
+
+impl KeyProviderKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::MasterKeyFile => "master-key-file",
+            Self::KeyDir => "key-dir",
+            Self::AwsKms => "aws-kms",
+            Self::None => "none",
+        }
+    }
+}
+
+/// The file named by `--config`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ConfigFile {
+    persistence: Persistence,
+}
+
+/// Why settings were refused, before anything was touched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file named by `--config` cannot be read.
+    #[error("cannot read the configuration file {}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The file named by `--config` is not JSON of the documented keys.
+    #[error("the configuration file {} is not right; docs/configuration.md lists its keys", .path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The key or the place.
+        source: serde_json::Error,
+    },
+    /// A setting of a provider that is not selected.
+    #[error(
+        "{setting} is a setting of {needs}, and the key provider is {selected}; drop it, or select --encryption-key-provider {needs}"
+    )]
+    Foreign {
+        /// The flag.
+        setting: &'static str,
+        /// The provider it belongs to.
+        needs: &'static str,
+        /// The provider that is selected.
+        selected: &'static str,
+    },
+    /// A provider without its one necessary setting.
+    #[error("--encryption-key-provider {provider} needs {setting}")]
+    Missing {
+        /// The provider.
+        provider: &'static str,
+        /// The flag.
+        setting: &'static str,
+    },
+    /// A recovery recipient that is none.
+    #[error(
+        "{recipient:?} is not an age recipient; it begins with age1, `age-keygen -y <identity>` prints it"
+    )]
+    Recipient {
+        /// What was given.
+        recipient: String,
+        /// What the library said.
+        source: RecipientError,
+    },
+    /// More recipients than a manifest has room for.
+    #[error("{given} recovery recipients are too many: a manifest has room for {most}")]
+    TooManyRecipients {
+        /// How many were given.
+        given: usize,
+        /// How many there may be.
+        most: usize,
+    },
+    /// A limit of 0.
+    #[error("--max-open-tenants must be at least 1")]
+    NoOpenTenants,
+}
+
+/// Settings that were checked, each against the others.
+#[derive(Debug)]
+pub struct Settings {
+    /// Directory of the tenants' databases.
+    pub data_dir: PathBuf,
+    /// Directory of the control file.
+    pub control_data_dir: PathBuf,
+    /// Who wraps new data keys.
+    pub provider: ProviderChoice,
+    /// Who may unwrap besides.
+    pub previous: Vec<ProviderConfig>,
+    /// Who can recover.
+    pub recipients: Vec<Recipient>,
+    /// How many tenants may be open at a time.
+    pub max_open_tenants: usize,
+}
+
+/// Who wraps data keys, as the settings say it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProviderChoice {
+    /// Nobody said: the master key at this path, made at the first start on an empty data directory.
+    Default(PathBuf),
+    /// This one.
+    Configured(ProviderConfig),
+    /// Plaintext.
+    Off,
+}
+
+impl Settings {
+    /// Checks what flags and environment said, and what the file adds. Reads that file and touches nothing else.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the setting.
+    pub fn check(said: Persistence, file: Option<&Path>) -> Result<Self, ConfigError> {
+        let said = match file {
+            Some(path) => said.or(read(path)?),
+            None => said,
+        };
+        let provider = said.provider()?;
+        let recipients = said.recipients(&provider)?;
+        let data_dir = said.data_dir.clone().unwrap_or_else(|| "data".into());
+        let max_open_tenants = said.max_open_tenants.unwrap_or(DEFAULT_OPEN_TENANTS);
+        if max_open_tenants == 0 {
+            return Err(ConfigError::NoOpenTenants);
+        }
+        Ok(Self {
+            control_data_dir: said
+                .control_data_dir
+                .clone()
+                .unwrap_or_else(|| data_dir.clone()),
+            data_dir,
+            previous: said.previous(&provider)?,
+            provider,
+            recipients,
+            max_open_tenants,
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<Persistence, ConfigError> {
+    let text = std::fs::read(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let file: ConfigFile = serde_json::from_slice(&text).map_err(|source| ConfigError::Parse {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(file.persistence)
+}
+
+impl Persistence {
+    /// Fills what was not said from `file`.
+    fn or(self, file: Self) -> Self {
+        fn list<T>(said: Vec<T>, file: Vec<T>) -> Vec<T> {
+            if said.is_empty() { file } else { said }
+        }
+        Self {
+            data_dir: self.data_dir.or(file.data_dir),
+            control_data_dir: self.control_data_dir.or(file.control_data_dir),
+            tenant_provider: self.tenant_provider.or(file.tenant_provider),
+            encryption_key_provider: self
+                .encryption_key_provider
+                .or(file.encryption_key_provider),
+            encryption_master_key_file: self
+                .encryption_master_key_file
+                .or(file.encryption_master_key_file),
+            encryption_key_dir: self.encryption_key_dir.or(file.encryption_key_dir),
+            encryption_aws_kms_key_id: self
+                .encryption_aws_kms_key_id
+                .or(file.encryption_aws_kms_key_id),
+            encryption_aws_region: self.encryption_aws_region.or(file.encryption_aws_region),
+            encryption_aws_endpoint_url: self
+                .encryption_aws_endpoint_url
+                .or(file.encryption_aws_endpoint_url),
+            encryption_previous_master_key_file: list(
+                self.encryption_previous_master_key_file,
+                file.encryption_previous_master_key_file,
+            ),
+            encryption_previous_key_dir: self
+                .encryption_previous_key_dir
+                .or(file.encryption_previous_key_dir),
+            encryption_previous_aws_kms_key_id: self
+                .encryption_previous_aws_kms_key_id
+                .or(file.encryption_previous_aws_kms_key_id),
+            encryption_recovery_recipients: list(
+                self.encryption_recovery_recipients,
+                file.encryption_recovery_recipients,
+            ),
+            max_open_tenants: self.max_open_tenants.or(file.max_open_tenants),
+        }
+    }
+
+    /// The provider that is selected, with its own settings and no other's.
+    fn provider(&self) -> Result<ProviderChoice, ConfigError> {
+        use KeyProviderKind::{AwsKms, KeyDir, MasterKeyFile, None as Off};
+        let selected = self.encryption_key_provider.unwrap_or(MasterKeyFile);
+        let aws_previous = self.encryption_previous_aws_kms_key_id.is_some();
+        let settings = [
+            (
+                "--encryption-master-key-file",
+                MasterKeyFile,
+                self.encryption_master_key_file.is_some(),
+            ),
+            (
+                "--encryption-key-dir",
+                KeyDir,
+                self.encryption_key_dir.is_some(),
+            ),
+            (
+                "--encryption-aws-kms-key-id",
+                AwsKms,
+                self.encryption_aws_kms_key_id.is_some(),
+            ),
+            // A previous KMS key needs region and endpoint as much as the current one.
+            (
+                "--encryption-aws-region",
+                AwsKms,
+                self.encryption_aws_region.is_some() && !aws_previous,
+            ),
+            (
+                "--encryption-aws-endpoint-url",
+                AwsKms,
+                self.encryption_aws_endpoint_url.is_some() && !aws_previous,
+            ),
+        ];
+        if let Some((setting, needs, _)) = settings
+            .into_iter()
+            .find(|(_, kind, given)| *given && *kind != selected)
+        {
+            return Err(ConfigError::Foreign {
+                setting,
+                needs: needs.name(),
+                selected: selected.name(),
+            });
+        }
+        let missing = |setting| ConfigError::Missing {
+            provider: selected.name(),
+            setting,
+        };
+        let default_key = || {
+            self.encryption_master_key_file
+                .clone()
+                .or_else(keys::default_master_key)
+                .ok_or(missing("--encryption-master-key-file"))
+        };
+        Ok(match (selected, self.encryption_key_provider) {
+            (MasterKeyFile, None) => ProviderChoice::Default(default_key()?),
+            (MasterKeyFile, Some(_)) => ProviderChoice::Configured(ProviderConfig::MasterKeyFile {
+                path: default_key()?,
+            }),
+            (KeyDir, _) => ProviderChoice::Configured(ProviderConfig::KeyDir {
+                dir: self
+                    .encryption_key_dir
+                    .clone()
+                    .ok_or(missing("--encryption-key-dir"))?,
+            }),
+            (AwsKms, _) => ProviderChoice::Configured(
+                self.aws(
+                    self.encryption_aws_kms_key_id
+                        .clone()
+                        .ok_or(missing("--encryption-aws-kms-key-id"))?,
+                ),
+            ),
+            (Off, _) => ProviderChoice::Off,
+        })
+    }
+
+    fn previous(&self, provider: &ProviderChoice) -> Result<Vec<ProviderConfig>, ConfigError> {
+        let files = self.encryption_previous_master_key_file.iter();
+        let mut previous: Vec<_> = files
+            .map(|path| ProviderConfig::MasterKeyFile { path: path.clone() })
+            .collect();
+        previous.extend(
+            self.encryption_previous_key_dir
+                .iter()
+                .map(|dir| ProviderConfig::KeyDir { dir: dir.clone() }),
+        );
+        previous.extend(
+            self.encryption_previous_aws_kms_key_id
+                .iter()
+                .map(|key| self.aws(key.clone())),
+        );
+        if *provider == ProviderChoice::Off && !previous.is_empty() {
+            return Err(ConfigError::Foreign {
+                setting: "--encryption-previous-…",
+                needs: "master-key-file",
+                selected: "none",
+            });
+        }
+        Ok(previous)
+    }
+
+    fn recipients(&self, provider: &ProviderChoice) -> Result<Vec<Recipient>, ConfigError> {
+        let given = self.encryption_recovery_recipients.len();
+        if given > MAX_RECIPIENTS {
+            return Err(ConfigError::TooManyRecipients {
+                given,
+                most: MAX_RECIPIENTS,
+            });
+        }
+        if given > 0 && *provider == ProviderChoice::Off {
+            return Err(ConfigError::Foreign {
+                setting: "--encryption-recovery-recipient",
+                needs: "master-key-file",
+                selected: "none",
+            });
+        }
+        self.encryption_recovery_recipients
+            .iter()
+            .map(|text| {
+                text.parse().map_err(|source| ConfigError::Recipient {
+                    recipient: text.clone(),
+                    source,
+                })
+            })
+            .collect()
+    }
+
+    fn aws(&self, key_id: String) -> ProviderConfig {
+        ProviderConfig::AwsKms {
+            key_id,
+            region: self.encryption_aws_region.clone(),
+            endpoint_url: self.encryption_aws_endpoint_url.clone(),
+        }
+    }
+}
+
+const DEFAULT_OPEN_TENANTS: usize = 512;
+/// One wrap is the provider's, and one more is needed while a rotation is under way.
+const MAX_RECIPIENTS: usize = nimbus_manifests::MAX_WRAPS - 2;
+
+#[cfg(test)]
+mod tests;

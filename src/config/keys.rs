@@ -1,0 +1,211 @@
+//! From checked settings to keys: connects the providers, and makes the master key at the very first start.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nimbus_keyproviders::{KeyProvider, OsRandom, ProviderConfig, ProviderError, keyfile};
+
+use super::{ProviderChoice, Settings};
+use crate::envelope::{Envelope, FileKind, KeyRing, blocking, classify};
+
+/// Why there are no keys. Nothing was made in place of what is missing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeysError {
+    /// A provider cannot be used.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+    /// The data directory holds encrypted files and the master key is not there.
+    #[error(
+        "the master key {} is missing, and {} holds encrypted files ({}, …); put the key back from its backup. \
+         A new key is never made while encrypted files are there: it would open none of them",
+        .key.display(), .dir.display(), .example.display()
+    )]
+    MasterKeyLost {
+        /// Where the key should be.
+        key: PathBuf,
+        /// The directory with encrypted files.
+        dir: PathBuf,
+        /// One of their manifests.
+        example: PathBuf,
+    },
+    /// The data directory holds plaintext databases and no provider was named.
+    #[error(
+        "{} is a plaintext database and encryption is on by default; encrypt it: first \
+         `nimbus encryption keygen --master-key-file {}`, then \
+         `nimbus encryption migrate --source {} --in-place`; or stay in plaintext with --encryption-key-provider none",
+        .example.display(), .key.display(), .example.display()
+    )]
+    PlaintextFound {
+        /// One of the databases.
+        example: PathBuf,
+        /// Where the master key would be.
+        key: PathBuf,
+    },
+    /// The key would be stored with the data that it protects.
+    #[error(
+        "the key {} lies in the data directory {}: who takes the data takes the key; move it elsewhere and name it with \
+         --encryption-master-key-file or --encryption-key-dir",
+        .key.display(), .dir.display()
+    )]
+    KeyBesideData {
+        /// The key.
+        key: PathBuf,
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// A directory cannot be looked through.
+    #[error("cannot read {}", .path.display())]
+    Read {
+        /// The directory or file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+/// Keys, and whether they were made just now.
+#[derive(Debug)]
+pub struct Keys {
+    /// The core that uses them.
+    pub envelope: Envelope,
+    /// The master key that this call made, for the operator to back up.
+    pub made: Option<PathBuf>,
+}
+
+/// Whether a missing master key may be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// `start`: yes, on a data directory that holds nothing yet.
+    Start,
+    /// Any other command: no.
+    Inspect,
+}
+
+/// Connects the providers that `settings` names.
+///
+/// # Errors
+///
+/// [`KeysError`].
+pub async fn connect(settings: &Settings, purpose: Purpose) -> Result<Keys, KeysError> {
+    let (config, made) = match &settings.provider {
+        ProviderChoice::Off => {
+            return Ok(Keys {
+                envelope: Envelope::plaintext(),
+                made: None,
+            });
+        }
+        ProviderChoice::Configured(config) => (config.clone(), None),
+        ProviderChoice::Default(path) => {
+            let dirs = [settings.data_dir.clone(), settings.control_data_dir.clone()];
+            let key = path.clone();
+            let made = blocking(move || default_key(&key, &dirs, purpose)).await?;
+            let config = ProviderConfig::MasterKeyFile { path: path.clone() };
+            (config, made.then(|| path.clone()))
+        }
+    };
+    refuse_key_beside_data(&config, settings)?;
+    let current = config.connect().await?;
+    let mut previous: Vec<Arc<dyn KeyProvider>> = Vec::new();
+    for config in &settings.previous {
+        refuse_key_beside_data(config, settings)?;
+        previous.push(config.connect().await?);
+    }
+    let ring = KeyRing::new(current, previous, settings.recipients.clone());
+    Ok(Keys {
+        envelope: Envelope::new(ring),
+        made,
+    })
+}
+
+/// Where the master key is when nobody says: `<platform data dir>/nimbus/keys/master.key`.
+#[must_use]
+pub fn default_master_key() -> Option<PathBuf> {
+    dirs::data_local_dir().map(|dir| dir.join("nimbus/keys/master.key"))
+}
+
+/// Sees to the default master key: there, or made because nothing was ever stored. Answers whether it was made.
+fn default_key(key: &Path, dirs: &[PathBuf], purpose: Purpose) -> Result<bool, KeysError> {
+    let exists = key.try_exists().map_err(|source| KeysError::Read {
+        path: key.to_owned(),
+        source,
+    })?;
+    if exists {
+        return Ok(false);
+    }
+    for dir in dirs {
+        refuse_lost_key(key, dir)?;
+    }
+    if purpose == Purpose::Start {
+        refuse_key_in(key, dirs)?;
+        let _key = keyfile::generate_new(key, &OsRandom).map_err(ProviderError::from)?;
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+/// Looks for what a new key would not open.
+fn refuse_lost_key(key: &Path, dir: &Path) -> Result<(), KeysError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| KeysError::Read { path, source }
+    };
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(dir)(error)),
+    };
+    let mut plaintext = None;
+    for entry in entries {
+        let path = entry.map_err(failed(dir))?.path();
+        let extension = path.extension().and_then(OsStr::to_str);
+        if extension == Some("nimbus-enc") {
+            return Err(KeysError::MasterKeyLost {
+                key: key.to_owned(),
+                dir: dir.to_owned(),
+                example: path,
+            });
+        }
+        if plaintext.is_none() && matches!(extension, Some("sqlite3" | "db")) {
+            let kind = classify(&path).map_err(failed(&path))?;
+            if matches!(kind, FileKind::PlainSqlite | FileKind::PlainRedb) {
+                plaintext = Some(path);
+            }
+        }
+    }
+    match plaintext {
+        Some(example) => Err(KeysError::PlaintextFound {
+            example,
+            key: key.to_owned(),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn refuse_key_beside_data(config: &ProviderConfig, settings: &Settings) -> Result<(), KeysError> {
+    let dirs = [settings.data_dir.clone(), settings.control_data_dir.clone()];
+    match config {
+        ProviderConfig::MasterKeyFile { path } => refuse_key_in(path, &dirs),
+        ProviderConfig::KeyDir { dir } => refuse_key_in(dir, &dirs),
+        _ => Ok(()),
+    }
+}
+
+fn refuse_key_in(key: &Path, dirs: &[PathBuf]) -> Result<(), KeysError> {
+    // The key may not exist yet: its nearest directory that does stands for it.
+    let real = |path: &Path| path.ancestors().find_map(|path| path.canonicalize().ok());
+    let key_at = std::path::absolute(key).ok().and_then(|path| real(&path));
+    for dir in dirs {
+        if let (Some(key_at), Ok(dir)) = (&key_at, dir.canonicalize())
+            && key_at.starts_with(&dir)
+        {
+            return Err(KeysError::KeyBesideData {
+                key: key.to_owned(),
+                dir,
+            });
+        }
+    }
+    Ok(())
+}
