@@ -1,2 +1,11 @@
-//! stub
-fn main() {}
+//! The `nimbus` binary: parses, calls the library, and maps the result to an exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // First of all, before any key is read.
+    let _hardening = nimbus::process::harden();
+    #[cfg(feature = "failpoints")]
+    let _scenario = fail::FailScenario::setup();
+    nimbus::cli::run(std::env::args_os())
+}

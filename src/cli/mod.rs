@@ -1,1 +1,160 @@
-//! (room under construction)
+//! The command line: one file a command. Each parses, calls the library, and prints.
+
+mod auth;
+mod encryption;
+mod output;
+mod start;
+mod token;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::config::keys::KeysError;
+use crate::config::{ConfigError, Persistence, Settings};
+use crate::control::ControlError;
+use crate::process::LockError;
+use crate::server::ServeError;
+use crate::server::token::TokenError;
+use crate::sqlcipher::OpenError;
+use crate::tenants::StoreError;
+
+/// A document server for many tenants, each in its own encrypted database.
+#[derive(Debug, Parser)]
+#[command(
+    name = "nimbus",
+    version,
+    propagate_version = true,
+    after_help = "Example: `nimbus start` makes a master key and an admin token, and listens on 127.0.0.1:8080."
+)]
+struct Cli {
+    /// Settings as JSON: {"persistence": {"data_dir": …}}
+    #[arg(long, env = "NIMBUS_CONFIG", value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server
+    Start(start::Start),
+    /// The admin token of a running server
+    #[command(subcommand)]
+    Token(token::Token),
+    /// The local admin token file
+    #[command(subcommand)]
+    Auth(auth::Auth),
+    /// Look at, make, move and check what is encrypted
+    Encryption(encryption::Encryption),
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CliError {
+    /// The settings.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The keys.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The data directory's lock.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The control file.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The tenants.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// SQLCipher.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The admin token.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// Serving.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// What only `start` meets.
+    #[error(transparent)]
+    Start(#[from] start::StartError),
+    /// A running server did not do what it was asked.
+    #[error(transparent)]
+    Remote(#[from] token::RemoteError),
+    /// What only the `encryption` commands meet.
+    #[error(transparent)]
+    Encryption(#[from] encryption::EncryptionError),
+    /// Standard output is gone, or another plain input or output failed.
+    #[error("cannot write the answer")]
+    Output(#[from] std::io::Error),
+}
+
+/// How a command that did not fail ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done.
+    Done,
+    /// Done, and it found problems.
+    Problems,
+}
+
+/// Runs one command line to its exit code: 0 done, 1 failed, 2 wrong usage, 3 done and it found problems.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers, not errors; clap knows which stream and code each has.
+            drop(error.print());
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
+        }
+    };
+    let config = cli.config.as_deref();
+    let result = match cli.command {
+        Command::Start(command) => command.run(config),
+        Command::Token(command) => command.run(config),
+        Command::Auth(command) => command.run(),
+        Command::Encryption(command) => command.run(config),
+    };
+    match result {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Problems) => ExitCode::from(PROBLEMS),
+        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            output::error(&error);
+            ExitCode::from(match error {
+                CliError::Config(_) => USAGE,
+                _ => FAILED,
+            })
+        }
+    }
+}
+
+/// The settings of a command that takes no server flags: environment and file.
+fn settings(config: Option<&std::path::Path>) -> Result<Settings, CliError> {
+    let command = Persistence::augment_args(clap::Command::new("nimbus").no_binary_name(true));
+    let said = command
+        .try_get_matches_from([""; 0])
+        .and_then(|matches| Persistence::from_arg_matches(&matches))
+        // The only thing that can be wrong here is the environment, and clap says which variable.
+        .unwrap_or_else(|error| error.exit());
+    Ok(Settings::check(said, config)?)
+}
+
+/// Runs a future of a command that is over when it is.
+fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(future)
+}
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+const PROBLEMS: u8 = 3;

@@ -1,0 +1,256 @@
+//! `nimbus start`: from settings to a server that listens, and to an end that loses nothing.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{CliError, Outcome, block_on, output};
+use crate::config::keys::{self, Keys, Purpose};
+use crate::config::{Persistence, Settings};
+use crate::control::Control;
+use crate::envelope::{blocking, remove_leftovers};
+use crate::process::{DataDirLock, harden};
+use crate::server::token::{self, AdminToken, TokenKeeper};
+use crate::server::{App, serve};
+use crate::sqlcipher::check_library;
+use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
+
+/// Run the server
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  nimbus start
+      the first start makes a master key and an admin token, and encrypts everything
+  nimbus start --data-dir /srv/nimbus --encryption-key-provider aws-kms --encryption-aws-kms-key-id alias/nimbus
+      production: the key stays in KMS")]
+pub(super) struct Start {
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    host: IpAddr,
+
+    /// Port to listen on; 0 picks a free one
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+
+    /// Allow a --host that other machines reach; the admin token must have been rotated once
+    #[arg(long)]
+    allow_network: bool,
+
+    /// Accept browsers on this origin besides loopback ones; may be given several times
+    #[arg(
+        long = "cors-allow-origin",
+        env = "NIMBUS_CORS_ALLOW_ORIGINS",
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
+    cors_allow_origins: Vec<String>,
+
+    /// Form of the log on standard error
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+
+    #[command(flatten)]
+    persistence: Persistence,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Other machines would reach it.
+    #[error(
+        "{host} can be reached from other machines; allow it with --allow-network, or listen on 127.0.0.1"
+    )]
+    NotLoopback {
+        /// The address.
+        host: IpAddr,
+    },
+    /// The token of the first boot would guard a network address.
+    #[error(
+        "before the server listens on {host}, rotate the admin token once: `nimbus auth rotate-admin`"
+    )]
+    TokenNeverRotated {
+        /// The address.
+        host: IpAddr,
+    },
+    /// The address cannot be listened on.
+    #[error(
+        "cannot listen on {address}; if another program has the port, choose one with --port (0 picks a free one)"
+    )]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error("cannot use the directory {}; this user must be able to write there, or name another with --data-dir", .path.display())]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+impl Start {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+        let settings = Settings::check(self.persistence.clone(), config)?;
+        init_log(self.log_format);
+        block_on(self.serve(settings))?;
+        Ok(Outcome::Done)
+    }
+
+    async fn serve(self, settings: Settings) -> Result<(), CliError> {
+        // Before anything is touched: what can be refused without looking.
+        if !self.host.is_loopback() && !self.allow_network {
+            return Err(StartError::NotLoopback { host: self.host }.into());
+        }
+        let stop = stop_signal()?;
+        let hardening = harden();
+        tracing::info!(?hardening, "process hardened");
+        check_library()?;
+
+        let (data_dir, control_dir) =
+            (settings.data_dir.clone(), settings.control_data_dir.clone());
+        let lock = blocking(move || take_dirs(&data_dir, &control_dir)).await?;
+        let Keys { envelope, made } = keys::connect(&settings, Purpose::Start).await?;
+        announce_keys(made.as_deref(), &settings);
+        if let Some(keys) = envelope.keys() {
+            keys.current()
+                .check()
+                .await
+                .map_err(keys::KeysError::from)?;
+        }
+        let control = Arc::new(Control::open(&envelope, &settings.control_data_dir).await?);
+        let envelope = envelope.with_mirror(control.clone());
+        let options = SqliteOptions {
+            max_open_tenants: settings.max_open_tenants,
+            ..SqliteOptions::default()
+        };
+        let tenants = SqliteTenants::open(
+            envelope.clone(),
+            control.clone(),
+            settings.data_dir.clone(),
+            options,
+        )
+        .await?;
+
+        let token_path = token::default_path()?;
+        let token = blocking({
+            let path = token_path.clone();
+            move || token::read_or_create(&path)
+        })
+        .await?;
+        self.refuse_first_token(&token)?;
+        drop(token);
+
+        let address = SocketAddr::new(self.host, self.port);
+        let bind = |source| StartError::Bind { address, source };
+        let listener = TcpListener::bind(address).await.map_err(bind)?;
+        let address = listener.local_addr().map_err(bind)?;
+        lock.announce(Some(address))?;
+        let app = App::new(
+            Arc::new(tenants),
+            control,
+            envelope,
+            TokenKeeper::new(token_path),
+            self.cors_allow_origins,
+        );
+        match self.log_format {
+            LogFormat::Text => output::note(&format!("nimbus listening on {address}")),
+            LogFormat::Json => tracing::info!(%address, "nimbus listening on {address}"),
+        }
+        serve(listener, Arc::new(app), stop).await?;
+        tracing::info!("stopped; every tenant is closed and its keys are wiped");
+        drop(lock);
+        Ok(())
+    }
+
+    fn refuse_first_token(&self, token: &AdminToken) -> Result<(), StartError> {
+        if !self.host.is_loopback() && token.rotations() == 0 {
+            return Err(StartError::TokenNeverRotated { host: self.host });
+        }
+        Ok(())
+    }
+}
+
+/// Makes the directories where they are missing, takes the data directory, and removes what a crash left.
+fn take_dirs(data_dir: &Path, control_dir: &Path) -> Result<DataDirLock, CliError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| StartError::DataDir { path, source }
+    };
+    for dir in [data_dir, control_dir] {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(failed(dir))?;
+    }
+    let lock = DataDirLock::acquire(data_dir)?;
+    for dir in [data_dir, control_dir] {
+        remove_leftovers(dir).map_err(failed(dir))?;
+    }
+    Ok(lock)
+}
+
+/// Says once, loudly, that a key was made; and at every start without one, that there is none.
+fn announce_keys(made: Option<&Path>, settings: &Settings) {
+    if let Some(key) = made {
+        output::note(&format!(
+            "\n*** A new master key was made: {key}\n\
+             *** It opens everything in {data}. Back it up now, apart from the data:\n\
+             *** without it the data cannot be read by anyone, ever again.\n",
+            key = key.display(),
+            data = settings.data_dir.display(),
+        ));
+    }
+    if settings.provider == crate::config::ProviderChoice::Off {
+        tracing::warn!(
+            "--encryption-key-provider none: everything in {} is stored in PLAINTEXT",
+            settings.data_dir.display()
+        );
+    }
+}
+
+/// Resolves at SIGTERM or Ctrl-C. The handlers are in place before this returns.
+fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _signal = terminate.recv() => {}
+            _signal = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Logs go to standard error; `RUST_LOG` chooses what is logged.
+fn init_log(format: LogFormat) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    match format {
+        LogFormat::Text => builder
+            .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+            .init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

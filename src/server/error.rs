@@ -1,0 +1,228 @@
+//! The error envelope, and the one table from what happened to code, status, severity and remedy.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::documents::InputError;
+use crate::envelope::Trouble;
+use crate::tenants::{Limit, StoreError};
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident = $code:literal, $status:ident, $severity:literal, $retryable:literal, $remedy:literal;)*) => {
+        /// What happened, as the `code` of the envelope names it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Code { $($(#[$doc])* $variant,)* }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The code as it stands in the envelope.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code,)* }
+            }
+
+            /// The HTTP status that goes with it.
+            #[must_use]
+            pub const fn status(self) -> StatusCode {
+                match self { $(Self::$variant => StatusCode::$status,)* }
+            }
+
+            const fn severity(self) -> &'static str {
+                match self { $(Self::$variant => $severity,)* }
+            }
+
+            const fn retryable(self) -> bool {
+                match self { $(Self::$variant => $retryable,)* }
+            }
+
+            const fn remedy(self) -> &'static str {
+                match self { $(Self::$variant => $remedy,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// No credential, or not one of ours.
+    Unauthorized = "auth.unauthorized", UNAUTHORIZED, "warning", false,
+        "send the admin token as `Authorization: Bearer …`; `nimbus auth token` prints it";
+    /// The credential does not allow this.
+    Forbidden = "auth.forbidden", FORBIDDEN, "warning", false,
+        "call from a loopback origin, or start the server with --cors-allow-origin";
+    /// The credential was rotated away.
+    TokenRevoked = "auth.token_revoked", UNAUTHORIZED, "warning", false,
+        "the token was rotated; `nimbus auth token` prints the new one";
+    /// No such tenant.
+    TenantNotFound = "session.tenant_not_found", NOT_FOUND, "error", false,
+        "create the tenant with POST /api/tenants, or list them with GET /api/tenants";
+    /// The request is not right.
+    InvalidInput = "op.invalid_input", BAD_REQUEST, "error", false, "correct the request and send it again";
+    /// The request is right and too large.
+    TooLarge = "op.invalid_input", PAYLOAD_TOO_LARGE, "error", false,
+        "send less: a body may have 16 MiB, a document 1 MiB";
+    /// No such document.
+    DocumentNotFound = "op.document_not_found", NOT_FOUND, "error", false, "list the table to see which documents there are";
+    /// It is there already.
+    AlreadyExists = "op.already_exists", CONFLICT, "error", false, "use what is there, or choose another id";
+    /// It cannot be done to what is there.
+    Conflict = "op.conflict", CONFLICT, "error", false, "look at what is there, then decide";
+    /// More work is waiting than is let in.
+    ResourceExhausted = "rate.resource_exhausted", SERVICE_UNAVAILABLE, "warning", true, "wait as long as Retry-After says, and try again";
+    /// The key cannot be had now.
+    KeyUnavailable = "encryption.key_unavailable", SERVICE_UNAVAILABLE, "error", true,
+        "make the key reachable, or pass the missing one with --encryption-previous-…; `nimbus encryption status` names it";
+    /// The provider refuses the key.
+    KeyRevoked = "encryption.key_revoked", SERVICE_UNAVAILABLE, "error", false,
+        "the key provider denies this key: enable it, or restore the permission";
+    /// Key and file do not belong together.
+    KeyMismatch = "encryption.key_mismatch", SERVICE_UNAVAILABLE, "critical", false,
+        "restore the file and its manifest from one backup; `nimbus encryption status --verify open` shows which do not match";
+    /// The sidecar is missing.
+    ManifestMissing = "encryption.manifest_missing", SERVICE_UNAVAILABLE, "critical", false,
+        "restore the manifest from a backup, or put it back with `nimbus encryption repair`";
+    /// No such route.
+    RouteNotFound = "service.route_not_found", NOT_FOUND, "error", false, "docs/http-api.md lists the routes";
+    /// The route does not take this method.
+    MethodNotAllowed = "service.route_not_found", METHOD_NOT_ALLOWED, "error", false, "docs/http-api.md lists the routes and their methods";
+    /// Another process holds the file.
+    StorageBusy = "service.storage_busy", SERVICE_UNAVAILABLE, "warning", true, "try again in a moment";
+    /// The file is damaged.
+    StorageCorruption = "service.storage_corruption", SERVICE_UNAVAILABLE, "critical", false,
+        "restore the tenant from a backup; `nimbus encryption status` says what is wrong";
+    /// Something that Nimbus needs is not there.
+    Unavailable = "service.unavailable", SERVICE_UNAVAILABLE, "error", true, "see the message and the server's log, then try again";
+    /// A fault in Nimbus.
+    Internal = "service.internal", INTERNAL_SERVER_ERROR, "critical", false, "please report this with the requestId and the server's log";
+}
+
+/// An answer that is not a success.
+#[derive(Debug, Clone)]
+pub struct ApiError {
+    /// What happened.
+    pub code: Code,
+    message: String,
+    detail: Option<String>,
+}
+
+impl ApiError {
+    /// An error with a message for the caller.
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            detail: None,
+        }
+    }
+
+    /// Adds what caused it, and what caused that.
+    #[must_use]
+    fn because(mut self, error: &dyn std::error::Error) -> Self {
+        let mut causes = Vec::new();
+        let mut next = error.source();
+        while let Some(cause) = next {
+            causes.push(cause.to_string());
+            next = cause.source();
+        }
+        if !causes.is_empty() {
+            self.detail = Some(causes.join(": "));
+        }
+        self
+    }
+
+    /// The envelope of this error for one request.
+    pub(super) fn respond(&self, request_id: &str) -> Response {
+        let Self {
+            code,
+            message,
+            detail,
+        } = self;
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%3fZ");
+        let body = json!({"error": {
+            "code": code.as_str(),
+            "message": message,
+            "requestId": request_id,
+            "timestamp": now.to_string(),
+            "severity": code.severity(),
+            "retryable": code.retryable(),
+            "detail": detail,
+            "remediation": code.remedy(),
+        }});
+        let mut response = (code.status(), Json(body)).into_response();
+        if code.retryable() {
+            let _none = response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// Handlers answer with the bare error; the outermost layer, which knows the request's id, writes the envelope.
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = self.code.status().into_response();
+        let _none = response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<InputError> for ApiError {
+    fn from(error: InputError) -> Self {
+        let code = match error {
+            InputError::TooLarge { .. } => Code::TooLarge,
+            _ => Code::InvalidInput,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let code = match &error {
+            StoreError::TenantNotFound { .. } => Code::TenantNotFound,
+            StoreError::TenantExists { .. } | StoreError::DocumentExists { .. } => {
+                Code::AlreadyExists
+            }
+            StoreError::DocumentNotFound { .. } => Code::DocumentNotFound,
+            StoreError::Input(error) => return error.clone().into(),
+            StoreError::TooManyTables { .. } => Code::Conflict,
+            StoreError::ListTooLarge { .. } => Code::TooLarge,
+            StoreError::Busy {
+                what: Limit::FileLock,
+                ..
+            } => Code::StorageBusy,
+            StoreError::Busy { .. } => Code::ResourceExhausted,
+            StoreError::Open { source, .. } => of_trouble(source.trouble()),
+            StoreError::Envelope { source, .. } => of_trouble(source.trouble()),
+            StoreError::Corrupt { .. } | StoreError::ForeignFile { .. } => Code::StorageCorruption,
+            StoreError::Closed { .. }
+            | StoreError::LayoutTooNew { .. }
+            | StoreError::StorageFull { .. }
+            | StoreError::Engine { .. }
+            | StoreError::Io { .. }
+            | StoreError::Control { .. } => Code::Unavailable,
+        };
+        Self::new(code, error.to_string()).because(&error)
+    }
+}
+
+fn of_trouble(trouble: Trouble) -> Code {
+    match trouble {
+        Trouble::NotFound => Code::TenantNotFound,
+        Trouble::AlreadyExists => Code::AlreadyExists,
+        Trouble::KeyUnavailable => Code::KeyUnavailable,
+        Trouble::KeyRevoked => Code::KeyRevoked,
+        Trouble::KeyMismatch => Code::KeyMismatch,
+        Trouble::ManifestMissing => Code::ManifestMissing,
+        Trouble::ManifestCorrupt
+        | Trouble::DatabaseMissing
+        | Trouble::Plaintext
+        | Trouble::Corrupt => Code::StorageCorruption,
+        Trouble::Storage => Code::Unavailable,
+    }
+}

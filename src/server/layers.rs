@@ -1,0 +1,210 @@
+//! What every request passes through: id, overload, deadline, origin, credential.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use tracing::Instrument as _;
+
+use super::App;
+use super::error::{ApiError, Code};
+use super::token::Verdict;
+
+/// Gives the request an id, logs it, lets it in or turns it away, and writes the error envelope.
+pub(super) async fn envelope(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let id = request_id(request.headers());
+    let method = request.method().clone();
+    let path = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
+    // The route's pattern, never the path: ids and names of tables stay out of the log.
+    let span = tracing::info_span!("request", id, %method, route = path);
+    let started = std::time::Instant::now();
+    let mut response = guarded(&app, request, next).instrument(span.clone()).await;
+    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        response = error.respond(&id);
+    } else if response.status().is_client_error() || response.status().is_server_error() {
+        response = of_library(&response).respond(&id);
+    }
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        let _old = response.headers_mut().insert(REQUEST_ID, id);
+    }
+    span.in_scope(|| {
+        let status = response.status().as_u16();
+        let milliseconds = started.elapsed().as_secs_f64() * 1000.0;
+        if response.status().is_server_error() {
+            tracing::warn!(status, milliseconds, "answered");
+        } else {
+            tracing::debug!(status, milliseconds, "answered");
+        }
+    });
+    response
+}
+
+/// Overload and deadline: each ends in one clear answer.
+async fn guarded(app: &App, request: Request, next: Next) -> Response {
+    let Ok(_place) = app.places.try_acquire() else {
+        return ApiError::new(
+            Code::ResourceExhausted,
+            "the server has as many requests under way as it takes",
+        )
+        .into_response();
+    };
+    match tokio::time::timeout(DEADLINE, next.run(request)).await {
+        Ok(response) => response,
+        Err(_elapsed) => ApiError::new(
+            Code::Unavailable,
+            "the request took longer than its deadline of 30 seconds; a write may have been applied all the same",
+        )
+        .into_response(),
+    }
+}
+
+/// Lets in who may come in: the origin first, then the credential.
+pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    match check(&app, request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
+}
+
+/// A request that names a foreign origin comes from a browser on somebody else's page.
+pub(super) async fn origin(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    match check_origin(&app, request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
+}
+
+fn check_origin(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
+    let foreign = headers
+        .get_all(header::ORIGIN)
+        .iter()
+        .any(|origin| !origin.to_str().is_ok_and(|origin| app.accepts(origin)));
+    if foreign {
+        return Err(ApiError::new(
+            Code::Forbidden,
+            "requests from this origin are not accepted",
+        ));
+    }
+    Ok(())
+}
+
+fn check(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
+    let bearer = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.as_bytes().split_at_checked(BEARER.len()))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(BEARER))
+        .map(|(_, token)| token);
+    let Some(credential) = bearer.or_else(|| headers.get(ADMIN_TOKEN).map(HeaderValue::as_bytes))
+    else {
+        return Err(ApiError::new(
+            Code::Unauthorized,
+            "this route needs a credential",
+        ));
+    };
+    match app.tokens.judge(credential) {
+        Ok(Verdict::Admin) => Ok(()),
+        Ok(Verdict::Revoked) => Err(ApiError::new(
+            Code::TokenRevoked,
+            "this token was rotated and does not count any more",
+        )),
+        Ok(Verdict::Unknown) => Err(ApiError::new(
+            Code::Unauthorized,
+            "this credential is not known",
+        )),
+        Err(error) => {
+            tracing::error!(%error, "nobody can be let in");
+            Err(ApiError::new(
+                Code::Unavailable,
+                "the admin token cannot be read; the server's log says why",
+            ))
+        }
+    }
+}
+
+/// What the libraries below answered by themselves, in our words.
+fn of_library(response: &Response) -> ApiError {
+    match response.status().as_u16() {
+        404 => ApiError::new(Code::RouteNotFound, "there is no such route"),
+        405 => ApiError::new(
+            Code::MethodNotAllowed,
+            "this route does not take this method",
+        ),
+        413 => ApiError::new(Code::TooLarge, "the body is larger than 16 MiB"),
+        400..=499 => ApiError::new(Code::InvalidInput, "the request cannot be read"),
+        _ => ApiError::new(Code::Internal, "a fault in the server"),
+    }
+}
+
+/// The id that the client gave, if it is one, else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    headers
+        .get(REQUEST_ID)
+        .and_then(|value| value.to_str().ok())
+        .filter(|id| (1..=MAX_ID_BYTES).contains(&id.len()) && id.bytes().all(plain))
+        .map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
+}
+
+/// `http://localhost:5173`, `http://127.0.0.1:8080`, `http://[::1]`: pages of this machine.
+pub(super) fn is_loopback(origin: &str) -> bool {
+    let Ok(uri) = origin.parse::<axum::http::Uri>() else {
+        return false;
+    };
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return false;
+    }
+    let host = uri.host().unwrap_or_default();
+    let host = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+const BEARER: &[u8] = b"Bearer ";
+const ADMIN_TOKEN: &str = "x-nimbus-admin-token";
+const REQUEST_ID: &str = "x-request-id";
+const MAX_ID_BYTES: usize = 128;
+/// How long a request may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_loopback_origins_from_others() {
+        for origin in [
+            "http://localhost:5173",
+            "http://127.0.0.1:8080",
+            "https://127.9.9.9",
+            "http://[::1]:3000",
+        ] {
+            assert!(is_loopback(origin), "{origin}");
+        }
+        for origin in [
+            "http://localhost.evil.example",
+            "http://evil.example",
+            "http://127.0.0.1.evil.example",
+            "null",
+            "",
+            "file://localhost",
+            "http://user@evil.example",
+        ] {
+            assert!(!is_loopback(origin), "{origin}");
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! `/api/admin` and `/debug`: what an operator asks of a running server.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+
+use crate::envelope::blocking;
+use crate::server::error::{ApiError, Code};
+use crate::server::{App, token};
+
+/// Replaces the admin token file. The answer holds no token: who may read the file reads it there.
+pub(in crate::server) async fn rotate_token(
+    State(app): State<Arc<App>>,
+) -> Result<Json<Value>, ApiError> {
+    let path = app.tokens.path().to_owned();
+    let rotated = blocking(move || token::rotate(&path)).await;
+    let token = rotated.map_err(|error| ApiError::new(Code::Unavailable, error.to_string()))?;
+    tracing::info!(event = "token.rotated", "the admin token was rotated");
+    Ok(Json(
+        json!({"rotated": true, "rotations": token.rotations()}),
+    ))
+}

@@ -1,0 +1,55 @@
+//! `/health`, which asks nothing, and `/ready`, which asks everything that must work.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::server::App;
+
+/// The process lives. Exactly `{"ok":true}`.
+pub(in crate::server) async fn health() -> &'static str {
+    r#"{"ok":true}"#
+}
+
+/// Whether control file, key provider and storage work, and which tenants do not open.
+pub(in crate::server) async fn ready(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
+    fn check<E: std::error::Error>(result: Result<(), E>) -> (bool, Value) {
+        match result {
+            Ok(()) => (true, json!({"ok": true})),
+            Err(error) => (false, json!({"ok": false, "error": chain(&error)})),
+        }
+    }
+    let (control_ok, control) = check(app.check_control().await);
+    let (storage_ok, storage) = check(app.tenants.check().await);
+    let (key_ok, key_provider) = match app.envelope.keys() {
+        Some(keys) => check(keys.current().check().await),
+        None => (true, json!({"ok": true, "encryption": "off"})),
+    };
+    let ready = control_ok && storage_ok && key_ok;
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let body = json!({
+        "ready": ready,
+        "checks": {"control_file": control, "key_provider": key_provider, "storage": storage},
+        // A tenant's trouble is its own: it does not make the server unready.
+        "tenants_in_trouble": app.troubled(),
+    });
+    (status, Json(body))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,18 @@
+//! One file a resource; each handler parses, calls the library, and answers.
+
+pub(super) mod admin;
+pub(super) mod documents;
+pub(super) mod health;
+pub(super) mod tenants;
+
+use nimbus_manifests::TenantId;
+
+use super::error::{ApiError, Code};
+
+/// A tenant id from a path or a body.
+fn tenant_id(text: &str) -> Result<TenantId, ApiError> {
+    text.parse()
+        .map_err(|error: nimbus_manifests::InvalidName| {
+            ApiError::new(Code::InvalidInput, error.to_string())
+        })
+}
