@@ -1,6 +1,7 @@
 //! How tenants come, go, and share the places for open ones.
 
 use super::*;
+use crate::{control::Control, envelope::ManifestMirror as _};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_many_creations_wins() {
@@ -282,4 +283,39 @@ async fn a_deletion_that_cannot_be_recorded_harms_nothing() {
     house.log.failing.store(false, Ordering::SeqCst);
     tenants.delete_tenant(&id("acme")).await.unwrap();
     assert_eq!(tenants.list_tenants().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_deletion_takes_the_mirror_of_the_manifest_with_it() {
+    let house = House::new(encryption());
+    let control = Arc::new(
+        Control::open(&house.envelope, house.dir.path())
+            .await
+            .unwrap(),
+    );
+    let open = || {
+        let envelope = house.envelope.clone().with_mirror(control.clone());
+        let (dir, options) = (house.dir.path().into(), SqliteOptions::default());
+        SqliteTenants::open(envelope, control.clone(), dir, options)
+    };
+    let mirrored = |tenant: &str| {
+        let subject = Subject::sqlite_tenant(&id(tenant), &format!("{tenant}.sqlite3")).unwrap();
+        control.get(&subject).unwrap().is_some()
+    };
+    let tenants = open().await.unwrap();
+    for tenant in ["now", "later", "stays"] {
+        tenants.create_tenant(&id(tenant)).await.unwrap();
+        assert!(mirrored(tenant));
+    }
+    tenants.delete_tenant(&id("now")).await.unwrap();
+    assert!(!mirrored("now"));
+    tenants.close().await.unwrap();
+    drop(tenants);
+    // The process died right after the record of this one was durable.
+    control.begin_delete(&id("later")).unwrap();
+    let tenants = open().await.unwrap();
+    assert!(!mirrored("later"));
+    assert!(mirrored("stays"));
+    assert_eq!(control.pending_deletes().unwrap(), []);
+    assert_eq!(tenants.list_tenants().await.unwrap(), [id("stays")]);
 }
