@@ -67,11 +67,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<(Manifest, [u8; 32]), ParseError> {
         deks.push(dek(&mut lines, deks.len())?);
     }
     let mac = lines.value(Field::Mac, |text| {
-        BASE64
-            .decode(text.as_bytes())
-            .ok()
-            .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
-            .ok_or(Problem::Base64)
+        <[u8; 32]>::try_from(base64(text)?).map_err(|_other_length| Problem::Base64)
     })?;
     lines.end()?;
     let manifest = Manifest::new(subject, file_id, cipher, state, revision, created, deks)?;
@@ -132,13 +128,20 @@ fn continuation(line: &str, previous_full: bool, so_far: usize) -> Result<Vec<u8
     if !previous_full || text.is_empty() || text.len() > CONTINUATION_CHARS {
         return Err(Problem::Base64);
     }
-    let part = BASE64
-        .decode(text.as_bytes())
-        .map_err(|_not_base64| Problem::Base64)?;
+    let part = base64(text)?;
     if so_far + part.len() > MAX_WRAPPED_BYTES {
         return Err(Problem::WrappedSize);
     }
     Ok(part)
+}
+
+/// The bytes whose one spelling is `text`. The library also reads padded texts one after the other; this format does not.
+fn base64(text: &str) -> Result<Vec<u8>, Problem> {
+    BASE64
+        .decode(text.as_bytes())
+        .ok()
+        .filter(|bytes| BASE64.encode(bytes) == text)
+        .ok_or(Problem::Base64)
 }
 
 fn number(text: &str) -> Result<u64, Problem> {
@@ -245,3 +248,6 @@ const CONTINUATION_CHARS: usize = 64;
 const CONTINUATION_BYTES: usize = 48;
 /// How much of a foreign line an error repeats.
 const SHOWN_CHARS: usize = 40;
+
+#[cfg(test)]
+mod tests;
