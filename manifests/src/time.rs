@@ -5,12 +5,12 @@ use std::str::FromStr;
 
 use crate::error::Problem;
 
-/// A second in UTC, from 1970 to 9999.
+/// A second in UTC, in the years 1970 to 9998.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(jiff::Timestamp);
 
 impl Timestamp {
-    /// The time that lies `seconds` after 1970-01-01T00:00:00Z; `None` outside 1970 to 9999.
+    /// The time that lies `seconds` after 1970-01-01T00:00:00Z; `None` outside the years 1970 to 9998.
     #[must_use]
     pub fn from_unix(seconds: i64) -> Option<Self> {
         if !(0..=LAST_SECOND).contains(&seconds) {
@@ -47,5 +47,80 @@ impl FromStr for Timestamp {
     }
 }
 
-/// 9999-12-30T22:00:00Z: the last second that the library's time stamps hold.
-const LAST_SECOND: i64 = 253_402_207_200;
+/// 9998-12-31T23:59:59Z. The library's time stamps end a day before the year 9999 does, so the last whole year is the one before.
+const LAST_SECOND: i64 = 253_370_764_799;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) {
+        assert_eq!(text.parse::<Timestamp>(), Err(Problem::Time), "{text:?}");
+    }
+
+    #[test]
+    fn accepts_the_first_and_the_last_second() {
+        for (text, seconds) in [
+            ("1970-01-01T00:00:00Z", 0),
+            ("2024-02-29T12:34:56Z", 1_709_210_096),
+            ("9998-12-31T23:59:59Z", 253_370_764_799),
+        ] {
+            let time: Timestamp = text.parse().unwrap();
+            assert_eq!(time.unix(), seconds);
+            assert_eq!(Timestamp::from_unix(seconds), Some(time));
+            assert_eq!(time.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn rejects_the_seconds_before_and_after() {
+        refused("1969-12-31T23:59:59Z");
+        refused("9999-01-01T00:00:00Z");
+        refused("-000001-01-01T00:00:00Z");
+        refused("10000-01-01T00:00:00Z");
+        assert_eq!(Timestamp::from_unix(-1), None);
+        assert_eq!(Timestamp::from_unix(253_370_764_800), None);
+        assert_eq!(Timestamp::from_unix(i64::MAX), None);
+    }
+
+    #[test]
+    fn rejects_days_and_seconds_that_do_not_exist() {
+        for text in [
+            "2026-02-29T00:00:00Z",
+            "2100-02-29T00:00:00Z",
+            "2026-00-01T00:00:00Z",
+            "2026-13-01T00:00:00Z",
+            "2026-04-31T00:00:00Z",
+            "2026-11-22T24:00:00Z",
+            "2026-11-22T18:60:00Z",
+            "2016-12-31T23:59:60Z",
+        ] {
+            refused(text);
+        }
+    }
+
+    #[test]
+    fn rejects_other_spellings_of_a_time() {
+        for text in [
+            "",
+            "2026-11-22",
+            "2026-11-22T18:04Z",
+            "2026-11-22T18:04:05",
+            "2026-11-22T18:04:05z",
+            "2026-11-22t18:04:05Z",
+            "2026-11-22 18:04:05Z",
+            "2026-11-22T18:04:05.0Z",
+            "2026-11-22T18:04:05.5Z",
+            "2026-11-22T18:04:05+00:00",
+            "2026-11-22T19:04:05+01:00",
+            "2026-11-22T18:04:05Z[UTC]",
+            "20261122T180405Z",
+            "+002026-11-22T18:04:05Z",
+            "2026-11-22T18:04:05Z ",
+            " 2026-11-22T18:04:05Z",
+            "1795370645",
+        ] {
+            refused(text);
+        }
+    }
+}
