@@ -38,3 +38,55 @@ impl WrapContext<'_> {
         bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encodes_label_lengths_and_texts() {
+        let subject: Subject = "db:sqlite:tenant:demo:demo.sqlite3".parse().unwrap();
+        let context = WrapContext {
+            subject: &subject,
+            file_id: "0198f2c4-7d0e-7a51-9a3e-0f6f7f1f2a10".parse().unwrap(),
+            cipher: Cipher::Sqlcipher4,
+            dek_id: "4f1c0a9be2d35577".parse().unwrap(),
+        };
+        let key_id = "9c0d2f6e1b7a4455".parse().unwrap();
+        let expected = b"nimbus-enc/1 wrap\
+            \0\0\0\x22db:sqlite:tenant:demo:demo.sqlite3\
+            \0\0\0\x240198f2c4-7d0e-7a51-9a3e-0f6f7f1f2a10\
+            \0\0\0\x0asqlcipher4\
+            \0\0\0\x104f1c0a9be2d35577\
+            \0\0\0\x0fmaster-key-file\
+            \0\0\0\x109c0d2f6e1b7a4455";
+        assert_eq!(
+            context
+                .encode(ProviderKind::MasterKeyFile, &key_id)
+                .as_slice(),
+            expected.as_slice()
+        );
+    }
+
+    #[test]
+    fn encodes_a_length_of_more_than_one_byte_big_endian() {
+        let subject: Subject = "db:redb:control:nimbus-control.db".parse().unwrap();
+        let context = WrapContext {
+            subject: &subject,
+            file_id: "00000000-0000-0000-0000-000000000000".parse().unwrap(),
+            cipher: Cipher::Blocks1,
+            dek_id: DekId::from_bytes([0; 8]),
+        };
+        let key_id = KeyId::new("arn:".to_owned() + &"x".repeat(508)).unwrap();
+        let bytes = context.encode(ProviderKind::AwsKms, &key_id);
+        let expected = b"nimbus-enc/1 wrap\
+            \0\0\0\x21db:redb:control:nimbus-control.db\
+            \0\0\0\x2400000000-0000-0000-0000-000000000000\
+            \0\0\0\x07blocks1\
+            \0\0\0\x100000000000000000\
+            \0\0\0\x07aws-kms\
+            \0\0\x02\0arn:xxxx";
+        assert_eq!(bytes[..expected.len()], expected[..]);
+        assert_eq!(bytes.len(), expected.len() - "arn:xxxx".len() + 512);
+    }
+}

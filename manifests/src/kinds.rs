@@ -100,3 +100,91 @@ impl ProviderKind {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_words_it_writes_and_no_others() {
+        let words = |all: &[&str]| all.join(" ");
+        assert_eq!(
+            words(
+                &Cipher::ALL
+                    .iter()
+                    .map(|one| one.as_str())
+                    .collect::<Vec<_>>()
+            ),
+            "sqlcipher4 blocks1"
+        );
+        assert_eq!(
+            words(
+                &State::ALL
+                    .iter()
+                    .map(|one| one.as_str())
+                    .collect::<Vec<_>>()
+            ),
+            "new ready rekeying"
+        );
+        assert_eq!(
+            words(
+                &ProviderKind::ALL
+                    .iter()
+                    .map(|one| one.as_str())
+                    .collect::<Vec<_>>()
+            ),
+            "master-key-file key-dir aws-kms age"
+        );
+        assert_eq!(
+            words(
+                &WrapAlgorithm::ALL
+                    .iter()
+                    .map(|one| one.as_str())
+                    .collect::<Vec<_>>()
+            ),
+            "hkdf-sha256+aes-256-gcm hkdf-sha256+xchacha20-poly1305 symmetric-default x25519"
+        );
+        assert_eq!(Cipher::from_word("blocks1"), Ok(Cipher::Blocks1));
+        assert_eq!(
+            Cipher::from_word("blocks2"),
+            Err(Problem::UnknownCipher("blocks2".to_owned()))
+        );
+        assert_eq!(
+            State::from_word(""),
+            Err(Problem::UnknownState(String::new()))
+        );
+        assert_eq!(
+            ProviderKind::from_word("none"),
+            Err(Problem::UnknownProvider("none".to_owned()))
+        );
+        assert_eq!(
+            WrapAlgorithm::from_word("X25519"),
+            Err(Problem::UnknownAlgorithm("X25519".to_owned()))
+        );
+    }
+
+    #[test]
+    fn gives_each_provider_its_algorithms() {
+        let pairs: Vec<_> = ProviderKind::ALL
+            .iter()
+            .flat_map(|kind| {
+                WrapAlgorithm::ALL
+                    .iter()
+                    .map(move |algorithm| (kind, algorithm))
+            })
+            .filter(|(kind, algorithm)| kind.uses(**algorithm))
+            .map(|(kind, algorithm)| format!("{kind} {algorithm}"))
+            .collect();
+        assert_eq!(
+            pairs,
+            [
+                "master-key-file hkdf-sha256+aes-256-gcm",
+                "master-key-file hkdf-sha256+xchacha20-poly1305",
+                "key-dir hkdf-sha256+aes-256-gcm",
+                "key-dir hkdf-sha256+xchacha20-poly1305",
+                "aws-kms symmetric-default",
+                "age x25519",
+            ]
+        );
+    }
+}

@@ -325,3 +325,234 @@ const LIBSQL_CACHE: &str = "cache:libsql:tenant:";
 const MAX_TENANT_BYTES: usize = 48;
 const MAX_FILE_NAME_BYTES: usize = 255;
 const MAX_KEY_ID_BYTES: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepts_tenant_ids_of_1_to_48_characters() {
+        for text in ["a", "0", "a-", "a_b-c", &"z".repeat(48)] {
+            assert_eq!(text.parse::<TenantId>().unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn rejects_tenant_ids_that_are_not_safe_file_names() {
+        for text in [
+            "",
+            "-a",
+            "_a",
+            "A",
+            "aB",
+            "a.b",
+            "..",
+            "a/b",
+            "a\\b",
+            "a:b",
+            "a b",
+            "a\0",
+            "é",
+            &"z".repeat(49),
+        ] {
+            assert_eq!(
+                text.parse::<TenantId>(),
+                Err(InvalidName::Tenant),
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn accepts_the_three_forms_of_a_subject() {
+        for (text, kind, tenant, file_name, cipher) in [
+            (
+                "db:sqlite:tenant:demo:demo.sqlite3",
+                SubjectKind::SqliteTenant,
+                Some("demo"),
+                "demo.sqlite3",
+                Cipher::Sqlcipher4,
+            ),
+            (
+                "db:redb:control:nimbus-control.db",
+                SubjectKind::Control,
+                None,
+                "nimbus-control.db",
+                Cipher::Blocks1,
+            ),
+            (
+                "cache:libsql:tenant:a:...",
+                SubjectKind::LibsqlCache,
+                Some("a"),
+                "...",
+                Cipher::Sqlcipher4,
+            ),
+        ] {
+            let subject: Subject = text.parse().unwrap();
+            assert_eq!(subject.as_str(), text);
+            assert_eq!(subject.kind(), kind);
+            assert_eq!(subject.tenant().map(TenantId::as_str), tenant);
+            assert_eq!(subject.file_name(), file_name);
+            assert_eq!(subject.cipher(), cipher);
+        }
+    }
+
+    #[test]
+    fn makes_the_subjects_it_reads() {
+        let tenant: TenantId = "demo".parse().unwrap();
+        for (made, text) in [
+            (
+                Subject::sqlite_tenant(&tenant, "f"),
+                "db:sqlite:tenant:demo:f",
+            ),
+            (Subject::control("f"), "db:redb:control:f"),
+            (
+                Subject::libsql_cache(&tenant, "f"),
+                "cache:libsql:tenant:demo:f",
+            ),
+        ] {
+            assert_eq!(made, text.parse());
+            assert_eq!(made.unwrap().as_str(), text);
+        }
+        assert_eq!(Subject::control("a/b"), Err(InvalidName::File));
+    }
+
+    #[test]
+    fn rejects_subjects_of_no_form() {
+        for text in [
+            "",
+            "demo",
+            "db:sqlite:tenant",
+            "db:sqlite:tenant:demo",
+            "DB:sqlite:tenant:demo:f",
+            "db:sqlite:control:f",
+            "db:redb:tenant:demo:f",
+            "cache:sqlite:tenant:demo:f",
+        ] {
+            assert_eq!(
+                text.parse::<Subject>(),
+                Err(InvalidName::Subject),
+                "{text:?}"
+            );
+        }
+        assert_eq!(
+            "db:sqlite:tenant::f".parse::<Subject>(),
+            Err(InvalidName::Tenant)
+        );
+    }
+
+    #[test]
+    fn rejects_file_names_that_leave_their_directory() {
+        for name in [
+            "",
+            ".",
+            "..",
+            "/etc",
+            "a/b",
+            "a\\b",
+            "a:b",
+            "a b",
+            "a\n",
+            "a\0",
+            "é",
+            "\x7f",
+            &"f".repeat(256),
+        ] {
+            let text = format!("db:redb:control:{name}");
+            assert_eq!(text.parse::<Subject>(), Err(InvalidName::File), "{text:?}");
+        }
+        let longest = format!("db:redb:control:{}", "f".repeat(255));
+        assert_eq!(longest.parse::<Subject>().unwrap().file_name().len(), 255);
+    }
+
+    #[test]
+    fn accepts_any_uuid_in_its_one_spelling() {
+        let id: FileId = "0198f2c4-7d0e-7a51-9a3e-0f6f7f1f2a10".parse().unwrap();
+        assert_eq!(
+            *id.as_bytes(),
+            *b"\x01\x98\xf2\xc4\x7d\x0e\x7a\x51\x9a\x3e\x0f\x6f\x7f\x1f\x2a\x10"
+        );
+        for text in [
+            "00000000-0000-0000-0000-000000000000",
+            "ffffffff-ffff-ffff-ffff-ffffffffffff",
+        ] {
+            assert_eq!(text.parse::<FileId>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn rejects_other_spellings_of_a_uuid() {
+        for text in [
+            "",
+            "0198F2C4-7d0e-7a51-9a3e-0f6f7f1f2a10",
+            "0198f2c47d0e7a519a3e0f6f7f1f2a10",
+            "{0198f2c4-7d0e-7a51-9a3e-0f6f7f1f2a10}",
+            "urn:uuid:0198f2c4-7d0e-7a51-9a3e-0f6f7f1f2a10",
+            "0198f2c4-7d0e-7a51-9a3e-0f6f7f1f2a1",
+            "0198f2c4-7d0e-7a51-9a3e-0f6f7f1f2a100",
+            "0198f2c4-7d0e-7a51-9a3e0-f6f7f1f2a10",
+            "0198f2c4-7d0e-7a51-9a3e-0f6f7f1f2a1g",
+        ] {
+            assert_eq!(text.parse::<FileId>(), Err(InvalidName::FileId), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn rejects_dek_ids_that_are_not_16_lower_case_hex_digits() {
+        let id: DekId = "4f1c0a9be2d35577".parse().unwrap();
+        assert_eq!(
+            id,
+            DekId::from_bytes([0x4f, 0x1c, 0x0a, 0x9b, 0xe2, 0xd3, 0x55, 0x77])
+        );
+        for text in [
+            "",
+            "4f1c0a9be2d3557",
+            "4f1c0a9be2d355",
+            "4f1c0a9be2d3557700",
+            "4F1C0A9BE2D35577",
+            "4f1c0a9be2d3557g",
+            "0x4f1c0a9be2d355",
+        ] {
+            assert_eq!(text.parse::<DekId>(), Err(InvalidName::DekId), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn accepts_key_ids_of_1_to_512_printable_characters() {
+        for text in ["!", "~", "arn:aws:kms:x", &"k".repeat(512)] {
+            assert_eq!(KeyId::new(text).unwrap().as_str(), text);
+        }
+        for text in ["", " ", "a b", "a\n", "\x7f", "é", &"k".repeat(513)] {
+            assert_eq!(KeyId::new(text), Err(InvalidName::KeyId), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn tells_key_ids_of_one_provider_from_anothers() {
+        let fits = |text: &str| -> Vec<ProviderKind> {
+            let id = KeyId::new(text).unwrap();
+            ProviderKind::ALL
+                .iter()
+                .copied()
+                .filter(|kind| id.fits(*kind))
+                .collect()
+        };
+        use ProviderKind::{Age, AwsKms, KeyDir, MasterKeyFile};
+        assert_eq!(fits("9c0d2f6e1b7a4455"), [MasterKeyFile, KeyDir]);
+        assert_eq!(fits("arn:aws:kms:eu-central-1:1:key/2"), [AwsKms]);
+        assert_eq!(fits("age1qx0"), [Age]);
+        for neither in [
+            "9C0D2F6E1B7A4455",
+            "9c0d2f6e1b7a44",
+            "9c0d2f6e1b7a445500",
+            "9c0d2f6e1b7a445g",
+            "alias/nimbus",
+            "ARN:aws:kms:x",
+            "AGE1QX0",
+            "age1-x",
+            "age2qx0",
+        ] {
+            assert_eq!(fits(neither), [], "{neither}");
+        }
+    }
+}

@@ -101,3 +101,68 @@ impl SealedManifest {
         self.text.as_bytes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COVERED: &str = "\
+nimbus-enc/1
+subject: db:redb:control:nimbus-control.db
+file-id: 0198f2c4-7d0e-7a51-9a3e-0f6f7f1f2a10
+cipher: blocks1
+state: ready
+revision: 1
+created: 2026-11-22T18:04:05Z
+dek: 4f1c0a9be2d35577 2026-11-22T18:04:05Z
+wrap: aws-kms arn:aws:kms:x symmetric-default 2026-11-22T18:04:06Z
+ AQIDBA==
+mac: ";
+    /// Made with `openssl dgst -sha256 -mac HMAC -macopt hexkey:0707…07 -binary | base64` over [`COVERED`].
+    const MAC: &str = "Y/9ivGTmjlCNoGXNxVi7Vx3yvarAFQcQD0j6bb3OJso=";
+
+    fn sealed() -> SealedManifest {
+        SealedManifest::parse(format!("{COVERED}{MAC}\n").as_bytes()).unwrap()
+    }
+
+    fn key(byte: u8) -> MacKey {
+        MacKey::init_with(|key| key.fill(byte))
+    }
+
+    #[test]
+    fn accepts_the_known_mac_over_every_byte_up_to_it() {
+        let sealed = sealed();
+        assert_eq!(sealed.verify(&key(7)), Ok(sealed.claims()));
+    }
+
+    #[test]
+    fn writes_the_known_mac() {
+        let sealed = sealed().claims().seal(&key(7));
+        assert_eq!(sealed.as_bytes(), format!("{COVERED}{MAC}\n").as_bytes());
+        assert_eq!(sealed, super::tests::sealed());
+    }
+
+    #[test]
+    fn rejects_another_key() {
+        assert_eq!(sealed().verify(&key(8)), Err(MacMismatch));
+    }
+
+    #[test]
+    fn rejects_another_text_under_the_same_mac() {
+        let text = format!("{COVERED}{MAC}\n").replace("revision: 1", "revision: 2");
+        let sealed = SealedManifest::parse(text.as_bytes()).unwrap();
+        assert_eq!(sealed.verify(&key(7)), Err(MacMismatch));
+    }
+
+    #[test]
+    fn rejects_another_mac() {
+        let zeros = format!("{COVERED}AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n");
+        let sealed = SealedManifest::parse(zeros.as_bytes()).unwrap();
+        assert_eq!(sealed.verify(&key(7)), Err(MacMismatch));
+    }
+
+    #[test]
+    fn prints_no_key() {
+        assert_eq!(format!("{:?}", key(7)), "MacKey([REDACTED])");
+    }
+}
