@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 
 /// A request or a response, its head as it came.
+#[derive(Debug)]
 pub(crate) struct Message {
     /// Start line and header lines, without the empty line after them.
     pub(crate) head: Vec<String>,

@@ -26,5 +26,5 @@ mod machine;
 mod moto;
 
 pub use fault::{Fault, FaultProxy};
-pub use machine::{Machine, Server, files_under};
+pub use machine::{Answer, Ended, Machine, Server, files_under};
 pub use moto::Moto;

@@ -1,6 +1,9 @@
 //! A machine of one's own (home, data directory, environment), servers on it, and a client.
 
 use std::fs::{self, File};
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -9,8 +12,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::http::Message;
+
 /// How long a start or a stop may take before the test gives up, on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(5);
+const LISTENING: &str = "nimbus listening on ";
 
 /// A machine of one's own: nothing of the user's home or environment is seen or touched.
 #[derive(Debug)]
@@ -95,7 +102,13 @@ impl Machine {
     }
 
     /// Starts a server from a command made with [`Machine::nimbus`] (to add to its environment), and waits until it listens.
-    pub fn start_command(&self, mut command: Command) -> Server {
+    pub fn start_command(&self, command: Command) -> Server {
+        let mut server = self.spawn(command);
+        server.address = server.wait_until_listening();
+        server
+    }
+
+    fn spawn(&self, mut command: Command) -> Server {
         let log = self.path(&format!("server-{}.log", self.logs().len()));
         let out = File::create_new(&log).expect("a log file");
         let child = command
@@ -103,14 +116,37 @@ impl Machine {
             .stderr(out)
             .spawn()
             .expect("nimbus starts");
-        let mut server = Server {
+        Server {
             child,
             address: String::new(),
             token_file: self.token_file(),
             log,
+        }
+    }
+
+    /// Runs `nimbus start` with `arguments`, which has to end by itself without ever listening; how it ended, and what it said.
+    pub fn start_that_ends(&self, arguments: &[&str]) -> Ended {
+        let mut command = self.nimbus(&["start", "--port", "0"]);
+        let _ = command.args(arguments);
+        self.run_to_end(command)
+    }
+
+    /// Runs a command made with [`Machine::nimbus`] to its end, which is not to be that of a server that listens.
+    pub fn run_to_end(&self, command: Command) -> Ended {
+        let mut server = self.spawn(command);
+        let started = Instant::now();
+        let status = loop {
+            if let Some(status) = server.child.try_wait().expect("its status") {
+                break status;
+            }
+            let log = server.log();
+            assert!(!log.contains(LISTENING), "it listens\n{log}");
+            assert!(started.elapsed() < PATIENCE, "it does not end\n{log}");
+            std::thread::sleep(PAUSE);
         };
-        server.address = server.wait_until_listening();
-        server
+        let log = server.log();
+        assert!(!log.contains(LISTENING), "it listened\n{log}");
+        Ended { status, said: log }
     }
 
     /// What every server on this machine has logged, oldest first.
@@ -145,6 +181,59 @@ pub fn files_under(directory: &Path) -> Vec<PathBuf> {
         }
     }
     files
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// Its standard output and standard error.
+    pub said: String,
+}
+
+impl Ended {
+    /// Asserts the exit code and that what it said names each of `words`, without a panic or a backtrace.
+    pub fn expect(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.status.code(), Some(code), "{}", self.said);
+        for word in words {
+            assert!(self.said.contains(word), "no {word:?} in: {}", self.said);
+        }
+        assert!(!self.said.contains("panicked"), "{}", self.said);
+    }
+
+    /// Asserts that it was killed, as a crash point does it.
+    pub fn expect_killed(&self) {
+        assert_killed(self.status, &self.said);
+    }
+}
+
+fn assert_killed(status: ExitStatus, said: &str) {
+    assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{said}");
+}
+
+/// What a server answered to a request that was written by hand.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body; null where there is none.
+    pub body: Value,
+    message: Message,
+}
+
+impl Answer {
+    /// The value of a header.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.message.header(name)
+    }
+
+    /// The body as it came.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.message.body
+    }
 }
 
 /// A running server. It is killed where a test ends without [`Server::stop`].
@@ -187,6 +276,21 @@ impl Server {
         path: &str,
         body: Option<&Value>,
     ) -> (u16, Value) {
+        self.try_request_as(token, method, path, body)
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}\n{}", self.log()))
+    }
+
+    /// A request with any token; an error when the connection broke before the whole answer was there.
+    ///
+    /// # Errors
+    /// What the connection said.
+    pub fn try_request_as(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(u16, Value), ureq::Error> {
         let request = ureq::http::Request::builder()
             .method(method)
             .uri(format!("http://{}{path}", self.address))
@@ -202,14 +306,42 @@ impl Server {
             Some(body) => agent.run(request.body(body.to_string()).expect("a request")),
             None => agent.run(request.body(()).expect("a request")),
         };
-        let mut answer = answer.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
-        let text = answer.body_mut().read_to_string().expect("a body in UTF-8");
+        let mut answer = answer?;
+        let text = answer.body_mut().read_to_string()?;
         let json = if text.is_empty() {
             Value::Null
         } else {
             serde_json::from_str(&text).unwrap_or_else(|_| panic!("{method} {path}: {text}"))
         };
-        (answer.status().as_u16(), json)
+        Ok((answer.status().as_u16(), json))
+    }
+
+    /// A request as these bytes on a connection of its own, and the answer to it; `None` when the server closed without one.
+    pub fn raw(&self, request: &[u8]) -> Option<Answer> {
+        let mut stream = self.connect();
+        // A server that refuses a body early closes the connection under it: what counts is its answer.
+        drop(stream.write_all(request));
+        Self::answer(&mut stream)
+    }
+
+    /// A connection to it.
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).expect("the server accepts connections");
+        stream
+            .set_read_timeout(Some(2 * PATIENCE))
+            .expect("a timeout");
+        stream
+    }
+
+    /// The next answer on a connection; `None` when the server closed it first.
+    pub fn answer(stream: &mut TcpStream) -> Option<Answer> {
+        let message = Message::read(stream).ok()??;
+        let status = message.head[0].split(' ').nth(1).expect("a status");
+        Some(Answer {
+            status: status.parse().expect("a number"),
+            body: serde_json::from_slice(&message.body).unwrap_or(Value::Null),
+            message,
+        })
     }
 
     /// GET, which has to succeed.
@@ -239,34 +371,57 @@ impl Server {
         assert!(status.success(), "{status}\n{}", self.log());
     }
 
+    /// Sends it `SIGKILL`, and does not wait.
+    pub fn send_kill(&self) {
+        self.send(Signal::KILL);
+    }
+
+    /// Sends it `SIGTERM`, and does not wait.
+    pub fn send_stop(&self) {
+        self.send(Signal::TERM);
+    }
+
+    /// Waits until it was killed at a crash point.
+    pub fn wait_until_killed(mut self) {
+        let status = self.wait_for_end();
+        assert_killed(status, &self.log());
+    }
+
     /// Ends it as a power cut does.
     pub fn kill(mut self) {
         let _ = self.end(Signal::KILL);
     }
 
     fn end(&mut self, signal: Signal) -> ExitStatus {
+        self.send(signal);
+        self.wait_for_end()
+    }
+
+    fn send(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).expect("a process id");
         kill_process(Pid::from_raw(pid).expect("not zero"), signal).expect("a signal to it");
+    }
+
+    fn wait_for_end(&mut self) -> ExitStatus {
         let started = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("its status") {
                 return status;
             }
             assert!(
-                started.elapsed() < PATIENCE,
+                started.elapsed() < 2 * PATIENCE,
                 "it does not end\n{}",
                 self.log()
             );
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(PAUSE);
         }
     }
 
     fn wait_until_listening(&mut self) -> String {
-        const SAID: &str = "nimbus listening on ";
         let started = Instant::now();
         loop {
             let log = self.log();
-            if let Some((_, rest)) = log.split_once(SAID)
+            if let Some((_, rest)) = log.split_once(LISTENING)
                 && let Some((address, _)) = rest.split_once(char::is_whitespace)
             {
                 return address.trim_start_matches("http://").to_owned();
@@ -275,7 +430,7 @@ impl Server {
                 panic!("nimbus start ended with {status}\n{}", self.log());
             }
             assert!(started.elapsed() < PATIENCE, "it does not listen\n{log}");
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(PAUSE);
         }
     }
 }

@@ -1,0 +1,112 @@
+//! The deletion of a tenant: every row of the deletion table in `docs/lifecycle.md`.
+
+use nimbus_test_support::Machine;
+use serde_json::json;
+
+use super::{
+    BYSTANDER, Bystander, armed, assert_keeps_documents, identity, machine, names, send_to_death,
+    start_armed, start_killed, tenants,
+};
+
+/// Point, whether the manifest is there then, and whether the database is.
+pub(super) const POINTS: &[(&str, bool, bool)] = &[
+    ("tenants::delete::condemned", true, true),
+    ("tenants::delete::closed", true, true),
+    ("tenants::delete::key-removed", false, true),
+    ("tenants::delete::files-removed", false, false),
+    ("tenants::delete::finished", false, false),
+];
+
+#[test]
+fn a_deletion_killed_anywhere_is_finished_by_the_next_start() {
+    for (point, manifest, database) in POINTS {
+        eprintln!("killed at {point}");
+        let machine = machine();
+        let bystander = Bystander::settle(&machine, &[]);
+        let old = settle_tenant(&machine);
+        let server = start_armed(&machine, &[], &armed(point, 0));
+        // Open, with something in its WAL.
+        let _ = server.insert(TENANT, "secrets", &json!({"n": 2}));
+        send_to_death(&machine, server, "DELETE", PATH, None);
+        let left = names(&machine, TENANT);
+        assert_eq!(
+            left.contains(&format!("{FILE}.nimbus-enc")),
+            *manifest,
+            "{left:?}"
+        );
+        assert_eq!(left.contains(&FILE.to_owned()), *database, "{left:?}");
+        if !*database {
+            assert_eq!(left, [""; 0], "its WAL goes with it");
+        }
+
+        assert_gone_and_free(&machine, &bystander, &old);
+    }
+}
+
+#[test]
+fn a_start_killed_while_it_finishes_a_deletion_leaves_it_to_the_next() {
+    let machine = machine();
+    let bystander = Bystander::settle(&machine, &[]);
+    let old = settle_tenant(&machine);
+    let server = start_armed(&machine, &[], &armed("tenants::delete::condemned", 0));
+    send_to_death(&machine, server, "DELETE", PATH, None);
+    for point in ["key-removed", "files-removed", "finished"] {
+        start_killed(
+            &machine,
+            &[],
+            &armed(&format!("tenants::delete::{point}"), 0),
+        );
+    }
+    assert_gone_and_free(&machine, &bystander, &old);
+}
+
+#[test]
+fn a_plaintext_deletion_that_was_killed_is_finished_by_the_next_start() {
+    const PLAINTEXT: &[&str] = &["--encryption-key-provider", "none"];
+    for (point, _, _) in POINTS {
+        eprintln!("killed at {point}");
+        let machine = machine();
+        let bystander = Bystander::settle(&machine, PLAINTEXT);
+        let server = start_armed(&machine, PLAINTEXT, &armed(point, 0));
+        let _ = server.create("/api/tenants", &json!({"id": TENANT}));
+        send_to_death(&machine, server, "DELETE", PATH, None);
+        let server = machine.start(PLAINTEXT);
+        assert_eq!(tenants(&server), [BYSTANDER]);
+        assert_eq!(names(&machine, TENANT), [""; 0]);
+        bystander.assert_undisturbed(&machine, &server);
+        server.stop();
+    }
+}
+
+/// Makes the tenant with a document; its identity.
+fn settle_tenant(machine: &Machine) -> (String, String) {
+    let server = machine.start(&[]);
+    let _ = server.create("/api/tenants", &json!({"id": TENANT}));
+    let _ = server.insert(TENANT, "secrets", &json!({"n": 1}));
+    server.stop();
+    identity(machine, FILE).expect("its manifest")
+}
+
+/// The next start finishes the deletion; a tenant of that name then meets neither old key nor old document.
+fn assert_gone_and_free(machine: &Machine, bystander: &Bystander, old: &(String, String)) {
+    let server = machine.start(&[]);
+    assert_eq!(tenants(&server), [BYSTANDER]);
+    assert_eq!(names(machine, TENANT), [""; 0]);
+    let (status, _) = server.request("GET", &format!("{PATH}/documents/secrets"), None);
+    assert_eq!(status, 404);
+    bystander.assert_undisturbed(machine, &server);
+
+    let _ = server.create("/api/tenants", &json!({"id": TENANT}));
+    let new = identity(machine, FILE).expect("its manifest");
+    assert_ne!(new.0, old.0, "another file");
+    assert_ne!(new.1, old.1, "another key");
+    assert_eq!(
+        server.get(&format!("{PATH}/documents/secrets")),
+        json!({"data": []})
+    );
+    assert_keeps_documents(machine, &[], server, TENANT);
+}
+
+const TENANT: &str = "doomed";
+const FILE: &str = "doomed.sqlite3";
+const PATH: &str = "/api/tenants/doomed";

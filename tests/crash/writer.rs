@@ -1,0 +1,85 @@
+//! The writer's group commit, one client: what was not answered is there from the commit on, and not before.
+
+use nimbus_test_support::{Machine, Server};
+use serde_json::{Value, json};
+
+use super::{Bystander, armed, assert_keeps_documents, machine, start_armed};
+
+/// Point, and whether a mutation that comes so far survives.
+pub(super) const POINTS: &[(&str, bool)] = &[
+    ("tenants::writer::batch-taken", false),
+    ("tenants::writer::applied", false),
+    ("tenants::writer::committed", true),
+    ("tenants::writer::answered", true),
+    ("tenants::writer::checkpointed", true),
+];
+
+#[test]
+fn an_insert_killed_at_its_commit_is_whole_or_absent_and_earlier_ones_stay() {
+    for (point, survives) in POINTS {
+        eprintln!("killed at {point}");
+        let machine = machine();
+        let bystander = Bystander::settle(&machine, &[]);
+        let server = start_armed(&machine, &[], &armed(point, 3));
+        let _ = server.create("/api/tenants", &json!({"id": "tenant"}));
+        for n in 0..3 {
+            let _ = server.insert("tenant", "things", &json!({"n": n}));
+        }
+        let last = json!({"table": "things", "fields": {"n": 3}});
+        die(
+            &machine,
+            server,
+            "POST",
+            "/api/tenants/tenant/documents",
+            Some(&last),
+        );
+
+        let server = machine.start(&[]);
+        let expected: Vec<u64> = (0..if *survives { 4 } else { 3 }).collect();
+        assert_eq!(numbers(&server), expected);
+        bystander.assert_undisturbed(&machine, &server);
+        assert_keeps_documents(&machine, &[], server, "tenant");
+    }
+}
+
+#[test]
+fn a_change_killed_at_its_commit_is_made_or_not_made() {
+    for (point, survives) in POINTS {
+        for method in ["PATCH", "DELETE"] {
+            eprintln!("{method} killed at {point}");
+            let machine = machine();
+            let server = start_armed(&machine, &[], &armed(point, 2));
+            let _ = server.create("/api/tenants", &json!({"id": "tenant"}));
+            let _ = server.insert("tenant", "things", &json!({"n": 0}));
+            let id = server.insert("tenant", "things", &json!({"n": 1}));
+            let path = format!("/api/tenants/tenant/documents/things/{id}");
+            let patch = json!({"patch": {"n": 100}});
+            let body = (method == "PATCH").then_some(&patch);
+            die(&machine, server, method, &path, body);
+
+            let server = machine.start(&[]);
+            let expected: &[u64] = match (*survives, method) {
+                (false, _) => &[0, 1],
+                (true, "PATCH") => &[0, 100],
+                (true, _) => &[0],
+            };
+            assert_eq!(numbers(&server), expected);
+            server.stop();
+        }
+    }
+}
+
+/// From `answered` on the answer may still reach the client before the process is gone.
+fn die(machine: &Machine, server: Server, method: &str, path: &str, body: Option<&Value>) {
+    let _ = server.try_request_as(&machine.token(), method, path, body);
+    server.wait_until_killed();
+}
+
+fn numbers(server: &Server) -> Vec<u64> {
+    let listed = server.get("/api/tenants/tenant/documents/things");
+    let documents = listed["data"].as_array().expect("a list");
+    documents
+        .iter()
+        .map(|document| document["n"].as_u64().expect("a number"))
+        .collect()
+}
