@@ -4,6 +4,7 @@ with Nimbus. Needs Python 3.9 and `cryptography`.
 
 import base64
 import binascii
+import datetime
 import hashlib
 import hmac
 import re
@@ -24,13 +25,20 @@ MAX_BLOB = 8 * 1024
 BASE64_LINE = 64
 
 _TENANT = r"[a-z0-9][a-z0-9_-]{0,47}"
-_FILE = r"[!-.0-9;-\[\]-~]{1,255}"  # printable ASCII without `/`, `:`, `\` and space
+_FILE = r"(?!\.{1,2}\Z)[!-.0-9;-\[\]-~]{1,255}"  # printable ASCII without `/`, `:`, `\` and space; not `.` or `..`
 _SUBJECT = re.compile(
     rf"db:sqlite:tenant:{_TENANT}:{_FILE}|db:redb:control:{_FILE}|cache:libsql:tenant:{_TENANT}:{_FILE}"
 )
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _DEK_ID = re.compile(r"[0-9a-f]{16}")
+_LOCAL_KEY = re.compile("[0-9a-f]{16}")
+_KEY_IDS = {
+    "master-key-file": _LOCAL_KEY,
+    "key-dir": _LOCAL_KEY,
+    "aws-kms": re.compile("arn:[!-~]{0,508}"),
+    "age": re.compile("age1[0-9a-z]{0,508}"),
+}
 _ALGORITHMS = {
     "master-key-file": {"hkdf-sha256+aes-256-gcm", "hkdf-sha256+xchacha20-poly1305"},
     "key-dir": {"hkdf-sha256+aes-256-gcm", "hkdf-sha256+xchacha20-poly1305"},
@@ -108,13 +116,19 @@ def parse(text):
     file_id = uuid.UUID(_field(lines, "file-id", _UUID))
     cipher = _field(lines, "cipher", re.compile("sqlcipher4|blocks1"))
     state = _field(lines, "state", re.compile("new|ready|rekeying"))
-    revision = int(_field(lines, "revision", re.compile("[1-9][0-9]{0,19}")))
-    created = _field(lines, "created", _TIME)
+    if cipher != ("blocks1" if subject.startswith("db:redb:") else "sqlcipher4"):
+        raise Refused(f"{subject} is not encrypted with {cipher}")
+    revision = int(_field(lines, "revision", re.compile("[1-9][0-9]{0,18}")))
+    if revision >= 2**63:
+        raise Refused(f"revision {revision} is out of range")
+    created = _time(_field(lines, "created", _TIME))
     deks = []
     while lines and lines[-1].startswith("dek: "):
         deks.append(_dek(lines))
     if len(deks) != (2 if state == "rekeying" else 1):
         raise Refused(f"{len(deks)} dek entries in state {state}")
+    if len({dek.id for dek in deks}) != len(deks):
+        raise Refused("two deks of one id")
     mac = _base64(_field(lines, "mac", re.compile("[A-Za-z0-9+/]{43}=")))
     if lines:
         raise Refused("something follows the mac")
@@ -136,11 +150,13 @@ def _dek(lines):
     words = lines.pop()[len("dek: ") :].split(" ")
     if len(words) != 2 or not _DEK_ID.fullmatch(words[0]) or not _TIME.fullmatch(words[1]):
         raise Refused(f"dek has no valid value: {' '.join(words)!r}")
-    dek = Dek(*words)
+    dek = Dek(words[0], _time(words[1]))
     while lines and lines[-1].startswith("wrap: "):
         dek.wraps.append(_wrap(lines))
     if not 1 <= len(dek.wraps) <= MAX_WRAPS:
         raise Refused(f"dek {dek.id} has {len(dek.wraps)} wraps")
+    if len({(wrap.provider, wrap.key_id) for wrap in dek.wraps}) != len(dek.wraps):
+        raise Refused(f"dek {dek.id} is wrapped twice by one key")
     return dek
 
 
@@ -150,6 +166,9 @@ def _wrap(lines):
         raise Refused(f"wrap has no valid value: {' '.join(words)!r}")
     if words[2] not in _ALGORITHMS.get(words[0], ()):
         raise Refused(f"unknown provider or algorithm: {words[0]} {words[2]}")
+    if not _KEY_IDS[words[0]].fullmatch(words[1]):
+        raise Refused(f"{words[0]} has no key id {words[1]!r}")
+    _time(words[3])
     encoded = []
     while lines and lines[-1].startswith(" "):
         encoded.append(lines.pop()[1:])
@@ -159,6 +178,17 @@ def _wrap(lines):
     if not 1 <= len(blob) <= MAX_BLOB:
         raise Refused(f"a wrapped key of {len(blob)} bytes")
     return Wrap(*words, blob)
+
+
+def _time(text):
+    """A second of the years 1970 to 9998, in UTC; the calendar's check comes after the spelling's."""
+    try:
+        year = datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").year
+    except ValueError:
+        raise Refused(f"no such time: {text}") from None
+    if not 1970 <= year <= 9998:
+        raise Refused(f"out of range: {text}")
+    return text
 
 
 def _base64(text):
