@@ -9,3 +9,4 @@ mod common;
 mod conformance;
 mod key_files;
 mod recovery;
+mod vectors;
