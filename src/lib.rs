@@ -4,10 +4,12 @@
 //! manifest beside it. [`envelope`] is the only keyholder; [`sqlcipher`] and [`control`] are the only
 //! openers of encrypted files; everything else reaches data through them.
 
+pub(crate) mod chain;
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod documents;
+pub mod encryption;
 pub mod envelope;
 pub(crate) mod failpoints;
 pub mod process;

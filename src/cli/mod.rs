@@ -3,11 +3,12 @@
 mod auth;
 mod encryption;
 mod output;
+mod remote;
 mod start;
 mod token;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args as _, FromArgMatches as _, Parser, Subcommand};
@@ -15,6 +16,8 @@ use clap::{Args as _, FromArgMatches as _, Parser, Subcommand};
 use crate::config::keys::KeysError;
 use crate::config::{ConfigError, Persistence, Settings};
 use crate::control::ControlError;
+use crate::encryption::OperationError;
+use crate::encryption::survey::SurveyError;
 use crate::process::LockError;
 use crate::server::ServeError;
 use crate::server::token::TokenError;
@@ -41,7 +44,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the server
-    Start(start::Start),
+    Start(Box<start::Start>),
     /// The admin token of a running server
     #[command(subcommand)]
     Token(token::Token),
@@ -85,10 +88,16 @@ pub enum CliError {
     Start(#[from] start::StartError),
     /// A running server did not do what it was asked.
     #[error(transparent)]
-    Remote(#[from] token::RemoteError),
+    Remote(#[from] remote::RemoteError),
     /// What only the `encryption` commands meet.
     #[error(transparent)]
     Encryption(#[from] encryption::EncryptionError),
+    /// The data directory cannot be looked through.
+    #[error(transparent)]
+    Survey(#[from] SurveyError),
+    /// An export or a migration.
+    #[error(transparent)]
+    Operation(#[from] Box<OperationError>),
     /// Standard output is gone, or another plain input or output failed.
     #[error("cannot write the answer")]
     Output(#[from] std::io::Error),
@@ -136,14 +145,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// The settings of a command that takes no server flags: environment and file.
-fn settings(config: Option<&std::path::Path>) -> Result<Settings, CliError> {
+/// The settings of a command that takes no server flags: environment and file, and the data directory if the command names one.
+fn settings(config: Option<&Path>, data_dir: Option<PathBuf>) -> Result<Settings, CliError> {
     let command = Persistence::augment_args(clap::Command::new("nimbus").no_binary_name(true));
-    let said = command
+    let mut said = command
         .try_get_matches_from([""; 0])
         .and_then(|matches| Persistence::from_arg_matches(&matches))
         // The only thing that can be wrong here is the environment, and clap says which variable.
         .unwrap_or_else(|error| error.exit());
+    said.data_dir = data_dir.or(said.data_dir);
     Ok(Settings::check(said, config)?)
 }
 

@@ -1,6 +1,35 @@
 //! How commands speak: answers on standard output, everything else on standard error.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
+
+use clap::ValueEnum;
+use tracing_subscriber::EnvFilter;
+
+use crate::chain::joined;
+
+/// Form of an answer, or of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// What commands log by default: trouble, and what an auditor asks for.
+pub(super) const COMMAND_LOG: &str = "warn,nimbus::audit=info";
+
+/// Logs go to standard error; `RUST_LOG` chooses what is logged.
+pub(super) fn init_log(format: Format, default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new(default));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    match format {
+        Format::Text => builder.with_ansi(io::stderr().is_terminal()).init(),
+        Format::Json => builder.json().init(),
+    }
+}
 
 /// Prints an answer.
 pub(super) fn answer(text: &str) -> io::Result<()> {
@@ -20,17 +49,6 @@ pub(super) fn note(text: &str) {
 
 /// Prints an error and what caused it. Causes that a message already repeats are left out.
 pub(super) fn error(error: &dyn std::error::Error) {
-    let mut text = format!("error: {error}");
-    let mut said = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let words = cause.to_string();
-        if !said.contains(&words) {
-            text.push_str("\n  because: ");
-            text.push_str(&words);
-            said.push_str(&words);
-        }
-        next = cause.source();
-    }
+    let text = format!("error: {}", joined(error, "\n  because: "));
     note(&text);
 }

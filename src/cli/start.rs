@@ -6,14 +6,16 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{CliError, Outcome, block_on, output};
+use super::output::{self, Format};
+use super::{CliError, Outcome, block_on};
 use crate::config::keys::{self, Keys, Purpose};
 use crate::config::{Persistence, Settings};
 use crate::control::Control;
+use crate::encryption::survey::Surveyor;
 use crate::envelope::{blocking, remove_leftovers};
 use crate::process::{DataDirLock, harden};
 use crate::server::token::{self, AdminToken, TokenKeeper};
@@ -52,19 +54,11 @@ pub(super) struct Start {
     cors_allow_origins: Vec<String>,
 
     /// Form of the log on standard error
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
-    log_format: LogFormat,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    log_format: Format,
 
     #[command(flatten)]
     persistence: Persistence,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    /// For people
-    Text,
-    /// One JSON object a line
-    Json,
 }
 
 /// Why the server did not start.
@@ -110,7 +104,7 @@ pub enum StartError {
 impl Start {
     pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
         let settings = Settings::check(self.persistence.clone(), config)?;
-        init_log(self.log_format);
+        output::init_log(self.log_format, "info");
         block_on(self.serve(settings))?;
         Ok(Outcome::Done)
     }
@@ -164,16 +158,24 @@ impl Start {
         let listener = TcpListener::bind(address).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
         lock.announce(Some(address))?;
+        let surveyor = Surveyor {
+            data_dir: settings.data_dir,
+            control_dir: settings.control_data_dir,
+            provider: settings.provider,
+            envelope: Ok(envelope.clone()),
+            holds_control: true,
+        };
         let app = App::new(
             Arc::new(tenants),
             control,
             envelope,
+            surveyor,
             TokenKeeper::new(token_path),
             self.cors_allow_origins,
         );
         match self.log_format {
-            LogFormat::Text => output::note(&format!("nimbus listening on {address}")),
-            LogFormat::Json => tracing::info!(%address, "nimbus listening on {address}"),
+            Format::Text => output::note(&format!("nimbus listening on {address}")),
+            Format::Json => tracing::info!(%address, "nimbus listening on {address}"),
         }
         serve(listener, Arc::new(app), stop).await?;
         tracing::info!("stopped; every tenant is closed and its keys are wiped");
@@ -238,19 +240,4 @@ fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
             _signal = interrupt.recv() => {}
         }
     })
-}
-
-/// Logs go to standard error; `RUST_LOG` chooses what is logged.
-fn init_log(format: LogFormat) {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
-    match format {
-        LogFormat::Text => builder
-            .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-            .init(),
-        LogFormat::Json => builder.json().init(),
-    }
 }

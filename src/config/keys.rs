@@ -8,7 +8,7 @@ use std::sync::Arc;
 use nimbus_keyproviders::{KeyProvider, OsRandom, ProviderConfig, ProviderError, keyfile};
 
 use super::{ProviderChoice, Settings};
-use crate::envelope::{Envelope, FileKind, KeyRing, blocking, classify};
+use crate::envelope::{Envelope, FileKind, KeyRing, blocking, classify, migrate_command};
 
 /// Why there are no keys. Nothing was made in place of what is missing.
 #[derive(Debug, thiserror::Error)]
@@ -35,8 +35,8 @@ pub enum KeysError {
     #[error(
         "{} is a plaintext database and encryption is on by default; encrypt it: first \
          `nimbus encryption keygen --master-key-file {}`, then \
-         `nimbus encryption migrate --source {} --in-place`; or stay in plaintext with --encryption-key-provider none",
-        .example.display(), .key.display(), .example.display()
+         `{}`; or stay in plaintext with --encryption-key-provider none",
+        .example.display(), .key.display(), migrate_command(.example)
     )]
     PlaintextFound {
         /// One of the databases.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use nimbus_keyproviders::{CipherKey, OsRandom};
 use nimbus_manifests::FileId;
+use redb::backends::FileBackend;
 use redb::{Builder, Database, DatabaseError, StorageError};
 
 use super::ControlError;
@@ -38,21 +39,28 @@ impl Protection {
 )]
 pub(super) fn open(path: &Path, protection: &Protection) -> Result<Database, ControlError> {
     let failed = |error| explain(path, error);
-    let file = lock(path)?;
     let mut builder = Builder::new();
     let _builder = builder
         .set_cache_size(CACHE_BYTES)
         .set_check_integrity_on_open(true);
     match protection {
-        Protection::Keyed(key, file_id) => {
-            let device =
-                Device::open(file, key, *file_id, Arc::new(OsRandom)).map_err(|source| {
-                    explain(path, DatabaseError::Storage(StorageError::Io(source)))
-                })?;
-            builder.create_with_backend(device).map_err(failed)
-        }
-        Protection::Plain => builder.create_file(file).map_err(failed),
+        Protection::Keyed(key, file_id) => builder
+            .create_with_backend(device(path, key, *file_id)?)
+            .map_err(failed),
+        Protection::Plain => builder
+            .create_with_backend(FileBackend::new(lock(path)?).map_err(failed)?)
+            .map_err(failed),
     }
+}
+
+/// The encrypted device at `path`, held for this process alone.
+pub(super) fn device(
+    path: &Path,
+    key: &CipherKey,
+    file_id: FileId,
+) -> Result<Device<File>, ControlError> {
+    Device::open(lock(path)?, key, file_id, Arc::new(OsRandom))
+        .map_err(|source| explain(path, DatabaseError::Storage(StorageError::Io(source))))
 }
 
 /// Makes a database at `path`, whole: under a temporary name, filled by `fill`, closed, flushed, renamed. A crash leaves no file or a whole one.
@@ -91,7 +99,7 @@ pub(super) fn create(
 }
 
 /// Opens the file and takes it for this process alone: two openers would tear each other's blocks.
-fn lock(path: &Path) -> Result<File, ControlError> {
+pub(super) fn lock(path: &Path) -> Result<File, ControlError> {
     let io_error = |source| ControlError::Io {
         action: "open",
         path: path.to_owned(),

@@ -3,6 +3,7 @@
 //! It keeps the mirror of all manifests, the deletions under way, and has a place for usage and access keys. All calls block; each
 //! write is one durable commit.
 
+mod copy;
 mod database;
 mod device;
 
@@ -14,11 +15,13 @@ use redb::{
     Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction,
 };
 
+pub(crate) use copy::check;
+pub use copy::{export_plaintext, import_plaintext};
 pub use device::BadBlock;
 
 use crate::envelope::{
-    Envelope, EnvelopeError, Intent, KeyedFile, ManifestMirror, MirrorError, Prepared, Stage,
-    Trouble, blocking,
+    Envelope, EnvelopeError, Intent, KeyedFile, ManifestMirror, MirrorError, Opened, Prepared,
+    Stage, Trouble, blocking,
 };
 use database::{Protection, explain};
 
@@ -129,7 +132,11 @@ impl Control {
                         envelope.publish_ready(file).await?
                     }
                     Stage::Rekeying => {
-                        let (file, opened) = blocking(move || which_key(file)).await?;
+                        let (file, opened) = blocking(move || {
+                            let opened = which_key(&file)?;
+                            Ok::<_, ControlError>((file, opened))
+                        })
+                        .await?;
                         envelope.settle(file, opened).await?
                     }
                 };
@@ -336,10 +343,9 @@ fn initialise(file: KeyedFile) -> Result<KeyedFile, ControlError> {
 }
 
 /// Finds out whether a rekey that was cut short had swapped the file already.
-fn which_key(file: KeyedFile) -> Result<(KeyedFile, crate::envelope::Opened), ControlError> {
-    use crate::envelope::Opened;
-    let first = match database::open(file.path(), &Protection::of(&file)) {
-        Ok(_database) => return Ok((file, Opened::First)),
+fn which_key(file: &KeyedFile) -> Result<Opened, ControlError> {
+    let first = match database::open(file.path(), &Protection::of(file)) {
+        Ok(_database) => return Ok(Opened::First),
         Err(error) => error,
     };
     let Some(next) = file.next_cipher_key() else {
@@ -349,7 +355,7 @@ fn which_key(file: KeyedFile) -> Result<(KeyedFile, crate::envelope::Opened), Co
         file.path(),
         &Protection::Keyed(next, file.manifest().file_id()),
     ) {
-        Ok(_database) => Ok((file, Opened::Next)),
+        Ok(_database) => Ok(Opened::Next),
         Err(_) => Err(first),
     }
 }

@@ -1,7 +1,7 @@
 //! Why the core refused.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nimbus_keyproviders::{FailureClass, ProviderError, RandomError};
 use nimbus_manifests::{Cipher, InvalidManifest, ParseError, Subject};
@@ -25,8 +25,8 @@ pub enum EnvelopeError {
     /// A plaintext database while encryption is on.
     #[error(
         "{} is a plaintext database and encryption is on; encrypt it with \
-         `nimbus encryption migrate --source {} --in-place`",
-        .path.display(), .path.display()
+         `{}`",
+        .path.display(), migrate_command(.path)
     )]
     Plaintext {
         /// The plaintext file.
@@ -39,6 +39,15 @@ pub enum EnvelopeError {
         .path.display(), .path.display()
     )]
     ManifestMissing {
+        /// The protected file.
+        path: PathBuf,
+    },
+    /// The manifest says `new`: a creation that a crash cut short; nothing was ever in the file.
+    #[error(
+        "the creation of {} never came to its end and nothing is in it; create it again",
+        .path.display()
+    )]
+    NeverInitialised {
         /// The protected file.
         path: PathBuf,
     },
@@ -72,8 +81,8 @@ pub enum EnvelopeError {
     },
     /// The manifest says that the file is encrypted, and it is plaintext.
     #[error(
-        "{} is plaintext although its manifest says it is encrypted: one of the two was put here by hand; \
-         restore the encrypted file from a backup",
+        "{} is plaintext although its manifest says it is encrypted: a migration was cut short, then run it again; \
+         or one of the two was put here by hand, then restore the encrypted file from a backup",
         .path.display()
     )]
     NotEncrypted {
@@ -185,6 +194,20 @@ pub enum EnvelopeError {
     },
 }
 
+/// The command that encrypts the plaintext database at `path` where it stands.
+pub(crate) fn migrate_command(path: &Path) -> String {
+    let shown = path.display();
+    let tenant = path
+        .file_name()
+        .and_then(|name| name.to_str()?.strip_suffix(".sqlite3"));
+    match tenant {
+        Some(tenant) => format!(
+            "nimbus encryption migrate --provider sqlite --tenant-id {tenant} --source {shown} --in-place"
+        ),
+        None => format!("nimbus encryption migrate --provider redb --source {shown} --in-place"),
+    }
+}
+
 /// What a failure means to who asked: the one thing that HTTP codes and `status` are chosen by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -218,7 +241,7 @@ impl EnvelopeError {
     #[must_use]
     pub fn trouble(&self) -> Trouble {
         match self {
-            Self::NotFound { .. } => Trouble::NotFound,
+            Self::NotFound { .. } | Self::NeverInitialised { .. } => Trouble::NotFound,
             Self::AlreadyExists { .. } => Trouble::AlreadyExists,
             Self::Plaintext { .. } | Self::NotEncrypted { .. } => Trouble::Plaintext,
             Self::ManifestMissing { .. } => Trouble::ManifestMissing,

@@ -29,6 +29,7 @@ use nimbus_manifests::{
     WrapContext,
 };
 
+pub(crate) use error::migrate_command;
 pub use error::{EnvelopeError, Trouble};
 pub use keyring::KeyRing;
 pub use probe::{FileKind, classify};
@@ -207,24 +208,10 @@ impl Envelope {
     /// As [`Envelope::publish_ready`].
     pub async fn settle(
         &self,
-        mut file: KeyedFile,
+        file: KeyedFile,
         opened: Opened,
     ) -> Result<KeyedFile, EnvelopeError> {
-        let path = file.path.clone();
-        let invalid = |source| EnvelopeError::Invalid {
-            path: path.clone(),
-            source,
-        };
-        let kept = match opened {
-            Opened::First => 0,
-            Opened::Next => 1,
-        };
-        file.manifest = file.manifest.settled(kept).map_err(invalid)?;
-        if let (Opened::Next, Some(next)) = (opened, file.next.take()) {
-            file.dek = next;
-        }
-        file.next = None;
-        file.stage = Stage::Ready;
+        let file = file.under(opened)?;
         let sealed = file.seal();
         let envelope = self.clone();
         blocking(move || {
@@ -521,6 +508,31 @@ impl KeyedFile {
         self.next
             .as_ref()
             .map(|dek| dek.cipher_key(&self.manifest.file_id()))
+    }
+
+    /// This file with the key that opened it alone; nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvelopeError::Invalid`] when the manifest has no revision left.
+    pub(crate) fn under(mut self, opened: Opened) -> Result<Self, EnvelopeError> {
+        let kept = match opened {
+            Opened::First => 0,
+            Opened::Next => 1,
+        };
+        self.manifest = match self.manifest.settled(kept) {
+            Ok(manifest) => manifest,
+            Err(source) => {
+                let path = self.path;
+                return Err(EnvelopeError::Invalid { path, source });
+            }
+        };
+        if let (Opened::Next, Some(next)) = (opened, self.next.take()) {
+            self.dek = next;
+        }
+        self.next = None;
+        self.stage = Stage::Ready;
+        Ok(self)
     }
 
     fn seal(&self) -> SealedManifest {

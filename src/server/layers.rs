@@ -28,7 +28,14 @@ pub(super) async fn envelope(
     // The route's pattern, never the path: ids and names of tables stay out of the log.
     let span = tracing::info_span!("request", id, %method, route = path);
     let started = std::time::Instant::now();
-    let mut response = guarded(&app, request, next).instrument(span.clone()).await;
+    let deadline = if path == super::ENCRYPTION_STATUS {
+        LONG_DEADLINE
+    } else {
+        DEADLINE
+    };
+    let mut response = guarded(&app, deadline, request, next)
+        .instrument(span.clone())
+        .await;
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         response = error.respond(&id);
     } else if response.status().is_client_error() || response.status().is_server_error() {
@@ -50,7 +57,7 @@ pub(super) async fn envelope(
 }
 
 /// Overload and deadline: each ends in one clear answer.
-async fn guarded(app: &App, request: Request, next: Next) -> Response {
+async fn guarded(app: &App, deadline: Duration, request: Request, next: Next) -> Response {
     let Ok(_place) = app.places.try_acquire() else {
         return ApiError::new(
             Code::ResourceExhausted,
@@ -58,11 +65,14 @@ async fn guarded(app: &App, request: Request, next: Next) -> Response {
         )
         .into_response();
     };
-    match tokio::time::timeout(DEADLINE, next.run(request)).await {
+    match tokio::time::timeout(deadline, next.run(request)).await {
         Ok(response) => response,
         Err(_elapsed) => ApiError::new(
             Code::Unavailable,
-            "the request took longer than its deadline of 30 seconds; a write may have been applied all the same",
+            format!(
+                "the request took longer than its deadline of {} seconds; a write may have been applied all the same",
+                deadline.as_secs()
+            ),
         )
         .into_response(),
     }
@@ -180,6 +190,7 @@ const REQUEST_ID: &str = "x-request-id";
 const MAX_ID_BYTES: usize = 128;
 /// How long a request may take.
 const DEADLINE: Duration = Duration::from_secs(30);
+const LONG_DEADLINE: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
 mod tests {

@@ -27,6 +27,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 pub use body::MAX_BODY_BYTES;
 
 use crate::control::{Control, ControlError};
+use crate::encryption::survey::Surveyor;
 use crate::envelope::{Envelope, blocking};
 use crate::tenants::{StoreError, TenantProvider, TenantStore};
 use error::{ApiError, Code};
@@ -38,6 +39,7 @@ pub struct App {
     tenants: Arc<dyn TenantProvider>,
     control: Arc<Control>,
     envelope: Envelope,
+    surveyor: Surveyor,
     tokens: TokenKeeper,
     allowed_origins: Vec<String>,
     places: Semaphore,
@@ -52,6 +54,7 @@ impl App {
         tenants: Arc<dyn TenantProvider>,
         control: Arc<Control>,
         envelope: Envelope,
+        surveyor: Surveyor,
         tokens: TokenKeeper,
         allowed_origins: Vec<String>,
     ) -> Self {
@@ -59,6 +62,7 @@ impl App {
             tenants,
             control,
             envelope,
+            surveyor,
             tokens,
             allowed_origins,
             places: Semaphore::new(MAX_REQUESTS),
@@ -154,6 +158,7 @@ pub fn router(app: Arc<App>) -> Router {
                 .delete(routes::documents::delete),
         )
         .route("/api/admin/token/rotate", post(routes::admin::rotate_token))
+        .route(ENCRYPTION_STATUS, get(routes::admin::encryption_status))
         .layer(from_fn_with_state(app.clone(), layers::admit));
     open.merge(closed)
         .layer(from_fn_with_state(app.clone(), layers::origin))
@@ -247,4 +252,6 @@ pub enum ServeError {
 
 /// How many requests may be under way: more are turned away with `Retry-After` rather than queued without bound.
 const MAX_REQUESTS: usize = 1024;
+/// Looks at every file, so that it may take longer than other requests.
+const ENCRYPTION_STATUS: &str = "/debug/encryption/status";
 const STOP_PATIENCE: Duration = Duration::from_secs(30);

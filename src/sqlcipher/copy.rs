@@ -4,14 +4,19 @@
 //! the encrypted file with the plaintext one attached, so that no key is ever part of an SQL text, and carry over what it leaves
 //! out (`user_version`, `application_id`). Memory stays constant: pages spill into the target as the cache fills.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nimbus_manifests::{Cipher, Subject};
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 
 use super::{Database, OpenError};
-use crate::envelope::{TEMPORARY_PREFIX, parent, sync_dir};
+use crate::envelope::{
+    Envelope, EnvelopeError, Intent, PlainFile, Prepared, TEMPORARY_PREFIX, blocking, parent,
+    sync_dir,
+};
 use crate::failpoints::crash_point;
 
 /// Told how many bytes of about how many were written, now and then.
@@ -101,8 +106,15 @@ pub fn export_plaintext(
         "other.journal_mode = OFF; PRAGMA other.synchronous = OFF",
     )?;
     watch(&mut connection, progress, &temporary, database.path());
-    copy.pages(&connection)?;
-    copy.compare(&connection, database.path())?;
+    // One transaction, one snapshot: what a running server writes meanwhile does not come in halves.
+    let transaction = connection
+        .transaction()
+        .map_err(|error| copy.failed("copy", error))?;
+    copy.pages(&transaction)?;
+    copy.compare(&transaction, database.path())?;
+    transaction
+        .commit()
+        .map_err(|error| copy.failed("write", error))?;
     copy.detach(&connection)?;
     crash_point!("export::copied");
     std::fs::File::open(&temporary)
@@ -119,51 +131,164 @@ pub fn export_plaintext(
     sync_dir(dir).map_err(io_error("flush", dir))
 }
 
-/// Fills the new, empty `database` with all that the plaintext database `source` holds, and flushes it. Blocks.
+/// Makes the encrypted database of `subject` at `path` from all that the plaintext database `source` holds, verified and flushed. It is
+/// under a manifest that says `new` until it is whole: a copy that was cut short never passes for a database.
 ///
 /// `validate` compares schema and row counts, and reads every page of the copy again.
 ///
 /// # Errors
 ///
-/// [`CopyError`]; what stands in `database` is then to be thrown away.
-pub fn import_plaintext(
+/// [`CopyError`]; the source is untouched, and what stands at `path` is no database but the beginning of one.
+pub async fn import_plaintext(
+    envelope: &Envelope,
+    source: &Path,
+    path: &Path,
+    subject: &Subject,
+    validate: bool,
+    progress: Option<Progress>,
+) -> Result<Database, CopyError> {
+    let prepared = envelope
+        .prepare(path, subject, Cipher::Sqlcipher4, Intent::Create)
+        .await
+        .map_err(OpenError::from)?;
+    let file = match prepared {
+        Prepared::Keyed(file) => file,
+        Prepared::Plain(file) => {
+            let path = file.path().to_owned();
+            return Err(OpenError::from(EnvelopeError::EncryptionOff { path }).into());
+        }
+    };
+    let source = source.to_owned();
+    let file = blocking(move || {
+        let database = Database::keyed(file);
+        fill(&source, &database, validate, progress).map(|()| database.into_file())
+    })
+    .await?;
+    let file = envelope
+        .publish_ready(file)
+        .await
+        .map_err(OpenError::from)?;
+    Ok(Database::keyed(file))
+}
+
+fn fill(
     source: &Path,
     database: &Database,
     validate: bool,
     progress: Option<Progress>,
 ) -> Result<(), CopyError> {
+    // What an earlier attempt left under the same `new` manifest is begun again; what is none of ours is kept.
+    if super::there(&database.path) && database.prove().is_err() {
+        super::set_aside(database)?;
+    }
+    let io_error = |action, path: &Path| {
+        let path = path.to_owned();
+        move |source| CopyError::Io {
+            action,
+            path,
+            source,
+        }
+    };
+    let born = birth_settings(source).map_err(io_error("read", source))?;
+    database.initialise_born(&born)?;
     let mut connection = database.writer()?;
     let copy = Copy {
         from: OTHER,
         to: "main",
         failed_on: source,
     };
-    copy.attach(&connection, source)?;
     // Nobody else knows the target yet: a rollback journal would only double the work. WAL mode comes back at the end.
     copy.run(&connection, "main.journal_mode = DELETE")?;
     copy.run(&connection, "main.journal_mode = OFF")?;
+    keep_wal(&connection, true).map_err(|error| copy.failed("prepare", error))?;
+    copy.attach(&connection, source)?;
     watch(&mut connection, progress, database.path(), source);
-    copy.pages(&connection)?;
+    // One transaction, one snapshot: a source that is written meanwhile is copied as it was.
+    let transaction = connection
+        .transaction()
+        .map_err(|error| copy.failed("copy", error))?;
+    copy.pages(&transaction)?;
     crash_point!("migrate::copied");
     if validate {
-        copy.compare(&connection, source)?;
+        copy.compare(&transaction, source)?;
     }
+    transaction
+        .commit()
+        .map_err(|error| copy.failed("write", error))?;
     copy.detach(&connection)?;
+    keep_wal(&connection, false).map_err(|error| copy.failed("write", error))?;
     copy.run(&connection, "main.journal_mode = WAL")?;
     connection
         .close()
         .map_err(|(_connection, error)| copy.failed("write", error))?;
     std::fs::File::open(database.path())
         .and_then(|file| file.sync_all())
-        .map_err(|error| CopyError::Io {
-            action: "flush",
-            path: database.path().to_owned(),
-            source: error,
-        })?;
+        .map_err(io_error("flush", database.path()))?;
     if validate {
         database.verify_pages()?;
     }
     Ok(())
+}
+
+/// Whether closing a database leaves its WAL as it is: the source of a copy is only read.
+fn keep_wal(connection: &Connection, keep: bool) -> rusqlite::Result<()> {
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep)
+        .map(drop)
+}
+
+/// What a database is born with and can never change again, read from the header of the plaintext file `source`: text encoding and
+/// auto-vacuum (<https://www.sqlite.org/fileformat.html#the_database_header>).
+fn birth_settings(source: &Path) -> io::Result<String> {
+    let mut header = [0; 100];
+    let mut file = std::fs::File::open(source)?;
+    file.read_exact(&mut header)?;
+    let number = |at: usize| {
+        header[at..at + 4]
+            .iter()
+            .fold(0_u32, |n, byte| n << 8 | u32::from(*byte))
+    };
+    let encoding = match number(56) {
+        2 => "UTF-16le",
+        3 => "UTF-16be",
+        _ => "UTF-8",
+    };
+    let vacuum = match (number(52), number(64)) {
+        (0, _) => "NONE",
+        (_, 0) => "FULL",
+        _ => "INCREMENTAL",
+    };
+    Ok(format!(
+        "PRAGMA encoding = '{encoding}'; PRAGMA auto_vacuum = {vacuum};"
+    ))
+}
+
+/// Brings all that the WAL of the plaintext database `source` holds into the file itself, and leaves WAL mode: from here on the one file
+/// is the whole database. Blocks.
+///
+/// # Errors
+///
+/// [`CopyError`] when another process has the database open, among others.
+pub(crate) fn fold_wal(source: &PlainFile) -> Result<(), CopyError> {
+    let database = Database {
+        path: source.path().to_owned(),
+        keyed: None,
+    };
+    let failed = |error| CopyError::Sqlite {
+        action: "take for this command alone",
+        path: source.path().to_owned(),
+        source: error,
+    };
+    let connection = database.writer()?;
+    connection
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(()))
+        .map_err(failed)?;
+    connection
+        .query_row("PRAGMA journal_mode = DELETE", [], |_row| Ok(()))
+        .map_err(failed)?;
+    connection
+        .close()
+        .map_err(|(_connection, error)| failed(error))
 }
 
 /// One copy between `main` and the attached database.

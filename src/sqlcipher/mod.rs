@@ -17,11 +17,13 @@ use nimbus_keyproviders::CipherKey;
 use nimbus_manifests::{Cipher, Manifest, Subject};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+pub(crate) use copy::fold_wal;
 pub use copy::{CopyError, Progress, export_plaintext, import_plaintext};
 pub use error::{Damage, OpenError};
 
 use crate::envelope::{
-    self, Envelope, Intent, KeyedFile, Opened, Prepared, Stage, TEMPORARY_PREFIX, blocking,
+    self, Envelope, EnvelopeError, Intent, KeyedFile, Opened, Prepared, Stage, TEMPORARY_PREFIX,
+    blocking,
 };
 use crate::failpoints::crash_point;
 
@@ -88,12 +90,41 @@ pub async fn open(
     }
 }
 
+/// Opens an encrypted database that exists, and changes nothing beside it: an unfinished creation is refused, an unfinished rekey is
+/// opened under whichever of its two keys fits and left as it is. For looking and copying. Blocks.
+///
+/// # Errors
+///
+/// [`OpenError`].
+pub(crate) fn open_as_it_is(file: KeyedFile) -> Result<Database, OpenError> {
+    let file = match file.stage() {
+        Stage::Ready => file,
+        Stage::Rekeying => {
+            let (file, opened) = which_key(file)?;
+            file.under(opened)?
+        }
+        Stage::Initialise => {
+            let path = file.path().to_owned();
+            return Err(EnvelopeError::NeverInitialised { path }.into());
+        }
+    };
+    let database = Database::keyed(file);
+    database.prove()?;
+    Ok(database)
+}
+
 impl Database {
     fn keyed(file: KeyedFile) -> Self {
         Self {
             path: file.path().to_owned(),
             keyed: Some(file),
         }
+    }
+
+    /// What an encrypted database was made from.
+    fn into_file(self) -> KeyedFile {
+        self.keyed
+            .expect("only asked of databases that were made from a keyed file")
     }
 
     /// The database file.
@@ -132,7 +163,7 @@ impl Database {
     }
 
     /// Proves every page: `cipher_integrity_check` over the file's page MACs, then SQLite's own `integrity_check`. Reads the whole file.
-    /// Blocks; checkpoints first, because the MAC check does not look into the WAL.
+    /// Blocks; checkpoints what it can first, because the MAC check does not look into the WAL. (SQLite's own check does.)
     ///
     /// # Errors
     ///
@@ -141,10 +172,14 @@ impl Database {
         let failed = |error| self.explain("verify", error);
         let connection = self.writer()?;
         connection
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(()))
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_row| Ok(()))
             .map_err(failed)?;
-        if self.keyed.is_some() {
-            let bad = bad_pages(&connection).map_err(failed)?;
+        if let Some(key) = self.key() {
+            let mut bad = bad_pages(&connection).map_err(failed)?;
+            if bad > 0 {
+                // A page that a checkpoint was writing just then looks torn; a damaged one looks so twice.
+                bad = self.bad_pages_of(&key).map_err(failed)?;
+            }
             if bad > 0 {
                 return Err(OpenError::Damaged {
                     path: self.path.clone(),
@@ -174,6 +209,10 @@ impl Database {
 
     /// Makes the file, empty and in WAL mode, under a temporary name, and renames it into place: a crash leaves no file or a whole one.
     fn initialise(&self) -> Result<(), OpenError> {
+        self.initialise_born("")
+    }
+
+    fn initialise_born(&self, born: &str) -> Result<(), OpenError> {
         let dir = envelope::parent(&self.path);
         let io_error = |action, path: &Path| {
             let path = path.to_owned();
@@ -190,7 +229,7 @@ impl Database {
             .map_err(io_error("create a file in", dir))?
             .into_temp_path();
         let connection = self
-            .connect(&temporary, self.key().as_ref())
+            .connect_born(&temporary, self.key().as_ref(), born)
             .map_err(|error| self.explain("create", error))?;
         crash_point!("sqlcipher::connected");
         connection
@@ -225,11 +264,21 @@ impl Database {
     }
 
     /// One connection to `path`, keyed, set up, and proven by reading the schema.
+    fn connect(&self, path: &Path, key: Option<&CipherKey>) -> rusqlite::Result<Connection> {
+        self.connect_born(path, key, "")
+    }
+
+    /// As [`connect`](Self::connect); `born` are settings that a database takes only before its first page is written.
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the one opener that the lint protects"
     )]
-    fn connect(&self, path: &Path, key: Option<&CipherKey>) -> rusqlite::Result<Connection> {
+    fn connect_born(
+        &self,
+        path: &Path,
+        key: Option<&CipherKey>,
+        born: &str,
+    ) -> rusqlite::Result<Connection> {
         let connection = Connection::open_with_flags(
             path,
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
@@ -239,6 +288,7 @@ impl Database {
         if let Some(key) = key {
             key::hand_over(&connection, key)?;
         }
+        connection.execute_batch(born)?;
         connection.execute_batch(SETTINGS)?;
         let _objects: i64 =
             connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
@@ -360,31 +410,33 @@ pub fn check_library() -> Result<(), OpenError> {
 /// aside if not: by the order of steps it never held data, and setting it aside costs nothing should that ever be wrong.
 fn initialise_again(file: KeyedFile) -> Result<KeyedFile, OpenError> {
     let database = Database::keyed(file);
-    let path = &database.path;
-    let there = |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|file| file.len() > 0);
-    if !(there(path) && database.prove().is_ok()) {
-        for suffix in ["-wal", "-shm", ""] {
-            let mut old = path.as_os_str().to_owned();
-            old.push(suffix);
-            let old = PathBuf::from(old);
-            if there(&old) {
-                envelope::set_aside(&old).map_err(|source| OpenError::Io {
-                    action: "set aside",
-                    path: old.clone(),
-                    source,
-                })?;
-            }
-        }
+    if !(there(&database.path) && database.prove().is_ok()) {
+        set_aside(&database)?;
         database.initialise()?;
         database.prove()?;
     }
-    let Database {
-        keyed: Some(file), ..
-    } = database
-    else {
-        unreachable!("made from a keyed file three lines above")
-    };
-    Ok(file)
+    Ok(database.into_file())
+}
+
+/// Sets aside what stands at the database's path, with its WAL.
+fn set_aside(database: &Database) -> Result<(), OpenError> {
+    for suffix in ["-wal", "-shm", ""] {
+        let mut old = database.path.as_os_str().to_owned();
+        old.push(suffix);
+        let old = PathBuf::from(old);
+        if there(&old) {
+            envelope::set_aside(&old).map_err(|source| OpenError::Io {
+                action: "set aside",
+                path: old.clone(),
+                source,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn there(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|file| file.len() > 0)
 }
 
 /// Finds out whether a rekey that was cut short had swapped the file already.
@@ -404,13 +456,7 @@ fn which_key(file: KeyedFile) -> Result<(KeyedFile, Opened), OpenError> {
             }
         }
     };
-    let Database {
-        keyed: Some(file), ..
-    } = database
-    else {
-        unreachable!("made from a keyed file above")
-    };
-    Ok((file, opened))
+    Ok((database.into_file(), opened))
 }
 
 /// How many pages of the file do not authenticate. Reads them all.

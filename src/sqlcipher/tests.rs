@@ -212,8 +212,16 @@ async fn exports_and_imports_all_that_a_database_holds() {
         Err(CopyError::TargetExists { .. })
     ));
 
-    let copy = fixture.open("copy", Intent::Create).await.unwrap();
-    import_plaintext(&plain, &copy, true, None).unwrap();
+    let copy = import_plaintext(
+        &fixture.envelope,
+        &plain,
+        &fixture.path("copy"),
+        &subject("copy"),
+        true,
+        None,
+    )
+    .await
+    .unwrap();
     let connection = copy.reader().unwrap();
     assert_eq!(rows(&connection), 2000);
     let number = |sql: &str| -> i64 { connection.query_row(sql, [], |row| row.get(0)).unwrap() };

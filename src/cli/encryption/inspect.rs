@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use nimbus_manifests::{Manifest, SUFFIX, SealedManifest};
 use serde_json::{Value, json};
 
-use super::super::{CliError, Outcome, output};
+use super::super::output::{self, Format};
+use super::super::{CliError, Outcome};
 use super::EncryptionError;
 use crate::envelope::{ReadError, manifest_path, read_manifest};
 
@@ -22,15 +23,6 @@ pub(super) struct Inspect {
     /// Form of the answer
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-}
-
-/// Form of an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
-    /// For people
-    Text,
-    /// For programs
-    Json,
 }
 
 /// Why a manifest was not shown.

@@ -1,13 +1,21 @@
 //! `nimbus encryption`: one file a verb.
 
+mod export;
 mod inspect;
 mod keygen;
+mod migrate;
+mod status;
 
 use std::path::Path;
+use std::sync::Arc;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
 
+use super::output::{self, Format};
 use super::{CliError, Outcome};
+use crate::encryption::Engine;
+use crate::sqlcipher::Progress;
 
 /// Look at, make, move and check what is encrypted.
 #[derive(Debug, Args)]
@@ -18,10 +26,16 @@ pub(super) struct Encryption {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Look at every protected file
+    Status(status::Status),
     /// Read one manifest, without any key
     Inspect(inspect::Inspect),
     /// Make a new key file
     Keygen(keygen::Keygen),
+    /// Encrypt a plaintext database
+    Migrate(migrate::Migrate),
+    /// Write an encrypted database out in plaintext
+    Export(export::Export),
 }
 
 /// What only these commands meet.
@@ -37,10 +51,47 @@ pub enum EncryptionError {
 }
 
 impl Encryption {
-    pub(super) fn run(self, _config: Option<&Path>) -> Result<Outcome, CliError> {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+        output::init_log(Format::Text, output::COMMAND_LOG);
         match self.verb {
             Verb::Inspect(verb) => verb.run(),
             Verb::Keygen(verb) => verb.run(),
+            Verb::Status(verb) => verb.run(config),
+            Verb::Migrate(verb) => verb.run(config),
+            Verb::Export(verb) => verb.run(config),
         }
     }
+}
+
+/// What kind of database a command is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Provider {
+    /// A tenant's database
+    Sqlite,
+    /// The control file
+    Redb,
+}
+
+impl Provider {
+    fn engine(self) -> Engine {
+        match self {
+            Self::Sqlite => Engine::Sqlite,
+            Self::Redb => Engine::Redb,
+        }
+    }
+}
+
+/// A bar on standard error, where that is a terminal.
+fn progress_bar(what: &'static str) -> (ProgressBar, Progress) {
+    let style = ProgressStyle::with_template(
+        "{msg} {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}, {eta} left",
+    )
+    .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(0).with_style(style).with_message(what);
+    let told = bar.clone();
+    let progress = Arc::new(move |done, total| {
+        told.set_length(total);
+        told.set_position(done);
+    });
+    (bar, progress)
 }

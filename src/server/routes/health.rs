@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
+use crate::chain::chain;
 use crate::server::App;
 
 /// The process lives. Exactly `{"ok":true}`.
@@ -41,15 +42,4 @@ pub(in crate::server) async fn ready(State(app): State<Arc<App>>) -> (StatusCode
         "tenants_in_trouble": app.troubled(),
     });
     (status, Json(body))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

@@ -1,0 +1,62 @@
+//! `nimbus encryption export`: one encrypted database in plaintext.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use nimbus_manifests::TenantId;
+
+use super::super::{CliError, Outcome, block_on, output, settings};
+use super::{Provider, progress_bar};
+use crate::config::keys::{self, Purpose};
+use crate::encryption::export;
+
+/// Write an encrypted database out in plaintext, to a new file that only you can read
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  nimbus encryption export --provider sqlite --tenant-id demo --source data/demo.sqlite3 --target out/demo.sqlite3
+  nimbus encryption export --provider redb --source data/nimbus-control.db --target out/nimbus-control.db
+
+A tenant may be exported while the server runs; the control file only when it is stopped.")]
+pub(super) struct Export {
+    /// The encrypted database; its manifest stands beside it
+    #[arg(long, value_name = "FILE")]
+    source: PathBuf,
+
+    /// The new plaintext file; a missing directory is made
+    #[arg(long, value_name = "FILE")]
+    target: PathBuf,
+
+    /// What kind of database it is
+    #[arg(long, value_enum)]
+    provider: Provider,
+
+    /// Whose it is; only the control file needs none
+    #[arg(long, value_name = "TENANT")]
+    tenant_id: Option<TenantId>,
+}
+
+impl Export {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+        let settings = settings(config, None)?;
+        let (bar, progress) = progress_bar("exporting");
+        let target = self.target.clone();
+        let subject = block_on(async {
+            let keys = keys::connect(&settings, Purpose::Inspect).await?;
+            let export = export::Export {
+                source: self.source,
+                target: self.target,
+                engine: self.provider.engine(),
+                tenant: self.tenant_id,
+            };
+            let exported = export.run(&keys.envelope, Some(progress)).await;
+            Ok(exported.map_err(Box::new)?)
+        })?;
+        bar.finish_and_clear();
+        output::note(&format!(
+            "{} now holds {subject} in PLAINTEXT. Remove it when it has served.",
+            target.display()
+        ));
+        Ok(Outcome::Done)
+    }
+}

@@ -1,0 +1,209 @@
+//! `nimbus encryption status`: every protected file, through the running server when there is one.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use ureq::http::Method;
+
+use super::super::output::{self, Format};
+use super::super::remote::Remote;
+use super::super::{CliError, Outcome, block_on, settings};
+use crate::chain::chain;
+use crate::config::Settings;
+use crate::config::keys::{self, Purpose};
+use crate::encryption::survey::{FileReport, Survey, Surveyor, Verify};
+use crate::process::DataDirLock;
+
+/// Look at every protected file; exit code 3 when one needs an operator
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  nimbus encryption status
+  nimbus encryption status --verify pages --format json
+
+Without --verify, data keys are unwrapped and manifests verified where the key is a local file; with aws-kms, where each
+unwrapping is a call that costs, nothing is unwrapped. Nothing is ever changed.")]
+pub(super) struct Status {
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+
+    /// How closely to look at each file
+    #[arg(long, value_enum)]
+    verify: Option<Verify>,
+
+    /// Directory of the tenants' databases [default: that of the settings]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl Status {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+        let settings = settings(config, self.data_dir)?;
+        let survey = match Remote::on(&settings.data_dir)? {
+            Some(server) => {
+                let query = self
+                    .verify
+                    .map(|verify| format!("?verify={}", verify.as_str()));
+                let path = format!("/debug/encryption/status{}", query.unwrap_or_default());
+                server.ask(Method::GET, &path, PATIENCE)?
+            }
+            None => here(&settings, self.verify)?,
+        };
+        match self.format {
+            Format::Json => output::answer(
+                &serde_json::to_string_pretty(&survey).map_err(std::io::Error::from)?,
+            )?,
+            Format::Text => output::answer(&text(&survey, jiff::Timestamp::now()))?,
+        }
+        Ok(if survey.summary.problems == 0 {
+            Outcome::Done
+        } else {
+            Outcome::Problems
+        })
+    }
+}
+
+/// Looks from this process: no server runs.
+fn here(settings: &Settings, verify: Option<Verify>) -> Result<Survey, CliError> {
+    // Opening a database touches its WAL: no server may start meanwhile. Only looking needs no lock, and works on a read-only copy.
+    let _lock = match verify {
+        Some(Verify::Open | Verify::Pages) => Some(DataDirLock::acquire(&settings.data_dir)?),
+        _ => None,
+    };
+    block_on(async {
+        let keys = keys::connect(settings, Purpose::Inspect).await;
+        let surveyor = Surveyor {
+            data_dir: settings.data_dir.clone(),
+            control_dir: settings.control_data_dir.clone(),
+            provider: settings.provider.clone(),
+            envelope: keys
+                .map(|keys| keys.envelope)
+                .map_err(|error| chain(&error)),
+            holds_control: false,
+        };
+        Ok(surveyor.run(verify).await?)
+    })
+}
+
+/// One line a file, the trouble in full below, and the sum.
+fn text(survey: &Survey, now: jiff::Timestamp) -> String {
+    let mut rows = vec![
+        [
+            "FILE",
+            "STATE",
+            "CIPHER",
+            "WRAPPED BY",
+            "KEY",
+            "KEY AGE",
+            "HEALTH",
+        ]
+        .map(str::to_owned),
+    ];
+    rows.extend(survey.files.iter().map(|file| row(file, now)));
+    let widths: Vec<usize> = (0..rows[0].len())
+        .map(|column| {
+            rows.iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
+    let mut text = String::new();
+    text.push_str(&heading(survey));
+    if !survey.files.is_empty() {
+        text.push('\n');
+        for row in &rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(&widths) {
+                line.push_str(&format!("{cell:<width$}  "));
+            }
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+    }
+    let details: Vec<String> = survey
+        .files
+        .iter()
+        .filter_map(|file| Some((file, file.detail.as_ref()?)))
+        .map(|(file, detail)| format!("{}: {detail}\n", file.path))
+        .collect();
+    if !details.is_empty() {
+        text.push('\n');
+        text.push_str(&details.concat());
+    }
+    let summary = survey.summary;
+    text.push_str(&format!(
+        "\n{} {}, {} ok, {} {}; {}\n",
+        summary.files,
+        if summary.files == 1 { "file" } else { "files" },
+        summary.ok,
+        summary.problems,
+        if summary.problems == 1 {
+            "problem"
+        } else {
+            "problems"
+        },
+        match survey.verify {
+            Verify::None => "no key was used: --verify unwrap, open or pages looks closer",
+            Verify::Unwrap => "looked at with --verify unwrap: open or pages looks closer",
+            Verify::Open => "looked at with --verify open: pages reads all of each file",
+            Verify::Pages => "looked at with --verify pages: all of each file",
+        }
+    ));
+    text
+}
+
+fn heading(survey: &Survey) -> String {
+    let Some(provider) = &survey.provider else {
+        return "Encryption is OFF (--encryption-key-provider none): files are stored in plaintext\n"
+            .to_owned();
+    };
+    let mut text = format!("Key provider {}", provider.kind);
+    for part in [&provider.key_id, &provider.path].into_iter().flatten() {
+        text.push_str("  ");
+        text.push_str(part);
+    }
+    text.push('\n');
+    if let Some(error) = &provider.error {
+        text.push_str(&format!("  cannot be used: {error}\n"));
+    }
+    text
+}
+
+fn row(file: &FileReport, now: jiff::Timestamp) -> [String; 7] {
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let first = file.wraps.first();
+    let more = match file.wraps.len() {
+        0 | 1 => String::new(),
+        wraps => format!(" +{}", wraps - 1),
+    };
+    [
+        file.path.clone(),
+        or_dash(&file.state),
+        or_dash(&file.cipher),
+        first.map_or("-".to_owned(), |wrap| format!("{}{more}", wrap.provider)),
+        or_dash(&first.map(|wrap| wrap.key_id.clone())),
+        file.dek_created
+            .as_ref()
+            .and_then(|created| created.parse::<jiff::Timestamp>().ok())
+            .map_or("-".to_owned(), |created| {
+                age(now.as_second() - created.as_second())
+            }),
+        file.health.as_str().to_owned(),
+    ]
+}
+
+fn age(seconds: i64) -> String {
+    match seconds {
+        ..0 => "in the future".to_owned(),
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// Every page of every tenant may be read.
+const PATIENCE: Duration = Duration::from_secs(3600);

@@ -1,0 +1,115 @@
+//! The running server, asked by the command line: found by the lock file, authorised by the token file.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use ureq::http::Method;
+use zeroize::Zeroizing;
+
+use super::CliError;
+use crate::process::{LockError, RunningServer, running_server};
+use crate::server::token;
+
+/// Why a running server did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RemoteError {
+    /// It does not answer.
+    #[error(
+        "the server at {address} (process {pid}) does not answer; see its log, or stop it and run the command again"
+    )]
+    Unreachable {
+        /// Where it listens.
+        address: SocketAddr,
+        /// Its process id.
+        pid: u32,
+        /// What the connection said.
+        source: Box<ureq::Error>,
+    },
+    /// It refused.
+    #[error("the server at {address} refused: {status} {message}")]
+    Refused {
+        /// Where it listens.
+        address: SocketAddr,
+        /// The HTTP status.
+        status: u16,
+        /// Its message.
+        message: String,
+    },
+}
+
+/// A server that runs on a data directory.
+pub(super) struct Remote {
+    pid: u32,
+    address: SocketAddr,
+}
+
+impl Remote {
+    /// The server that runs on `data_dir`; `None` when none does.
+    ///
+    /// A process that has the directory and does not listen (yet) is an error: what it does meanwhile must not be disturbed.
+    pub(super) fn on(data_dir: &Path) -> Result<Option<Self>, CliError> {
+        match running_server(data_dir)? {
+            None => Ok(None),
+            Some(RunningServer {
+                pid,
+                address: Some(address),
+            }) => Ok(Some(Self { pid, address })),
+            Some(holder) => Err(LockError::Busy {
+                dir: data_dir.to_owned(),
+                holder: Some(holder),
+            }
+            .into()),
+        }
+    }
+
+    /// One request with the admin token of its file, and the answer.
+    pub(super) fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        patience: Duration,
+    ) -> Result<T, CliError> {
+        let Self { pid, address } = *self;
+        let unreachable = |source| RemoteError::Unreachable {
+            address,
+            pid,
+            source: Box::new(source),
+        };
+        let token = token::read(&token::default_path()?)?;
+        let bearer = Zeroizing::new(format!("Bearer {}", token.expose()));
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .timeout_global(Some(patience))
+            .build()
+            .new_agent();
+        let request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("http://{address}{path}"))
+            .header("authorization", bearer.as_str())
+            .body(())
+            .map_err(|error| unreachable(error.into()))?;
+        let mut response = agent.run(request).map_err(unreachable)?;
+        let status = response.status();
+        let body = response.body_mut().with_config().limit(MAX_ANSWER_BYTES);
+        if status.is_success() {
+            return Ok(body.read_json().map_err(unreachable)?);
+        }
+        let body: serde_json::Value = body.read_json().map_err(unreachable)?;
+        let message = body
+            .pointer("/error/message")
+            .and_then(|message| message.as_str());
+        Err(RemoteError::Refused {
+            address,
+            status: status.as_u16(),
+            message: message.unwrap_or("(no message)").to_owned(),
+        }
+        .into())
+    }
+}
+
+/// The status of a hundred thousand tenants.
+const MAX_ANSWER_BYTES: u64 = 256 << 20;

@@ -1,0 +1,158 @@
+//! Copies between plaintext and encrypted redb files, block for block, for `export` and `migrate`.
+//!
+//! The device gives redb a file of 4096-byte blocks; those blocks, one after another, are a plaintext redb file. So a copy knows nothing of
+//! tables, takes constant memory, and is exact.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use nimbus_keyproviders::CipherKey;
+use nimbus_manifests::FileId;
+use redb::StorageBackend as _;
+
+use super::ControlError;
+use super::database::{self, Protection, explain};
+use super::device::{BLOCK, BlockFile as _};
+use crate::envelope::{
+    EnvelopeError, KeyedFile, Opened, Stage, TEMPORARY_PREFIX, blocking, parent, sync_dir,
+};
+use crate::failpoints::crash_point;
+use crate::sqlcipher::Progress;
+
+/// Writes the encrypted redb database of `file` in plaintext to the new file `target`, mode 0600, through a temporary name beside it.
+///
+/// # Errors
+///
+/// [`ControlError`]; an existing target is refused, and none is left when the copy fails.
+pub async fn export_plaintext(
+    file: KeyedFile,
+    target: &Path,
+    progress: Option<Progress>,
+) -> Result<(), ControlError> {
+    let target = target.to_owned();
+    blocking(move || {
+        let (key, file_id) = opening_key(&file)?;
+        let read = |error: io::Error| explain(file.path(), redb::Error::Io(error));
+        let write = failed("write", &target);
+        let device = database::device(file.path(), &key, file_id)?;
+        let temporary = temporary(&target)?;
+        let length = device.len().map_err(read)?;
+        let mut chunk = vec![0; CHUNK];
+        let mut at = 0;
+        while at < length {
+            let chunk = &mut chunk[..CHUNK.min(usize::try_from(length - at).unwrap_or(CHUNK))];
+            device.read(at, chunk).map_err(read)?;
+            temporary.as_file().write_at(at, chunk).map_err(&write)?;
+            at += chunk.len() as u64;
+            report(&progress, at, length);
+        }
+        crash_point!("export::copied");
+        // Opening it verifies every checksum in it.
+        drop(database::open(temporary.path(), &Protection::Plain)?);
+        temporary.as_file().sync_all().map_err(&write)?;
+        let _file = temporary
+            .persist_noclobber(&target)
+            .map_err(|error| failed("create", &target)(error.error))?;
+        let dir = parent(&target);
+        sync_dir(dir).map_err(failed("flush", dir))
+    })
+    .await
+}
+
+/// Fills the database of `file`, which is in [`Stage::Initialise`], with all that the plaintext redb file `source` holds, verified and flushed.
+///
+/// # Errors
+///
+/// [`ControlError`]; no file stands at the database's path then.
+pub async fn import_plaintext(
+    source: &Path,
+    file: KeyedFile,
+    progress: Option<Progress>,
+) -> Result<KeyedFile, ControlError> {
+    let source = source.to_owned();
+    blocking(move || {
+        let read = failed("read", &source);
+        let plain = database::lock(&source)?;
+        let length = plain.len().map_err(&read)?;
+        let temporary = temporary(file.path())?;
+        let write = |error: io::Error| explain(file.path(), redb::Error::Io(error));
+        {
+            let (key, file_id) = (file.cipher_key(), file.manifest().file_id());
+            let device = database::device(temporary.path(), &key, file_id)?;
+            device.set_len(length).map_err(write)?;
+            let mut chunk = vec![0; CHUNK];
+            let mut at = 0;
+            while at < length {
+                let chunk = &mut chunk[..CHUNK.min(usize::try_from(length - at).unwrap_or(CHUNK))];
+                plain.read_at(at, chunk).map_err(&read)?;
+                device.write(at, chunk).map_err(write)?;
+                at += chunk.len() as u64;
+                report(&progress, at, length);
+            }
+            device.sync_data().map_err(write)?;
+        }
+        crash_point!("migrate::copied");
+        drop(database::open(temporary.path(), &Protection::of(&file))?);
+        temporary
+            .as_file()
+            .sync_all()
+            .map_err(failed("flush", file.path()))?;
+        let _persisted = temporary
+            .persist(file.path())
+            .map_err(|error| failed("create", file.path())(error.error))?;
+        let dir = parent(file.path());
+        sync_dir(dir).map_err(failed("flush", dir))?;
+        Ok(file)
+    })
+    .await
+}
+
+/// Proves that an encrypted redb file is whole under the key of its manifest, and changes nothing beside it. Blocks.
+///
+/// # Errors
+///
+/// [`ControlError`].
+pub(crate) fn check(file: &KeyedFile) -> Result<(), ControlError> {
+    let (key, file_id) = opening_key(file)?;
+    database::open(file.path(), &Protection::Keyed(key, file_id)).map(drop)
+}
+
+/// The key that opens `file`, when anything was ever in it.
+fn opening_key(file: &KeyedFile) -> Result<(CipherKey, FileId), ControlError> {
+    let key = match (file.stage(), file.next_cipher_key()) {
+        (Stage::Initialise, _) => {
+            let path = file.path().to_owned();
+            return Err(EnvelopeError::NeverInitialised { path }.into());
+        }
+        (Stage::Rekeying, Some(next)) if super::which_key(file)? == Opened::Next => next,
+        (Stage::Ready | Stage::Rekeying, _) => file.cipher_key(),
+    };
+    Ok((key, file.manifest().file_id()))
+}
+
+fn temporary(target: &Path) -> Result<tempfile::NamedTempFile<File>, ControlError> {
+    let dir = parent(target);
+    tempfile::Builder::new()
+        .prefix(TEMPORARY_PREFIX)
+        .tempfile_in(dir)
+        .map_err(failed("create a file in", dir))
+}
+
+fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> ControlError {
+    let path = path.to_owned();
+    move |source| ControlError::Io {
+        action,
+        path: path.clone(),
+        source,
+    }
+}
+
+fn report(progress: &Option<Progress>, done: u64, total: u64) {
+    if let Some(progress) = progress {
+        progress(done, total);
+    }
+}
+
+/// A whole number of blocks.
+const CHUNK: usize = 256 * BLOCK;

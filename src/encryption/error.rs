@@ -1,0 +1,165 @@
+//! Why an operation was not done.
+
+use std::io;
+use std::path::PathBuf;
+
+use nimbus_manifests::{InvalidName, Subject, TenantId};
+
+use crate::control::ControlError;
+use crate::envelope::{EnvelopeError, ReadError};
+use crate::process::LockError;
+use crate::sqlcipher::{CopyError, OpenError};
+
+/// Why an export or a migration was not done. The source is as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OperationError {
+    /// The core refused.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    /// A database does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A copy of an SQLite database failed.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// The control file failed.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// A server, or another command, has the data directory.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A server is running on the directory of the file.
+    #[error("a server (process {pid}) runs on {}; stop it first: it would not see the file change under it", .dir.display())]
+    ServerRuns {
+        /// The data directory.
+        dir: PathBuf,
+        /// The server's process id.
+        pid: u32,
+    },
+    /// The manifest of the source cannot be read.
+    #[error("the manifest {} cannot be read; put it back from a backup, or with `nimbus encryption repair`", .path.display())]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ReadError,
+    },
+    /// Nothing stands at the source.
+    #[error("{} does not exist", .path.display())]
+    SourceMissing {
+        /// The source.
+        path: PathBuf,
+    },
+    /// `export` of a file that is plaintext.
+    #[error("{} is not encrypted: it can be copied as it is", .path.display())]
+    NotEncrypted {
+        /// The source.
+        path: PathBuf,
+    },
+    /// `migrate` of a file that is encrypted.
+    #[error("{} is encrypted already; `nimbus encryption status` shows under which key", .path.display())]
+    AlreadyEncrypted {
+        /// The source.
+        path: PathBuf,
+    },
+    /// `migrate` of something that is no database of the kind named.
+    #[error("{} is not a plaintext {engine} database; name the right --source and --provider", .path.display())]
+    WrongKind {
+        /// The source.
+        path: PathBuf,
+        /// The kind that was named.
+        engine: &'static str,
+    },
+    /// `export` of a file of the other kind.
+    #[error("{} belongs to {subject}; name its kind with --provider {engine}", .path.display())]
+    OtherEngine {
+        /// The source.
+        path: PathBuf,
+        /// Who the manifest says it belongs to.
+        subject: Subject,
+        /// The kind it is.
+        engine: &'static str,
+    },
+    /// Something stands at the target.
+    #[error("{} already exists and is not overwritten; name another target, or move it away", .path.display())]
+    TargetExists {
+        /// The target.
+        path: PathBuf,
+    },
+    /// No tenant was named for a tenant's file.
+    #[error("whose file is it? name the tenant with --tenant-id; only the control file needs none")]
+    TenantNeeded,
+    /// The manifest belongs to somebody else.
+    #[error(
+        "{} belongs to {subject}, not to {}; name its own tenant with --tenant-id",
+        .path.display(), .named.as_ref().map_or("the deployment".to_owned(), |tenant| format!("tenant {tenant}"))
+    )]
+    OtherOwner {
+        /// The file.
+        path: PathBuf,
+        /// Who it belongs to.
+        subject: Subject,
+        /// Who was named.
+        named: Option<TenantId>,
+    },
+    /// A name that cannot stand in a subject.
+    #[error("{} cannot be named in a manifest; rename it", .path.display())]
+    BadName {
+        /// The file.
+        path: PathBuf,
+        /// The rule.
+        source: InvalidName,
+    },
+    /// A path without a file name in UTF-8.
+    #[error("{} has no file name in UTF-8; rename it", .path.display())]
+    Unnamed {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Encryption is off in the settings.
+    #[error(
+        "no key provider is configured (--encryption-key-provider none); name one in NIMBUS_ENCRYPTION_KEY_PROVIDER or the \
+         configuration file"
+    )]
+    EncryptionOff,
+    /// The disk has no room for the copy.
+    #[error("{} has {free} bytes free and the copy needs {needed}; make room, or name a target on another disk", .dir.display())]
+    NoSpace {
+        /// The directory of the target.
+        dir: PathBuf,
+        /// Bytes that the copy needs.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// The source changed while it was copied.
+    #[error("{} was written while it was copied; stop whatever writes it, and run the command again", .path.display())]
+    SourceChanged {
+        /// The source.
+        path: PathBuf,
+    },
+    /// The operating system refused.
+    #[error("cannot {action} {}", .path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+/// Says what was being done to which file when the operating system refused.
+pub(super) fn io_error(
+    action: &'static str,
+    path: impl Into<PathBuf>,
+) -> impl FnOnce(io::Error) -> OperationError {
+    let path = path.into();
+    move |source| OperationError::Io {
+        action,
+        path,
+        source,
+    }
+}

@@ -1,0 +1,491 @@
+//! `migrate`: a plaintext database becomes an encrypted one.
+//!
+//! In place, the states between the steps, for a database `S`; what a further run finds, and does:
+//!
+//! | step | on disk after it | a further run |
+//! | --- | --- | --- |
+//! | 1. the WAL is folded into `S` | `S` plaintext, whole by itself | begins |
+//! | 2. copy made under a manifest `new` | `S`, `S.migrating`, its manifest `new` | throws the copy away and begins |
+//! | 3. copy verified, manifest `ready` | the same, `ready` | the same |
+//! | 4. `S` has a second name | and `S.plaintext`, the same file | the same, and keeps the name |
+//! | 5. manifest renamed | `S` plaintext, manifest of `S` `ready`, `S.migrating` | moves the manifest back, and as above |
+//! | 6. copy renamed over `S` | `S` encrypted, its manifest, `S.plaintext` | says that it is done; removes `S.plaintext` if it is told to |
+//! | 7. `S.plaintext` removed | `S` encrypted, its manifest | refuses: encrypted already |
+//!
+//! The plaintext is whole in every one of them until the encrypted file is in its place and was opened there. In state 5 the server refuses
+//! the tenant and says to run the migration again.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use nimbus_manifests::{State, Subject, TenantId};
+
+use super::error::io_error;
+use super::{Engine, OperationError, beside, check_space, file_name, size_of};
+use crate::control::{self, Control};
+use crate::envelope::{
+    Envelope, FileKind, Intent, KeyedFile, PlainFile, Prepared, blocking, classify, manifest_path,
+    parent, read_manifest, sync_dir,
+};
+use crate::failpoints::crash_point;
+use crate::process::{DataDirLock, RunningServer, running_server};
+use crate::sqlcipher::{self, Progress};
+
+/// What to migrate.
+#[derive(Debug, Clone)]
+pub struct Migrate {
+    /// The plaintext database.
+    pub source: PathBuf,
+    /// Where the encrypted one goes.
+    pub destination: Destination,
+    /// What kind of database it is.
+    pub engine: Engine,
+    /// Whose it is; `None` for the control file alone.
+    pub tenant: Option<TenantId>,
+    /// Whether schema, row counts and every page of the copy are checked.
+    pub validate: bool,
+    /// Whether the plaintext is removed at the end.
+    pub retire_source: bool,
+    /// Where the control file lies that keeps a copy of the manifest, for a tenant's file that is migrated in place.
+    pub control_dir: PathBuf,
+}
+
+/// Where the encrypted database goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// Into a new file.
+    File(PathBuf),
+    /// Into the place of the source.
+    InPlace,
+}
+
+/// What was done.
+#[derive(Debug)]
+pub struct Migrated {
+    /// Who the encrypted database belongs to.
+    pub subject: Subject,
+    /// Where it is.
+    pub encrypted: PathBuf,
+    /// Where the plaintext still is.
+    pub plaintext: Option<PathBuf>,
+}
+
+impl Migrate {
+    /// Does it. Blocks for as long as the copy takes; the source is only read.
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError`]; the plaintext is then whole, under its own name or `<source>.plaintext`.
+    pub async fn run(
+        self,
+        envelope: &Envelope,
+        progress: Option<Progress>,
+    ) -> Result<Migrated, OperationError> {
+        if envelope.keys().is_none() {
+            return Err(OperationError::EncryptionOff);
+        }
+        let subject = self.subject()?;
+        refuse_running_server(parent(&self.source))?;
+        match self.destination.clone() {
+            Destination::File(target) => self.apart(envelope, subject, target, progress).await,
+            Destination::InPlace => self.in_place(envelope, subject, progress).await,
+        }
+    }
+
+    /// Who the copy will belong to: the place that the source's name stands for, or the one that the target's does.
+    fn subject(&self) -> Result<Subject, OperationError> {
+        let name = file_name(&self.source)?;
+        let bad_name = |source| OperationError::BadName {
+            path: self.source.clone(),
+            source,
+        };
+        match (self.engine, &self.tenant) {
+            (Engine::Redb, None) => Subject::control(name).map_err(bad_name),
+            (Engine::Redb, Some(tenant)) => Err(OperationError::OtherOwner {
+                path: self.source.clone(),
+                subject: Subject::control(name).map_err(bad_name)?,
+                named: Some(tenant.clone()),
+            }),
+            (Engine::Sqlite, None) => Err(OperationError::TenantNeeded),
+            (Engine::Sqlite, Some(tenant)) => {
+                let served = format!("{tenant}.sqlite3");
+                let name = match &self.destination {
+                    Destination::File(target) if file_name(target)? == served => &served,
+                    _ => name,
+                };
+                Subject::sqlite_tenant(tenant, name).map_err(bad_name)
+            }
+        }
+    }
+
+    async fn apart(
+        self,
+        envelope: &Envelope,
+        subject: Subject,
+        target: PathBuf,
+        progress: Option<Progress>,
+    ) -> Result<Migrated, OperationError> {
+        refuse_running_server(parent(&target))?;
+        self.require_plaintext()?;
+        refuse_target(&target)?;
+        check_space(&target, size_of(&self.source))?;
+        let before = Stamp::of(&self.source)?;
+        self.copy(envelope, &subject, &target, progress).await?;
+        let plaintext = if self.retire_source {
+            before.check(&self.source)?;
+            self.retire(&self.source)?;
+            None
+        } else {
+            Some(self.source.clone())
+        };
+        self.record(&subject, &target);
+        Ok(Migrated {
+            subject,
+            encrypted: target,
+            plaintext,
+        })
+    }
+
+    async fn in_place(
+        self,
+        envelope: &Envelope,
+        subject: Subject,
+        progress: Option<Progress>,
+    ) -> Result<Migrated, OperationError> {
+        let dir = parent(&self.source).to_owned();
+        let lock = DataDirLock::acquire(&dir)?;
+        let copy = beside(&self.source, ".migrating");
+        let plaintext = beside(&self.source, ".plaintext");
+        if self.is_done(&plaintext)? {
+            drop(self.open_in_place(envelope, &subject).await?);
+            return self.finish(subject, plaintext);
+        }
+        self.clear_attempt(&copy)?;
+        self.require_plaintext()?;
+        if manifest_exists(&self.source) {
+            return Err(OperationError::TargetExists {
+                path: manifest_path(&self.source),
+            });
+        }
+        self.refuse_other_plaintext(&plaintext)?;
+        check_space(&copy, size_of(&self.source))?;
+        self.fold().await?;
+        let before = Stamp::of(&self.source)?;
+        self.copy(envelope, &subject, &copy, progress).await?;
+        crash_point!("migrate::verified");
+
+        before.check(&self.source)?;
+        match fs::hard_link(&self.source, &plaintext) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(io_error("give a second name to", &self.source)(error));
+            }
+            _linked => {}
+        }
+        sync_dir(&dir).map_err(io_error("flush", &dir))?;
+        crash_point!("migrate::linked");
+        fs::rename(manifest_path(&copy), manifest_path(&self.source))
+            .map_err(io_error("rename", manifest_path(&copy)))?;
+        sync_dir(&dir).map_err(io_error("flush", &dir))?;
+        crash_point!("migrate::manifest-moved");
+        fs::rename(&copy, &self.source).map_err(io_error("rename", &copy))?;
+        sync_dir(&dir).map_err(io_error("flush", &dir))?;
+        crash_point!("migrate::swapped");
+
+        let file = self.open_in_place(envelope, &subject).await?;
+        self.mirror(envelope, file).await;
+        let migrated = self.finish(subject, plaintext);
+        drop(lock);
+        migrated
+    }
+
+    /// The copy, verified, under a `ready` manifest; or an error, and nothing of it.
+    async fn copy(
+        &self,
+        envelope: &Envelope,
+        subject: &Subject,
+        target: &Path,
+        progress: Option<Progress>,
+    ) -> Result<(), OperationError> {
+        let result = self.make_copy(envelope, subject, target, progress).await;
+        if result.is_err() && is_unfinished(target) {
+            // Best effort: what stays is begun again by a further run.
+            drop(remove_copy(target));
+        }
+        result
+    }
+
+    async fn make_copy(
+        &self,
+        envelope: &Envelope,
+        subject: &Subject,
+        target: &Path,
+        progress: Option<Progress>,
+    ) -> Result<(), OperationError> {
+        match self.engine {
+            Engine::Sqlite => {
+                let validate = self.validate;
+                drop(
+                    sqlcipher::import_plaintext(
+                        envelope,
+                        &self.source,
+                        target,
+                        subject,
+                        validate,
+                        progress,
+                    )
+                    .await?,
+                );
+            }
+            Engine::Redb => {
+                let cipher = self.engine.cipher();
+                let prepared = envelope
+                    .prepare(target, subject, cipher, Intent::Create)
+                    .await?;
+                let Prepared::Keyed(file) = prepared else {
+                    return Err(OperationError::EncryptionOff);
+                };
+                let file = control::import_plaintext(&self.source, file, progress).await?;
+                drop(envelope.publish_ready(file).await?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an earlier run came as far as swapping the files.
+    fn is_done(&self, plaintext: &Path) -> Result<bool, OperationError> {
+        let kind = classify(&self.source).map_err(io_error("read", &self.source))?;
+        Ok(kind == FileKind::Other && manifest_exists(&self.source) && exists(plaintext))
+    }
+
+    /// Undoes what an earlier run left before it swapped the files. Only files that no one but an earlier run made are touched, and only
+    /// while the plaintext is in its place.
+    fn clear_attempt(&self, copy: &Path) -> Result<(), OperationError> {
+        if !exists(copy) && !manifest_exists(copy) {
+            return Ok(());
+        }
+        self.require_plaintext()?;
+        // State 5: the manifest in the source's place is the copy's.
+        if manifest_exists(&self.source) && !manifest_exists(copy) {
+            fs::rename(manifest_path(&self.source), manifest_path(copy))
+                .map_err(io_error("rename", manifest_path(&self.source)))?;
+        }
+        remove_copy(copy)
+    }
+
+    /// A file at `<source>.plaintext` that is not the source itself is somebody's, and kept.
+    fn refuse_other_plaintext(&self, plaintext: &Path) -> Result<(), OperationError> {
+        let id = |path: &Path| fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()));
+        match (id(plaintext), id(&self.source)) {
+            (Err(_), _) => Ok(()),
+            (Ok(plaintext), Ok(source)) if plaintext == source => Ok(()),
+            _ => Err(OperationError::TargetExists {
+                path: plaintext.to_owned(),
+            }),
+        }
+    }
+
+    /// Makes the one file the whole database, for SQLite: the rename takes nothing but it.
+    async fn fold(&self) -> Result<(), OperationError> {
+        if self.engine == Engine::Redb {
+            return Ok(());
+        }
+        let plain = self.plain_source().await?;
+        blocking(move || sqlcipher::fold_wal(&plain)).await?;
+        Ok(())
+    }
+
+    async fn plain_source(&self) -> Result<PlainFile, OperationError> {
+        let subject = self.subject()?;
+        let prepared = Envelope::plaintext()
+            .prepare(&self.source, &subject, self.engine.cipher(), Intent::Open)
+            .await?;
+        match prepared {
+            Prepared::Plain(file) => Ok(file),
+            Prepared::Keyed(_) => Err(OperationError::AlreadyEncrypted {
+                path: self.source.clone(),
+            }),
+        }
+    }
+
+    /// Proves that what stands in the source's place now opens there.
+    async fn open_in_place(
+        &self,
+        envelope: &Envelope,
+        subject: &Subject,
+    ) -> Result<KeyedFile, OperationError> {
+        let cipher = self.engine.cipher();
+        let open = || envelope.prepare(&self.source, subject, cipher, Intent::Open);
+        let (Prepared::Keyed(file), Prepared::Keyed(proof)) = (open().await?, open().await?) else {
+            return Err(OperationError::EncryptionOff);
+        };
+        let engine = self.engine;
+        blocking(move || match engine {
+            Engine::Sqlite => sqlcipher::open_as_it_is(proof)?
+                .verify_pages()
+                .map_err(OperationError::from),
+            Engine::Redb => control::check(&proof).map_err(OperationError::from),
+        })
+        .await?;
+        Ok(file)
+    }
+
+    /// Keeps a copy of the manifest in the control file. Where that cannot be had, the tenant's first opening does it.
+    async fn mirror(&self, envelope: &Envelope, file: KeyedFile) {
+        if self.engine == Engine::Redb || !manifest_exists(&Control::path_in(&self.control_dir)) {
+            return;
+        }
+        let mirrored = match Control::open(envelope, &self.control_dir).await {
+            Ok(control) => {
+                let envelope = envelope.clone().with_mirror(std::sync::Arc::new(control));
+                envelope
+                    .refresh_mirror(&file)
+                    .await
+                    .map_err(OperationError::from)
+            }
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = mirrored {
+            tracing::warn!(%error, "the manifest is not mirrored yet; the tenant's first opening does it");
+        }
+    }
+
+    fn finish(self, subject: Subject, plaintext: PathBuf) -> Result<Migrated, OperationError> {
+        let kept = if self.retire_source {
+            self.retire(&plaintext)?;
+            None
+        } else {
+            Some(plaintext)
+        };
+        crash_point!("migrate::retired");
+        self.record(&subject, &self.source);
+        Ok(Migrated {
+            subject,
+            encrypted: self.source,
+            plaintext: kept,
+        })
+    }
+
+    fn record(&self, subject: &Subject, encrypted: &Path) {
+        tracing::info!(
+            target: "nimbus::audit",
+            event = "migrate",
+            %subject,
+            source = %self.source.display(),
+            to = %encrypted.display(),
+            retired = self.retire_source,
+            "a plaintext database was encrypted"
+        );
+    }
+
+    /// Removes a plaintext database with its WAL.
+    fn retire(&self, plaintext: &Path) -> Result<(), OperationError> {
+        for suffix in ["", "-wal", "-shm", "-journal"] {
+            remove(&beside(plaintext, suffix))?;
+        }
+        let dir = parent(plaintext);
+        sync_dir(dir).map_err(io_error("flush", dir))
+    }
+
+    fn require_plaintext(&self) -> Result<(), OperationError> {
+        let path = self.source.clone();
+        let kind = classify(&path).map_err(io_error("read", &self.source))?;
+        match (kind, self.engine) {
+            (FileKind::PlainSqlite, Engine::Sqlite) | (FileKind::PlainRedb, Engine::Redb) => Ok(()),
+            (FileKind::Absent, _) => Err(OperationError::SourceMissing { path }),
+            (FileKind::Other, _) if manifest_exists(&path) => {
+                Err(OperationError::AlreadyEncrypted { path })
+            }
+            (_, engine) => Err(OperationError::WrongKind {
+                path,
+                engine: match engine {
+                    Engine::Sqlite => "sqlite",
+                    Engine::Redb => "redb",
+                },
+            }),
+        }
+    }
+}
+
+/// What tells whether a file was written: size and time of its last change.
+struct Stamp(u64, i64, i64);
+
+impl Stamp {
+    fn of(path: &Path) -> Result<Self, OperationError> {
+        let file = fs::metadata(path).map_err(io_error("read", path))?;
+        Ok(Self(size_of(path), file.mtime(), file.mtime_nsec()))
+    }
+
+    fn check(&self, path: &Path) -> Result<(), OperationError> {
+        let Self(size, seconds, nanoseconds) = Self::of(path)?;
+        if (size, seconds, nanoseconds) == (self.0, self.1, self.2) {
+            return Ok(());
+        }
+        Err(OperationError::SourceChanged {
+            path: path.to_owned(),
+        })
+    }
+}
+
+/// A target must be free, but for what an earlier run of the same command began and did not finish.
+fn refuse_target(target: &Path) -> Result<(), OperationError> {
+    if is_unfinished(target) || !(exists(target) || manifest_exists(target)) {
+        return Ok(());
+    }
+    let path = if exists(target) {
+        target.to_owned()
+    } else {
+        manifest_path(target)
+    };
+    Err(OperationError::TargetExists { path })
+}
+
+/// Whether the manifest at `target` says `new`: no one ever stored anything there.
+fn is_unfinished(target: &Path) -> bool {
+    matches!(
+        read_manifest(&manifest_path(target)),
+        Ok(Some(sealed)) if sealed.claims().state() == State::New
+    )
+}
+
+/// Removes a copy, its manifest last: while any of it is there, it is known for what it is.
+fn remove_copy(copy: &Path) -> Result<(), OperationError> {
+    for path in [
+        copy.to_owned(),
+        beside(copy, "-wal"),
+        beside(copy, "-shm"),
+        manifest_path(copy),
+    ] {
+        remove(&path)?;
+    }
+    let dir = parent(copy);
+    sync_dir(dir).map_err(io_error("flush", dir))
+}
+
+fn refuse_running_server(dir: &Path) -> Result<(), OperationError> {
+    match running_server(dir)? {
+        Some(RunningServer { pid, .. }) => Err(OperationError::ServerRuns {
+            dir: dir.to_owned(),
+            pid,
+        }),
+        None => Ok(()),
+    }
+}
+
+fn exists(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
+fn manifest_exists(path: &Path) -> bool {
+    exists(&manifest_path(path))
+}
+
+fn remove(path: &Path) -> Result<(), OperationError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(io_error("remove", path)(error))
+        }
+        _removed => Ok(()),
+    }
+}

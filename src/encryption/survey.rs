@@ -1,0 +1,607 @@
+//! `status`: every protected file, looked at one by one. Nothing is reported from the settings alone, and nothing is changed.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nimbus_keyproviders::ProviderConfig;
+use nimbus_manifests::{Manifest, SUFFIX, State, Subject, TenantId};
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+
+use crate::chain::chain;
+use crate::config::ProviderChoice;
+use crate::control::{self, ControlError};
+use crate::envelope::{
+    Envelope, EnvelopeError, FileKind, Intent, KeyedFile, Prepared, ReadError, Trouble, blocking,
+    classify, manifest_path, read_manifest,
+};
+use crate::sqlcipher::{self, OpenError};
+
+/// How closely each file is looked at.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// Manifest and first bytes of the file; whether a configured key is named. No key is used.
+    None,
+    /// The data key is unwrapped and the manifest's MAC verified.
+    Unwrap,
+    /// The file is opened: page 1 authenticates.
+    Open,
+    /// Every page authenticates, and the database's structure is whole.
+    Pages,
+}
+
+impl Verify {
+    /// Its name on the command line, in a query and in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Unwrap => "unwrap",
+            Self::Open => "open",
+            Self::Pages => "pages",
+        }
+    }
+}
+
+/// What was found about one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// As it should be, as far as it was looked at.
+    Ok,
+    /// A database in plaintext.
+    Plaintext,
+    /// No manifest beside a file that is not plaintext.
+    ManifestMissing,
+    /// The manifest cannot be read, or was changed by someone without its key.
+    ManifestCorrupt,
+    /// A manifest without its database, or a database that cannot be read.
+    DatabaseMissing,
+    /// No configured key unwraps the data key now.
+    KeyUnavailable,
+    /// Key and file do not belong together.
+    KeyMismatch,
+    /// The manifest belongs to another file.
+    SubjectMismatch,
+    /// A new data key is under way, or was when a crash cut it short; the next opening settles it.
+    Rekeying,
+    /// A manifest beside no file, under a name that Nimbus does not open.
+    OrphanManifest,
+    /// The database is damaged.
+    PageCorrupt,
+}
+
+impl Health {
+    /// Its name in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Plaintext => "plaintext",
+            Self::ManifestMissing => "manifest-missing",
+            Self::ManifestCorrupt => "manifest-corrupt",
+            Self::DatabaseMissing => "database-missing",
+            Self::KeyUnavailable => "key-unavailable",
+            Self::KeyMismatch => "key-mismatch",
+            Self::SubjectMismatch => "subject-mismatch",
+            Self::Rekeying => "rekeying",
+            Self::OrphanManifest => "orphan-manifest",
+            Self::PageCorrupt => "page-corrupt",
+        }
+    }
+}
+
+/// The whole answer; its JSON is documented in `docs/encryption.md`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Survey {
+    /// Whether a key provider is configured.
+    pub enabled: bool,
+    /// How closely files were looked at.
+    pub verify: Verify,
+    /// The key provider; `None` when encryption is off.
+    pub provider: Option<ProviderReport>,
+    /// Every file, by path.
+    pub files: Vec<FileReport>,
+    /// Their sum.
+    pub summary: Summary,
+}
+
+/// The configured key provider.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProviderReport {
+    /// `master-key-file`, `key-dir` or `aws-kms`.
+    pub kind: String,
+    /// The key that wraps; `None` for key-dir, which has one a file, and when it cannot be had.
+    pub key_id: Option<String>,
+    /// Where local keys lie.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub path: Option<String>,
+    /// Why the provider cannot be used.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<String>,
+}
+
+/// One file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FileReport {
+    /// Its path, within the data directory where it lies there.
+    pub path: String,
+    /// Who it belongs to.
+    pub subject: Option<String>,
+    /// What it is encrypted with.
+    pub cipher: Option<String>,
+    /// `new`, `ready` or `rekeying`.
+    pub state: Option<String>,
+    /// How often its manifest was written.
+    pub revision: Option<u64>,
+    /// What makes it different from another file of the same name.
+    pub file_id: Option<String>,
+    /// The data key that it is encrypted under.
+    pub dek_id: Option<String>,
+    /// When that key was drawn.
+    pub dek_created: Option<String>,
+    /// Which keys wrap it.
+    pub wraps: Vec<WrapReport>,
+    /// What was found.
+    pub health: Health,
+    /// What is wrong and what to do next.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub detail: Option<String>,
+}
+
+/// One wrap of a data key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WrapReport {
+    /// The kind of provider.
+    pub provider: String,
+    /// The key that wraps.
+    pub key_id: String,
+    /// Since when.
+    pub at: String,
+}
+
+/// How many there are of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Files looked at.
+    pub files: usize,
+    /// Those that are as they should be.
+    pub ok: usize,
+    /// Those that need an operator.
+    pub problems: usize,
+}
+
+/// A directory that cannot be looked through.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {}; name the data directory with --data-dir", .path.display())]
+pub struct SurveyError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Where to look, and with which keys.
+#[derive(Debug, Clone)]
+pub struct Surveyor {
+    /// The tenants' directory.
+    pub data_dir: PathBuf,
+    /// The control file's directory.
+    pub control_dir: PathBuf,
+    /// The provider as it was configured.
+    pub provider: ProviderChoice,
+    /// The core, or why there is none.
+    pub envelope: Result<Envelope, String>,
+    /// Whether this process is the server, which has the control file open and verified it whole when it started.
+    pub holds_control: bool,
+}
+
+impl Surveyor {
+    /// Looks at every file. Without `verify`, data keys are unwrapped where that costs no call over the network.
+    ///
+    /// # Errors
+    ///
+    /// [`SurveyError`] when a directory cannot be read. Trouble with a file, or with the keys, is part of the answer.
+    pub async fn run(self, verify: Option<Verify>) -> Result<Survey, SurveyError> {
+        let remote = matches!(
+            self.provider,
+            ProviderChoice::Configured(ProviderConfig::AwsKms { .. })
+        );
+        let verify = verify.unwrap_or(if remote { Verify::None } else { Verify::Unwrap });
+        let this = Arc::new(self);
+        let paths = blocking({
+            let this = this.clone();
+            move || this.candidates()
+        })
+        .await?;
+        let mut files = Vec::with_capacity(paths.len());
+        let mut looking = JoinSet::new();
+        for path in paths {
+            while looking.len() >= AT_ONCE {
+                files.extend(looking.join_next().await.and_then(Result::ok).flatten());
+            }
+            let this = this.clone();
+            drop(looking.spawn(async move { this.look(&path, verify).await }));
+        }
+        files.extend(looking.join_all().await.into_iter().flatten());
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        let enabled = this.provider != ProviderChoice::Off;
+        let ok = files
+            .iter()
+            .filter(|file| {
+                file.health == Health::Ok || !enabled && file.health == Health::Plaintext
+            })
+            .count();
+        Ok(Survey {
+            enabled,
+            verify,
+            provider: this.provider_report().await,
+            summary: Summary {
+                files: files.len(),
+                ok,
+                problems: files.len() - ok,
+            },
+            files,
+        })
+    }
+
+    async fn provider_report(&self) -> Option<ProviderReport> {
+        let (kind, path) = match &self.provider {
+            ProviderChoice::Off => return None,
+            ProviderChoice::Default(path)
+            | ProviderChoice::Configured(ProviderConfig::MasterKeyFile { path }) => {
+                ("master-key-file", Some(path))
+            }
+            ProviderChoice::Configured(ProviderConfig::KeyDir { dir }) => ("key-dir", Some(dir)),
+            ProviderChoice::Configured(_) => ("aws-kms", None),
+        };
+        let mut error = None;
+        let mut key_id = None;
+        match &self.envelope {
+            Err(why) => error = Some(why.clone()),
+            Ok(envelope) => {
+                if let Some(keys) = envelope.keys() {
+                    error = keys
+                        .current()
+                        .check()
+                        .await
+                        .err()
+                        .map(|error| chain(&error));
+                    if kind != "key-dir" {
+                        let id = keys.current().key_id(&control::subject()).await;
+                        key_id = id.ok().map(|id| id.to_string());
+                    }
+                }
+            }
+        }
+        Some(ProviderReport {
+            kind: kind.to_owned(),
+            key_id,
+            path: path.map(|path| path.display().to_string()),
+            error,
+        })
+    }
+
+    /// Every path that may be a protected file: what has a manifest or one of our names. Others are looked at for being plaintext
+    /// databases. Blocks.
+    fn candidates(&self) -> Result<BTreeSet<PathBuf>, SurveyError> {
+        let mut paths = BTreeSet::new();
+        let mut dirs = vec![&self.data_dir];
+        if self.control_dir != self.data_dir {
+            dirs.push(&self.control_dir);
+        }
+        for dir in dirs {
+            let failed = |source| SurveyError {
+                path: dir.clone(),
+                source,
+            };
+            let entries = match std::fs::read_dir(dir) {
+                Ok(entries) => entries,
+                // The control directory may not be there yet.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && *dir != self.data_dir => {
+                    continue;
+                }
+                Err(error) => return Err(failed(error)),
+            };
+            for entry in entries {
+                let path = entry.map_err(failed)?.path();
+                let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+                if let Some(name) = name.strip_suffix(SUFFIX) {
+                    let _new = paths.insert(path.with_file_name(name));
+                } else if !SIDE_FILES.iter().any(|suffix| name.ends_with(suffix)) {
+                    let _new = paths.insert(path);
+                }
+            }
+        }
+        Ok(paths)
+    }
+
+    /// One file; `None` when it is none of ours.
+    async fn look(&self, path: &Path, verify: Verify) -> Option<FileReport> {
+        let seen = blocking({
+            let path = path.to_owned();
+            move || {
+                let manifest = read_manifest(&manifest_path(&path));
+                let kind = classify(&path).unwrap_or(FileKind::NotAFile);
+                (manifest, kind)
+            }
+        })
+        .await;
+        let ours = owner_by_name(path);
+        let (manifest, kind) = match seen {
+            (Ok(Some(sealed)), kind) => (sealed.claims().clone(), kind),
+            (Ok(None), kind) => return self.without_manifest(path, kind, ours.is_some()),
+            (Err(error), _) => {
+                let error = match error {
+                    ReadError::Parse(source) => EnvelopeError::ManifestUnparsable {
+                        path: manifest_path(path),
+                        source,
+                    },
+                    ReadError::Io(source) => EnvelopeError::Io {
+                        action: "read",
+                        path: manifest_path(path),
+                        source,
+                    },
+                };
+                let finding = Finding(Health::ManifestCorrupt, Some(chain(&error)));
+                return Some(self.report(path, None, finding));
+            }
+        };
+        let finding = match self.judge(path, &manifest, kind, ours, verify).await {
+            Ok(()) if manifest.state() == State::Rekeying => Finding(
+                Health::Rekeying,
+                Some("a new data key is under way; the next opening settles it".to_owned()),
+            ),
+            Ok(()) => Finding(Health::Ok, None),
+            Err(finding) => finding,
+        };
+        Some(self.report(path, Some(&manifest), finding))
+    }
+
+    fn without_manifest(&self, path: &Path, kind: FileKind, ours: bool) -> Option<FileReport> {
+        let path_owned = path.to_owned();
+        let finding = match kind {
+            FileKind::PlainSqlite | FileKind::PlainRedb if self.provider == ProviderChoice::Off => {
+                Finding(Health::Plaintext, None)
+            }
+            FileKind::PlainSqlite | FileKind::PlainRedb if ours => {
+                Finding::of(&EnvelopeError::Plaintext { path: path_owned })
+            }
+            FileKind::PlainSqlite | FileKind::PlainRedb => Finding(
+                Health::Plaintext,
+                Some(format!(
+                    "{} is a plaintext database that Nimbus does not use; move it away or remove it",
+                    path.display()
+                )),
+            ),
+            FileKind::Absent => return None,
+            FileKind::Empty | FileKind::Other if ours => {
+                Finding::of(&EnvelopeError::ManifestMissing { path: path_owned })
+            }
+            FileKind::NotAFile if ours => Finding(
+                Health::ManifestMissing,
+                Some(EnvelopeError::NotAFile { path: path_owned }.to_string()),
+            ),
+            _ => return None,
+        };
+        Some(self.report(path, None, finding))
+    }
+
+    /// Everything that `verify` asks for; `Ok` when nothing is wrong.
+    async fn judge(
+        &self,
+        path: &Path,
+        manifest: &Manifest,
+        kind: FileKind,
+        ours: Option<Subject>,
+        verify: Verify,
+    ) -> Result<(), Finding> {
+        let known_place = ours.is_some();
+        if let Some(expected) = ours
+            && expected != *manifest.subject()
+        {
+            return Err(Finding::of(&EnvelopeError::SubjectMismatch {
+                path: manifest_path(path),
+                expected,
+                found: manifest.subject().clone(),
+            }));
+        }
+        let path_owned = path.to_owned();
+        match (manifest.state(), kind) {
+            (State::New, _) => {}
+            (_, FileKind::Absent) if !known_place => {
+                let why = format!(
+                    "no file stands beside {}; remove it, or restore its file",
+                    manifest_path(path).display()
+                );
+                return Err(Finding(Health::OrphanManifest, Some(why)));
+            }
+            (_, FileKind::Absent) => {
+                return Err(Finding::of(&EnvelopeError::DatabaseMissing {
+                    path: path_owned,
+                }));
+            }
+            (_, FileKind::Empty) => {
+                let error = EnvelopeError::DatabaseEmpty { path: path_owned };
+                return Err(Finding(Health::PageCorrupt, Some(error.to_string())));
+            }
+            (_, FileKind::PlainSqlite | FileKind::PlainRedb) => {
+                return Err(Finding::of(&EnvelopeError::NotEncrypted {
+                    path: path_owned,
+                }));
+            }
+            (_, FileKind::NotAFile) => {
+                return Err(Finding::of(&EnvelopeError::NotAFile { path: path_owned }));
+            }
+            (_, FileKind::Other) => {}
+        }
+        let envelope = match &self.envelope {
+            Ok(envelope) => envelope,
+            Err(_said_with_the_provider) => {
+                let why = "the key provider cannot be used".to_owned();
+                return Err(Finding(Health::KeyUnavailable, Some(why)));
+            }
+        };
+        if verify == Verify::None {
+            return named_key(envelope, path, manifest).await;
+        }
+        let prepared = envelope
+            .prepare(path, manifest.subject(), manifest.cipher(), Intent::Open)
+            .await
+            .map_err(|error| Finding::of(&error))?;
+        let Prepared::Keyed(file) = prepared else {
+            return Err(Finding::of(&EnvelopeError::EncryptionOff {
+                path: path_owned,
+            }));
+        };
+        if verify == Verify::Unwrap || manifest.state() == State::New {
+            return Ok(());
+        }
+        self.open(file, verify).await
+    }
+
+    /// Opens the file, or reads all of it.
+    async fn open(&self, file: KeyedFile, verify: Verify) -> Result<(), Finding> {
+        let is_control = *file.manifest().subject() == control::subject();
+        if is_control && self.holds_control {
+            return Ok(());
+        }
+        blocking(move || {
+            if is_control {
+                return control::check(&file).map_err(|error| Finding::of_control(&error));
+            }
+            let proof = sqlcipher::open_as_it_is(file).and_then(|database| match verify {
+                Verify::Pages => database.verify_pages(),
+                _ => Ok(()),
+            });
+            proof.map_err(|error| Finding::of_open(&error))
+        })
+        .await
+    }
+
+    fn report(&self, path: &Path, manifest: Option<&Manifest>, finding: Finding) -> FileReport {
+        let shown = path.strip_prefix(&self.data_dir).unwrap_or(path);
+        let dek = manifest.and_then(|manifest| manifest.deks().first());
+        let wraps = dek.map(|dek| dek.wraps.as_slice()).unwrap_or_default();
+        FileReport {
+            path: shown.display().to_string(),
+            subject: manifest.map(|manifest| manifest.subject().to_string()),
+            cipher: manifest.map(|manifest| manifest.cipher().to_string()),
+            state: manifest.map(|manifest| manifest.state().to_string()),
+            revision: manifest.map(Manifest::revision),
+            file_id: manifest.map(|manifest| manifest.file_id().to_string()),
+            dek_id: dek.map(|dek| dek.id.to_string()),
+            dek_created: dek.map(|dek| dek.created.to_string()),
+            wraps: wraps
+                .iter()
+                .map(|wrap| WrapReport {
+                    provider: wrap.provider.to_string(),
+                    key_id: wrap.key_id.to_string(),
+                    at: wrap.at.to_string(),
+                })
+                .collect(),
+            health: finding.0,
+            detail: finding.1,
+        }
+    }
+}
+
+/// What is wrong, and what to do next.
+struct Finding(Health, Option<String>);
+
+impl Finding {
+    fn of(error: &EnvelopeError) -> Self {
+        let health = match (error, error.trouble()) {
+            (EnvelopeError::SubjectMismatch { .. }, _) => Health::SubjectMismatch,
+            (_, trouble) => Self::health(trouble),
+        };
+        Self(health, Some(chain(error)))
+    }
+
+    fn of_open(error: &OpenError) -> Self {
+        match error {
+            OpenError::Envelope(error) => Self::of(error),
+            error => Self(Self::health(error.trouble()), Some(chain(error))),
+        }
+    }
+
+    fn of_control(error: &ControlError) -> Self {
+        match error {
+            ControlError::Envelope(error) => Self::of(error),
+            error => Self(Self::health(error.trouble()), Some(chain(error))),
+        }
+    }
+
+    fn health(trouble: Trouble) -> Health {
+        match trouble {
+            Trouble::Plaintext => Health::Plaintext,
+            Trouble::ManifestMissing => Health::ManifestMissing,
+            Trouble::ManifestCorrupt => Health::ManifestCorrupt,
+            Trouble::KeyUnavailable | Trouble::KeyRevoked => Health::KeyUnavailable,
+            Trouble::KeyMismatch => Health::KeyMismatch,
+            Trouble::Corrupt => Health::PageCorrupt,
+            // The file cannot be had: it is gone, or the machine refuses it; the detail says which.
+            Trouble::NotFound
+            | Trouble::AlreadyExists
+            | Trouble::DatabaseMissing
+            | Trouble::Storage => Health::DatabaseMissing,
+        }
+    }
+}
+
+/// Whether a configured key is among those that wrap the data key, by their names alone.
+async fn named_key(envelope: &Envelope, path: &Path, manifest: &Manifest) -> Result<(), Finding> {
+    let path_owned = path.to_owned();
+    let Some(keys) = envelope.keys() else {
+        return Err(Finding::of(&EnvelopeError::EncryptionOff {
+            path: path_owned,
+        }));
+    };
+    let mut configured = Vec::new();
+    for provider in keys.providers() {
+        match provider.key_id(manifest.subject()).await {
+            Ok(id) => configured.push((provider.kind(), id)),
+            Err(error) => return Err(Finding(Health::KeyUnavailable, Some(chain(&error)))),
+        }
+    }
+    for dek in manifest.deks() {
+        let known = dek
+            .wraps
+            .iter()
+            .any(|wrap| configured.contains(&(wrap.provider, wrap.key_id.clone())));
+        if !known {
+            return Err(Finding::of(&EnvelopeError::NoMatchingKey {
+                path: path_owned,
+                wrapped_by: dek
+                    .wraps
+                    .iter()
+                    .map(|wrap| format!("{} {}", wrap.provider, wrap.key_id))
+                    .collect(),
+                configured: configured
+                    .iter()
+                    .map(|(kind, id)| format!("{kind} {id}"))
+                    .collect(),
+            }));
+        }
+    }
+    Ok(())
+}
+
+/// Who a file of this name must belong to; `None` for a name that Nimbus does not open.
+fn owner_by_name(path: &Path) -> Option<Subject> {
+    let name = path.file_name()?.to_str()?;
+    if name == control::FILE_NAME {
+        return Some(control::subject());
+    }
+    let tenant: TenantId = name.strip_suffix(".sqlite3")?.parse().ok()?;
+    Subject::sqlite_tenant(&tenant, name).ok()
+}
+
+/// What SQLite and the lock keep beside a database.
+const SIDE_FILES: [&str; 4] = ["-wal", "-shm", "-journal", "nimbus.lock"];
+/// Files looked at at a time: more than cores, since KMS and disks make each wait.
+const AT_ONCE: usize = 32;
