@@ -105,6 +105,40 @@ fn refuses_each_vector_with_its_error() {
     }
 }
 
+#[test]
+fn the_format_page_shows_the_first_vector() {
+    let page = read("../../../docs/manifest-format.md");
+    let page = std::str::from_utf8(&page).unwrap();
+    let case = &cases("accepted.json")[0];
+    let mut shown: Vec<String> = String::from_utf8(bytes(case))
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    let dek = &case["deks"][0];
+    let context = HEXLOWER.decode(text(&dek["wraps"][0]["context"]).as_bytes());
+    shown.extend(context.unwrap().chunks(16).map(hex_dump));
+    let shown: String = shown.iter().map(|line| format!("    {line}\n")).collect();
+    let (manifest, context) = shown.split_at(shown.find("    6e 69").unwrap());
+    assert!(page.contains(manifest), "{manifest}");
+    assert!(page.contains(context), "{context}");
+    for key in ["dek", "data_key", "manifest_key", "archive_key"] {
+        assert!(page.contains(text(&dek[key])), "{key}");
+    }
+    assert!(page.contains(text(&dek["wraps"][0]["kek"])));
+    assert!(page.contains(&text(&dek["wraps"][0]["blob"])[..8]));
+}
+
+fn hex_dump(bytes: &[u8]) -> String {
+    let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let printable = |byte: &u8| matches!(byte, b' '..=b'~').then_some(char::from(*byte));
+    let text: String = bytes
+        .iter()
+        .map(|byte| printable(byte).unwrap_or('.'))
+        .collect();
+    format!("{:47}   {text}", hex.join(" "))
+}
+
 /// What the parser found, in the form of `accepted.json`.
 fn described(manifest: &Manifest) -> Value {
     let time = |time: Timestamp| json!({"text": time.to_string(), "unix": time.unix()});
