@@ -38,7 +38,7 @@ pub(super) async fn envelope(
         .await;
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         response = error.respond(&id);
-    } else if response.status().is_client_error() || response.status().is_server_error() {
+    } else if is_bare_error(&response) {
         response = of_library(&response).respond(&id);
     }
     if let Ok(id) = HeaderValue::from_str(&id) {
@@ -139,6 +139,16 @@ fn check(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
             ))
         }
     }
+}
+
+/// Whether the libraries below answered with an error by themselves. What a handler says is JSON, `/ready`'s no among it.
+fn is_bare_error(response: &Response) -> bool {
+    let status = response.status();
+    let json = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(super::body::is_json);
+    (status.is_client_error() || status.is_server_error()) && !json
 }
 
 /// What the libraries below answered by themselves, in our words.
