@@ -1,8 +1,12 @@
 //! Bodies in and out: JSON with limits, and raw JSON that is not parsed again.
 
-use axum::body::Bytes;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::time::Duration;
+
+use axum::body::{Bytes, HttpBody as _};
 use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
@@ -28,15 +32,29 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
                 "the body must be JSON; send `Content-Type: application/json`",
             ));
         }
+        if let Some(length) = declared(request.headers())
+            && length > MAX_BODY_BYTES as u64
+        {
+            let asks_first = request.headers().contains_key(header::EXPECT);
+            if length <= MAX_DISCARDED_BYTES && !asks_first {
+                let discarded = discard(request.into_body());
+                // Whether it came to its end or not, the answer is the same.
+                drop(tokio::time::timeout(DISCARD_PATIENCE, discarded).await);
+            }
+            return Err(too_large());
+        }
         let bytes =
             Bytes::from_request(request, state)
                 .await
                 .map_err(|rejection| match rejection.status() {
-                    StatusCode::PAYLOAD_TOO_LARGE => {
-                        ApiError::new(Code::TooLarge, "the body is larger than 16 MiB")
-                    }
+                    StatusCode::PAYLOAD_TOO_LARGE => too_large(),
                     _ => ApiError::new(Code::InvalidInput, "the body could not be read to its end"),
                 })?;
+        // serde takes a list for a struct: its members by their places.
+        if !bytes.trim_ascii_start().starts_with(b"{") {
+            let message = "the body is not right: it must be a JSON object";
+            return Err(ApiError::new(Code::InvalidInput, message));
+        }
         serde_json::from_slice(&bytes).map(Self).map_err(|error| {
             ApiError::new(
                 Code::InvalidInput,
@@ -46,7 +64,22 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     }
 }
 
-fn is_json(value: &HeaderValue) -> bool {
+fn too_large() -> ApiError {
+    ApiError::new(Code::TooLarge, "the body is larger than 16 MiB")
+}
+
+/// How long the client says that the body is.
+fn declared(headers: &HeaderMap) -> Option<u64> {
+    let length = headers.get(header::CONTENT_LENGTH)?;
+    length.to_str().ok()?.parse().ok()
+}
+
+/// Reads a body and forgets it: a client that is still sending would see a broken connection, and not the answer.
+async fn discard(mut body: axum::body::Body) {
+    while let Some(Ok(_frame)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {}
+}
+
+pub(super) fn is_json(value: &HeaderValue) -> bool {
     let text = value.to_str().unwrap_or_default();
     let kind = text.split(';').next().unwrap_or_default().trim();
     kind.eq_ignore_ascii_case("application/json")
@@ -61,3 +94,7 @@ impl IntoResponse for RawJson {
         ([(header::CONTENT_TYPE, json)], self.0).into_response()
     }
 }
+
+/// How long, and up to which length, a body that is too large is still read.
+const DISCARD_PATIENCE: Duration = Duration::from_secs(5);
+const MAX_DISCARDED_BYTES: u64 = 256 << 20;
