@@ -6,12 +6,14 @@
 
 pub mod keys;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use nimbus_keyproviders::ProviderConfig;
 use nimbus_keyproviders::recovery::{Recipient, RecipientError};
 use serde::Deserialize;
+use serde_json::Value;
 
 /// Where things are kept and what encrypts them, as an operator says it.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
@@ -258,11 +260,16 @@ fn read(path: &Path) -> Result<Persistence, ConfigError> {
         path: path.to_owned(),
         source,
     })?;
-    let file: ConfigFile = serde_json::from_slice(&text).map_err(|source| ConfigError::Parse {
+    let parse = || {
+        let file: ConfigFile = serde_json::from_slice(&text)?;
+        // serde takes a list for a struct: its members by their places.
+        let _objects: BTreeMap<String, BTreeMap<String, Value>> = serde_json::from_slice(&text)?;
+        Ok(file.persistence)
+    };
+    parse().map_err(|source| ConfigError::Parse {
         path: path.to_owned(),
         source,
-    })?;
-    Ok(file.persistence)
+    })
 }
 
 impl Persistence {
