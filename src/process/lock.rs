@@ -33,7 +33,7 @@ pub enum LockError {
         holder: Option<RunningServer>,
     },
     /// The lock file could not be opened, locked or written.
-    #[error("cannot lock {}", .path.display())]
+    #[error("cannot lock {}; this user must be able to write there, or name another with --data-dir", .path.display())]
     Io {
         /// The lock file.
         path: PathBuf,
