@@ -366,9 +366,9 @@ impl Server {
     }
 
     /// Ends it as an operator does (SIGTERM), and asserts that it ended well.
-    pub fn stop(mut self) {
-        let status = self.end(Signal::TERM);
-        assert!(status.success(), "{status}\n{}", self.log());
+    pub fn stop(self) {
+        self.send_stop();
+        self.wait_until_stopped();
     }
 
     /// Sends it `SIGKILL`, and does not wait.
@@ -381,6 +381,12 @@ impl Server {
         self.send(Signal::TERM);
     }
 
+    /// Waits until it has ended well after [`Server::send_stop`].
+    pub fn wait_until_stopped(mut self) {
+        let status = self.wait_for_end();
+        assert!(status.success(), "{status}\n{}", self.log());
+    }
+
     /// Waits until it was killed at a crash point.
     pub fn wait_until_killed(mut self) {
         let status = self.wait_for_end();
@@ -389,12 +395,8 @@ impl Server {
 
     /// Ends it as a power cut does.
     pub fn kill(mut self) {
-        let _ = self.end(Signal::KILL);
-    }
-
-    fn end(&mut self, signal: Signal) -> ExitStatus {
-        self.send(signal);
-        self.wait_for_end()
+        self.send_kill();
+        let _ = self.wait_for_end();
     }
 
     fn send(&self, signal: Signal) {

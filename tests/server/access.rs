@@ -1,0 +1,193 @@
+//! Who is let in: credentials, rotated tokens, browsers' origins.
+
+use super::{assert_error, assert_refused, machine, send, send_bare};
+
+#[test]
+fn everything_but_health_needs_a_credential() {
+    let machine = machine();
+    let server = machine.start(&[]);
+    for line in [
+        "GET /ready",
+        "GET /api/tenants",
+        "POST /api/tenants",
+        "DELETE /api/tenants/demo",
+        "GET /api/tenants/demo/documents/places",
+        "POST /api/admin/token/rotate",
+    ] {
+        let _ = assert_refused(&send_bare(&server, line, "", b""), 401, "auth.unauthorized");
+    }
+    let token = machine.token();
+    for credential in [
+        "Authorization: Bearer \r\n".to_owned(),
+        "Authorization: Bearer wrong\r\n".to_owned(),
+        format!("Authorization: Bearer {token}x\r\n"),
+        format!("Authorization: Bearer {}\r\n", &token[1..]),
+        format!("Authorization: Basic {token}\r\n"),
+        format!("Authorization: {token}\r\n"),
+        "X-Nimbus-Admin-Token: wrong\r\n".to_owned(),
+    ] {
+        let answer = send_bare(&server, "GET /api/tenants", &credential, b"");
+        let _ = assert_refused(&answer, 401, "auth.unauthorized");
+    }
+    for credential in [
+        format!("Authorization: Bearer {token}\r\n"),
+        format!("authorization: bearer {token}\r\n"),
+        format!("X-Nimbus-Admin-Token: {token}\r\n"),
+    ] {
+        assert_eq!(
+            send_bare(&server, "GET /api/tenants", &credential, b"").status,
+            200
+        );
+    }
+    assert!(!server.log().contains(&token));
+}
+
+#[test]
+fn a_token_rotated_by_the_command_line_counts_at_once_and_the_old_one_no_more() {
+    let machine = machine();
+    let server = machine.start(&[]);
+    let mut old = Vec::new();
+    // Through the running server, then beside it.
+    for command in [["token", "rotate"], ["auth", "rotate-admin"]] {
+        old.push(machine.token());
+        machine
+            .run_to_end(machine.nimbus(&command))
+            .expect(0, &["replaced"]);
+        let new = machine.token();
+        assert!(!old.contains(&new), "{command:?}");
+        assert_eq!(server.request_as(&new, "GET", "/api/tenants", None).0, 200);
+        for old in &old {
+            let (status, answer) = server.request_as(old, "GET", "/api/tenants", None);
+            let _ = assert_error(status, &answer, (401, "auth.token_revoked"));
+        }
+    }
+    assert!(
+        server.log().contains("token was rotated"),
+        "the first went through the server"
+    );
+    server.stop();
+    // Without a server, and for the next one.
+    let old = machine.token();
+    machine
+        .run_to_end(machine.nimbus(&["token", "rotate"]))
+        .expect(0, &["replaced"]);
+    assert_ne!(machine.token(), old);
+    let server = machine.start(&[]);
+    assert_eq!(server.request_as(&old, "GET", "/ready", None).0, 401);
+    assert_eq!(server.request("GET", "/ready", None).0, 200);
+}
+
+#[test]
+fn a_token_rotated_over_http_is_not_in_the_answer() {
+    let machine = machine();
+    let server = machine.start(&[]);
+    let old = machine.token();
+    let (status, answer) = server.request("POST", "/api/admin/token/rotate", None);
+    assert_eq!(status, 200);
+    assert!(!answer.to_string().contains(&machine.token()), "{answer}");
+    let (status, answer) = server.request_as(&old, "GET", "/ready", None);
+    let _ = assert_error(status, &answer, (401, "auth.token_revoked"));
+}
+
+#[test]
+fn nobody_is_let_in_while_the_token_file_is_gone_or_open_to_others() {
+    let machine = machine();
+    let server = machine.start(&[]);
+    let token = machine.token();
+    let ask = || server.request_as(&token, "GET", "/api/tenants", None);
+    super::set_mode(&machine.token_file(), 0o644);
+    let (status, answer) = ask();
+    let _ = assert_error(status, &answer, (503, "service.unavailable"));
+    assert!(server.log().contains("chmod 0600"), "{}", server.log());
+    super::set_mode(&machine.token_file(), 0o600);
+    assert_eq!(ask().0, 200);
+    let away = machine.path("token");
+    std::fs::rename(machine.token_file(), &away).expect("the file is taken away");
+    let (status, answer) = ask();
+    let _ = assert_error(status, &answer, (503, "service.unavailable"));
+    std::fs::rename(&away, machine.token_file()).expect("and put back");
+    assert_eq!(ask().0, 200);
+}
+
+#[test]
+fn browsers_on_foreign_pages_are_turned_away() {
+    let machine = machine();
+    let server = machine.start(&[]);
+    for origin in [
+        "https://evil.example",
+        "http://localhost.evil.example",
+        "http://127.0.0.1.evil.example",
+        "null",
+        "file://",
+    ] {
+        let header = format!("Origin: {origin}\r\n");
+        for line in ["GET /api/tenants", "GET /health"] {
+            let answer = send(&machine, &server, line, &header, b"");
+            let _ = assert_refused(&answer, 403, "auth.forbidden");
+            assert_eq!(
+                answer.header("access-control-allow-origin"),
+                None,
+                "{origin}"
+            );
+        }
+        // Also with no credential, and though another header says that it is a good one.
+        let header = format!("{header}Origin: http://localhost\r\n");
+        let answer = send_bare(&server, "POST /api/tenants", &header, b"{}");
+        let _ = assert_refused(&answer, 403, "auth.forbidden");
+    }
+    for origin in [
+        "http://localhost:5173",
+        "http://127.0.0.1",
+        "http://[::1]:3000",
+    ] {
+        let header = format!("Origin: {origin}\r\n");
+        let answer = send(&machine, &server, "GET /api/tenants", &header, b"");
+        assert_eq!(answer.status, 200, "{origin}");
+        assert_eq!(answer.header("access-control-allow-origin"), Some(origin));
+        // A page of this machine still needs the token.
+        let answer = send_bare(&server, "GET /api/tenants", &header, b"");
+        let _ = assert_refused(&answer, 401, "auth.unauthorized");
+    }
+}
+
+#[test]
+fn an_origin_that_the_operator_named_is_accepted_and_no_other() {
+    let machine = machine();
+    let server = machine.start(&["--cors-allow-origin", "https://app.example"]);
+    let ask = |origin: &str| {
+        let header = format!("Origin: {origin}\r\n");
+        send(&machine, &server, "GET /api/tenants", &header, b"")
+    };
+    let answer = ask("https://app.example");
+    assert_eq!(answer.status, 200);
+    assert_eq!(
+        answer.header("access-control-allow-origin"),
+        Some("https://app.example")
+    );
+    for origin in [
+        "https://app.example:8443",
+        "http://app.example",
+        "https://app.example.evil.example",
+    ] {
+        let _ = assert_refused(&ask(origin), 403, "auth.forbidden");
+    }
+    assert_eq!(
+        ask("http://localhost:1").status,
+        200,
+        "pages of this machine still"
+    );
+
+    // What a browser asks before it sends the real request: with no credential.
+    let preflight = "Origin: https://app.example\r\nAccess-Control-Request-Method: PATCH\r\n\
+                     Access-Control-Request-Headers: authorization,content-type\r\n";
+    let answer = send_bare(&server, "OPTIONS /api/tenants", preflight, b"");
+    assert_eq!(answer.status, 200);
+    assert_eq!(
+        answer.header("access-control-allow-origin"),
+        Some("https://app.example")
+    );
+    let methods = answer
+        .header("access-control-allow-methods")
+        .expect("the methods");
+    assert!(methods.contains("PATCH"), "{methods}");
+}

@@ -1,0 +1,205 @@
+//! Bodies that are too large, too slow, or not as long as they say.
+
+use std::io::Write as _;
+use std::net::Shutdown;
+
+use nimbus_test_support::Server;
+use serde_json::json;
+
+use super::{assert_refused, demo, post, send};
+
+const DOCUMENTS: &str = "/api/tenants/demo/documents";
+
+/// A body of a document whose fields have this many bytes.
+fn sized(bytes: usize) -> Vec<u8> {
+    let filler = "x".repeat(bytes - r#"{"a":""}"#.len());
+    format!(r#"{{"table":"large","fields":{{"a":"{filler}"}}}}"#).into_bytes()
+}
+
+#[test]
+fn a_document_may_have_one_mebibyte_and_no_more() {
+    let (machine, server) = demo();
+    let answer = post(&machine, &server, DOCUMENTS, &sized(1 << 20));
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    let answer = post(&machine, &server, DOCUMENTS, &sized((1 << 20) + 1));
+    let message = assert_refused(&answer, 413, "op.invalid_input");
+    assert!(message.contains("1048577 bytes"), "{message}");
+
+    // Nor may it grow beyond by a patch.
+    let id = server.insert("demo", "large", &json!({"b": "y".repeat(600_000)}));
+    let path = format!("{DOCUMENTS}/large/{id}");
+    let patch = json!({"patch": {"c": "z".repeat(600_000)}});
+    let (status, answer) = server.request("PATCH", &path, Some(&patch));
+    let _ = super::assert_error(status, &answer, (413, "op.invalid_input"));
+    assert_eq!(server.get(&path)["document"]["c"], json!(null));
+}
+
+#[test]
+fn a_body_over_16_mebibytes_is_refused() {
+    let (machine, server) = demo();
+    let token = machine.token();
+    // An honest client sends all of it, and then sees the answer.
+    for mebibytes in [17, 40] {
+        let body = sized(mebibytes << 20);
+        let mut stream = server.connect();
+        let head = head(&token, &format!("Content-Length: {}", body.len()));
+        stream.write_all(head.as_bytes()).expect("the head");
+        stream.write_all(&body).expect("the body");
+        let answer = Server::answer(&mut stream).expect("an answer");
+        let message = assert_refused(&answer, 413, "op.invalid_input");
+        assert!(message.contains("16 MiB"), "{message}");
+    }
+    // One that asks first is told at once.
+    let mut stream = server.connect();
+    let asking = head(&token, "Content-Length: 17825793\r\nExpect: 100-continue");
+    stream.write_all(asking.as_bytes()).expect("the head");
+    let answer = Server::answer(&mut stream).expect("an answer");
+    let _ = assert_refused(&answer, 413, "op.invalid_input");
+    // One that does not say how much comes, as soon as it is too much.
+    let mut stream = server.connect();
+    let chunked = head(&token, "Transfer-Encoding: chunked");
+    stream.write_all(chunked.as_bytes()).expect("the head");
+    stream
+        .write_all(format!("{:x}\r\n", (16 << 20) + 1).as_bytes())
+        .expect("a size");
+    stream
+        .write_all(&vec![b'x'; (16 << 20) + 1])
+        .expect("a chunk");
+    let answer = Server::answer(&mut stream).expect("an answer");
+    let _ = assert_refused(&answer, 413, "op.invalid_input");
+}
+
+#[test]
+fn a_length_that_is_a_lie_is_refused_and_stores_nothing() {
+    let (machine, server) = demo();
+    let body = r#"{"table":"lies","fields":{"n":1}}"#;
+    let token = machine.token();
+    let claim = |length: &str| {
+        format!(
+            "{}{body}",
+            head(&token, &format!("Content-Length: {length}"))
+        )
+    };
+
+    // More than comes, and then the client is gone.
+    let mut stream = server.connect();
+    stream
+        .write_all(claim("1000").as_bytes())
+        .expect("a request");
+    stream.shutdown(Shutdown::Write).expect("no more");
+    if let Some(answer) = Server::answer(&mut stream) {
+        let _ = assert_refused(&answer, 400, "op.invalid_input");
+    }
+    // Less than comes: what is cut off is no JSON, what is left over no request.
+    let answer = server.raw(claim("10").as_bytes()).expect("an answer");
+    let _ = assert_refused(&answer, 400, "op.invalid_input");
+    // Far more than is taken, of which nothing comes.
+    for length in ["17825793", "9223372036854775807"] {
+        let answer = server.raw(claim(length).as_bytes()).expect("an answer");
+        let _ = assert_refused(&answer, 413, "op.invalid_input");
+    }
+    // No number at all: no request.
+    for length in ["-1", "x", "1, 2", "99999999999999999999999"] {
+        let answer = server.raw(claim(length).as_bytes()).expect("an answer");
+        assert_eq!(answer.status, 400, "{length}");
+    }
+    assert_eq!(
+        server.get(&format!("{DOCUMENTS}/lies")),
+        json!({"data": []})
+    );
+}
+
+#[test]
+fn slow_clients_do_not_keep_others_waiting_and_store_nothing() {
+    let (machine, server) = demo();
+    let token = machine.token();
+    let slow: Vec<_> = (0..200)
+        .map(|_| {
+            let mut stream = server.connect();
+            let head = head(&token, "Content-Length: 1000");
+            stream.write_all(head.as_bytes()).expect("a head");
+            stream
+                .write_all(br#"{"table":"slow","#)
+                .expect("a beginning");
+            stream
+        })
+        .collect();
+    for n in 0..20 {
+        let _ = server.insert("demo", "places", &json!({"n": n}));
+    }
+    drop(slow);
+    assert_eq!(
+        server.get(&format!("{DOCUMENTS}/slow")),
+        json!({"data": []})
+    );
+}
+
+#[test]
+fn a_body_that_never_ends_is_answered_at_the_deadline() {
+    let (machine, server) = demo();
+    let mut stream = server.connect();
+    let head = head(&machine.token(), "Content-Length: 1000");
+    stream.write_all(head.as_bytes()).expect("a head");
+    let answer = Server::answer(&mut stream).expect("an answer");
+    let message = assert_refused(&answer, 503, "service.unavailable");
+    assert!(message.contains("deadline"), "{message}");
+}
+
+#[test]
+fn a_body_that_says_it_is_no_json_is_refused() {
+    let (machine, server) = demo();
+    let body = br#"{"table":"places","fields":{}}"#;
+    for kind in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+    ] {
+        let header = format!("Content-Type: {kind}\r\n");
+        let answer = send(
+            &machine,
+            &server,
+            &format!("POST {DOCUMENTS}"),
+            &header,
+            body,
+        );
+        let message = assert_refused(&answer, 400, "op.invalid_input");
+        assert!(message.contains("application/json"), "{message}");
+    }
+    let header = "Content-Type: application/json; charset=utf-8\r\n";
+    let answer = send(
+        &machine,
+        &server,
+        &format!("POST {DOCUMENTS}"),
+        header,
+        body,
+    );
+    assert_eq!(answer.status, 201);
+}
+
+#[test]
+fn what_is_no_http_is_refused_and_harms_nothing() {
+    let (_machine, server) = demo();
+    for garbage in [
+        &b"\x16\x03\x01\x02\x00\x01\x00"[..],
+        b"GET\r\n\r\n",
+        b"\0\0\0\0\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+    ] {
+        if let Some(answer) = server.raw(garbage) {
+            assert!(answer.status >= 400, "{garbage:?}");
+        }
+    }
+    let headers = "X-Filler: x\r\n".repeat(5000);
+    if let Some(answer) = server.raw(format!("GET /health HTTP/1.1\r\n{headers}\r\n").as_bytes()) {
+        assert_eq!(answer.status, 431);
+    }
+    assert_eq!(server.get("/health"), json!({"ok": true}));
+}
+
+/// A POST of a document up to its body, with the admin token and one more header.
+fn head(token: &str, header: &str) -> String {
+    format!(
+        "POST {DOCUMENTS} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/json\r\n{header}\r\n\r\n"
+    )
+}
