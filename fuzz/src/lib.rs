@@ -20,7 +20,8 @@ pub fn round_trip(bytes: &[u8]) {
     }
 }
 
-/// A manifest verifies under a key exactly when sealing with that key writes it; sealed anew, it verifies, and with one bit changed it does not.
+/// A manifest verifies under a key exactly when sealing with that key writes it; sealed anew, it verifies, and with one bit changed
+/// it does not.
 pub fn verify(bytes: &[u8]) {
     let Ok(sealed) = SealedManifest::parse(bytes) else {
         return;

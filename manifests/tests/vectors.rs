@@ -1,4 +1,5 @@
-//! The test vectors, made by `vectors/generate.py` with no code of ours: every field of what is accepted, the exact error of what is not.
+//! The test vectors, made by `vectors/generate.py` with no code of ours: every field of what is accepted, the exact error of what
+//! is not.
 //! Unwrapping and key derivation are tested on the same vectors where they are implemented, in `keyproviders`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
