@@ -7,10 +7,11 @@ mod remote;
 mod start;
 mod token;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::error::ContextKind;
 use clap::{Args as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::config::keys::KeysError;
@@ -147,12 +148,25 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// The settings of a command that takes no server flags: environment and file, and the data directory if the command names one.
 fn settings(config: Option<&Path>, data_dir: Option<PathBuf>) -> Result<Settings, CliError> {
-    let command = Persistence::augment_args(clap::Command::new("nimbus").no_binary_name(true));
+    let mut command = Persistence::augment_args(clap::Command::new("nimbus").no_binary_name(true));
     let mut said = command
-        .try_get_matches_from([""; 0])
+        .try_get_matches_from_mut([""; 0])
         .and_then(|matches| Persistence::from_arg_matches(&matches))
-        // The only thing that can be wrong here is the environment, and clap says which variable.
-        .unwrap_or_else(|error| error.exit());
+        .unwrap_or_else(|error| {
+            // Only the environment can be wrong here, and clap speaks of flags: say which variable is meant.
+            let flag = error.get(ContextKind::InvalidArg).map(ToString::to_string);
+            let variable = command
+                .get_arguments()
+                .find(|arg| flag.as_ref().is_some_and(|flag| *flag == arg.to_string()))
+                .and_then(|arg| arg.get_env())
+                .unwrap_or(OsStr::new("NIMBUS_…"));
+            drop(error.print());
+            output::note(&format!(
+                "The value stands in the environment, in {}.",
+                variable.display()
+            ));
+            std::process::exit(i32::from(USAGE))
+        });
     said.data_dir = data_dir.or(said.data_dir);
     Ok(Settings::check(said, config)?)
 }

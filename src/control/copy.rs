@@ -10,6 +10,7 @@ use std::path::Path;
 use nimbus_keyproviders::CipherKey;
 use nimbus_manifests::FileId;
 use redb::StorageBackend as _;
+use redb::backends::InMemoryBackend;
 
 use super::ControlError;
 use super::database::{self, Protection, explain};
@@ -108,14 +109,31 @@ pub async fn import_plaintext(
     .await
 }
 
-/// Proves that an encrypted redb file is whole under the key of its manifest, and changes nothing beside it. Blocks.
+/// Proves that an encrypted redb file is whole under the key of its manifest. Nothing on the disk changes: what is opened is a copy in
+/// memory, since redb writes to what it opens. Blocks.
 ///
 /// # Errors
 ///
 /// [`ControlError`].
 pub(crate) fn check(file: &KeyedFile) -> Result<(), ControlError> {
     let (key, file_id) = opening_key(file)?;
-    database::open(file.path(), &Protection::Keyed(key, file_id)).map(drop)
+    let device = database::device(file.path(), &key, file_id)?;
+    let memory = InMemoryBackend::new();
+    let copy = || -> io::Result<()> {
+        let length = device.len()?;
+        memory.set_len(length)?;
+        let mut chunk = vec![0; CHUNK];
+        let mut at = 0;
+        while at < length {
+            let chunk = &mut chunk[..CHUNK.min(usize::try_from(length - at).unwrap_or(CHUNK))];
+            device.read(at, chunk)?;
+            memory.write(at, chunk)?;
+            at += chunk.len() as u64;
+        }
+        Ok(())
+    };
+    copy().map_err(|error| explain(file.path(), redb::Error::Io(error)))?;
+    database::check(file.path(), memory)
 }
 
 /// The key that opens `file`, when anything was ever in it.

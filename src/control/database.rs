@@ -39,10 +39,7 @@ impl Protection {
 )]
 pub(super) fn open(path: &Path, protection: &Protection) -> Result<Database, ControlError> {
     let failed = |error| explain(path, error);
-    let mut builder = Builder::new();
-    let _builder = builder
-        .set_cache_size(CACHE_BYTES)
-        .set_check_integrity_on_open(true);
+    let builder = builder();
     match protection {
         Protection::Keyed(key, file_id) => builder
             .create_with_backend(device(path, key, *file_id)?)
@@ -51,6 +48,26 @@ pub(super) fn open(path: &Path, protection: &Protection) -> Result<Database, Con
             .create_with_backend(FileBackend::new(lock(path)?).map_err(failed)?)
             .map_err(failed),
     }
+}
+
+/// Opens what `backend` holds, which is a copy of the database at `path`, and verifies every checksum in it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one opener that the lint protects"
+)]
+pub(super) fn check(path: &Path, backend: impl redb::StorageBackend) -> Result<(), ControlError> {
+    builder()
+        .create_with_backend(backend)
+        .map(drop)
+        .map_err(|error| explain(path, error))
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    let _builder = builder
+        .set_cache_size(CACHE_BYTES)
+        .set_check_integrity_on_open(true);
+    builder
 }
 
 /// The encrypted device at `path`, held for this process alone.

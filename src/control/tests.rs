@@ -71,7 +71,10 @@ async fn ends_a_deletion_with_the_tenants_manifests_and_no_others() {
     control.put(&other, b"2").unwrap();
     let tenant: TenantId = "one".parse().unwrap();
     control.begin_delete(&tenant).unwrap();
-    assert_eq!(control.pending_deletes().unwrap(), std::slice::from_ref(&tenant));
+    assert_eq!(
+        control.pending_deletes().unwrap(),
+        std::slice::from_ref(&tenant)
+    );
     control.finish_delete(&tenant).unwrap();
     assert_eq!(control.pending_deletes().unwrap(), []);
     assert!(control.get(&one).unwrap().is_none());

@@ -101,9 +101,12 @@ pub fn export_plaintext(
         failed_on: target,
     };
     copy.attach(&connection, &temporary)?;
+    let vacuum: i64 = connection
+        .pragma_query_value(None, "auto_vacuum", |row| row.get(0))
+        .map_err(|error| copy.failed("read", error))?;
     copy.run(
         &connection,
-        "other.journal_mode = OFF; PRAGMA other.synchronous = OFF",
+        &format!("other.auto_vacuum = {vacuum}; PRAGMA other.journal_mode = OFF; PRAGMA other.synchronous = OFF"),
     )?;
     watch(&mut connection, progress, &temporary, database.path());
     // One transaction, one snapshot: what a running server writes meanwhile does not come in halves.
@@ -191,7 +194,10 @@ fn fill(
     };
     let born = birth_settings(source).map_err(io_error("read", source))?;
     database.initialise_born(&born)?;
-    let mut connection = database.writer()?;
+    // The encoding is written with the first table: this connection must know it, too.
+    let mut connection = database
+        .connect_born(&database.path, database.key().as_ref(), &born)
+        .map_err(|error| database.explain("open", error))?;
     let copy = Copy {
         from: OTHER,
         to: "main",

@@ -22,7 +22,15 @@ use nimbus_test_support::{Machine, Server, files_under};
 use serde_json::{Value, json};
 
 /// Crash points whose cases stand in `tests/encryption`.
-const ELSEWHERE: &[&str] = &["export::copied", "migrate::copied"];
+const ELSEWHERE: &[&str] = &[
+    "export::copied",
+    "migrate::copied",
+    "migrate::verified",
+    "migrate::linked",
+    "migrate::manifest-moved",
+    "migrate::swapped",
+    "migrate::retired",
+];
 
 #[test]
 fn every_crash_point_in_the_source_has_a_case() {

@@ -1,0 +1,186 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::{as_str, deployment, encryption, served, snapshot};
+
+const SQLITE: &[&str] = &["export", "--provider", "sqlite", "--source"];
+
+#[test]
+fn writes_a_tenant_out_for_its_owner_alone() {
+    let machine = deployment(&["alpha"], &[]);
+    let target = machine.path("out/of/here/alpha.sqlite3");
+    let ran = encryption(
+        &machine,
+        &[
+            SQLITE,
+            &[
+                "data/alpha.sqlite3",
+                "--tenant-id",
+                "alpha",
+                "--target",
+                as_str(&target),
+            ],
+        ]
+        .concat(),
+    );
+    // The record for the auditor names what was taken where.
+    let _ = ran.expect(
+        0,
+        &[
+            "PLAINTEXT",
+            "nimbus::audit",
+            "event=\"export\"",
+            "db:sqlite:tenant:alpha:alpha.sqlite3",
+        ],
+    );
+    let mode = |path: &std::path::Path| {
+        fs::metadata(path)
+            .expect("it is there")
+            .permissions()
+            .mode()
+            & 0o777
+    };
+    assert_eq!(mode(&target), 0o600);
+    assert_eq!(mode(&machine.path("out/of/here")), 0o700);
+    assert_eq!(mode(&machine.path("out")), 0o700);
+    // With encryption off, the plaintext is a deployment like any other: the same documents come out of it.
+    let expected = served(&machine, "alpha");
+    let plain = super::machine();
+    fs::create_dir(plain.data_dir()).expect("a data directory");
+    let _bytes = fs::copy(&target, plain.data_dir().join("alpha.sqlite3")).expect("a copy");
+    let server = plain.start(&["--encryption-key-provider", "none"]);
+    assert_eq!(
+        server.get("/api/tenants/alpha/documents/notes")["data"],
+        expected
+    );
+    server.stop();
+}
+
+#[test]
+fn exports_a_tenant_of_a_running_server_and_not_its_control_file() {
+    let machine = deployment(&["alpha"], &[]);
+    let server = machine.start(&[]);
+    let _id = server.insert("alpha", "notes", &serde_json::json!({"n": 3}));
+    let target = machine.path("out.sqlite3");
+    let arguments = [
+        "data/alpha.sqlite3",
+        "--tenant-id",
+        "alpha",
+        "--target",
+        as_str(&target),
+    ];
+    let _ = encryption(&machine, &[SQLITE, &arguments].concat()).expect(0, &[]);
+    let content = fs::read(&target).expect("the plaintext");
+    assert!(content.windows(5).any(|bytes| bytes == b"notes"));
+    let control = [
+        "export",
+        "--provider",
+        "redb",
+        "--source",
+        "data/nimbus-control.db",
+        "--target",
+        "c.db",
+    ];
+    let _ =
+        encryption(&machine, &control).expect(1, &["nimbus-control.db is in use", "stop it first"]);
+    assert!(!machine.path("c.db").exists());
+    server.stop();
+    let _ = encryption(&machine, &control).expect(0, &["PLAINTEXT"]);
+    assert!(
+        fs::read(machine.path("c.db"))
+            .expect("it")
+            .starts_with(b"redb")
+    );
+}
+
+#[test]
+fn accepts_a_copy_under_another_name_and_refuses_another_tenant() {
+    let machine = deployment(&["alpha"], &[]);
+    let copy = machine.path("backup-of-monday");
+    let _bytes = fs::copy(machine.data_dir().join("alpha.sqlite3"), &copy).expect("a copy");
+    let _bytes = fs::copy(
+        machine.data_dir().join("alpha.sqlite3.nimbus-enc"),
+        machine.path("backup-of-monday.nimbus-enc"),
+    )
+    .expect("its manifest");
+    let export = |tenant: &[&str]| {
+        let arguments = [SQLITE, &[as_str(&copy), "--target", "plain"], tenant].concat();
+        encryption(&machine, &arguments)
+    };
+    let _ = export(&["--tenant-id", "beta"]).expect(
+        1,
+        &["belongs to db:sqlite:tenant:alpha", "not to tenant beta"],
+    );
+    let _ = export(&[]).expect(1, &["--tenant-id"]);
+    let _ = export(&["--tenant-id", "../alpha"]).expect(2, &["--tenant-id"]);
+    assert!(!machine.path("plain").exists());
+    let _ = export(&["--tenant-id", "alpha"]).expect(0, &[]);
+    let _ = export(&["--tenant-id", "alpha"]).expect(1, &["plain already exists"]);
+}
+
+#[test]
+fn refuses_what_is_not_there_not_encrypted_or_of_another_kind() {
+    let machine = deployment(&["alpha"], &[]);
+    fs::write(
+        machine.path("plain.sqlite3"),
+        b"SQLite format 3\0 and so on",
+    )
+    .expect("a plaintext file");
+    fs::write(machine.path("noise.sqlite3"), [9; 8192]).expect("noise");
+    let before = snapshot(&machine.data_dir());
+    for (source, words) in [
+        (
+            "data/beta.sqlite3",
+            &["data/beta.sqlite3 does not exist"][..],
+        ),
+        ("plain.sqlite3", &["is not encrypted"]),
+        (
+            "noise.sqlite3",
+            &["noise.sqlite3.nimbus-enc is missing", "repair"],
+        ),
+        ("data/nimbus-control.db", &["--provider redb"]),
+    ] {
+        let arguments = [SQLITE, &[source, "--tenant-id", "alpha", "--target", "out"]].concat();
+        let _ = encryption(&machine, &arguments).expect(1, words);
+        assert!(!machine.path("out").exists(), "{source}");
+    }
+    assert_eq!(before, snapshot(&machine.data_dir()));
+}
+
+#[test]
+fn leaves_no_plaintext_when_it_is_killed_but_a_temporary_file_of_the_owners() {
+    for (kind, source, tenant) in [
+        (
+            "sqlite",
+            "data/alpha.sqlite3",
+            &["--tenant-id", "alpha"][..],
+        ),
+        ("redb", "data/nimbus-control.db", &[]),
+    ] {
+        let machine = deployment(&["alpha"], &[]);
+        let export = |failpoints: &str| {
+            let mut command = machine.nimbus(&[
+                "encryption",
+                "export",
+                "--provider",
+                kind,
+                "--source",
+                source,
+                "--target",
+                "out/plain",
+            ]);
+            let _ = command.args(tenant).env("FAILPOINTS", failpoints);
+            super::run(command)
+        };
+        assert_eq!(
+            export("export::copied=return").0.status.code(),
+            None,
+            "killed"
+        );
+        let left = snapshot(&machine.path("out"));
+        assert_eq!(left.len(), 1, "{kind}");
+        assert!(left[0].0.starts_with(".nimbus-tmp-"), "{}", left[0].0);
+        let _ = export("").expect(0, &[]);
+        assert!(machine.path("out/plain").exists());
+    }
+}

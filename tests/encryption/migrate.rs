@@ -1,0 +1,432 @@
+use std::fs;
+use std::process::Command;
+
+use nimbus_test_support::Machine;
+use serde_json::Value;
+
+use super::{deployment, encryption, health, run, served, snapshot, status};
+
+const OFF: &[&str] = &["--encryption-key-provider", "none"];
+const TENANT: &[&str] = &[
+    "migrate",
+    "--provider",
+    "sqlite",
+    "--tenant-id",
+    "alpha",
+    "--source",
+    "data/alpha.sqlite3",
+];
+const CONTROL: &[&str] = &[
+    "migrate",
+    "--provider",
+    "redb",
+    "--source",
+    "data/nimbus-control.db",
+];
+
+/// A plaintext deployment with one tenant, a master key to encrypt it with, and what it served.
+fn plaintext() -> (Machine, Value) {
+    let machine = deployment(&["alpha"], OFF);
+    let server = machine.start(OFF);
+    let documents = server.get("/api/tenants/alpha/documents/notes")["data"].clone();
+    server.stop();
+    let key = machine.master_key();
+    let _ = encryption(
+        &machine,
+        &["keygen", "--master-key-file", super::as_str(&key)],
+    )
+    .expect(0, &[]);
+    (machine, documents)
+}
+
+#[test]
+fn a_plaintext_deployment_becomes_an_encrypted_one() {
+    let (machine, documents) = plaintext();
+    for command in [CONTROL, TENANT] {
+        let _ = encryption(
+            &machine,
+            &[command, &["--in-place", "--retire-source"]].concat(),
+        )
+        .expect(
+            0,
+            &[
+                "is encrypted",
+                "The plaintext file is removed",
+                "event=\"migrate\"",
+            ],
+        );
+    }
+    let found = status(&machine, &["--verify", "pages"], 0);
+    assert_eq!(found["summary"]["files"], 2);
+    assert_eq!(served(&machine, "alpha"), documents);
+}
+
+#[test]
+fn keeps_the_plaintext_until_it_is_told_to_remove_it() {
+    let (machine, documents) = plaintext();
+    let _ = encryption(
+        &machine,
+        &[CONTROL, &["--in-place", "--retire-source"]].concat(),
+    )
+    .expect(0, &[]);
+    let in_place = [TENANT, &["--in-place"]].concat();
+    let _ = encryption(&machine, &in_place).expect(0, &["data/alpha.sqlite3.plaintext"]);
+    let found = status(&machine, &[], 3);
+    assert_eq!(health(&found, "alpha.sqlite3.plaintext"), "plaintext");
+    assert_eq!(health(&found, "alpha.sqlite3"), "ok");
+    assert_eq!(served(&machine, "alpha"), documents);
+    let _ = encryption(&machine, &[&in_place[..], &["--retire-source"]].concat())
+        .expect(0, &["removed"]);
+    assert_eq!(
+        status(&machine, &["--verify", "open"], 0)["summary"]["files"],
+        2
+    );
+    let _ = encryption(&machine, &in_place).expect(1, &["encrypted already"]);
+}
+
+#[test]
+fn writes_the_copy_beside_the_source_and_it_opens_once_renamed_into_place() {
+    let (machine, documents) = plaintext();
+    let before = fs::read(machine.data_dir().join("alpha.sqlite3")).expect("the plaintext");
+    let _ = encryption(&machine, TENANT).expect(
+        0,
+        &[
+            "alpha.sqlite3.encrypted",
+            "opens under the name alpha.sqlite3",
+        ],
+    );
+    let data = machine.data_dir();
+    assert_eq!(
+        fs::read(data.join("alpha.sqlite3")).expect("the plaintext"),
+        before
+    );
+    let _ = encryption(&machine, TENANT).expect(1, &["alpha.sqlite3.encrypted already exists"]);
+    let inspected = encryption(
+        &machine,
+        &[
+            "inspect",
+            "--format",
+            "json",
+            "data/alpha.sqlite3.encrypted",
+        ],
+    );
+    assert_eq!(
+        inspected.expect(0, &[]).json()["subject"],
+        "db:sqlite:tenant:alpha:alpha.sqlite3"
+    );
+    let _ = encryption(
+        &machine,
+        &[CONTROL, &["--in-place", "--retire-source"]].concat(),
+    )
+    .expect(0, &[]);
+    for suffix in ["", ".nimbus-enc"] {
+        fs::rename(
+            data.join(format!("alpha.sqlite3.encrypted{suffix}")),
+            data.join(format!("alpha.sqlite3{suffix}")),
+        )
+        .expect("a rename into place");
+    }
+    assert_eq!(served(&machine, "alpha"), documents);
+}
+
+#[test]
+fn takes_any_database_that_sqlite_makes() {
+    let machine = deployment(&[], &[]);
+    let source = machine.path("legacy.db");
+    let python = "
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.executescript('''
+PRAGMA page_size = 1024; PRAGMA encoding = 'UTF-16le'; PRAGMA auto_vacuum = INCREMENTAL;
+CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, v TEXT, twice INT GENERATED ALWAYS AS (id * 2) STORED);
+INSERT INTO t (id, v) VALUES (7, 'väl'), (9, zeroblob(5000));
+CREATE TABLE w (k TEXT PRIMARY KEY, x) WITHOUT ROWID; INSERT INTO w VALUES ('a', 1);
+CREATE VIEW seen AS SELECT v FROM t; CREATE INDEX by_v ON t (v) WHERE v IS NOT NULL;
+CREATE TRIGGER g AFTER DELETE ON t BEGIN DELETE FROM w; END;
+CREATE VIRTUAL TABLE f USING fts5(body); INSERT INTO f VALUES ('needle in hay');
+CREATE TABLE \"odd \"\"name\" (\"a b\"); INSERT INTO \"odd \"\"name\" VALUES (x'00ff');
+PRAGMA user_version = 41; PRAGMA application_id = 4242; PRAGMA journal_mode = WAL;
+INSERT INTO w VALUES ('in the wal', 2);
+''')
+import os; os._exit(0)
+";
+    let made = Command::new("python3")
+        .args(["-c", python, super::as_str(&source)])
+        .status();
+    assert!(made.expect("python runs").success());
+    assert!(
+        machine.path("legacy.db-wal").exists(),
+        "the last row lies in the WAL"
+    );
+    let before = fs::read(&source).expect("the source");
+    let target = machine.data_dir().join("beta.sqlite3");
+    let migrate = |more: &[&str]| {
+        let arguments = [
+            "migrate",
+            "--provider",
+            "sqlite",
+            "--tenant-id",
+            "beta",
+            "--source",
+            "legacy.db",
+            "--target",
+        ];
+        encryption(
+            &machine,
+            &[&arguments[..], &[super::as_str(&target)], more].concat(),
+        )
+    };
+    let _ = migrate(&[]).expect(0, &["as db:sqlite:tenant:beta:beta.sqlite3"]);
+    assert_eq!(
+        fs::read(&source).expect("the source"),
+        before,
+        "it is only read"
+    );
+    assert_eq!(
+        health(&status(&machine, &["--verify", "pages"], 0), "beta.sqlite3"),
+        "ok"
+    );
+    let _ = encryption(
+        &machine,
+        &[
+            "export",
+            "--provider",
+            "sqlite",
+            "--tenant-id",
+            "beta",
+            "--source",
+            super::as_str(&target),
+            "--target",
+            "back.db",
+        ],
+    )
+    .expect(0, &[]);
+    let compare = "
+import sqlite3, sys
+a, b = (sqlite3.connect(p) for p in sys.argv[1:])
+for q in ['SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY 1, 2', 'SELECT * FROM t', 'SELECT * FROM w ORDER BY k',
+          'SELECT * FROM f', 'SELECT * FROM seen', 'SELECT * FROM \"odd \"\"name\"', 'SELECT * FROM sqlite_sequence',
+          'PRAGMA user_version', 'PRAGMA application_id', 'PRAGMA encoding', 'PRAGMA auto_vacuum']:
+    x, y = a.execute(q).fetchall(), b.execute(q).fetchall()
+    assert x == y and x, (q, x, y)
+assert b.execute(\"SELECT count(*) FROM f WHERE f MATCH 'needle'\").fetchone() == (1,)
+";
+    let same = Command::new("python3")
+        .args([
+            "-c",
+            compare,
+            super::as_str(&source),
+            super::as_str(&machine.path("back.db")),
+        ])
+        .output()
+        .expect("python runs");
+    assert!(
+        same.status.success(),
+        "{}",
+        String::from_utf8_lossy(&same.stderr)
+    );
+}
+
+#[test]
+fn refuses_what_it_should_not_touch_and_changes_nothing() {
+    let (machine, _) = plaintext();
+    fs::write(machine.path("noise.db"), [3; 4096]).expect("noise");
+    let before = snapshot(&machine.data_dir());
+    let refused = |arguments: &[&str], code: i32, words: &[&str]| {
+        let _ = encryption(&machine, &[&["migrate", "--provider"], arguments].concat())
+            .expect(code, words);
+        assert_eq!(before, snapshot(&machine.data_dir()));
+    };
+    refused(
+        &["sqlite", "--source", "data/alpha.sqlite3"],
+        1,
+        &["--tenant-id"],
+    );
+    refused(
+        &["sqlite", "--tenant-id", "alpha", "--source", "nothing.db"],
+        1,
+        &["nothing.db does not exist"],
+    );
+    refused(
+        &["sqlite", "--tenant-id", "alpha", "--source", "noise.db"],
+        1,
+        &["not a plaintext sqlite database"],
+    );
+    refused(
+        &["redb", "--source", "data/alpha.sqlite3"],
+        1,
+        &["not a plaintext redb database"],
+    );
+    refused(
+        &[
+            "redb",
+            "--tenant-id",
+            "alpha",
+            "--source",
+            "data/nimbus-control.db",
+        ],
+        1,
+        &["belongs to"],
+    );
+    refused(
+        &[
+            "sqlite",
+            "--tenant-id",
+            "Alpha",
+            "--source",
+            "data/alpha.sqlite3",
+        ],
+        2,
+        &["Alpha"],
+    );
+    refused(
+        &[
+            "sqlite",
+            "--tenant-id",
+            "alpha",
+            "--source",
+            "data/alpha.sqlite3",
+            "--skip-validation",
+            "--retire-source",
+        ],
+        2,
+        &["cannot be used with"],
+    );
+    refused(
+        &[
+            "sqlite",
+            "--tenant-id",
+            "alpha",
+            "--source",
+            "data/alpha.sqlite3",
+            "--in-place",
+            "--target",
+            "x",
+        ],
+        2,
+        &["cannot be used with"],
+    );
+    let mut command = machine.nimbus(&["encryption"]);
+    let _ = command
+        .args(TENANT)
+        .env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "none");
+    let _ = run(command).expect(1, &["no key provider is configured"]);
+    assert_eq!(before, snapshot(&machine.data_dir()));
+    let server = machine.start(OFF);
+    let _ = encryption(&machine, &[TENANT, &["--in-place"]].concat())
+        .expect(1, &["a server (process", "stop it first"]);
+    server.stop();
+}
+
+#[test]
+fn a_migration_in_place_that_is_killed_anywhere_is_finished_by_the_next_run() {
+    let points = [
+        "manifest::renamed",
+        "sqlcipher::flushed",
+        "migrate::copied",
+        "manifest::published",
+        "migrate::verified",
+        "migrate::linked",
+        "migrate::manifest-moved",
+        "migrate::swapped",
+        "migrate::retired",
+    ];
+    for (kind, command) in [("sqlite", TENANT), ("redb", CONTROL)] {
+        for point in points
+            .iter()
+            .filter(|point| kind == "sqlite" || !point.starts_with("sqlcipher"))
+        {
+            // The manifest is published twice: `new`, then `ready`.
+            for passes in if point.starts_with("manifest::") {
+                0..2
+            } else {
+                0..1
+            } {
+                let (machine, documents) = plaintext();
+                if kind == "sqlite" {
+                    let _ = encryption(
+                        &machine,
+                        &[CONTROL, &["--in-place", "--retire-source"]].concat(),
+                    )
+                    .expect(0, &[]);
+                }
+                let arguments = [command, &["--in-place", "--retire-source"]].concat();
+                let mut killed = machine.nimbus(&["encryption"]);
+                let _ = killed
+                    .args(&arguments)
+                    .env("FAILPOINTS", format!("{point}={passes}*off->return"));
+                assert_eq!(run(killed).0.status.code(), None, "{point} is met");
+                let again = encryption(&machine, &arguments);
+                if *point == "migrate::retired" {
+                    let _ = again.expect(1, &["encrypted already"]);
+                } else {
+                    let _ = again.expect(0, &["is encrypted"]);
+                }
+                if kind == "redb" {
+                    let _ = encryption(
+                        &machine,
+                        &[TENANT, &["--in-place", "--retire-source"]].concat(),
+                    )
+                    .expect(0, &[]);
+                }
+                let found = status(&machine, &["--verify", "pages"], 0);
+                assert_eq!(found["summary"]["files"], 2, "{point}: {found}");
+                assert_eq!(served(&machine, "alpha"), documents, "{point}");
+                let mut left: Vec<String> = snapshot(&machine.data_dir())
+                    .into_iter()
+                    .map(|(name, _)| name)
+                    .collect();
+                left.retain(|name| name.contains("migrating") || name.contains("plaintext"));
+                assert!(left.is_empty(), "{point}: {left:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tenant_between_two_steps_of_a_migration_is_refused_and_says_so() {
+    let (machine, documents) = plaintext();
+    let _ = encryption(
+        &machine,
+        &[CONTROL, &["--in-place", "--retire-source"]].concat(),
+    )
+    .expect(0, &[]);
+    let arguments = [TENANT, &["--in-place"]].concat();
+    let mut killed = machine.nimbus(&["encryption"]);
+    let _ = killed
+        .args(&arguments)
+        .env("FAILPOINTS", "migrate::manifest-moved=return");
+    assert_eq!(run(killed).0.status.code(), None);
+    let found = status(&machine, &[], 3);
+    assert_eq!(health(&found, "alpha.sqlite3"), "plaintext");
+    let server = machine.start(&[]);
+    let (code, body) = server.request("GET", "/api/tenants/alpha/documents/notes", None);
+    assert_eq!(code, 503, "{body}");
+    server.stop();
+    let _ = encryption(&machine, &arguments).expect(0, &[]);
+    assert_eq!(served(&machine, "alpha"), documents);
+}
+
+#[test]
+fn begins_only_when_the_disk_has_room() {
+    // A sparse file claims more than any disk here has; only its first bytes are looked at before its size is.
+    let (machine, _) = plaintext();
+    let source = machine.path("huge.db");
+    fs::write(&source, b"SQLite format 3\0").expect("a header");
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(&source)
+        .expect("it opens");
+    file.set_len(1 << 43).expect("a sparse file");
+    let arguments = [
+        "migrate",
+        "--provider",
+        "sqlite",
+        "--tenant-id",
+        "huge",
+        "--source",
+        "huge.db",
+    ];
+    let _ = encryption(&machine, &arguments).expect(1, &["bytes free", "make room"]);
+    assert!(!machine.path("huge.db.encrypted.nimbus-enc").exists());
+}
