@@ -1,0 +1,131 @@
+//! The work that a server does before it is killed: documents whose values, field names and tables are canaries.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use nimbus_test_support::{Machine, Server};
+use serde_json::json;
+
+/// One in a value, one in the name of a field, one in the name of a table.
+pub(crate) const CANARIES: &[&str] = &[
+    "canaryvalue-5b1f7c0d9e",
+    "canaryfield-c81a44e2b7",
+    "canarytable-90d3fe6a15",
+];
+/// In what is refused: names of tables and fields, ids, credentials.
+pub(crate) const STRAY_CANARY: &str = "canarystray-27ab6f93d0";
+/// Made, made anew after a deletion, and made in two attempts.
+pub(crate) const TENANTS: [&str; 3] = ["made", "made-anew", "made-twice"];
+
+/// Makes the tenants, each in its own way, with a kill in between.
+pub(crate) fn settle(machine: &Machine, arguments: &[&str]) {
+    let server = start(machine, arguments, "");
+    for tenant in ["made", "made-anew"] {
+        let _ = server.create("/api/tenants", &json!({"id": tenant}));
+        let _ = server.insert(tenant, CANARIES[2], &document(0));
+    }
+    assert_eq!(
+        server.request("DELETE", "/api/tenants/made-anew", None).0,
+        204
+    );
+    let _ = server.create("/api/tenants", &json!({"id": "made-anew"}));
+    server.kill();
+
+    let server = start(machine, arguments, "sqlcipher::connected=return");
+    let body = json!({"id": "made-twice"});
+    let answer = server.try_request_as(&machine.token(), "POST", "/api/tenants", Some(&body));
+    assert!(answer.is_err(), "{answer:?}");
+    server.wait_until_killed();
+    let server = start(machine, arguments, "");
+    let _ = server.create("/api/tenants", &body);
+    server.stop();
+}
+
+/// Reads, inserts, changes, deletes and errs on all tenants at once, and is killed in the middle.
+pub(crate) fn work_and_die(machine: &Machine, arguments: &[&str]) {
+    let server = start(machine, arguments, "");
+    let token = machine.token();
+    let done = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for client in 0..6 {
+            let (server, token, done) = (&server, &token, &done);
+            let _ = scope.spawn(move || work(server, token, TENANTS[client % 3], done));
+        }
+    });
+    server.wait_until_killed();
+}
+
+/// Works until the server is gone; kills it when enough was done by all.
+fn work(server: &Server, token: &str, tenant: &str, done: &AtomicU64) {
+    let documents = format!("/api/tenants/{tenant}/documents");
+    let table = format!("{documents}/{}", CANARIES[2]);
+    for n in 0.. {
+        let ask = |method, path: &str, body| server.try_request_as(token, method, path, body);
+        let body = json!({"table": CANARIES[2], "fields": document(n)});
+        let Ok((status, answer)) = ask("POST", &documents, Some(&body)) else {
+            return;
+        };
+        assert_eq!(status, 201, "{answer}");
+        let id = answer["id"].as_str().expect("an id");
+        let path = format!("{table}/{id}");
+        let patch = json!({"patch": {"more": CANARIES[0].repeat(20)}});
+        let answers = [
+            ask("GET", &path, None),
+            ask("PATCH", &path, Some(&patch)),
+            if n.is_multiple_of(3) {
+                ask("DELETE", &path, None)
+            } else {
+                ask("GET", &path, None)
+            },
+            // What is wrong is said in the answer, and stays out of the log.
+            ask(
+                "POST",
+                &documents,
+                Some(&json!({"table": format!("_{STRAY_CANARY}"), "fields": {}})),
+            ),
+            ask(
+                "POST",
+                &documents,
+                Some(&json!({"table": "t", "fields": {format!("_{STRAY_CANARY}"): 1}})),
+            ),
+            ask(
+                "GET",
+                &format!("{documents}/{STRAY_CANARY}/{STRAY_CANARY}"),
+                None,
+            ),
+            ask("GET", &format!("/{STRAY_CANARY}?{STRAY_CANARY}=1"), None),
+            server.try_request_as(STRAY_CANARY, "GET", "/api/tenants", None),
+        ];
+        if answers.iter().any(Result::is_err) {
+            return;
+        }
+        if done.fetch_add(1, Ordering::SeqCst) == ROUNDS {
+            server.send_kill();
+        }
+    }
+}
+
+/// With overflow pages now and then.
+fn document(n: u64) -> serde_json::Value {
+    let filler = if n.is_multiple_of(5) { 400 } else { 1 };
+    json!({
+        "n": n,
+        CANARIES[1]: CANARIES[0].repeat(filler),
+        "deep": [{CANARIES[1]: CANARIES[0]}],
+    })
+}
+
+fn start(machine: &Machine, arguments: &[&str], failpoints: &str) -> Server {
+    let mut command: Command = machine.nimbus(&["start", "--port", "0"]);
+    let _ = command
+        .args(arguments)
+        .env("FAILPOINTS", failpoints)
+        .env("RUST_LOG", "trace")
+        .env("AWS_ACCESS_KEY_ID", "test")
+        .env("AWS_SECRET_ACCESS_KEY", "test");
+    machine.start_command(command)
+}
+
+/// Rounds of all clients before the kill.
+const ROUNDS: u64 = 90;
