@@ -301,7 +301,7 @@ fn plaintext_is_not_served_where_encryption_is_on() {
             fs::remove_file(town.file(MANIFEST)).expect("removed");
         },
         CORRUPTION,
-        &["plaintext", "nimbus encryption migrate --source"],
+        &["plaintext", "nimbus encryption migrate"],
     );
 }
 
