@@ -133,3 +133,31 @@ fn a_previous_kms_key_may_have_region_and_endpoint() {
         }]
     );
 }
+
+#[test]
+fn accepts_every_sample_of_the_documentation() {
+    let page = include_str!("../../docs/configuration.md");
+    let samples: Vec<&str> = page
+        .split("```json\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert!(samples.len() >= 3);
+    for sample in samples {
+        let file = file(sample);
+        let settings = Settings::check(said(&[]), Some(file.path())).unwrap();
+        assert_ne!(settings.data_dir, Path::new("data"), "{sample}");
+    }
+}
+
+#[test]
+fn the_documentation_lists_every_flag_and_variable() {
+    let page = include_str!("../../docs/configuration.md");
+    let command = Persistence::augment_args(Command::new("nimbus"));
+    for argument in command.get_arguments() {
+        let flag = argument.get_long().unwrap();
+        assert!(page.contains(&format!("`--{flag}`")), "{flag}");
+        let variable = argument.get_env().unwrap().to_str().unwrap();
+        assert!(page.contains(&format!("`{variable}`")), "{variable}");
+    }
+}

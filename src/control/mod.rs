@@ -215,6 +215,24 @@ impl Control {
         Ok(tenants)
     }
 
+    /// Every mirrored manifest, as it lay on the disk.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`].
+    pub fn manifests(&self) -> Result<Vec<Vec<u8>>, ControlError> {
+        let read = || -> Result<Vec<Vec<u8>>, redb::Error> {
+            let transaction = self.database.begin_read()?;
+            let manifests = transaction.open_table(MANIFESTS)?;
+            let mut all = Vec::new();
+            for entry in manifests.iter()? {
+                all.push(entry?.1.value().to_vec());
+            }
+            Ok(all)
+        };
+        read().map_err(|error| explain(&self.path, error))
+    }
+
     /// Mirrors many manifests in one commit.
     ///
     /// # Errors

@@ -1,10 +1,12 @@
-//! What operators do with encrypted files: look at them, take plaintext out, bring plaintext in.
+//! What operators do with encrypted files: look at them, take plaintext out, bring plaintext in, put lost
+//! manifests back.
 //!
 //! One file an operation. The command line and the server's routes call the same functions; neither does any of this by itself.
 
 mod error;
 pub mod export;
 pub mod migrate;
+pub mod repair;
 pub mod survey;
 
 use std::path::Path;

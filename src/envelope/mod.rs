@@ -541,6 +541,20 @@ impl KeyedFile {
     }
 }
 
+/// Puts a manifest back beside its file, where none stands. Blocks.
+///
+/// # Errors
+///
+/// [`EnvelopeError::Io`].
+pub(crate) fn restore_manifest(path: &Path, copy: &SealedManifest) -> Result<(), EnvelopeError> {
+    let path = manifest_path(path);
+    store::write(&path, copy, Publish::New).map_err(|source| EnvelopeError::Io {
+        action: "write",
+        path,
+        source,
+    })
+}
+
 /// Where a rekey builds the copy under the next key.
 #[must_use]
 pub(crate) fn rekey_copy(path: &Path) -> PathBuf {

@@ -3,6 +3,7 @@
 mod export;
 mod key_files;
 mod migrate;
+mod repair;
 mod status;
 
 use std::fs;

@@ -4,6 +4,7 @@ mod export;
 mod inspect;
 mod keygen;
 mod migrate;
+mod repair;
 mod status;
 
 use std::path::Path;
@@ -36,6 +37,8 @@ enum Verb {
     Migrate(migrate::Migrate),
     /// Write an encrypted database out in plaintext
     Export(export::Export),
+    /// Put lost manifests back from the control file
+    Repair(repair::Repair),
 }
 
 /// What only these commands meet.
@@ -59,6 +62,7 @@ impl Encryption {
             Verb::Status(verb) => verb.run(config),
             Verb::Migrate(verb) => verb.run(config),
             Verb::Export(verb) => verb.run(config),
+            Verb::Repair(verb) => verb.run(config),
         }
     }
 }

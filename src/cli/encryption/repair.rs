@@ -1,0 +1,63 @@
+//! `nimbus encryption repair`: manifests that are lost come back from the control file.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::super::{CliError, Outcome, block_on, output, settings};
+use crate::config::keys::{self, Purpose};
+use crate::encryption::repair::{Repaired, repair};
+
+/// Put lost manifests back from the copies in the control file
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example: nimbus encryption repair && nimbus encryption status --verify open
+
+Stop the server first. A manifest that cannot be read is kept as <manifest>.set-aside-1.")]
+pub(super) struct Repair {
+    /// Directory of the tenants' databases [default: that of the settings]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl Repair {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+        let settings = settings(config, self.data_dir)?;
+        let repairs = block_on(async {
+            let keys = keys::connect(&settings, Purpose::Inspect).await?;
+            let repairs = repair(
+                &keys.envelope,
+                &settings.data_dir,
+                &settings.control_data_dir,
+            )
+            .await;
+            Ok(repairs.map_err(Box::new)?)
+        })?;
+        let mut outcome = Outcome::Done;
+        for repair in &repairs {
+            let path = repair.path.display();
+            output::answer(&match repair.outcome {
+                Repaired::PutBack => format!("{path}: its manifest was put back"),
+                Repaired::DatabaseMissing => {
+                    outcome = Outcome::Problems;
+                    format!(
+                        "{path}: the database is gone; restore it from a backup, or delete the tenant"
+                    )
+                }
+                Repaired::Plaintext => {
+                    outcome = Outcome::Problems;
+                    format!(
+                        "{path}: the database is plaintext and needs no manifest; encrypt it with `nimbus encryption migrate`"
+                    )
+                }
+            })?;
+        }
+        output::note(match repairs.len() {
+            0 => "No manifest is missing or unreadable.",
+            _ => {
+                "Now: `nimbus encryption status --verify open` proves that key and file belong together."
+            }
+        });
+        Ok(outcome)
+    }
+}
