@@ -17,7 +17,7 @@ use crate::config::{Persistence, Settings};
 use crate::control::Control;
 use crate::encryption::survey::Surveyor;
 use crate::envelope::{blocking, remove_leftovers};
-use crate::process::{DataDirLock, harden};
+use crate::process::{DataDirLock, harden, raise_file_limit};
 use crate::server::token::{self, AdminToken, TokenKeeper};
 use crate::server::{App, serve};
 use crate::sqlcipher::check_library;
@@ -117,6 +117,15 @@ impl Start {
         let stop = stop_signal()?;
         let hardening = harden();
         tracing::info!(?hardening, "process hardened");
+        if let Some(files) = raise_file_limit()
+            && files < settings.max_open_tenants as u64 * FILES_A_TENANT
+        {
+            tracing::warn!(
+                files,
+                max_open_tenants = settings.max_open_tenants,
+                "few files may be open for so many tenants; raise the hard limit (`ulimit -Hn`), or lower --max-open-tenants"
+            );
+        }
         check_library()?;
 
         let (data_dir, control_dir) =
@@ -241,3 +250,6 @@ fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
         }
     })
 }
+
+/// Database, WAL and shared memory of the writer, database and WAL of a reader or two.
+const FILES_A_TENANT: u64 = 8;
