@@ -146,6 +146,57 @@ fn a_body_that_never_ends_is_answered_at_the_deadline() {
 }
 
 #[test]
+fn more_requests_than_the_server_takes_are_told_to_come_again() {
+    let Some(()) = raise_own_file_limit() else {
+        eprintln!(
+            "SKIPPED: this test has 1100 connections open, and `ulimit -Hn` does not allow it"
+        );
+        return;
+    };
+    let (machine, server) = demo();
+    let token = machine.token();
+    let begin = || {
+        let mut stream = server.connect();
+        let head = head(&token, "Content-Length: 1000");
+        stream.write_all(head.as_bytes()).expect("a head");
+        stream
+    };
+    let slow: Vec<_> = (0..1024).map(|_| begin()).collect();
+    // Each is taken once its head has arrived, which may be a moment from now.
+    let refused = until(|| {
+        let answer = send(&machine, &server, "GET /health", "", b"");
+        (answer.status != 200).then_some(answer)
+    });
+    let _ = assert_refused(&refused, 503, "rate.resource_exhausted");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    drop(slow);
+    until(|| (send(&machine, &server, "GET /health", "", b"").status == 200).then_some(()));
+    let _ = server.insert("demo", "places", &json!({}));
+}
+
+/// Asks again and again until there is an answer.
+fn until<T>(ask: impl Fn() -> Option<T>) -> T {
+    let started = std::time::Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(started.elapsed().as_secs() < 25, "it does not come to that");
+    }
+}
+
+fn raise_own_file_limit() -> Option<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    let enough = maximum.is_none_or(|maximum| maximum > 2500);
+    (enough && setrlimit(Resource::Nofile, limit).is_ok()).then_some(())
+}
+
+#[test]
 fn a_body_that_says_it_is_no_json_is_refused() {
     let (machine, server) = demo();
     let body = br#"{"table":"places","fields":{}}"#;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::process::Command;
 
 use serde_json::json;
 
@@ -198,6 +199,31 @@ fn a_data_directory_that_cannot_be_written_is_refused_by_name() {
     machine
         .start_that_ends(&["--data-dir", "/proc/nimbus"])
         .expect(1, &["/proc/nimbus", "--data-dir"]);
+}
+
+#[test]
+fn a_low_soft_limit_on_open_files_is_raised_for_the_tenants_that_may_be_open() {
+    let machine = machine();
+    let command = machine.nimbus(&["start", "--port", "0"]);
+    let mut limited = Command::new("sh");
+    let _ = limited
+        .args(["-c", r#"ulimit -Sn 64 && exec "$0" "$@""#])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env_clear()
+        .envs(
+            command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .current_dir(machine.root());
+    let server = machine.start_command(limited);
+    for n in 0..40 {
+        let tenant = format!("t{n}");
+        let _ = server.create("/api/tenants", &json!({"id": tenant}));
+        let _ = server.insert(&tenant, "things", &json!({"n": n}));
+    }
+    server.stop();
 }
 
 #[test]
