@@ -157,6 +157,32 @@ fn the_same_search_finds_the_canaries_when_encryption_is_off() {
     );
 }
 
+#[test]
+fn the_search_finds_a_key_in_each_form_wherever_it_lies() {
+    let machine = machine();
+    let key: Vec<u8> = (100..132).collect();
+    let prey = [Needle::key("key", &key), Needle::text("canary")];
+    let hex = data_encoding::HEXLOWER.encode(&key);
+    for (place, planted) in [
+        ("tmp/raw", [b"x", &key[..], b"x"].concat()),
+        ("tmp/half", key[16..].to_vec()),
+        ("server-0.log", hex.clone().into_bytes()),
+        ("data/upper", hex.to_uppercase().into_bytes()),
+        ("base64", data_encoding::BASE64.encode(&key).into_bytes()),
+        ("home/debug", format!("{key:?}").into_bytes()),
+        ("data/text", b"a canary\0".to_vec()),
+        ("data/wide", b"c\0a\0n\0a\0r\0y\0".to_vec()),
+        ("data/canary.tmp", Vec::new()),
+    ] {
+        let path = machine.path(place);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+        assert_eq!(Hunt::over(&machine, &[]).find(&prey), [], "before {place}");
+        fs::write(&path, planted).expect("a planted file");
+        assert_ne!(Hunt::over(&machine, &[]).find(&prey), [], "{place}");
+        fs::remove_file(&path).expect("removed");
+    }
+}
+
 /// Lets a server work and die, start again, read, work and die; what to hunt for.
 fn work(machine: &Machine, arguments: &[&str]) -> Vec<Needle> {
     load::settle(machine, arguments);
