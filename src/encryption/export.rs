@@ -1,15 +1,14 @@
 //! `export`: one encrypted database as plaintext, in a new file that only its owner can read.
 
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
 use nimbus_manifests::{Subject, TenantId};
 
 use super::error::io_error;
-use super::{Engine, OperationError, check_owner, check_space, size_of};
+use super::{Engine, OperationError, check_owner, check_space, make_parent, size_of};
 use crate::control;
 use crate::envelope::{
-    Envelope, EnvelopeError, FileKind, Intent, Prepared, blocking, classify, manifest_path, parent,
+    Envelope, EnvelopeError, FileKind, Intent, Prepared, blocking, classify, manifest_path,
     read_manifest,
 };
 use crate::sqlcipher::{self, Progress};
@@ -107,12 +106,7 @@ impl Export {
                 path: self.target.clone(),
             });
         }
-        let dir = parent(&self.target);
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(io_error("create", dir))?;
+        make_parent(&self.target)?;
         check_space(&self.target, size_of(&self.source))?;
         Ok(subject.clone())
     }

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use nimbus_manifests::{State, Subject, TenantId};
 
 use super::error::io_error;
-use super::{Engine, OperationError, beside, check_space, file_name, size_of};
+use super::{Engine, OperationError, beside, check_space, file_name, make_parent, size_of};
 use crate::control::{self, Control};
 use crate::envelope::{
     Envelope, FileKind, Intent, KeyedFile, PlainFile, Prepared, blocking, classify, manifest_path,
@@ -130,6 +130,7 @@ impl Migrate {
         refuse_running_server(parent(&target))?;
         self.require_plaintext()?;
         refuse_target(&target)?;
+        make_parent(&target)?;
         check_space(&target, size_of(&self.source))?;
         let before = Stamp::of(&self.source)?;
         self.copy(envelope, &subject, &target, progress).await?;

@@ -9,6 +9,7 @@ pub mod migrate;
 pub mod repair;
 pub mod survey;
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use nimbus_manifests::{Cipher, Subject, TenantId};
@@ -72,6 +73,16 @@ fn check_space(target: &Path, bytes: u64) -> Result<(), OperationError> {
         });
     }
     Ok(())
+}
+
+/// Makes the directories that are missing above a target, for this user alone.
+fn make_parent(target: &Path) -> Result<(), OperationError> {
+    let dir = parent(target);
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(error::io_error("create", dir))
 }
 
 /// What a file takes on the disk, its WAL included.

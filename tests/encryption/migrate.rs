@@ -159,7 +159,7 @@ import os; os._exit(0)
         "the last row lies in the WAL"
     );
     let before = fs::read(&source).expect("the source");
-    let target = machine.data_dir().join("beta.sqlite3");
+    let target = machine.path("new/data/beta.sqlite3");
     let migrate = |more: &[&str]| {
         let arguments = [
             "migrate",
@@ -182,10 +182,9 @@ import os; os._exit(0)
         before,
         "it is only read"
     );
-    assert_eq!(
-        health(&status(&machine, &["--verify", "pages"], 0), "beta.sqlite3"),
-        "ok"
-    );
+    let there = machine.path("new/data");
+    let look = ["--verify", "pages", "--data-dir", super::as_str(&there)];
+    assert_eq!(health(&status(&machine, &look, 0), "beta.sqlite3"), "ok");
     let _ = encryption(
         &machine,
         &[

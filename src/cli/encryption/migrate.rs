@@ -33,7 +33,7 @@ pub(super) struct Migrate {
     #[arg(long, value_name = "TENANT")]
     tenant_id: Option<TenantId>,
 
-    /// Where the encrypted database goes [default: <source>.encrypted]
+    /// Where the encrypted database goes; a missing directory is made [default: <source>.encrypted]
     #[arg(long, value_name = "FILE")]
     target: Option<PathBuf>,
 
