@@ -548,6 +548,7 @@ mod tests {
             "9c0d2f6e1b7a445g",
             "alias/nimbus",
             "ARN:aws:kms:x",
+            "arn",
             "AGE1QX0",
             "age1-x",
             "age2qx0",

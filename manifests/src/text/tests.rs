@@ -427,6 +427,7 @@ fn rejects_times_that_are_not_times_wherever_one_stands() {
 fn rejects_another_number_of_words() {
     for text in [
         "4f1c0a9be2d35577",
+        "4f1c0a9be2d35577 ",
         "4f1c0a9be2d35577 2026-11-22T18:04:05Z x",
         "4f1c0a9be2d35577  2026-11-22T18:04:05Z",
         " 4f1c0a9be2d35577 2026-11-22T18:04:05Z",
