@@ -10,7 +10,7 @@ use crate::server::token;
 pub(super) enum Auth {
     /// Print the admin token
     #[command(
-        after_help = "Example: curl -H \"Authorization: Bearer $(nimbus auth token)\" http://127.0.0.1:8080/api/tenants"
+        after_help = "Example:\n  curl -H \"Authorization: Bearer $(nimbus auth token)\" \\\n      http://127.0.0.1:8080/api/tenants"
     )]
     Token,
     /// Replace the admin token in its file; a running server honours the new one at once

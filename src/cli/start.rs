@@ -28,8 +28,9 @@ use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
 #[command(after_help = "\
 Examples:
   nimbus start
-      the first start makes a master key and an admin token, and encrypts everything
-  nimbus start --data-dir /srv/nimbus --encryption-key-provider aws-kms --encryption-aws-kms-key-id alias/nimbus
+      the first start makes a master key and an admin token
+  nimbus start --data-dir /srv/nimbus --encryption-key-provider aws-kms \\
+      --encryption-aws-kms-key-id alias/nimbus
       production: the key stays in KMS")]
 pub(super) struct Start {
     /// Address to listen on

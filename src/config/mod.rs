@@ -173,9 +173,7 @@ pub enum ConfigError {
         setting: &'static str,
     },
     /// A recovery recipient that is none.
-    #[error(
-        "{recipient:?} is not an age recipient; it begins with age1, `age-keygen -y <identity>` prints it"
-    )]
+    #[error("--encryption-recovery-recipient {recipient:?} is refused")]
     Recipient {
         /// What was given.
         recipient: String,

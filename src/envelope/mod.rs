@@ -54,7 +54,7 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let seconds = jiff::Timestamp::now().as_second();
-        Timestamp::from_unix(seconds).expect("the clock stands between the years 1970 and 9999")
+        Timestamp::from_unix(seconds).expect("the clock stands between the years 1970 and 9998")
     }
 }
 

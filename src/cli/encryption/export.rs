@@ -14,10 +14,13 @@ use crate::encryption::export;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  nimbus encryption export --provider sqlite --tenant-id demo --source data/demo.sqlite3 --target out/demo.sqlite3
-  nimbus encryption export --provider redb --source data/nimbus-control.db --target out/nimbus-control.db
+  nimbus encryption export --provider sqlite --tenant-id demo \\
+      --source data/demo.sqlite3 --target out/demo.sqlite3
+  nimbus encryption export --provider redb \\
+      --source data/nimbus-control.db --target out/nimbus-control.db
 
-A tenant may be exported while the server runs; the control file only when it is stopped.")]
+A tenant may be exported while the server runs; the control file only when it
+is stopped.")]
 pub(super) struct Export {
     /// The encrypted database; its manifest stands beside it
     #[arg(long, value_name = "FILE")]

@@ -15,7 +15,8 @@ use super::EncryptionError;
 Examples:
   nimbus encryption keygen --master-key-file /etc/nimbus/master.key
   nimbus encryption keygen --key-dir /etc/nimbus/keys --tenant-id demo
-  nimbus encryption keygen --key-dir /etc/nimbus/keys --subject db:redb:control:nimbus-control.db")]
+  nimbus encryption keygen --key-dir /etc/nimbus/keys \\
+      --subject db:redb:control:nimbus-control.db")]
 pub(super) struct Keygen {
     /// Where to write a master key
     #[arg(

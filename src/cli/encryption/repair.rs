@@ -13,7 +13,8 @@ use crate::encryption::repair::{Repaired, repair};
 #[command(after_help = "\
 Example: nimbus encryption repair && nimbus encryption status --verify open
 
-Stop the server first. A manifest that cannot be read is kept as <manifest>.set-aside-1.")]
+Stop the server first. What stands in the place of a copy is kept as
+<manifest>.set-aside-1.")]
 pub(super) struct Repair {
     /// Directory of the tenants' databases [default: that of the settings]
     #[arg(long, value_name = "DIR")]

@@ -22,8 +22,8 @@ Examples:
   nimbus encryption status
   nimbus encryption status --verify pages --format json
 
-Without --verify, data keys are unwrapped and manifests verified where the key is a local file; with aws-kms, where each
-unwrapping is a call that costs, nothing is unwrapped. Nothing is ever changed.")]
+Without --verify: unwrap where keys are local files; none with aws-kms, where
+each unwrapping is a call that costs. Nothing is ever changed.")]
 pub(super) struct Status {
     /// Form of the answer
     #[arg(long, value_enum, default_value_t = Format::Text)]
