@@ -228,6 +228,7 @@ impl Database {
             .tempfile_in(dir)
             .map_err(io_error("create a file in", dir))?
             .into_temp_path();
+        let _beside = Beside(temporary.to_path_buf());
         let connection = self
             .connect_born(&temporary, self.key().as_ref(), born)
             .map_err(|error| self.explain("create", error))?;
@@ -289,6 +290,7 @@ impl Database {
             key::hand_over(&connection, key)?;
         }
         connection.execute_batch(born)?;
+        write_ahead(&connection)?;
         connection.execute_batch(SETTINGS)?;
         let _objects: i64 =
             connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
@@ -439,6 +441,40 @@ fn there(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|file| file.len() > 0)
 }
 
+/// A temporary database. When it is dropped, what SQLite left beside it goes: on a full disk it leaves WAL and shared memory behind,
+/// and each attempt would take more of what is missing.
+struct Beside(PathBuf);
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        for suffix in ["-wal", "-shm", "-journal"] {
+            let mut path = self.0.as_os_str().to_owned();
+            path.push(suffix);
+            // Rarely there; what cannot be removed now goes at the next start.
+            drop(std::fs::remove_file(path));
+        }
+    }
+}
+
+/// Puts the file into WAL mode, which writes its first page when it is new. The statement is stepped to its end: its row comes before its
+/// commit, and who stops at the row never hears that the disk was full.
+fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
+    let mut mode = String::new();
+    connection.pragma(None, "journal_mode", "WAL", |row| {
+        mode = row.get(0)?;
+        Ok(())
+    })?;
+    if mode == "wal" {
+        return Ok(());
+    }
+    Err(rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
+        Some(format!(
+            "the journal stays in mode {mode}; Nimbus needs WAL"
+        )),
+    ))
+}
+
 /// Finds out whether a rekey that was cut short had swapped the file already.
 fn which_key(file: KeyedFile) -> Result<(KeyedFile, Opened), OpenError> {
     let database = Database::keyed(file);
@@ -481,7 +517,6 @@ fn quiet_library(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 const SETTINGS: &str = "\
-    PRAGMA journal_mode = WAL;
     PRAGMA synchronous = FULL;
     PRAGMA wal_autocheckpoint = 0;
     PRAGMA temp_store = MEMORY;
