@@ -14,7 +14,7 @@ use std::{
 use nimbus_manifests::{SUFFIX, State, TenantId};
 
 use crate::{
-    envelope::{read_manifest, sync_dir},
+    envelope::{ReadError, manifest_path, read_manifest, sync_dir},
     tenants::StoreError,
 };
 
@@ -52,6 +52,16 @@ pub(super) fn scan(dir: &Path) -> Result<BTreeSet<TenantId>, StoreError> {
         let _was_there = tenants.remove(tenant);
     }
     Ok(tenants)
+}
+
+/// Whether [`scan`] would list the tenant of this database.
+pub(super) fn is_tenant(database: &Path) -> bool {
+    match read_manifest(&manifest_path(database)) {
+        Ok(Some(sealed)) => sealed.claims().state() != State::New,
+        Ok(None) => fs::symlink_metadata(database).is_ok_and(|file| !file.is_dir()),
+        Err(ReadError::Parse(_)) => true,
+        Err(_unreadable) => false,
+    }
 }
 
 /// Those whose manifest says `new`. A start reads all manifests, so a few threads share what the disk takes for each.
@@ -105,7 +115,7 @@ pub(super) fn remove_files(database: &Path) -> Result<(), StoreError> {
 /// Whether anything of a tenant's file is there.
 #[cfg(test)]
 pub(super) fn leftovers(database: &Path) -> Vec<PathBuf> {
-    let mut paths = vec![crate::envelope::manifest_path(database)];
+    let mut paths = vec![manifest_path(database)];
     paths.extend(LEFT_BEHIND.map(|suffix| {
         let mut path = database.as_os_str().to_owned();
         path.push(suffix);

@@ -230,7 +230,15 @@ impl Shared {
                 Ok(_lease) => break,
                 // Not this opening's answer, but one's that began before the tenant was deleted and was met under way.
                 Err(StoreError::TenantNotFound { .. }) => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // It may have failed so late (a disk that got full, say) that the next start would list the tenant: then it is
+                    // one from now on, and is not told to exist while it cannot be found.
+                    let path = self.path(&tenant);
+                    if blocking(move || catalog::is_tenant(&path)).await {
+                        let _new = self.known().tenants.insert(tenant);
+                    }
+                    return Err(error);
+                }
             }
         }
         crash_point!("tenants::create::opened");
