@@ -108,41 +108,6 @@ fn a_deletion_that_meets_a_full_disk_is_refused_whole_or_ends() {
     assert_whole(&machine, server, &kept);
 }
 
-#[test]
-fn a_control_file_that_meets_a_full_disk_works_again_once_there_is_space() {
-    let machine = machine();
-    let control = machine.path("control");
-    let Some(_disk) = Disk::mount(&control, "size=8m,mode=0700") else {
-        return;
-    };
-    let arguments = &["--control-data-dir", control.to_str().expect("UTF-8")];
-    let server = machine.start(arguments);
-    let mut ballast = Ballast::fill(&control);
-    let mut made = Vec::new();
-    let mut refused = 0;
-    // Each tenant's manifest is mirrored in the control file, which has to grow in the end.
-    for n in 0..400 {
-        let tenant = format!("t{n:03}");
-        let (status, answer) = server.request("POST", "/api/tenants", Some(&json!({"id": tenant})));
-        if status == 201 {
-            made.push(tenant);
-            continue;
-        }
-        let _ = assert_error(status, &answer, (503, "service.unavailable"));
-        refused += 1;
-        if refused > 50 {
-            break;
-        }
-        let _ = ballast.give_back();
-    }
-    panic!(
-        "{} made, {refused} refused, {:?}\n{}",
-        made.len(),
-        std::fs::metadata(control.join("nimbus-control.db")),
-        server.request("GET", "/ready", None).1
-    );
-}
-
 /// A server that closes each tenant for the next, so that an open one's files are not in the way.
 fn start(machine: &Machine) -> Server {
     machine.start(&["--max-open-tenants", "1"])

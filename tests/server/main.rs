@@ -8,7 +8,9 @@
 mod access;
 mod bodies;
 mod damaged;
+mod disk;
 mod documents;
+mod full;
 mod keys;
 mod names;
 mod providers;

@@ -1,51 +1,13 @@
-//! A disk that is full or read-only, and a stop under load. The disks are small tmpfs mounts, which takes root.
+//! A disk that is full or read-only, and a stop under load.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
 
 use nimbus_test_support::{Machine, Server};
 use serde_json::{Value, json};
 
+use super::disk::Disk;
 use super::{assert_error, demo, machine, names, snapshot};
-
-/// A small file system of one's own, mounted where the data directory is.
-struct Disk(PathBuf);
-
-impl Disk {
-    /// `None`, with a loud word, where mounting is not allowed.
-    fn mount(at: &Path, options: &str) -> Option<Self> {
-        fs::create_dir_all(at).expect("a place to mount at");
-        let output = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "nimbus-test"])
-            .arg(at)
-            .output();
-        match output {
-            Ok(output) if output.status.success() => Some(Self(at.to_owned())),
-            other => {
-                eprintln!(
-                    "SKIPPED: this test mounts a tmpfs, which takes root and CAP_SYS_ADMIN: {other:?}"
-                );
-                None
-            }
-        }
-    }
-
-    fn remount(&self, options: &str) {
-        let status = Command::new("mount")
-            .args(["-o", &format!("remount,{options}")])
-            .arg(&self.0)
-            .status();
-        assert!(status.expect("mount").success(), "remount,{options}");
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        drop(Command::new("umount").arg("-l").arg(&self.0).status());
-    }
-}
 
 #[test]
 fn a_full_disk_refuses_writes_loses_nothing_and_serves_again_once_there_is_space() {
