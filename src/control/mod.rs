@@ -9,6 +9,7 @@ mod device;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 
 use nimbus_manifests::{Cipher, Subject, TenantId};
 use redb::{
@@ -101,7 +102,9 @@ impl ControlError {
 /// The control file, open and held for this process alone.
 #[derive(Debug)]
 pub struct Control {
-    database: Database,
+    /// `None` after a failed read or write, until it is opened again.
+    database: RwLock<Option<Database>>,
+    protection: Protection,
     path: PathBuf,
 }
 
@@ -145,7 +148,11 @@ impl Control {
         };
         blocking(move || {
             let database = database::open(&path, &protection)?;
-            let control = Self { database, path };
+            let control = Self {
+                database: RwLock::new(Some(database)),
+                protection,
+                path,
+            };
             control.check_layout()?;
             Ok(control)
         })
@@ -196,23 +203,15 @@ impl Control {
     ///
     /// [`ControlError`].
     pub fn pending_deletes(&self) -> Result<Vec<TenantId>, ControlError> {
-        let failed = |error: redb::Error| explain(&self.path, error);
-        let transaction = self
-            .database
-            .begin_read()
-            .map_err(|error| failed(error.into()))?;
-        let deletions = transaction
-            .open_table(DELETIONS)
-            .map_err(|error| failed(error.into()))?;
-        let mut tenants = Vec::new();
-        for entry in deletions.iter().map_err(|error| failed(error.into()))? {
-            let (tenant, ()) = entry
-                .map(|(tenant, _)| (tenant.value().parse(), ()))
-                .map_err(|error| failed(error.into()))?;
-            // Only this file's own writer put it there.
-            tenants.extend(tenant.ok());
-        }
-        Ok(tenants)
+        self.with(|database| {
+            let transaction = database.begin_read()?;
+            let mut tenants = Vec::new();
+            for entry in transaction.open_table(DELETIONS)?.iter()? {
+                // Only this file's own writer put it there.
+                tenants.extend(entry?.0.value().parse::<TenantId>().ok());
+            }
+            Ok(tenants)
+        })
     }
 
     /// Every mirrored manifest, as it lay on the disk.
@@ -221,16 +220,15 @@ impl Control {
     ///
     /// [`ControlError`].
     pub fn manifests(&self) -> Result<Vec<Vec<u8>>, ControlError> {
-        let read = || -> Result<Vec<Vec<u8>>, redb::Error> {
-            let transaction = self.database.begin_read()?;
+        self.with(|database| {
+            let transaction = database.begin_read()?;
             let manifests = transaction.open_table(MANIFESTS)?;
             let mut all = Vec::new();
             for entry in manifests.iter()? {
                 all.push(entry?.1.value().to_vec());
             }
             Ok(all)
-        };
-        read().map_err(|error| explain(&self.path, error))
+        })
     }
 
     /// Mirrors many manifests in one commit.
@@ -242,10 +240,11 @@ impl Control {
         &self,
         manifests: impl IntoIterator<Item = (&'a Subject, &'a [u8])>,
     ) -> Result<(), ControlError> {
+        let manifests: Vec<_> = manifests.into_iter().collect();
         self.write(|transaction| {
             let mut table = transaction.open_table(MANIFESTS)?;
-            for (subject, manifest) in manifests {
-                let _old = table.insert(subject.as_str(), manifest)?;
+            for (subject, manifest) in &manifests {
+                let _old = table.insert(subject.as_str(), *manifest)?;
             }
             Ok(())
         })
@@ -254,31 +253,61 @@ impl Control {
     /// One durable commit.
     fn write(
         &self,
-        work: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+        work: impl Fn(&WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), ControlError> {
-        let failed = |error| explain(&self.path, error);
-        let mut transaction = self
+        self.with(|database| {
+            let mut transaction = database.begin_write()?;
+            transaction.set_two_phase_commit(true);
+            work(&transaction)?;
+            Ok(transaction.commit()?)
+        })
+    }
+
+    /// Works on the database. After one read or write that failed (a full disk, say) redb refuses everything: it is closed then, and
+    /// opened again by whoever comes next, who finds what was committed, as after a crash.
+    fn with<T>(
+        &self,
+        work: impl Fn(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, ControlError> {
+        let attempt = || match &*self.database.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(database) => work(database),
+            None => Err(redb::Error::PreviousIo),
+        };
+        let result = match attempt() {
+            Err(redb::Error::PreviousIo) => {
+                self.reopen()?;
+                attempt()
+            }
+            result => result,
+        };
+        if matches!(result, Err(redb::Error::Io(_))) {
+            let mut database = self
+                .database
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            *database = None;
+        }
+        result.map_err(|error| explain(&self.path, error))
+    }
+
+    fn reopen(&self) -> Result<(), ControlError> {
+        let mut database = self
             .database
-            .begin_write()
-            .map_err(|error| failed(error.into()))?;
-        transaction.set_two_phase_commit(true);
-        work(&transaction).map_err(failed)?;
-        transaction.commit().map_err(|error| failed(error.into()))
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Closed first: it holds the file for itself alone.
+        *database = None;
+        *database = Some(database::open(&self.path, &self.protection)?);
+        tracing::warn!(path = %self.path.display(), "the control file was opened again after a failure");
+        Ok(())
     }
 
     fn check_layout(&self) -> Result<(), ControlError> {
-        let failed = |error: redb::Error| explain(&self.path, error);
-        let transaction = self
-            .database
-            .begin_read()
-            .map_err(|error| failed(error.into()))?;
-        let meta = transaction
-            .open_table(META)
-            .map_err(|error| failed(error.into()))?;
-        let found = meta
-            .get(LAYOUT)
-            .map_err(|error| failed(error.into()))?
-            .map_or(0, |value| value.value());
+        let found = self.with(|database| {
+            let transaction = database.begin_read()?;
+            let meta = transaction.open_table(META)?;
+            Ok(meta.get(LAYOUT)?.map_or(0, |value| value.value()))
+        })?;
         if found > KNOWN_LAYOUT {
             return Err(ControlError::NewerLayout {
                 path: self.path.clone(),
@@ -297,13 +326,13 @@ impl ManifestMirror for Control {
     }
 
     fn get(&self, subject: &Subject) -> Result<Option<Vec<u8>>, MirrorError> {
-        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
-            let transaction = self.database.begin_read()?;
+        self.with(|database| {
+            let transaction = database.begin_read()?;
             let manifests = transaction.open_table(MANIFESTS)?;
             let copy = manifests.get(subject.as_str())?;
             Ok(copy.map(|copy| copy.value().to_vec()))
-        };
-        read().map_err(|error| MirrorError::new(explain(&self.path, error)))
+        })
+        .map_err(MirrorError::new)
     }
 
     fn remove(&self, subject: &Subject) -> Result<(), MirrorError> {
