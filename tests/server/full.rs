@@ -108,6 +108,61 @@ fn a_deletion_that_meets_a_full_disk_is_refused_whole_or_ends() {
     assert_whole(&machine, server, &kept);
 }
 
+#[test]
+fn a_control_file_that_meets_a_full_disk_works_again_once_there_is_space() {
+    let machine = machine();
+    let control = machine.path("control");
+    let Some(_disk) = Disk::mount(&control, "size=8m,mode=0700") else {
+        return;
+    };
+    let arguments = &["--control-data-dir", control.to_str().expect("UTF-8")];
+    let server = machine.start(arguments);
+    let mut ballast = Ballast::fill(&control);
+    let mut made = Vec::new();
+    let mut refused = 0;
+    // Each tenant's manifest is mirrored in the control file, which has to grow in the end.
+    while refused < 10 {
+        let tenant = format!("t{:03}", made.len());
+        assert!(made.len() < 400, "the control file does not grow");
+        if try_create(&server, &tenant) {
+            made.push(tenant);
+        } else {
+            refused += 1;
+            let _ = ballast.give_back();
+        }
+        assert_eq!(server.get("/api/tenants"), json!({"tenants": made}));
+    }
+    // What needs no new page there is served.
+    let _ = server.insert(&made[0], "things", &json!({}));
+    while ballast.give_back() {}
+    let tenant = format!("t{:03}", made.len());
+    assert!(try_create(&server, &tenant), "without a restart");
+    let deleted = made.remove(0);
+    assert_eq!(
+        server
+            .request("DELETE", &format!("/api/tenants/{deleted}"), None)
+            .0,
+        204
+    );
+    made.push(tenant);
+    assert_eq!(server.get("/ready")["ready"], json!(true));
+    server.stop();
+    let server = machine.start(arguments);
+    assert_eq!(server.get("/api/tenants"), json!({"tenants": made}));
+    for tenant in made {
+        let _ = server.insert(&tenant, "things", &json!({}));
+    }
+    server.stop();
+}
+
+fn try_create(server: &Server, tenant: &str) -> bool {
+    let (status, answer) = server.request("POST", "/api/tenants", Some(&json!({"id": tenant})));
+    if status != 201 {
+        let _ = assert_error(status, &answer, (503, "service.unavailable"));
+    }
+    status == 201
+}
+
 /// A server that closes each tenant for the next, so that an open one's files are not in the way.
 fn start(machine: &Machine) -> Server {
     machine.start(&["--max-open-tenants", "1"])
