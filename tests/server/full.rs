@@ -1,5 +1,6 @@
 //! A disk that gets full in the middle: space is given back page by page, so that each attempt gets a little further than the one before.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -106,6 +107,41 @@ fn a_deletion_that_meets_a_full_disk_is_refused_whole_or_ends() {
     create(&server, "second");
     kept.push("second".to_owned());
     assert_whole(&machine, server, &kept);
+}
+
+#[test]
+fn a_first_start_on_a_full_disk_ends_with_the_reason_and_the_next_goes_on() {
+    let machine = machine();
+    let Some(_disk) = Disk::mount(&machine.data_dir(), "size=4m,mode=0700") else {
+        return;
+    };
+    let mut ballast = Ballast::fill(&machine.data_dir());
+    let mut refused = 0;
+    let mut keys = HashSet::new();
+    let server = loop {
+        match machine.try_start(machine.nimbus(&["start", "--port", "0"])) {
+            Ok(server) => break server,
+            Err(ended) => {
+                let full = ["No space left", "is full"]
+                    .iter()
+                    .any(|word| ended.said.contains(word));
+                assert!(full, "{}", ended.said);
+                ended.expect(1, &[machine.data_dir().to_str().expect("UTF-8")]);
+            }
+        }
+        refused += 1;
+        let _new = keys.insert(fs::read(machine.master_key()).ok());
+        assert!(
+            ballast.give_back(),
+            "all space is there, and still it does not start"
+        );
+    };
+    assert!(refused > 5, "{refused}");
+    let _key = keys.insert(fs::read(machine.master_key()).ok());
+    assert!(keys.len() <= 2, "no key, then one and the same");
+    while ballast.give_back() {}
+    create(&server, "first");
+    assert_whole(&machine, server, &["first".to_owned()]);
 }
 
 #[test]

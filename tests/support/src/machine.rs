@@ -103,9 +103,27 @@ impl Machine {
 
     /// Starts a server from a command made with [`Machine::nimbus`] (to add to its environment), and waits until it listens.
     pub fn start_command(&self, command: Command) -> Server {
+        self.try_start(command).unwrap_or_else(|ended| {
+            panic!("nimbus start ended with {}\n{}", ended.status, ended.said)
+        })
+    }
+
+    /// Starts a server from a command made with [`Machine::nimbus`], and waits until it listens or has ended.
+    ///
+    /// # Errors
+    /// How it ended.
+    pub fn try_start(&self, command: Command) -> Result<Server, Ended> {
         let mut server = self.spawn(command);
-        server.address = server.wait_until_listening();
-        server
+        match server.wait_until_listening() {
+            Ok(address) => {
+                server.address = address;
+                Ok(server)
+            }
+            Err(status) => {
+                let said = server.log();
+                Err(Ended { status, said })
+            }
+        }
     }
 
     fn spawn(&self, mut command: Command) -> Server {
@@ -133,20 +151,10 @@ impl Machine {
 
     /// Runs a command made with [`Machine::nimbus`] to its end, which is not to be that of a server that listens.
     pub fn run_to_end(&self, command: Command) -> Ended {
-        let mut server = self.spawn(command);
-        let started = Instant::now();
-        let status = loop {
-            if let Some(status) = server.child.try_wait().expect("its status") {
-                break status;
-            }
-            let log = server.log();
-            assert!(!log.contains(LISTENING), "it listens\n{log}");
-            assert!(started.elapsed() < PATIENCE, "it does not end\n{log}");
-            std::thread::sleep(PAUSE);
-        };
-        let log = server.log();
-        assert!(!log.contains(LISTENING), "it listened\n{log}");
-        Ended { status, said: log }
+        match self.try_start(command) {
+            Err(ended) => ended,
+            Ok(server) => panic!("it listens\n{}", server.log()),
+        }
     }
 
     /// What every server on this machine has logged, oldest first.
@@ -419,19 +427,22 @@ impl Server {
         }
     }
 
-    fn wait_until_listening(&mut self) -> String {
+    fn wait_until_listening(&mut self) -> Result<String, ExitStatus> {
         let started = Instant::now();
         loop {
             let log = self.log();
             if let Some((_, rest)) = log.split_once(LISTENING)
                 && let Some((address, _)) = rest.split_once(char::is_whitespace)
             {
-                return address.trim_start_matches("http://").to_owned();
+                return Ok(address.trim_start_matches("http://").to_owned());
             }
             if let Some(status) = self.child.try_wait().expect("its status") {
-                panic!("nimbus start ended with {status}\n{}", self.log());
+                return Err(status);
             }
-            assert!(started.elapsed() < PATIENCE, "it does not listen\n{log}");
+            assert!(
+                started.elapsed() < PATIENCE,
+                "it neither listens nor ends\n{log}"
+            );
             std::thread::sleep(PAUSE);
         }
     }
