@@ -59,7 +59,7 @@ fn python_refuses_a_manifest_that_was_edited() {
     let tenant = stored_tenant();
     let manifest = format!("{}.nimbus-enc", tenant.database);
     let text = fs::read_to_string(&manifest).expect("the manifest");
-    let edited = text.replace("\ncreated: 20", "\ncreated: 19");
+    let edited = text.replace("\ncreated: 202", "\ncreated: 201");
     assert_ne!(text, edited);
     fs::write(&manifest, edited).expect("an edited manifest");
     let output = script(
