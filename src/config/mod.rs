@@ -36,7 +36,7 @@ pub struct Persistence {
     #[arg(long, env = "NIMBUS_ENCRYPTION_KEY_PROVIDER", value_name = "PROVIDER")]
     pub encryption_key_provider: Option<KeyProviderKind>,
 
-    /// The master key: a file of 32 raw bytes, mode 0400 [default: <platform data dir>/nimbus/keys/master.key]
+    /// The master key: a file of 32 raw bytes, mode 0400 [default: nimbus/keys/master.key in the platform's data directory]
     #[arg(long, env = "NIMBUS_ENCRYPTION_MASTER_KEY_FILE", value_name = "FILE")]
     pub encryption_master_key_file: Option<PathBuf>,
 
