@@ -1,0 +1,50 @@
+//! The figures of `docs/benchmarks.md`: `cargo bench` measures all of them, `cargo bench -- documents` those of one part.
+//!
+//! Both sides of a ratio are measured in turn, in one run and one directory, and a ratio is the median of the ratios of
+//! neighbouring measurements: what else the machine does falls on both. Nothing here fails for being slow; the table
+//! says what was missed. Files lie in `TMPDIR`.
+#![expect(clippy::print_stdout, reason = "a benchmark's report is its output")]
+
+mod clients;
+mod documents;
+mod many_tenants;
+mod opening;
+mod report;
+mod setup;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // cargo adds `--bench`.
+    let chosen: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with("--"))
+        .collect();
+    if let Some(unknown) = chosen
+        .iter()
+        .find(|name| !PARTS.iter().any(|(part, _)| part == name))
+    {
+        let names: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
+        println!(
+            "no part is called {unknown:?}; there are: {}",
+            names.join(", ")
+        );
+        return ExitCode::from(2);
+    }
+    println!("{}", setup::machine());
+    for (name, part) in PARTS {
+        if chosen.is_empty() || chosen.iter().any(|chosen| chosen == name) {
+            println!("\n{}", report::table(name, &part()));
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+type Part = fn() -> Vec<report::Figure>;
+
+const PARTS: [(&str, Part); 4] = [
+    ("documents", documents::run),
+    ("clients", clients::run),
+    ("opening", opening::run),
+    ("many-tenants", many_tenants::run),
+];
