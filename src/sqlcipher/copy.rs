@@ -276,10 +276,7 @@ fn birth_settings(source: &Path) -> io::Result<String> {
 ///
 /// [`CopyError`] when another process has the database open, among others.
 pub(crate) fn fold_wal(source: &PlainFile) -> Result<(), CopyError> {
-    let database = Database {
-        path: source.path().to_owned(),
-        keyed: None,
-    };
+    let database = Database::new(source.path(), None);
     let failed = |error| CopyError::Sqlite {
         action: "take for this command alone",
         path: source.path().to_owned(),

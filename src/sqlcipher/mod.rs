@@ -9,8 +9,8 @@ mod error;
 mod key;
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nimbus_keyproviders::CipherKey;
@@ -32,6 +32,8 @@ use crate::failpoints::crash_point;
 pub struct Database {
     path: PathBuf,
     keyed: Option<KeyedFile>,
+    /// The connection that proved page 1, for the first who asks for one: opening costs more than most requests.
+    proven: Mutex<Option<Connection>>,
 }
 
 /// Opens or creates the database of `subject` at `path`, as the opening table says.
@@ -53,15 +55,11 @@ pub async fn open(
     let file = match prepared {
         Prepared::Plain(file) => {
             return blocking(move || {
-                let database = Database {
-                    path: file.path().to_owned(),
-                    keyed: None,
-                };
+                let database = Database::new(file.path(), None);
                 if !file.exists() {
                     database.initialise()?;
                 }
-                database.prove()?;
-                Ok(database)
+                database.proven()
             })
             .await;
         }
@@ -69,11 +67,7 @@ pub async fn open(
     };
     match file.stage() {
         Stage::Ready => {
-            let database = blocking(move || {
-                let database = Database::keyed(file);
-                database.prove().map(|()| database)
-            })
-            .await?;
+            let database = blocking(move || Database::keyed(file).proven()).await?;
             if let Some(file) = &database.keyed {
                 envelope.refresh_mirror(file).await?;
             }
@@ -108,17 +102,27 @@ pub(crate) fn open_as_it_is(file: KeyedFile) -> Result<Database, OpenError> {
             return Err(EnvelopeError::NeverInitialised { path }.into());
         }
     };
-    let database = Database::keyed(file);
-    database.prove()?;
-    Ok(database)
+    Database::keyed(file).proven()
 }
 
 impl Database {
-    fn keyed(file: KeyedFile) -> Self {
+    fn new(path: &Path, keyed: Option<KeyedFile>) -> Self {
         Self {
-            path: file.path().to_owned(),
-            keyed: Some(file),
+            path: path.to_owned(),
+            keyed,
+            proven: Mutex::default(),
         }
+    }
+
+    fn keyed(file: KeyedFile) -> Self {
+        let path = file.path().to_owned();
+        Self::new(&path, Some(file))
+    }
+
+    /// This database, once page 1 was read.
+    fn proven(mut self) -> Result<Self, OpenError> {
+        self.proven = Mutex::new(Some(self.prove()?));
+        Ok(self)
     }
 
     /// What an encrypted database was made from.
@@ -139,17 +143,27 @@ impl Database {
         self.keyed.as_ref().map(KeyedFile::manifest)
     }
 
-    /// A new connection that may write. Blocks.
+    /// A connection that may write. Blocks.
     ///
     /// # Errors
     ///
     /// [`OpenError`], as [`open`].
     pub fn writer(&self) -> Result<Connection, OpenError> {
+        let proven = self
+            .proven
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        proven.map_or_else(|| self.fresh(), Ok)
+    }
+
+    /// A connection that has read nothing but page 1 yet. Blocks.
+    fn fresh(&self) -> Result<Connection, OpenError> {
         self.connect(&self.path, self.key().as_ref())
             .map_err(|error| self.explain("open", error))
     }
 
-    /// A new connection that only reads, and sees one snapshot a transaction. Blocks.
+    /// A connection that only reads, and sees one snapshot a transaction. Blocks.
     ///
     /// # Errors
     ///
@@ -249,7 +263,7 @@ impl Database {
     }
 
     /// Opens once and reads page 1.
-    fn prove(&self) -> Result<(), OpenError> {
+    fn prove(&self) -> Result<Connection, OpenError> {
         let mut wal = self.path.as_os_str().to_owned();
         wal.push("-wal");
         let size = self.size()?;
@@ -260,8 +274,7 @@ impl Database {
                 damage: Damage::Torn { size },
             });
         }
-        drop(self.writer()?);
-        Ok(())
+        self.fresh()
     }
 
     /// One connection to `path`, keyed, set up, and proven by reading the schema.
@@ -415,7 +428,7 @@ fn initialise_again(file: KeyedFile) -> Result<KeyedFile, OpenError> {
     if !(there(&database.path) && database.prove().is_ok()) {
         set_aside(&database)?;
         database.initialise()?;
-        database.prove()?;
+        drop(database.prove()?);
     }
     Ok(database.into_file())
 }
