@@ -11,7 +11,11 @@ use std::{
     time::Duration,
 };
 
+use nimbus_manifests::TenantId;
 use rusqlite::{Connection, MAIN_DB, wal::CheckpointMode};
+
+use super::failure;
+use crate::tenants::StoreError;
 
 /// Checkpoints one tenant's file through its writer.
 #[derive(Debug)]
@@ -36,8 +40,7 @@ impl Checkpoints {
             pages,
             next: PASSIVE_PAGES,
         };
-        let (left, _done) = writer.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::NOOP)?;
-        if left > 0 {
+        if pages_left(writer)? > 0 {
             checkpoints.passive(writer)?;
         }
         Ok(checkpoints)
@@ -96,6 +99,19 @@ impl Checkpoints {
         };
         Ok(())
     }
+}
+
+/// Whether an earlier process left nothing in the WAL, so that it does not matter who closes the file last: SQLite
+/// checkpoints then by itself.
+pub(super) fn is_done(connection: &Connection, tenant: &TenantId) -> Result<bool, StoreError> {
+    let left = pages_left(connection).map_err(|error| failure(tenant, error))?;
+    Ok(left <= 0)
+}
+
+/// Pages in the WAL. Nothing is checkpointed.
+fn pages_left(connection: &Connection) -> rusqlite::Result<i32> {
+    let (left, _done) = connection.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::NOOP)?;
+    Ok(left)
 }
 
 /// Pages in the WAL from which on it is worth a checkpoint: 4 MiB.

@@ -105,6 +105,16 @@ impl Readers {
             .map_err(|error| opening(&self.tenant, error))
     }
 
+    /// Takes over a connection that is open already, for the first query. Blocks.
+    pub(super) fn adopt(&self, connection: Connection) -> Result<(), StoreError> {
+        connection
+            .pragma_update(None, "query_only", true)
+            .map_err(|error| super::failure(&self.tenant, error))?;
+        let reader = self.reader(connection)?;
+        self.idle().push(reader);
+        Ok(())
+    }
+
     fn take(&self) -> Result<Reader, StoreError> {
         self.used.store(true, Ordering::Relaxed);
         // The one used last has the warmest cache.
@@ -115,6 +125,10 @@ impl Readers {
             .database
             .reader()
             .map_err(|error| opening(&self.tenant, error))?;
+        self.reader(connection)
+    }
+
+    fn reader(&self, connection: Connection) -> Result<Reader, StoreError> {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection
             .pragma_update(None, "cache_size", CACHE_KIB)

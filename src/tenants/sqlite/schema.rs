@@ -35,6 +35,12 @@ const CREATE: &str = "
     INSERT INTO nimbus_sequence VALUES (1, 0);
     PRAGMA user_version = 1;";
 
+/// Whether the file has the layout of this version.
+pub(super) fn is_current(connection: &Connection, tenant: &TenantId) -> Result<bool, StoreError> {
+    let found = layout(connection).map_err(|error| failure(tenant, error))?;
+    Ok(found == VERSION)
+}
+
 /// Sees to it that the file has the layout of this version: makes it in a file without any, refuses a newer one and
 /// files that are not ours.
 pub(super) fn establish(connection: &mut Connection, tenant: &TenantId) -> Result<(), StoreError> {

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use async_trait::async_trait;
 use nimbus_manifests::{Subject, TenantId};
 
-use super::{Shared, opening, readers::Readers, schema, writer::Writer};
+use super::{Shared, checkpoint, opening, readers::Readers, schema, writer::Writer};
 use crate::{
     documents::{Document, DocumentId, Mutation, MutationOutcome, TableName},
     envelope::{Envelope, Intent},
@@ -40,8 +40,18 @@ impl OpenTenant {
         let closed = tenant.clone();
         tokio::task::spawn_blocking(move || {
             let mut connection = readers.writer()?;
-            schema::establish(&mut connection, &tenant)?;
-            let writer = Writer::start(&tenant, connection, Arc::clone(&readers))?;
+            // Most tenants that are opened are read first, and many only read: the connection that is there serves
+            // the reading, and the writer opens its own with the first mutation.
+            let writes = if schema::is_current(&connection, &tenant)?
+                && checkpoint::is_done(&connection, &tenant)?
+            {
+                readers.adopt(connection)?;
+                None
+            } else {
+                schema::establish(&mut connection, &tenant)?;
+                Some(connection)
+            };
+            let writer = Writer::start(&tenant, writes, Arc::clone(&readers))?;
             Ok(Self {
                 writer: Arc::new(writer),
                 readers,

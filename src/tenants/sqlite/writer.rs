@@ -68,39 +68,34 @@ struct Queued {
 }
 
 impl Writer {
-    /// Starts the thread on a connection whose file has the layout of this version.
+    /// Starts the thread, on a connection whose file has the layout of this version. Without one it opens its own with
+    /// the first mutation.
     pub(super) fn start(
         tenant: &TenantId,
-        mut connection: Connection,
+        connection: Option<Connection>,
         readers: Arc<Readers>,
     ) -> Result<Self, StoreError> {
-        let sqlite = |error| failure(tenant, error);
-        connection.set_prepared_statement_cache_capacity(STATEMENTS);
-        connection
-            .pragma_update(None, "cache_size", CACHE_KIB)
-            .map_err(sqlite)?;
-        let checkpoints = Checkpoints::install(&mut connection).map_err(sqlite)?;
-        let sequence = schema::last_sequence(&connection).map_err(sqlite)?;
         let (queue, commands) = mpsc::sync_channel(MAX_QUEUED);
         let queued = Arc::new(AtomicUsize::new(0));
         let token = Arc::new(());
         let alive = Arc::downgrade(&token);
-        let work = Work {
+        let station = Station {
             tenant: tenant.clone(),
-            connection,
             commands,
             queued: Arc::clone(&queued),
             readers,
-            checkpoints,
-            tables: Tables::new(),
-            sequence,
-            last_group: 0,
-            broken: false,
             _alive: token,
+        };
+        let work: Box<dyn FnOnce() -> Result<(), StoreError> + Send> = match connection {
+            Some(connection) => {
+                let work = station.begin(connection)?;
+                Box::new(move || work.run(None))
+            }
+            None => Box::new(move || station.run()),
         };
         let thread = thread::Builder::new()
             .name("tenant-writer".into())
-            .spawn(move || work.run())
+            .spawn(work)
             .map_err(|source| StoreError::Io {
                 action: "start a writer thread for",
                 path: tenant.as_str().into(),
@@ -172,13 +167,70 @@ impl Writer {
     }
 }
 
-/// What the thread owns.
-struct Work {
+/// Where the thread waits until there is something to write.
+struct Station {
     tenant: TenantId,
-    connection: Connection,
     commands: Receiver<Command>,
     queued: Arc<AtomicUsize>,
     readers: Arc<Readers>,
+    _alive: Arc<()>,
+}
+
+impl Station {
+    /// Waits for the first mutation, and opens the connection for it.
+    fn run(self) -> Result<(), StoreError> {
+        let Some(first) = next(&self.commands, || self.readers.shed_unused()) else {
+            return Ok(());
+        };
+        let begun = match self.readers.writer() {
+            Ok(connection) => self.begin(connection),
+            Err(error) => Err(error),
+        };
+        match begun {
+            Ok(work) => work.run(Some(first)),
+            Err(error) => {
+                // The next request opens the tenant afresh.
+                drop(first.answer.send(Err(error)));
+                Ok(())
+            }
+        }
+    }
+
+    fn begin(self, mut connection: Connection) -> Result<Work, StoreError> {
+        let sqlite = |error| failure(&self.tenant, error);
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        connection
+            .pragma_update(None, "cache_size", CACHE_KIB)
+            .map_err(sqlite)?;
+        let checkpoints = Checkpoints::install(&mut connection).map_err(sqlite)?;
+        let sequence = schema::last_sequence(&connection).map_err(sqlite)?;
+        Ok(Work {
+            station: self,
+            connection,
+            checkpoints,
+            tables: Tables::new(),
+            sequence,
+            last_group: 0,
+            broken: false,
+        })
+    }
+}
+
+/// Waits for a mutation; `None` once the tenant is to be closed. Nothing to do for a while is time to `rest`.
+fn next(commands: &Receiver<Command>, mut rest: impl FnMut()) -> Option<Queued> {
+    loop {
+        match commands.recv_timeout(IDLE) {
+            Ok(Command::Apply(queued)) => return Some(queued),
+            Ok(Command::Close) | Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => rest(),
+        }
+    }
+}
+
+/// What the thread owns once it writes.
+struct Work {
+    station: Station,
+    connection: Connection,
     checkpoints: Checkpoints,
     tables: Tables,
     /// The number of the last insertion.
@@ -187,12 +239,11 @@ struct Work {
     last_group: usize,
     /// The file is damaged: this connection is not used again.
     broken: bool,
-    _alive: Arc<()>,
 }
 
 impl Work {
-    fn run(mut self) -> Result<(), StoreError> {
-        while let Some(first) = self.next() {
+    fn run(mut self, mut first: Option<Queued>) -> Result<(), StoreError> {
+        while let Some(first) = first.take().or_else(|| self.next()) {
             let (group, closing) = self.gather(first);
             crash_point!("tenants::writer::batch-taken");
             self.commit(group);
@@ -203,7 +254,7 @@ impl Work {
             }
             if let Err(error) = self.checkpoints.after_commit(&self.connection) {
                 // The commits are safe in the WAL. The next checkpoint tries again.
-                tracing::warn!(tenant = %self.tenant, %error, "checkpoint failed");
+                tracing::warn!(tenant = %self.station.tenant, %error, "checkpoint failed");
             }
             crash_point!("tenants::writer::checkpointed");
             if closing {
@@ -213,15 +264,14 @@ impl Work {
         self.finish()
     }
 
-    /// Waits for a mutation; `None` once the tenant is to be closed.
     fn next(&mut self) -> Option<Queued> {
-        loop {
-            match self.commands.recv_timeout(IDLE) {
-                Ok(Command::Apply(queued)) => return Some(queued),
-                Ok(Command::Close) | Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => self.rest(),
-            }
-        }
+        let Self {
+            station,
+            connection,
+            checkpoints,
+            ..
+        } = self;
+        next(&station.commands, || rest(station, connection, checkpoints))
     }
 
     /// Takes what else is queued. A lone client is never made to wait; but where the last group was a crowd, its
@@ -232,12 +282,12 @@ impl Work {
         let mut group = vec![first];
         let mut closing = false;
         while group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES {
-            let command = self.commands.try_recv().ok().or_else(|| {
+            let command = self.station.commands.try_recv().ok().or_else(|| {
                 if group.len() >= self.last_group {
                     return None;
                 }
                 let left = patience.saturating_duration_since(Instant::now());
-                self.commands.recv_timeout(left).ok()
+                self.station.commands.recv_timeout(left).ok()
             });
             match command {
                 Some(Command::Apply(queued)) => {
@@ -252,7 +302,7 @@ impl Work {
             }
         }
         self.last_group = group.len();
-        let _before = self.queued.fetch_sub(bytes, Ordering::Relaxed);
+        let _before = self.station.queued.fetch_sub(bytes, Ordering::Relaxed);
         (group, closing)
     }
 
@@ -270,7 +320,7 @@ impl Work {
             if !self.connection.is_autocommit()
                 && let Err(error) = self.connection.execute_batch("ROLLBACK")
             {
-                tracing::error!(tenant = %self.tenant, %error, "rollback failed; the tenant is opened afresh");
+                tracing::error!(tenant = %self.station.tenant, %error, "rollback failed; the tenant is opened afresh");
                 self.broken = true;
             }
         }
@@ -294,7 +344,7 @@ impl Work {
         }
         if self.sequence != before {
             schema::set_last_sequence(&self.connection, self.sequence)
-                .map_err(|error| failure(&self.tenant, error))?;
+                .map_err(|error| failure(&self.station.tenant, error))?;
         }
         crash_point!("tenants::writer::applied");
         self.execute("COMMIT")?;
@@ -306,7 +356,7 @@ impl Work {
     fn apply(&mut self, mutation: &Mutation) -> Result<Outcome, StoreError> {
         self.execute("SAVEPOINT mutation")?;
         let writing = Writing {
-            tenant: &self.tenant,
+            tenant: &self.station.tenant,
             connection: &self.connection,
             tables: &self.tables,
             seq: self.sequence + 1,
@@ -335,20 +385,7 @@ impl Work {
             .prepare_cached(sql)
             .and_then(|mut statement| statement.execute([]))
             .map(drop)
-            .map_err(|error| failure(&self.tenant, error))
-    }
-
-    /// Gives back what an idle tenant does not need: read connections, the WAL's space, cached pages and statements.
-    fn rest(&mut self) {
-        self.readers.shed_unused();
-        if !self.checkpoints.pending() {
-            return;
-        }
-        self.connection.flush_prepared_statement_cache();
-        let emptied = self.checkpoints.truncate(&self.connection);
-        if let Err(error) = emptied.and_then(|()| self.connection.release_memory()) {
-            tracing::warn!(tenant = %self.tenant, %error, "checkpoint of an idle tenant failed");
-        }
+            .map_err(|error| failure(&self.station.tenant, error))
     }
 
     /// Empties the WAL and closes the connection.
@@ -360,7 +397,20 @@ impl Work {
             .map_err(|(_connection, error)| error);
         emptied
             .and(closed)
-            .map_err(|error| failure(&self.tenant, error))
+            .map_err(|error| failure(&self.station.tenant, error))
+    }
+}
+
+/// Gives back what an idle tenant does not need: read connections, the WAL's space, cached pages and statements.
+fn rest(station: &Station, connection: &Connection, checkpoints: &mut Checkpoints) {
+    station.readers.shed_unused();
+    if !checkpoints.pending() {
+        return;
+    }
+    connection.flush_prepared_statement_cache();
+    let emptied = checkpoints.truncate(connection);
+    if let Err(error) = emptied.and_then(|()| connection.release_memory()) {
+        tracing::warn!(tenant = %station.tenant, %error, "checkpoint of an idle tenant failed");
     }
 }
 

@@ -71,7 +71,7 @@ async fn desk(prepare: impl FnOnce(&Connection)) -> Desk {
             refused.load(Ordering::SeqCst)
         }))
         .unwrap();
-    let writer = Writer::start(&tenant, connection, Arc::clone(&readers)).unwrap();
+    let writer = Writer::start(&tenant, Some(connection), Arc::clone(&readers)).unwrap();
     Desk {
         _turn: turn,
         _dir: dir,
@@ -395,4 +395,40 @@ async fn reads_go_on_while_the_writer_is_inside_a_transaction() {
     fail::remove("tenants::writer::applied");
     let _outcome = answered(pending).await.unwrap();
     assert_eq!(desk.bodies().await, [r#"{"n":2}"#]);
+}
+
+#[tokio::test]
+async fn the_first_mutation_opens_the_connection_that_a_tenant_only_read_does_without() {
+    let desk = desk(|_| ()).await;
+    let _outcome = desk.apply(insert(r#"{"n":1}"#)).await.unwrap();
+    desk.writer.close().unwrap();
+    let tenant = &desk.writer.tenant;
+
+    let writer = Writer::start(tenant, None, Arc::clone(&desk.readers)).unwrap();
+    assert_eq!(desk.bodies().await.len(), 1);
+    let outcome = answered(writer.submit(insert(r#"{"n":2}"#)).unwrap()).await;
+    assert!(outcome.is_ok());
+    assert_eq!(desk.bodies().await, [r#"{"n":1}"#, r#"{"n":2}"#]);
+    writer.close().unwrap();
+
+    let unused = Writer::start(tenant, None, Arc::clone(&desk.readers)).unwrap();
+    unused.close().unwrap();
+    assert!(unused.has_ended());
+}
+
+#[tokio::test]
+async fn a_first_mutation_that_finds_no_database_is_answered_and_ends_the_writer() {
+    let desk = desk(|_| ()).await;
+    desk.readers.close().await;
+    desk.writer.close().unwrap();
+    std::fs::remove_file(&desk.file).unwrap();
+
+    let writer = Writer::start(&desk.writer.tenant, None, Arc::clone(&desk.readers)).unwrap();
+    let outcome = answered(writer.submit(insert("{}")).unwrap()).await;
+    assert!(
+        matches!(outcome, Err(StoreError::Open { .. })),
+        "{outcome:?}"
+    );
+    writer.close().unwrap();
+    assert!(writer.has_ended());
 }
