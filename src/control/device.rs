@@ -90,6 +90,9 @@ impl Slot {
     }
 }
 
+/// A header slot that authenticates: where, its sequence number, block 0.
+type Header = (Slot, u64, Box<[u8; BLOCK]>);
+
 impl<F: BlockFile> Device<F> {
     /// Opens what lies in `file`; an empty file is a device of no blocks.
     pub(super) fn open(
@@ -113,8 +116,14 @@ impl<F: BlockFile> Device<F> {
             }),
         };
         if length > 0 {
+            // A process that was killed may have left a header that only the page cache holds. It counts as durable from here on, and the
+            // other slot is written next.
+            device.file.sync()?;
             let mut state = device.state();
-            let slots = [Slot::A, Slot::B].map(|slot| device.read_slot(slot, length));
+            let slots = [
+                device.read_slot(Slot::A, length)?,
+                device.read_slot(Slot::B, length)?,
+            ];
             let newest = slots
                 .into_iter()
                 .flatten()
@@ -133,19 +142,21 @@ impl<F: BlockFile> Device<F> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One header slot, if it is there and authenticates.
-    fn read_slot(&self, slot: Slot, length: u64) -> Option<(Slot, u64, Box<[u8; BLOCK]>)> {
+    /// One header slot, if it is there and authenticates. A disk that does not read it is an error: the older one in its place would
+    /// undo the last commit.
+    fn read_slot(&self, slot: Slot, length: u64) -> io::Result<Option<Header>> {
         let mut stored = vec![0; SLOT];
         if slot.offset() + SLOT as u64 > length {
-            return None;
+            return Ok(None);
         }
-        self.file.read_at(slot.offset(), &mut stored).ok()?;
-        let (sequence, sealed) = stored.split_first_chunk::<SEQUENCE>()?;
+        self.file.read_at(slot.offset(), &mut stored)?;
+        let (sequence, sealed) = stored
+            .split_first_chunk::<SEQUENCE>()
+            .ok_or_else(|| bad(0))?;
         let sequence = u64::from_be_bytes(*sequence);
         let mut header = Box::new([0; BLOCK]);
-        self.open_block(sealed, &self.context(0, Some(sequence)), &mut header[..], 0)
-            .ok()?;
-        Some((slot, sequence, header))
+        let opened = self.open_block(sealed, &self.context(0, Some(sequence)), &mut header[..], 0);
+        Ok(opened.is_ok().then_some((slot, sequence, header)))
     }
 
     /// Seals block 0 into the slot that is not durable.
