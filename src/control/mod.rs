@@ -21,8 +21,8 @@ pub use copy::{export_plaintext, import_plaintext};
 pub use device::BadBlock;
 
 use crate::envelope::{
-    Envelope, EnvelopeError, Intent, KeyedFile, ManifestMirror, MirrorError, Opened, Prepared,
-    Stage, Trouble, blocking,
+    CUT_SHORT, Envelope, EnvelopeError, Intent, KeyedFile, ManifestMirror, MirrorError, Opened,
+    Prepared, Stage, Trouble, blocking, set_aside,
 };
 use database::{Protection, explain};
 
@@ -378,7 +378,7 @@ fn initialise(file: KeyedFile) -> Result<KeyedFile, ControlError> {
         match database::open(path, &protection) {
             Ok(_opens) => return Ok(file),
             Err(error @ ControlError::InUse { .. }) => return Err(error),
-            Err(_) => crate::envelope::set_aside(path).map_err(|source| ControlError::Io {
+            Err(_) => set_aside(path, CUT_SHORT).map_err(|source| ControlError::Io {
                 action: "set aside",
                 path: path.to_owned(),
                 source,

@@ -1,15 +1,17 @@
-//! `repair`: manifests that are lost or unreadable come back from their copies in the control file.
+//! `repair`: manifests that are lost, unreadable or not their file's come back from their copies in the control file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nimbus_keyproviders::FailureClass;
 use nimbus_manifests::{SealedManifest, Subject};
 
 use super::OperationError;
 use super::error::io_error;
 use crate::control::Control;
 use crate::envelope::{
-    self, Envelope, EnvelopeError, FileKind, blocking, classify, manifest_path, read_manifest,
+    self, Envelope, EnvelopeError, FileKind, Intent, blocking, classify, manifest_path,
+    read_manifest,
 };
 use crate::process::DataDirLock;
 
@@ -24,7 +26,7 @@ pub enum Repaired {
     Plaintext,
 }
 
-/// One manifest that was lost or unreadable.
+/// One manifest that was lost, or wrong.
 #[derive(Debug, Clone)]
 pub struct Repair {
     /// Whose it is.
@@ -35,8 +37,8 @@ pub struct Repair {
     pub outcome: Repaired,
 }
 
-/// Puts back every tenant's manifest in `data_dir` that is missing or cannot be read and has a copy in the control file of `control_dir`.
-/// What stands in its place is set aside. The server must be stopped.
+/// Puts back every tenant's manifest in `data_dir` that is missing, cannot be read, was changed or is another file's, and has a copy in
+/// the control file of `control_dir`. What stands in its place is set aside. The server must be stopped.
 ///
 /// # Errors
 ///
@@ -55,38 +57,64 @@ pub async fn repair(
         return Err(EnvelopeError::DatabaseMissing { path: control_path }.into());
     }
     let control = Control::open(envelope, control_dir).await?;
-    let data_dir = data_dir.to_owned();
-    blocking(move || {
-        let mut repairs = Vec::new();
-        for copy in control.manifests()? {
-            // Only this deployment's own core wrote it there; what does not parse is of a newer release, and none of ours.
-            let Ok(sealed) = SealedManifest::parse(&copy) else {
-                continue;
-            };
-            repairs.extend(put_back(&data_dir, &sealed)?);
+    let copies = blocking(move || control.manifests()).await?;
+    let mut repairs = Vec::new();
+    for copy in copies {
+        // Only this deployment's own core wrote it there; what does not parse is of a newer release, and none of ours.
+        let Ok(copy) = SealedManifest::parse(&copy) else {
+            continue;
+        };
+        let path = data_dir.join(copy.claims().subject().file_name());
+        if is_wrong(envelope, &path, &copy).await? {
+            repairs.extend(blocking(move || put_back(path, &copy)).await?);
         }
-        Ok(repairs)
-    })
-    .await
+    }
+    Ok(repairs)
 }
 
-/// One manifest; `None` when nothing is wrong with it.
-fn put_back(dir: &Path, copy: &SealedManifest) -> Result<Option<Repair>, OperationError> {
+/// Whether the manifest of `path` is missing, or anything else than what its key holder wrote for this file.
+async fn is_wrong(
+    envelope: &Envelope,
+    path: &Path,
+    copy: &SealedManifest,
+) -> Result<bool, OperationError> {
+    let manifest = manifest_path(path);
+    match blocking(move || read_manifest(&manifest)).await {
+        Ok(Some(there)) if there.as_bytes() == copy.as_bytes() => return Ok(false),
+        Ok(Some(_another)) => {}
+        Ok(None) | Err(_) => return Ok(true),
+    }
+    let subject = copy.claims().subject();
+    let opened = envelope
+        .prepare(path, subject, copy.claims().cipher(), Intent::Open)
+        .await;
+    Ok(match opened {
+        Err(
+            EnvelopeError::SubjectMismatch { .. }
+            | EnvelopeError::CipherMismatch { .. }
+            | EnvelopeError::ManifestTampered { .. },
+        ) => true,
+        // A key that is there and does not open the wrap; not one that cannot be had now.
+        Err(EnvelopeError::Unwrap { source, .. }) => source.class() == FailureClass::Invalid,
+        _ => false,
+    })
+}
+
+/// One manifest that is wrong; `None` when there is nothing that it could belong to.
+fn put_back(path: PathBuf, copy: &SealedManifest) -> Result<Option<Repair>, OperationError> {
     let subject = copy.claims().subject().clone();
-    let path = dir.join(subject.file_name());
     let manifest = manifest_path(&path);
     let kind = classify(&path).map_err(io_error("read", &path))?;
-    match read_manifest(&manifest) {
-        Ok(Some(_there)) => return Ok(None),
-        Ok(None) if kind == FileKind::Absent => return Ok(None),
-        Ok(None) | Err(_) => {}
+    if kind == FileKind::Absent && fs::symlink_metadata(&manifest).is_err() {
+        return Ok(None);
     }
     let outcome = match kind {
         FileKind::Absent => Repaired::DatabaseMissing,
         FileKind::PlainSqlite | FileKind::PlainRedb => Repaired::Plaintext,
         FileKind::Empty | FileKind::Other | FileKind::NotAFile => {
             if fs::symlink_metadata(&manifest).is_ok() {
-                envelope::set_aside(&manifest).map_err(io_error("set aside", &manifest))?;
+                envelope::set_aside(&manifest, "its copy in the control file takes its place")
+                    .map_err(io_error("set aside", &manifest))?;
             }
             envelope::restore_manifest(&path, copy)?;
             tracing::info!(

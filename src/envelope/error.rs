@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nimbus_keyproviders::{FailureClass, ProviderError, RandomError};
-use nimbus_manifests::{Cipher, InvalidManifest, ParseError, Subject};
+use nimbus_manifests::{Cipher, InvalidManifest, ParseError, SUFFIX, Subject};
 
 /// Why a protected file was not opened, created or changed. Nothing was written in its place.
 #[derive(Debug, thiserror::Error)]
@@ -34,9 +34,8 @@ pub enum EnvelopeError {
     },
     /// An encrypted file without its manifest.
     #[error(
-        "{} is not a plaintext database and its manifest {}.nimbus-enc is missing; restore the manifest from a backup, \
-         or put it back with `nimbus encryption repair`",
-        .path.display(), .path.display()
+        "{} is not a plaintext database and its manifest {}.nimbus-enc is missing; {}",
+        .path.display(), .path.display(), back(.path, "restore the manifest from a backup")
     )]
     ManifestMissing {
         /// The protected file.
@@ -63,8 +62,8 @@ pub enum EnvelopeError {
     },
     /// The manifest says `ready`, and the database is gone.
     #[error(
-        "the database {} is gone, its manifest is there; restore the database from a backup, or delete the tenant",
-        .path.display()
+        "the database {} is gone, its manifest is there; restore the database from a backup{}",
+        .path.display(), without_backup(.path)
     )]
     DatabaseMissing {
         /// The protected file.
@@ -96,7 +95,7 @@ pub enum EnvelopeError {
         path: PathBuf,
     },
     /// The manifest is not canonical text of a known version.
-    #[error("the manifest {} cannot be read; restore it from a backup, or put it back with `nimbus encryption repair`", .path.display())]
+    #[error("the manifest {} cannot be read; {}", .path.display(), back(.path, "restore it from a backup"))]
     ManifestUnparsable {
         /// The manifest.
         path: PathBuf,
@@ -105,16 +104,15 @@ pub enum EnvelopeError {
     },
     /// The key unwraps, and the manifest's MAC does not match.
     #[error(
-        "the manifest {} was changed by someone without its key (MAC mismatch); restore it from a backup, \
-         or put it back with `nimbus encryption repair`",
-        .path.display()
+        "the manifest {} was changed by someone without its key (MAC mismatch); {}",
+        .path.display(), back(.path, "restore it from a backup")
     )]
     ManifestTampered {
         /// The manifest.
         path: PathBuf,
     },
     /// The manifest belongs to another file or tenant.
-    #[error("the manifest {} belongs to {found}, not to {expected}; put the right one back with `nimbus encryption repair`", .path.display())]
+    #[error("the manifest {} belongs to {found}, not to {expected}; {}", .path.display(), back(.path, "restore the right one from a backup"))]
     SubjectMismatch {
         /// The manifest.
         path: PathBuf,
@@ -192,6 +190,45 @@ pub enum EnvelopeError {
         /// What the operating system said.
         source: io::Error,
     },
+}
+
+/// How a manifest comes back: a tenant's has a copy in the control file, the control file's own has none.
+fn back(path: &Path, from_backup: &str) -> String {
+    let otherwise = match place(path) {
+        Place::Tenant => ", or put it back with `nimbus encryption repair`",
+        Place::Control => {
+            "; without one, move the control file and its manifest away: the next start makes a new one, see docs/files.md"
+        }
+        Place::Other => "",
+    };
+    format!("{from_backup}{otherwise}")
+}
+
+/// What to do about a database that is gone, but for a backup.
+fn without_backup(path: &Path) -> &'static str {
+    match place(path) {
+        Place::Tenant => ", or delete the tenant",
+        Place::Control => {
+            "; without one, move the manifest away: the next start makes a new control file, see docs/files.md"
+        }
+        Place::Other => "",
+    }
+}
+
+/// Which of the files that the server opens this is, by its name or its manifest's.
+enum Place {
+    Tenant,
+    Control,
+    Other,
+}
+
+fn place(path: &Path) -> Place {
+    let name = path.file_name().and_then(|name| name.to_str());
+    match name.map(|name| name.strip_suffix(SUFFIX).unwrap_or(name)) {
+        Some(name) if name.ends_with(".sqlite3") => Place::Tenant,
+        Some(crate::control::FILE_NAME) => Place::Control,
+        _ => Place::Other,
+    }
 }
 
 /// The command that encrypts the plaintext database at `path` where it stands.

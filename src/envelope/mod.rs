@@ -33,8 +33,8 @@ pub(crate) use error::migrate_command;
 pub use error::{EnvelopeError, Trouble};
 pub use keyring::KeyRing;
 pub use probe::{FileKind, classify};
+pub(crate) use store::{CUT_SHORT, TEMPORARY_PREFIX, parent, set_aside, sync_dir};
 pub use store::{ReadError, manifest_path, read as read_manifest, remove_leftovers};
-pub(crate) use store::{TEMPORARY_PREFIX, parent, set_aside, sync_dir};
 pub use table::Intent;
 
 use crate::failpoints::crash_point;

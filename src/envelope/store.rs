@@ -4,8 +4,9 @@
 //! is the commit; the directory's flush makes it durable before anything relies on it.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use nimbus_manifests::{MAX_MANIFEST_BYTES, ParseError, SUFFIX, SealedManifest};
@@ -38,7 +39,7 @@ pub enum ReadError {
 ///
 /// [`ReadError`], without the path: the caller knows it.
 pub fn read(path: &Path) -> Result<Option<SealedManifest>, ReadError> {
-    let file = match File::open(path) {
+    let file = match open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
@@ -48,6 +49,19 @@ pub fn read(path: &Path) -> Result<Option<SealedManifest>, ReadError> {
         .take(MAX_MANIFEST_BYTES as u64 + 1)
         .read_to_end(&mut text)?;
     Ok(Some(SealedManifest::parse(&text)?))
+}
+
+/// Opens `path` without waiting for the writer of a named pipe that somebody put there; reading anything but a file then fails.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("not a regular file; move it away"))
+    }
 }
 
 /// How [`write`] treats a manifest that is already there.
@@ -110,8 +124,8 @@ pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Renames `path` to `<path>.set-aside-<n>`: what a creation finds in its place and cannot open is kept, never overwritten.
-pub(crate) fn set_aside(path: &Path) -> io::Result<()> {
+/// Renames `path` to `<path>.set-aside-<n>`, for the reason `why`: what is found in the place of something new is kept, never overwritten.
+pub(crate) fn set_aside(path: &Path, why: &str) -> io::Result<()> {
     let numbered = |n: u32| {
         let mut name = OsString::from(path);
         name.push(format!(".set-aside-{n}"));
@@ -124,7 +138,7 @@ pub(crate) fn set_aside(path: &Path) -> io::Result<()> {
     tracing::warn!(
         from = %path.display(),
         to = %target.display(),
-        "a creation was cut short here; what stands there does not open under its key and is set aside"
+        "a file is set aside: {why}"
     );
     std::fs::rename(path, target)
 }
@@ -144,3 +158,20 @@ pub(crate) fn parent(path: &Path) -> &Path {
 
 /// What the name of every temporary file of Nimbus begins with.
 pub(crate) const TEMPORARY_PREFIX: &str = ".nimbus-tmp-";
+/// Why a creation sets something aside.
+pub(crate) const CUT_SHORT: &str =
+    "a creation was cut short here, and what stands there does not open under its key";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn does_not_wait_for_the_writer_of_a_named_pipe_in_a_manifests_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("demo.sqlite3.nimbus-enc");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).unwrap();
+        assert!(matches!(read(&path), Err(ReadError::Io(_))));
+    }
+}

@@ -80,7 +80,7 @@ codes! {
         "the key provider denies this key: enable it, or restore the permission";
     /// Key and file do not belong together.
     KeyMismatch = "encryption.key_mismatch", SERVICE_UNAVAILABLE, "critical", false,
-        "restore the file and its manifest from one backup; `nimbus encryption status --verify open` shows which do not match";
+        "`nimbus encryption status --verify open` says whether `nimbus encryption repair` helps, or the file and its manifest from one backup";
     /// The sidecar is missing.
     ManifestMissing = "encryption.manifest_missing", SERVICE_UNAVAILABLE, "critical", false,
         "restore the manifest from a backup, or put it back with `nimbus encryption repair`";
@@ -92,7 +92,7 @@ codes! {
     StorageBusy = "service.storage_busy", SERVICE_UNAVAILABLE, "warning", true, "try again in a moment";
     /// The file is damaged.
     StorageCorruption = "service.storage_corruption", SERVICE_UNAVAILABLE, "critical", false,
-        "restore the tenant from a backup; `nimbus encryption status` says what is wrong";
+        "`nimbus encryption status` says what is wrong, and what puts it right: a backup, or one of its commands";
     /// Something that Nimbus needs is not there.
     Unavailable = "service.unavailable", SERVICE_UNAVAILABLE, "error", true, "see the message and the server's log, then try again";
     /// A fault in Nimbus.

@@ -440,7 +440,7 @@ fn set_aside(database: &Database) -> Result<(), OpenError> {
         old.push(suffix);
         let old = PathBuf::from(old);
         if there(&old) {
-            envelope::set_aside(&old).map_err(|source| OpenError::Io {
+            envelope::set_aside(&old, envelope::CUT_SHORT).map_err(|source| OpenError::Io {
                 action: "set aside",
                 path: old.clone(),
                 source,

@@ -54,7 +54,7 @@ impl Repair {
             })?;
         }
         output::note(match repairs.len() {
-            0 => "No manifest is missing or unreadable.",
+            0 => "No manifest is missing, unreadable or another file's.",
             _ => {
                 "Now: `nimbus encryption status --verify open` proves that key and file belong together."
             }
