@@ -46,7 +46,7 @@ pub async fn export_plaintext(
             device.read(at, chunk).map_err(read)?;
             temporary.as_file().write_at(at, chunk).map_err(&write)?;
             at += chunk.len() as u64;
-            report(&progress, at, length);
+            report(&progress, at, length).map_err(&write)?;
         }
         crash_point!("export::copied");
         // Opening it verifies every checksum in it.
@@ -89,7 +89,7 @@ pub async fn import_plaintext(
                 plain.read_at(at, chunk).map_err(&read)?;
                 device.write(at, chunk).map_err(write)?;
                 at += chunk.len() as u64;
-                report(&progress, at, length);
+                report(&progress, at, length).map_err(failed("write", file.path()))?;
             }
             device.sync_data().map_err(write)?;
         }
@@ -166,9 +166,11 @@ fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> ControlErr
     }
 }
 
-fn report(progress: &Option<Progress>, done: u64, total: u64) {
-    if let Some(progress) = progress {
-        progress(done, total);
+/// An error when the copy is to be stopped.
+fn report(progress: &Option<Progress>, done: u64, total: u64) -> io::Result<()> {
+    match progress {
+        Some(progress) if !progress(done, total) => Err(io::ErrorKind::Interrupted.into()),
+        _ => Ok(()),
     }
 }
 

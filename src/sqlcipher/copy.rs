@@ -19,8 +19,8 @@ use crate::envelope::{
 };
 use crate::failpoints::crash_point;
 
-/// Told how many bytes of about how many were written, now and then.
-pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
+/// Told how many bytes of about how many were written, now and then; answers whether to go on. A copy that is stopped is removed.
+pub type Progress = Arc<dyn Fn(u64, u64) -> bool + Send + Sync>;
 
 /// Why a copy was not made. The source is untouched and no target stands.
 #[derive(Debug, thiserror::Error)]
@@ -417,15 +417,12 @@ impl Copy<'_> {
     }
 }
 
-/// Reports the size of the growing file every few thousand steps of SQLite's machine.
+/// Reports the size of the growing file every few thousand steps of SQLite's machine, and stops it when it is told to.
 fn watch(connection: &mut Connection, progress: Option<Progress>, growing: &Path, whole: &Path) {
     let Some(progress) = progress else { return };
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
     let (growing, total) = (growing.to_owned(), size(whole));
-    let report = move || {
-        progress(size(&growing).min(total), total);
-        false
-    };
+    let report = move || !progress(size(&growing).min(total), total);
     // A progress bar that cannot be drawn is no reason to fail.
     drop(connection.progress_handler(REPORT_EVERY, Some(report)));
 }

@@ -233,6 +233,27 @@ async fn exports_and_imports_all_that_a_database_holds() {
 }
 
 #[tokio::test]
+async fn leaves_no_plaintext_of_an_export_that_is_stopped() {
+    let house = Fixture::new();
+    let database = house.open("big", Intent::Create).await.unwrap();
+    let connection = database.writer().unwrap();
+    connection
+        .execute_batch(
+            "CREATE TABLE t (value TEXT);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000)
+             INSERT INTO t SELECT printf('canary %050d', i) FROM n;",
+        )
+        .unwrap();
+    let out = house.dir.path().join("out");
+    std::fs::create_dir(&out).unwrap();
+    let stop: Progress = Arc::new(|_done, _total| false);
+    let error = export_plaintext(&database, &out.join("big.sqlite3"), Some(stop)).unwrap_err();
+    assert!(matches!(error, CopyError::Sqlite { .. }), "{error:?}");
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
+    assert_eq!(rows(&connection), 50_000);
+}
+
+#[tokio::test]
 async fn makes_and_opens_plaintext_when_encryption_is_off_and_refuses_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("demo.sqlite3");

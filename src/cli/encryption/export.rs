@@ -6,7 +6,7 @@ use clap::Args;
 use nimbus_manifests::TenantId;
 
 use super::super::{CliError, Outcome, block_on, output, settings};
-use super::{Provider, progress_bar};
+use super::{Provider, progress_bar, stop_on_signals};
 use crate::config::keys::{self, Purpose};
 use crate::encryption::export;
 
@@ -45,6 +45,7 @@ impl Export {
         let (bar, progress) = progress_bar("exporting");
         let target = self.target.clone();
         let subject = block_on(async {
+            stop_on_signals()?;
             let keys = keys::connect(&settings, Purpose::Inspect).await?;
             let export = export::Export {
                 source: self.source,

@@ -6,7 +6,7 @@ use clap::Args;
 use nimbus_manifests::TenantId;
 
 use super::super::{CliError, Outcome, block_on, output, settings};
-use super::{Provider, progress_bar};
+use super::{Provider, progress_bar, stop_on_signals};
 use crate::config::keys::{self, Purpose};
 use crate::encryption::migrate::{self, Destination, Migrated};
 
@@ -68,6 +68,7 @@ impl Migrate {
             }
         };
         let migrated = block_on(async {
+            stop_on_signals()?;
             let keys = keys::connect(&settings, Purpose::Inspect).await?;
             let migrate = migrate::Migrate {
                 source: self.source,

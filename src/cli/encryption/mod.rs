@@ -9,9 +9,11 @@ mod status;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::{self, Format};
 use super::{CliError, Outcome};
@@ -85,7 +87,8 @@ impl Provider {
     }
 }
 
-/// A bar on standard error, where that is a terminal.
+/// A bar on standard error, where that is a terminal. A copy under way stops, and what there is of it is removed, once [`stop_on_signals`]
+/// has seen one: the beginning of an export is plaintext that nobody would look for.
 fn progress_bar(what: &'static str) -> (ProgressBar, Progress) {
     let style = ProgressStyle::with_template(
         "{msg} {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}, {eta} left",
@@ -96,6 +99,26 @@ fn progress_bar(what: &'static str) -> (ProgressBar, Progress) {
     let progress = Arc::new(move |done, total| {
         told.set_length(total);
         told.set_position(done);
+        !STOPPED.load(Ordering::Relaxed)
     });
     (bar, progress)
 }
+
+/// From here on Ctrl-C, SIGTERM and a lost terminal stop a copy that shows its progress, instead of killing the process.
+fn stop_on_signals() -> std::io::Result<()> {
+    for kind in [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ] {
+        let mut signals = signal(kind)?;
+        drop(tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                STOPPED.store(true, Ordering::Relaxed);
+            }
+        }));
+    }
+    Ok(())
+}
+
+static STOPPED: AtomicBool = AtomicBool::new(false);
