@@ -128,6 +128,8 @@ impl Migrate {
         progress: Option<Progress>,
     ) -> Result<Migrated, OperationError> {
         refuse_running_server(parent(&target))?;
+        // No server starts there meanwhile: it would take what is half made for an unfinished creation.
+        let _lock = DataDirLock::acquire_if_used(parent(&target))?;
         self.require_plaintext()?;
         refuse_target(&target)?;
         make_parent(&target)?;
@@ -136,6 +138,8 @@ impl Migrate {
         self.copy(envelope, &subject, &target, progress).await?;
         let plaintext = if self.retire_source {
             before.check(&self.source)?;
+            // Refused while another process has the database open; and no crash leaves its WAL, which is plaintext too, behind alone.
+            self.fold().await?;
             self.retire(&self.source)?;
             None
         } else {

@@ -85,6 +85,18 @@ impl DataDirLock {
         Ok(lock)
     }
 
+    /// Takes `dir` if it is a data directory: a server, or a command, has taken it before.
+    ///
+    /// # Errors
+    ///
+    /// As [`DataDirLock::acquire`].
+    pub fn acquire_if_used(dir: &Path) -> Result<Option<Self>, LockError> {
+        match dir.join(FILE_NAME).symlink_metadata() {
+            Ok(_there) => Self::acquire(dir).map(Some),
+            Err(_absent) => Ok(None),
+        }
+    }
+
     /// Records where this process listens, for the command line to find it.
     ///
     /// # Errors

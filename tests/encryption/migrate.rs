@@ -1,5 +1,6 @@
 use std::fs;
-use std::process::Command;
+use std::io::Read as _;
+use std::process::{Command, Stdio};
 
 use nimbus_test_support::Machine;
 use serde_json::Value;
@@ -315,6 +316,56 @@ fn refuses_what_it_should_not_touch_and_changes_nothing() {
     let _ = encryption(&machine, &[TENANT, &["--in-place"]].concat())
         .expect(1, &["a server (process", "stop it first"]);
     server.stop();
+}
+
+#[test]
+fn removes_no_source_that_another_process_has_open() {
+    let (machine, _) = plaintext();
+    let source = machine.data_dir().join("alpha.sqlite3");
+    let python = "
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+db.execute('SELECT count(*) FROM sqlite_schema').fetchall()
+print('open', flush=True)
+sys.stdin.read()
+";
+    let mut reader = Command::new("python3")
+        .args(["-c", python, super::as_str(&source)])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python runs");
+    let mut said = [0; 4];
+    let mut out = reader.stdout.take().expect("its output");
+    out.read_exact(&mut said).expect("it has the database open");
+    let migrate = [TENANT, &["--retire-source"]].concat();
+    let _ = encryption(&machine, &migrate).expect(1, &["alpha.sqlite3", "locked"]);
+    assert!(source.exists());
+    drop(reader.stdin.take());
+    assert!(reader.wait().expect("it ends").success());
+}
+
+#[test]
+fn no_server_starts_where_a_migration_is_writing() {
+    let (old, _) = plaintext();
+    let machine = deployment(&["beta"], &[]);
+    let source = old.data_dir().join("alpha.sqlite3");
+    let mut migrating = machine
+        .nimbus(&["encryption", "migrate", "--provider", "sqlite"])
+        .args(["--tenant-id", "alpha", "--target", "data/alpha.sqlite3"])
+        .args(["--source", super::as_str(&source)])
+        .env("FAILPOINTS", "migrate::copied=pause")
+        .spawn()
+        .expect("nimbus runs");
+    let manifest = machine.data_dir().join("alpha.sqlite3.nimbus-enc");
+    while !manifest.exists() {
+        std::thread::yield_now();
+    }
+    let pid = format!("in use by process {}", migrating.id());
+    machine.start_that_ends(&[]).expect(1, &[&pid]);
+    migrating.kill().expect("it waits");
+    let _status = migrating.wait().expect("and ends");
+    machine.start(&[]).stop();
 }
 
 #[test]
