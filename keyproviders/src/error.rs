@@ -1,7 +1,7 @@
 //! What can go wrong with a key, as data.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nimbus_manifests::{KeyId, ProviderKind, Subject, WrapAlgorithm};
 
@@ -114,6 +114,16 @@ impl ProviderError {
     }
 }
 
+/// What to do about a file of another user. Root does not take it: the server that runs as its owner would be locked out.
+fn own(path: &Path, owner: u32, euid: u32, mode: &str) -> String {
+    let path = path.display();
+    if euid == 0 {
+        format!("run the command as its owner, `sudo -u '#{owner}' …`")
+    } else {
+        format!("run `chown {euid} {path}` and `chmod {mode} {path}`")
+    }
+}
+
 /// What is wrong with a key file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -157,7 +167,7 @@ pub enum KeyFileError {
     /// Group or others have a permission on it.
     #[error(
         "{} has mode {mode:04o}: others than its owner can reach it; run `chmod {} {}`, \
-         and if they may have read a key, rotate it",
+         and if they may have read a key, replace it (docs/keys.md)",
         path.display(), if *directory { "0700" } else { "0400" }, path.display()
     )]
     TooOpen {
@@ -170,9 +180,8 @@ pub enum KeyFileError {
     },
     /// It belongs to another user, who can read and replace it.
     #[error(
-        "{} belongs to uid {owner}, not to uid {euid} or root: run `chown {euid} {}` and \
-         `chmod {} {}`",
-        path.display(), path.display(), if *directory { "0700" } else { "0400" }, path.display()
+        "{} belongs to uid {owner}, not to uid {euid} or root: {}",
+        path.display(), own(path, *owner, *euid, if *directory { "0700" } else { "0400" })
     )]
     ForeignOwner {
         /// The key file, or the directory of key files.

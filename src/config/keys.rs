@@ -28,7 +28,7 @@ pub enum KeysError {
         key: PathBuf,
         /// The directory with encrypted files.
         dir: PathBuf,
-        /// One of their manifests.
+        /// One of them, or its manifest.
         example: PathBuf,
     },
     /// The data directory holds plaintext databases and no provider was named.
@@ -160,19 +160,24 @@ fn refuse_lost_key(key: &Path, dir: &Path) -> Result<(), KeysError> {
     let mut plaintext = None;
     for entry in entries {
         let path = entry.map_err(failed(dir))?.path();
-        let extension = path.extension().and_then(OsStr::to_str);
-        if extension == Some("nimbus-enc") {
-            return Err(KeysError::MasterKeyLost {
-                key: key.to_owned(),
-                dir: dir.to_owned(),
-                example: path,
-            });
-        }
-        if plaintext.is_none() && matches!(extension, Some("sqlite3" | "db")) {
-            let kind = classify(&path).map_err(failed(&path))?;
-            if matches!(kind, FileKind::PlainSqlite | FileKind::PlainRedb) {
-                plaintext = Some(path);
+        let kind = match path.extension().and_then(OsStr::to_str) {
+            Some("nimbus-enc") => FileKind::Other,
+            Some("sqlite3" | "db") => classify(&path).map_err(failed(&path))?,
+            _ => continue,
+        };
+        match kind {
+            FileKind::PlainSqlite | FileKind::PlainRedb => {
+                let _first = plaintext.get_or_insert(path);
             }
+            // A manifest, or ciphertext that has lost its own.
+            FileKind::Other => {
+                return Err(KeysError::MasterKeyLost {
+                    key: key.to_owned(),
+                    dir: dir.to_owned(),
+                    example: path,
+                });
+            }
+            FileKind::Absent | FileKind::Empty | FileKind::NotAFile => {}
         }
     }
     match plaintext {

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
 
-use nimbus_test_support::Machine;
+use nimbus_test_support::{Machine, files_under};
 use serde_json::{Value, json};
 
 use super::{is_root, machine, set_mode, snapshot};
@@ -113,6 +113,23 @@ fn a_lost_master_key_is_never_replaced_by_a_new_one() {
 }
 
 #[test]
+fn a_lost_master_key_is_not_replaced_either_when_the_manifests_are_lost_too() {
+    let house = House::new();
+    for file in files_under(&house.machine.data_dir()) {
+        if file.extension().is_some_and(|kind| kind == "nimbus-enc") {
+            fs::remove_file(file).expect("a lost manifest");
+        }
+    }
+    let key = house.machine.master_key();
+    fs::remove_file(&key).expect("a lost key");
+    house
+        .machine
+        .start_that_ends(&[])
+        .expect(1, &["master.key is missing", "encrypted files"]);
+    assert!(!key.exists());
+}
+
+#[test]
 fn a_master_key_of_the_wrong_form_is_refused_with_the_way_to_mend_it() {
     let house = House::new();
     for (bytes, words) in [
@@ -140,7 +157,7 @@ fn a_master_key_that_others_can_reach_is_refused_with_the_chmod_to_run() {
         house.refuses_key(&[&chmod], |key| write_key(key, &content, mode));
     }
     if is_root() {
-        house.refuses_key(&["uid 65534", "chown 0"], |key| {
+        house.refuses_key(&["uid 65534", "sudo -u '#65534'"], |key| {
             write_key(key, &content, 0o400);
             chown(key, Some(65534), None).expect("another owner");
         });
@@ -193,7 +210,7 @@ fn a_key_that_lies_with_the_data_is_refused() {
 #[test]
 fn a_damaged_control_file_stops_the_start_and_stays_as_it_is() {
     let house = House::new();
-    house.refuses_control(&["repair"], |_, manifest| {
+    house.refuses_control(&["backup", "move the control file"], |_, manifest| {
         fs::remove_file(manifest).expect("removed")
     });
     house.refuses_control(&["cannot be read"], |_, manifest| {
