@@ -326,15 +326,26 @@ impl Surveyor {
             let path = path.to_owned();
             move || {
                 let manifest = read_manifest(&manifest_path(&path));
-                let kind = classify(&path).unwrap_or(FileKind::NotAFile);
-                (manifest, kind)
+                (manifest, classify(&path))
             }
         })
         .await;
         let ours = owner_by_name(path);
+        let unreadable = |source| {
+            Finding::of(&EnvelopeError::Io {
+                action: "read",
+                path: path.to_owned(),
+                source,
+            })
+        };
         let (manifest, kind) = match seen {
-            (Ok(Some(sealed)), kind) => (sealed.claims().clone(), kind),
-            (Ok(None), kind) => return self.without_manifest(path, kind, ours.is_some()),
+            (Ok(Some(sealed)), Ok(kind)) => (sealed.claims().clone(), kind),
+            (Ok(None), Ok(kind)) => return self.without_manifest(path, kind, ours.is_some()),
+            (Ok(Some(sealed)), Err(error)) => {
+                return Some(self.report(path, Some(sealed.claims()), unreadable(error)));
+            }
+            // What cannot be read may be a plaintext database under any name.
+            (Ok(None), Err(error)) => return Some(self.report(path, None, unreadable(error))),
             (Err(error), _) => {
                 let error = match error {
                     ReadError::Parse(source) => EnvelopeError::ManifestUnparsable {
