@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_kms::config::http::HttpResponse;
-use aws_sdk_kms::error::{BoxError, DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_kms::error::{BoxError, ProvideErrorMetadata, SdkError};
 
 use crate::error::FailureClass;
 
@@ -286,7 +286,8 @@ impl Call<'_> {
                 self.refused(error.code(), error.message(), status)
             }
             SdkError::TimeoutError(_) => self.timed_out(),
-            SdkError::ResponseError(_) => self.unexpected(DisplayErrorContext(&error).to_string()),
+            // Not in debug form: that holds the raw answer, and so may hold the key.
+            SdkError::ResponseError(_) => self.unexpected(chain(&error)),
             _ if caused_by_credentials(&error) => no_credentials(&error),
             SdkError::DispatchFailure(failure) if failure.is_timeout() => self.timed_out(),
             _ => KmsError::Unreachable {
