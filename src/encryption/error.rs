@@ -133,6 +133,18 @@ pub enum OperationError {
         /// Bytes that are free.
         free: u64,
     },
+    /// A plaintext that is to be removed has hard links.
+    #[error(
+        "{} has other names ({others} hard link(s)) that would keep the plaintext; `find <directory> -xdev -samefile {}` finds them: \
+         remove them first, or leave --retire-source out",
+        .path.display(), .path.display()
+    )]
+    OtherNames {
+        /// The plaintext.
+        path: PathBuf,
+        /// How many others there are.
+        others: u64,
+    },
     /// The source changed while it was copied.
     #[error("{} was written while it was copied; stop whatever writes it, and run the command again", .path.display())]
     SourceChanged {

@@ -131,6 +131,7 @@ impl Migrate {
         // No server starts there meanwhile: it would take what is half made for an unfinished creation.
         let _lock = DataDirLock::acquire_if_used(parent(&target))?;
         self.require_plaintext()?;
+        self.refuse_other_names(&self.source, 1)?;
         refuse_target(&target)?;
         make_parent(&target)?;
         check_space(&target, size_of(&self.source))?;
@@ -164,6 +165,7 @@ impl Migrate {
         let copy = beside(&self.source, ".migrating");
         let plaintext = beside(&self.source, ".plaintext");
         if self.is_done(&plaintext)? {
+            self.refuse_other_names(&plaintext, 1)?;
             drop(self.open_in_place(envelope, &subject).await?);
             return self.finish(subject, plaintext);
         }
@@ -175,6 +177,7 @@ impl Migrate {
             });
         }
         self.refuse_other_plaintext(&plaintext)?;
+        self.refuse_other_names(&self.source, 1 + u64::from(exists(&plaintext)))?;
         check_space(&copy, size_of(&self.source))?;
         self.fold().await?;
         let before = Stamp::of(&self.source)?;
@@ -289,6 +292,20 @@ impl Migrate {
                 path: plaintext.to_owned(),
             }),
         }
+    }
+
+    /// What has `own` names here and is to be removed, and has others, would stay in plaintext under those.
+    fn refuse_other_names(&self, path: &Path, own: u64) -> Result<(), OperationError> {
+        let names = fs::symlink_metadata(path)
+            .map_err(io_error("read", path))?
+            .nlink();
+        if self.retire_source && names > own {
+            return Err(OperationError::OtherNames {
+                path: path.to_owned(),
+                others: names - own,
+            });
+        }
+        Ok(())
     }
 
     /// Makes the one file the whole database, for SQLite: the rename takes nothing but it.

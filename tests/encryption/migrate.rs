@@ -346,6 +346,25 @@ sys.stdin.read()
 }
 
 #[test]
+fn removes_no_source_whose_plaintext_stays_under_another_name() {
+    let (machine, documents) = plaintext();
+    let _ = encryption(&machine, &[CONTROL, &["--in-place"]].concat()).expect(0, &[]);
+    let source = machine.data_dir().join("alpha.sqlite3");
+    let link = machine.path("snapshot");
+    fs::hard_link(&source, &link).expect("a hard link");
+    for way in [&["--retire-source"][..], &["--in-place", "--retire-source"]] {
+        let _ =
+            encryption(&machine, &[TENANT, way].concat()).expect(1, &["1 hard link", "-samefile"]);
+    }
+    let _ = encryption(&machine, &[TENANT, &["--in-place"]].concat()).expect(0, &[".plaintext"]);
+    let finish = [TENANT, &["--in-place", "--retire-source"]].concat();
+    let _ = encryption(&machine, &finish).expect(1, &["1 hard link", "alpha.sqlite3.plaintext"]);
+    fs::remove_file(link).expect("its other name");
+    let _ = encryption(&machine, &finish).expect(0, &["removed"]);
+    assert_eq!(served(&machine, "alpha"), documents);
+}
+
+#[test]
 fn no_server_starts_where_a_migration_is_writing() {
     let (old, _) = plaintext();
     let machine = deployment(&["beta"], &[]);
