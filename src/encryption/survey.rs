@@ -1,4 +1,5 @@
-//! `status`: every protected file, looked at one by one. Nothing is reported from the settings alone, and nothing is changed.
+//! `status`: every protected file, looked at one by one. Nothing is reported from the settings alone, and nothing is changed, but that
+//! SQLite, once it opens a database, brings the WAL of a killed server into it.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
