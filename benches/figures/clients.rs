@@ -1,4 +1,5 @@
-//! Many clients against one: the real server, HTTP over loopback, connections kept alive, every answer durable.
+//! Many clients against one, and against a server in plaintext: the real server, HTTP over loopback, connections kept
+//! alive, every answer durable.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -6,51 +7,77 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nimbus_test_support::Machine;
+use nimbus_test_support::{Machine, Server};
 use serde_json::json;
 
-use crate::report::{Figure, Sides, Target, in_turn};
+use crate::report::{Figure, Target, in_turn};
 use crate::setup::place;
 
 pub(crate) fn run() -> Vec<Figure> {
-    let machine = Machine::new(env!("CARGO_BIN_EXE_nimbus"));
-    let server = machine.start(&[]);
-    let _tenant = server.create("/api/tenants", &json!({"id": "demo"}));
-    let head = format!(
-        "POST /api/tenants/demo/documents HTTP/1.1\r\nhost: nimbus\r\nauthorization: Bearer {}\r\n\
-         content-type: application/json\r\n",
-        machine.token()
-    );
-    let mut clients: Vec<Client> = (0..CLIENTS)
-        .map(|number| Client {
-            stream: server.connect(),
-            head: head.clone(),
-            next: number,
-        })
-        .collect();
-    for client in &clients {
-        client.stream.set_nodelay(true).expect("no delay");
+    let mut encrypted = Crowd::start(&[]);
+    let mut plaintext = Crowd::start(&["--encryption-key-provider", "none"]);
+    let against_one = {
+        let (many, one) = (&mut encrypted.clients, &mut encrypted.one);
+        in_turn(ROUNDS, || rate(many), || rate(one))
+    };
+    let time = |crowd: &mut Crowd| 1.0 / rate(&mut crowd.clients);
+    let against_plaintext = in_turn(ROUNDS, || time(&mut encrypted), || time(&mut plaintext));
+    encrypted.server.stop();
+    plaintext.server.stop();
+    vec![
+        Figure {
+            name: "insert over HTTP, 64 clients against one",
+            measured: format!("{:.0}/s of 64 clients", against_one.first),
+            against: format!("{:.0}/s of one", against_one.second),
+            value: against_one.ratio,
+            unit: "×",
+            target: Target::AtLeast(8.0),
+        },
+        Figure {
+            name: "insert over HTTP, 64 clients, against plaintext",
+            measured: format!("{:.0}/s encrypted", 1.0 / against_plaintext.first),
+            against: format!("{:.0}/s plaintext", 1.0 / against_plaintext.second),
+            value: against_plaintext.ratio,
+            unit: "×",
+            target: Target::AtMost(1.15),
+        },
+    ]
+}
+
+/// A server with a tenant, and its clients.
+struct Crowd {
+    clients: Vec<Client>,
+    one: [Client; 1],
+    server: Server,
+    _machine: Machine,
+}
+
+impl Crowd {
+    fn start(arguments: &[&str]) -> Self {
+        let machine = Machine::new(env!("CARGO_BIN_EXE_nimbus"));
+        let server = machine.start(arguments);
+        let _tenant = server.create("/api/tenants", &json!({"id": "demo"}));
+        let head = format!(
+            "POST /api/tenants/demo/documents HTTP/1.1\r\nhost: nimbus\r\nauthorization: Bearer {}\r\n\
+             content-type: application/json\r\n",
+            machine.token()
+        );
+        let client = |number| {
+            let stream = server.connect();
+            stream.set_nodelay(true).expect("no delay");
+            Client {
+                stream,
+                head: head.clone(),
+                next: number,
+            }
+        };
+        Self {
+            clients: (0..CLIENTS).map(client).collect(),
+            one: [client(CLIENTS)],
+            server,
+            _machine: machine,
+        }
     }
-    let mut one = [clients.pop().expect("a client")];
-    clients.push(Client {
-        stream: server.connect(),
-        head,
-        next: 0,
-    });
-    let Sides {
-        first,
-        second,
-        ratio,
-    } = in_turn(ROUNDS, || rate(&mut clients), || rate(&mut one));
-    server.stop();
-    vec![Figure {
-        name: "insert over HTTP, 64 clients",
-        measured: format!("{first:.0}/s of 64 clients"),
-        against: format!("{second:.0}/s of one"),
-        value: ratio,
-        unit: "×",
-        target: Target::AtLeast(8.0),
-    }]
 }
 
 /// Documents a second, as long as [`ROUND`].
