@@ -361,8 +361,7 @@ impl Migrate {
         let mirrored = match Control::open(envelope, &self.control_dir).await {
             Ok(control) => {
                 let envelope = envelope.clone().with_mirror(std::sync::Arc::new(control));
-                envelope
-                    .refresh_mirror(&file)
+                blocking(move || envelope.refresh_mirror(&file))
                     .await
                     .map_err(OperationError::from)
             }

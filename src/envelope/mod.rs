@@ -222,35 +222,35 @@ impl Envelope {
         .await
     }
 
-    /// Copies `file`'s manifest into the mirror when the mirror's copy is missing or older. Cheap when there is nothing to do.
+    /// Copies `file`'s manifest into the mirror when the mirror's copy is missing or older. Cheap when there is nothing to do. Blocks.
     ///
     /// # Errors
     ///
     /// [`EnvelopeError::Mirror`].
-    pub async fn refresh_mirror(&self, file: &KeyedFile) -> Result<(), EnvelopeError> {
-        let Some(mirror) = self.mirror.clone() else {
+    pub fn refresh_mirror(&self, file: &KeyedFile) -> Result<(), EnvelopeError> {
+        let Some(mirror) = &self.mirror else {
             return Ok(());
         };
-        let (path, sealed) = (file.path.clone(), file.seal());
-        blocking(move || {
-            let manifest = sealed.claims();
-            let stale = match mirror.get(manifest.subject()) {
-                Ok(Some(copy)) if copy == sealed.as_bytes() => false,
-                Ok(Some(copy)) => SealedManifest::parse(&copy).map_or(true, |copy| {
-                    let copy = copy.claims();
-                    copy.file_id() != manifest.file_id() || copy.revision() <= manifest.revision()
-                }),
-                Ok(None) => true,
-                Err(source) => return Err(EnvelopeError::Mirror { path, source }),
-            };
-            if stale {
-                mirror
-                    .put(manifest.subject(), sealed.as_bytes())
-                    .map_err(|source| EnvelopeError::Mirror { path, source })?;
-            }
-            Ok(())
-        })
-        .await
+        let failed = |source| EnvelopeError::Mirror {
+            path: file.path.clone(),
+            source,
+        };
+        let sealed = file.seal();
+        let manifest = sealed.claims();
+        let stale = match mirror.get(manifest.subject()).map_err(failed)? {
+            Some(copy) if copy == sealed.as_bytes() => false,
+            Some(copy) => SealedManifest::parse(&copy).map_or(true, |copy| {
+                let copy = copy.claims();
+                copy.file_id() != manifest.file_id() || copy.revision() <= manifest.revision()
+            }),
+            None => true,
+        };
+        if stale {
+            mirror
+                .put(manifest.subject(), sealed.as_bytes())
+                .map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Removes the manifest of `path`, durably: whatever is left of the file is then unreadable. The mirror's copy is the caller's

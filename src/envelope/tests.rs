@@ -278,7 +278,7 @@ async fn mirrors_ready_manifests_only_and_heals_a_missing_copy() {
 
     mirror.remove(&subject("demo")).unwrap();
     let file = open(&envelope, &path, "demo").await.unwrap();
-    envelope.refresh_mirror(&file).await.unwrap();
+    envelope.refresh_mirror(&file).unwrap();
     assert_eq!(mirror.get(&subject("demo")).unwrap().unwrap(), sidecar);
 }
 

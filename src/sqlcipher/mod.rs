@@ -67,11 +67,15 @@ pub async fn open(
     };
     match file.stage() {
         Stage::Ready => {
-            let database = blocking(move || Database::keyed(file).proven()).await?;
-            if let Some(file) = &database.keyed {
-                envelope.refresh_mirror(file).await?;
-            }
-            Ok(database)
+            let envelope = envelope.clone();
+            blocking(move || {
+                let database = Database::keyed(file).proven()?;
+                if let Some(file) = &database.keyed {
+                    envelope.refresh_mirror(file)?;
+                }
+                Ok(database)
+            })
+            .await
         }
         Stage::Initialise => {
             let file = blocking(move || initialise_again(file)).await?;
