@@ -186,10 +186,11 @@ impl Migrate {
 
         before.check(&self.source)?;
         match fs::hard_link(&self.source, &plaintext) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(io_error("give a second name to", &self.source)(error));
+            // Of an earlier run, or of somebody who came while the copy was made.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.refuse_other_plaintext(&plaintext)?;
             }
-            _linked => {}
+            linked => linked.map_err(io_error("give a second name to", &self.source))?,
         }
         sync_dir(&dir).map_err(io_error("flush", &dir))?;
         crash_point!("migrate::linked");
