@@ -380,6 +380,11 @@ fn no_server_starts_where_a_migration_is_writing() {
     while !manifest.exists() {
         std::thread::yield_now();
     }
+    let limits = fs::read_to_string(format!("/proc/{}/limits", migrating.id()));
+    let limits = limits.expect("a Linux with /proc");
+    let core = limits.lines().find(|line| line.starts_with("Max core"));
+    let hard = core.and_then(|line| line.split_whitespace().nth(5));
+    assert_eq!(hard, Some("0"), "a process that holds keys dumps no core");
     let pid = format!("in use by process {}", migrating.id());
     machine.start_that_ends(&[]).expect(1, &[&pid]);
     migrating.kill().expect("it waits");
