@@ -124,7 +124,8 @@ impl FromStr for Recipient {
     type Err = RecipientError;
 
     fn from_str(text: &str) -> Result<Self, RecipientError> {
-        if text.len() >= 15 && text[..15].eq_ignore_ascii_case("age-secret-key-") {
+        // Anywhere in it: with a space before it, say, or after the comment lines of `age-keygen`.
+        if text.to_ascii_lowercase().contains("age-secret-key-") {
             return Err(RecipientError::SecretKey);
         }
         let given = || text.to_owned();

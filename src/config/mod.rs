@@ -172,11 +172,9 @@ pub enum ConfigError {
         /// The flag.
         setting: &'static str,
     },
-    /// A recovery recipient that is none.
-    #[error("--encryption-recovery-recipient {recipient:?} is refused")]
+    /// A recovery recipient that is none. What was given is not repeated here: it may be a secret key. The cause repeats what is none.
+    #[error("--encryption-recovery-recipient is refused")]
     Recipient {
-        /// What was given.
-        recipient: String,
         /// What the library said.
         source: RecipientError,
     },
@@ -264,9 +262,20 @@ fn read(path: &Path) -> Result<Persistence, ConfigError> {
         let _objects: BTreeMap<String, BTreeMap<String, Value>> = serde_json::from_slice(&text)?;
         Ok(file.persistence)
     };
-    parse().map_err(|source| ConfigError::Parse {
-        path: path.to_owned(),
-        source,
+    parse().map_err(|source: serde_json::Error| {
+        // serde repeats what it did not expect: never a secret key.
+        if source
+            .to_string()
+            .to_ascii_lowercase()
+            .contains("age-secret-key-")
+        {
+            let source = RecipientError::SecretKey;
+            return ConfigError::Recipient { source };
+        }
+        ConfigError::Parse {
+            path: path.to_owned(),
+            source,
+        }
     })
 }
 
@@ -430,10 +439,8 @@ impl Persistence {
         self.encryption_recovery_recipients
             .iter()
             .map(|text| {
-                text.parse().map_err(|source| ConfigError::Recipient {
-                    recipient: text.clone(),
-                    source,
-                })
+                text.parse()
+                    .map_err(|source| ConfigError::Recipient { source })
             })
             .collect()
     }

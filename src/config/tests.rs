@@ -102,6 +102,19 @@ fn rejects_recipients_that_are_none_or_too_many() {
     let error =
         Settings::check(said(&["--encryption-recovery-recipient", "bob"]), None).unwrap_err();
     assert!(matches!(error, ConfigError::Recipient { .. }), "{error}");
+    let secret = "AGE-SECRET-KEY-1GFPYYSJZGFPYYSJZ";
+    let in_file = file(&format!(
+        r#"{{"persistence": {{"encryption_recovery_recipients": "{secret}"}}}}"#
+    ));
+    for error in [
+        Settings::check(said(&["--encryption-recovery-recipient", secret]), None),
+        Settings::check(said(&[]), Some(in_file.path())),
+    ] {
+        let error = error.unwrap_err();
+        let words = format!("{} {error:?}", crate::chain::chain(&error));
+        assert!(words.contains("secret key"), "{words}");
+        assert!(!words.contains("GFPYY"), "a secret key in an error");
+    }
     let many = "age1x,".repeat(7) + "age1x";
     let error =
         Settings::check(said(&["--encryption-recovery-recipient", &many]), None).unwrap_err();

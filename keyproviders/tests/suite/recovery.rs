@@ -79,6 +79,13 @@ fn refuses_what_is_no_recipient() {
         secret.to_lowercase().parse::<Recipient>().unwrap_err(),
         RecipientError::SecretKey
     );
+    for around in [
+        format!(" {secret}"),
+        format!("# public key: age1x\n{secret}\n"),
+    ] {
+        let error = around.parse::<Recipient>().unwrap_err();
+        assert_eq!(error, RecipientError::SecretKey);
+    }
     for other in [
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHsKLqeplhpW+uObz5dvMgjz1OxfM/XXUB+VHtZ6isGN",
         "age1yubikey1q0000",
@@ -90,7 +97,14 @@ fn refuses_what_is_no_recipient() {
     let mut mistyped = public.clone().into_bytes();
     mistyped[20] = if mistyped[20] == b'q' { b'p' } else { b'q' };
     let mistyped = String::from_utf8(mistyped).unwrap();
-    for wrong in ["", "age1", "é", &public[..public.len() - 1], &mistyped] {
+    for wrong in [
+        "",
+        "age1",
+        "é",
+        "age1ääääääääää",
+        &public[..public.len() - 1],
+        &mistyped,
+    ] {
         let error = wrong.parse::<Recipient>().unwrap_err();
         assert!(
             matches!(error, RecipientError::Invalid { .. }),
