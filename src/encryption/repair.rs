@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nimbus_keyproviders::FailureClass;
+use nimbus_keyproviders::ProviderError;
+use nimbus_keyproviders::aws_kms::KmsError;
 use nimbus_manifests::{SealedManifest, Subject};
 
 use super::OperationError;
@@ -94,8 +95,13 @@ async fn is_wrong(
             | EnvelopeError::CipherMismatch { .. }
             | EnvelopeError::ManifestTampered { .. },
         ) => true,
-        // A key that is there and does not open the wrap; not one that cannot be had now.
-        Err(EnvelopeError::Unwrap { source, .. }) => source.class() == FailureClass::Invalid,
+        // A key that is there and does not open the wrap; not one that cannot be had now, or settings that are wrong.
+        Err(EnvelopeError::Unwrap { source, .. }) => matches!(
+            source,
+            ProviderError::UnwrapFailed { .. }
+                | ProviderError::UnsupportedAlgorithm { .. }
+                | ProviderError::Kms(KmsError::WrongContext { .. } | KmsError::WrongKey { .. })
+        ),
         _ => false,
     })
 }
