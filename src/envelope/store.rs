@@ -113,10 +113,12 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
 pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
+        // A directory is none of ours, whatever its name.
         if entry
             .file_name()
             .to_str()
             .is_some_and(|name| name.starts_with(TEMPORARY_PREFIX))
+            && !entry.file_type()?.is_dir()
         {
             std::fs::remove_file(entry.path())?;
         }

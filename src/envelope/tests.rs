@@ -300,11 +300,13 @@ async fn a_forgotten_key_is_gone() {
 fn removes_its_own_leftovers_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join(".nimbus-tmp-x1"), "").unwrap();
+    std::fs::create_dir(dir.path().join(".nimbus-tmp-dir")).unwrap();
     std::fs::write(dir.path().join("demo.sqlite3"), "").unwrap();
     remove_leftovers(dir.path()).unwrap();
-    let names: Vec<_> = std::fs::read_dir(dir.path())
+    let mut names: Vec<_> = std::fs::read_dir(dir.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
         .collect();
-    assert_eq!(names, ["demo.sqlite3"]);
+    names.sort();
+    assert_eq!(names, [".nimbus-tmp-dir", "demo.sqlite3"]);
 }
