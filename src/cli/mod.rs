@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::ContextKind;
-use clap::{Args as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::config::keys::KeysError;
 use crate::config::{ConfigError, Persistence, Settings};
@@ -115,11 +115,20 @@ pub enum Outcome {
 
 /// Runs one command line to its exit code: 0 done, 1 failed, 2 wrong usage, 3 done and it found problems.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are answers, not errors; clap knows which stream and code each has.
             drop(error.print());
+            let mut command = Cli::command();
+            command.build();
+            let start = command.find_subcommand("start");
+            if let Some((flag, variable)) = start.and_then(|start| blamed(start, &error))
+                && !arguments.iter().any(|given| begins_with(given, &flag))
+            {
+                note_variable(variable);
+            }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
         }
     };
@@ -153,22 +162,34 @@ fn settings(config: Option<&Path>, data_dir: Option<PathBuf>) -> Result<Settings
         .try_get_matches_from_mut([""; 0])
         .and_then(|matches| Persistence::from_arg_matches(&matches))
         .unwrap_or_else(|error| {
-            // Only the environment can be wrong here, and clap speaks of flags: say which variable is meant.
-            let flag = error.get(ContextKind::InvalidArg).map(ToString::to_string);
-            let variable = command
-                .get_arguments()
-                .find(|arg| flag.as_ref().is_some_and(|flag| *flag == arg.to_string()))
-                .and_then(|arg| arg.get_env())
-                .unwrap_or(OsStr::new("NIMBUS_…"));
+            // Only the environment can be wrong here.
             drop(error.print());
-            output::note(&format!(
-                "The value stands in the environment, in {}.",
-                variable.display()
-            ));
+            let blamed = blamed(&command, &error);
+            note_variable(blamed.map_or(OsStr::new("NIMBUS_…"), |(_flag, variable)| variable));
             std::process::exit(i32::from(USAGE))
         });
     said.data_dir = data_dir.or(said.data_dir);
     Ok(Settings::check(said, config)?)
+}
+
+/// The flag that `error` is about, as `--flag`, and the variable that stands for it. clap speaks of flags alone.
+fn blamed<'a>(command: &'a clap::Command, error: &clap::Error) -> Option<(String, &'a OsStr)> {
+    let said = error.get(ContextKind::InvalidArg)?.to_string();
+    let arg = command
+        .get_arguments()
+        .find(|arg| said == arg.to_string())?;
+    Some((format!("--{}", arg.get_long()?), arg.get_env()?))
+}
+
+fn begins_with(given: &OsStr, flag: &str) -> bool {
+    given.to_str().is_some_and(|given| given.starts_with(flag))
+}
+
+fn note_variable(variable: &OsStr) {
+    output::note(&format!(
+        "The value stands in the environment, in {}.",
+        variable.display()
+    ));
 }
 
 /// Runs a future of a command that is over when it is.
