@@ -136,14 +136,19 @@ impl Manifest {
         self.next(State::Rekeying, deks)
     }
 
-    /// The next revision, with the wraps of the data key at `index` replaced.
+    /// The next revision, with the wraps of each data key replaced, in their order.
     ///
     /// # Errors
     ///
-    /// [`InvalidManifest::DekCount`] when there is no such key; otherwise what is wrong with `wraps`.
-    pub fn rewrapped(&self, index: usize, wraps: Vec<Wrap>) -> Result<Self, InvalidManifest> {
+    /// [`InvalidManifest::DekCount`] when there are not as many; otherwise what is wrong with `wraps`.
+    pub fn rewrapped(&self, wraps: Vec<Vec<Wrap>>) -> Result<Self, InvalidManifest> {
+        if wraps.len() != self.deks.len() {
+            return Err(InvalidManifest::DekCount);
+        }
         let mut deks = self.deks.clone();
-        deks.get_mut(index).ok_or(InvalidManifest::DekCount)?.wraps = wraps;
+        for (dek, wraps) in deks.iter_mut().zip(wraps) {
+            dek.wraps = wraps;
+        }
         self.next(self.state, deks)
     }
 
@@ -452,19 +457,22 @@ mod tests {
     }
 
     #[test]
-    fn rewraps_one_dek_and_keeps_the_state() {
+    fn rewraps_every_dek_in_one_revision_and_keeps_the_state() {
         let manifest = made(State::Rekeying, 1, vec![dek(1), dek(2)]).unwrap();
-        let rewrapped = manifest.rewrapped(1, vec![kms(7)]).unwrap();
+        let rewrapped = manifest
+            .rewrapped(vec![vec![kms(8)], vec![kms(7)]])
+            .unwrap();
         assert_eq!(rewrapped.state(), State::Rekeying);
         assert_eq!(rewrapped.revision(), 2);
-        assert_eq!(rewrapped.deks()[0], dek(1));
+        assert_eq!(rewrapped.deks()[0].id, dek(1).id);
+        assert_eq!(rewrapped.deks()[0].wraps, [kms(8)]);
         assert_eq!(rewrapped.deks()[1].wraps, [kms(7)]);
         assert_eq!(
-            manifest.rewrapped(2, vec![kms(7)]),
+            manifest.rewrapped(vec![vec![kms(7)]]),
             Err(InvalidManifest::DekCount)
         );
         assert_eq!(
-            manifest.rewrapped(0, vec![]),
+            manifest.rewrapped(vec![vec![kms(7)], vec![]]),
             Err(InvalidManifest::WrapCount(0))
         );
     }

@@ -321,8 +321,11 @@ impl Control {
 
 impl ManifestMirror for Control {
     fn put(&self, subject: &Subject, manifest: &[u8]) -> Result<(), MirrorError> {
-        self.put_many([(subject, manifest)])
-            .map_err(MirrorError::new)
+        Self::put_many(self, [(subject, manifest)]).map_err(MirrorError::new)
+    }
+
+    fn put_many(&self, manifests: &[(&Subject, &[u8])]) -> Result<(), MirrorError> {
+        Self::put_many(self, manifests.iter().copied()).map_err(MirrorError::new)
     }
 
     fn get(&self, subject: &Subject) -> Result<Option<Vec<u8>>, MirrorError> {

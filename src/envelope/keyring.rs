@@ -31,6 +31,18 @@ impl KeyRing {
         }
     }
 
+    /// The same keys with `current` before them: it wraps from now on, the others are still accepted.
+    #[must_use]
+    pub fn moved_to(&self, current: Arc<dyn KeyProvider>) -> Self {
+        let mut previous = vec![self.current.clone()];
+        previous.extend(self.previous.iter().cloned());
+        Self {
+            current,
+            previous,
+            recipients: self.recipients.clone(),
+        }
+    }
+
     /// The provider that wraps new data keys.
     #[must_use]
     pub fn current(&self) -> &dyn KeyProvider {

@@ -16,12 +16,15 @@
 mod error;
 mod keyring;
 mod probe;
+mod rewrap;
 mod store;
 mod table;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
+
+use arc_swap::ArcSwap;
 
 use nimbus_keyproviders::{CipherKey, Dek, OsRandom, SecureRandom};
 use nimbus_manifests::{
@@ -33,6 +36,7 @@ pub(crate) use error::migrate_command;
 pub use error::{EnvelopeError, Trouble};
 pub use keyring::KeyRing;
 pub use probe::{FileKind, classify};
+pub use rewrap::{Recipients, Rewrapped};
 pub(crate) use store::{CUT_SHORT, TEMPORARY_PREFIX, parent, set_aside, sync_dir};
 pub use store::{ReadError, manifest_path, read as read_manifest, remove_leftovers};
 pub use table::Intent;
@@ -79,6 +83,17 @@ pub trait ManifestMirror: fmt::Debug + Send + Sync {
     /// [`MirrorError`] when it is not durable.
     fn put(&self, subject: &Subject, manifest: &[u8]) -> Result<(), MirrorError>;
 
+    /// Keeps many copies in one go.
+    ///
+    /// # Errors
+    ///
+    /// [`MirrorError`] when they are not all durable.
+    fn put_many(&self, manifests: &[(&Subject, &[u8])]) -> Result<(), MirrorError> {
+        manifests
+            .iter()
+            .try_for_each(|(subject, manifest)| self.put(subject, manifest))
+    }
+
     /// The copy of `subject`'s manifest.
     ///
     /// # Errors
@@ -97,7 +112,10 @@ pub trait ManifestMirror: fmt::Debug + Send + Sync {
 /// The core: opens and creates protected files under the configured keys, or plaintext ones when encryption is off.
 #[derive(Debug, Clone)]
 pub struct Envelope {
-    keys: Option<Arc<KeyRing>>,
+    /// Shared by all clones: a rotation changes it under a running server.
+    keys: Option<Arc<ArcSwap<KeyRing>>>,
+    /// Held shared by whoever writes one manifest, alone by who replaces many: see [`rewrap`].
+    publishing: Arc<RwLock<()>>,
     mirror: Option<Arc<dyn ManifestMirror>>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn SecureRandom>,
@@ -124,7 +142,8 @@ impl Envelope {
         random: Arc<dyn SecureRandom>,
     ) -> Self {
         Self {
-            keys: keys.map(Arc::new),
+            keys: keys.map(|keys| Arc::new(ArcSwap::from_pointee(keys))),
+            publishing: Arc::default(),
             mirror: None,
             clock,
             random,
@@ -140,10 +159,17 @@ impl Envelope {
         }
     }
 
-    /// The configured keys; `None` when encryption is off.
+    /// The keys in force; `None` when encryption is off.
     #[must_use]
-    pub fn keys(&self) -> Option<&KeyRing> {
-        self.keys.as_deref()
+    pub fn keys(&self) -> Option<Arc<KeyRing>> {
+        self.keys.as_ref().map(|keys| keys.load_full())
+    }
+
+    /// From now on `keys` are in force, for every clone of this core. Nothing happens when encryption is off.
+    pub fn use_keys(&self, keys: KeyRing) {
+        if let Some(in_force) = &self.keys {
+            in_force.store(Arc::new(keys));
+        }
     }
 
     /// Applies the opening table to `path`: unwraps and verifies, or draws a key and publishes a `new` manifest, or refuses.
@@ -171,15 +197,15 @@ impl Envelope {
                 exists,
             }))
         };
-        match (step, manifest, self.keys.as_deref()) {
+        match (step, manifest, self.keys()) {
             (Step::OpenPlain, ..) => plain(true),
             (Step::CreatePlain, ..) => plain(false),
             (Step::Initialise | Step::Open | Step::Settle, Some(sealed), Some(keys)) => self
-                .unseal(path, subject, cipher, sealed, keys)
+                .unseal(path, subject, cipher, sealed, &keys)
                 .await
                 .map(Prepared::Keyed),
             (Step::Create, _, Some(keys)) => self
-                .create(path, subject, cipher, keys)
+                .create(path, subject, cipher, &keys)
                 .await
                 .map(Prepared::Keyed),
             // `decide` takes these steps only with keys and, but for `Create`, a manifest; should that change, fail closed.
@@ -261,6 +287,7 @@ impl Envelope {
     /// [`EnvelopeError::Io`].
     pub fn forget(&self, path: &Path) -> Result<(), EnvelopeError> {
         let path = manifest_path(path);
+        let _shared = self.publishing.read();
         store::remove(&path).map_err(|source| EnvelopeError::Io {
             action: "remove",
             path,
@@ -399,6 +426,7 @@ impl Envelope {
         publish: Publish,
     ) -> Result<(), EnvelopeError> {
         let manifest = sealed.claims();
+        let _shared = self.publishing.read();
         if let (Some(mirror), false) = (&self.mirror, manifest.state() == State::New) {
             mirror
                 .put(manifest.subject(), sealed.as_bytes())

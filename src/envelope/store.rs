@@ -3,6 +3,7 @@
 //! States a crash can leave: a temporary file nobody reads (removed at the next start), or the new manifest in place. The rename
 //! is the commit; the directory's flush makes it durable before anything relies on it.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -94,6 +95,54 @@ pub(super) fn write(path: &Path, manifest: &SealedManifest, publish: Publish) ->
     sync_dir(dir)?;
     crash_point!("manifest::published");
     Ok(())
+}
+
+/// Replaces many manifests, durably, with one flush for all of their contents and one for each directory's names.
+///
+/// A crash before the renames leaves temporary files, one among them old and new manifests, each whole. When a write fails nothing is
+/// replaced; when a rename fails, what came before it is.
+pub(super) fn replace_many(manifests: &[(PathBuf, &[u8])]) -> io::Result<()> {
+    let mut written = Vec::with_capacity(manifests.len());
+    let mut dirs = BTreeSet::new();
+    for (path, text) in manifests {
+        let dir = parent(path);
+        let mut temporary = tempfile::Builder::new()
+            .prefix(TEMPORARY_PREFIX)
+            .tempfile_in(dir)?;
+        temporary.write_all(text)?;
+        // Closed at once: ten thousand open files would be too many.
+        written.push((temporary.into_temp_path(), path));
+        let _new = dirs.insert(dir);
+    }
+    crash_point!("manifests::written");
+    for dir in &dirs {
+        flush_contents(dir, written.iter().map(|(temporary, _)| &**temporary))?;
+    }
+    crash_point!("manifests::flushed");
+    for (temporary, path) in written {
+        temporary.persist(path).map_err(|error| error.error)?;
+        crash_point!("manifests::renamed");
+    }
+    for dir in dirs {
+        sync_dir(dir)?;
+    }
+    crash_point!("manifests::published");
+    Ok(())
+}
+
+/// Flushes what was written to new files in `dir`: the whole file system at once, which is one wait instead of one a file.
+#[cfg(target_os = "linux")]
+fn flush_contents<'a>(dir: &Path, _files: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(dir)?)?)
+}
+
+/// Flushes what was written to new files in `dir`.
+#[cfg(not(target_os = "linux"))]
+fn flush_contents<'a>(dir: &Path, mut files: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+    files
+        .by_ref()
+        .filter(|file| parent(file) == dir)
+        .try_for_each(|file| File::open(file)?.sync_all())
 }
 
 /// Removes `path` if it is there, and makes its absence durable.

@@ -1,0 +1,225 @@
+//! A data key under another key: the manifest changes, no page of the data does.
+//!
+//! Many manifests are replaced at once: all are written, flushed together, copied to the mirror in one commit, and renamed. States a crash
+//! can leave, for each manifest by itself:
+//!
+//! | after | on disk | the next start |
+//! | --- | --- | --- |
+//! | temporary files written, flushed | old manifest, a `.nimbus-tmp-…` | opens with the old key; the rest is removed |
+//! | mirror written | the same, its copy under the new key | the same; the copy opens with the new key, which is configured |
+//! | renamed | new manifest | opens with the new key |
+//!
+//! Both keys are configured until all is done, so that each of these opens.
+
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+
+use nimbus_keyproviders::Dek;
+use nimbus_keyproviders::recovery::Recipient;
+use nimbus_manifests::{
+    DekEntry, KeyId, ProviderKind, SealedManifest, State, Subject, Wrap, WrapContext,
+};
+
+use super::store;
+use super::{Envelope, EnvelopeError, KeyRing, blocking, look, manifest_path};
+use crate::failpoints::crash_point;
+
+/// Recovery recipients to add to manifests, and to drop from them. All others are kept.
+#[derive(Debug, Clone, Default)]
+pub struct Recipients {
+    /// Each data key is wrapped to these, too.
+    pub add: Vec<Recipient>,
+    /// Wraps to these are left out.
+    pub drop: Vec<KeyId>,
+}
+
+/// A manifest that was wrapped anew and is not published yet.
+#[derive(Debug)]
+pub struct Rewrapped {
+    path: PathBuf,
+    before: SealedManifest,
+    after: SealedManifest,
+}
+
+impl Rewrapped {
+    /// The protected file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn subject(&self) -> &Subject {
+        self.after.claims().subject()
+    }
+}
+
+impl Envelope {
+    /// Wraps the data keys of `path` under the current key, and to the `recipients`; `None` when they are so already. The manifest is verified
+    /// first. Nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvelopeError`]: the manifest is missing or not right, or a key cannot be had.
+    pub async fn rewrap(
+        &self,
+        path: &Path,
+        recipients: &Recipients,
+    ) -> Result<Option<Rewrapped>, EnvelopeError> {
+        let keys = self.keys().ok_or_else(|| EnvelopeError::EncryptionOff {
+            path: path.to_owned(),
+        })?;
+        let (sealed, _kind) = blocking({
+            let path = path.to_owned();
+            move || look(&path)
+        })
+        .await?;
+        let before = sealed.ok_or_else(|| EnvelopeError::ManifestMissing {
+            path: path.to_owned(),
+        })?;
+        let (subject, cipher) = (before.claims().subject().clone(), before.claims().cipher());
+        let wrap_failed = |source| EnvelopeError::Wrap {
+            path: path.to_owned(),
+            source,
+        };
+        let current = keys.current();
+        let wanted = (
+            current.kind(),
+            current.key_id(&subject).await.map_err(wrap_failed)?,
+        );
+        let done = |dek: &DekEntry| is_wrapped(dek, &wanted, recipients);
+        if before.claims().deks().iter().all(done) {
+            return Ok(None);
+        }
+        let file = self
+            .unseal(path, &subject, cipher, before.clone(), &keys)
+            .await?;
+        let mut wraps = Vec::with_capacity(2);
+        let plain = std::iter::once(&file.dek).chain(&file.next);
+        for (entry, dek) in file.manifest.deks().iter().zip(plain) {
+            let context = WrapContext {
+                subject: &subject,
+                file_id: file.manifest.file_id(),
+                cipher,
+                dek_id: entry.id,
+            };
+            let made = self.wraps(entry, dek, &context, &keys, &wanted, recipients);
+            wraps.push(made.await.map_err(wrap_failed)?);
+        }
+        let manifest = file
+            .manifest
+            .rewrapped(wraps)
+            .map_err(|source| EnvelopeError::Invalid {
+                path: path.to_owned(),
+                source,
+            })?;
+        let after = manifest.seal(&file.dek.manifest_key(&manifest.file_id()));
+        Ok(Some(Rewrapped {
+            path: path.to_owned(),
+            before,
+            after,
+        }))
+    }
+
+    /// The wraps of one data key: the current key's, then the recipients'.
+    async fn wraps(
+        &self,
+        entry: &DekEntry,
+        dek: &Dek,
+        context: &WrapContext<'_>,
+        keys: &KeyRing,
+        wanted: &(ProviderKind, KeyId),
+        recipients: &Recipients,
+    ) -> Result<Vec<Wrap>, nimbus_keyproviders::ProviderError> {
+        let now = self.clock.now();
+        let old = entry.wraps.iter().find(|wrap| is_by(wrap, wanted));
+        let mut wraps = vec![match old {
+            Some(wrap) => wrap.clone(),
+            None => keys.current().wrap(dek, context).await?.at(now),
+        }];
+        let kept = |wrap: &&Wrap| {
+            wrap.provider == ProviderKind::Age && !recipients.drop.contains(&wrap.key_id)
+        };
+        wraps.extend(entry.wraps.iter().filter(kept).cloned());
+        for recipient in &recipients.add {
+            if !wraps.iter().any(|wrap| wrap.key_id == *recipient.key_id()) {
+                wraps.push(recipient.wrap(dek, context)?.at(now));
+            }
+        }
+        Ok(wraps)
+    }
+
+    /// Publishes what was wrapped anew, all with a few flushes. A manifest that was changed or removed meanwhile is left as it is; the paths
+    /// of those are returned. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvelopeError::Mirror`] or [`EnvelopeError::Io`]: some manifests may be new and some old, each whole.
+    pub fn publish_rewrapped(&self, batch: Vec<Rewrapped>) -> Result<Vec<PathBuf>, EnvelopeError> {
+        // Nobody creates, settles or removes a manifest between the look and the rename.
+        let _alone = self
+            .publishing
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let unchanged = |rewrapped: &Rewrapped| {
+            matches!(
+                store::read(&manifest_path(&rewrapped.path)),
+                Ok(Some(now)) if now.as_bytes() == rewrapped.before.as_bytes()
+            )
+        };
+        let (batch, changed): (Vec<_>, Vec<_>) = batch.into_iter().partition(unchanged);
+        let changed = changed
+            .into_iter()
+            .map(|rewrapped| rewrapped.path)
+            .collect();
+        let Some(first) = batch.first() else {
+            return Ok(changed);
+        };
+        if let Some(mirror) = &self.mirror {
+            let copies: Vec<_> = batch
+                .iter()
+                .filter(|rewrapped| rewrapped.after.claims().state() != State::New)
+                .map(|rewrapped| (rewrapped.subject(), rewrapped.after.as_bytes()))
+                .collect();
+            mirror
+                .put_many(&copies)
+                .map_err(|source| EnvelopeError::Mirror {
+                    path: first.path.clone(),
+                    source,
+                })?;
+            crash_point!("manifests::mirrored");
+        }
+        let manifests: Vec<_> = batch
+            .iter()
+            .map(|rewrapped| (manifest_path(&rewrapped.path), rewrapped.after.as_bytes()))
+            .collect();
+        store::replace_many(&manifests).map_err(|source| EnvelopeError::Io {
+            action: "write the manifests beside",
+            path: first.path.clone(),
+            source,
+        })?;
+        Ok(changed)
+    }
+}
+
+/// Whether a data key has the wanted wrap, no other provider's, and the recipients as asked for.
+fn is_wrapped(entry: &DekEntry, wanted: &(ProviderKind, KeyId), recipients: &Recipients) -> bool {
+    let of_age = |id: &KeyId| {
+        entry
+            .wraps
+            .iter()
+            .any(|wrap| wrap.provider == ProviderKind::Age && wrap.key_id == *id)
+    };
+    entry
+        .wraps
+        .iter()
+        .all(|wrap| wrap.provider == ProviderKind::Age || is_by(wrap, wanted))
+        && entry.wraps.iter().any(|wrap| is_by(wrap, wanted))
+        && recipients.add.iter().all(|one| of_age(one.key_id()))
+        && !recipients.drop.iter().any(of_age)
+}
+
+fn is_by(wrap: &Wrap, (provider, key_id): &(ProviderKind, KeyId)) -> bool {
+    wrap.provider == *provider && wrap.key_id == *key_id
+}
