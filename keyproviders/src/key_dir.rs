@@ -68,6 +68,10 @@ impl KeySource for KeyFiles {
         }
     }
 
+    fn path(&self) -> Option<&Path> {
+        Some(&self.dir)
+    }
+
     async fn check(&self) -> Result<(), ProviderError> {
         let dir = self.dir.clone();
         crate::blocking(move || check_directory(&dir)).await

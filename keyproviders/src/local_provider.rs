@@ -1,6 +1,7 @@
 //! The provider that all local keys share: a source supplies the key, and nothing else.
 
 use std::fmt::Debug;
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -29,6 +30,11 @@ pub trait KeySource: Debug + Send + Sync {
     /// # Errors
     /// The reason why it is not.
     async fn check(&self) -> Result<(), ProviderError>;
+
+    /// Where the keys lie, when that is a place on this machine.
+    fn path(&self) -> Option<&Path> {
+        None
+    }
 }
 
 /// Wraps and unwraps in this process with keys from `S`.
@@ -103,5 +109,9 @@ impl<S: KeySource> KeyProvider for LocalProvider<S> {
 
     async fn check(&self) -> Result<(), ProviderError> {
         self.source.check().await
+    }
+
+    fn path(&self) -> Option<&Path> {
+        self.source.path()
     }
 }

@@ -49,6 +49,10 @@ impl KeySource for MasterKey {
         Ok(Arc::clone(&self.key))
     }
 
+    fn path(&self) -> Option<&Path> {
+        Some(&self.path)
+    }
+
     /// Reads the file again: it must still hold the key that is in use.
     async fn check(&self) -> Result<(), ProviderError> {
         let path = self.path.clone();

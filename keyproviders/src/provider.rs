@@ -1,6 +1,7 @@
 //! The trait that every key provider implements, and what passes through it.
 
 use std::fmt::Debug;
+use std::path::Path;
 
 use async_trait::async_trait;
 use nimbus_manifests::{KeyId, ProviderKind, Subject, Timestamp, Wrap, WrapAlgorithm, WrapContext};
@@ -51,6 +52,11 @@ pub trait KeyProvider: Debug + Send + Sync {
     /// # Errors
     /// The reason why it is not.
     async fn check(&self) -> Result<(), ProviderError>;
+
+    /// Where the keys lie, when that is a place on this machine.
+    fn path(&self) -> Option<&Path> {
+        None
+    }
 
     /// Wraps here the data key that `from` can unwrap; `None` when `wrap` is not `from`'s.
     ///

@@ -18,6 +18,7 @@ use crate::config::keys::KeysError;
 use crate::config::{ConfigError, Persistence, Settings};
 use crate::control::ControlError;
 use crate::encryption::OperationError;
+use crate::encryption::rotate_kek::RotateKekError;
 use crate::encryption::survey::SurveyError;
 use crate::process::LockError;
 use crate::server::ServeError;
@@ -99,6 +100,9 @@ pub enum CliError {
     /// An export or a migration.
     #[error(transparent)]
     Operation(#[from] Box<OperationError>),
+    /// A rotation that was not begun.
+    #[error(transparent)]
+    RotateKek(#[from] RotateKekError),
     /// Standard output is gone, or another plain input or output failed.
     #[error("cannot write the answer")]
     Output(#[from] std::io::Error),
@@ -111,6 +115,8 @@ pub enum Outcome {
     Done,
     /// Done, and it found problems.
     Problems,
+    /// Done in part: what was not done was said.
+    Failed,
 }
 
 /// Runs one command line to its exit code: 0 done, 1 failed, 2 wrong usage, 3 done and it found problems.
@@ -142,6 +148,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Problems) => ExitCode::from(PROBLEMS),
+        Ok(Outcome::Failed) => ExitCode::from(FAILED),
         Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
         }
@@ -149,6 +156,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             output::error(&error);
             ExitCode::from(match error {
                 CliError::Config(_) => USAGE,
+                CliError::RotateKek(error) if error.is_usage() => USAGE,
                 _ => FAILED,
             })
         }

@@ -5,12 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use ureq::http::Method;
 use zeroize::Zeroizing;
 
 use super::CliError;
 use crate::process::{LockError, RunningServer, running_server};
 use crate::server::token;
+use crate::sqlcipher::Progress;
 
 /// Why a running server did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +29,14 @@ pub enum RemoteError {
         pid: u32,
         /// What the connection said.
         source: Box<ureq::Error>,
+    },
+    /// It began what it was asked, and failed.
+    #[error("the server at {address} could not do it: {message}")]
+    Operation {
+        /// Where it listens.
+        address: SocketAddr,
+        /// What it said.
+        message: String,
     },
     /// It refused.
     #[error("the server at {address} refused: {status} {message}")]
@@ -72,6 +82,56 @@ impl Remote {
         path: &str,
         patience: Duration,
     ) -> Result<T, CliError> {
+        self.send(method, path, &[], patience)
+    }
+
+    /// Begins an operation of the server, watches it, and answers what came of it.
+    pub(super) fn operate<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+        progress: &Progress,
+    ) -> Result<T, CliError> {
+        #[derive(Deserialize)]
+        struct Begun {
+            operation: String,
+        }
+        #[derive(Deserialize)]
+        struct Operation<T> {
+            state: String,
+            done: u64,
+            total: u64,
+            result: Option<T>,
+            error: Option<String>,
+        }
+        let body = serde_json::to_vec(request).map_err(std::io::Error::from)?;
+        let begun: Begun = self.send(Method::POST, path, &body, PATIENCE)?;
+        let path = format!("/api/admin/operations/{}", begun.operation);
+        loop {
+            let now: Operation<T> = self.ask(Method::GET, &path, PATIENCE)?;
+            // The operation is the server's: it goes on when this command is stopped.
+            let _go_on = progress(now.done, now.total);
+            if let Some(result) = now.result {
+                return Ok(result);
+            }
+            if now.state != "running" {
+                return Err(RemoteError::Operation {
+                    address: self.address,
+                    message: now.error.unwrap_or(now.state),
+                }
+                .into());
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &[u8],
+        patience: Duration,
+    ) -> Result<T, CliError> {
         let Self { pid, address } = *self;
         let unreachable = |source| RemoteError::Unreachable {
             address,
@@ -90,7 +150,8 @@ impl Remote {
             .method(method)
             .uri(format!("http://{address}{path}"))
             .header("authorization", bearer.as_str())
-            .body(())
+            .header("content-type", "application/json")
+            .body(body)
             .map_err(|error| unreachable(error.into()))?;
         let mut response = agent.run(request).map_err(unreachable)?;
         let status = response.status();
@@ -111,5 +172,9 @@ impl Remote {
     }
 }
 
+/// How long a request may take that only begins something or asks after it.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two questions how far an operation has come.
+const PAUSE: Duration = Duration::from_millis(100);
 /// The status of a hundred thousand tenants.
 const MAX_ANSWER_BYTES: u64 = 256 << 20;

@@ -106,11 +106,12 @@ pub async fn connect(settings: &Settings, purpose: Purpose) -> Result<Keys, Keys
             (config, made.then(|| path.clone()))
         }
     };
-    refuse_key_beside_data(&config, settings)?;
+    let dirs = [settings.data_dir.clone(), settings.control_data_dir.clone()];
+    refuse_key_beside(&config, &dirs)?;
     let current = config.connect().await?;
     let mut previous: Vec<Arc<dyn KeyProvider>> = Vec::new();
     for config in &settings.previous {
-        refuse_key_beside_data(config, settings)?;
+        refuse_key_beside(config, &dirs)?;
         previous.push(config.connect().await?);
     }
     let ring = KeyRing::new(current, previous, settings.recipients.clone());
@@ -189,11 +190,18 @@ fn refuse_lost_key(key: &Path, dir: &Path) -> Result<(), KeysError> {
     }
 }
 
-fn refuse_key_beside_data(config: &ProviderConfig, settings: &Settings) -> Result<(), KeysError> {
-    let dirs = [settings.data_dir.clone(), settings.control_data_dir.clone()];
+/// Refuses a key that lies in one of the directories that it protects.
+///
+/// # Errors
+///
+/// [`KeysError::KeyBesideData`].
+pub(crate) fn refuse_key_beside(
+    config: &ProviderConfig,
+    dirs: &[PathBuf],
+) -> Result<(), KeysError> {
     match config {
-        ProviderConfig::MasterKeyFile { path } => refuse_key_in(path, &dirs),
-        ProviderConfig::KeyDir { dir } => refuse_key_in(dir, &dirs),
+        ProviderConfig::MasterKeyFile { path } => refuse_key_in(path, dirs),
+        ProviderConfig::KeyDir { dir } => refuse_key_in(dir, dirs),
         _ => Ok(()),
     }
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use nimbus_keyproviders::ProviderConfig;
 use nimbus_keyproviders::recovery::{Recipient, RecipientError};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Where things are kept and what encrypts them, as an operator says it.
@@ -101,7 +101,7 @@ pub enum TenantProviderKind {
 }
 
 /// Who wraps data keys, by its name in the settings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeyProviderKind {
     /// One key file for everything.

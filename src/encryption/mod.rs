@@ -7,6 +7,7 @@ mod error;
 pub mod export;
 pub mod migrate;
 pub mod repair;
+pub mod rotate_kek;
 pub mod survey;
 
 use std::os::unix::fs::DirBuilderExt as _;

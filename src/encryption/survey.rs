@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nimbus_keyproviders::ProviderConfig;
-use nimbus_manifests::{Manifest, SUFFIX, State, Subject, TenantId};
+use nimbus_manifests::{Manifest, ProviderKind, SUFFIX, State, Subject, TenantId};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
@@ -251,6 +251,26 @@ impl Surveyor {
     }
 
     async fn provider_report(&self) -> Option<ProviderReport> {
+        let keys = match &self.envelope {
+            Ok(envelope) => envelope.keys()?,
+            Err(why) => return self.unusable_provider(why),
+        };
+        let current = keys.current();
+        let kind = current.kind();
+        let key_id = match kind {
+            ProviderKind::KeyDir => None,
+            _ => current.key_id(&control::subject()).await.ok(),
+        };
+        Some(ProviderReport {
+            kind: kind.to_string(),
+            key_id: key_id.map(|id| id.to_string()),
+            path: current.path().map(|path| path.display().to_string()),
+            error: current.check().await.err().map(|error| chain(&error)),
+        })
+    }
+
+    /// A provider of which nothing is known but what the settings say.
+    fn unusable_provider(&self, why: &str) -> Option<ProviderReport> {
         let (kind, path) = match &self.provider {
             ProviderChoice::Off => return None,
             ProviderChoice::Default(path)
@@ -260,30 +280,11 @@ impl Surveyor {
             ProviderChoice::Configured(ProviderConfig::KeyDir { dir }) => ("key-dir", Some(dir)),
             ProviderChoice::Configured(_) => ("aws-kms", None),
         };
-        let mut error = None;
-        let mut key_id = None;
-        match &self.envelope {
-            Err(why) => error = Some(why.clone()),
-            Ok(envelope) => {
-                if let Some(keys) = envelope.keys() {
-                    error = keys
-                        .current()
-                        .check()
-                        .await
-                        .err()
-                        .map(|error| chain(&error));
-                    if kind != "key-dir" {
-                        let id = keys.current().key_id(&control::subject()).await;
-                        key_id = id.ok().map(|id| id.to_string());
-                    }
-                }
-            }
-        }
         Some(ProviderReport {
             kind: kind.to_owned(),
-            key_id,
+            key_id: None,
             path: path.map(|path| path.display().to_string()),
-            error,
+            error: Some(why.to_owned()),
         })
     }
 

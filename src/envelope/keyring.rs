@@ -43,6 +43,24 @@ impl KeyRing {
         }
     }
 
+    /// The same keys, and `other` accepted, too.
+    #[must_use]
+    pub fn also_accepting(&self, other: Arc<dyn KeyProvider>) -> Self {
+        let mut previous = self.previous.clone();
+        previous.push(other);
+        Self {
+            current: self.current.clone(),
+            previous,
+            recipients: self.recipients.clone(),
+        }
+    }
+
+    /// The provider that wraps new data keys, to be held apart from this ring.
+    #[must_use]
+    pub fn current_shared(&self) -> Arc<dyn KeyProvider> {
+        self.current.clone()
+    }
+
     /// The provider that wraps new data keys.
     #[must_use]
     pub fn current(&self) -> &dyn KeyProvider {

@@ -1,12 +1,12 @@
 //! A data key under another key: the manifest changes, no page of the data does.
 //!
-//! Many manifests are replaced at once: all are written, flushed together, copied to the mirror in one commit, and renamed. States a crash
+//! Many manifests are replaced at once: copied to the mirror in one commit, all written, flushed together, and renamed. States a crash
 //! can leave, for each manifest by itself:
 //!
 //! | after | on disk | the next start |
 //! | --- | --- | --- |
-//! | temporary files written, flushed | old manifest, a `.nimbus-tmp-…` | opens with the old key; the rest is removed |
-//! | mirror written | the same, its copy under the new key | the same; the copy opens with the new key, which is configured |
+//! | mirror written | old manifest, its copy under the new key | opens with the old key; the copy opens with the new one |
+//! | temporary files written, flushed | the same, and a `.nimbus-tmp-…` | the same; the rest is removed |
 //! | renamed | new manifest | opens with the new key |
 //!
 //! Both keys are configured until all is done, so that each of these opens.
@@ -14,14 +14,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
-use nimbus_keyproviders::Dek;
 use nimbus_keyproviders::recovery::Recipient;
+use nimbus_keyproviders::{Dek, KeyProvider};
 use nimbus_manifests::{
     DekEntry, KeyId, ProviderKind, SealedManifest, State, Subject, Wrap, WrapContext,
 };
 
 use super::store;
-use super::{Envelope, EnvelopeError, KeyRing, blocking, look, manifest_path};
+use super::{Envelope, EnvelopeError, blocking, look, manifest_path};
 use crate::failpoints::crash_point;
 
 /// Recovery recipients to add to manifests, and to drop from them. All others are kept.
@@ -56,8 +56,8 @@ impl Rewrapped {
 }
 
 impl Envelope {
-    /// Wraps the data keys of `path` under the current key, and to the `recipients`; `None` when they are so already. The manifest is verified
-    /// first. Nothing is written.
+    /// Wraps the data keys of `path` by `target`, and to the `recipients`; `None` when they are so already. What unwraps them now is in force.
+    /// The manifest is verified first. Nothing is written.
     ///
     /// # Errors
     ///
@@ -65,6 +65,7 @@ impl Envelope {
     pub async fn rewrap(
         &self,
         path: &Path,
+        target: &dyn KeyProvider,
         recipients: &Recipients,
     ) -> Result<Option<Rewrapped>, EnvelopeError> {
         let keys = self.keys().ok_or_else(|| EnvelopeError::EncryptionOff {
@@ -83,10 +84,9 @@ impl Envelope {
             path: path.to_owned(),
             source,
         };
-        let current = keys.current();
         let wanted = (
-            current.kind(),
-            current.key_id(&subject).await.map_err(wrap_failed)?,
+            target.kind(),
+            target.key_id(&subject).await.map_err(wrap_failed)?,
         );
         let done = |dek: &DekEntry| is_wrapped(dek, &wanted, recipients);
         if before.claims().deks().iter().all(done) {
@@ -104,7 +104,7 @@ impl Envelope {
                 cipher,
                 dek_id: entry.id,
             };
-            let made = self.wraps(entry, dek, &context, &keys, &wanted, recipients);
+            let made = self.wraps(entry, dek, &context, target, &wanted, recipients);
             wraps.push(made.await.map_err(wrap_failed)?);
         }
         let manifest = file
@@ -122,13 +122,13 @@ impl Envelope {
         }))
     }
 
-    /// The wraps of one data key: the current key's, then the recipients'.
+    /// The wraps of one data key: the target's, then the recipients'.
     async fn wraps(
         &self,
         entry: &DekEntry,
         dek: &Dek,
         context: &WrapContext<'_>,
-        keys: &KeyRing,
+        target: &dyn KeyProvider,
         wanted: &(ProviderKind, KeyId),
         recipients: &Recipients,
     ) -> Result<Vec<Wrap>, nimbus_keyproviders::ProviderError> {
@@ -136,7 +136,7 @@ impl Envelope {
         let old = entry.wraps.iter().find(|wrap| is_by(wrap, wanted));
         let mut wraps = vec![match old {
             Some(wrap) => wrap.clone(),
-            None => keys.current().wrap(dek, context).await?.at(now),
+            None => target.wrap(dek, context).await?.at(now),
         }];
         let kept = |wrap: &&Wrap| {
             wrap.provider == ProviderKind::Age && !recipients.drop.contains(&wrap.key_id)

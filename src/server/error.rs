@@ -66,6 +66,8 @@ codes! {
         "send less: a body may have 16 MiB, a document 1 MiB";
     /// No such document.
     DocumentNotFound = "op.document_not_found", NOT_FOUND, "error", false, "list the table to see which documents there are";
+    /// No such operation.
+    OperationNotFound = "op.scheduled_job_not_found", NOT_FOUND, "error", false, "begin the operation again";
     /// It is there already.
     AlreadyExists = "op.already_exists", CONFLICT, "error", false, "use what is there, or choose another id";
     /// It cannot be done to what is there.

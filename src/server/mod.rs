@@ -3,6 +3,7 @@
 mod body;
 pub mod error;
 mod layers;
+mod operations;
 mod routes;
 pub mod token;
 
@@ -31,6 +32,7 @@ use crate::encryption::survey::Surveyor;
 use crate::envelope::{Envelope, blocking};
 use crate::tenants::{StoreError, TenantProvider, TenantStore};
 use error::{ApiError, Code};
+use operations::Operations;
 use token::TokenKeeper;
 
 /// What the handlers work with.
@@ -40,6 +42,7 @@ pub struct App {
     control: Arc<Control>,
     envelope: Envelope,
     surveyor: Surveyor,
+    operations: Arc<Operations>,
     tokens: TokenKeeper,
     allowed_origins: Vec<String>,
     places: Semaphore,
@@ -63,6 +66,7 @@ impl App {
             control,
             envelope,
             surveyor,
+            operations: Arc::default(),
             tokens,
             allowed_origins,
             places: Semaphore::new(MAX_REQUESTS),
@@ -158,6 +162,11 @@ pub fn router(app: Arc<App>) -> Router {
                 .delete(routes::documents::delete),
         )
         .route("/api/admin/token/rotate", post(routes::admin::rotate_token))
+        .route(
+            "/api/admin/encryption/rotate-kek",
+            post(routes::admin::rotate_kek),
+        )
+        .route("/api/admin/operations/{id}", get(routes::admin::operation))
         .route(ENCRYPTION_STATUS, get(routes::admin::encryption_status))
         .layer(from_fn_with_state(app.clone(), layers::admit));
     open.merge(closed)

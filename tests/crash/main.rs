@@ -30,6 +30,11 @@ const ELSEWHERE: &[&str] = &[
     "migrate::manifest-moved",
     "migrate::swapped",
     "migrate::retired",
+    "manifests::mirrored",
+    "manifests::written",
+    "manifests::flushed",
+    "manifests::renamed",
+    "manifests::published",
 ];
 
 #[test]

@@ -4,6 +4,7 @@ mod export;
 mod key_files;
 mod migrate;
 mod repair;
+mod rotate_kek;
 mod status;
 
 use std::fs;

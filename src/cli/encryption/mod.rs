@@ -5,6 +5,7 @@ mod inspect;
 mod keygen;
 mod migrate;
 mod repair;
+mod rotate_kek;
 mod status;
 
 use std::path::Path;
@@ -41,6 +42,8 @@ enum Verb {
     Export(export::Export),
     /// Put lost manifests back from the control file
     Repair(repair::Repair),
+    /// Wrap data keys under another key
+    RotateKek(Box<rotate_kek::RotateKek>),
 }
 
 /// What only these commands meet.
@@ -65,6 +68,7 @@ impl Encryption {
             Verb::Migrate(verb) => verb.run(config),
             Verb::Export(verb) => verb.run(config),
             Verb::Repair(verb) => verb.run(config),
+            Verb::RotateKek(verb) => verb.run(config),
         }
     }
 }
@@ -87,13 +91,23 @@ impl Provider {
     }
 }
 
-/// A bar on standard error, where that is a terminal. A copy under way stops, and what there is of it is removed, once [`stop_on_signals`]
+/// A bar of bytes on standard error, where that is a terminal. A copy under way stops, and what there is of it is removed, once [`stop_on_signals`]
 /// has seen one: the beginning of an export is plaintext that nobody would look for.
 fn progress_bar(what: &'static str) -> (ProgressBar, Progress) {
-    let style = ProgressStyle::with_template(
+    bar(
+        what,
         "{msg} {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}, {eta} left",
     )
-    .unwrap_or_else(|_| ProgressStyle::default_bar());
+}
+
+/// A bar of files on standard error, where that is a terminal.
+fn counting_bar(what: &'static str) -> (ProgressBar, Progress) {
+    bar(what, "{msg} {bar:30} {pos}/{len} files  {eta} left")
+}
+
+fn bar(what: &'static str, template: &str) -> (ProgressBar, Progress) {
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::new(0).with_style(style).with_message(what);
     let told = bar.clone();
     let progress = Arc::new(move |done, total| {

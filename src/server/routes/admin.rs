@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::chain::chain;
+use crate::encryption::rotate_kek::Request;
 use crate::encryption::survey::{Survey, Verify};
 use crate::envelope::blocking;
+use crate::server::body::Body;
 use crate::server::error::{ApiError, Code};
 use crate::server::{App, token};
 
@@ -40,4 +43,44 @@ pub(in crate::server) async fn encryption_status(
     let survey = app.surveyor.clone().run(query.verify).await;
     let survey = survey.map_err(|error| ApiError::new(Code::Unavailable, chain(&error)))?;
     Ok(Json(survey))
+}
+
+/// Wraps data keys under another key, as `nimbus encryption rotate-kek`; the answer names the operation.
+pub(in crate::server) async fn rotate_kek(
+    State(app): State<Arc<App>>,
+    Body(request): Body<Request>,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let rotate = request
+        .check()
+        .map_err(|error| ApiError::new(Code::InvalidInput, chain(&error)))?;
+    let (envelope, control_dir) = (app.envelope.clone(), app.surveyor.control_dir.clone());
+    let data_dir = app.surveyor.data_dir.clone();
+    let id = app.operations.begin("rotate-kek", |progress| async move {
+        let ours = blocking({
+            let dir = rotate.dir().to_owned();
+            move || dir.canonicalize().ok() == data_dir.canonicalize().ok()
+        })
+        .await;
+        let control_dir = ours.then_some(control_dir);
+        let rotated = rotate
+            .run(&envelope, control_dir.as_deref(), progress)
+            .await;
+        let rotated = rotated.map_err(|error| chain(&error))?;
+        serde_json::to_value(rotated).map_err(|error| error.to_string())
+    })?;
+    Ok((StatusCode::ACCEPTED, Json(json!({"operation": id}))))
+}
+
+/// How far an operation has come, and what came of it.
+pub(in crate::server) async fn operation(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let known = id.parse().ok().and_then(|id| app.operations.describe(id));
+    known.map(Json).ok_or_else(|| {
+        ApiError::new(
+            Code::OperationNotFound,
+            "no such operation is remembered; a restart forgets all of them",
+        )
+    })
 }

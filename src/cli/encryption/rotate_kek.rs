@@ -1,0 +1,154 @@
+//! `nimbus encryption rotate-kek`: data keys under another key, through the running server when there is one.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::super::remote::Remote;
+use super::super::{CliError, Outcome, block_on, output, settings};
+use super::counting_bar;
+use crate::config::keys::{self, Purpose};
+use crate::config::{KeyProviderKind, Settings};
+use crate::control::Control;
+use crate::encryption::rotate_kek::{Request, Rotated};
+use crate::envelope::manifest_path;
+use crate::process::DataDirLock;
+use crate::sqlcipher::Progress;
+
+/// Wrap data keys under another key; no page of the data is touched
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  nimbus encryption rotate-kek --path data --all --new-master-key-file new.key
+  nimbus encryption rotate-kek --path data --all \\
+      --new-aws-kms-key-id alias/nimbus --new-aws-region eu-central-1
+  nimbus encryption rotate-kek --path data/demo.sqlite3 --add-recipient age1…
+
+The settings name the keys that open the files now. Without a new key, files
+move to the key of the settings. A rotation that was interrupted is run again.
+Afterwards the new key must be in the settings; the old one is needed no more
+but for backups that were made before.")]
+pub(super) struct RotateKek {
+    /// A protected file or its manifest; with --all, a data directory
+    #[arg(long, value_name = "PATH")]
+    path: PathBuf,
+
+    /// Every file in the directory, and the control file
+    #[arg(long)]
+    all: bool,
+
+    /// The kind of the new key; may be left out where a setting tells it
+    #[arg(long, value_enum, value_name = "PROVIDER")]
+    new_key_provider: Option<KeyProviderKind>,
+
+    /// The new master key
+    #[arg(long, value_name = "FILE")]
+    new_master_key_file: Option<PathBuf>,
+
+    /// The new key directory; keys that are missing there are made
+    #[arg(long, value_name = "DIR")]
+    new_key_dir: Option<PathBuf>,
+
+    /// The new KMS key: id, alias or ARN
+    #[arg(long, value_name = "KEY")]
+    new_aws_kms_key_id: Option<String>,
+
+    /// Its region
+    #[arg(long, value_name = "REGION")]
+    new_aws_region: Option<String>,
+
+    /// Its endpoint
+    #[arg(long, value_name = "URL")]
+    new_aws_endpoint_url: Option<String>,
+
+    /// Wrap each data key to this age recipient, too; may be given several times
+    #[arg(long = "add-recipient", value_name = "RECIPIENT")]
+    add_recipients: Vec<String>,
+
+    /// Leave out the wraps to this age recipient; may be given several times
+    #[arg(long = "drop-recipient", value_name = "RECIPIENT")]
+    drop_recipients: Vec<String>,
+}
+
+impl RotateKek {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+        let settings = settings(config, None)?;
+        // The server has a directory of its own: paths are sent whole.
+        let whole = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+        let request = Request {
+            path: whole(self.path),
+            all: self.all,
+            new_key_provider: self.new_key_provider,
+            new_master_key_file: self.new_master_key_file.map(whole),
+            new_key_dir: self.new_key_dir.map(whole),
+            new_aws_kms_key_id: self.new_aws_kms_key_id,
+            new_aws_region: self.new_aws_region,
+            new_aws_endpoint_url: self.new_aws_endpoint_url,
+            add_recipients: self.add_recipients,
+            drop_recipients: self.drop_recipients,
+        };
+        let moved = request.names_a_key();
+        let rotate = request.clone().check()?;
+        rotate.check_path()?;
+        let (bar, progress) = counting_bar("rewrapping");
+        let rotated = match Remote::on(rotate.dir())? {
+            Some(server) => {
+                server.operate("/api/admin/encryption/rotate-kek", &request, &progress)?
+            }
+            None => {
+                let _lock = DataDirLock::acquire(rotate.dir())?;
+                block_on(here(&settings, rotate, progress))?
+            }
+        };
+        bar.finish_and_clear();
+        Ok(say(&rotated, moved)?)
+    }
+}
+
+/// From this process: no server runs.
+async fn here(
+    settings: &Settings,
+    rotate: crate::encryption::rotate_kek::RotateKek,
+    progress: Progress,
+) -> Result<Rotated, CliError> {
+    let mut envelope = keys::connect(settings, Purpose::Inspect).await?.envelope;
+    let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    let mut control_dir = None;
+    if same(rotate.dir(), &settings.data_dir) {
+        let control = Control::path_in(&settings.control_data_dir);
+        if manifest_path(&control).exists() {
+            let control = Control::open(&envelope, &settings.control_data_dir).await?;
+            envelope = envelope.with_mirror(std::sync::Arc::new(control));
+        }
+        control_dir = Some(settings.control_data_dir.canonicalize()?);
+    }
+    Ok(rotate
+        .run(&envelope, control_dir.as_deref(), progress)
+        .await?)
+}
+
+fn say(rotated: &Rotated, moved: bool) -> std::io::Result<Outcome> {
+    output::answer(&format!(
+        "{} rewrapped, {} had it already, {} failed: {}",
+        rotated.rewrapped,
+        rotated.unchanged,
+        rotated.failed.len(),
+        rotated.key
+    ))?;
+    for failure in &rotated.failed {
+        output::note(&format!("{}: {}", failure.path, failure.error));
+    }
+    if !rotated.failed.is_empty() {
+        output::note(
+            "Keep the old key: the files above need it. Mend them, and run the command again.",
+        );
+        return Ok(Outcome::Failed);
+    }
+    if moved {
+        output::note(
+            "Now put the new key into the settings, before the next start. The old key opens these files no more;\n\
+             backups and copies made before still need it, and whoever has them and the old key still opens them.",
+        );
+    }
+    Ok(Outcome::Done)
+}

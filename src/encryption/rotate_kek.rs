@@ -1,0 +1,450 @@
+//! `rotate-kek`: the data keys of one file, or of all, under another key. No page of the data is touched.
+//!
+//! Each file is a rotation of its own: one that was interrupted leaves some files on the old key and some on the new, `status` shows which,
+//! and running it again finishes the rest.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nimbus_keyproviders::recovery::{Recipient, RecipientError};
+use nimbus_keyproviders::{
+    KeyFileError, KeyProvider, OsRandom, ProviderConfig, ProviderError, key_dir, keyfile,
+};
+use nimbus_manifests::{InvalidName, KeyId, SUFFIX};
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+
+use crate::chain::chain;
+use crate::config::KeyProviderKind;
+use crate::config::keys::{KeysError, refuse_key_beside};
+use crate::envelope::{
+    Envelope, EnvelopeError, Recipients, Rewrapped, blocking, manifest_path, read_manifest,
+};
+use crate::sqlcipher::Progress;
+
+/// What is asked for, as the command line and the server's route say it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Request {
+    /// A protected file or its manifest; with `all`, a directory of them.
+    pub path: PathBuf,
+    /// Every file in the directory.
+    pub all: bool,
+    /// The kind of the new key; may be left out where a setting below tells it. Without any, files move to the current key.
+    pub new_key_provider: Option<KeyProviderKind>,
+    /// The new master key.
+    pub new_master_key_file: Option<PathBuf>,
+    /// The new key directory; keys that are missing there are made.
+    pub new_key_dir: Option<PathBuf>,
+    /// The new KMS key.
+    pub new_aws_kms_key_id: Option<String>,
+    /// Its region.
+    pub new_aws_region: Option<String>,
+    /// Its endpoint.
+    pub new_aws_endpoint_url: Option<String>,
+    /// age recipients that each data key is to be wrapped to, too.
+    pub add_recipients: Vec<String>,
+    /// age recipients whose wraps are to go.
+    pub drop_recipients: Vec<String>,
+}
+
+/// Why a rotation was not begun. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RotateKekError {
+    /// Settings of more than one new key.
+    #[error("name one new key: --new-master-key-file, --new-key-dir or --new-aws-kms-key-id")]
+    ManyKeys,
+    /// `--new-key-provider` without its setting, or with another's.
+    #[error("--new-key-provider {provider} goes with {setting}, and with no other's setting")]
+    WrongSetting {
+        /// The kind that was named.
+        provider: &'static str,
+        /// Its setting.
+        setting: &'static str,
+    },
+    /// `--new-aws-region` or `--new-aws-endpoint-url` without a KMS key.
+    #[error("--new-aws-region and --new-aws-endpoint-url go with --new-aws-kms-key-id")]
+    NoKmsKey,
+    /// There is no rotating to plaintext.
+    #[error("a key cannot be rotated to none; `nimbus encryption export` writes plaintext")]
+    ToNone,
+    /// Not an age recipient.
+    #[error("the recipient {recipient:?} is refused")]
+    Recipient {
+        /// What was given.
+        recipient: String,
+        /// What is wrong with it.
+        source: RecipientError,
+    },
+    /// Not the name of a wrap.
+    #[error("the recipient {recipient:?} is refused")]
+    Unnameable {
+        /// What was given.
+        recipient: String,
+        /// What is wrong with it.
+        source: InvalidName,
+    },
+    /// A directory without `--all`, or a file with it.
+    #[error("{} is {}", .path.display(), if *.all { "no directory; leave --all out" } else { "a directory; rotate all that is in it with --all" })]
+    WrongPath {
+        /// The path.
+        path: PathBuf,
+        /// Whether all of a directory was asked for.
+        all: bool,
+    },
+    /// Encryption is off.
+    #[error("no key provider is configured; name the one that opens the files now in the settings")]
+    EncryptionOff,
+    /// The new key lies where it may not.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The new key cannot be used.
+    #[error("the new key cannot be used")]
+    Provider(#[from] ProviderError),
+    /// A key of the new directory cannot be made.
+    #[error("a key of the new key directory cannot be made")]
+    KeyFile(#[from] KeyFileError),
+    /// The directory cannot be read.
+    #[error("cannot read {}", .path.display())]
+    Read {
+        /// The directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// It was told to stop.
+    #[error("stopped after {done} of {total} files; run the command again for the rest, and keep both keys until then")]
+    Stopped {
+        /// Files that were done.
+        done: u64,
+        /// Files there are.
+        total: u64,
+    },
+    /// What was wrapped anew could not be written.
+    #[error(transparent)]
+    Publish(#[from] EnvelopeError),
+}
+
+impl RotateKekError {
+    /// Whether what was said was wrong, before anything was looked at.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::ManyKeys
+                | Self::WrongSetting { .. }
+                | Self::NoKmsKey
+                | Self::ToNone
+                | Self::Recipient { .. }
+                | Self::Unnameable { .. }
+        )
+    }
+}
+
+/// What was asked for, checked.
+#[derive(Debug)]
+pub struct RotateKek {
+    path: PathBuf,
+    all: bool,
+    target: Option<ProviderConfig>,
+    recipients: Recipients,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Rotated {
+    /// `<provider> <key id>` that the files are wrapped by now; without the key id for key-dir.
+    pub key: String,
+    /// Files whose wraps were changed.
+    pub rewrapped: u64,
+    /// Files that had them already.
+    pub unchanged: u64,
+    /// Files that are as they were, and why.
+    pub failed: Vec<Failure>,
+}
+
+/// One file that is as it was.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Failure {
+    /// The protected file.
+    pub path: String,
+    /// Why.
+    pub error: String,
+}
+
+impl Request {
+    /// Whether files move to a key that the settings may not name yet.
+    #[must_use]
+    pub fn names_a_key(&self) -> bool {
+        self.new_key_provider.is_some()
+            || self.new_master_key_file.is_some()
+            || self.new_key_dir.is_some()
+            || self.new_aws_kms_key_id.is_some()
+    }
+
+    /// Checks what was said; touches nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`RotateKekError`] names the setting.
+    pub fn check(self) -> Result<RotateKek, RotateKekError> {
+        let target = self.target()?;
+        let mut recipients = Recipients::default();
+        for text in &self.add_recipients {
+            let recipient: Recipient =
+                text.parse().map_err(|source| RotateKekError::Recipient {
+                    recipient: text.clone(),
+                    source,
+                })?;
+            recipients.add.push(recipient);
+        }
+        for text in &self.drop_recipients {
+            let id = KeyId::new(text.as_str()).map_err(|source| RotateKekError::Unnameable {
+                recipient: text.clone(),
+                source,
+            })?;
+            recipients.drop.push(id);
+        }
+        Ok(RotateKek {
+            path: self.path,
+            all: self.all,
+            target,
+            recipients,
+        })
+    }
+
+    fn target(&self) -> Result<Option<ProviderConfig>, RotateKekError> {
+        use KeyProviderKind::{AwsKms, KeyDir, MasterKeyFile, None as Off};
+        let (file, dir, kms) = (
+            self.new_master_key_file.clone(),
+            self.new_key_dir.clone(),
+            self.new_aws_kms_key_id.clone(),
+        );
+        let of_aws = self.new_aws_region.is_some() || self.new_aws_endpoint_url.is_some();
+        if of_aws && kms.is_none() {
+            return Err(RotateKekError::NoKmsKey);
+        }
+        let wrong = |provider, setting| Err(RotateKekError::WrongSetting { provider, setting });
+        match (self.new_key_provider, file, dir, kms) {
+            (Some(Off), ..) => Err(RotateKekError::ToNone),
+            (None, None, None, None) => Ok(None),
+            (None | Some(MasterKeyFile), Some(path), None, None) => {
+                Ok(Some(ProviderConfig::MasterKeyFile { path }))
+            }
+            (None | Some(KeyDir), None, Some(dir), None) => {
+                Ok(Some(ProviderConfig::KeyDir { dir }))
+            }
+            (None | Some(AwsKms), None, None, Some(key_id)) => Ok(Some(ProviderConfig::AwsKms {
+                key_id,
+                region: self.new_aws_region.clone(),
+                endpoint_url: self.new_aws_endpoint_url.clone(),
+            })),
+            (Some(MasterKeyFile), ..) => wrong("master-key-file", "--new-master-key-file"),
+            (Some(KeyDir), ..) => wrong("key-dir", "--new-key-dir"),
+            (Some(AwsKms), ..) => wrong("aws-kms", "--new-aws-kms-key-id"),
+            (None, ..) => Err(RotateKekError::ManyKeys),
+        }
+    }
+}
+
+impl RotateKek {
+    /// The directory that the files are in.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        if self.all {
+            &self.path
+        } else {
+            crate::envelope::parent(&self.path)
+        }
+    }
+
+    /// Refuses a directory without `all`, and a file with it.
+    ///
+    /// # Errors
+    ///
+    /// [`RotateKekError::WrongPath`].
+    pub fn check_path(&self) -> Result<(), RotateKekError> {
+        if self.path.is_dir() == self.all {
+            return Ok(());
+        }
+        Err(RotateKekError::WrongPath {
+            path: self.path.clone(),
+            all: self.all,
+        })
+    }
+
+    /// Does it. With `all`, the new key is the one that wraps from now on in this process; the old ones are still accepted.
+    ///
+    /// `control_dir` is looked through, too, when it is not the directory itself.
+    ///
+    /// # Errors
+    ///
+    /// [`RotateKekError`] when it was not begun, or when the disk failed; a file's own trouble is part of the answer.
+    pub async fn run(
+        self,
+        envelope: &Envelope,
+        control_dir: Option<&Path>,
+        progress: Progress,
+    ) -> Result<Rotated, RotateKekError> {
+        self.check_path()?;
+        let keys = envelope.keys().ok_or(RotateKekError::EncryptionOff)?;
+        let paths = blocking({
+            let (path, all) = (self.path.clone(), self.all);
+            let control_dir = control_dir.map(Path::to_owned);
+            move || files(path, all, control_dir)
+        })
+        .await?;
+        let target = match &self.target {
+            None => keys.current_shared(),
+            Some(config) => {
+                let dirs: Vec<_> = paths
+                    .iter()
+                    .map(|path| crate::envelope::parent(path).to_owned())
+                    .collect::<BTreeSet<_>>()
+                    .into_iter()
+                    .collect();
+                refuse_key_beside(config, &dirs)?;
+                if let ProviderConfig::KeyDir { dir } = config {
+                    let (dir, paths) = (dir.clone(), paths.clone());
+                    blocking(move || make_keys(&dir, &paths)).await?;
+                }
+                let target = config.connect().await?;
+                target.check().await?;
+                envelope.use_keys(if self.all {
+                    keys.moved_to(target.clone())
+                } else {
+                    keys.also_accepting(target.clone())
+                });
+                target
+            }
+        };
+        let mut rotated = Rotated {
+            key: describe(&*target).await,
+            ..Rotated::default()
+        };
+        let total = paths.len() as u64;
+        for batch in paths.chunks(BATCH) {
+            self.rotate(envelope, &target, batch, &mut rotated).await?;
+            let done = rotated.rewrapped + rotated.unchanged + rotated.failed.len() as u64;
+            if !progress(done, total) {
+                return Err(RotateKekError::Stopped { done, total });
+            }
+        }
+        Ok(rotated)
+    }
+
+    /// One batch: wrapped anew side by side, published together.
+    async fn rotate(
+        &self,
+        envelope: &Envelope,
+        target: &Arc<dyn KeyProvider>,
+        paths: &[PathBuf],
+        rotated: &mut Rotated,
+    ) -> Result<(), RotateKekError> {
+        let mut ready: Vec<Rewrapped> = Vec::with_capacity(paths.len());
+        let mut wrapping = JoinSet::new();
+        let mut waiting = paths.iter();
+        loop {
+            while wrapping.len() < AT_ONCE
+                && let Some(path) = waiting.next()
+            {
+                let (envelope, path) = (envelope.clone(), path.clone());
+                let (target, recipients) = (target.clone(), self.recipients.clone());
+                drop(wrapping.spawn(async move {
+                    let result = envelope.rewrap(&path, &*target, &recipients).await;
+                    (path, result)
+                }));
+            }
+            let Some(Ok((path, result))) = wrapping.join_next().await else {
+                break;
+            };
+            match result {
+                Ok(Some(rewrapped)) => ready.push(rewrapped),
+                Ok(None) => rotated.unchanged += 1,
+                Err(error) => rotated.failed.push(Failure {
+                    path: path.display().to_string(),
+                    error: chain(&error),
+                }),
+            }
+        }
+        for rewrapped in &ready {
+            tracing::info!(
+                target: "nimbus::audit",
+                event = "rewrap",
+                subject = %rewrapped.subject(),
+                key = %rotated.key,
+                "a data key is wrapped anew"
+            );
+        }
+        let count = ready.len() as u64;
+        let publisher = envelope.clone();
+        let changed = blocking(move || publisher.publish_rewrapped(ready)).await?;
+        rotated.rewrapped += count - changed.len() as u64;
+        rotated
+            .failed
+            .extend(changed.into_iter().map(|path| Failure {
+                path: path.display().to_string(),
+                error: "its manifest was changed meanwhile; run the command again".to_owned(),
+            }));
+        Ok(())
+    }
+}
+
+/// The protected files that are meant.
+fn files(
+    path: PathBuf,
+    all: bool,
+    control_dir: Option<PathBuf>,
+) -> Result<Vec<PathBuf>, RotateKekError> {
+    if !all {
+        let named = path.to_str().and_then(|path| path.strip_suffix(SUFFIX));
+        return Ok(vec![named.map_or(path.clone(), PathBuf::from)]);
+    }
+    let mut files = BTreeSet::new();
+    let dirs = std::iter::once(path.clone()).chain(control_dir.filter(|dir| *dir != path));
+    for dir in dirs {
+        let failed = |source| RotateKekError::Read {
+            path: dir.clone(),
+            source,
+        };
+        for entry in std::fs::read_dir(&dir).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if let Some(file) = path.to_str().and_then(|path| path.strip_suffix(SUFFIX)) {
+                let _new = files.insert(PathBuf::from(file));
+            }
+        }
+    }
+    Ok(files.into_iter().collect())
+}
+
+/// Makes the keys of a new key directory that are not there yet. Each is durable before anything is wrapped by it.
+fn make_keys(dir: &Path, files: &[PathBuf]) -> Result<(), RotateKekError> {
+    for file in files {
+        // What cannot be read is reported when its turn comes.
+        if let Ok(Some(sealed)) = read_manifest(&manifest_path(file)) {
+            let key = key_dir::path_for(dir, sealed.claims().subject());
+            if std::fs::symlink_metadata(&key).is_err() {
+                let _key = keyfile::generate_new(&key, &OsRandom)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn describe(provider: &dyn KeyProvider) -> String {
+    let kind = provider.kind();
+    if kind == nimbus_manifests::ProviderKind::KeyDir {
+        return kind.to_string();
+    }
+    match provider.key_id(&crate::control::subject()).await {
+        Ok(id) => format!("{kind} {id}"),
+        Err(_) => kind.to_string(),
+    }
+}
+
+/// Manifests that share their flushes.
+const BATCH: usize = 1000;
+/// Data keys under way at a time: KMS makes each wait, and providers bound their own calls.
+const AT_ONCE: usize = 64;

@@ -1,0 +1,106 @@
+//! Long work: begun by a request, asked after by others.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::error::{ApiError, Code};
+use crate::sqlcipher::Progress;
+
+/// Operations under way, and the last ones that ended. One runs at a time.
+#[derive(Debug, Default)]
+pub(super) struct Operations(Mutex<BTreeMap<Uuid, Operation>>);
+
+#[derive(Debug)]
+struct Operation {
+    kind: &'static str,
+    done: u64,
+    total: u64,
+    end: Option<Result<Value, String>>,
+}
+
+impl Operations {
+    /// Begins `work`, which goes on when the request is over; answers its id.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Conflict`] while another operation runs.
+    pub(super) fn begin<F>(
+        self: &Arc<Self>,
+        kind: &'static str,
+        work: impl FnOnce(Progress) -> F,
+    ) -> Result<Uuid, ApiError>
+    where
+        F: Future<Output = Result<Value, String>> + Send + 'static,
+    {
+        let id = Uuid::now_v7();
+        {
+            let mut all = self.all();
+            if let Some((id, other)) = all.iter().find(|(_, one)| one.end.is_none()) {
+                let message = format!("{} {id} is under way; wait until it has ended", other.kind);
+                return Err(ApiError::new(Code::Conflict, message));
+            }
+            while all.len() >= KEPT {
+                drop(all.pop_first());
+            }
+            let operation = Operation {
+                kind,
+                done: 0,
+                total: 0,
+                end: None,
+            };
+            drop(all.insert(id, operation));
+        }
+        let operations = self.clone();
+        let progress: Progress = Arc::new(move |done, total| {
+            if let Some(operation) = operations.all().get_mut(&id) {
+                (operation.done, operation.total) = (done, total);
+            }
+            true
+        });
+        // In a task of its own within another: a panic ends the operation, and is not waited for for ever.
+        let (operations, work) = (self.clone(), tokio::spawn(work(progress)));
+        drop(tokio::spawn(async move {
+            let end = work
+                .await
+                .unwrap_or_else(|_panic| Err("a fault in the server; see its log".to_owned()));
+            if let Err(error) = &end {
+                tracing::error!(operation = %id, kind, error, "an operation failed");
+            }
+            if let Some(operation) = operations.all().get_mut(&id) {
+                operation.end = Some(end);
+            }
+        }));
+        Ok(id)
+    }
+
+    /// How far an operation has come; `None` for one that is not known (any more).
+    pub(super) fn describe(&self, id: Uuid) -> Option<Value> {
+        let all = self.all();
+        let operation = all.get(&id)?;
+        let (state, result, error) = match &operation.end {
+            None => ("running", Value::Null, Value::Null),
+            Some(Ok(result)) => ("done", result.clone(), Value::Null),
+            Some(Err(error)) => ("failed", Value::Null, json!(error)),
+        };
+        Some(json!({
+            "id": id,
+            "kind": operation.kind,
+            "state": state,
+            "done": operation.done,
+            "total": operation.total,
+            "result": result,
+            "error": error,
+        }))
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<Uuid, Operation>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many operations are remembered.
+const KEPT: usize = 100;

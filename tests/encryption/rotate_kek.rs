@@ -1,0 +1,409 @@
+use std::fs;
+use std::process::Command;
+
+use nimbus_test_support::{Machine, Moto};
+use serde_json::{Value, json};
+
+use super::{Ran, as_str, deployment, encryption, health, run, snapshot};
+
+/// A deployment of three files, and a second master key.
+fn two_keys() -> (Machine, String) {
+    let machine = deployment(&["alpha", "beta"], &[]);
+    let key = machine.path("new.key");
+    let made = encryption(&machine, &["keygen", "--master-key-file", as_str(&key)]);
+    let id = made.expect(0, &[]).out();
+    let id = id.split_whitespace().next().expect("a key id").to_owned();
+    (machine, id)
+}
+
+const ALL: &[&str] = &[
+    "rotate-kek",
+    "--path",
+    "data",
+    "--all",
+    "--new-master-key-file",
+    "new.key",
+];
+
+/// The environment of a deployment that has moved to the second key.
+fn moved(mut command: Command, machine: &Machine) -> Command {
+    let _ = command.env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", machine.path("new.key"));
+    command
+}
+
+/// `status --verify open` with the second key alone, which must end with `code`.
+fn status_moved(machine: &Machine, code: i32) -> Value {
+    let command = machine.nimbus(&[
+        "encryption",
+        "status",
+        "--format",
+        "json",
+        "--verify",
+        "open",
+    ]);
+    run(moved(command, machine)).expect(code, &[]).json()
+}
+
+fn key_ids(status: &Value) -> Vec<String> {
+    let files = status["files"].as_array().expect("files");
+    let key = |file: &Value| {
+        file["wraps"][0]["key_id"]
+            .as_str()
+            .expect("a key")
+            .to_owned()
+    };
+    files.iter().map(key).collect()
+}
+
+#[test]
+fn every_file_moves_to_the_new_key_and_the_old_one_opens_none() {
+    let (machine, id) = two_keys();
+    let before = snapshot(&machine.data_dir());
+    let _ = encryption(&machine, ALL).expect(
+        0,
+        &[
+            "3 rewrapped, 0 had it already, 0 failed",
+            &id,
+            "event=\"rewrap\"",
+            "settings",
+        ],
+    );
+    let found = status_moved(&machine, 0);
+    assert_eq!(key_ids(&found), vec![id; 3]);
+    assert!(
+        found["files"]
+            .as_array()
+            .expect("files")
+            .iter()
+            .all(|file| file["revision"] == 3)
+    );
+    let old = super::status(&machine, &[], 3);
+    assert_eq!(health(&old, "alpha.sqlite3"), "key-unavailable");
+    // No page of a tenant was touched.
+    let databases = |files: Vec<(String, u64)>| -> Vec<_> {
+        files
+            .into_iter()
+            .filter(|(name, _)| name.ends_with(".sqlite3"))
+            .collect()
+    };
+    assert_eq!(databases(before), databases(snapshot(&machine.data_dir())));
+    // The copies in the control file moved, too: a lost sidecar comes back under the new key.
+    fs::remove_file(machine.data_dir().join("alpha.sqlite3.nimbus-enc")).expect("a lost sidecar");
+    let _ =
+        run(moved(machine.nimbus(&["encryption", "repair"]), &machine)).expect(0, &["put back"]);
+    assert_eq!(status_moved(&machine, 0)["summary"]["ok"], 3);
+    let server = machine.start_command(moved(machine.nimbus(&["start", "--port", "0"]), &machine));
+    assert_eq!(
+        server.get("/api/tenants/alpha/documents/notes")["data"][0]["of"],
+        "alpha"
+    );
+    server.stop();
+    let _ = run({
+        let mut command = moved(machine.nimbus(&["encryption"]), &machine);
+        let _ = command.args(["rotate-kek", "--path", "data", "--all"]);
+        command
+    })
+    .expect(0, &["0 rewrapped, 3 had it already"]);
+}
+
+#[test]
+fn a_rotation_that_is_killed_anywhere_leaves_every_file_openable_and_is_finished_by_the_next_run() {
+    for (point, passes) in [
+        ("manifests::mirrored", 0),
+        ("manifests::written", 0),
+        ("manifests::flushed", 0),
+        ("manifests::renamed", 0),
+        ("manifests::renamed", 1),
+        ("manifests::renamed", 2),
+        ("manifests::published", 0),
+    ] {
+        let (machine, id) = two_keys();
+        let mut killed = machine.nimbus(&["encryption"]);
+        let _ = killed
+            .args(ALL)
+            .env("FAILPOINTS", format!("{point}={passes}*off->return"));
+        assert_eq!(run(killed).0.status.code(), None, "{point} is met");
+        // With both keys configured, as during a rotation, everything opens.
+        let mut both = moved(machine.nimbus(&["start", "--port", "0"]), &machine);
+        let _ = both.env(
+            "NIMBUS_ENCRYPTION_PREVIOUS_MASTER_KEY_FILE",
+            machine.master_key(),
+        );
+        let server = machine.start_command(both);
+        for tenant in ["alpha", "beta"] {
+            let documents = server.get(&format!("/api/tenants/{tenant}/documents/notes"));
+            assert_eq!(documents["data"][1]["of"], tenant, "{point}");
+        }
+        server.stop();
+        // Finished with the old key in the settings and the new one named, as it was begun, where the control file still has the old one.
+        let mut again = machine.nimbus(&["encryption"]);
+        let _ = again.args(ALL).env(
+            "NIMBUS_ENCRYPTION_PREVIOUS_MASTER_KEY_FILE",
+            machine.path("new.key"),
+        );
+        let _ = run(again).expect(0, &["0 failed"]);
+        assert_eq!(key_ids(&status_moved(&machine, 0)), vec![id; 3], "{point}");
+    }
+}
+
+#[test]
+fn goes_through_the_running_server_which_goes_on_serving() {
+    let (machine, id) = two_keys();
+    let server = machine.start(&[]);
+    let _ = encryption(&machine, ALL).expect(0, &["3 rewrapped", &id]);
+    let _id = server.insert("alpha", "notes", &json!({"after": true}));
+    drop(server.create("/api/tenants", &json!({"id": "gamma"})));
+    assert_eq!(server.request("GET", "/ready", None).0, 200);
+    let found = server.get("/debug/encryption/status?verify=open");
+    assert_eq!(found["summary"]["problems"], 0, "{found}");
+    assert_eq!(
+        found["provider"]["key_id"], id,
+        "new files are wrapped by the new key"
+    );
+    assert_eq!(key_ids(&found), vec![id.clone(); 4]);
+    let (code, body) = server.request("GET", "/api/admin/operations/none", None);
+    assert_eq!(
+        (code, body["error"]["code"].as_str()),
+        (404, Some("op.scheduled_job_not_found"))
+    );
+    server.kill();
+    assert_eq!(status_moved(&machine, 0)["summary"]["ok"], 4);
+}
+
+#[test]
+fn reports_the_files_that_it_cannot_move_and_moves_the_rest() {
+    let (machine, _) = two_keys();
+    let manifest = machine.data_dir().join("alpha.sqlite3.nimbus-enc");
+    let text = fs::read_to_string(&manifest).expect("a manifest");
+    fs::write(&manifest, text.replace("revision: 2", "revision: 7")).expect("an edited one");
+    let _ = encryption(&machine, ALL).expect(
+        1,
+        &[
+            "2 rewrapped, 0 had it already, 1 failed",
+            "alpha.sqlite3: the manifest",
+            "MAC mismatch",
+            "Keep the old key",
+        ],
+    );
+    fs::write(&manifest, text).expect("it is put right");
+    let mut again = machine.nimbus(&["encryption"]);
+    let _ = again.args(ALL).env(
+        "NIMBUS_ENCRYPTION_PREVIOUS_MASTER_KEY_FILE",
+        machine.path("new.key"),
+    );
+    let _ = run(again).expect(0, &["1 rewrapped, 2 had it already, 0 failed"]);
+}
+
+#[test]
+fn moves_one_file_and_adds_and_drops_recovery_recipients() {
+    let (machine, id) = two_keys();
+    let recipient = |name: &str| -> String {
+        let identity = machine.path(name);
+        let made = Command::new("age-keygen")
+            .arg("-o")
+            .arg(&identity)
+            .output()
+            .expect("age-keygen");
+        assert!(made.status.success());
+        let shown = Command::new("age-keygen")
+            .arg("-y")
+            .arg(&identity)
+            .output()
+            .expect("age-keygen");
+        String::from_utf8(shown.stdout)
+            .expect("a recipient")
+            .trim()
+            .to_owned()
+    };
+    let (one, other) = (recipient("one.txt"), recipient("other.txt"));
+    let rotate = |arguments: &[&str]| -> Ran {
+        encryption(&machine, &[&["rotate-kek"], arguments].concat())
+    };
+    let _ = rotate(&[
+        "--path",
+        "data",
+        "--all",
+        "--add-recipient",
+        &one,
+        "--add-recipient",
+        &other,
+    ])
+    .expect(0, &["3 rewrapped"]);
+    let _ = rotate(&["--path", "data", "--all", "--add-recipient", &one])
+        .expect(0, &["0 rewrapped, 3 had"]);
+    let _ = rotate(&["--path", "data/alpha.sqlite3", "--drop-recipient", &one])
+        .expect(0, &["1 rewrapped"]);
+    let wraps = |file: &str| -> Vec<String> {
+        let found = super::status(&machine, &["--verify", "open"], 0);
+        let files = found["files"].as_array().expect("files").clone();
+        let file = files
+            .iter()
+            .find(|one| one["path"] == file)
+            .expect("the file")
+            .clone();
+        let wraps = file["wraps"].as_array().expect("wraps").clone();
+        wraps
+            .iter()
+            .map(|wrap| wrap["key_id"].as_str().expect("a key").to_owned())
+            .collect()
+    };
+    assert_eq!(wraps("alpha.sqlite3")[1..], *std::slice::from_ref(&other));
+    assert_eq!(wraps("beta.sqlite3")[1..], [one, other.clone()]);
+    // One file alone under the new key: the others, and the recipients, stay.
+    let path = [
+        "--path",
+        "data/beta.sqlite3.nimbus-enc",
+        "--new-master-key-file",
+        "new.key",
+    ];
+    let _ = rotate(&path).expect(0, &["1 rewrapped", &id]);
+    assert_eq!(super::status(&machine, &[], 3)["summary"]["problems"], 1);
+    // What was added opens with stock age.
+    let opened = Command::new(nimbus_python())
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/interop/unwrap_recovery.py"
+        ))
+        .args([
+            "--identity",
+            as_str(&machine.path("other.txt")),
+            "--database",
+            as_str(&machine.data_dir().join("beta.sqlite3")),
+        ])
+        .output()
+        .expect("python");
+    assert!(
+        opened.status.success(),
+        "{}",
+        String::from_utf8_lossy(&opened.stderr)
+    );
+    assert!(String::from_utf8_lossy(&opened.stdout).contains("\"of\": \"beta\""));
+}
+
+fn nimbus_python() -> std::path::PathBuf {
+    let venv = std::env::var_os("NIMBUS_TEST_VENV").expect("scripts/test sets NIMBUS_TEST_VENV");
+    std::path::PathBuf::from(venv).join("bin/python")
+}
+
+#[test]
+fn moves_between_any_two_providers() {
+    type Settings = Vec<(&'static str, String)>;
+    let moto = Moto::start();
+    let (kms, other_kms) = (moto.create_key(), moto.create_key());
+    let machine = deployment(&["alpha", "beta"], &[]);
+    let ran = |arguments: &[&str], settings: &Settings| {
+        let mut command = machine.nimbus(&[&["encryption"], arguments].concat());
+        let _ = command
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .envs(settings.iter().cloned());
+        run(command)
+    };
+    let in_kms = |key: &str| -> Settings {
+        vec![
+            ("NIMBUS_ENCRYPTION_KEY_PROVIDER", "aws-kms".to_owned()),
+            ("NIMBUS_ENCRYPTION_AWS_KMS_KEY_ID", key.to_owned()),
+            ("NIMBUS_ENCRYPTION_AWS_REGION", "us-east-1".to_owned()),
+            ("NIMBUS_ENCRYPTION_AWS_ENDPOINT_URL", moto.url().to_owned()),
+        ]
+    };
+    let to_kms = |key: &str| {
+        let flags = ["--new-aws-kms-key-id", key, "--new-aws-region", "us-east-1"];
+        [&flags[..], &["--new-aws-endpoint-url", moto.url()]]
+            .concat()
+            .join(" ")
+    };
+    let in_dir: Settings = vec![
+        ("NIMBUS_ENCRYPTION_KEY_PROVIDER", "key-dir".to_owned()),
+        ("NIMBUS_ENCRYPTION_KEY_DIR", "keys".to_owned()),
+    ];
+    let master = format!("--new-master-key-file {}", as_str(&machine.master_key()));
+    let steps = [
+        (Settings::new(), to_kms(&kms), in_kms(&kms)),
+        (in_kms(&kms), to_kms(&other_kms), in_kms(&other_kms)),
+        (
+            in_kms(&other_kms),
+            "--new-key-dir keys".to_owned(),
+            in_dir.clone(),
+        ),
+        (in_dir, master, Settings::new()),
+    ];
+    for (before, to, after) in steps {
+        let flags: Vec<&str> = to.split(' ').collect();
+        let rotate = [&["rotate-kek", "--path", "data", "--all"], &flags[..]].concat();
+        let _ = ran(&rotate, &before).expect(0, &["3 rewrapped, 0 had it already, 0 failed"]);
+        let look = ["status", "--verify", "pages"];
+        let _ = ran(&look, &after).expect(0, &["3 files, 3 ok"]);
+        let _ = ran(&look, &before).expect(3, &["key-unavailable"]);
+    }
+}
+
+#[test]
+fn refuses_what_makes_no_sense_before_it_touches_anything() {
+    let (machine, _) = two_keys();
+    // redb writes to what it opens: the control file is left out.
+    let files = || -> Vec<(String, u64)> {
+        let all = snapshot(&machine.data_dir()).into_iter();
+        all.filter(|(name, _)| name != "nimbus-control.db")
+            .collect()
+    };
+    let before = files();
+    let rotate = |arguments: &[&str], code: i32, words: &[&str]| {
+        let _ = encryption(&machine, &[&["rotate-kek", "--path"], arguments].concat())
+            .expect(code, words);
+        assert_eq!(before, files());
+    };
+    rotate(&["data"], 1, &["data is a directory", "--all"]);
+    rotate(&["data/alpha.sqlite3", "--all"], 1, &["leave --all out"]);
+    rotate(
+        &[
+            "data",
+            "--all",
+            "--new-key-dir",
+            "d",
+            "--new-master-key-file",
+            "new.key",
+        ],
+        2,
+        &["name one new key"],
+    );
+    rotate(
+        &["data", "--all", "--new-key-provider", "aws-kms"],
+        2,
+        &["--new-aws-kms-key-id"],
+    );
+    rotate(
+        &["data", "--all", "--new-key-provider", "none"],
+        2,
+        &["export"],
+    );
+    rotate(
+        &["data", "--all", "--new-aws-region", "x"],
+        2,
+        &["--new-aws-kms-key-id"],
+    );
+    rotate(
+        &["data", "--all", "--add-recipient", "age1x"],
+        2,
+        &["age1x"],
+    );
+    rotate(
+        &["data", "--all", "--new-master-key-file", "no.key"],
+        1,
+        &["no.key"],
+    );
+    let inside = machine.data_dir().join("inside.key");
+    let _ = fs::copy(machine.path("new.key"), &inside).expect("a key beside the data");
+    let ran = encryption(
+        &machine,
+        &[
+            "rotate-kek",
+            "--path",
+            "data",
+            "--all",
+            "--new-master-key-file",
+            as_str(&inside),
+        ],
+    );
+    let _ = ran.expect(1, &["lies in the data directory"]);
+}
