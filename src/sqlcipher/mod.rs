@@ -297,6 +297,8 @@ impl Database {
         key: Option<&CipherKey>,
         born: &str,
     ) -> rusqlite::Result<Connection> {
+        // SQLCipher sets itself up on its first connection, and two first ones at a time get in each other's way.
+        drop(check_library());
         let connection = Connection::open_with_flags(
             path,
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
