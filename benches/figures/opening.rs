@@ -55,7 +55,8 @@ fn unwrap(runtime: &Runtime, dir: &Path, house: &House) -> Figure {
     let path = house.dir.join(format!("{}.sqlite3", tenant(0)));
     let text = std::fs::read(manifest_path(&path)).expect("a manifest");
     let envelope = runtime.block_on(setup::encryption(dir));
-    let provider = envelope.keys().expect("keys").current();
+    let keys = envelope.keys().expect("keys");
+    let provider = keys.current();
     let times = (0..31).map(|_| {
         let time = seconds(|| {
             runtime.block_on(async {

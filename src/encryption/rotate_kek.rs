@@ -115,7 +115,9 @@ pub enum RotateKekError {
         source: std::io::Error,
     },
     /// It was told to stop.
-    #[error("stopped after {done} of {total} files; run the command again for the rest, and keep both keys until then")]
+    #[error(
+        "stopped after {done} of {total} files; run the command again for the rest, and keep both keys until then"
+    )]
     Stopped {
         /// Files that were done.
         done: u64,

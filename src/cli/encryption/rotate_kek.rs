@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::super::remote::Remote;
 use super::super::{CliError, Outcome, block_on, output, settings};
-use super::counting_bar;
+use super::{counting_bar, stop_on_signals};
 use crate::config::keys::{self, Purpose};
 use crate::config::{KeyProviderKind, Settings};
 use crate::control::Control;
@@ -111,6 +111,7 @@ async fn here(
     rotate: crate::encryption::rotate_kek::RotateKek,
     progress: Progress,
 ) -> Result<Rotated, CliError> {
+    stop_on_signals()?;
     let mut envelope = keys::connect(settings, Purpose::Inspect).await?.envelope;
     let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
     let mut control_dir = None;
