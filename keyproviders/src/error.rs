@@ -39,6 +39,9 @@ pub enum ProviderError {
         /// What the library said.
         source: Box<age::EncryptError>,
     },
+    /// Something was to be wrapped by a recovery identity.
+    #[error("a recovery identity only unwraps; name the provider that wraps from now on")]
+    OnlyUnwraps,
     /// There was no randomness to draw a key or a salt from.
     #[error(transparent)]
     Random(#[from] RandomError),
@@ -97,6 +100,7 @@ impl ProviderError {
             Self::Kms(error) => error.class(),
             Self::UnwrapFailed { .. }
             | Self::UnsupportedAlgorithm { .. }
+            | Self::OnlyUnwraps
             | Self::Recovery { .. } => FailureClass::Invalid,
         }
     }

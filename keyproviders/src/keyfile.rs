@@ -28,8 +28,7 @@ use crate::random::SecureRandom;
 /// # Errors
 /// One variant of [`KeyFileError`] for each thing that can be wrong with the file.
 pub fn read(path: &Path) -> Result<LocalKey, KeyFileError> {
-    let mut file = open(path)?;
-    check(path, &file)?;
+    let mut file = open_checked(path)?;
     // One byte more than the longest text form we recognise: enough to tell the lengths apart,
     // and a cap on what is read.
     let mut buffer = Zeroizing::new([0; LONGEST_KNOWN + 1]);
@@ -89,6 +88,13 @@ pub fn generate_new(path: &Path, random: &dyn SecureRandom) -> Result<LocalKey, 
             found: written.id().clone(),
         })
     }
+}
+
+/// Opens a file of secrets, if nobody but its owner can reach it.
+pub(crate) fn open_checked(path: &Path) -> Result<File, KeyFileError> {
+    let file = open(path)?;
+    check(path, &file)?;
+    Ok(file)
 }
 
 fn open(path: &Path) -> Result<File, KeyFileError> {

@@ -35,6 +35,7 @@
 pub mod aws_kms;
 mod config;
 mod error;
+pub mod identity;
 pub mod key_dir;
 pub mod keyfile;
 mod keys;
