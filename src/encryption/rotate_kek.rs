@@ -405,7 +405,8 @@ fn files(
         return Ok(vec![named.map_or(path.clone(), PathBuf::from)]);
     }
     let mut files = BTreeSet::new();
-    let dirs = std::iter::once(path.clone()).chain(control_dir.filter(|dir| *dir != path));
+    let other = |dir: &PathBuf| dir.canonicalize().ok() != path.canonicalize().ok();
+    let dirs = std::iter::once(path.clone()).chain(control_dir.filter(other));
     for dir in dirs {
         let failed = |source| RotateKekError::Read {
             path: dir.clone(),

@@ -223,7 +223,10 @@ impl Surveyor {
         let mut looking = JoinSet::new();
         for path in paths {
             while looking.len() >= AT_ONCE {
-                files.extend(looking.join_next().await.and_then(Result::ok).flatten());
+                // A fault in one look is a fault of the whole: no file is left out in silence.
+                files.extend(looking.join_next().await.and_then(|look| {
+                    look.unwrap_or_else(|fault| std::panic::resume_unwind(fault.into_panic()))
+                }));
             }
             let this = this.clone();
             drop(looking.spawn(async move { this.look(&path, verify).await }));

@@ -3,6 +3,7 @@
 mod export;
 mod key_files;
 mod migrate;
+mod recover;
 mod repair;
 mod rotate_kek;
 mod status;

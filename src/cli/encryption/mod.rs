@@ -4,6 +4,7 @@ mod export;
 mod inspect;
 mod keygen;
 mod migrate;
+mod recover;
 mod repair;
 mod rotate_kek;
 mod status;
@@ -42,6 +43,8 @@ enum Verb {
     Export(export::Export),
     /// Put lost manifests back from the control file
     Repair(repair::Repair),
+    /// Open files with a recovery identity, when every other key is lost
+    Recover(recover::Recover),
     /// Wrap data keys under another key
     RotateKek(Box<rotate_kek::RotateKek>),
 }
@@ -53,6 +56,9 @@ pub enum EncryptionError {
     /// A manifest cannot be read.
     #[error(transparent)]
     Inspect(#[from] inspect::InspectError),
+    /// A recovery identity cannot be used.
+    #[error(transparent)]
+    Identity(#[from] nimbus_keyproviders::identity::IdentityError),
     /// A key file cannot be made.
     #[error(transparent)]
     KeyFile(#[from] nimbus_keyproviders::KeyFileError),
@@ -68,6 +74,7 @@ impl Encryption {
             Verb::Migrate(verb) => verb.run(config),
             Verb::Export(verb) => verb.run(config),
             Verb::Repair(verb) => verb.run(config),
+            Verb::Recover(verb) => verb.run(config),
             Verb::RotateKek(verb) => verb.run(config),
         }
     }

@@ -1,8 +1,10 @@
 //! `nimbus encryption rotate-kek`: data keys under another key, through the running server when there is one.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
+use nimbus_keyproviders::KeyProvider;
 
 use super::super::remote::Remote;
 use super::super::{CliError, Outcome, block_on, output, settings};
@@ -90,36 +92,55 @@ impl RotateKek {
         let moved = request.names_a_key();
         let rotate = request.clone().check()?;
         rotate.check_path()?;
-        let (bar, progress) = counting_bar("rewrapping");
-        let rotated = match Remote::on(rotate.dir())? {
-            Some(server) => {
-                server.operate("/api/admin/encryption/rotate-kek", &request, &progress)?
+        let Some(server) = Remote::on(rotate.dir())? else {
+            let outcome = offline(&settings, rotate, None)?;
+            if moved && outcome == Outcome::Done {
+                output::note(MOVED);
             }
-            None => {
-                let _lock = DataDirLock::acquire(rotate.dir())?;
-                block_on(here(&settings, rotate, progress))?
-            }
+            return Ok(outcome);
         };
+        let (bar, progress) = counting_bar("rewrapping");
+        let rotated = server.operate("/api/admin/encryption/rotate-kek", &request, &progress)?;
         bar.finish_and_clear();
-        Ok(say(&rotated, moved)?)
+        let outcome = say(&rotated)?;
+        if moved && outcome == Outcome::Done {
+            output::note(MOVED);
+        }
+        Ok(outcome)
     }
 }
 
-/// From this process: no server runs.
+/// From this process: no server may run. `identity` opens what the settings' keys do not.
+pub(super) fn offline(
+    settings: &Settings,
+    rotate: crate::encryption::rotate_kek::RotateKek,
+    identity: Option<Arc<dyn KeyProvider>>,
+) -> Result<Outcome, CliError> {
+    let _lock = DataDirLock::acquire(rotate.dir())?;
+    let (bar, progress) = counting_bar("rewrapping");
+    let rotated = block_on(here(settings, rotate, identity, progress))?;
+    bar.finish_and_clear();
+    Ok(say(&rotated)?)
+}
+
 async fn here(
     settings: &Settings,
     rotate: crate::encryption::rotate_kek::RotateKek,
+    identity: Option<Arc<dyn KeyProvider>>,
     progress: Progress,
 ) -> Result<Rotated, CliError> {
     stop_on_signals()?;
     let mut envelope = keys::connect(settings, Purpose::Inspect).await?.envelope;
+    if let (Some(identity), Some(keys)) = (identity, envelope.keys()) {
+        envelope.use_keys(keys.also_accepting(identity));
+    }
     let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
     let mut control_dir = None;
     if same(rotate.dir(), &settings.data_dir) {
         let control = Control::path_in(&settings.control_data_dir);
         if manifest_path(&control).exists() {
             let control = Control::open(&envelope, &settings.control_data_dir).await?;
-            envelope = envelope.with_mirror(std::sync::Arc::new(control));
+            envelope = envelope.with_mirror(Arc::new(control));
         }
         control_dir = Some(settings.control_data_dir.canonicalize()?);
     }
@@ -128,7 +149,7 @@ async fn here(
         .await?)
 }
 
-fn say(rotated: &Rotated, moved: bool) -> std::io::Result<Outcome> {
+fn say(rotated: &Rotated) -> std::io::Result<Outcome> {
     output::answer(&format!(
         "{} rewrapped, {} had it already, {} failed: {}",
         rotated.rewrapped,
@@ -145,11 +166,9 @@ fn say(rotated: &Rotated, moved: bool) -> std::io::Result<Outcome> {
         );
         return Ok(Outcome::Failed);
     }
-    if moved {
-        output::note(
-            "Now put the new key into the settings, before the next start. The old key opens these files no more;\n\
-             backups and copies made before still need it, and whoever has them and the old key still opens them.",
-        );
-    }
     Ok(Outcome::Done)
 }
+
+const MOVED: &str = "\
+Now put the new key into the settings, before the next start. The old key opens these files no more;
+backups and copies made before still need it, and whoever has them and the old key still opens them.";
