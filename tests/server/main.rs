@@ -14,6 +14,7 @@ mod full;
 mod keys;
 mod names;
 mod providers;
+mod removed;
 mod start;
 mod storage;
 

@@ -1,5 +1,6 @@
 //! The read connections of one tenant: few, opened when needed, used on blocking threads.
 
+use std::path::Path;
 use std::sync::{
     Arc, Mutex, PoisonError,
     atomic::{AtomicBool, Ordering},
@@ -37,6 +38,11 @@ impl Readers {
             idle: Mutex::new(Vec::new()),
             used: AtomicBool::new(false),
         })
+    }
+
+    /// The tenant's database file.
+    pub(super) fn path(&self) -> &Path {
+        self.database.path()
     }
 
     /// Runs a query on a blocking thread.

@@ -14,6 +14,8 @@
 //! | `tenants::writer::checkpointed` | after a checkpoint, if one was due |
 
 use std::{
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -204,11 +206,13 @@ impl Station {
             .map_err(sqlite)?;
         let checkpoints = Checkpoints::install(&mut connection).map_err(sqlite)?;
         let sequence = schema::last_sequence(&connection).map_err(sqlite)?;
+        let file = identity(self.readers.path());
         Ok(Work {
             station: self,
             connection,
             checkpoints,
             tables: Tables::new(),
+            file,
             sequence,
             last_group: 0,
             broken: false,
@@ -233,6 +237,8 @@ struct Work {
     connection: Connection,
     checkpoints: Checkpoints,
     tables: Tables,
+    /// Which file it is, by device and number.
+    file: Option<(u64, u64)>,
     /// The number of the last insertion.
     sequence: i64,
     /// How many mutations the last group had.
@@ -313,7 +319,9 @@ impl Work {
             .map(|queued| (queued.mutation, queued.answer))
             .unzip();
         let sequence = self.sequence;
-        let outcomes = self.transaction(&mutations);
+        let outcomes = self
+            .transaction(&mutations)
+            .and_then(|outcomes| self.still_there().map(|()| outcomes));
         if outcomes.is_err() {
             self.sequence = sequence;
             self.tables.clear();
@@ -332,6 +340,18 @@ impl Work {
             // A caller that went away does not hear it.
             drop(answer.send(outcome));
         }
+    }
+
+    /// Whether the file that was written is the one that the next opening finds. What is written to a file that was removed or replaced
+    /// under its open tenant is gone with it, and must not be acknowledged.
+    fn still_there(&self) -> Result<(), StoreError> {
+        if identity(self.station.readers.path()) == self.file {
+            return Ok(());
+        }
+        Err(StoreError::Corrupt {
+            tenant: self.station.tenant.clone(),
+            source: Arc::new(Replaced(self.station.readers.path().to_owned())),
+        })
     }
 
     /// One transaction: each mutation's own outcome, or the failure that none of them survived.
@@ -412,6 +432,17 @@ fn rest(station: &Station, connection: &Connection, checkpoints: &mut Checkpoint
     if let Err(error) = emptied.and_then(|()| connection.release_memory()) {
         tracing::warn!(tenant = %station.tenant, %error, "checkpoint of an idle tenant failed");
     }
+}
+
+/// A database file that is not where it was opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{} was removed or replaced while the tenant was open", .0.display())]
+struct Replaced(PathBuf);
+
+/// Which file stands at `path`.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let file = std::fs::symlink_metadata(path).ok()?;
+    Some((file.dev(), file.ino()))
 }
 
 /// Mutations that may wait.
