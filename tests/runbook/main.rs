@@ -1,0 +1,245 @@
+//! `docs/runbook.md`, followed to the letter: each section's commands are run on a deployment that was damaged as its title says.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use nimbus_test_support::{Machine, Moto};
+use serde_json::{Value, json};
+
+const PAGE: &str = include_str!("../../docs/runbook.md");
+
+/// The commands of one section; the title is that of the page.
+fn commands(title: &str) -> String {
+    let section = PAGE
+        .split("\n## ")
+        .find(|section| section.lines().next() == Some(title))
+        .unwrap_or_else(|| panic!("no section {title:?}"));
+    let blocks: Vec<&str> = section
+        .split("```sh\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert!(!blocks.is_empty(), "{title} has commands");
+    blocks.concat()
+}
+
+/// What the page says must end well after each procedure.
+fn proof() -> String {
+    let introduction = PAGE.split("\n## ").next().expect("an introduction");
+    let block = introduction
+        .split("```sh\n")
+        .nth(2)
+        .expect("its second block");
+    block.split("```").next().expect("its end").to_owned()
+}
+
+/// A stopped deployment with a tenant `demo`, a backup, a copy of its key and a recovery identity.
+struct Deployment {
+    machine: Machine,
+    settings: Vec<(&'static str, String)>,
+    documents: Value,
+}
+
+impl Deployment {
+    fn new(settings: Vec<(&'static str, String)>) -> Self {
+        let machine = Machine::new(env!("CARGO_BIN_EXE_nimbus"));
+        fs::create_dir(machine.path("bin")).expect("a directory of commands");
+        symlink(env!("CARGO_BIN_EXE_nimbus"), machine.path("bin/nimbus")).expect("nimbus in it");
+        fs::create_dir(machine.path("safe")).expect("a safe");
+        let identity = machine.path("safe/recovery.txt");
+        let made = Command::new("age-keygen").arg("-o").arg(&identity).output();
+        assert!(made.expect("age-keygen").status.success());
+        let shown = Command::new("age-keygen").arg("-y").arg(&identity).output();
+        let recipient = String::from_utf8(shown.expect("age-keygen").stdout).expect("a recipient");
+
+        let mut deployment = Self {
+            machine,
+            settings,
+            documents: Value::Null,
+        };
+        let mut start = deployment.nimbus(&["start", "--port", "0"]);
+        let _ = start.args(["--encryption-recovery-recipient", recipient.trim()]);
+        let server = deployment.machine.start_command(start);
+        let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+        for n in 0..3 {
+            let _ = server.insert("demo", "notes", &json!({"n": n}));
+        }
+        deployment.documents = server.get("/api/tenants/demo/documents/notes");
+        server.stop();
+        let _ = deployment.run("mkdir backup && cp -a data backup/data");
+        if deployment.machine.master_key().exists() {
+            let _ = fs::copy(
+                deployment.machine.master_key(),
+                deployment.machine.path("safe/master.key"),
+            )
+            .expect("a copy of the key");
+        }
+        deployment
+    }
+
+    fn nimbus(&self, arguments: &[&str]) -> Command {
+        let mut command = self.machine.nimbus(arguments);
+        let _ = command
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .envs(self.settings.iter().cloned());
+        command
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.machine.path(name)
+    }
+
+    /// Runs commands as an operator's shell does, and gives the settings that they left in its environment.
+    fn run(&self, commands: &str) -> Vec<(String, String)> {
+        let path = std::env::var("PATH").expect("a PATH");
+        // The environment is that of the binary's own fixture.
+        let fixture = self.nimbus(&[]);
+        let mut shell = Command::new("bash");
+        let _ = shell
+            .args(["-euc", &format!("{commands}\nenv")])
+            .current_dir(self.machine.root())
+            .env_clear();
+        for (name, value) in fixture.get_envs() {
+            if let Some(value) = value {
+                let _ = shell.env(name, value);
+            }
+        }
+        let _ = shell.env("PATH", format!("{}:{path}", self.path("bin").display()));
+        let ran = shell.output().expect("bash");
+        let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+        assert!(
+            ran.status.success(),
+            "{commands}\n{said}\n{}",
+            String::from_utf8_lossy(&ran.stderr)
+        );
+        said.lines()
+            .filter_map(|line| line.split_once('='))
+            .filter(|(name, _)| name.starts_with("NIMBUS_"))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    }
+
+    /// Follows a section, and shows that everything is there and whole.
+    fn follow(self, title: &str) {
+        let settings = self.run(&format!("{}{}", commands(title), proof()));
+        let mut start = self.nimbus(&["start", "--port", "0"]);
+        let _ = start.envs(settings.iter().map(|(name, value)| (name, value)));
+        let server = self.machine.start_command(start);
+        assert_eq!(
+            server.get("/api/tenants/demo/documents/notes"),
+            self.documents,
+            "{title}"
+        );
+        let _ = server.insert("demo", "notes", &json!({"n": "after"}));
+        server.stop();
+    }
+}
+
+fn remove(path: &Path) {
+    fs::remove_file(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
+
+#[test]
+fn the_master_key_is_lost() {
+    let deployment = Deployment::new(vec![]);
+    remove(&deployment.machine.master_key());
+    let _ = deployment.run(&commands_of_the_introduction());
+    deployment.follow("The master key is lost, and there is a copy");
+
+    let deployment = Deployment::new(vec![]);
+    remove(&deployment.machine.master_key());
+    remove(&deployment.path("safe/master.key"));
+    deployment.follow("The master key is lost, and there is a recovery identity");
+}
+
+/// The first look, which must not fail whatever is wrong.
+fn commands_of_the_introduction() -> String {
+    let introduction = PAGE.split("\n## ").next().expect("an introduction");
+    let block = introduction
+        .split("```sh\n")
+        .nth(1)
+        .expect("its first block");
+    block.split("```").next().expect("its end").to_owned()
+}
+
+#[test]
+fn the_master_key_was_seen_by_someone() {
+    Deployment::new(vec![]).follow("The master key was seen by someone");
+}
+
+#[test]
+fn the_kms_key_is_lost() {
+    let moto = Moto::start();
+    let (lost, new) = (moto.create_key(), moto.create_key());
+    let alias = json!({"AliasName": "alias/nimbus-new", "TargetKeyId": new});
+    let _ = moto.kms("us-east-1", &json!({"AliasName": "alias/nimbus-new"}));
+    let _ = moto.kms("us-east-1", "CreateAlias", &alias);
+    let deployment = Deployment::new(vec![
+        ("NIMBUS_ENCRYPTION_KEY_PROVIDER", "aws-kms".to_owned()),
+        ("NIMBUS_ENCRYPTION_AWS_KMS_KEY_ID", lost),
+        ("NIMBUS_ENCRYPTION_AWS_REGION", "us-east-1".to_owned()),
+        ("NIMBUS_ENCRYPTION_AWS_ENDPOINT_URL", moto.url().to_owned()),
+    ]);
+    // The settings name the new key alone: for the wraps of the old one that is as if it were gone.
+    deployment.follow("The KMS key is lost");
+}
+
+#[test]
+fn a_manifest_is_lost_damaged_or_another_files() {
+    for damage in [
+        "rm data/demo.sqlite3.nimbus-enc",
+        "echo scrambled > data/demo.sqlite3.nimbus-enc",
+    ] {
+        let deployment = Deployment::new(vec![]);
+        let _ = deployment.run(damage);
+        deployment.follow("A manifest is lost, damaged, or another file's");
+    }
+}
+
+#[test]
+fn the_control_file_is_lost() {
+    for lost in ["nimbus-control.db", "nimbus-control.db.nimbus-enc"] {
+        let deployment = Deployment::new(vec![]);
+        remove(&deployment.path("data").join(lost));
+        deployment.follow("The control file is lost, or its manifest");
+
+        let deployment = Deployment::new(vec![]);
+        remove(&deployment.path("data").join(lost));
+        deployment.follow("The control file is lost, and there is no backup of it");
+    }
+}
+
+#[test]
+fn a_tenants_database_is_lost_or_damaged() {
+    for damage in [
+        "rm data/demo.sqlite3",
+        "truncate -s 0 data/demo.sqlite3",
+        "cp backup/data/nimbus-control.db data/demo.sqlite3",
+    ] {
+        let deployment = Deployment::new(vec![]);
+        let _ = deployment.run(damage);
+        deployment.follow("A tenant's database is lost or damaged");
+    }
+}
+
+#[test]
+fn the_whole_host_is_lost() {
+    let deployment = Deployment::new(vec![]);
+    let _ = deployment.run("rm -r data home && mkdir home");
+    deployment.follow("The whole host is lost");
+}
+
+#[test]
+fn every_section_is_followed() {
+    let titles = PAGE
+        .split("\n## ")
+        .skip(1)
+        .filter_map(|section| section.lines().next());
+    let tests = include_str!("main.rs");
+    for title in titles {
+        assert!(tests.contains(&format!("follow(\"{title}\")")), "{title}");
+    }
+}
