@@ -175,7 +175,6 @@ fn the_kms_key_is_lost() {
     let moto = Moto::start();
     let (lost, new) = (moto.create_key(), moto.create_key());
     let alias = json!({"AliasName": "alias/nimbus-new", "TargetKeyId": new});
-    let _ = moto.kms("us-east-1", &json!({"AliasName": "alias/nimbus-new"}));
     let _ = moto.kms("us-east-1", "CreateAlias", &alias);
     let deployment = Deployment::new(vec![
         ("NIMBUS_ENCRYPTION_KEY_PROVIDER", "aws-kms".to_owned()),
