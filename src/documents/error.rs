@@ -33,6 +33,12 @@ pub enum InputError {
     /// Fields that are JSON but no object.
     #[error("a document is a JSON object: send {{\"field\": value, …}}")]
     NotAnObject,
+    /// A mutation that is not written as one.
+    #[error("the mutation is not right: {reason}")]
+    Mutation {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A document over [`MAX_FIELDS_BYTES`].
     #[error(
         "the document has {size} bytes, over the limit of {MAX_FIELDS_BYTES}: split it, or keep large parts in documents of their own"

@@ -3,6 +3,7 @@
 //! Nothing here knows a backend, a protocol or a clock. The types are valid by construction: whoever holds a
 //! [`Fields`], a [`TableName`] or a [`DocumentId`] holds one that passed its checks, so a store never checks again.
 
+mod at_most;
 mod document;
 mod error;
 mod fields;
@@ -10,9 +11,10 @@ mod id;
 mod mutation;
 mod table_name;
 
+pub use at_most::AtMost;
 pub use document::Document;
 pub use error::InputError;
 pub use fields::{Fields, MAX_DEPTH, MAX_FIELDS_BYTES};
 pub use id::DocumentId;
-pub use mutation::{Mutation, MutationOutcome};
+pub use mutation::{MAX_BATCH, Mutation, MutationOutcome};
 pub use table_name::{MAX_TABLE_NAME_BYTES, TableName};

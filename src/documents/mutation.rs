@@ -1,6 +1,12 @@
 //! Changes to documents, as data.
 
-use super::{DocumentId, Fields, TableName};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{DocumentId, Fields, InputError, TableName};
+
+/// The most mutations in one batch.
+pub const MAX_BATCH: usize = 10_000;
 
 /// One change to one document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +40,28 @@ pub enum Mutation {
 }
 
 impl Mutation {
+    /// Reads a mutation as clients write it:
+    ///
+    /// ```json
+    /// {"type": "insert", "table": "places", "fields": {}, "id": "…"}
+    /// {"type": "update", "table": "places", "id": "…", "patch": {}}
+    /// {"type": "delete", "table": "places", "id": "…"}
+    /// ```
+    ///
+    /// The `id` of an insert may be left out. Anything else that is missing, or does not belong there, is refused.
+    pub fn from_json(text: &str) -> Result<Self, InputError> {
+        if !text.trim_start().starts_with('{') {
+            return Err(InputError::Mutation {
+                reason: "it must be a JSON object".to_owned(),
+            });
+        }
+        let written: Written<'_> =
+            serde_json::from_str(text).map_err(|error| InputError::Mutation {
+                reason: error.to_string(),
+            })?;
+        written.mutation()
+    }
+
     /// About how many bytes it occupies while it waits to be applied.
     #[must_use]
     pub fn weight(&self) -> usize {
@@ -74,5 +102,156 @@ impl MutationOutcome {
         match *self {
             Self::Inserted { id } | Self::Updated { id } | Self::Deleted { id } => id,
         }
+    }
+}
+
+/// A mutation as it is written, before it is known that its members fit its type.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written<'a> {
+    #[serde(rename = "type")]
+    kind: Kind,
+    table: String,
+    id: Option<String>,
+    #[serde(borrow)]
+    fields: Option<&'a RawValue>,
+    #[serde(borrow)]
+    patch: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Insert,
+    Update,
+    Delete,
+}
+
+impl Written<'_> {
+    fn mutation(self) -> Result<Mutation, InputError> {
+        let Self {
+            kind,
+            table,
+            id,
+            fields,
+            patch,
+        } = self;
+        let table = table.parse()?;
+        let id = id.map(|id| id.parse()).transpose()?;
+        let json = |raw: &RawValue| Fields::from_json(raw.get());
+        Ok(match (kind, id, fields, patch) {
+            (Kind::Insert, id, Some(fields), None) => Mutation::Insert {
+                table,
+                fields: json(fields)?,
+                id,
+            },
+            (Kind::Update, Some(id), None, Some(patch)) => Mutation::Update {
+                table,
+                id,
+                patch: json(patch)?,
+            },
+            (Kind::Delete, Some(id), None, None) => Mutation::Delete { table, id },
+            (kind, ..) => {
+                let takes = match kind {
+                    Kind::Insert => {
+                        "an insert takes \"table\", \"fields\" and, if you choose it, \"id\""
+                    }
+                    Kind::Update => "an update takes \"table\", \"id\" and \"patch\"",
+                    Kind::Delete => "a delete takes \"table\" and \"id\"",
+                };
+                return Err(InputError::Mutation {
+                    reason: takes.to_owned(),
+                });
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f";
+
+    fn read(json: &str) -> Result<Mutation, InputError> {
+        Mutation::from_json(&json.replace("ID", ID))
+    }
+
+    #[test]
+    fn reads_each_type() {
+        let (table, id): (TableName, DocumentId) = ("t".parse().unwrap(), ID.parse().unwrap());
+        let fields = Fields::from_json(r#"{"a":1.10}"#).unwrap();
+        let insert = |id| Mutation::Insert {
+            table: table.clone(),
+            fields: fields.clone(),
+            id,
+        };
+        assert_eq!(
+            read(r#"{"type":"insert","table":"t","fields":{"a": 1.10}}"#),
+            Ok(insert(None))
+        );
+        assert_eq!(
+            read(r#" {"type":"insert","table":"t","fields":{"a":1.10},"id":"ID"}"#),
+            Ok(insert(Some(id)))
+        );
+        assert_eq!(
+            read(r#"{"type":"update","table":"t","patch":{"a":1.10},"id":"ID"}"#),
+            Ok(Mutation::Update {
+                table: table.clone(),
+                id,
+                patch: fields.clone()
+            })
+        );
+        assert_eq!(
+            read(r#"{"type":"delete","table":"t","id":"ID"}"#),
+            Ok(Mutation::Delete { table, id })
+        );
+    }
+
+    #[test]
+    fn rejects_members_that_are_missing_or_do_not_belong_there() {
+        for json in [
+            "{}",
+            "[]",
+            r#"["insert","t",null,{},null]"#,
+            "null",
+            r#"{"table":"t","fields":{}}"#,
+            r#"{"type":"upsert","table":"t","fields":{}}"#,
+            r#"{"type":"insert","fields":{}}"#,
+            r#"{"type":"insert","table":"t"}"#,
+            r#"{"type":"insert","table":"t","fields":{},"patch":{}}"#,
+            r#"{"type":"insert","table":"t","fields":{},"more":1}"#,
+            r#"{"type":"insert","type":"delete","table":"t","fields":{}}"#,
+            r#"{"type":"update","table":"t","patch":{}}"#,
+            r#"{"type":"update","table":"t","id":"ID"}"#,
+            r#"{"type":"update","table":"t","id":"ID","fields":{}}"#,
+            r#"{"type":"delete","table":"t"}"#,
+            r#"{"type":"delete","table":"t","id":"ID","patch":{}}"#,
+        ] {
+            assert!(
+                matches!(read(json), Err(InputError::Mutation { .. })),
+                "{json}"
+            );
+        }
+    }
+
+    #[test]
+    fn rejects_names_ids_and_fields_as_anywhere_else() {
+        assert!(matches!(
+            read(r#"{"type":"insert","table":"_t","fields":{}}"#),
+            Err(InputError::TableName { .. })
+        ));
+        assert!(matches!(
+            read(r#"{"type":"insert","table":"t","fields":{},"id":"x"}"#),
+            Err(InputError::DocumentId { .. })
+        ));
+        assert!(matches!(
+            read(r#"{"type":"insert","table":"t","fields":{"_id":1}}"#),
+            Err(InputError::ReservedField { .. })
+        ));
+        assert_eq!(
+            read(r#"{"type":"update","table":"t","id":"ID","patch":[]}"#),
+            Err(InputError::NotAnObject)
+        );
     }
 }

@@ -192,6 +192,12 @@ impl From<StoreError> for ApiError {
             }
             StoreError::DocumentNotFound { .. } => Code::DocumentNotFound,
             StoreError::Input(error) => return error.clone().into(),
+            StoreError::InBatch { source, .. } => {
+                return Self {
+                    message: error.to_string(),
+                    ..Self::from(StoreError::clone(source))
+                };
+            }
             StoreError::TooManyTables { .. } => Code::Conflict,
             StoreError::ListTooLarge { .. } => Code::TooLarge,
             StoreError::Busy {

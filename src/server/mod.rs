@@ -161,6 +161,7 @@ pub fn router(app: Arc<App>) -> Router {
                 .patch(routes::documents::patch)
                 .delete(routes::documents::delete),
         )
+        .route("/api/tenants/{t}/batch", post(routes::batch::apply))
         .route("/api/admin/token/rotate", post(routes::admin::rotate_token))
         .route(
             "/api/admin/encryption/rotate-kek",

@@ -48,6 +48,14 @@ pub enum StoreError {
         /// The id that is taken.
         id: DocumentId,
     },
+    /// One mutation of a batch cannot be applied, and so none of the batch was.
+    #[error("mutation {index} of the batch: {source}; nothing of the batch was applied")]
+    InBatch {
+        /// Its place in the batch, the first being 0.
+        index: usize,
+        /// What is wrong with it.
+        source: Box<StoreError>,
+    },
     /// The change would make a document that is no valid one, such as a patch that makes it too large.
     #[error(transparent)]
     Input(#[from] InputError),
@@ -158,6 +166,20 @@ pub enum StoreError {
         /// What it reported.
         source: Arc<dyn StdError + Send + Sync>,
     },
+}
+
+impl StoreError {
+    /// Whether it is about the mutation that was asked for, and not about the tenant or the machine.
+    #[must_use]
+    pub fn concerns_mutation(&self) -> bool {
+        matches!(
+            self,
+            Self::DocumentNotFound { .. }
+                | Self::DocumentExists { .. }
+                | Self::Input(_)
+                | Self::TooManyTables { .. }
+        )
+    }
 }
 
 /// A limit that more work ran into.

@@ -54,10 +54,16 @@ pub trait TenantProvider: Debug + Send + Sync {
 /// One open tenant.
 #[async_trait]
 pub trait TenantStore: Debug + Send + Sync {
-    /// Applies one mutation. An answer of `Ok` is durable.
+    /// Applies mutations in their order, all or none of them, and gives the outcome of each. An answer of `Ok` is
+    /// durable. What one of them is refused for comes as [`StoreError::InBatch`], which says which one.
     ///
-    /// A caller that goes away does not withdraw its mutation.
-    async fn apply(&self, mutation: Mutation) -> Result<MutationOutcome, StoreError>;
+    /// A caller that goes away does not withdraw its mutations.
+    async fn apply_all(&self, batch: Vec<Mutation>) -> Result<Vec<MutationOutcome>, StoreError>;
+
+    /// Applies one mutation, as [`TenantStore::apply_all`] does, but with its error bare.
+    async fn apply(&self, mutation: Mutation) -> Result<MutationOutcome, StoreError> {
+        alone(self.apply_all(vec![mutation]).await)
+    }
 
     /// One document.
     async fn get(&self, table: &TableName, id: DocumentId) -> Result<Document, StoreError>;
@@ -94,6 +100,17 @@ impl DeletionLog for Control {
 
     fn pending_deletes(&self) -> Result<Vec<TenantId>, StoreError> {
         Self::pending_deletes(self).map_err(control_failed)
+    }
+}
+
+/// The answer to a batch of one mutation, as the answer to that mutation.
+fn alone(
+    outcomes: Result<Vec<MutationOutcome>, StoreError>,
+) -> Result<MutationOutcome, StoreError> {
+    match outcomes {
+        Ok(outcomes) => Ok(outcomes[0]),
+        Err(StoreError::InBatch { source, .. }) => Err(*source),
+        Err(error) => Err(error),
     }
 }
 

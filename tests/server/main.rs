@@ -6,6 +6,7 @@
 )]
 
 mod access;
+mod batch;
 mod bodies;
 mod damaged;
 mod disk;

@@ -101,8 +101,8 @@ impl SqliteTenant {
 
 #[async_trait]
 impl TenantStore for SqliteTenant {
-    async fn apply(&self, mutation: Mutation) -> Result<MutationOutcome, StoreError> {
-        let outcome = match self.lease.writer.submit(mutation) {
+    async fn apply_all(&self, batch: Vec<Mutation>) -> Result<Vec<MutationOutcome>, StoreError> {
+        let outcome = match self.lease.writer.submit(batch) {
             Ok(answer) => answer.await.unwrap_or_else(|_closed| {
                 Err(StoreError::Closed {
                     tenant: self.tenant.clone(),

@@ -1,7 +1,7 @@
 //! The single writer of a tenant, and its group commit.
 //!
 //! One thread owns the only connection that writes. It waits on a channel; once something arrives it takes everything
-//! that is queued, runs it as one transaction with a savepoint for each mutation, commits once, and only then answers.
+//! that is queued, runs it as one transaction with a savepoint for each batch, commits once, and only then answers.
 //! Whatever arrives meanwhile queues up for the next round: the slower the disk, the larger the groups. There is no
 //! flag that says whether the thread runs, so none that could be read too early: the channel itself wakes it.
 //!
@@ -30,7 +30,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::{
-    apply::{Applied, Tables, Writing},
+    apply::{Tables, Writing},
     checkpoint::Checkpoints,
     failure,
     readers::Readers,
@@ -42,7 +42,8 @@ use crate::{
     tenants::{StoreError, error::Limit},
 };
 
-type Outcome = Result<MutationOutcome, StoreError>;
+/// What came of a batch: the outcome of each of its mutations, or why none of them was applied.
+type Outcome = Result<Vec<MutationOutcome>, StoreError>;
 
 /// The way to a tenant's writer thread.
 #[derive(Debug)]
@@ -62,10 +63,11 @@ enum Command {
     Close,
 }
 
-/// A mutation and where its caller waits.
+/// Mutations that are applied all or not at all, and where their caller waits.
 #[derive(Debug)]
 struct Queued {
-    mutation: Mutation,
+    batch: Vec<Mutation>,
+    weight: usize,
     answer: oneshot::Sender<Outcome>,
 }
 
@@ -112,20 +114,24 @@ impl Writer {
         })
     }
 
-    /// Queues a mutation. The answer comes once it is durable or refused; it does not come at all when the writer was
+    /// Queues a batch. The answer comes once it is durable or refused; it does not come at all when the writer was
     /// closed first.
     pub(super) fn submit(
         &self,
-        mutation: Mutation,
+        batch: Vec<Mutation>,
     ) -> Result<oneshot::Receiver<Outcome>, StoreError> {
-        let weight = mutation.weight();
+        let weight = batch.iter().map(Mutation::weight).sum();
         let before = self.queued.fetch_add(weight, Ordering::Relaxed);
         let (answer, outcome) = oneshot::channel();
         let sent = if before > 0 && before + weight > MAX_QUEUED_BYTES {
             Err(self.busy())
         } else {
             self.queue
-                .try_send(Command::Apply(Queued { mutation, answer }))
+                .try_send(Command::Apply(Queued {
+                    batch,
+                    weight,
+                    answer,
+                }))
                 .map_err(|error| match error {
                     TrySendError::Full(_) => self.busy(),
                     TrySendError::Disconnected(_) => StoreError::Closed {
@@ -241,7 +247,7 @@ struct Work {
     file: Option<(u64, u64)>,
     /// The number of the last insertion.
     sequence: i64,
-    /// How many mutations the last group had.
+    /// How many batches the last group had.
     last_group: usize,
     /// The file is damaged: this connection is not used again.
     broken: bool,
@@ -284,10 +290,11 @@ impl Work {
     /// members, just answered, are about to send again, and a moment's patience keeps them together in one commit.
     fn gather(&mut self, first: Queued) -> (Vec<Queued>, bool) {
         let patience = Instant::now() + LINGER;
-        let mut bytes = first.mutation.weight();
+        let mut bytes = first.weight;
+        let mut mutations = first.batch.len();
         let mut group = vec![first];
         let mut closing = false;
-        while group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES {
+        while mutations < MAX_GROUP && bytes < MAX_GROUP_BYTES {
             let command = self.station.commands.try_recv().ok().or_else(|| {
                 if group.len() >= self.last_group {
                     return None;
@@ -297,7 +304,8 @@ impl Work {
             });
             match command {
                 Some(Command::Apply(queued)) => {
-                    bytes += queued.mutation.weight();
+                    bytes += queued.weight;
+                    mutations += queued.batch.len();
                     group.push(queued);
                 }
                 Some(Command::Close) => {
@@ -314,13 +322,13 @@ impl Work {
 
     /// Applies a group in one transaction and answers every caller.
     fn commit(&mut self, group: Vec<Queued>) {
-        let (mutations, answers): (Vec<_>, Vec<_>) = group
+        let (batches, answers): (Vec<_>, Vec<_>) = group
             .into_iter()
-            .map(|queued| (queued.mutation, queued.answer))
+            .map(|queued| (queued.batch, queued.answer))
             .unzip();
         let sequence = self.sequence;
         let outcomes = self
-            .transaction(&mutations)
+            .transaction(&batches)
             .and_then(|outcomes| self.still_there().map(|()| outcomes));
         if outcomes.is_err() {
             self.sequence = sequence;
@@ -354,13 +362,13 @@ impl Work {
         })
     }
 
-    /// One transaction: each mutation's own outcome, or the failure that none of them survived.
-    fn transaction(&mut self, mutations: &[Mutation]) -> Result<Vec<Outcome>, StoreError> {
+    /// One transaction: each batch's own outcome, or the failure that none of them survived.
+    fn transaction(&mut self, batches: &[Vec<Mutation>]) -> Result<Vec<Outcome>, StoreError> {
         self.execute("BEGIN IMMEDIATE")?;
         let before = self.sequence;
-        let mut outcomes = Vec::with_capacity(mutations.len());
-        for mutation in mutations {
-            outcomes.push(self.apply(mutation)?);
+        let mut outcomes = Vec::with_capacity(batches.len());
+        for batch in batches {
+            outcomes.push(self.apply(batch)?);
         }
         if self.sequence != before {
             schema::set_last_sequence(&self.connection, self.sequence)
@@ -372,32 +380,47 @@ impl Work {
         Ok(outcomes)
     }
 
-    /// Applies one mutation in a savepoint of its own. The outer error means that the whole transaction is gone.
-    fn apply(&mut self, mutation: &Mutation) -> Result<Outcome, StoreError> {
-        self.execute("SAVEPOINT mutation")?;
-        let writing = Writing {
-            tenant: &self.station.tenant,
-            connection: &self.connection,
-            tables: &self.tables,
-            seq: self.sequence + 1,
-        };
-        match writing.apply(mutation) {
-            Ok(Applied { outcome, created }) => {
-                self.execute("RELEASE mutation")?;
-                if matches!(outcome, MutationOutcome::Inserted { .. }) {
-                    self.sequence += 1;
+    /// Applies one batch in a savepoint of its own. The outer error means that the whole transaction is gone.
+    fn apply(&mut self, batch: &[Mutation]) -> Result<Outcome, StoreError> {
+        self.execute("SAVEPOINT batch")?;
+        let mut sequence = self.sequence;
+        let mut created = Vec::new();
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for (index, mutation) in batch.iter().enumerate() {
+            let writing = Writing {
+                tenant: &self.station.tenant,
+                connection: &self.connection,
+                tables: &self.tables,
+                seq: sequence + 1,
+            };
+            match writing.apply(mutation) {
+                Ok(applied) => {
+                    if matches!(applied.outcome, MutationOutcome::Inserted { .. }) {
+                        sequence += 1;
+                    }
+                    created.extend(applied.created);
+                    outcomes.push(applied.outcome);
                 }
-                self.tables.extend(created);
-                Ok(Ok(outcome))
-            }
-            // Some failures, a full disk among them, end the transaction.
-            Err(error) if self.connection.is_autocommit() => Err(error),
-            Err(error) => {
-                self.execute("ROLLBACK TO mutation")?;
-                self.execute("RELEASE mutation")?;
-                Ok(Err(error))
+                // Some failures, a full disk among them, end the transaction.
+                Err(error) if self.connection.is_autocommit() => return Err(error),
+                Err(error) => {
+                    self.execute("ROLLBACK TO batch")?;
+                    self.execute("RELEASE batch")?;
+                    return Ok(Err(if error.concerns_mutation() {
+                        StoreError::InBatch {
+                            index,
+                            source: Box::new(error),
+                        }
+                    } else {
+                        error
+                    }));
+                }
             }
         }
+        self.execute("RELEASE batch")?;
+        self.sequence = sequence;
+        self.tables.extend(created);
+        Ok(Ok(outcomes))
     }
 
     fn execute(&self, sql: &'static str) -> Result<(), StoreError> {
@@ -445,13 +468,13 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     Some((file.dev(), file.ino()))
 }
 
-/// Mutations that may wait.
+/// Batches that may wait; most are of one mutation.
 const MAX_QUEUED: usize = 1024;
 /// Bytes of mutations that may wait: 32 MiB.
 const MAX_QUEUED_BYTES: usize = 32 << 20;
-/// Mutations in one commit.
+/// Mutations in one commit. The last batch may go beyond.
 const MAX_GROUP: usize = 512;
-/// Bytes of mutations in one commit: 8 MiB. The last one may go beyond.
+/// Bytes of mutations in one commit: 8 MiB. The last batch may go beyond.
 const MAX_GROUP_BYTES: usize = 8 << 20;
 /// How long a crowd is waited for. Far below one flush of most disks.
 const LINGER: Duration = Duration::from_micros(200);

@@ -12,7 +12,7 @@ use crate::{
     documents::{DocumentId, Fields, TableName},
     envelope::Intent,
     sqlcipher,
-    tenants::sqlite::tests::encryption,
+    tenants::{alone, sqlite::tests::encryption},
 };
 
 /// One encrypted tenant with its writer, and what the test does to the writer's connection.
@@ -84,8 +84,13 @@ async fn desk(prepare: impl FnOnce(&Connection)) -> Desk {
 }
 
 impl Desk {
-    async fn apply(&self, mutation: Mutation) -> Outcome {
-        answered(self.writer.submit(mutation).unwrap()).await
+    /// Queues one mutation.
+    fn submit(&self, mutation: Mutation) -> Result<oneshot::Receiver<Outcome>, StoreError> {
+        self.writer.submit(vec![mutation])
+    }
+
+    async fn apply(&self, mutation: Mutation) -> Result<MutationOutcome, StoreError> {
+        answered(self.submit(mutation).unwrap()).await
     }
 
     async fn bodies(&self) -> Vec<String> {
@@ -100,8 +105,12 @@ impl Desk {
     }
 }
 
-/// The answer, which must come: a stranded caller fails the test.
-async fn answered(answer: oneshot::Receiver<Outcome>) -> Outcome {
+/// The answer to one mutation, which must come: a stranded caller fails the test.
+async fn answered(answer: oneshot::Receiver<Outcome>) -> Result<MutationOutcome, StoreError> {
+    alone(all_answered(answer).await)
+}
+
+async fn all_answered(answer: oneshot::Receiver<Outcome>) -> Outcome {
     timeout(Duration::from_secs(30), answer)
         .await
         .expect("stranded in the queue")
@@ -120,11 +129,7 @@ async fn what_queues_up_shares_one_commit_in_order() {
     hold("tenants::writer::batch-taken", 100);
     let before = desk.commits.load(Ordering::SeqCst);
     let answers: Vec<_> = (1..=100)
-        .map(|n| {
-            desk.writer
-                .submit(insert(&format!(r#"{{"n":{n}}}"#)))
-                .unwrap()
-        })
+        .map(|n| desk.submit(insert(&format!(r#"{{"n":{n}}}"#))).unwrap())
         .collect();
     fail::remove("tenants::writer::batch-taken");
     let mut ids = Vec::new();
@@ -167,7 +172,7 @@ async fn a_bad_mutation_fails_alone() {
     ];
     let answers: Vec<_> = group
         .into_iter()
-        .map(|mutation| desk.writer.submit(mutation).unwrap())
+        .map(|mutation| desk.submit(mutation).unwrap())
         .collect();
     fail::remove("tenants::writer::batch-taken");
     let mut outcomes = Vec::new();
@@ -226,7 +231,7 @@ async fn when_the_commit_fails_every_caller_hears_it_and_the_next_group_works() 
     desk.refuse_commits.store(true, Ordering::SeqCst);
     hold("tenants::writer::batch-taken", 50);
     let answers: Vec<_> = (0..20)
-        .map(|_| desk.writer.submit(insert("{}")).unwrap())
+        .map(|_| desk.submit(insert("{}")).unwrap())
         .collect();
     fail::remove("tenants::writer::batch-taken");
     for answer in answers {
@@ -253,10 +258,10 @@ async fn nobody_is_stranded_whenever_the_writer_pauses() {
     ] {
         hold(point, 2);
         for _ in 0..20 {
-            let first = desk.writer.submit(insert("{}")).unwrap();
+            let first = desk.submit(insert("{}")).unwrap();
             // Arrives while the writer is somewhere in its round.
             tokio::time::sleep(Duration::from_micros(2500)).await;
-            let second = desk.writer.submit(insert("{}")).unwrap();
+            let second = desk.submit(insert("{}")).unwrap();
             let _outcome = answered(first).await.unwrap();
             let _outcome = answered(second).await.unwrap();
         }
@@ -271,7 +276,7 @@ async fn the_queue_is_bounded_in_number() {
     hold("tenants::writer::batch-taken", 300);
     let mut answers = Vec::new();
     let refused = loop {
-        match desk.writer.submit(insert("{}")) {
+        match desk.submit(insert("{}")) {
             Ok(answer) => answers.push(answer),
             Err(error) => break error,
         }
@@ -302,7 +307,7 @@ async fn the_queue_is_bounded_in_bytes() {
     hold("tenants::writer::batch-taken", 300);
     let large = insert(&format!(r#"{{"x":"{}"}}"#, "y".repeat(1_000_000)));
     let mut answers = Vec::new();
-    while let Ok(answer) = desk.writer.submit(large.clone()) {
+    while let Ok(answer) = desk.submit(large.clone()) {
         answers.push(answer);
     }
     fail::remove("tenants::writer::batch-taken");
@@ -320,7 +325,7 @@ async fn the_queue_is_bounded_in_bytes() {
 #[tokio::test]
 async fn a_caller_that_goes_away_does_not_withdraw() {
     let desk = desk(|_| ()).await;
-    drop(desk.writer.submit(insert(r#"{"n":1}"#)).unwrap());
+    drop(desk.submit(insert(r#"{"n":1}"#)).unwrap());
     let _outcome = desk.apply(insert(r#"{"n":2}"#)).await.unwrap();
     assert_eq!(desk.bodies().await.len(), 2);
 }
@@ -329,7 +334,7 @@ async fn a_caller_that_goes_away_does_not_withdraw() {
 async fn closing_writes_what_was_queued_and_leaves_no_wal() {
     let desk = desk(|_| ()).await;
     let answers: Vec<_> = (0..200)
-        .map(|_| desk.writer.submit(insert("{}")).unwrap())
+        .map(|_| desk.submit(insert("{}")).unwrap())
         .collect();
     desk.readers.close().await;
     desk.writer.close().unwrap();
@@ -337,7 +342,7 @@ async fn closing_writes_what_was_queued_and_leaves_no_wal() {
         let _outcome = answered(answer).await.unwrap();
     }
     assert!(matches!(
-        desk.writer.submit(insert("{}")),
+        desk.submit(insert("{}")),
         Err(StoreError::Closed { .. })
     ));
     assert!(desk.writer.has_ended());
@@ -351,7 +356,7 @@ async fn the_wal_is_checkpointed_as_it_grows() {
     let document = insert(&format!(r#"{{"x":"{}"}}"#, "y".repeat(100_000)));
     for _ in 0..40 {
         let answers: Vec<_> = (0..10)
-            .map(|_| desk.writer.submit(document.clone()).unwrap())
+            .map(|_| desk.submit(document.clone()).unwrap())
             .collect();
         for answer in answers {
             let _outcome = answered(answer).await.unwrap();
@@ -383,7 +388,6 @@ async fn reads_go_on_while_the_writer_is_inside_a_transaction() {
     let id = desk.apply(insert(r#"{"n":1}"#)).await.unwrap().id();
     hold("tenants::writer::applied", 200);
     let pending = desk
-        .writer
         .submit(Mutation::Update {
             table: table(),
             id,
@@ -406,7 +410,7 @@ async fn the_first_mutation_opens_the_connection_that_a_tenant_only_read_does_wi
 
     let writer = Writer::start(tenant, None, Arc::clone(&desk.readers)).unwrap();
     assert_eq!(desk.bodies().await.len(), 1);
-    let outcome = answered(writer.submit(insert(r#"{"n":2}"#)).unwrap()).await;
+    let outcome = answered(writer.submit(vec![insert(r#"{"n":2}"#)]).unwrap()).await;
     assert!(outcome.is_ok());
     assert_eq!(desk.bodies().await, [r#"{"n":1}"#, r#"{"n":2}"#]);
     writer.close().unwrap();
@@ -424,11 +428,90 @@ async fn a_first_mutation_that_finds_no_database_is_answered_and_ends_the_writer
     std::fs::remove_file(&desk.file).unwrap();
 
     let writer = Writer::start(&desk.writer.tenant, None, Arc::clone(&desk.readers)).unwrap();
-    let outcome = answered(writer.submit(insert("{}")).unwrap()).await;
+    let outcome = answered(writer.submit(vec![insert("{}")]).unwrap()).await;
     assert!(
         matches!(outcome, Err(StoreError::Open { .. })),
         "{outcome:?}"
     );
     writer.close().unwrap();
     assert!(writer.has_ended());
+}
+
+fn delete(id: DocumentId) -> Mutation {
+    Mutation::Delete { table: table(), id }
+}
+
+fn into(name: &str) -> Mutation {
+    Mutation::Insert {
+        table: name.parse().unwrap(),
+        fields: Fields::from_json("{}").unwrap(),
+        id: None,
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_applied_in_order_and_sees_its_own_changes() {
+    let desk = desk(|_| ()).await;
+    let there = desk.apply(insert(r#"{"n":0}"#)).await.unwrap().id();
+    let id = DocumentId::generate();
+    let patch = Mutation::Update {
+        table: table(),
+        id,
+        patch: Fields::from_json(r#"{"n":1}"#).unwrap(),
+    };
+    let batch = vec![chosen(id), patch, delete(there), insert(r#"{"n":2}"#)];
+    let outcomes = all_answered(desk.writer.submit(batch).unwrap())
+        .await
+        .unwrap();
+    assert!(
+        matches!(outcomes[..], [
+            MutationOutcome::Inserted { id: first },
+            MutationOutcome::Updated { id: second },
+            MutationOutcome::Deleted { id: third },
+            MutationOutcome::Inserted { .. },
+        ] if first == id && second == id && third == there),
+        "{outcomes:?}"
+    );
+    assert_eq!(desk.bodies().await, [r#"{"n":1}"#, r#"{"n":2}"#]);
+    let empty = all_answered(desk.writer.submit(Vec::new()).unwrap()).await;
+    assert_eq!(empty.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_batch_with_one_bad_mutation_leaves_nothing_and_harms_no_neighbour() {
+    let desk = desk(|_| ()).await;
+    let kept = desk.apply(insert(r#"{"n":0}"#)).await.unwrap().id();
+    hold("tenants::writer::batch-taken", 50);
+    let absent = DocumentId::generate();
+    let before = desk.submit(insert(r#"{"n":1}"#)).unwrap();
+    let batch = vec![
+        into("made"),
+        insert(r#"{"n":2}"#),
+        delete(kept),
+        delete(absent),
+        into("made"),
+    ];
+    let bad = desk.writer.submit(batch).unwrap();
+    let after = desk.submit(insert(r#"{"n":3}"#)).unwrap();
+    fail::remove("tenants::writer::batch-taken");
+    let _outcome = answered(before).await.unwrap();
+    let _outcome = answered(after).await.unwrap();
+    let refused = all_answered(bad).await.unwrap_err();
+    assert!(
+        matches!(&refused, StoreError::InBatch { index: 3, source }
+            if matches!(**source, StoreError::DocumentNotFound { id, .. } if id == absent)),
+        "{refused:?}"
+    );
+    assert_eq!(
+        desk.bodies().await,
+        [r#"{"n":0}"#, r#"{"n":1}"#, r#"{"n":3}"#]
+    );
+    // The table whose making went with the batch is made again.
+    let again = all_answered(
+        desk.writer
+            .submit(vec![into("made"), into("made")])
+            .unwrap(),
+    )
+    .await;
+    assert_eq!(again.unwrap().len(), 2);
 }

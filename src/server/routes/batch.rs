@@ -1,0 +1,46 @@
+//! `/api/tenants/{t}/batch`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::tenant_id;
+use crate::documents::{AtMost, MAX_BATCH, Mutation};
+use crate::server::App;
+use crate::server::body::Body;
+use crate::server::error::ApiError;
+use crate::tenants::StoreError;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::server) struct Batch {
+    mutations: AtMost<Box<RawValue>, MAX_BATCH>,
+}
+
+/// Applies all of the mutations, or none when one of them cannot be; the error names that one by its place.
+pub(in crate::server) async fn apply(
+    State(app): State<Arc<App>>,
+    Path(tenant): Path<String>,
+    Body(batch): Body<Batch>,
+) -> Result<Json<Value>, ApiError> {
+    let mutations = batch.mutations.0.iter().enumerate();
+    let mutations = mutations
+        .map(|(index, json)| {
+            Mutation::from_json(json.get()).map_err(|error| StoreError::InBatch {
+                index,
+                source: Box::new(error.into()),
+            })
+        })
+        .collect::<Result<_, _>>()?;
+    let store = app.open(&tenant_id(&tenant)?).await?;
+    let outcomes = store.apply_all(mutations).await?;
+    let results: Vec<Value> = outcomes
+        .iter()
+        .map(|outcome| json!({"id": outcome.id()}))
+        .collect();
+    Ok(Json(json!({"results": results})))
+}
