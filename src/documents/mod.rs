@@ -8,6 +8,7 @@ mod document;
 mod error;
 mod fields;
 mod id;
+mod journal;
 mod mutation;
 mod table_name;
 
@@ -16,5 +17,6 @@ pub use document::Document;
 pub use error::InputError;
 pub use fields::{Fields, MAX_DEPTH, MAX_FIELDS_BYTES};
 pub use id::DocumentId;
+pub use journal::{Change, JOURNAL_RECORDS, JournalPage, JournalRecord, MAX_JOURNAL_PAGE};
 pub use mutation::{MAX_BATCH, Mutation, MutationOutcome};
 pub use table_name::{MAX_TABLE_NAME_BYTES, TableName};

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{DocumentId, Fields, InputError, TableName};
+use super::{Change, DocumentId, Fields, InputError, TableName};
 
 /// The most mutations in one batch.
 pub const MAX_BATCH: usize = 10_000;
@@ -96,6 +96,16 @@ pub enum MutationOutcome {
 }
 
 impl MutationOutcome {
+    /// What was done to the document, as the journal has it.
+    #[must_use]
+    pub fn change(&self) -> Change {
+        match self {
+            Self::Inserted { .. } => Change::Inserted,
+            Self::Updated { .. } => Change::Updated,
+            Self::Deleted { .. } => Change::Deleted,
+        }
+    }
+
     /// The document that was added, changed or removed.
     #[must_use]
     pub fn id(&self) -> DocumentId {

@@ -200,6 +200,7 @@ impl From<StoreError> for ApiError {
             }
             StoreError::TooManyTables { .. } => Code::Conflict,
             StoreError::ListTooLarge { .. } => Code::TooLarge,
+            StoreError::JournalCursor { .. } => Code::InvalidInput,
             StoreError::Busy {
                 what: Limit::FileLock,
                 ..

@@ -162,6 +162,7 @@ pub fn router(app: Arc<App>) -> Router {
                 .delete(routes::documents::delete),
         )
         .route("/api/tenants/{t}/batch", post(routes::batch::apply))
+        .route("/api/tenants/{t}/journal", get(routes::journal::read))
         .route("/api/admin/token/rotate", post(routes::admin::rotate_token))
         .route(
             "/api/admin/encryption/rotate-kek",

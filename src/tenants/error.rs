@@ -75,6 +75,16 @@ pub enum StoreError {
         /// The table.
         table: TableName,
     },
+    /// A place in the journal that was not reached yet: the cursor is another tenant's, or of a later state of this one.
+    #[error(
+        "the journal's last write is number {latest}, and this cursor says {after}: it is not one of this tenant as it is now; read without \"after\""
+    )]
+    JournalCursor {
+        /// The cursor.
+        after: u64,
+        /// The number of the last write.
+        latest: i64,
+    },
     /// More work is waiting than is let in. Nothing was done; trying again later is right.
     #[error("{what}: try again in a moment")]
     Busy {

@@ -15,7 +15,7 @@ use nimbus_manifests::TenantId;
 pub use error::{Limit, StoreError};
 
 use crate::control::{Control, ControlError};
-use crate::documents::{Document, DocumentId, Mutation, MutationOutcome, TableName};
+use crate::documents::{Document, DocumentId, JournalPage, Mutation, MutationOutcome, TableName};
 
 /// The most documents that [`TenantStore::list`] returns.
 pub const MAX_LIST: usize = 1000;
@@ -71,6 +71,10 @@ pub trait TenantStore: Debug + Send + Sync {
     /// The documents of a table in the order of their insertion, at most `limit` and at most [`MAX_LIST`]. A table
     /// that does not exist has none.
     async fn list(&self, table: &TableName, limit: usize) -> Result<Vec<Document>, StoreError>;
+
+    /// The journal after the write number `after`, from its beginning without one: at most `limit` records and at most
+    /// [`MAX_JOURNAL_PAGE`](crate::documents::MAX_JOURNAL_PAGE). Records older than its floor are passed over.
+    async fn journal(&self, after: Option<u64>, limit: usize) -> Result<JournalPage, StoreError>;
 
     /// Closes this tenant ahead of time. The provider opens it again on demand.
     async fn close(&self) -> Result<(), StoreError>;

@@ -12,6 +12,7 @@ mod damaged;
 mod disk;
 mod documents;
 mod full;
+mod journal;
 mod keys;
 mod names;
 mod providers;

@@ -4,6 +4,7 @@ pub(super) mod admin;
 pub(super) mod batch;
 pub(super) mod documents;
 pub(super) mod health;
+pub(super) mod journal;
 pub(super) mod tenants;
 
 use nimbus_manifests::TenantId;

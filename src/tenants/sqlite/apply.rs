@@ -7,7 +7,10 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::{failure, schema};
 use crate::{
-    documents::{Document, DocumentId, Fields, Mutation, MutationOutcome, TableName},
+    documents::{
+        Change, Document, DocumentId, Fields, JournalPage, JournalRecord, MAX_JOURNAL_PAGE,
+        Mutation, MutationOutcome, TableName,
+    },
     tenants::{MAX_LIST, MAX_LIST_BYTES, StoreError},
 };
 
@@ -19,26 +22,44 @@ pub(super) struct Writing<'a> {
     pub(super) tenant: &'a TenantId,
     pub(super) connection: &'a Connection,
     pub(super) tables: &'a Tables,
-    /// The number that an insertion gets.
-    pub(super) seq: i64,
+    /// The number of this write.
+    pub(super) sequence: i64,
 }
 
-/// What a mutation did, for the writer to remember once it counts.
+/// What a mutation did, for the journal, and for the writer to remember once it counts.
 pub(super) struct Applied {
     pub(super) outcome: MutationOutcome,
     /// The table that came into being.
     pub(super) created: Option<(TableName, i64)>,
+    /// The number of its table.
+    number: i64,
+    /// When, in milliseconds since the Unix epoch.
+    at: i64,
 }
 
 impl Writing<'_> {
-    /// Applies one mutation.
+    /// Applies one mutation, and notes it in the journal.
     pub(super) fn apply(&self, mutation: &Mutation) -> Result<Applied, StoreError> {
-        let (outcome, created) = match mutation {
+        let applied = match mutation {
             Mutation::Insert { table, fields, id } => self.insert(table, fields, *id)?,
-            Mutation::Update { table, id, patch } => (self.update(table, *id, patch)?, None),
-            Mutation::Delete { table, id } => (self.delete(table, *id)?, None),
+            Mutation::Update { table, id, patch } => self.update(table, *id, patch)?,
+            Mutation::Delete { table, id } => self.delete(table, *id)?,
         };
-        Ok(Applied { outcome, created })
+        let Applied {
+            outcome,
+            number,
+            at,
+            ..
+        } = &applied;
+        let (change, id) = (change_number(outcome.change()), outcome.id());
+        let _one = self
+            .connection
+            .prepare_cached("INSERT INTO nimbus_journal VALUES (?1, ?2, ?3, ?4, ?5)")
+            .and_then(|mut note| {
+                note.execute(params![self.sequence, change, number, id.as_bytes(), at])
+            })
+            .map_err(|error| self.failure(error))?;
+        Ok(applied)
     }
 
     fn insert(
@@ -46,7 +67,7 @@ impl Writing<'_> {
         table: &TableName,
         fields: &Fields,
         chosen: Option<DocumentId>,
-    ) -> Result<(MutationOutcome, Option<(TableName, i64)>), StoreError> {
+    ) -> Result<Applied, StoreError> {
         let (number, created) = match self.number(table)? {
             Some(number) => (number, None),
             None => {
@@ -71,7 +92,7 @@ impl Writing<'_> {
             .connection
             .prepare_cached(&sql)
             .and_then(|mut insert| {
-                insert.execute(params![self.seq, id.as_bytes(), now, fields.as_json()])
+                insert.execute(params![self.sequence, id.as_bytes(), now, fields.as_json()])
             })
             .map_err(|error| match error.sqlite_error() {
                 Some(rusqlite::ffi::Error {
@@ -83,7 +104,12 @@ impl Writing<'_> {
                 },
                 _ => self.failure(error),
             })?;
-        Ok((MutationOutcome::Inserted { id }, created))
+        Ok(Applied {
+            outcome: MutationOutcome::Inserted { id },
+            created,
+            number,
+            at: now,
+        })
     }
 
     fn update(
@@ -91,7 +117,7 @@ impl Writing<'_> {
         table: &TableName,
         id: DocumentId,
         patch: &Fields,
-    ) -> Result<MutationOutcome, StoreError> {
+    ) -> Result<Applied, StoreError> {
         let number = self.number_of(table, id)?;
         let find =
             format!("SELECT seq, updated, json(fields) FROM documents_{number} WHERE id = ?1");
@@ -121,10 +147,15 @@ impl Writing<'_> {
             .prepare_cached(&set)
             .and_then(|mut set| set.execute(params![seq, now, merged.as_json()]))
             .map_err(|error| self.failure(error))?;
-        Ok(MutationOutcome::Updated { id })
+        Ok(Applied {
+            outcome: MutationOutcome::Updated { id },
+            created: None,
+            number,
+            at: now,
+        })
     }
 
-    fn delete(&self, table: &TableName, id: DocumentId) -> Result<MutationOutcome, StoreError> {
+    fn delete(&self, table: &TableName, id: DocumentId) -> Result<Applied, StoreError> {
         let number = self.number_of(table, id)?;
         let sql = format!("DELETE FROM documents_{number} WHERE id = ?1");
         let deleted = self
@@ -135,7 +166,12 @@ impl Writing<'_> {
         if deleted == 0 {
             return Err(not_found(table, id));
         }
-        Ok(MutationOutcome::Deleted { id })
+        Ok(Applied {
+            outcome: MutationOutcome::Deleted { id },
+            created: None,
+            number,
+            at: now_ms(),
+        })
     }
 
     fn number(&self, table: &TableName) -> Result<Option<i64>, StoreError> {
@@ -224,6 +260,47 @@ impl Reader {
         Ok(documents)
     }
 
+    /// Part of the journal.
+    pub(super) fn journal(
+        &mut self,
+        tenant: &TenantId,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<JournalPage, StoreError> {
+        let sqlite = |error| failure(tenant, error);
+        // Several statements, one snapshot.
+        let snapshot = self.connection.transaction().map_err(sqlite)?;
+        let (latest, floor) = schema::journal_bounds(&snapshot).map_err(sqlite)?;
+        let from = match after {
+            None => 0,
+            Some(after) => i64::try_from(after)
+                .ok()
+                .filter(|&after| after <= latest)
+                .ok_or(StoreError::JournalCursor { after, latest })?,
+        };
+        let limit = limit.min(MAX_JOURNAL_PAGE);
+        let mut records = snapshot
+            .prepare_cached(
+                "SELECT sequence, change, name, id, at
+                 FROM nimbus_journal CROSS JOIN nimbus_tables USING (number)
+                 WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
+            )
+            .and_then(|mut statement| {
+                // `limit` is small; one more says whether there are more.
+                let rows = statement.query_map(params![from, limit as i64 + 1], journal_record)?;
+                rows.collect::<rusqlite::Result<Vec<_>>>()
+            })
+            .map_err(sqlite)?;
+        let has_more = records.len() > limit;
+        records.truncate(limit);
+        Ok(JournalPage {
+            records,
+            latest,
+            floor,
+            has_more,
+        })
+    }
+
     fn number(&mut self, table: &TableName) -> rusqlite::Result<Option<i64>> {
         if let Some(&number) = self.tables.get(table) {
             return Ok(Some(number));
@@ -244,6 +321,32 @@ fn stored_document(row: &Row<'_>) -> rusqlite::Result<Document> {
         updated_ms: row.get(2)?,
         fields: stored_fields(row, 3)?,
     })
+}
+
+fn journal_record(row: &Row<'_>) -> rusqlite::Result<JournalRecord> {
+    let change = match row.get(1)? {
+        1 => Change::Inserted,
+        2 => Change::Updated,
+        3 => Change::Deleted,
+        _ => return Err(malformed(1, "change")),
+    };
+    let table: String = row.get(2)?;
+    Ok(JournalRecord {
+        sequence: row.get(0)?,
+        change,
+        table: table.parse().map_err(|_| malformed(2, "name"))?,
+        id: DocumentId::from_bytes(row.get(3)?).ok_or_else(|| malformed(3, "id"))?,
+        at_ms: row.get(4)?,
+    })
+}
+
+/// A change as the journal holds it; [`journal_record`] reads it.
+fn change_number(change: Change) -> i64 {
+    match change {
+        Change::Inserted => 1,
+        Change::Updated => 2,
+        Change::Deleted => 3,
+    }
 }
 
 fn stored_fields(row: &Row<'_>, column: usize) -> rusqlite::Result<Fields> {

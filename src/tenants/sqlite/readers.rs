@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use super::{apply::Reader, opening};
 use crate::{sqlcipher::Database, tenants::StoreError};
 
-/// A tenant's read connections. Each query is one statement and so sees one snapshot.
+/// A tenant's read connections. Each query is one statement, or one transaction, and so sees one snapshot.
 #[derive(Debug)]
 pub(super) struct Readers {
     tenant: TenantId,

@@ -1,13 +1,21 @@
-//! The layout of a tenant's file, version 1.
+//! The layout of a tenant's file, version 2.
 //!
 //! ```sql
 //! -- Which tables of documents there are. Names never become part of SQL text; `number` does.
 //! nimbus_tables    (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)
-//! -- One row: the number of the last insertion. Numbers are never given twice, whatever is deleted.
+//! -- The last writes, across all tables of the tenant; numbers are never given twice. The last record is always there.
+//! nimbus_journal (
+//!     sequence INTEGER PRIMARY KEY, -- the number of the write
+//!     change   INTEGER NOT NULL,    -- 1 insert, 2 update, 3 delete
+//!     number   INTEGER NOT NULL,    -- of the table, as in nimbus_tables
+//!     id       BLOB NOT NULL,       -- of the document
+//!     at       INTEGER NOT NULL     -- milliseconds since the Unix epoch
+//! )
+//! -- One row: the number of the last write before the journal began. 0 in a file that has had one from the start.
 //! nimbus_sequence  (id = 1, last INTEGER NOT NULL)
 //! -- One table for each table of documents, in the order of insertion.
 //! documents_<number> (
-//!     seq     INTEGER PRIMARY KEY,  -- the number of its insertion, across all tables of the tenant
+//!     seq     INTEGER PRIMARY KEY,  -- the number of the write that inserted it
 //!     id      BLOB NOT NULL UNIQUE, -- 16 bytes, UUIDv7
 //!     created INTEGER NOT NULL,     -- milliseconds since the Unix epoch
 //!     updated INTEGER NOT NULL,     -- the same; never before `created`
@@ -15,25 +23,36 @@
 //! )
 //! ```
 //!
-//! `PRAGMA user_version` holds the layout's version. Why it is so: `docs/decisions/0003-document-storage.md`.
+//! `PRAGMA user_version` holds the layout's version. Version 1 had no journal; such a file gets one when it is opened. Why it is so: `docs/decisions/0003-document-storage.md`.
 
 use nimbus_manifests::TenantId;
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
 use super::failure;
 use crate::{
-    documents::TableName,
+    documents::{JOURNAL_RECORDS, TableName},
     tenants::{MAX_TABLES, StoreError},
 };
 
 /// The layout that this version writes.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
+/// Makes version 1.
 const CREATE: &str = "
     CREATE TABLE nimbus_tables (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
     CREATE TABLE nimbus_sequence (id INTEGER PRIMARY KEY CHECK (id = 1), last INTEGER NOT NULL) STRICT;
-    INSERT INTO nimbus_sequence VALUES (1, 0);
-    PRAGMA user_version = 1;";
+    INSERT INTO nimbus_sequence VALUES (1, 0);";
+
+/// Makes version 2 of version 1.
+const ADD_JOURNAL: &str = "
+    CREATE TABLE nimbus_journal (
+        sequence INTEGER PRIMARY KEY,
+        change INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        id BLOB NOT NULL,
+        at INTEGER NOT NULL
+    ) STRICT;
+    PRAGMA user_version = 2;";
 
 /// Whether the file has the layout of this version.
 pub(super) fn is_current(connection: &Connection, tenant: &TenantId) -> Result<bool, StoreError> {
@@ -41,8 +60,8 @@ pub(super) fn is_current(connection: &Connection, tenant: &TenantId) -> Result<b
     Ok(found == VERSION)
 }
 
-/// Sees to it that the file has the layout of this version: makes it in a file without any, refuses a newer one and
-/// files that are not ours.
+/// Sees to it that the file has the layout of this version: makes it in a file without any, brings an older one up
+/// to date, refuses a newer one and files that are not ours.
 pub(super) fn establish(connection: &mut Connection, tenant: &TenantId) -> Result<(), StoreError> {
     let sqlite = |error| failure(tenant, error);
     if layout(connection).map_err(sqlite)? == VERSION {
@@ -53,7 +72,10 @@ pub(super) fn establish(connection: &mut Connection, tenant: &TenantId) -> Resul
         .map_err(sqlite)?;
     match layout(&transaction).map_err(sqlite)? {
         VERSION => return Ok(()),
-        0 if is_empty(&transaction).map_err(sqlite)? => {}
+        0 if is_empty(&transaction).map_err(sqlite)? => {
+            transaction.execute_batch(CREATE).map_err(sqlite)?;
+        }
+        1 => {}
         found @ 1.. => {
             return Err(StoreError::LayoutTooNew {
                 tenant: tenant.clone(),
@@ -67,7 +89,7 @@ pub(super) fn establish(connection: &mut Connection, tenant: &TenantId) -> Resul
             });
         }
     }
-    transaction.execute_batch(CREATE).map_err(sqlite)?;
+    transaction.execute_batch(ADD_JOURNAL).map_err(sqlite)?;
     transaction.commit().map_err(sqlite)
 }
 
@@ -119,15 +141,33 @@ pub(super) fn create_table(
     Ok(Some(number))
 }
 
-/// The number of the last insertion.
+/// The number of the last write.
 pub(super) fn last_sequence(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.query_row("SELECT last FROM nimbus_sequence", [], |row| row.get(0))
+    let (latest, _floor) = journal_bounds(connection)?;
+    Ok(latest)
 }
 
-/// Records the number of the last insertion.
-pub(super) fn set_last_sequence(connection: &Connection, last: i64) -> rusqlite::Result<()> {
-    let _one = connection
-        .prepare_cached("UPDATE nimbus_sequence SET last = ?1")?
-        .execute(params![last])?;
+/// The number of the last write, and the one after which the journal has all.
+pub(super) fn journal_bounds(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
+    connection
+        .prepare_cached(
+            "SELECT coalesce((SELECT max(sequence) FROM nimbus_journal), last),
+                    coalesce((SELECT min(sequence) - 1 FROM nimbus_journal), last)
+             FROM nimbus_sequence",
+        )?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+/// Forgets what is beyond [`JOURNAL_RECORDS`] after the writes `from + 1` to `to`. Not at every commit, but whenever
+/// [`JOURNAL_SLACK`] more have come.
+pub(super) fn trim_journal(connection: &Connection, from: i64, to: i64) -> rusqlite::Result<()> {
+    if from / JOURNAL_SLACK != to / JOURNAL_SLACK && to > JOURNAL_RECORDS {
+        let _deleted = connection
+            .prepare_cached("DELETE FROM nimbus_journal WHERE sequence <= ?1")?
+            .execute(params![to - JOURNAL_RECORDS])?;
+    }
     Ok(())
 }
+
+/// How many records beyond [`JOURNAL_RECORDS`] there may come to be, about: some twelve pages.
+const JOURNAL_SLACK: i64 = 1024;

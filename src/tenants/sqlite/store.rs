@@ -7,7 +7,7 @@ use nimbus_manifests::{Subject, TenantId};
 
 use super::{Shared, checkpoint, opening, readers::Readers, schema, writer::Writer};
 use crate::{
-    documents::{Document, DocumentId, Mutation, MutationOutcome, TableName},
+    documents::{Document, DocumentId, JournalPage, Mutation, MutationOutcome, TableName},
     envelope::{Envelope, Intent},
     sqlcipher,
     tenants::{
@@ -129,6 +129,15 @@ impl TenantStore for SqliteTenant {
             .lease
             .readers
             .read(move |reader, tenant| reader.list(tenant, &table, limit))
+            .await;
+        self.explained(result)
+    }
+
+    async fn journal(&self, after: Option<u64>, limit: usize) -> Result<JournalPage, StoreError> {
+        let result = self
+            .lease
+            .readers
+            .read(move |reader, tenant| reader.journal(tenant, after, limit))
             .await;
         self.explained(result)
     }

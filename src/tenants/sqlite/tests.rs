@@ -131,6 +131,7 @@ fn bodies(documents: &[Document]) -> Vec<&str> {
         .collect()
 }
 
+mod journal;
 mod lifecycle;
 
 #[tokio::test]

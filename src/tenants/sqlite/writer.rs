@@ -245,7 +245,7 @@ struct Work {
     tables: Tables,
     /// Which file it is, by device and number.
     file: Option<(u64, u64)>,
-    /// The number of the last insertion.
+    /// The number of the last write.
     sequence: i64,
     /// How many batches the last group had.
     last_group: usize,
@@ -370,10 +370,8 @@ impl Work {
         for batch in batches {
             outcomes.push(self.apply(batch)?);
         }
-        if self.sequence != before {
-            schema::set_last_sequence(&self.connection, self.sequence)
-                .map_err(|error| failure(&self.station.tenant, error))?;
-        }
+        schema::trim_journal(&self.connection, before, self.sequence)
+            .map_err(|error| failure(&self.station.tenant, error))?;
         crash_point!("tenants::writer::applied");
         self.execute("COMMIT")?;
         crash_point!("tenants::writer::committed");
@@ -391,13 +389,11 @@ impl Work {
                 tenant: &self.station.tenant,
                 connection: &self.connection,
                 tables: &self.tables,
-                seq: sequence + 1,
+                sequence: sequence + 1,
             };
             match writing.apply(mutation) {
                 Ok(applied) => {
-                    if matches!(applied.outcome, MutationOutcome::Inserted { .. }) {
-                        sequence += 1;
-                    }
+                    sequence += 1;
                     created.extend(applied.created);
                     outcomes.push(applied.outcome);
                 }

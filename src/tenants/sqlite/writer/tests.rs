@@ -244,6 +244,12 @@ async fn when_the_commit_fails_every_caller_hears_it_and_the_next_group_works() 
     // The table whose making was rolled back is made again.
     let _outcome = desk.apply(insert(r#"{"after":true}"#)).await.unwrap();
     assert_eq!(desk.bodies().await, [r#"{"after":true}"#]);
+    // Nor does the journal know of what was not committed.
+    let journal = desk
+        .readers
+        .read(|reader, tenant| reader.journal(tenant, None, 10));
+    let journal = journal.await.unwrap();
+    assert_eq!((journal.records.len(), journal.latest), (1, 1));
     assert!(!desk.writer.has_ended());
 }
 

@@ -1,0 +1,178 @@
+use super::*;
+use crate::documents::{Change, JournalPage, MAX_JOURNAL_PAGE};
+
+async fn journal(store: &Arc<dyn TenantStore>, after: u64, limit: usize) -> JournalPage {
+    store.journal(Some(after), limit).await.unwrap()
+}
+
+fn numbers(page: &JournalPage) -> Vec<i64> {
+    page.records.iter().map(|record| record.sequence).collect()
+}
+
+fn delete(id: DocumentId) -> Mutation {
+    let table = table("t");
+    Mutation::Delete { table, id }
+}
+
+#[tokio::test]
+async fn the_journal_has_every_applied_write_in_order_and_nothing_else() {
+    let house = House::new(encryption());
+    let tenants = house.open().await;
+    tenants.create_tenant(&id("acme")).await.unwrap();
+    let store = tenants.open(&id("acme")).await.unwrap();
+    let empty = store.journal(None, 10).await.unwrap();
+    assert_eq!((empty.latest, empty.floor, empty.has_more), (0, 0, false));
+    assert_eq!((empty.records.len(), empty.next_cursor()), (0, 0));
+
+    let first = add(&store, r#"{"n":1}"#).await;
+    let update = Mutation::Update {
+        table: table("t"),
+        id: first,
+        patch: fields(r#"{"n":2}"#),
+    };
+    let other = Mutation::Insert {
+        table: table("other"),
+        fields: fields("{}"),
+        id: None,
+    };
+    // Refused, alone and with all of its batch: neither leaves a record or takes a number.
+    let absent = delete(DocumentId::generate());
+    assert!(store.apply(absent.clone()).await.is_err());
+    assert!(store.apply_all(vec![other.clone(), absent]).await.is_err());
+    let batch = vec![update, other, delete(first)];
+    let other = store.apply_all(batch).await.unwrap()[1].id();
+
+    let page = store.journal(None, 10).await.unwrap();
+    let found: Vec<_> = page
+        .records
+        .iter()
+        .map(|record| {
+            (
+                record.sequence,
+                record.change,
+                record.table.as_str(),
+                record.id,
+            )
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (1, Change::Inserted, "t", first),
+            (2, Change::Updated, "t", first),
+            (3, Change::Inserted, "other", other),
+            (4, Change::Deleted, "t", first),
+        ]
+    );
+    assert_eq!(page.records[0].at_ms, first.unix_ms());
+    assert!(page.records[3].at_ms >= first.unix_ms());
+    assert_eq!((page.latest, page.floor, page.has_more), (4, 0, false));
+}
+
+#[tokio::test]
+async fn the_journal_is_read_in_pages_and_survives_closing() {
+    let house = House::new(encryption());
+    let tenants = house.open().await;
+    tenants.create_tenant(&id("acme")).await.unwrap();
+    let store = tenants.open(&id("acme")).await.unwrap();
+    let many = vec![insert("{}"); MAX_JOURNAL_PAGE + 5];
+    let _outcomes = store.apply_all(many).await.unwrap();
+    drop(store);
+    tenants.close().await.unwrap();
+    drop(tenants);
+
+    let tenants = house.open().await;
+    let store = tenants.open(&id("acme")).await.unwrap();
+    let page = journal(&store, 1, 2).await;
+    assert_eq!(
+        (numbers(&page), page.has_more, page.next_cursor()),
+        (vec![2, 3], true, 3)
+    );
+    let page = journal(&store, 0, usize::MAX).await;
+    assert_eq!(
+        (page.records.len(), page.has_more),
+        (MAX_JOURNAL_PAGE, true)
+    );
+    let page = journal(&store, 1003, 2).await;
+    assert_eq!((numbers(&page), page.has_more), (vec![1004, 1005], false));
+    let page = journal(&store, 1005, 2).await;
+    assert_eq!((numbers(&page), page.next_cursor()), (vec![], 1005));
+    for beyond in [1006, u64::MAX] {
+        assert!(matches!(
+            store.journal(Some(beyond), 2).await,
+            Err(StoreError::JournalCursor { after, latest: 1005 }) if after == beyond
+        ));
+    }
+    // Numbers go on where they ended, also when the last documents are gone.
+    let last = add(&store, "{}").await;
+    let _outcome = store.apply(delete(last)).await.unwrap();
+    assert_eq!(numbers(&journal(&store, 1005, 9).await), [1006, 1007]);
+}
+
+#[tokio::test]
+async fn the_journal_keeps_the_last_hundred_thousand_writes() {
+    let house = House::new(encryption());
+    let tenants = house.open().await;
+    tenants.create_tenant(&id("acme")).await.unwrap();
+    let store = tenants.open(&id("acme")).await.unwrap();
+    let _there = add(&store, "{}").await;
+    drop(store);
+    tenants.close().await.unwrap();
+    drop(tenants);
+    // As if that many writes had been made.
+    let connection = house.connection("acme").await;
+    let fill = "WITH RECURSIVE n(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM n WHERE n < 102398)
+                INSERT INTO nimbus_journal SELECT n, change, number, id, at FROM n, nimbus_journal WHERE sequence = 1";
+    assert_eq!(connection.execute(fill, []).unwrap(), 102_397);
+    drop(connection);
+
+    let tenants = house.open().await;
+    let store = tenants.open(&id("acme")).await.unwrap();
+    let _there = add(&store, "{}").await;
+    let page = journal(&store, 0, 1).await;
+    assert_eq!((page.latest, page.floor), (102_399, 0));
+    let _there = add(&store, "{}").await;
+    let page = journal(&store, 0, 1).await;
+    assert_eq!((page.latest, page.floor), (102_400, 2400));
+    assert_eq!(numbers(&page), [2401], "what is gone is passed over");
+}
+
+#[tokio::test]
+async fn a_file_from_before_the_journal_is_opened_with_all_that_is_in_it() {
+    for envelope in [encryption(), Envelope::plaintext()] {
+        let house = House::new(envelope);
+        let tenants = house.open().await;
+        tenants.create_tenant(&id("acme")).await.unwrap();
+        let store = tenants.open(&id("acme")).await.unwrap();
+        for n in 1..=3 {
+            let _there = add(&store, &format!(r#"{{"n":{n}}}"#)).await;
+        }
+        let before = store.list(&table("t"), 10).await.unwrap();
+        drop(store);
+        tenants.close().await.unwrap();
+        drop(tenants);
+        let connection = house.connection("acme").await;
+        connection
+            .execute_batch(
+                "DROP TABLE nimbus_journal;
+                 UPDATE nimbus_sequence SET last = 3;
+                 PRAGMA user_version = 1;",
+            )
+            .unwrap();
+        drop(connection);
+
+        let tenants = house.open().await;
+        let store = tenants.open(&id("acme")).await.unwrap();
+        assert_eq!(store.list(&table("t"), 10).await.unwrap(), before);
+        let page = store.journal(None, 10).await.unwrap();
+        assert_eq!((page.latest, page.floor, page.next_cursor()), (3, 3, 3));
+        let _there = add(&store, r#"{"n":4}"#).await;
+        let page = journal(&store, 3, 10).await;
+        assert_eq!((numbers(&page), page.floor), (vec![4], 3));
+        let list = store.list(&table("t"), 10).await.unwrap();
+        assert_eq!(
+            bodies(&list),
+            [r#"{"n":1}"#, r#"{"n":2}"#, r#"{"n":3}"#, r#"{"n":4}"#]
+        );
+    }
+}
