@@ -39,6 +39,17 @@ pub enum InputError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A query that is not written as one.
+    #[error("the query is not right: {reason}")]
+    Query {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A cursor that is no cursor, or that of another query or tenant.
+    #[error(
+        "the cursor is not one of this query on this tenant: send \"next_cursor\" of the page before, and the same query, or begin anew without it"
+    )]
+    Cursor,
     /// A document over [`MAX_FIELDS_BYTES`].
     #[error(
         "the document has {size} bytes, over the limit of {MAX_FIELDS_BYTES}: split it, or keep large parts in documents of their own"

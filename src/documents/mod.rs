@@ -10,7 +10,9 @@ mod fields;
 mod id;
 mod journal;
 mod mutation;
+pub mod query;
 mod table_name;
+mod written;
 
 pub use at_most::AtMost;
 pub use document::Document;

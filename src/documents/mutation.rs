@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Change, DocumentId, Fields, InputError, TableName};
+use super::{Change, DocumentId, Fields, InputError, TableName, written};
 
 /// The most mutations in one batch.
 pub const MAX_BATCH: usize = 10_000;
@@ -50,15 +50,8 @@ impl Mutation {
     ///
     /// The `id` of an insert may be left out. Anything else that is missing, or does not belong there, is refused.
     pub fn from_json(text: &str) -> Result<Self, InputError> {
-        if !text.trim_start().starts_with('{') {
-            return Err(InputError::Mutation {
-                reason: "it must be a JSON object".to_owned(),
-            });
-        }
         let written: Written<'_> =
-            serde_json::from_str(text).map_err(|error| InputError::Mutation {
-                reason: error.to_string(),
-            })?;
+            written::object(text).map_err(|reason| InputError::Mutation { reason })?;
         written.mutation()
     }
 

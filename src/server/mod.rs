@@ -162,6 +162,11 @@ pub fn router(app: Arc<App>) -> Router {
                 .delete(routes::documents::delete),
         )
         .route("/api/tenants/{t}/batch", post(routes::batch::apply))
+        .route("/api/tenants/{t}/query", post(routes::query::query))
+        .route(
+            "/api/tenants/{t}/query/paginated",
+            post(routes::query::paginated),
+        )
         .route("/api/tenants/{t}/journal", get(routes::journal::read))
         .route("/api/admin/token/rotate", post(routes::admin::rotate_token))
         .route(

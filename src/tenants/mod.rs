@@ -15,6 +15,7 @@ use nimbus_manifests::TenantId;
 pub use error::{Limit, StoreError};
 
 use crate::control::{Control, ControlError};
+use crate::documents::query::{Position, Query, QueryPage};
 use crate::documents::{Document, DocumentId, JournalPage, Mutation, MutationOutcome, TableName};
 
 /// The most documents that [`TenantStore::list`] returns.
@@ -71,6 +72,15 @@ pub trait TenantStore: Debug + Send + Sync {
     /// The documents of a table in the order of their insertion, at most `limit` and at most [`MAX_LIST`]. A table
     /// that does not exist has none.
     async fn list(&self, table: &TableName, limit: usize) -> Result<Vec<Document>, StoreError>;
+
+    /// The documents that a query finds, after a position or from the beginning: at most `limit`, at most
+    /// [`MAX_PAGE`](crate::documents::query::MAX_PAGE) and at most [`MAX_LIST_BYTES`]. A table that does not exist has none.
+    async fn query(
+        &self,
+        query: Query,
+        after: Option<Position>,
+        limit: usize,
+    ) -> Result<QueryPage, StoreError>;
 
     /// The journal after the write number `after`, from its beginning without one: at most `limit` records and at most
     /// [`MAX_JOURNAL_PAGE`](crate::documents::MAX_JOURNAL_PAGE). Records older than its floor are passed over.

@@ -16,6 +16,7 @@ mod journal;
 mod keys;
 mod names;
 mod providers;
+mod query;
 mod removed;
 mod start;
 mod storage;

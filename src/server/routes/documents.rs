@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::query::data;
 use super::tenant_id;
 use crate::documents::{DocumentId, Fields, Mutation, TableName};
 use crate::server::App;
@@ -52,14 +53,8 @@ pub(in crate::server) async fn list(
     let table: TableName = table.parse()?;
     let store = app.open(&tenant_id(&tenant)?).await?;
     let documents = store.list(&table, MAX_LIST).await?;
-    let mut json = String::from(r#"{"data":["#);
-    for (index, document) in documents.iter().enumerate() {
-        if index > 0 {
-            json.push(',');
-        }
-        document.write_json(&mut json);
-    }
-    json.push_str("]}");
+    let mut json = data(&documents);
+    json.push('}');
     Ok(RawJson(json))
 }
 

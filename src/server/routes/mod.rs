@@ -5,6 +5,7 @@ pub(super) mod batch;
 pub(super) mod documents;
 pub(super) mod health;
 pub(super) mod journal;
+pub(super) mod query;
 pub(super) mod tenants;
 
 use nimbus_manifests::TenantId;

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::SystemTime};
 
 use nimbus_manifests::TenantId;
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::{failure, schema};
 use crate::{
@@ -260,6 +260,11 @@ impl Reader {
         Ok(documents)
     }
 
+    /// One state of the file for several statements.
+    pub(super) fn snapshot(&mut self) -> rusqlite::Result<Transaction<'_>> {
+        self.connection.transaction()
+    }
+
     /// Part of the journal.
     pub(super) fn journal(
         &mut self,
@@ -268,8 +273,7 @@ impl Reader {
         limit: usize,
     ) -> Result<JournalPage, StoreError> {
         let sqlite = |error| failure(tenant, error);
-        // Several statements, one snapshot.
-        let snapshot = self.connection.transaction().map_err(sqlite)?;
+        let snapshot = self.snapshot().map_err(sqlite)?;
         let (latest, floor) = schema::journal_bounds(&snapshot).map_err(sqlite)?;
         let from = match after {
             None => 0,
@@ -301,7 +305,7 @@ impl Reader {
         })
     }
 
-    fn number(&mut self, table: &TableName) -> rusqlite::Result<Option<i64>> {
+    pub(super) fn number(&mut self, table: &TableName) -> rusqlite::Result<Option<i64>> {
         if let Some(&number) = self.tables.get(table) {
             return Ok(Some(number));
         }
@@ -313,7 +317,7 @@ impl Reader {
     }
 }
 
-fn stored_document(row: &Row<'_>) -> rusqlite::Result<Document> {
+pub(super) fn stored_document(row: &Row<'_>) -> rusqlite::Result<Document> {
     let id = DocumentId::from_bytes(row.get(0)?).ok_or_else(|| malformed(0, "id"))?;
     Ok(Document {
         id,
@@ -354,7 +358,7 @@ fn stored_fields(row: &Row<'_>, column: usize) -> rusqlite::Result<Fields> {
 }
 
 /// A value that no version of Nimbus has written.
-fn malformed(column: usize, name: &str) -> rusqlite::Error {
+pub(super) fn malformed(column: usize, name: &str) -> rusqlite::Error {
     let kind = rusqlite::types::Type::Blob;
     rusqlite::Error::FromSqlConversionFailure(column, kind, format!("{name} is malformed").into())
 }

@@ -18,6 +18,7 @@
 mod apply;
 mod catalog;
 mod checkpoint;
+mod query;
 mod readers;
 mod schema;
 mod store;

@@ -7,7 +7,10 @@ use nimbus_manifests::{Subject, TenantId};
 
 use super::{Shared, checkpoint, opening, readers::Readers, schema, writer::Writer};
 use crate::{
-    documents::{Document, DocumentId, JournalPage, Mutation, MutationOutcome, TableName},
+    documents::{
+        Document, DocumentId, JournalPage, Mutation, MutationOutcome, TableName,
+        query::{Position, Query, QueryPage},
+    },
     envelope::{Envelope, Intent},
     sqlcipher,
     tenants::{
@@ -129,6 +132,20 @@ impl TenantStore for SqliteTenant {
             .lease
             .readers
             .read(move |reader, tenant| reader.list(tenant, &table, limit))
+            .await;
+        self.explained(result)
+    }
+
+    async fn query(
+        &self,
+        query: Query,
+        after: Option<Position>,
+        limit: usize,
+    ) -> Result<QueryPage, StoreError> {
+        let result = self
+            .lease
+            .readers
+            .read(move |reader, tenant| reader.query(tenant, &query, after.as_ref(), limit))
             .await;
         self.explained(result)
     }

@@ -133,6 +133,7 @@ fn bodies(documents: &[Document]) -> Vec<&str> {
 
 mod journal;
 mod lifecycle;
+mod query;
 
 #[tokio::test]
 async fn documents_survive_closing() {

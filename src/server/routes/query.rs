@@ -1,0 +1,91 @@
+//! `/api/tenants/{t}/query`.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::tenant_id;
+use crate::documents::Document;
+use crate::documents::query::{MAX_PAGE, Position, Query};
+use crate::server::App;
+use crate::server::body::{Body, RawJson};
+use crate::server::error::{ApiError, Code};
+use crate::tenants::StoreError;
+
+pub(in crate::server) async fn query(
+    State(app): State<Arc<App>>,
+    Path(tenant): Path<String>,
+    Body(query): Body<Box<RawValue>>,
+) -> Result<RawJson, ApiError> {
+    let query = Query::from_json(query.get())?;
+    let (table, limit) = (query.table.clone(), query.limit.unwrap_or(MAX_PAGE));
+    let store = app.open(&tenant_id(&tenant)?).await?;
+    let page = store.query(query, None, limit).await?;
+    if page.next.is_some() && page.documents.len() < limit {
+        return Err(StoreError::ListTooLarge { table }.into());
+    }
+    let mut json = data(&page.documents);
+    json.push('}');
+    Ok(RawJson(json))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::server) struct Paginated {
+    query: Box<RawValue>,
+    page_size: Option<usize>,
+    after: Option<String>,
+}
+
+pub(in crate::server) async fn paginated(
+    State(app): State<Arc<App>>,
+    Path(tenant): Path<String>,
+    Body(wanted): Body<Paginated>,
+) -> Result<RawJson, ApiError> {
+    let query = Query::from_json(wanted.query.get())?;
+    let tenant = tenant_id(&tenant)?;
+    let size = wanted.page_size.unwrap_or(DEFAULT_PAGE);
+    let refused = |message: String| Err(ApiError::new(Code::InvalidInput, message));
+    if !(1..=MAX_PAGE).contains(&size) {
+        return refused(format!("\"page_size\" is 1 to {MAX_PAGE}"));
+    }
+    if query.limit.is_some() {
+        return refused(
+            "a query that is read in pages takes \"page_size\" and no \"limit\"".to_owned(),
+        );
+    }
+    let after = wanted
+        .after
+        .map(|cursor| Position::from_cursor(&cursor, tenant.as_str(), &query))
+        .transpose()?;
+    let store = app.open(&tenant).await?;
+    let page = store.query(query.clone(), after, size).await?;
+    let mut json = data(&page.documents);
+    json.push_str(r#","next_cursor":"#);
+    match &page.next {
+        Some(next) => {
+            json.push('"');
+            json.push_str(&next.to_cursor(tenant.as_str(), &query));
+            json.push_str(r#"","has_more":true}"#);
+        }
+        None => json.push_str(r#"null,"has_more":false}"#),
+    }
+    Ok(RawJson(json))
+}
+
+/// `{"data":[…]`, open for more.
+pub(super) fn data(documents: &[Document]) -> String {
+    let mut json = String::from(r#"{"data":["#);
+    for (index, document) in documents.iter().enumerate() {
+        if index > 0 {
+            json.push(',');
+        }
+        document.write_json(&mut json);
+    }
+    json.push(']');
+    json
+}
+
+const DEFAULT_PAGE: usize = 100;

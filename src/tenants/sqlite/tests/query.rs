@@ -1,0 +1,323 @@
+//! Queries: the table of cases that every store answers alike, and random ones against the evaluator in memory.
+
+use proptest::{prelude::*, test_runner::TestRunner};
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+
+use super::*;
+use crate::documents::query::{MAX_PAGE, Position, Query, reference};
+
+/// The documents that a table begins with, and the queries asked of it.
+#[derive(Deserialize)]
+struct Case {
+    what: String,
+    documents: Vec<Box<RawValue>>,
+    queries: Vec<Asked>,
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    filters: Option<Box<RawValue>>,
+    order: Option<Box<RawValue>>,
+    limit: Option<usize>,
+    /// Places in `documents`.
+    found: Vec<usize>,
+}
+
+impl Asked {
+    fn of(&self, table: &str) -> Query {
+        let text = |json: &Option<Box<RawValue>>| {
+            json.as_ref()
+                .map_or("null".to_owned(), |json| json.get().to_owned())
+        };
+        let limit = self
+            .limit
+            .map_or("null".to_owned(), |limit| limit.to_string());
+        let (filters, order) = (text(&self.filters), text(&self.order));
+        read(&format!(
+            r#"{{"table":"{table}","filters":{filters},"order":{order},"limit":{limit}}}"#
+        ))
+    }
+}
+
+fn read(json: &str) -> Query {
+    Query::from_json(json).unwrap()
+}
+
+async fn store(house: &House) -> (SqliteTenants, Arc<dyn TenantStore>) {
+    let tenants = house.open().await;
+    tenants.create_tenant(&id("acme")).await.unwrap();
+    let store = tenants.open(&id("acme")).await.unwrap();
+    (tenants, store)
+}
+
+async fn fill(store: &Arc<dyn TenantStore>, name: &str, documents: &[&str]) -> Vec<Document> {
+    add_all(store, name, documents).await;
+    store.list(&table(name), MAX_LIST).await.unwrap()
+}
+
+async fn add_all(store: &Arc<dyn TenantStore>, name: &str, documents: &[&str]) {
+    let batch = documents.iter().map(|json| Mutation::Insert {
+        table: table(name),
+        fields: fields(json),
+        id: None,
+    });
+    let _outcomes = store.apply_all(batch.collect()).await.unwrap();
+}
+
+/// All pages of a query, each of this size.
+async fn paged(store: &Arc<dyn TenantStore>, query: &Query, size: usize) -> Vec<Document> {
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.query(query.clone(), after, size).await.unwrap();
+        assert!(page.documents.len() <= size);
+        assert!(page.next.is_none() || page.documents.len() == size);
+        all.extend(page.documents);
+        let Some(next) = page.next else { return all };
+        // As a client does it.
+        let cursor = next.to_cursor("acme", query);
+        after = Some(Position::from_cursor(&cursor, "acme", query).unwrap());
+    }
+}
+
+#[tokio::test]
+async fn the_table_of_cases_is_answered_as_it_says() {
+    let cases: Vec<Case> =
+        serde_json::from_str(include_str!("../../../../tests/queries/cases.json")).unwrap();
+    let house = House::new(encryption());
+    let (_tenants, store) = store(&house).await;
+    for (number, case) in cases.iter().enumerate() {
+        let name = format!("case{number}");
+        let texts: Vec<&str> = case.documents.iter().map(|json| json.get()).collect();
+        let documents = fill(&store, &name, &texts).await;
+        for (place, asked) in case.queries.iter().enumerate() {
+            let query = asked.of(&name);
+            let limit = query.limit.unwrap_or(MAX_PAGE);
+            let at = format!("{}, query {place}", case.what);
+            let expected: Vec<_> = asked.found.iter().map(|&found| &documents[found]).collect();
+            let mut model = reference::find(&documents, &query);
+            model.truncate(limit);
+            assert_eq!(model, expected, "the reference: {at}");
+            let page = store.query(query.clone(), None, limit).await.unwrap();
+            assert_eq!(page.documents.iter().collect::<Vec<_>>(), expected, "{at}");
+            if query.limit.is_none() {
+                for size in [1, 2, 3] {
+                    let all = paged(&store, &query, size).await;
+                    assert_eq!(
+                        all.iter().collect::<Vec<_>>(),
+                        expected,
+                        "pages of {size}: {at}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn value() -> impl Strategy<Value = serde_json::Value> {
+    let numbers = [
+        "0",
+        "-0.0",
+        "1",
+        "1.0",
+        "-1",
+        "1.5",
+        "1e2",
+        "100",
+        "9007199254740992",
+        "9007199254740993",
+        "9007199254740992.0",
+        "9223372036854775807",
+        "9223372036854775808",
+        "-9223372036854775808",
+        "1e300",
+    ];
+    let numbers = numbers.map(|text| serde_json::from_str(text).unwrap());
+    let strings = [
+        "", "a", "A", "ab", "é", "e\u{301}", "\u{ffff}", "😀", "a\0", "\\", "\"", "1", "null",
+    ];
+    prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(serde_json::Value::from),
+        prop::sample::select(numbers.to_vec()),
+        (-3i64..3).prop_map(serde_json::Value::from),
+        any::<i64>().prop_map(serde_json::Value::from),
+        prop::sample::select(strings.to_vec()).prop_map(serde_json::Value::from),
+        "\\PC{0,3}".prop_map(serde_json::Value::from),
+    ]
+}
+
+fn nested() -> impl Strategy<Value = serde_json::Value> {
+    value().prop_recursive(3, 12, 3, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(serde_json::Value::from),
+            object(inner),
+        ]
+    })
+}
+
+/// Names from so few that paths and documents meet.
+fn object(
+    inner: impl Strategy<Value = serde_json::Value>,
+) -> impl Strategy<Value = serde_json::Value> {
+    let name = prop::sample::select(NAMES.to_vec());
+    prop::collection::btree_map(name, inner, 0..4).prop_map(|members| {
+        members
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
+    })
+}
+
+fn path() -> impl Strategy<Value = String> {
+    prop_oneof![
+        8 => prop::collection::vec(prop::sample::select(NAMES.to_vec()), 1..4).prop_map(|names| names.join(".")),
+        1 => prop::sample::select(vec!["_id", "_creationTime", "_updateTime"]).prop_map(str::to_owned),
+    ]
+}
+
+fn filter() -> impl Strategy<Value = serde_json::Value> {
+    let compared = prop::sample::select(vec!["eq", "neq", "gt", "gte", "lt", "lte"]);
+    prop_oneof![
+        6 => (path(), compared, value()).prop_map(|(field, op, value)| json!({"field": field, "op": op, "value": value})),
+        2 => (path(), prop::collection::vec(value(), 0..5))
+            .prop_map(|(field, values)| json!({"field": field, "op": "in", "value": values})),
+        1 => (path(), any::<bool>()).prop_map(|(field, there)| json!({"field": field, "op": "exists", "value": there})),
+    ]
+}
+
+fn question() -> impl Strategy<Value = serde_json::Value> {
+    let direction = prop::sample::select(vec!["asc", "desc"]);
+    let order = prop::option::of((path(), direction));
+    (prop::collection::vec(filter(), 0..3), order).prop_map(|(filters, order)| {
+        let order = order.map(|(field, direction)| json!({"field": field, "direction": direction}));
+        json!({"filters": filters, "order": order})
+    })
+}
+
+const NAMES: &[&str] = &["a", "b", "c", "ä", "\"", "\\", "$[0]", "a b"];
+
+#[test]
+fn random_queries_over_random_documents_agree_with_the_reference() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let house = House::new(encryption());
+    let (_tenants, store) = runtime.block_on(store(&house));
+    let number = std::cell::Cell::new(0);
+    let strategy = (
+        prop::collection::vec(object(nested()), 0..24),
+        prop::collection::vec(question(), 1..12),
+        1usize..6,
+    );
+    TestRunner::new(ProptestConfig::with_cases(CASES))
+        .run(&strategy, |(documents, questions, size)| {
+            number.set(number.get() + 1);
+            let name = format!("t{}", number.get() % MAX_TABLES);
+            let texts: Vec<String> = documents.iter().map(ToString::to_string).collect();
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            let documents = runtime.block_on(fill(&store, &name, &texts));
+            for mut question in questions {
+                question["table"] = json!(name);
+                let query = read(&question.to_string());
+                let expected: Vec<Document> = reference::find(&documents, &query)
+                    .into_iter()
+                    .cloned()
+                    .collect();
+                let page = runtime
+                    .block_on(store.query(query.clone(), None, MAX_PAGE))
+                    .unwrap();
+                prop_assert_eq!(&page.documents, &expected);
+                prop_assert_eq!(page.next, None);
+                prop_assert_eq!(runtime.block_on(paged(&store, &query, size)), expected);
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
+/// Fewer than there may be tables, for shrinking makes more.
+const CASES: u32 = 200;
+
+#[tokio::test]
+async fn a_document_that_stays_is_seen_once_whatever_is_written_meanwhile() {
+    let house = House::new(encryption());
+    let (_tenants, store) = store(&house).await;
+    for direction in ["asc", "desc"] {
+        let texts: Vec<String> = (0..40)
+            .map(|n| format!(r#"{{"n":{},"stays":{}}}"#, n / 4, n % 2 == 0))
+            .collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let documents = fill(&store, direction, &texts).await;
+        let query = read(&format!(
+            r#"{{"table":"{direction}","order":{{"field":"n","direction":"{direction}"}}}}"#
+        ));
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let page = store.query(query.clone(), after, 3).await.unwrap();
+            // What the cursor came from is deleted, and more is added on both sides of it.
+            let last = page.documents.last().unwrap().clone();
+            let round = seen.len();
+            seen.extend(page.documents);
+            if last.fields.as_json().contains("false") {
+                let delete = Mutation::Delete {
+                    table: table(direction),
+                    id: last.id,
+                };
+                let _outcome = store.apply(delete).await.unwrap();
+            }
+            if round < 30 {
+                for n in [-1, round as i64 / 4, 100] {
+                    let more = format!(r#"{{"n":{n},"stays":null}}"#);
+                    let insert = Mutation::Insert {
+                        table: table(direction),
+                        fields: fields(&more),
+                        id: None,
+                    };
+                    let _outcome = store.apply(insert).await.unwrap();
+                }
+            }
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let stayed = |document: &&Document| document.fields.as_json().contains("true");
+        let mut expected: Vec<_> = documents.iter().filter(stayed).collect();
+        if direction == "desc" {
+            expected.reverse();
+        }
+        assert_eq!(seen.iter().filter(stayed).collect::<Vec<_>>(), expected);
+        let ids: BTreeSet<_> = seen.iter().map(|document| document.id).collect();
+        assert_eq!(ids.len(), seen.len(), "none twice");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_large_documents_end_early_and_lose_none() {
+    let house = House::new(encryption());
+    let (_tenants, store) = store(&house).await;
+    let large = format!(r#"{{"x":"{}"}}"#, "y".repeat(1_048_000));
+    for _ in 0..7 {
+        add_all(&store, "t", &[large.as_str(); 10]).await;
+    }
+    for order in ["null", r#"{"field":"x","direction":"desc"}"#] {
+        let query = read(&format!(r#"{{"table":"t","order":{order}}}"#));
+        let first = store.query(query.clone(), None, MAX_PAGE).await.unwrap();
+        assert_eq!(first.documents.len(), 64);
+        let second = store.query(query, first.next, MAX_PAGE).await.unwrap();
+        assert_eq!((second.documents.len(), second.next), (6, None));
+        let all = first.documents.iter().chain(&second.documents);
+        let ids: BTreeSet<_> = all.map(|document| document.id).collect();
+        assert_eq!(ids.len(), 70);
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_is_not_there_has_no_documents() {
+    let house = House::new(encryption());
+    let (_tenants, store) = store(&house).await;
+    let page = store
+        .query(read(r#"{"table":"t"}"#), None, 10)
+        .await
+        .unwrap();
+    assert_eq!((page.documents, page.next), (Vec::new(), None));
+}
