@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use nimbus_keyproviders::CipherKey;
@@ -107,6 +108,61 @@ pub async fn import_plaintext(
         Ok(file)
     })
     .await
+}
+
+/// Puts a copy under the next key in the place of a control file whose manifest says `rekeying`: made, verified, flushed, renamed. Blocks.
+///
+/// # Errors
+///
+/// [`ControlError`]; the file is then still under its first key, whole.
+pub(crate) fn swap_to_next_key(
+    file: &KeyedFile,
+    progress: Option<&Progress>,
+) -> Result<(), ControlError> {
+    let Some(copy) = file.copy_under_next() else {
+        let path = file.path().to_owned();
+        return Err(EnvelopeError::NeverInitialised { path }.into());
+    };
+    let path = file.path();
+    let read = |error: io::Error| explain(path, redb::Error::Io(error));
+    let write = |error: io::Error| explain(copy.path(), redb::Error::Io(error));
+    let file_id = file.manifest().file_id();
+    let _new = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(copy.path())
+        .map_err(failed("create", copy.path()))?;
+    {
+        let from = database::device(path, &file.cipher_key(), file_id)?;
+        let to = database::device(copy.path(), &copy.cipher_key(), file_id)?;
+        let length = from.len().map_err(read)?;
+        to.set_len(length).map_err(write)?;
+        let mut chunk = vec![0; CHUNK];
+        let mut at = 0;
+        while at < length {
+            let chunk = &mut chunk[..CHUNK.min(usize::try_from(length - at).unwrap_or(CHUNK))];
+            from.read(at, chunk).map_err(read)?;
+            to.write(at, chunk).map_err(write)?;
+            at += chunk.len() as u64;
+            if progress.is_some_and(|progress| !progress(at, length)) {
+                return Err(read(io::ErrorKind::Interrupted.into()));
+            }
+        }
+        to.sync_data().map_err(write)?;
+    }
+    crash_point!("rekey::copied");
+    drop(database::open(copy.path(), &Protection::of(&copy))?);
+    File::open(copy.path())
+        .and_then(|file| file.sync_all())
+        .map_err(failed("flush", copy.path()))?;
+    crash_point!("rekey::verified");
+    std::fs::rename(copy.path(), path).map_err(failed("rename", copy.path()))?;
+    crash_point!("rekey::renamed");
+    let dir = parent(path);
+    sync_dir(dir).map_err(failed("flush", dir))?;
+    crash_point!("rekey::swapped");
+    Ok(())
 }
 
 /// Proves that an encrypted redb file is whole under the key of its manifest. Nothing on the disk changes: what is opened is a copy in

@@ -16,7 +16,7 @@ use redb::{
     Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction,
 };
 
-pub(crate) use copy::check;
+pub(crate) use copy::{check, swap_to_next_key};
 pub use copy::{export_plaintext, import_plaintext};
 pub use device::BadBlock;
 
@@ -393,7 +393,7 @@ fn initialise(file: KeyedFile) -> Result<KeyedFile, ControlError> {
 }
 
 /// Finds out whether a rekey that was cut short had swapped the file already.
-fn which_key(file: &KeyedFile) -> Result<Opened, ControlError> {
+pub(crate) fn which_key(file: &KeyedFile) -> Result<Opened, ControlError> {
     let first = match database::open(file.path(), &Protection::of(file)) {
         Ok(_database) => return Ok(Opened::First),
         Err(error) => error,

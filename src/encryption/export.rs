@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use nimbus_manifests::{Subject, TenantId};
 
 use super::error::io_error;
-use super::{Engine, OperationError, check_owner, check_space, make_parent, size_of};
+use super::{Engine, OperationError, check_engine, check_owner, check_space, make_parent, size_of};
 use crate::control;
 use crate::envelope::{
     Envelope, EnvelopeError, FileKind, Intent, Prepared, blocking, classify, manifest_path,
@@ -90,16 +90,7 @@ impl Export {
             });
         };
         let subject = sealed.claims().subject();
-        if subject.cipher() != self.engine.cipher() {
-            return Err(OperationError::OtherEngine {
-                path,
-                subject: subject.clone(),
-                engine: match self.engine {
-                    Engine::Sqlite => "redb",
-                    Engine::Redb => "sqlite",
-                },
-            });
-        }
+        check_engine(&self.source, subject, self.engine)?;
         check_owner(&self.source, subject, self.tenant.as_ref())?;
         if std::fs::symlink_metadata(&self.target).is_ok() {
             return Err(OperationError::TargetExists {

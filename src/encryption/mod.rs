@@ -7,13 +7,16 @@ mod error;
 pub mod export;
 pub mod migrate;
 pub mod repair;
+pub mod rotate_dek;
 pub mod rotate_kek;
 pub mod survey;
 
+use std::collections::BTreeSet;
+use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use nimbus_manifests::{Cipher, Subject, TenantId};
+use nimbus_manifests::{Cipher, SUFFIX, Subject, TenantId};
 
 pub use error::OperationError;
 
@@ -37,6 +40,44 @@ impl Engine {
             Self::Redb => Cipher::Blocks1,
         }
     }
+}
+
+/// Every file of a directory that has a manifest, and of its control directory when that is another.
+///
+/// # Errors
+///
+/// The directory that cannot be read, and why.
+pub fn protected_files(
+    dir: &Path,
+    control_dir: Option<&Path>,
+) -> Result<Vec<PathBuf>, (PathBuf, io::Error)> {
+    let mut files = BTreeSet::new();
+    let other = |control: &&Path| control.canonicalize().ok() != dir.canonicalize().ok();
+    for dir in std::iter::once(dir).chain(control_dir.filter(other)) {
+        let failed = |error| (dir.to_owned(), error);
+        for entry in std::fs::read_dir(dir).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if let Some(file) = path.to_str().and_then(|path| path.strip_suffix(SUFFIX)) {
+                let _new = files.insert(PathBuf::from(file));
+            }
+        }
+    }
+    Ok(files.into_iter().collect())
+}
+
+/// Refuses a file of another kind than was named.
+fn check_engine(path: &Path, subject: &Subject, engine: Engine) -> Result<(), OperationError> {
+    if subject.cipher() == engine.cipher() {
+        return Ok(());
+    }
+    Err(OperationError::OtherEngine {
+        path: path.to_owned(),
+        subject: subject.clone(),
+        engine: match engine {
+            Engine::Sqlite => "redb",
+            Engine::Redb => "sqlite",
+        },
+    })
 }
 
 /// Refuses a file that belongs to somebody else than who was named.
@@ -93,7 +134,7 @@ fn size_of(path: &Path) -> u64 {
 }
 
 /// `<path><suffix>`.
-fn beside(path: &Path, suffix: &str) -> std::path::PathBuf {
+fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()

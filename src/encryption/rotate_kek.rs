@@ -15,6 +15,7 @@ use nimbus_manifests::{InvalidName, KeyId, SUFFIX};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
+use super::protected_files;
 use crate::chain::chain;
 use crate::config::KeyProviderKind;
 use crate::config::keys::{KeysError, refuse_key_beside};
@@ -404,22 +405,8 @@ fn files(
         let named = path.to_str().and_then(|path| path.strip_suffix(SUFFIX));
         return Ok(vec![named.map_or(path.clone(), PathBuf::from)]);
     }
-    let mut files = BTreeSet::new();
-    let other = |dir: &PathBuf| dir.canonicalize().ok() != path.canonicalize().ok();
-    let dirs = std::iter::once(path.clone()).chain(control_dir.filter(other));
-    for dir in dirs {
-        let failed = |source| RotateKekError::Read {
-            path: dir.clone(),
-            source,
-        };
-        for entry in std::fs::read_dir(&dir).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            if let Some(file) = path.to_str().and_then(|path| path.strip_suffix(SUFFIX)) {
-                let _new = files.insert(PathBuf::from(file));
-            }
-        }
-    }
-    Ok(files.into_iter().collect())
+    protected_files(&path, control_dir.as_deref())
+        .map_err(|(path, source)| RotateKekError::Read { path, source })
 }
 
 /// Makes the keys of a new key directory that are not there yet. Each is durable before anything is wrapped by it.

@@ -26,10 +26,11 @@ use std::sync::{Arc, RwLock};
 
 use arc_swap::ArcSwap;
 
+use nimbus_keyproviders::recovery::Recipient;
 use nimbus_keyproviders::{CipherKey, Dek, OsRandom, SecureRandom};
 use nimbus_manifests::{
-    Cipher, DekEntry, DekId, FileId, Manifest, SealedManifest, State, Subject, Timestamp,
-    WrapContext,
+    Cipher, DekEntry, DekId, FileId, Manifest, ProviderKind, SealedManifest, State, Subject,
+    Timestamp, WrapContext,
 };
 
 pub(crate) use error::migrate_command;
@@ -226,6 +227,70 @@ impl Envelope {
         self.settle(file, Opened::First).await
     }
 
+    /// Begins a rekey: draws the next data key, wraps it as the first is wrapped (by the current provider, and to the same recipients), and
+    /// publishes `rekeying` with both. What an earlier rekey left of a copy is removed.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvelopeError`]; the manifest on disk is then as it was, or already `rekeying`, which the next opening settles.
+    pub async fn begin_rekey(&self, mut file: KeyedFile) -> Result<KeyedFile, EnvelopeError> {
+        let path = file.path.clone();
+        let keys = self
+            .keys()
+            .ok_or_else(|| EnvelopeError::EncryptionOff { path: path.clone() })?;
+        let wrap_failed = |source| EnvelopeError::Wrap {
+            path: path.clone(),
+            source,
+        };
+        let now = self.clock.now();
+        let mut id = [0; 8];
+        self.random.fill(&mut id)?;
+        let id = DekId::from_bytes(id);
+        let context = WrapContext {
+            subject: file.manifest.subject(),
+            file_id: file.manifest.file_id(),
+            cipher: file.manifest.cipher(),
+            dek_id: id,
+        };
+        let (dek, wrapped) = keys
+            .current()
+            .generate(&context)
+            .await
+            .map_err(wrap_failed)?;
+        let mut wraps = vec![wrapped.at(now)];
+        for wrap in &file.manifest.deks()[0].wraps {
+            // A recipient that was accepted once parses again.
+            if wrap.provider == ProviderKind::Age
+                && let Ok(recipient) = wrap.key_id.as_str().parse::<Recipient>()
+            {
+                wraps.push(recipient.wrap(&dek, &context).map_err(wrap_failed)?.at(now));
+            }
+        }
+        let entry = DekEntry {
+            id,
+            created: now,
+            wraps,
+        };
+        file.manifest = file
+            .manifest
+            .rekeying(entry)
+            .map_err(|source| EnvelopeError::Invalid {
+                path: path.clone(),
+                source,
+            })?;
+        file.next = Some(Arc::new(dek));
+        file.stage = Stage::Rekeying;
+        let sealed = file.seal();
+        let envelope = self.clone();
+        blocking(move || {
+            remove_copy(&file.path)?;
+            envelope.publish(&file.path, &sealed, Publish::Replace)?;
+            crash_point!("rekey::begun");
+            Ok(file)
+        })
+        .await
+    }
+
     /// Ends a rekey that a crash cut short: `opened` says under which of the two keys page 1 authenticated. Writes `ready` with
     /// that key alone, and removes what is left of an unfinished copy.
     ///
@@ -347,7 +412,7 @@ impl Envelope {
         let file = KeyedFile {
             path: path.to_owned(),
             manifest,
-            dek,
+            dek: Arc::new(dek),
             next: None,
             stage: Stage::Initialise,
         };
@@ -392,7 +457,7 @@ impl Envelope {
                 cipher,
                 dek_id: entry.id,
             };
-            deks.push(keys.unwrap(path, entry, &context).await?);
+            deks.push(Arc::new(keys.unwrap(path, entry, &context).await?));
         }
         let mut deks = deks.into_iter();
         let (Some(dek), next) = (deks.next(), deks.next()) else {
@@ -500,8 +565,9 @@ pub enum Opened {
 pub struct KeyedFile {
     path: PathBuf,
     manifest: Manifest,
-    dek: Dek,
-    next: Option<Dek>,
+    /// Shared, never copied: a rekey's copy is opened under the next key while this file still holds both.
+    dek: Arc<Dek>,
+    next: Option<Arc<Dek>>,
     stage: Stage,
 }
 
@@ -561,6 +627,25 @@ impl KeyedFile {
         self.next = None;
         self.stage = Stage::Ready;
         Ok(self)
+    }
+
+    /// The same file once more: the keys are shared, not copied.
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            path: self.path.clone(),
+            manifest: self.manifest.clone(),
+            dek: self.dek.clone(),
+            next: self.next.clone(),
+            stage: self.stage,
+        }
+    }
+
+    /// In [`Stage::Rekeying`], the copy that is made under the next key.
+    pub(crate) fn copy_under_next(&self) -> Option<Self> {
+        let both = self.next.is_some().then(|| self.share())?;
+        let mut copy = both.under(Opened::Next).ok()?;
+        copy.path = rekey_copy(&self.path);
+        Some(copy)
     }
 
     fn seal(&self) -> SealedManifest {

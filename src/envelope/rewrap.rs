@@ -96,7 +96,7 @@ impl Envelope {
             .unseal(path, &subject, cipher, before.clone(), &keys)
             .await?;
         let mut wraps = Vec::with_capacity(2);
-        let plain = std::iter::once(&file.dek).chain(&file.next);
+        let plain = std::iter::once(&*file.dek).chain(file.next.as_deref());
         for (entry, dek) in file.manifest.deks().iter().zip(plain) {
             let context = WrapContext {
                 subject: &subject,

@@ -277,21 +277,28 @@ fn birth_settings(source: &Path) -> io::Result<String> {
 /// [`CopyError`] when another process has the database open, among others.
 pub(crate) fn fold_wal(source: &PlainFile) -> Result<(), CopyError> {
     let database = Database::new(source.path(), None);
-    let failed = |error| CopyError::Sqlite {
-        action: "take for this command alone",
-        path: source.path().to_owned(),
-        source: error,
-    };
-    let connection = database.writer()?;
-    connection
-        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(()))
-        .map_err(failed)?;
-    connection
-        .query_row("PRAGMA journal_mode = DELETE", [], |_row| Ok(()))
-        .map_err(failed)?;
-    connection
+    alone(&database)?
         .close()
-        .map_err(|(_connection, error)| failed(error))
+        .map_err(|(_connection, error)| not_alone(&database, error))
+}
+
+/// A connection to a database that nobody else has open, with all of it in the one file: the WAL is folded in and WAL mode left.
+pub(super) fn alone(database: &Database) -> Result<Connection, CopyError> {
+    let connection = database.writer()?;
+    for pragma in ["wal_checkpoint(TRUNCATE)", "journal_mode = DELETE"] {
+        connection
+            .query_row(&format!("PRAGMA {pragma}"), [], |_row| Ok(()))
+            .map_err(|error| not_alone(database, error))?;
+    }
+    Ok(connection)
+}
+
+fn not_alone(database: &Database, source: rusqlite::Error) -> CopyError {
+    CopyError::Sqlite {
+        action: "take for this command alone",
+        path: database.path().to_owned(),
+        source,
+    }
 }
 
 /// One copy between `main` and the attached database.
@@ -362,59 +369,66 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// The same objects with the same definitions, and as many rows in each table.
     fn compare(&self, connection: &Connection, source: &Path) -> Result<(), CopyError> {
-        let failed = |error| self.failed("compare", error);
-        let differs = |what: String| CopyError::Differs {
+        compare((connection, "main"), (connection, OTHER), source)
+            .map_err(|error| self.failed("compare", error))?
+    }
+}
+
+/// The same objects with the same definitions, and as many rows in each table. The outer error is SQLite's.
+pub(super) fn compare(
+    one: (&Connection, &str),
+    other: (&Connection, &str),
+    source: &Path,
+) -> rusqlite::Result<Result<(), CopyError>> {
+    let differs = |what: String| {
+        Ok(Err(CopyError::Differs {
             path: source.to_owned(),
             what,
-        };
-        let objects = |schema: &str| {
-            connection
-                .prepare(&format!(
-                    "SELECT type, name, tbl_name, coalesce(sql, '') FROM {schema}.sqlite_schema ORDER BY 1, 2"
-                ))?
-                .query_map([], |row| {
-                    Ok((
-                        row.get::<_, String>(0)?,
-                        row.get::<_, String>(1)?,
-                        row.get::<_, String>(2)?,
-                        row.get::<_, String>(3)?,
-                    ))
-                })?
-                .collect::<rusqlite::Result<Vec<_>>>()
-        };
-        let (theirs, ours) = (
-            objects("main").map_err(failed)?,
-            objects(OTHER).map_err(failed)?,
-        );
-        if let Some((theirs, _)) = theirs.iter().zip(&ours).find(|(a, b)| a != b) {
-            return Err(differs(format!("{} {}", theirs.0, theirs.1)));
-        }
-        if theirs.len() != ours.len() {
-            return Err(differs("the number of tables and indexes".to_owned()));
-        }
-        // A virtual table's rows lie in its shadow tables, which are compared like any other.
-        let stored = |(kind, _, _, sql): &&(String, String, String, String)| {
-            kind == "table" && !sql.to_ascii_uppercase().starts_with("CREATE VIRTUAL")
-        };
-        for (_, table, ..) in theirs.iter().filter(stored) {
-            let count = |schema: &str| {
-                connection.query_row(
-                    &format!(
-                        "SELECT count(*) FROM {schema}.\"{}\"",
-                        table.replace('"', "\"\"")
-                    ),
-                    [],
-                    |row| row.get::<_, i64>(0),
-                )
-            };
-            if count("main").map_err(failed)? != count(OTHER).map_err(failed)? {
-                return Err(differs(format!("the rows of table {table}")));
-            }
-        }
-        Ok(())
+        }))
+    };
+    let objects = |(connection, schema): (&Connection, &str)| {
+        connection
+            .prepare(&format!(
+                "SELECT type, name, tbl_name, coalesce(sql, '') FROM {schema}.sqlite_schema ORDER BY 1, 2"
+            ))?
+            .query_map([], |row| {
+                Ok((
+                    row.get::<_, String>(0)?,
+                    row.get::<_, String>(1)?,
+                    row.get::<_, String>(2)?,
+                    row.get::<_, String>(3)?,
+                ))
+            })?
+            .collect::<rusqlite::Result<Vec<_>>>()
+    };
+    let (theirs, ours) = (objects(one)?, objects(other)?);
+    if let Some((theirs, _)) = theirs.iter().zip(&ours).find(|(a, b)| a != b) {
+        return differs(format!("{} {}", theirs.0, theirs.1));
     }
+    if theirs.len() != ours.len() {
+        return differs("the number of tables and indexes".to_owned());
+    }
+    // A virtual table's rows lie in its shadow tables, which are compared like any other.
+    let stored = |(kind, _, _, sql): &&(String, String, String, String)| {
+        kind == "table" && !sql.to_ascii_uppercase().starts_with("CREATE VIRTUAL")
+    };
+    for (_, table, ..) in theirs.iter().filter(stored) {
+        let count = |(connection, schema): (&Connection, &str)| {
+            connection.query_row(
+                &format!(
+                    "SELECT count(*) FROM {schema}.\"{}\"",
+                    table.replace('"', "\"\"")
+                ),
+                [],
+                |row| row.get::<_, i64>(0),
+            )
+        };
+        if count(one)? != count(other)? {
+            return differs(format!("the rows of table {table}"));
+        }
+    }
+    Ok(Ok(()))
 }
 
 /// Reports the size of the growing file every few thousand steps of SQLite's machine, and stops it when it is told to.

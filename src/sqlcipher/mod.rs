@@ -7,6 +7,7 @@
 mod copy;
 mod error;
 mod key;
+mod rekey;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +21,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 pub(crate) use copy::fold_wal;
 pub use copy::{CopyError, Progress, export_plaintext, import_plaintext};
 pub use error::{Damage, OpenError};
+pub(crate) use rekey::swap_to_next_key;
 
 use crate::envelope::{
     self, Envelope, EnvelopeError, Intent, KeyedFile, Opened, Prepared, Stage, TEMPORARY_PREFIX,
@@ -357,6 +359,26 @@ impl Database {
         (0 < bad && bad < pages).then(|| damaged(Damage::Pages { bad, pages }))?
     }
 
+    /// A connection with the key and nothing else set, to a file that may be empty yet.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one opener that the lint protects"
+    )]
+    fn bare(&self) -> Result<Connection, OpenError> {
+        let open = || {
+            let connection = Connection::open_with_flags(
+                &self.path,
+                OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+            )?;
+            quiet_library(&connection)?;
+            if let Some(key) = self.key() {
+                key::hand_over(&connection, &key)?;
+            }
+            Ok(connection)
+        };
+        open().map_err(|error| self.explain("create", error))
+    }
+
     /// Counts bad pages on a fresh connection that has read nothing.
     #[expect(
         clippy::disallowed_methods,
@@ -495,7 +517,7 @@ fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Finds out whether a rekey that was cut short had swapped the file already.
-fn which_key(file: KeyedFile) -> Result<(KeyedFile, Opened), OpenError> {
+pub(crate) fn which_key(file: KeyedFile) -> Result<(KeyedFile, Opened), OpenError> {
     let database = Database::keyed(file);
     let try_key = |key: Option<CipherKey>| match key {
         Some(key) => database.connect(&database.path, Some(&key)).map(drop),

@@ -35,6 +35,11 @@ const ELSEWHERE: &[&str] = &[
     "manifests::flushed",
     "manifests::renamed",
     "manifests::published",
+    "rekey::begun",
+    "rekey::copied",
+    "rekey::verified",
+    "rekey::renamed",
+    "rekey::swapped",
 ];
 
 #[test]

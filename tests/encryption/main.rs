@@ -5,6 +5,7 @@ mod key_files;
 mod migrate;
 mod recover;
 mod repair;
+mod rotate_dek;
 mod rotate_kek;
 mod status;
 

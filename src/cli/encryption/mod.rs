@@ -6,6 +6,7 @@ mod keygen;
 mod migrate;
 mod recover;
 mod repair;
+mod rotate_dek;
 mod rotate_kek;
 mod status;
 
@@ -47,6 +48,8 @@ enum Verb {
     Recover(recover::Recover),
     /// Wrap data keys under another key
     RotateKek(Box<rotate_kek::RotateKek>),
+    /// Give files new data keys
+    RotateDek(rotate_dek::RotateDek),
 }
 
 /// What only these commands meet.
@@ -76,6 +79,7 @@ impl Encryption {
             Verb::Repair(verb) => verb.run(config),
             Verb::Recover(verb) => verb.run(config),
             Verb::RotateKek(verb) => verb.run(config),
+            Verb::RotateDek(verb) => verb.run(config),
         }
     }
 }
