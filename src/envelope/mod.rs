@@ -14,27 +14,28 @@
 //! hold nothing, are not mirrored.
 
 mod error;
+mod file;
 mod keyring;
 mod probe;
+mod rekey;
 mod rewrap;
 mod store;
 mod table;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, RwLock};
 
 use arc_swap::ArcSwap;
-
-use nimbus_keyproviders::recovery::Recipient;
-use nimbus_keyproviders::{CipherKey, Dek, OsRandom, SecureRandom};
+use nimbus_keyproviders::{OsRandom, SecureRandom};
 use nimbus_manifests::{
-    Cipher, DekEntry, DekId, FileId, Manifest, ProviderKind, SealedManifest, State, Subject,
-    Timestamp, WrapContext,
+    Cipher, DekEntry, DekId, FileId, Manifest, SealedManifest, State, Subject, Timestamp,
+    WrapContext,
 };
 
 pub(crate) use error::migrate_command;
 pub use error::{EnvelopeError, Trouble};
+pub use file::{KeyedFile, Opened, PlainFile, Prepared, Stage};
 pub use keyring::KeyRing;
 pub use probe::{FileKind, classify};
 pub use rewrap::{Recipients, Rewrapped};
@@ -225,92 +226,6 @@ impl Envelope {
     /// [`EnvelopeError::Mirror`] or [`EnvelopeError::Io`]; the manifest on disk is then still `new`, or already `ready`.
     pub async fn publish_ready(&self, file: KeyedFile) -> Result<KeyedFile, EnvelopeError> {
         self.settle(file, Opened::First).await
-    }
-
-    /// Begins a rekey: draws the next data key, wraps it as the first is wrapped (by the current provider, and to the same recipients), and
-    /// publishes `rekeying` with both. What an earlier rekey left of a copy is removed.
-    ///
-    /// # Errors
-    ///
-    /// [`EnvelopeError`]; the manifest on disk is then as it was, or already `rekeying`, which the next opening settles.
-    pub async fn begin_rekey(&self, mut file: KeyedFile) -> Result<KeyedFile, EnvelopeError> {
-        let path = file.path.clone();
-        let keys = self
-            .keys()
-            .ok_or_else(|| EnvelopeError::EncryptionOff { path: path.clone() })?;
-        let wrap_failed = |source| EnvelopeError::Wrap {
-            path: path.clone(),
-            source,
-        };
-        let now = self.clock.now();
-        let mut id = [0; 8];
-        self.random.fill(&mut id)?;
-        let id = DekId::from_bytes(id);
-        let context = WrapContext {
-            subject: file.manifest.subject(),
-            file_id: file.manifest.file_id(),
-            cipher: file.manifest.cipher(),
-            dek_id: id,
-        };
-        let (dek, wrapped) = keys
-            .current()
-            .generate(&context)
-            .await
-            .map_err(wrap_failed)?;
-        let mut wraps = vec![wrapped.at(now)];
-        for wrap in &file.manifest.deks()[0].wraps {
-            // A recipient that was accepted once parses again.
-            if wrap.provider == ProviderKind::Age
-                && let Ok(recipient) = wrap.key_id.as_str().parse::<Recipient>()
-            {
-                wraps.push(recipient.wrap(&dek, &context).map_err(wrap_failed)?.at(now));
-            }
-        }
-        let entry = DekEntry {
-            id,
-            created: now,
-            wraps,
-        };
-        file.manifest = file
-            .manifest
-            .rekeying(entry)
-            .map_err(|source| EnvelopeError::Invalid {
-                path: path.clone(),
-                source,
-            })?;
-        file.next = Some(Arc::new(dek));
-        file.stage = Stage::Rekeying;
-        let sealed = file.seal();
-        let envelope = self.clone();
-        blocking(move || {
-            remove_copy(&file.path)?;
-            envelope.publish(&file.path, &sealed, Publish::Replace)?;
-            crash_point!("rekey::begun");
-            Ok(file)
-        })
-        .await
-    }
-
-    /// Ends a rekey that a crash cut short: `opened` says under which of the two keys page 1 authenticated. Writes `ready` with
-    /// that key alone, and removes what is left of an unfinished copy.
-    ///
-    /// # Errors
-    ///
-    /// As [`Envelope::publish_ready`].
-    pub async fn settle(
-        &self,
-        file: KeyedFile,
-        opened: Opened,
-    ) -> Result<KeyedFile, EnvelopeError> {
-        let file = file.under(opened)?;
-        let sealed = file.seal();
-        let envelope = self.clone();
-        blocking(move || {
-            remove_copy(&file.path)?;
-            envelope.publish(&file.path, &sealed, Publish::Replace)?;
-            Ok(file)
-        })
-        .await
     }
 
     /// Copies `file`'s manifest into the mirror when the mirror's copy is missing or older. Cheap when there is nothing to do. Blocks.
@@ -510,150 +425,6 @@ impl Envelope {
     }
 }
 
-/// What [`Envelope::prepare`] allows.
-#[derive(Debug)]
-pub enum Prepared {
-    /// Encryption is off.
-    Plain(PlainFile),
-    /// The manifest was read, authenticated and unwrapped, or is new.
-    Keyed(KeyedFile),
-}
-
-/// Leave to open or make a plaintext file.
-#[derive(Debug)]
-pub struct PlainFile {
-    path: PathBuf,
-    exists: bool,
-}
-
-impl PlainFile {
-    /// Where it stands.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Whether it is there already, or is to be made.
-    #[must_use]
-    pub fn exists(&self) -> bool {
-        self.exists
-    }
-}
-
-/// How far a keyed file's life has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// The file is to be initialised, then [`Envelope::publish_ready`] called. Nothing was ever in it.
-    Initialise,
-    /// The file holds data under [`KeyedFile::cipher_key`].
-    Ready,
-    /// The file holds data under [`KeyedFile::cipher_key`] or [`KeyedFile::next_cipher_key`]: find out, then call [`Envelope::settle`].
-    Rekeying,
-}
-
-/// Under which of a rekey's two keys page 1 authenticated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opened {
-    /// The first: the swap never happened.
-    First,
-    /// The next: the swap happened.
-    Next,
-}
-
-/// Proof that a manifest was read, authenticated and unwrapped; the only thing that opens an encrypted file.
-#[derive(Debug)]
-pub struct KeyedFile {
-    path: PathBuf,
-    manifest: Manifest,
-    /// Shared, never copied: a rekey's copy is opened under the next key while this file still holds both.
-    dek: Arc<Dek>,
-    next: Option<Arc<Dek>>,
-    stage: Stage,
-}
-
-impl KeyedFile {
-    /// The protected file.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Its verified manifest.
-    #[must_use]
-    pub fn manifest(&self) -> &Manifest {
-        &self.manifest
-    }
-
-    /// How far its life has come.
-    #[must_use]
-    pub fn stage(&self) -> Stage {
-        self.stage
-    }
-
-    /// The key of the file's cipher.
-    #[must_use]
-    pub fn cipher_key(&self) -> CipherKey {
-        self.dek.cipher_key(&self.manifest.file_id())
-    }
-
-    /// In [`Stage::Rekeying`], the key that the file has if the swap happened.
-    #[must_use]
-    pub fn next_cipher_key(&self) -> Option<CipherKey> {
-        self.next
-            .as_ref()
-            .map(|dek| dek.cipher_key(&self.manifest.file_id()))
-    }
-
-    /// This file with the key that opened it alone; nothing is written.
-    ///
-    /// # Errors
-    ///
-    /// [`EnvelopeError::Invalid`] when the manifest has no revision left.
-    pub(crate) fn under(mut self, opened: Opened) -> Result<Self, EnvelopeError> {
-        let kept = match opened {
-            Opened::First => 0,
-            Opened::Next => 1,
-        };
-        self.manifest = match self.manifest.settled(kept) {
-            Ok(manifest) => manifest,
-            Err(source) => {
-                let path = self.path;
-                return Err(EnvelopeError::Invalid { path, source });
-            }
-        };
-        if let (Opened::Next, Some(next)) = (opened, self.next.take()) {
-            self.dek = next;
-        }
-        self.next = None;
-        self.stage = Stage::Ready;
-        Ok(self)
-    }
-
-    /// The same file once more: the keys are shared, not copied.
-    pub(crate) fn share(&self) -> Self {
-        Self {
-            path: self.path.clone(),
-            manifest: self.manifest.clone(),
-            dek: self.dek.clone(),
-            next: self.next.clone(),
-            stage: self.stage,
-        }
-    }
-
-    /// In [`Stage::Rekeying`], the copy that is made under the next key.
-    pub(crate) fn copy_under_next(&self) -> Option<Self> {
-        let both = self.next.is_some().then(|| self.share())?;
-        let mut copy = both.under(Opened::Next).ok()?;
-        copy.path = rekey_copy(&self.path);
-        Some(copy)
-    }
-
-    fn seal(&self) -> SealedManifest {
-        self.manifest
-            .seal(&self.dek.manifest_key(&self.manifest.file_id()))
-    }
-}
-
 /// Puts a manifest back beside its file, where none stands. Blocks.
 ///
 /// # Errors
@@ -666,30 +437,6 @@ pub(crate) fn restore_manifest(path: &Path, copy: &SealedManifest) -> Result<(),
         path,
         source,
     })
-}
-
-/// Where a rekey builds the copy under the next key.
-#[must_use]
-pub(crate) fn rekey_copy(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".rekey");
-    PathBuf::from(name)
-}
-
-/// Removes the copy that an unfinished rekey left, with its WAL.
-fn remove_copy(path: &Path) -> Result<(), EnvelopeError> {
-    let copy = rekey_copy(path);
-    for suffix in ["-wal", "-shm", ""] {
-        let mut path = copy.as_os_str().to_owned();
-        path.push(suffix);
-        let path = PathBuf::from(path);
-        store::remove(&path).map_err(|source| EnvelopeError::Io {
-            action: "remove",
-            path,
-            source,
-        })?;
-    }
-    Ok(())
 }
 
 /// What stands at `path`, and its manifest.

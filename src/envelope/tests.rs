@@ -1,11 +1,13 @@
 //! The core against files in a temporary directory, with a key in memory.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 use nimbus_keyproviders::MemoryProvider;
 use nimbus_manifests::TenantId;
 
+use super::rekey::rekey_copy;
 use super::*;
 
 /// A provider that several cores can share, as a restart would.

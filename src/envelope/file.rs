@@ -1,0 +1,154 @@
+//! What the core hands out: leave to open a plaintext file, or proof that a manifest was read, authenticated and unwrapped.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nimbus_keyproviders::{CipherKey, Dek};
+use nimbus_manifests::{Manifest, SealedManifest};
+
+use super::EnvelopeError;
+use super::rekey::rekey_copy;
+
+/// What [`Envelope::prepare`] allows.
+#[derive(Debug)]
+pub enum Prepared {
+    /// Encryption is off.
+    Plain(PlainFile),
+    /// The manifest was read, authenticated and unwrapped, or is new.
+    Keyed(KeyedFile),
+}
+
+/// Leave to open or make a plaintext file.
+#[derive(Debug)]
+pub struct PlainFile {
+    pub(super) path: PathBuf,
+    pub(super) exists: bool,
+}
+
+impl PlainFile {
+    /// Where it stands.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is there already, or is to be made.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.exists
+    }
+}
+
+/// How far a keyed file's life has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The file is to be initialised, then [`Envelope::publish_ready`] called. Nothing was ever in it.
+    Initialise,
+    /// The file holds data under [`KeyedFile::cipher_key`].
+    Ready,
+    /// The file holds data under [`KeyedFile::cipher_key`] or [`KeyedFile::next_cipher_key`]: find out, then call [`Envelope::settle`].
+    Rekeying,
+}
+
+/// Under which of a rekey's two keys page 1 authenticated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opened {
+    /// The first: the swap never happened.
+    First,
+    /// The next: the swap happened.
+    Next,
+}
+
+/// Proof that a manifest was read, authenticated and unwrapped; the only thing that opens an encrypted file.
+#[derive(Debug)]
+pub struct KeyedFile {
+    pub(super) path: PathBuf,
+    pub(super) manifest: Manifest,
+    /// Shared, never copied: a rekey's copy is opened under the next key while this file still holds both.
+    pub(super) dek: Arc<Dek>,
+    pub(super) next: Option<Arc<Dek>>,
+    pub(super) stage: Stage,
+}
+
+impl KeyedFile {
+    /// The protected file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its verified manifest.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// How far its life has come.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// The key of the file's cipher.
+    #[must_use]
+    pub fn cipher_key(&self) -> CipherKey {
+        self.dek.cipher_key(&self.manifest.file_id())
+    }
+
+    /// In [`Stage::Rekeying`], the key that the file has if the swap happened.
+    #[must_use]
+    pub fn next_cipher_key(&self) -> Option<CipherKey> {
+        self.next
+            .as_ref()
+            .map(|dek| dek.cipher_key(&self.manifest.file_id()))
+    }
+
+    /// This file with the key that opened it alone; nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvelopeError::Invalid`] when the manifest has no revision left.
+    pub(crate) fn under(mut self, opened: Opened) -> Result<Self, EnvelopeError> {
+        let kept = match opened {
+            Opened::First => 0,
+            Opened::Next => 1,
+        };
+        self.manifest = match self.manifest.settled(kept) {
+            Ok(manifest) => manifest,
+            Err(source) => {
+                let path = self.path;
+                return Err(EnvelopeError::Invalid { path, source });
+            }
+        };
+        if let (Opened::Next, Some(next)) = (opened, self.next.take()) {
+            self.dek = next;
+        }
+        self.next = None;
+        self.stage = Stage::Ready;
+        Ok(self)
+    }
+
+    /// The same file once more: the keys are shared, not copied.
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            path: self.path.clone(),
+            manifest: self.manifest.clone(),
+            dek: self.dek.clone(),
+            next: self.next.clone(),
+            stage: self.stage,
+        }
+    }
+
+    /// In [`Stage::Rekeying`], the copy that is made under the next key.
+    pub(crate) fn copy_under_next(&self) -> Option<Self> {
+        let both = self.next.is_some().then(|| self.share())?;
+        let mut copy = both.under(Opened::Next).ok()?;
+        copy.path = rekey_copy(&self.path);
+        Some(copy)
+    }
+
+    pub(super) fn seal(&self) -> SealedManifest {
+        self.manifest
+            .seal(&self.dek.manifest_key(&self.manifest.file_id()))
+    }
+}

@@ -1,0 +1,123 @@
+//! A new data key: `rekeying` with both keys before the data is copied, `ready` with one of them after.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nimbus_keyproviders::recovery::Recipient;
+use nimbus_manifests::{DekEntry, DekId, ProviderKind, WrapContext};
+
+use super::store::{self, Publish};
+use super::{Envelope, EnvelopeError, KeyedFile, Opened, Stage, blocking};
+use crate::failpoints::crash_point;
+
+impl Envelope {
+    /// Begins a rekey: draws the next data key, wraps it as the first is wrapped (by the current provider, and to the same recipients), and
+    /// publishes `rekeying` with both. What an earlier rekey left of a copy is removed.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvelopeError`]; the manifest on disk is then as it was, or already `rekeying`, which the next opening settles.
+    pub async fn begin_rekey(&self, mut file: KeyedFile) -> Result<KeyedFile, EnvelopeError> {
+        let path = file.path.clone();
+        let keys = self
+            .keys()
+            .ok_or_else(|| EnvelopeError::EncryptionOff { path: path.clone() })?;
+        let wrap_failed = |source| EnvelopeError::Wrap {
+            path: path.clone(),
+            source,
+        };
+        let now = self.clock.now();
+        let mut id = [0; 8];
+        self.random.fill(&mut id)?;
+        let id = DekId::from_bytes(id);
+        let context = WrapContext {
+            subject: file.manifest.subject(),
+            file_id: file.manifest.file_id(),
+            cipher: file.manifest.cipher(),
+            dek_id: id,
+        };
+        let (dek, wrapped) = keys
+            .current()
+            .generate(&context)
+            .await
+            .map_err(wrap_failed)?;
+        let mut wraps = vec![wrapped.at(now)];
+        for wrap in &file.manifest.deks()[0].wraps {
+            // A recipient that was accepted once parses again.
+            if wrap.provider == ProviderKind::Age
+                && let Ok(recipient) = wrap.key_id.as_str().parse::<Recipient>()
+            {
+                wraps.push(recipient.wrap(&dek, &context).map_err(wrap_failed)?.at(now));
+            }
+        }
+        let entry = DekEntry {
+            id,
+            created: now,
+            wraps,
+        };
+        file.manifest = file
+            .manifest
+            .rekeying(entry)
+            .map_err(|source| EnvelopeError::Invalid {
+                path: path.clone(),
+                source,
+            })?;
+        file.next = Some(Arc::new(dek));
+        file.stage = Stage::Rekeying;
+        let sealed = file.seal();
+        let envelope = self.clone();
+        blocking(move || {
+            remove_copy(&file.path)?;
+            envelope.publish(&file.path, &sealed, Publish::Replace)?;
+            crash_point!("rekey::begun");
+            Ok(file)
+        })
+        .await
+    }
+
+    /// Ends a rekey that a crash cut short: `opened` says under which of the two keys page 1 authenticated. Writes `ready` with
+    /// that key alone, and removes what is left of an unfinished copy.
+    ///
+    /// # Errors
+    ///
+    /// As [`Envelope::publish_ready`].
+    pub async fn settle(
+        &self,
+        file: KeyedFile,
+        opened: Opened,
+    ) -> Result<KeyedFile, EnvelopeError> {
+        let file = file.under(opened)?;
+        let sealed = file.seal();
+        let envelope = self.clone();
+        blocking(move || {
+            remove_copy(&file.path)?;
+            envelope.publish(&file.path, &sealed, Publish::Replace)?;
+            Ok(file)
+        })
+        .await
+    }
+}
+
+/// Where a rekey builds the copy under the next key.
+#[must_use]
+pub(crate) fn rekey_copy(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".rekey");
+    PathBuf::from(name)
+}
+
+/// Removes the copy that an unfinished rekey left, with its WAL.
+fn remove_copy(path: &Path) -> Result<(), EnvelopeError> {
+    let copy = rekey_copy(path);
+    for suffix in ["-wal", "-shm", ""] {
+        let mut path = copy.as_os_str().to_owned();
+        path.push(suffix);
+        let path = PathBuf::from(path);
+        store::remove(&path).map_err(|source| EnvelopeError::Io {
+            action: "remove",
+            path,
+            source,
+        })?;
+    }
+    Ok(())
+}
