@@ -226,7 +226,8 @@ fn place(path: &Path) -> Place {
     let name = path.file_name().and_then(|name| name.to_str());
     match name.map(|name| name.strip_suffix(SUFFIX).unwrap_or(name)) {
         Some(name) if name.ends_with(".sqlite3") => Place::Tenant,
-        Some(crate::control::FILE_NAME) => Place::Control,
+        // By its ending, as the tenants: the core knows no file by name.
+        Some(name) if name.ends_with("-control.db") => Place::Control,
         _ => Place::Other,
     }
 }
