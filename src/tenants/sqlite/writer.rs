@@ -175,6 +175,16 @@ impl Writer {
     }
 }
 
+impl Drop for Writer {
+    /// Waits for the thread, if nobody closed it. SQLCipher frees its memory when the process ends, and a connection that
+    /// another thread closes after that brings it down.
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::warn!(tenant = %self.tenant, %error, "a tenant was dropped, and did not close cleanly");
+        }
+    }
+}
+
 /// Where the thread waits until there is something to write.
 struct Station {
     tenant: TenantId,
