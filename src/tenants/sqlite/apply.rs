@@ -37,29 +37,31 @@ pub(super) struct Applied {
     at: i64,
 }
 
-impl Writing<'_> {
-    /// Applies one mutation, and notes it in the journal.
-    pub(super) fn apply(&self, mutation: &Mutation) -> Result<Applied, StoreError> {
-        let applied = match mutation {
-            Mutation::Insert { table, fields, id } => self.insert(table, fields, *id)?,
-            Mutation::Update { table, id, patch } => self.update(table, *id, patch)?,
-            Mutation::Delete { table, id } => self.delete(table, *id)?,
-        };
-        let Applied {
+impl Applied {
+    /// Notes it in the journal.
+    pub(super) fn note(&self, connection: &Connection, sequence: i64) -> rusqlite::Result<()> {
+        let Self {
             outcome,
             number,
             at,
             ..
-        } = &applied;
+        } = self;
         let (change, id) = (change_number(outcome.change()), outcome.id());
-        let _one = self
-            .connection
-            .prepare_cached("INSERT INTO nimbus_journal VALUES (?1, ?2, ?3, ?4, ?5)")
-            .and_then(|mut note| {
-                note.execute(params![self.sequence, change, number, id.as_bytes(), at])
-            })
-            .map_err(|error| self.failure(error))?;
-        Ok(applied)
+        let _one = connection
+            .prepare_cached("INSERT INTO nimbus_journal VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![sequence, change, number, id.as_bytes(), at])?;
+        Ok(())
+    }
+}
+
+impl Writing<'_> {
+    /// Applies one mutation.
+    pub(super) fn apply(&self, mutation: &Mutation) -> Result<Applied, StoreError> {
+        match mutation {
+            Mutation::Insert { table, fields, id } => self.insert(table, fields, *id),
+            Mutation::Update { table, id, patch } => self.update(table, *id, patch),
+            Mutation::Delete { table, id } => self.delete(table, *id),
+        }
     }
 
     fn insert(

@@ -30,7 +30,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::{
-    apply::{Tables, Writing},
+    apply::{Applied, Tables, Writing},
     checkpoint::Checkpoints,
     failure,
     readers::Readers,
@@ -377,10 +377,15 @@ impl Work {
         self.execute("BEGIN IMMEDIATE")?;
         let before = self.sequence;
         let mut outcomes = Vec::with_capacity(batches.len());
+        let mut applied = Vec::with_capacity(batches.len());
         for batch in batches {
-            outcomes.push(self.apply(batch)?);
+            outcomes.push(self.apply(batch, &mut applied)?);
         }
-        schema::trim_journal(&self.connection, before, self.sequence)
+        // Outside the savepoints, each of which copies the pages that change in it.
+        (before + 1..)
+            .zip(&applied)
+            .try_for_each(|(sequence, applied)| applied.note(&self.connection, sequence))
+            .and_then(|()| schema::trim_journal(&self.connection, before, self.sequence))
             .map_err(|error| failure(&self.station.tenant, error))?;
         crash_point!("tenants::writer::applied");
         self.execute("COMMIT")?;
@@ -388,12 +393,16 @@ impl Work {
         Ok(outcomes)
     }
 
-    /// Applies one batch in a savepoint of its own. The outer error means that the whole transaction is gone.
-    fn apply(&mut self, batch: &[Mutation]) -> Result<Outcome, StoreError> {
+    /// Applies one batch in a savepoint of its own, and adds what it did to `applied`. The outer error means that the
+    /// whole transaction is gone.
+    fn apply(
+        &mut self,
+        batch: &[Mutation],
+        applied: &mut Vec<Applied>,
+    ) -> Result<Outcome, StoreError> {
         self.execute("SAVEPOINT batch")?;
+        let first = applied.len();
         let mut sequence = self.sequence;
-        let mut created = Vec::new();
-        let mut outcomes = Vec::with_capacity(batch.len());
         for (index, mutation) in batch.iter().enumerate() {
             let writing = Writing {
                 tenant: &self.station.tenant,
@@ -402,16 +411,16 @@ impl Work {
                 sequence: sequence + 1,
             };
             match writing.apply(mutation) {
-                Ok(applied) => {
+                Ok(done) => {
                     sequence += 1;
-                    created.extend(applied.created);
-                    outcomes.push(applied.outcome);
+                    applied.push(done);
                 }
                 // Some failures, a full disk among them, end the transaction.
                 Err(error) if self.connection.is_autocommit() => return Err(error),
                 Err(error) => {
                     self.execute("ROLLBACK TO batch")?;
                     self.execute("RELEASE batch")?;
+                    applied.truncate(first);
                     return Ok(Err(if error.concerns_mutation() {
                         StoreError::InBatch {
                             index,
@@ -425,8 +434,10 @@ impl Work {
         }
         self.execute("RELEASE batch")?;
         self.sequence = sequence;
-        self.tables.extend(created);
-        Ok(Ok(outcomes))
+        let applied = &mut applied[first..];
+        self.tables
+            .extend(applied.iter_mut().filter_map(|done| done.created.take()));
+        Ok(Ok(applied.iter().map(|done| done.outcome).collect()))
     }
 
     fn execute(&self, sql: &'static str) -> Result<(), StoreError> {
