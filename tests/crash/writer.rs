@@ -69,6 +69,59 @@ fn a_change_killed_at_its_commit_is_made_or_not_made() {
     }
 }
 
+#[test]
+fn a_batch_killed_at_its_commit_is_whole_or_absent_and_the_journal_says_the_same() {
+    for (point, survives) in POINTS {
+        eprintln!("killed at {point}");
+        let machine = machine();
+        let server = start_armed(&machine, &[], &armed(point, 2));
+        let _ = server.create("/api/tenants", &json!({"id": "tenant"}));
+        let gone = server.insert("tenant", "things", &json!({"n": 0}));
+        let changed = server.insert("tenant", "things", &json!({"n": 1}));
+        let batch = json!({"mutations": [
+            {"type": "insert", "table": "things", "fields": {"n": 2}},
+            {"type": "update", "table": "things", "id": changed, "patch": {"n": 100}},
+            {"type": "delete", "table": "things", "id": gone},
+            {"type": "insert", "table": "new", "fields": {"n": 3}},
+        ]});
+        die(
+            &machine,
+            server,
+            "POST",
+            "/api/tenants/tenant/batch",
+            Some(&batch),
+        );
+
+        let server = machine.start(&[]);
+        let (documents, journal): (&[u64], &[&str]) = if *survives {
+            (
+                &[100, 2],
+                &["insert", "insert", "insert", "update", "delete", "insert"],
+            )
+        } else {
+            (&[0, 1], &["insert", "insert"])
+        };
+        assert_eq!(numbers(&server), documents);
+        let written = server.get("/api/tenants/tenant/journal");
+        let records = written["records"].as_array().expect("records");
+        let kinds: Vec<&str> = records
+            .iter()
+            .map(|record| record["type"].as_str().expect("a type"))
+            .collect();
+        assert_eq!(kinds, journal);
+        assert_eq!(written["latest_sequence"], json!(journal.len()));
+        // The numbers of what was lost are given to what comes instead.
+        let id = server.insert("tenant", "new", &json!({}));
+        let path = format!("/api/tenants/tenant/journal?after={}", journal.len());
+        let record = server.get(&path)["records"][0].take();
+        assert_eq!(
+            (&record["sequence"], &record["id"]),
+            (&json!(journal.len() + 1), &json!(id))
+        );
+        server.stop();
+    }
+}
+
 /// From `answered` on the answer may still reach the client before the process is gone.
 fn die(machine: &Machine, server: Server, method: &str, path: &str, body: Option<&Value>) {
     let _ = server.try_request_as(&machine.token(), method, path, body);
