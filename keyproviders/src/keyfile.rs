@@ -11,7 +11,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, OFlags, RenameFlags};
@@ -88,6 +88,39 @@ pub fn generate_new(path: &Path, random: &dyn SecureRandom) -> Result<LocalKey, 
             found: written.id().clone(),
         })
     }
+}
+
+/// Destroys the key at `path`: overwrites it where it lies, removes it, and makes that durable. Answers whether it was there.
+///
+/// Overwriting reaches the blocks that the file has now; a copying file system, a wearing disk or a backup may keep older ones.
+///
+/// # Errors
+/// What the file system says; the file may then be overwritten and still be there.
+pub fn destroy(path: &Path) -> Result<bool, KeyFileError> {
+    let failed = |source| io_error(path, source);
+    let length = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() => metadata.len(),
+        // A link is removed; what it leads to may be another's.
+        Ok(_) => 0,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(source) => return Err(failed(source)),
+    };
+    if length > 0 {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(path)
+            .map_err(failed)?;
+        let zeros = vec![0; usize::try_from(length.min(LONGEST_KNOWN as u64)).unwrap_or(0)];
+        file.write_all(&zeros)
+            .and_then(|()| file.sync_all())
+            .map_err(failed)?;
+    }
+    fs::remove_file(path).map_err(failed)?;
+    let parent = path.parent().unwrap_or(Path::new("."));
+    sync_directory(parent).map_err(|source| io_error(parent, source))?;
+    Ok(true)
 }
 
 /// Opens a file of secrets, if nobody but its owner can reach it.

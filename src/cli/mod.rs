@@ -19,6 +19,7 @@ use crate::config::{ConfigError, Persistence, Settings};
 use crate::control::ControlError;
 use crate::encryption::OperationError;
 use crate::encryption::rotate_kek::RotateKekError;
+use crate::encryption::shred::ShredError;
 use crate::encryption::survey::SurveyError;
 use crate::process::LockError;
 use crate::server::ServeError;
@@ -100,6 +101,9 @@ pub enum CliError {
     /// An export or a migration.
     #[error(transparent)]
     Operation(#[from] Box<OperationError>),
+    /// A tenant that was not shredded.
+    #[error(transparent)]
+    Shred(#[from] ShredError),
     /// A rotation that was not begun.
     #[error(transparent)]
     RotateKek(#[from] RotateKekError),

@@ -9,6 +9,7 @@ pub mod migrate;
 pub mod repair;
 pub mod rotate_dek;
 pub mod rotate_kek;
+pub mod shred;
 pub mod survey;
 
 use std::collections::BTreeSet;

@@ -9,7 +9,7 @@ use nimbus_manifests::{Manifest, SealedManifest};
 use super::EnvelopeError;
 use super::rekey::rekey_copy;
 
-/// What [`Envelope::prepare`] allows.
+/// What [`Envelope::prepare`](super::Envelope::prepare) allows.
 #[derive(Debug)]
 pub enum Prepared {
     /// Encryption is off.
@@ -42,11 +42,11 @@ impl PlainFile {
 /// How far a keyed file's life has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// The file is to be initialised, then [`Envelope::publish_ready`] called. Nothing was ever in it.
+    /// The file is to be initialised, then [`Envelope::publish_ready`](super::Envelope::publish_ready) called. Nothing was ever in it.
     Initialise,
     /// The file holds data under [`KeyedFile::cipher_key`].
     Ready,
-    /// The file holds data under [`KeyedFile::cipher_key`] or [`KeyedFile::next_cipher_key`]: find out, then call [`Envelope::settle`].
+    /// The file holds data under [`KeyedFile::cipher_key`] or [`KeyedFile::next_cipher_key`]: find out, then call [`Envelope::settle`](super::Envelope::settle).
     Rekeying,
 }
 

@@ -173,6 +173,7 @@ pub fn router(app: Arc<App>) -> Router {
             "/api/admin/encryption/rotate-kek",
             post(routes::admin::rotate_kek),
         )
+        .route("/api/admin/encryption/shred", post(routes::admin::shred))
         .route("/api/admin/operations/{id}", get(routes::admin::operation))
         .route(ENCRYPTION_STATUS, get(routes::admin::encryption_status))
         .layer(from_fn_with_state(app.clone(), layers::admit));

@@ -7,6 +7,7 @@ mod recover;
 mod repair;
 mod rotate_dek;
 mod rotate_kek;
+mod shred;
 mod status;
 
 use std::fs;

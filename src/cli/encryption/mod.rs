@@ -8,6 +8,7 @@ mod recover;
 mod repair;
 mod rotate_dek;
 mod rotate_kek;
+mod shred;
 mod status;
 
 use std::path::Path;
@@ -50,6 +51,8 @@ enum Verb {
     RotateKek(Box<rotate_kek::RotateKek>),
     /// Give files new data keys
     RotateDek(rotate_dek::RotateDek),
+    /// Erase a tenant by destroying its keys
+    Shred(shred::Shred),
 }
 
 /// What only these commands meet.
@@ -80,6 +83,7 @@ impl Encryption {
             Verb::Recover(verb) => verb.run(config),
             Verb::RotateKek(verb) => verb.run(config),
             Verb::RotateDek(verb) => verb.run(config),
+            Verb::Shred(verb) => verb.run(config),
         }
     }
 }

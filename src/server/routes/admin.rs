@@ -8,8 +8,10 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::tenant_id;
 use crate::chain::chain;
 use crate::encryption::rotate_kek::Request;
+use crate::encryption::shred;
 use crate::encryption::survey::{Survey, Verify};
 use crate::envelope::blocking;
 use crate::server::body::Body;
@@ -83,4 +85,26 @@ pub(in crate::server) async fn operation(
             "no such operation is remembered; a restart forgets all of them",
         )
     })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::server) struct ShredTenant {
+    tenant_id: String,
+}
+
+/// Erases a tenant, as `nimbus encryption shred`; the answer names the operation.
+pub(in crate::server) async fn shred(
+    State(app): State<Arc<App>>,
+    Body(request): Body<ShredTenant>,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let tenant = tenant_id(&request.tenant_id)?;
+    let (tenants, envelope) = (app.tenants.clone(), app.envelope.clone());
+    let data_dir = app.surveyor.data_dir.clone();
+    let id = app.operations.begin("shred", |_progress| async move {
+        let shredded = shred::shred(&envelope, &*tenants, &data_dir, &tenant).await;
+        let shredded = shredded.map_err(|error| chain(&error))?;
+        serde_json::to_value(shredded).map_err(|error| error.to_string())
+    })?;
+    Ok((StatusCode::ACCEPTED, Json(json!({"operation": id}))))
 }

@@ -1,0 +1,101 @@
+//! `nimbus encryption shred`: crypto-erase of a tenant, through the running server when there is one.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::Args;
+use nimbus_manifests::TenantId;
+use serde_json::json;
+
+use super::super::remote::Remote;
+use super::super::{CliError, Outcome, block_on, output, settings};
+use crate::config::Settings;
+use crate::config::keys::{self, Purpose};
+use crate::control::Control;
+use crate::encryption::shred::{Shredded, shred};
+use crate::process::DataDirLock;
+use crate::tenants::TenantProvider as _;
+use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
+
+/// Erase a tenant: destroy its keys, then its files
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example: nimbus encryption shred --tenant-id demo --yes
+
+What copies of its files made elsewhere are still worth depends on the key that
+wrapped them. The answer says so, and what is left for you to do.")]
+pub(super) struct Shred {
+    /// The tenant
+    #[arg(long, value_name = "TENANT")]
+    tenant_id: TenantId,
+
+    /// It cannot be undone: yes
+    #[arg(long, required = true)]
+    yes: bool,
+}
+
+impl Shred {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+        let settings = settings(config, None)?;
+        let shredded = match Remote::on(&settings.data_dir)? {
+            Some(server) => server.operate(
+                "/api/admin/encryption/shred",
+                &json!({"tenant_id": self.tenant_id.as_str()}),
+                &(Arc::new(|_done, _total| true) as _),
+            )?,
+            None => {
+                let _lock = DataDirLock::acquire(&settings.data_dir)?;
+                block_on(here(&settings, &self.tenant_id))?
+            }
+        };
+        output::answer(&text(&shredded))?;
+        Ok(Outcome::Done)
+    }
+}
+
+/// From this process: no server runs.
+async fn here(settings: &Settings, tenant: &TenantId) -> Result<Shredded, CliError> {
+    let envelope = keys::connect(settings, Purpose::Inspect).await?.envelope;
+    let control = Arc::new(Control::open(&envelope, &settings.control_data_dir).await?);
+    let tenants = SqliteTenants::open(
+        envelope.clone(),
+        control,
+        settings.data_dir.clone(),
+        SqliteOptions::default(),
+    )
+    .await?;
+    let shredded = shred(&envelope, &tenants, &settings.data_dir, tenant).await?;
+    tenants.close().await?;
+    Ok(shredded)
+}
+
+fn text(shredded: &Shredded) -> String {
+    let mut text = format!(
+        "Tenant {} is shredded: its manifest, the copy of it and its data are removed.\n",
+        shredded.tenant
+    );
+    for key in &shredded.destroyed_keys {
+        text.push_str(&format!(
+            "Its key file {key} is destroyed: copies of its sidecar and data are dead, unless someone has a copy of that key.\n"
+        ));
+    }
+    if !shredded.manifest_read {
+        text.push_str(
+            "Its manifest could not be read: which keys open copies of it is not known.\n",
+        );
+    }
+    for key in &shredded.alive {
+        text.push_str(&match key.provider.as_str() {
+            "age" => format!(
+                "Copies of its sidecar and data made before still open with the identity of recovery recipient {}.\n",
+                key.key_id
+            ),
+            provider => format!(
+                "Copies of its sidecar and data made before still open with {provider} key {}. To end that: move all others to a \
+                 new key (`nimbus encryption rotate-kek --all --new-…`), then destroy this one.\n",
+                key.key_id
+            ),
+        });
+    }
+    text
+}

@@ -1,0 +1,134 @@
+//! `shred`: a tenant is erased by destroying its keys, and then its files.
+//!
+//! The order is that of a deletion (`tenants`), with one step before it: where the tenant has a key file of its own, that goes first. A crash
+//! after it leaves a tenant that does not open; running it again goes on.
+
+use std::path::Path;
+
+use nimbus_keyproviders::{KeyFileError, key_dir, keyfile};
+use nimbus_manifests::{ProviderKind, Subject, TenantId};
+use serde::{Deserialize, Serialize};
+
+use crate::envelope::{Envelope, blocking, manifest_path, read_manifest};
+use crate::tenants::{StoreError, TenantProvider};
+
+/// Why a tenant was not shredded, or not to the end: run it again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShredError {
+    /// Its key file could not be destroyed.
+    #[error("the key file of tenant {tenant} could not be destroyed; nothing else was done")]
+    KeyFile {
+        /// The tenant.
+        tenant: TenantId,
+        /// Why.
+        source: KeyFileError,
+    },
+    /// The deletion failed; the next start finishes one that has begun.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What was destroyed, and what opens copies that were made before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shredded {
+    /// The tenant.
+    pub tenant: String,
+    /// Key files that were destroyed: no copy of the tenant opens by them any more.
+    pub destroyed_keys: Vec<String>,
+    /// Keys that were not this tenant's alone: who has one, and copies of sidecar and data, still opens those.
+    pub alive: Vec<LivingKey>,
+    /// Whether the manifest could be read: where not, it is not known which keys wrapped it.
+    pub manifest_read: bool,
+}
+
+/// A key by which copies still open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LivingKey {
+    /// The kind of provider.
+    pub provider: String,
+    /// Its id, or the recovery recipient.
+    pub key_id: String,
+}
+
+/// Destroys the key file of `tenant`, where it has one, then its manifest, its data and the copy of its manifest.
+///
+/// # Errors
+///
+/// [`ShredError`].
+pub async fn shred(
+    envelope: &Envelope,
+    tenants: &dyn TenantProvider,
+    data_dir: &Path,
+    tenant: &TenantId,
+) -> Result<Shredded, ShredError> {
+    let name = format!("{tenant}.sqlite3");
+    let subject = Subject::sqlite_tenant(tenant, &name)
+        .expect("a tenant id with our extension is a file name");
+    let path = data_dir.join(&name);
+    let manifest = blocking(move || read_manifest(&manifest_path(&path))).await;
+    let claims = manifest.ok().flatten();
+    let wraps = claims
+        .iter()
+        .flat_map(|sealed| sealed.claims().deks())
+        .flat_map(|dek| &dek.wraps);
+    let mut shredded = Shredded {
+        tenant: tenant.to_string(),
+        destroyed_keys: destroy_keys(envelope, tenant, &subject).await?,
+        alive: Vec::new(),
+        manifest_read: claims.is_some(),
+    };
+    for wrap in wraps {
+        let key = LivingKey {
+            provider: wrap.provider.to_string(),
+            key_id: wrap.key_id.to_string(),
+        };
+        let gone = wrap.provider == ProviderKind::KeyDir && !shredded.destroyed_keys.is_empty();
+        if !gone && !shredded.alive.contains(&key) {
+            shredded.alive.push(key);
+        }
+    }
+    match tenants.delete_tenant(tenant).await {
+        // An earlier run came as far as its deletion, and not to its key.
+        Err(StoreError::TenantNotFound { .. }) if !shredded.destroyed_keys.is_empty() => {}
+        deleted => deleted?,
+    }
+    tracing::info!(
+        target: "nimbus::audit",
+        event = "shred",
+        %subject,
+        destroyed_keys = shredded.destroyed_keys.len(),
+        alive_keys = shredded.alive.len(),
+        "a tenant was shredded"
+    );
+    Ok(shredded)
+}
+
+/// Destroys the subject's file in every key directory in force.
+async fn destroy_keys(
+    envelope: &Envelope,
+    tenant: &TenantId,
+    subject: &Subject,
+) -> Result<Vec<String>, ShredError> {
+    let mut destroyed = Vec::new();
+    let Some(keys) = envelope.keys() else {
+        return Ok(destroyed);
+    };
+    for provider in keys.providers() {
+        let dir = provider
+            .path()
+            .filter(|_| provider.kind() == ProviderKind::KeyDir);
+        let Some(dir) = dir else { continue };
+        let key = key_dir::path_for(dir, subject);
+        let shown = key.display().to_string();
+        let was_there = blocking(move || keyfile::destroy(&key)).await;
+        let was_there = was_there.map_err(|source| ShredError::KeyFile {
+            tenant: tenant.clone(),
+            source,
+        })?;
+        if was_there {
+            destroyed.push(shown);
+        }
+    }
+    Ok(destroyed)
+}
