@@ -321,3 +321,74 @@ async fn a_table_that_is_not_there_has_no_documents() {
         .unwrap();
     assert_eq!((page.documents, page.next), (Vec::new(), None));
 }
+
+/// The same text as JSON with every character escaped.
+fn escaped(text: &str) -> String {
+    let units: String = text
+        .encode_utf16()
+        .map(|unit| format!("\\u{unit:04x}"))
+        .collect();
+    format!("\"{units}\"")
+}
+
+#[test]
+fn any_name_and_any_text_is_found_however_it_was_escaped() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let house = House::new(encryption());
+    let (_tenants, store) = runtime.block_on(store(&house));
+    let number = std::cell::Cell::new(0);
+    let name = any::<String>().prop_filter("a name that a path can have", |name| {
+        !name.is_empty() && !name.starts_with('_') && !name.contains(['.', '\0'])
+    });
+    TestRunner::new(ProptestConfig::with_cases(CASES))
+        .run(&(name, any::<String>()), |(name, text)| {
+            number.set(number.get() + 1);
+            let table = format!("t{}", number.get() % MAX_TABLES);
+            let plain = json!({ &name: &text }).to_string();
+            let other = format!("{{{}:{}}}", escaped(&name), escaped(&text));
+            let wrong = json!({ &name: format!("{text}x"), format!("{name}x"): &text }).to_string();
+            let documents = runtime.block_on(fill(&store, &table, &[&plain, &other, &wrong]));
+            for (op, value) in [
+                ("eq", json!(text)),
+                ("in", json!([text])),
+                ("lte", json!(text)),
+            ] {
+                let filter = json!({"field": name, "op": op, "value": value});
+                let query = read(&json!({"table": table, "filters": [filter]}).to_string());
+                let page = runtime
+                    .block_on(store.query(query, None, MAX_PAGE))
+                    .unwrap();
+                prop_assert_eq!(&page.documents[..], &documents[..2], "{}", op);
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn no_text_makes_the_parsers_panic() {
+    let piece = prop_oneof![
+        Just("{\"table\":\"t\",\"filters\":[".to_owned()),
+        Just("{\"field\":\"a\",\"op\":\"in\",\"value\":[".to_owned()),
+        Just("{\"type\":\"insert\",\"table\":\"t\",\"fields\":".to_owned()),
+        prop::sample::select(vec![
+            "{", "}", "[", "]", ",", ":", "\"", "\\u", "-", "1e9", "null", "_id"
+        ])
+        .prop_map(str::to_owned),
+        any::<String>(),
+    ];
+    let text = prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat());
+    let query = read(r#"{"table":"t"}"#);
+    TestRunner::new(ProptestConfig::with_cases(5000))
+        .run(&text, |text| {
+            // What is accepted is complete: it names a table.
+            if let Ok(query) = Query::from_json(&text) {
+                prop_assert!(text.contains(query.table.as_str()));
+            }
+            let _mutation = Mutation::from_json(&text);
+            let cursor = Position::from_cursor(&text, "acme", &query);
+            prop_assert!(cursor.is_err());
+            Ok(())
+        })
+        .unwrap();
+}
