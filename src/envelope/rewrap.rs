@@ -179,7 +179,11 @@ impl Envelope {
         if let Some(mirror) = &self.mirror {
             let copies: Vec<_> = batch
                 .iter()
-                .filter(|rewrapped| rewrapped.after.claims().state() != State::New)
+                // A copy of the mirror's own manifest within it would help nobody.
+                .filter(|rewrapped| {
+                    rewrapped.after.claims().state() != State::New
+                        && rewrapped.subject().tenant().is_some()
+                })
                 .map(|rewrapped| (rewrapped.subject(), rewrapped.after.as_bytes()))
                 .collect();
             mirror

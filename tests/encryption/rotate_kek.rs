@@ -182,7 +182,7 @@ fn reports_the_files_that_it_cannot_move_and_moves_the_rest() {
             "2 rewrapped, 0 had it already, 1 failed",
             "alpha.sqlite3: the manifest",
             "MAC mismatch",
-            "Keep the old key",
+            "Keep both keys",
         ],
     );
     fs::write(&manifest, text).expect("it is put right");

@@ -162,7 +162,7 @@ fn say(rotated: &Rotated) -> std::io::Result<Outcome> {
     }
     if !rotated.failed.is_empty() {
         output::note(
-            "Keep the old key: the files above need it. Mend them, and run the command again.",
+            "Keep both keys: the files above need the old one, the others the new. Mend them, and run the command again.",
         );
         return Ok(Outcome::Failed);
     }
