@@ -285,10 +285,16 @@ pub(crate) fn fold_wal(source: &PlainFile) -> Result<(), CopyError> {
 /// A connection to a database that nobody else has open, with all of it in the one file: the WAL is folded in and WAL mode left.
 pub(super) fn alone(database: &Database) -> Result<Connection, CopyError> {
     let connection = database.writer()?;
-    for pragma in ["wal_checkpoint(TRUNCATE)", "journal_mode = DELETE"] {
-        connection
-            .query_row(&format!("PRAGMA {pragma}"), [], |_row| Ok(()))
-            .map_err(|error| not_alone(database, error))?;
+    let failed = |error| not_alone(database, error);
+    connection
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(()))
+        .map_err(failed)?;
+    let mode: String = connection
+        .query_row("PRAGMA journal_mode = DELETE", [], |row| row.get(0))
+        .map_err(failed)?;
+    if mode != "delete" {
+        let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+        return Err(failed(rusqlite::Error::SqliteFailure(busy, None)));
     }
     Ok(connection)
 }

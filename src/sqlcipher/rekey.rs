@@ -56,9 +56,6 @@ pub(crate) fn swap_to_next_key(
         .map_err(io_error("create", &copy_path))?;
     let target = Database::keyed(copy);
     copy_pages(&connection, &target, path, progress)?;
-    std::fs::File::open(&copy_path)
-        .and_then(|file| file.sync_all())
-        .map_err(io_error("flush", &copy_path))?;
     crash_point!("rekey::copied");
 
     target.verify_pages()?;
@@ -72,6 +69,9 @@ pub(crate) fn swap_to_next_key(
     connection
         .close()
         .map_err(|(_connection, error)| sqlite("close", path, error))?;
+    std::fs::File::open(&copy_path)
+        .and_then(|file| file.sync_all())
+        .map_err(io_error("flush", &copy_path))?;
     crash_point!("rekey::verified");
     std::fs::rename(&copy_path, path).map_err(io_error("rename", &copy_path))?;
     crash_point!("rekey::renamed");
