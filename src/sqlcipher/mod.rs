@@ -51,6 +51,21 @@ pub async fn open(
     subject: &Subject,
     intent: Intent,
 ) -> Result<Database, OpenError> {
+    open_and(envelope, path, subject, intent, |database| database).await
+}
+
+/// As [`open`], and goes on with `then` on the thread that proved page 1: handing over to another costs as much as the proof.
+///
+/// # Errors
+///
+/// As [`open`].
+pub(crate) async fn open_and<T: Send + 'static>(
+    envelope: &Envelope,
+    path: &Path,
+    subject: &Subject,
+    intent: Intent,
+    then: impl FnOnce(Database) -> T + Send + 'static,
+) -> Result<T, OpenError> {
     let prepared = envelope
         .prepare(path, subject, Cipher::Sqlcipher4, intent)
         .await?;
@@ -61,33 +76,34 @@ pub async fn open(
                 if !file.exists() {
                     database.initialise()?;
                 }
-                database.proven()
+                database.proven().map(then)
             })
             .await;
         }
         Prepared::Keyed(file) => file,
     };
-    match file.stage() {
+    let file = match file.stage() {
         Stage::Ready => {
             let envelope = envelope.clone();
-            blocking(move || {
+            return blocking(move || {
                 let database = Database::keyed(file).proven()?;
                 if let Some(file) = &database.keyed {
                     envelope.refresh_mirror(file)?;
                 }
-                Ok(database)
+                Ok(then(database))
             })
-            .await
+            .await;
         }
         Stage::Initialise => {
             let file = blocking(move || initialise_again(file)).await?;
-            Ok(Database::keyed(envelope.publish_ready(file).await?))
+            envelope.publish_ready(file).await?
         }
         Stage::Rekeying => {
             let (file, opened) = blocking(move || which_key(file)).await?;
-            Ok(Database::keyed(envelope.settle(file, opened).await?))
+            envelope.settle(file, opened).await?
         }
-    }
+    };
+    Ok(blocking(move || then(Database::keyed(file))).await)
 }
 
 /// Opens an encrypted database that exists, and changes nothing beside it: an unfinished creation is refused, an unfinished rekey is

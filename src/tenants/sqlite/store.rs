@@ -12,7 +12,7 @@ use crate::{
         query::{Position, Query, QueryPage},
     },
     envelope::{Envelope, Intent},
-    sqlcipher,
+    sqlcipher::{self, Database},
     tenants::{
         StoreError, TenantStore,
         registry::{Lease, Resource},
@@ -36,32 +36,33 @@ impl OpenTenant {
         intent: Intent,
         readers: u32,
     ) -> Result<Self, StoreError> {
-        let database = sqlcipher::open(&envelope, &path, &subject, intent)
+        let owner = tenant.clone();
+        let establish = move |database| Self::establish(&tenant, database, readers);
+        sqlcipher::open_and(&envelope, &path, &subject, intent, establish)
             .await
-            .map_err(|error| opening(&tenant, error))?;
-        let readers = Readers::new(&tenant, database, readers);
-        let closed = tenant.clone();
-        tokio::task::spawn_blocking(move || {
-            let mut connection = readers.writer()?;
-            // Most tenants that are opened are read first, and many only read: the connection that is there serves
-            // the reading, and the writer opens its own with the first mutation.
-            let writes = if schema::is_current(&connection, &tenant)?
-                && checkpoint::is_done(&connection, &tenant)?
-            {
-                readers.adopt(connection)?;
-                None
-            } else {
-                schema::establish(&mut connection, &tenant)?;
-                Some(connection)
-            };
-            let writer = Writer::start(&tenant, writes, Arc::clone(&readers))?;
-            Ok(Self {
-                writer: Arc::new(writer),
-                readers,
-            })
+            .unwrap_or_else(|error| Err(opening(&owner, error)))
+    }
+
+    /// Sees to the layout of an opened file. Blocks.
+    fn establish(tenant: &TenantId, database: Database, readers: u32) -> Result<Self, StoreError> {
+        let readers = Readers::new(tenant, database, readers);
+        let mut connection = readers.writer()?;
+        // Most tenants that are opened are read first, and many only read: the connection that is there serves
+        // the reading, and the writer opens its own with the first mutation.
+        let writes = if schema::is_current(&connection, tenant)?
+            && checkpoint::is_done(&connection, tenant)?
+        {
+            readers.adopt(connection)?;
+            None
+        } else {
+            schema::establish(&mut connection, tenant)?;
+            Some(connection)
+        };
+        let writer = Writer::start(tenant, writes, Arc::clone(&readers))?;
+        Ok(Self {
+            writer: Arc::new(writer),
+            readers,
         })
-        .await
-        .unwrap_or_else(|_panic| Err(StoreError::Closed { tenant: closed }))
     }
 }
 
