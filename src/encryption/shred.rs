@@ -10,6 +10,7 @@ use nimbus_manifests::{ProviderKind, Subject, TenantId};
 use serde::{Deserialize, Serialize};
 
 use crate::envelope::{Envelope, blocking, manifest_path, read_manifest};
+use crate::failpoints::crash_point;
 use crate::tenants::{StoreError, TenantProvider};
 
 /// Why a tenant was not shredded, or not to the end: run it again.
@@ -72,18 +73,21 @@ pub async fn shred(
         .iter()
         .flat_map(|sealed| sealed.claims().deks())
         .flat_map(|dek| &dek.wraps);
+    let (destroyed_keys, in_key_dir) = destroy_keys(envelope, tenant, &subject).await?;
     let mut shredded = Shredded {
         tenant: tenant.to_string(),
-        destroyed_keys: destroy_keys(envelope, tenant, &subject).await?,
+        destroyed_keys,
         alive: Vec::new(),
         manifest_read: claims.is_some(),
     };
+    crash_point!("shred::key-destroyed");
     for wrap in wraps {
         let key = LivingKey {
             provider: wrap.provider.to_string(),
             key_id: wrap.key_id.to_string(),
         };
-        let gone = wrap.provider == ProviderKind::KeyDir && !shredded.destroyed_keys.is_empty();
+        // Destroyed now, or by an earlier run that was cut short.
+        let gone = wrap.provider == ProviderKind::KeyDir && in_key_dir;
         if !gone && !shredded.alive.contains(&key) {
             shredded.alive.push(key);
         }
@@ -104,21 +108,22 @@ pub async fn shred(
     Ok(shredded)
 }
 
-/// Destroys the subject's file in every key directory in force.
+/// Destroys the subject's file in every key directory in force; answers which were there, and whether there is such a directory.
 async fn destroy_keys(
     envelope: &Envelope,
     tenant: &TenantId,
     subject: &Subject,
-) -> Result<Vec<String>, ShredError> {
-    let mut destroyed = Vec::new();
+) -> Result<(Vec<String>, bool), ShredError> {
+    let (mut destroyed, mut any_dir) = (Vec::new(), false);
     let Some(keys) = envelope.keys() else {
-        return Ok(destroyed);
+        return Ok((destroyed, any_dir));
     };
     for provider in keys.providers() {
         let dir = provider
             .path()
             .filter(|_| provider.kind() == ProviderKind::KeyDir);
         let Some(dir) = dir else { continue };
+        any_dir = true;
         let key = key_dir::path_for(dir, subject);
         let shown = key.display().to_string();
         let was_there = blocking(move || keyfile::destroy(&key)).await;
@@ -130,5 +135,5 @@ async fn destroy_keys(
             destroyed.push(shown);
         }
     }
-    Ok(destroyed)
+    Ok((destroyed, any_dir))
 }

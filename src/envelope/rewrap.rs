@@ -21,7 +21,7 @@ use nimbus_manifests::{
 };
 
 use super::store;
-use super::{Envelope, EnvelopeError, blocking, look, manifest_path};
+use super::{Envelope, EnvelopeError, ManifestMirror, blocking, look, manifest_path};
 use crate::failpoints::crash_point;
 
 /// Recovery recipients to add to manifests, and to drop from them. All others are kept.
@@ -162,12 +162,7 @@ impl Envelope {
             .publishing
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        let unchanged = |rewrapped: &Rewrapped| {
-            matches!(
-                store::read(&manifest_path(&rewrapped.path)),
-                Ok(Some(now)) if now.as_bytes() == rewrapped.before.as_bytes()
-            )
-        };
+        let unchanged = |one: &Rewrapped| is_at_place(&one.path, &one.before);
         let (batch, changed): (Vec<_>, Vec<_>) = batch.into_iter().partition(unchanged);
         let changed = changed
             .into_iter()
@@ -177,34 +172,63 @@ impl Envelope {
             return Ok(changed);
         };
         if let Some(mirror) = &self.mirror {
-            let copies: Vec<_> = batch
-                .iter()
-                // A copy of the mirror's own manifest within it would help nobody.
-                .filter(|rewrapped| {
-                    rewrapped.after.claims().state() != State::New
-                        && rewrapped.subject().tenant().is_some()
-                })
-                .map(|rewrapped| (rewrapped.subject(), rewrapped.after.as_bytes()))
-                .collect();
-            mirror
-                .put_many(&copies)
-                .map_err(|source| EnvelopeError::Mirror {
-                    path: first.path.clone(),
-                    source,
-                })?;
+            mirror_all(&**mirror, &batch, |one| &one.after)?;
             crash_point!("manifests::mirrored");
         }
         let manifests: Vec<_> = batch
             .iter()
             .map(|rewrapped| (manifest_path(&rewrapped.path), rewrapped.after.as_bytes()))
             .collect();
-        store::replace_many(&manifests).map_err(|source| EnvelopeError::Io {
-            action: "write the manifests beside",
-            path: first.path.clone(),
-            source,
-        })?;
+        if let Err(source) = store::replace_many(&manifests) {
+            let path = first.path.clone();
+            if let Some(mirror) = &self.mirror {
+                // Copies that are ahead of their manifests would be under a key that may never come into use.
+                let failed = batch
+                    .into_iter()
+                    .filter(|one| !is_at_place(&one.path, &one.after));
+                mirror_all(&**mirror, &failed.collect::<Vec<_>>(), |one| &one.before)?;
+            }
+            return Err(EnvelopeError::Io {
+                action: "write the manifests beside",
+                path,
+                source,
+            });
+        }
         Ok(changed)
     }
+}
+
+/// Whether this very manifest stands beside `path`.
+fn is_at_place(path: &Path, manifest: &SealedManifest) -> bool {
+    matches!(
+        store::read(&manifest_path(path)),
+        Ok(Some(now)) if now.as_bytes() == manifest.as_bytes()
+    )
+}
+
+/// Keeps a copy of each manifest in the mirror, but of `new` ones, and of the mirror's own, which would help nobody there.
+fn mirror_all(
+    mirror: &dyn ManifestMirror,
+    batch: &[Rewrapped],
+    which: impl Fn(&Rewrapped) -> &SealedManifest,
+) -> Result<(), EnvelopeError> {
+    let wanted = |one: &&Rewrapped| {
+        one.after.claims().state() != State::New && one.subject().tenant().is_some()
+    };
+    let copies: Vec<_> = batch
+        .iter()
+        .filter(wanted)
+        .map(|one| (one.subject(), which(one).as_bytes()))
+        .collect();
+    let Some(first) = batch.first() else {
+        return Ok(());
+    };
+    mirror
+        .put_many(&copies)
+        .map_err(|source| EnvelopeError::Mirror {
+            path: first.path.clone(),
+            source,
+        })
 }
 
 /// Whether a data key has the wanted wrap, no other provider's, and the recipients as asked for.

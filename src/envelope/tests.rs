@@ -312,3 +312,49 @@ fn removes_its_own_leftovers_and_nothing_else() {
     names.sort();
     assert_eq!(names, [".nimbus-tmp-dir", "demo.sqlite3"]);
 }
+
+/// A mirror under which the directory of the manifests goes away, once.
+#[derive(Debug)]
+struct Sabotage {
+    mirror: MemoryMirror,
+    dir: PathBuf,
+}
+
+impl ManifestMirror for Sabotage {
+    fn put(&self, subject: &Subject, manifest: &[u8]) -> Result<(), MirrorError> {
+        drop(std::fs::rename(&self.dir, self.dir.with_extension("away")));
+        self.mirror.put(subject, manifest)
+    }
+
+    fn get(&self, subject: &Subject) -> Result<Option<Vec<u8>>, MirrorError> {
+        self.mirror.get(subject)
+    }
+
+    fn remove(&self, subject: &Subject) -> Result<(), MirrorError> {
+        self.mirror.remove(subject)
+    }
+}
+
+#[tokio::test]
+async fn a_rewrap_that_cannot_be_written_leaves_no_copy_under_the_new_key() {
+    let (root, old, new) = (tempfile::tempdir().unwrap(), key(), key());
+    let dir = root.path().join("data");
+    std::fs::create_dir(&dir).unwrap();
+    let path = create(&core(&old), &dir, "demo").await;
+    let before = std::fs::read(manifest_path(&path)).unwrap();
+    let mirror = Arc::new(Sabotage {
+        mirror: MemoryMirror::default(),
+        dir: dir.clone(),
+    });
+    let envelope = core(&old).with_mirror(mirror.clone());
+    let rewrapped = envelope
+        .rewrap(&path, &*new, &Recipients::default())
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(matches!(
+        envelope.publish_rewrapped(vec![rewrapped]),
+        Err(EnvelopeError::Io { .. })
+    ));
+    assert_eq!(mirror.get(&subject("demo")).unwrap(), Some(before));
+}

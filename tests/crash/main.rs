@@ -40,6 +40,7 @@ const ELSEWHERE: &[&str] = &[
     "rekey::verified",
     "rekey::renamed",
     "rekey::swapped",
+    "shred::key-destroyed",
 ];
 
 #[test]

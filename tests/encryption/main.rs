@@ -132,3 +132,23 @@ fn snapshot(dir: &Path) -> Vec<(String, u64)> {
     files.sort();
     files
 }
+
+/// Makes an age identity in the file `name`, and gives its recipient.
+fn identity(machine: &Machine, name: &str) -> String {
+    let path = machine.path(name);
+    let made = Command::new("age-keygen")
+        .arg("-o")
+        .arg(&path)
+        .output()
+        .expect("age-keygen");
+    assert!(made.status.success(), "{made:?}");
+    let shown = Command::new("age-keygen")
+        .arg("-y")
+        .arg(&path)
+        .output()
+        .expect("age-keygen");
+    String::from_utf8(shown.stdout)
+        .expect("a recipient")
+        .trim()
+        .to_owned()
+}

@@ -1,30 +1,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::Command;
 
 use nimbus_test_support::Machine;
 
-use super::{as_str, deployment, encryption, health, served, snapshot, status};
-
-/// Makes an identity, and gives its recipient.
-fn identity(machine: &Machine, name: &str) -> String {
-    let path = machine.path(name);
-    let made = Command::new("age-keygen")
-        .arg("-o")
-        .arg(&path)
-        .output()
-        .expect("age-keygen");
-    assert!(made.status.success(), "{made:?}");
-    let shown = Command::new("age-keygen")
-        .arg("-y")
-        .arg(&path)
-        .output()
-        .expect("age-keygen");
-    String::from_utf8(shown.stdout)
-        .expect("a recipient")
-        .trim()
-        .to_owned()
-}
+use super::{as_str, deployment, encryption, health, identity, served, snapshot, status};
 
 /// A deployment that a recovery identity opens, too, and whose master key is lost and replaced by a new one.
 fn lost_and_new() -> Machine {

@@ -4,7 +4,7 @@ use std::process::Command;
 use nimbus_test_support::{Machine, Moto};
 use serde_json::{Value, json};
 
-use super::{Ran, as_str, deployment, encryption, health, run, snapshot};
+use super::{Ran, as_str, deployment, encryption, health, identity, run, snapshot};
 
 /// A deployment of three files, and a second master key.
 fn two_keys() -> (Machine, String) {
@@ -197,25 +197,10 @@ fn reports_the_files_that_it_cannot_move_and_moves_the_rest() {
 #[test]
 fn moves_one_file_and_adds_and_drops_recovery_recipients() {
     let (machine, id) = two_keys();
-    let recipient = |name: &str| -> String {
-        let identity = machine.path(name);
-        let made = Command::new("age-keygen")
-            .arg("-o")
-            .arg(&identity)
-            .output()
-            .expect("age-keygen");
-        assert!(made.status.success());
-        let shown = Command::new("age-keygen")
-            .arg("-y")
-            .arg(&identity)
-            .output()
-            .expect("age-keygen");
-        String::from_utf8(shown.stdout)
-            .expect("a recipient")
-            .trim()
-            .to_owned()
-    };
-    let (one, other) = (recipient("one.txt"), recipient("other.txt"));
+    let (one, other) = (
+        identity(&machine, "one.txt"),
+        identity(&machine, "other.txt"),
+    );
     let rotate = |arguments: &[&str]| -> Ran {
         encryption(&machine, &[&["rotate-kek"], arguments].concat())
     };

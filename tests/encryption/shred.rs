@@ -65,21 +65,32 @@ fn with_a_key_directory_every_copy_is_dead_at_once() {
         ("NIMBUS_ENCRYPTION_KEY_DIR", &keys),
     ];
     assert!(opens(&machine, "alpha", settings));
-    let mut command = machine.nimbus(&["encryption", "shred", "--tenant-id", "alpha", "--yes"]);
-    let _ = command.envs(settings.iter().copied());
-    let ran = run(command);
-    let _ = ran.expect(
-        0,
-        &[
-            "Tenant alpha is shredded",
-            "is destroyed",
-            "event=\"shred\"",
-        ],
-    );
+    let shred = |failpoints: &str| {
+        let mut command = machine.nimbus(&["encryption", "shred", "--tenant-id", "alpha", "--yes"]);
+        let _ = command
+            .envs(settings.iter().copied())
+            .env("FAILPOINTS", failpoints);
+        run(command)
+    };
+    // Killed between its key and its files: from there on no copy opens, and the next run goes on.
+    let killed = shred("shred::key-destroyed=return");
+    assert_eq!(killed.0.status.code(), None);
+    assert_eq!(fs::read_dir(&keys).expect("the keys").count(), 2);
+    assert!(machine.data_dir().join("alpha.sqlite3").exists());
+    assert!(!opens(&machine, "alpha", settings));
+    let ran = shred("");
+    let _ = ran.expect(0, &["Tenant alpha is shredded", "event=\"shred\""]);
     assert!(!ran.out().contains("still open with"), "{}", ran.out());
     assert_eq!(fs::read_dir(&keys).expect("the keys").count(), 2);
     assert!(!opens(&machine, "alpha", settings), "its key is gone");
     assert!(opens(&machine, "beta", settings));
+    let mut command = machine.nimbus(&["encryption", "shred", "--tenant-id", "beta", "--yes"]);
+    let ran = run({
+        let _ = command.envs(settings.iter().copied());
+        command
+    });
+    let _ = ran.expect(0, &["Tenant beta is shredded", "is destroyed"]);
+    assert!(!opens(&machine, "beta", settings));
 }
 
 #[test]
