@@ -56,8 +56,8 @@ def dump(database, manifest, deks):
 def documents(connection):
     """The documents of every table, in the order of insertion."""
     (layout,) = connection.execute("PRAGMA user_version").fetchone()
-    if layout not in (1, 2):
-        raise nimbus_enc.Refused(f"this reads layouts 1 and 2 of a tenant's tables; the file has {layout}")
+    if layout not in (1, 2, 3):
+        raise nimbus_enc.Refused(f"this reads layouts 1 to 3 of a tenant's tables; the file has {layout}")
     tables = connection.execute("SELECT number, name FROM nimbus_tables ORDER BY name").fetchall()
     for number, table in tables:
         rows = connection.execute(f"SELECT id, created, updated, json(fields) FROM documents_{number:d} ORDER BY seq")

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::SystemTime};
 use nimbus_manifests::TenantId;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
-use super::{failure, schema};
+use super::{failure, layout};
 use crate::{
     documents::{
         Change, Document, DocumentId, Fields, JournalPage, JournalRecord, MAX_JOURNAL_PAGE,
@@ -17,20 +17,34 @@ use crate::{
 /// Numbers of tables that are known to exist. They never change, so a connection asks for each once.
 pub(super) type Tables = HashMap<TableName, i64>;
 
-/// What one mutation needs of its writer.
+/// What the writer knows of its file without asking. Forgotten whenever something that changed it is undone.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    tables: Tables,
+    /// Changed since the last savepoint.
+    changed: bool,
+}
+
+impl Known {
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// The writer's transaction, in the hands of those whose work is done in it.
 pub(super) struct Writing<'a> {
     pub(super) tenant: &'a TenantId,
     pub(super) connection: &'a Connection,
-    pub(super) tables: &'a Tables,
-    /// The number of this write.
-    pub(super) sequence: i64,
+    known: &'a mut Known,
+    /// The number of the last write.
+    sequence: i64,
+    /// What was done so far, for the journal.
+    applied: Vec<Applied>,
 }
 
-/// What a mutation did, for the journal, and for the writer to remember once it counts.
-pub(super) struct Applied {
-    pub(super) outcome: MutationOutcome,
-    /// The table that came into being.
-    pub(super) created: Option<(TableName, i64)>,
+/// What a mutation did, for the journal.
+struct Applied {
+    outcome: MutationOutcome,
     /// The number of its table.
     number: i64,
     /// When, in milliseconds since the Unix epoch.
@@ -39,12 +53,11 @@ pub(super) struct Applied {
 
 impl Applied {
     /// Notes it in the journal.
-    pub(super) fn note(&self, connection: &Connection, sequence: i64) -> rusqlite::Result<()> {
+    fn note(&self, connection: &Connection, sequence: i64) -> rusqlite::Result<()> {
         let Self {
             outcome,
             number,
             at,
-            ..
         } = self;
         let (change, id) = (change_number(outcome.change()), outcome.id());
         let _one = connection
@@ -54,33 +67,111 @@ impl Applied {
     }
 }
 
-impl Writing<'_> {
-    /// Applies one mutation.
-    pub(super) fn apply(&self, mutation: &Mutation) -> Result<Applied, StoreError> {
-        match mutation {
-            Mutation::Insert { table, fields, id } => self.insert(table, fields, *id),
-            Mutation::Update { table, id, patch } => self.update(table, *id, patch),
-            Mutation::Delete { table, id } => self.delete(table, *id),
+impl<'a> Writing<'a> {
+    /// A transaction that was begun; `sequence` is the number of the last write before it.
+    pub(super) fn new(
+        tenant: &'a TenantId,
+        connection: &'a Connection,
+        known: &'a mut Known,
+        sequence: i64,
+    ) -> Self {
+        Self {
+            tenant,
+            connection,
+            known,
+            sequence,
+            applied: Vec::new(),
         }
     }
 
+    /// Does some work in a savepoint of its own. The inner error means that all of it was undone, the outer one that the whole
+    /// transaction is gone. Savepoints nest.
+    pub(super) fn all_or_nothing<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<Result<T, StoreError>, StoreError> {
+        self.execute("SAVEPOINT work")?;
+        let (sequence, applied) = (self.sequence, self.applied.len());
+        let changed = std::mem::take(&mut self.known.changed);
+        let result = work(self);
+        match &result {
+            Ok(_) => {
+                self.execute("RELEASE work")?;
+                self.known.changed |= changed;
+            }
+            // Some failures, a full disk among them, end the transaction.
+            Err(error) if self.connection.is_autocommit() => return Err(error.clone()),
+            Err(_) => {
+                self.execute("ROLLBACK TO work")?;
+                self.execute("RELEASE work")?;
+                self.sequence = sequence;
+                self.applied.truncate(applied);
+                if self.known.changed {
+                    self.known.clear();
+                }
+                self.known.changed = changed;
+            }
+        }
+        Ok(result)
+    }
+
+    /// Applies mutations in their order; says which one cannot be.
+    pub(super) fn apply_all(
+        &mut self,
+        batch: &[Mutation],
+    ) -> Result<Vec<MutationOutcome>, StoreError> {
+        let apply = |(index, mutation)| {
+            self.apply(mutation).map_err(|error| {
+                if error.concerns_mutation() {
+                    StoreError::InBatch {
+                        index,
+                        source: Box::new(error),
+                    }
+                } else {
+                    error
+                }
+            })
+        };
+        batch.iter().enumerate().map(apply).collect()
+    }
+
+    /// Applies one mutation.
+    pub(super) fn apply(&mut self, mutation: &Mutation) -> Result<MutationOutcome, StoreError> {
+        let applied = match mutation {
+            Mutation::Insert { table, fields, id } => self.insert(table, fields, *id),
+            Mutation::Update { table, id, patch } => self.update(table, *id, patch),
+            Mutation::Delete { table, id } => self.delete(table, *id),
+        }?;
+        let outcome = applied.outcome;
+        self.sequence += 1;
+        self.applied.push(applied);
+        Ok(outcome)
+    }
+
+    /// Notes in the journal what was done after the write `before`, and gives the number of the last write.
+    pub(super) fn write_journal(self, before: i64) -> rusqlite::Result<i64> {
+        for (sequence, applied) in (before + 1..).zip(&self.applied) {
+            applied.note(self.connection, sequence)?;
+        }
+        layout::trim_journal(self.connection, before, self.sequence)?;
+        Ok(self.sequence)
+    }
+
+    fn execute(&self, sql: &'static str) -> Result<(), StoreError> {
+        self.connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute([]))
+            .map(drop)
+            .map_err(|error| self.failure(error))
+    }
+
     fn insert(
-        &self,
+        &mut self,
         table: &TableName,
         fields: &Fields,
         chosen: Option<DocumentId>,
     ) -> Result<Applied, StoreError> {
-        let (number, created) = match self.number(table)? {
-            Some(number) => (number, None),
-            None => {
-                let number = schema::create_table(self.connection, table)
-                    .map_err(|error| self.failure(error))?
-                    .ok_or_else(|| StoreError::TooManyTables {
-                        table: table.clone(),
-                    })?;
-                (number, Some((table.clone(), number)))
-            }
-        };
+        let number = self.number_or_new(table)?;
         // Drawn here and not by the caller, so that ids ascend in the order in which documents are stored.
         let (id, now) = match chosen {
             Some(id) => (id, now_ms()),
@@ -94,7 +185,12 @@ impl Writing<'_> {
             .connection
             .prepare_cached(&sql)
             .and_then(|mut insert| {
-                insert.execute(params![self.sequence, id.as_bytes(), now, fields.as_json()])
+                insert.execute(params![
+                    self.sequence + 1,
+                    id.as_bytes(),
+                    now,
+                    fields.as_json()
+                ])
             })
             .map_err(|error| match error.sqlite_error() {
                 Some(rusqlite::ffi::Error {
@@ -108,14 +204,13 @@ impl Writing<'_> {
             })?;
         Ok(Applied {
             outcome: MutationOutcome::Inserted { id },
-            created,
             number,
             at: now,
         })
     }
 
     fn update(
-        &self,
+        &mut self,
         table: &TableName,
         id: DocumentId,
         patch: &Fields,
@@ -151,13 +246,12 @@ impl Writing<'_> {
             .map_err(|error| self.failure(error))?;
         Ok(Applied {
             outcome: MutationOutcome::Updated { id },
-            created: None,
             number,
             at: now,
         })
     }
 
-    fn delete(&self, table: &TableName, id: DocumentId) -> Result<Applied, StoreError> {
+    fn delete(&mut self, table: &TableName, id: DocumentId) -> Result<Applied, StoreError> {
         let number = self.number_of(table, id)?;
         let sql = format!("DELETE FROM documents_{number} WHERE id = ?1");
         let deleted = self
@@ -170,24 +264,44 @@ impl Writing<'_> {
         }
         Ok(Applied {
             outcome: MutationOutcome::Deleted { id },
-            created: None,
             number,
             at: now_ms(),
         })
     }
 
-    fn number(&self, table: &TableName) -> Result<Option<i64>, StoreError> {
-        if let Some(&number) = self.tables.get(table) {
+    /// The number of a table of documents.
+    fn number(&mut self, table: &TableName) -> Result<Option<i64>, StoreError> {
+        if let Some(&number) = self.known.tables.get(table) {
             return Ok(Some(number));
         }
-        schema::table_number(self.connection, table).map_err(|error| self.failure(error))
+        let number =
+            layout::table_number(self.connection, table).map_err(|error| self.failure(error))?;
+        if let Some(number) = number {
+            let _new = self.known.tables.insert(table.clone(), number);
+        }
+        Ok(number)
     }
 
-    fn number_of(&self, table: &TableName, id: DocumentId) -> Result<i64, StoreError> {
+    /// The number of a table, which comes into being if there is none.
+    fn number_or_new(&mut self, table: &TableName) -> Result<i64, StoreError> {
+        if let Some(number) = self.number(table)? {
+            return Ok(number);
+        }
+        let number = layout::create_table(self.connection, table)
+            .map_err(|error| self.failure(error))?
+            .ok_or_else(|| StoreError::TooManyTables {
+                table: table.clone(),
+            })?;
+        self.known.changed = true;
+        let _new = self.known.tables.insert(table.clone(), number);
+        Ok(number)
+    }
+
+    fn number_of(&mut self, table: &TableName, id: DocumentId) -> Result<i64, StoreError> {
         self.number(table)?.ok_or_else(|| not_found(table, id))
     }
 
-    fn failure(&self, error: rusqlite::Error) -> StoreError {
+    pub(super) fn failure(&self, error: rusqlite::Error) -> StoreError {
         failure(self.tenant, error)
     }
 }
@@ -276,7 +390,7 @@ impl Reader {
     ) -> Result<JournalPage, StoreError> {
         let sqlite = |error| failure(tenant, error);
         let snapshot = self.snapshot().map_err(sqlite)?;
-        let (latest, floor) = schema::journal_bounds(&snapshot).map_err(sqlite)?;
+        let (latest, floor) = layout::journal_bounds(&snapshot).map_err(sqlite)?;
         let from = match after {
             None => 0,
             Some(after) => i64::try_from(after)
@@ -311,7 +425,7 @@ impl Reader {
         if let Some(&number) = self.tables.get(table) {
             return Ok(Some(number));
         }
-        let number = schema::table_number(&self.connection, table)?;
+        let number = layout::table_number(&self.connection, table)?;
         if let Some(number) = number {
             let _new = self.tables.insert(table.clone(), number);
         }

@@ -18,9 +18,9 @@
 mod apply;
 mod catalog;
 mod checkpoint;
+mod layout;
 mod query;
 mod readers;
-mod schema;
 mod store;
 mod writer;
 

@@ -4,8 +4,9 @@ use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use nimbus_manifests::{Subject, TenantId};
+use tokio::sync::oneshot;
 
-use super::{Shared, checkpoint, opening, readers::Readers, schema, writer::Writer};
+use super::{Shared, checkpoint, layout, opening, readers::Readers, writer::Writer};
 use crate::{
     documents::{
         Document, DocumentId, JournalPage, Mutation, MutationOutcome, TableName,
@@ -49,13 +50,13 @@ impl OpenTenant {
         let mut connection = readers.writer()?;
         // Most tenants that are opened are read first, and many only read: the connection that is there serves
         // the reading, and the writer opens its own with the first mutation.
-        let writes = if schema::is_current(&connection, tenant)?
+        let writes = if layout::is_current(&connection, tenant)?
             && checkpoint::is_done(&connection, tenant)?
         {
             readers.adopt(connection)?;
             None
         } else {
-            schema::establish(&mut connection, tenant)?;
+            layout::establish(&mut connection, tenant)?;
             Some(connection)
         };
         let writer = Writer::start(tenant, writes, Arc::clone(&readers))?;
@@ -92,6 +93,22 @@ pub(super) struct SqliteTenant {
 }
 
 impl SqliteTenant {
+    /// What came of work that was queued at the writer.
+    async fn written<T>(
+        &self,
+        queued: Result<oneshot::Receiver<Result<T, StoreError>>, StoreError>,
+    ) -> Result<T, StoreError> {
+        let outcome = match queued {
+            Ok(answer) => answer.await.unwrap_or_else(|_closed| {
+                Err(StoreError::Closed {
+                    tenant: self.tenant.clone(),
+                })
+            }),
+            Err(error) => Err(error),
+        };
+        self.explained(outcome)
+    }
+
     /// A tenant that was closed under a request may have been deleted: then it is not found.
     fn explained<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         result.map_err(|error| match error {
@@ -106,15 +123,7 @@ impl SqliteTenant {
 #[async_trait]
 impl TenantStore for SqliteTenant {
     async fn apply_all(&self, batch: Vec<Mutation>) -> Result<Vec<MutationOutcome>, StoreError> {
-        let outcome = match self.lease.writer.submit(batch) {
-            Ok(answer) => answer.await.unwrap_or_else(|_closed| {
-                Err(StoreError::Closed {
-                    tenant: self.tenant.clone(),
-                })
-            }),
-            Err(error) => Err(error),
-        };
-        self.explained(outcome)
+        self.written(self.lease.writer.submit(batch)).await
     }
 
     async fn get(&self, table: &TableName, id: DocumentId) -> Result<Document, StoreError> {

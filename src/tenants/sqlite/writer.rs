@@ -1,7 +1,7 @@
 //! The single writer of a tenant, and its group commit.
 //!
 //! One thread owns the only connection that writes. It waits on a channel; once something arrives it takes everything
-//! that is queued, runs it as one transaction with a savepoint for each batch, commits once, and only then answers.
+//! that is queued, runs it as one transaction with a savepoint for each caller's work, commits once, and only then answers.
 //! Whatever arrives meanwhile queues up for the next round: the slower the disk, the larger the groups. There is no
 //! flag that says whether the thread runs, so none that could be read too early: the channel itself wakes it.
 //!
@@ -30,11 +30,10 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::{
-    apply::{Applied, Tables, Writing},
+    apply::{Known, Writing},
     checkpoint::Checkpoints,
-    failure,
+    failure, layout,
     readers::Readers,
-    schema,
 };
 use crate::{
     documents::{Mutation, MutationOutcome},
@@ -43,32 +42,72 @@ use crate::{
 };
 
 /// What came of a batch: the outcome of each of its mutations, or why none of them was applied.
-type Outcome = Result<Vec<MutationOutcome>, StoreError>;
+pub(super) type Outcome = Result<Vec<MutationOutcome>, StoreError>;
 
 /// The way to a tenant's writer thread.
 #[derive(Debug)]
 pub(super) struct Writer {
     tenant: TenantId,
     queue: SyncSender<Command>,
-    /// Bytes of the mutations in the queue.
+    /// Bytes of the work in the queue.
     queued: Arc<AtomicUsize>,
     thread: Mutex<Option<thread::JoinHandle<Result<(), StoreError>>>>,
     /// Whether the thread has ended is asked on every use of the tenant; this answers without its lock.
     alive: std::sync::Weak<()>,
 }
 
-#[derive(Debug)]
 enum Command {
     Apply(Queued),
     Close,
 }
 
-/// Mutations that are applied all or not at all, and where their caller waits.
-#[derive(Debug)]
+/// Work that waits for its turn.
 struct Queued {
-    batch: Vec<Mutation>,
-    weight: usize,
-    answer: oneshot::Sender<Outcome>,
+    work: Box<dyn Errand>,
+    size: Size,
+}
+
+/// How much some work is, so that neither the queue nor a commit grows without bound.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Size {
+    /// About how many bytes it holds while it waits.
+    pub(super) bytes: usize,
+    /// About how many documents it changes.
+    pub(super) changes: usize,
+}
+
+/// What the thread does for one caller: all of it or nothing.
+trait Errand: Send {
+    /// Does it, within a savepoint; an error undoes all of it.
+    fn apply(&mut self, writing: &mut Writing<'_>) -> Result<(), StoreError>;
+
+    /// Answers the caller: with what was done, or with what kept the group from being durable.
+    fn answer(self: Box<Self>, group: Result<(), StoreError>);
+}
+
+/// A closure, and where its caller waits.
+struct Task<F, T> {
+    work: Option<F>,
+    outcome: Result<T, StoreError>,
+    answer: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<F, T> Errand for Task<F, T>
+where
+    F: FnOnce(&mut Writing<'_>) -> Result<T, StoreError> + Send,
+    T: Send,
+{
+    fn apply(&mut self, writing: &mut Writing<'_>) -> Result<(), StoreError> {
+        if let Some(work) = self.work.take() {
+            self.outcome = work(writing);
+        }
+        self.outcome.as_ref().map(drop).map_err(StoreError::clone)
+    }
+
+    fn answer(self: Box<Self>, group: Result<(), StoreError>) {
+        // A caller that went away does not hear it.
+        drop(self.answer.send(group.and(self.outcome)));
+    }
 }
 
 impl Writer {
@@ -114,33 +153,47 @@ impl Writer {
         })
     }
 
-    /// Queues a batch. The answer comes once it is durable or refused; it does not come at all when the writer was
-    /// closed first.
+    /// Queues a batch of mutations, which are applied all or not at all.
     pub(super) fn submit(
         &self,
         batch: Vec<Mutation>,
     ) -> Result<oneshot::Receiver<Outcome>, StoreError> {
-        let weight = batch.iter().map(Mutation::weight).sum();
-        let before = self.queued.fetch_add(weight, Ordering::Relaxed);
+        let size = Size {
+            bytes: batch.iter().map(Mutation::weight).sum(),
+            changes: batch.len(),
+        };
+        self.run(size, move |writing| writing.apply_all(&batch))
+    }
+
+    /// Queues work that is done all or not at all, within a transaction that it shares with others' work. The answer comes
+    /// once it is durable or refused; it does not come at all when the writer was closed first.
+    pub(super) fn run<T: Send + 'static>(
+        &self,
+        size: Size,
+        work: impl FnOnce(&mut Writing<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<oneshot::Receiver<Result<T, StoreError>>, StoreError> {
+        let before = self.queued.fetch_add(size.bytes, Ordering::Relaxed);
         let (answer, outcome) = oneshot::channel();
-        let sent = if before > 0 && before + weight > MAX_QUEUED_BYTES {
+        let closed = || StoreError::Closed {
+            tenant: self.tenant.clone(),
+        };
+        let sent = if before > 0 && before + size.bytes > MAX_QUEUED_BYTES {
             Err(self.busy())
         } else {
+            let work = Box::new(Task {
+                work: Some(work),
+                outcome: Err(closed()),
+                answer,
+            });
             self.queue
-                .try_send(Command::Apply(Queued {
-                    batch,
-                    weight,
-                    answer,
-                }))
+                .try_send(Command::Apply(Queued { work, size }))
                 .map_err(|error| match error {
                     TrySendError::Full(_) => self.busy(),
-                    TrySendError::Disconnected(_) => StoreError::Closed {
-                        tenant: self.tenant.clone(),
-                    },
+                    TrySendError::Disconnected(_) => closed(),
                 })
         };
         if sent.is_err() {
-            let _before = self.queued.fetch_sub(weight, Ordering::Relaxed);
+            let _before = self.queued.fetch_sub(size.bytes, Ordering::Relaxed);
         }
         sent.map(|()| outcome)
     }
@@ -208,7 +261,7 @@ impl Station {
             Ok(work) => work.run(Some(first)),
             Err(error) => {
                 // The next request opens the tenant afresh.
-                drop(first.answer.send(Err(error)));
+                first.work.answer(Err(error));
                 Ok(())
             }
         }
@@ -221,13 +274,13 @@ impl Station {
             .pragma_update(None, "cache_size", CACHE_KIB)
             .map_err(sqlite)?;
         let checkpoints = Checkpoints::install(&mut connection).map_err(sqlite)?;
-        let sequence = schema::last_sequence(&connection).map_err(sqlite)?;
+        let sequence = layout::last_sequence(&connection).map_err(sqlite)?;
         let file = identity(self.readers.path());
         Ok(Work {
             station: self,
             connection,
             checkpoints,
-            tables: Tables::new(),
+            known: Known::default(),
             file,
             sequence,
             last_group: 0,
@@ -252,12 +305,12 @@ struct Work {
     station: Station,
     connection: Connection,
     checkpoints: Checkpoints,
-    tables: Tables,
+    known: Known,
     /// Which file it is, by device and number.
     file: Option<(u64, u64)>,
     /// The number of the last write.
     sequence: i64,
-    /// How many batches the last group had.
+    /// How many callers the last group had.
     last_group: usize,
     /// The file is damaged: this connection is not used again.
     broken: bool,
@@ -300,11 +353,13 @@ impl Work {
     /// members, just answered, are about to send again, and a moment's patience keeps them together in one commit.
     fn gather(&mut self, first: Queued) -> (Vec<Queued>, bool) {
         let patience = Instant::now() + LINGER;
-        let mut bytes = first.weight;
-        let mut mutations = first.batch.len();
+        let Size {
+            mut bytes,
+            mut changes,
+        } = first.size;
         let mut group = vec![first];
         let mut closing = false;
-        while mutations < MAX_GROUP && bytes < MAX_GROUP_BYTES {
+        while changes < MAX_GROUP && bytes < MAX_GROUP_BYTES {
             let command = self.station.commands.try_recv().ok().or_else(|| {
                 if group.len() >= self.last_group {
                     return None;
@@ -314,8 +369,8 @@ impl Work {
             });
             match command {
                 Some(Command::Apply(queued)) => {
-                    bytes += queued.weight;
-                    mutations += queued.batch.len();
+                    bytes += queued.size.bytes;
+                    changes += queued.size.changes;
                     group.push(queued);
                 }
                 Some(Command::Close) => {
@@ -331,18 +386,15 @@ impl Work {
     }
 
     /// Applies a group in one transaction and answers every caller.
-    fn commit(&mut self, group: Vec<Queued>) {
-        let (batches, answers): (Vec<_>, Vec<_>) = group
-            .into_iter()
-            .map(|queued| (queued.batch, queued.answer))
-            .unzip();
+    fn commit(&mut self, mut group: Vec<Queued>) {
         let sequence = self.sequence;
-        let outcomes = self
-            .transaction(&batches)
-            .and_then(|outcomes| self.still_there().map(|()| outcomes));
-        if outcomes.is_err() {
+        let committed = self
+            .transaction(&mut group)
+            .and_then(|()| self.still_there());
+        if let Err(error) = &committed {
             self.sequence = sequence;
-            self.tables.clear();
+            self.known.clear();
+            self.broken |= matches!(error, StoreError::Corrupt { .. });
             if !self.connection.is_autocommit()
                 && let Err(error) = self.connection.execute_batch("ROLLBACK")
             {
@@ -350,13 +402,8 @@ impl Work {
                 self.broken = true;
             }
         }
-        let outcomes = outcomes.unwrap_or_else(|error| vec![Err(error); answers.len()]);
-        self.broken |= outcomes
-            .iter()
-            .any(|outcome| matches!(outcome, Err(StoreError::Corrupt { .. })));
-        for (answer, outcome) in answers.into_iter().zip(outcomes) {
-            // A caller that went away does not hear it.
-            drop(answer.send(outcome));
+        for queued in group {
+            queued.work.answer(committed.clone());
         }
     }
 
@@ -372,72 +419,29 @@ impl Work {
         })
     }
 
-    /// One transaction: each batch's own outcome, or the failure that none of them survived.
-    fn transaction(&mut self, batches: &[Vec<Mutation>]) -> Result<Vec<Outcome>, StoreError> {
+    /// One transaction of all the group's work. An error means that nothing of it is there.
+    fn transaction(&mut self, group: &mut [Queued]) -> Result<(), StoreError> {
         self.execute("BEGIN IMMEDIATE")?;
         let before = self.sequence;
-        let mut outcomes = Vec::with_capacity(batches.len());
-        let mut applied = Vec::with_capacity(batches.len());
-        for batch in batches {
-            outcomes.push(self.apply(batch, &mut applied)?);
+        let mut writing = Writing::new(
+            &self.station.tenant,
+            &self.connection,
+            &mut self.known,
+            before,
+        );
+        for queued in group {
+            // What was refused alone is kept by the work itself, for its answer.
+            let done = writing.all_or_nothing(|writing| queued.work.apply(writing))?;
+            self.broken |= matches!(done, Err(StoreError::Corrupt { .. }));
         }
         // Outside the savepoints, each of which copies the pages that change in it.
-        (before + 1..)
-            .zip(&applied)
-            .try_for_each(|(sequence, applied)| applied.note(&self.connection, sequence))
-            .and_then(|()| schema::trim_journal(&self.connection, before, self.sequence))
+        self.sequence = writing
+            .write_journal(before)
             .map_err(|error| failure(&self.station.tenant, error))?;
         crash_point!("tenants::writer::applied");
         self.execute("COMMIT")?;
         crash_point!("tenants::writer::committed");
-        Ok(outcomes)
-    }
-
-    /// Applies one batch in a savepoint of its own, and adds what it did to `applied`. The outer error means that the
-    /// whole transaction is gone.
-    fn apply(
-        &mut self,
-        batch: &[Mutation],
-        applied: &mut Vec<Applied>,
-    ) -> Result<Outcome, StoreError> {
-        self.execute("SAVEPOINT batch")?;
-        let first = applied.len();
-        let mut sequence = self.sequence;
-        for (index, mutation) in batch.iter().enumerate() {
-            let writing = Writing {
-                tenant: &self.station.tenant,
-                connection: &self.connection,
-                tables: &self.tables,
-                sequence: sequence + 1,
-            };
-            match writing.apply(mutation) {
-                Ok(done) => {
-                    sequence += 1;
-                    applied.push(done);
-                }
-                // Some failures, a full disk among them, end the transaction.
-                Err(error) if self.connection.is_autocommit() => return Err(error),
-                Err(error) => {
-                    self.execute("ROLLBACK TO batch")?;
-                    self.execute("RELEASE batch")?;
-                    applied.truncate(first);
-                    return Ok(Err(if error.concerns_mutation() {
-                        StoreError::InBatch {
-                            index,
-                            source: Box::new(error),
-                        }
-                    } else {
-                        error
-                    }));
-                }
-            }
-        }
-        self.execute("RELEASE batch")?;
-        self.sequence = sequence;
-        let applied = &mut applied[first..];
-        self.tables
-            .extend(applied.iter_mut().filter_map(|done| done.created.take()));
-        Ok(Ok(applied.iter().map(|done| done.outcome).collect()))
+        Ok(())
     }
 
     fn execute(&self, sql: &'static str) -> Result<(), StoreError> {
@@ -485,13 +489,13 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     Some((file.dev(), file.ino()))
 }
 
-/// Batches that may wait; most are of one mutation.
+/// Callers' work that may wait; most is of one mutation.
 const MAX_QUEUED: usize = 1024;
-/// Bytes of mutations that may wait: 32 MiB.
+/// Bytes of it: 32 MiB.
 const MAX_QUEUED_BYTES: usize = 32 << 20;
-/// Mutations in one commit. The last batch may go beyond.
+/// Changes in one commit. The last caller's work may go beyond.
 const MAX_GROUP: usize = 512;
-/// Bytes of mutations in one commit: 8 MiB. The last batch may go beyond.
+/// Bytes in one commit: 8 MiB. The last caller's work may go beyond.
 const MAX_GROUP_BYTES: usize = 8 << 20;
 /// How long a crowd is waited for. Far below one flush of most disks.
 const LINGER: Duration = Duration::from_micros(200);

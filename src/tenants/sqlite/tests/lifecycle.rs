@@ -245,7 +245,7 @@ async fn refuses_a_newer_layout_and_a_foreign_database() {
     tenants.close().await.unwrap();
     drop(tenants);
     let newer = house.connection("newer").await;
-    newer.pragma_update(None, "user_version", 3).unwrap();
+    newer.pragma_update(None, "user_version", 99).unwrap();
     drop(newer);
     let foreign = house.connection("foreign").await;
     foreign.pragma_update(None, "user_version", 0).unwrap();
@@ -254,8 +254,8 @@ async fn refuses_a_newer_layout_and_a_foreign_database() {
     assert!(matches!(
         tenants.open(&id("newer")).await,
         Err(StoreError::LayoutTooNew {
-            found: 3,
-            known: 2,
+            found: 99,
+            known: 3,
             ..
         })
     ));

@@ -58,7 +58,7 @@ async fn desk(prepare: impl FnOnce(&Connection)) -> Desk {
         .unwrap();
     let readers = Readers::new(&tenant, database, 2);
     let mut connection = readers.writer().unwrap();
-    schema::establish(&mut connection, &tenant).unwrap();
+    layout::establish(&mut connection, &tenant).unwrap();
     prepare(&connection);
     let (commits, refuse_commits) = (
         Arc::new(AtomicUsize::new(0)),

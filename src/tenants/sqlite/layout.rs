@@ -1,4 +1,4 @@
-//! The layout of a tenant's file, version 2.
+//! The layout of a tenant's file, version 3.
 //!
 //! ```sql
 //! -- Which tables of documents there are. Names never become part of SQL text; `number` does.
@@ -23,7 +23,8 @@
 //! )
 //! ```
 //!
-//! `PRAGMA user_version` holds the layout's version. Version 1 had no journal; such a file gets one when it is opened. Why it is so: `docs/decisions/0003-document-storage.md`.
+//! `PRAGMA user_version` holds the layout's version. Version 1 had no journal, version 2 nothing but
+//! documents and their journal; such files are brought up to date when they are opened. Why it is so: `docs/decisions/0003-document-storage.md`.
 
 use nimbus_manifests::TenantId;
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
@@ -35,7 +36,7 @@ use crate::{
 };
 
 /// The layout that this version writes.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 /// Makes version 1.
 const CREATE: &str = "
@@ -51,8 +52,13 @@ const ADD_JOURNAL: &str = "
         number INTEGER NOT NULL,
         id BLOB NOT NULL,
         at INTEGER NOT NULL
-    ) STRICT;
-    PRAGMA user_version = 2;";
+    ) STRICT;";
+
+/// Makes version 3 of version 2; each resource has the tables of its own module.
+const ADD_RESOURCES: &[&str] = &[];
+
+/// What makes each version of the one before it.
+const STEPS: [&[&str]; VERSION as usize] = [&[CREATE], &[ADD_JOURNAL], ADD_RESOURCES];
 
 /// Whether the file has the layout of this version.
 pub(super) fn is_current(connection: &Connection, tenant: &TenantId) -> Result<bool, StoreError> {
@@ -70,26 +76,27 @@ pub(super) fn establish(connection: &mut Connection, tenant: &TenantId) -> Resul
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(sqlite)?;
-    match layout(&transaction).map_err(sqlite)? {
-        VERSION => return Ok(()),
-        0 if is_empty(&transaction).map_err(sqlite)? => {
-            transaction.execute_batch(CREATE).map_err(sqlite)?;
-        }
-        1 => {}
-        found @ 1.. => {
-            return Err(StoreError::LayoutTooNew {
-                tenant: tenant.clone(),
-                found,
-                known: VERSION,
-            });
-        }
+    let found = layout(&transaction).map_err(sqlite)?;
+    let known = match usize::try_from(found) {
+        Ok(0) if is_empty(&transaction).map_err(sqlite)? => 0,
+        Ok(known @ 1..) => known,
         _ => {
             return Err(StoreError::ForeignFile {
                 path: transaction.path().unwrap_or_default().into(),
             });
         }
+    };
+    let steps = STEPS.get(known..).ok_or_else(|| StoreError::LayoutTooNew {
+        tenant: tenant.clone(),
+        found,
+        known: VERSION,
+    })?;
+    for sql in steps.iter().copied().flatten() {
+        transaction.execute_batch(sql).map_err(sqlite)?;
     }
-    transaction.execute_batch(ADD_JOURNAL).map_err(sqlite)?;
+    transaction
+        .pragma_update(None, "user_version", VERSION)
+        .map_err(sqlite)?;
     transaction.commit().map_err(sqlite)
 }
 
