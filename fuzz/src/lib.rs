@@ -1,5 +1,7 @@
 //! What holds of every input; each fuzz target asserts one of these.
 
+pub mod documents;
+
 use nimbus_manifests::{MacKey, MacMismatch, SealedManifest};
 
 /// Nothing that is not a manifest does worse than being refused, with a message that can be printed.

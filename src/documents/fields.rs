@@ -13,7 +13,10 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{InputError, error::excerpt};
+use super::{
+    InputError,
+    error::{excerpt, reason},
+};
 
 /// The largest document: bytes of its fields as compact JSON (1 MiB).
 pub const MAX_FIELDS_BYTES: usize = 1 << 20;
@@ -123,7 +126,7 @@ fn check(text: &str) -> Result<(), InputError> {
 /// The refusal for text that the parser does not take.
 fn unreadable(error: serde_json::Error) -> InputError {
     InputError::Json {
-        reason: error.to_string(),
+        reason: reason(&error),
     }
 }
 

@@ -16,7 +16,7 @@ mod written;
 
 pub use at_most::AtMost;
 pub use document::Document;
-pub use error::InputError;
+pub use error::{InputError, reason};
 pub use fields::{Fields, MAX_DEPTH, MAX_FIELDS_BYTES};
 pub use id::DocumentId;
 pub use journal::{Change, JOURNAL_RECORDS, JournalPage, JournalRecord, MAX_JOURNAL_PAGE};

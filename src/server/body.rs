@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
 use super::error::{ApiError, Code};
+use crate::documents::reason;
 
 /// The largest body, in bytes.
 pub const MAX_BODY_BYTES: usize = 16 << 20;
@@ -58,7 +59,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         serde_json::from_slice(&bytes).map(Self).map_err(|error| {
             ApiError::new(
                 Code::InvalidInput,
-                format!("the body is not right: {error}"),
+                format!("the body is not right: {}", reason(&error)),
             )
         })
     }

@@ -13,7 +13,7 @@ pub use cursor::{Key, Position};
 pub use field::Field;
 pub use value::{Number, Value};
 
-use super::{AtMost, Document, InputError, TableName, written};
+use super::{AtMost, Document, InputError, TableName, error::reason, written};
 
 /// The most filters in a query.
 pub const MAX_FILTERS: usize = 50;
@@ -199,7 +199,7 @@ impl WrittenFilter<'_> {
             Operator::Lte => compared(Relation::LessOrEqual)?,
             Operator::In => {
                 let values: AtMost<&RawValue, MAX_IN> =
-                    serde_json::from_str(self.value.get()).map_err(|error| error.to_string())?;
+                    serde_json::from_str(self.value.get()).map_err(|error| reason(&error))?;
                 let values = values.0.iter().map(|value| Value::from_json(value.get()));
                 Condition::In(values.collect::<Result<_, _>>()?)
             }

@@ -4,6 +4,8 @@ use std::cmp::Ordering;
 
 use serde::Serialize;
 
+use super::super::error::reason;
+
 /// A value in a filter. Lists and objects are not compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum Value {
@@ -27,7 +29,7 @@ impl Value {
             "false" => Ok(Self::Bool(false)),
             _ if text.starts_with('"') => serde_json::from_str(text)
                 .map(Self::String)
-                .map_err(|error| error.to_string()),
+                .map_err(|error| reason(&error)),
             _ if text.starts_with(['[', '{']) => {
                 Err("lists and objects are not compared: name a field within".to_owned())
             }

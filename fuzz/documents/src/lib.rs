@@ -1,0 +1,4 @@
+//! `nimbus::documents`, compiled by itself.
+
+#[path = "../../../src/documents/mod.rs"]
+pub mod documents;

@@ -1,0 +1,213 @@
+//! What holds of every input from an application.
+
+use data_encoding::BASE64URL_NOPAD;
+use nimbus_documents::documents::query::{
+    Condition, Field, Filter, Key, MAX_FILTERS, MAX_IN, MAX_PAGE, Position, Query, Relation, Value,
+};
+use nimbus_documents::documents::{
+    AtMost, Fields, InputError, MAX_BATCH, MAX_FIELDS_BYTES, Mutation,
+};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value as Json, json};
+
+/// A query that is accepted keeps its limits, and reads back the same when it is written again.
+pub fn query(bytes: &[u8]) {
+    let Some(query) = accepted(bytes, Query::from_json) else {
+        return;
+    };
+    assert!(query.filters.len() <= MAX_FILTERS);
+    assert!(
+        query
+            .limit
+            .is_none_or(|limit| (1..=MAX_PAGE).contains(&limit))
+    );
+    assert_eq!(Query::from_json(&query_json(&query)), Ok(query));
+}
+
+/// A cursor is of one query on one tenant, has one spelling, and names one place. The first line is a query, the rest is what a
+/// client makes of the part of a cursor that it could know how to change.
+pub fn cursor(bytes: &[u8]) {
+    let Some(at) = bytes.iter().position(|byte| *byte == b'\n') else {
+        return;
+    };
+    let (query, forged) = bytes.split_at(at);
+    let Some(query) = accepted(query, Query::from_json) else {
+        return;
+    };
+    let forged = &forged[1..];
+    let place = Position {
+        rank: 3,
+        key: Key::Integer(0),
+        seq: 1,
+    };
+    let mut cursor = BASE64URL_NOPAD
+        .decode(place.to_cursor("acme", &query).as_bytes())
+        .expect("our own");
+    cursor.truncate(BOUND_BYTES);
+    cursor.extend(forged);
+    let cursor = BASE64URL_NOPAD.encode(&cursor);
+    match Position::from_cursor(&cursor, "acme", &query) {
+        Ok(place) => assert_eq!(place.to_cursor("acme", &query), cursor),
+        Err(error) => assert_eq!(error, InputError::Cursor),
+    }
+    let other = Position::from_cursor(&cursor, "acme2", &query);
+    assert_eq!(other, Err(InputError::Cursor));
+    if let Ok(text) = str::from_utf8(forged) {
+        // The binding is 128 bits of a hash: nobody draws one.
+        let drawn = Position::from_cursor(text, "acme", &query);
+        assert_eq!(drawn, Err(InputError::Cursor));
+    }
+}
+
+/// Fields that are accepted mean what they meant, and are kept as they will be read. A merge is what one of maps would be. The first
+/// line is a document, the second a patch.
+pub fn fields(bytes: &[u8]) {
+    let mut lines = bytes.splitn(2, |byte| *byte == b'\n');
+    let (stored, patch) = (
+        lines.next().unwrap_or_default(),
+        lines.next().unwrap_or_default(),
+    );
+    let Some(stored) = accepted(stored, Fields::from_json) else {
+        return;
+    };
+    assert_valid(&stored);
+    assert_eq!(
+        Fields::from_stored(stored.as_json().to_owned()),
+        Some(stored.clone())
+    );
+    let Some(patch) = accepted(patch, Fields::from_json) else {
+        return;
+    };
+    let merged = match stored.merged_with(&patch) {
+        Ok(merged) => merged,
+        Err(InputError::TooLarge { size }) => return assert!(size > MAX_FIELDS_BYTES),
+        Err(error) => panic!("{error}"),
+    };
+    assert_valid(&merged);
+    let mut model = members(&stored);
+    model.extend(members(&patch));
+    assert_eq!(members(&merged), model);
+    assert_eq!(merged.merged_with(&patch), Ok(merged));
+}
+
+/// A mutation that is accepted reads back the same when it is written again.
+pub fn mutation(bytes: &[u8]) {
+    let Some(mutation) = accepted(bytes, Mutation::from_json) else {
+        return;
+    };
+    assert!(mutation.weight() >= size_of::<Mutation>());
+    assert_eq!(Mutation::from_json(&mutation_json(&mutation)), Ok(mutation));
+}
+
+/// The mutations of a batch as its route takes them apart: each is read, or refused, by itself.
+pub fn batch(bytes: &[u8]) {
+    type Written = AtMost<Box<RawValue>, MAX_BATCH>;
+    let Ok(AtMost(mutations)) = serde_json::from_slice::<Written>(bytes) else {
+        return;
+    };
+    assert!(mutations.len() <= MAX_BATCH);
+    for one in mutations {
+        mutation(one.get().as_bytes());
+    }
+}
+
+/// What the library makes of text; nothing of what is refused, or is no text. The refusal is one that can be printed.
+fn accepted<T>(bytes: &[u8], read: fn(&str) -> Result<T, InputError>) -> Option<T> {
+    match read(str::from_utf8(bytes).ok()?) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            assert!(error.to_string().len() < 4096);
+            None
+        }
+    }
+}
+
+/// Fields are read again, by us and by anybody's parser, and come out as they are.
+fn assert_valid(fields: &Fields) {
+    assert!(fields.as_json().len() <= MAX_FIELDS_BYTES);
+    assert_eq!(Fields::from_json(fields.as_json()).as_ref(), Ok(fields));
+    assert!(members(fields).keys().all(|name| !name.starts_with('_')));
+}
+
+fn members(fields: &Fields) -> Map<String, Json> {
+    serde_json::from_str(fields.as_json()).expect("fields are a JSON object")
+}
+
+/// A query as a client writes it. Numbers are spliced in digit for digit.
+fn query_json(query: &Query) -> String {
+    let filters: Vec<String> = query.filters.iter().map(filter_json).collect();
+    let mut json = format!(
+        r#"{{"table":"{}","filters":[{}]"#,
+        query.table,
+        filters.join(",")
+    );
+    if let Some(order) = &query.order {
+        let direction = if order.descending { "desc" } else { "asc" };
+        let order = json!({"field": field_text(&order.field), "direction": direction});
+        json.push_str(&format!(r#","order":{order}"#));
+    }
+    if let Some(limit) = query.limit {
+        json.push_str(&format!(r#","limit":{limit}"#));
+    }
+    json.push('}');
+    json
+}
+
+fn filter_json(filter: &Filter) -> String {
+    let (op, value) = match &filter.condition {
+        Condition::Equal(value) => ("eq", value_json(value)),
+        Condition::NotEqual(value) => ("neq", value_json(value)),
+        Condition::Compared(Relation::Greater, value) => ("gt", value_json(value)),
+        Condition::Compared(Relation::GreaterOrEqual, value) => ("gte", value_json(value)),
+        Condition::Compared(Relation::Less, value) => ("lt", value_json(value)),
+        Condition::Compared(Relation::LessOrEqual, value) => ("lte", value_json(value)),
+        Condition::In(values) => {
+            assert!(values.len() <= MAX_IN);
+            let values: Vec<String> = values.iter().map(value_json).collect();
+            ("in", format!("[{}]", values.join(",")))
+        }
+        Condition::Exists(there) => ("exists", there.to_string()),
+    };
+    let field = Json::from(field_text(&filter.field));
+    format!(r#"{{"field":{field},"op":"{op}","value":{value}}}"#)
+}
+
+fn value_json(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(value) => value.to_string(),
+        Value::Number(number) => number.as_json().to_owned(),
+        Value::String(text) => Json::from(text.as_str()).to_string(),
+    }
+}
+
+fn field_text(field: &Field) -> String {
+    match field {
+        Field::Id => "_id".to_owned(),
+        Field::Created => "_creationTime".to_owned(),
+        Field::Updated => "_updateTime".to_owned(),
+        Field::Path(names) => names.join("."),
+    }
+}
+
+/// A mutation as a client writes it.
+fn mutation_json(mutation: &Mutation) -> String {
+    match mutation {
+        Mutation::Insert { table, fields, id } => {
+            let id = id.map_or_else(String::new, |id| format!(r#","id":"{id}""#));
+            let fields = fields.as_json();
+            format!(r#"{{"type":"insert","table":"{table}","fields":{fields}{id}}}"#)
+        }
+        Mutation::Update { table, id, patch } => {
+            let patch = patch.as_json();
+            format!(r#"{{"type":"update","table":"{table}","id":"{id}","patch":{patch}}}"#)
+        }
+        Mutation::Delete { table, id } => {
+            format!(r#"{{"type":"delete","table":"{table}","id":"{id}"}}"#)
+        }
+        other => panic!("how a client writes {other:?} is not told here yet"),
+    }
+}
+
+/// The version of a cursor and what binds it to its query.
+const BOUND_BYTES: usize = 17;
