@@ -49,10 +49,13 @@ macro_rules! codes {
 codes! {
     /// No credential, or not one of ours.
     Unauthorized = "auth.unauthorized", UNAUTHORIZED, "warning", false,
-        "send the admin token as `Authorization: Bearer …`; `nimbus auth token` prints it";
-    /// The credential does not allow this.
+        "send the admin token (`nimbus auth token` prints it) or a key of the tenant as `Authorization: Bearer …`";
+    /// The page that sends the request is not one of ours.
     Forbidden = "auth.forbidden", FORBIDDEN, "warning", false,
         "call from a loopback origin, or start the server with --cors-allow-origin";
+    /// The credential is not one for this route or this tenant.
+    NotAllowed = "auth.forbidden", FORBIDDEN, "warning", false,
+        "use a key of this tenant whose scope allows it, or the admin token";
     /// The credential was rotated away.
     TokenRevoked = "auth.token_revoked", UNAUTHORIZED, "warning", false,
         "the token was rotated; `nimbus auth token` prints the new one";

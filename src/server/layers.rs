@@ -1,4 +1,4 @@
-//! What every request passes through: id, overload, deadline, origin, credential.
+//! What every request passes through: id, overload, deadline, origin. The credential is looked at by `access`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,6 @@ use tracing::Instrument as _;
 
 use super::App;
 use super::error::{ApiError, Code};
-use super::token::Verdict;
 
 /// Gives the request an id, logs it, lets it in or turns it away, and writes the error envelope.
 pub(super) async fn envelope(
@@ -78,14 +77,6 @@ async fn guarded(app: &App, deadline: Duration, request: Request, next: Next) ->
     }
 }
 
-/// Lets in who may come in: the origin first, then the credential.
-pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    match check(&app, request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(error) => error.into_response(),
-    }
-}
-
 /// A request that names a foreign origin comes from a browser on somebody else's page.
 pub(super) async fn origin(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     match check_origin(&app, request.headers()) {
@@ -106,39 +97,6 @@ fn check_origin(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
         ));
     }
     Ok(())
-}
-
-fn check(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
-    let bearer = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.as_bytes().split_at_checked(BEARER.len()))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(BEARER))
-        .map(|(_, token)| token);
-    let Some(credential) = bearer.or_else(|| headers.get(ADMIN_TOKEN).map(HeaderValue::as_bytes))
-    else {
-        return Err(ApiError::new(
-            Code::Unauthorized,
-            "this route needs a credential",
-        ));
-    };
-    match app.tokens.judge(credential) {
-        Ok(Verdict::Admin) => Ok(()),
-        Ok(Verdict::Revoked) => Err(ApiError::new(
-            Code::TokenRevoked,
-            "this token was rotated and does not count any more",
-        )),
-        Ok(Verdict::Unknown) => Err(ApiError::new(
-            Code::Unauthorized,
-            "this credential is not known",
-        )),
-        Err(error) => {
-            tracing::error!(%error, "nobody can be let in");
-            Err(ApiError::new(
-                Code::Unavailable,
-                "the admin token cannot be read; the server's log says why",
-            ))
-        }
-    }
 }
 
 /// Whether the libraries below answered with an error by themselves. What a handler says is JSON, `/ready`'s no among it.
@@ -194,8 +152,6 @@ pub(super) fn is_loopback(origin: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-const BEARER: &[u8] = b"Bearer ";
-const ADMIN_TOKEN: &str = "x-nimbus-admin-token";
 const REQUEST_ID: &str = "x-request-id";
 const MAX_ID_BYTES: usize = 128;
 /// How long a request may take.

@@ -1,9 +1,11 @@
 //! The HTTP server: routes, credentials, limits, and an end that loses nothing.
 
+mod access;
 mod body;
 pub mod error;
 mod layers;
 mod operations;
+mod router;
 mod routes;
 pub mod token;
 
@@ -12,20 +14,14 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, Method, header};
-use axum::middleware::{from_fn_with_state, map_response};
-use axum::routing::{delete, get, post};
 use axum::serve::ListenerExt as _;
 use nimbus_manifests::TenantId;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowOrigin, CorsLayer};
 
+pub use access::{Caller, CredentialId, Needs, Route, Scope};
 pub use body::MAX_BODY_BYTES;
+pub use router::{route_table, router};
 
 use crate::control::{Control, ControlError};
 use crate::encryption::survey::Surveyor;
@@ -135,89 +131,6 @@ impl App {
     fn trouble(&self) -> MutexGuard<'_, BTreeMap<TenantId, &'static str>> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Every route, with what each request passes through.
-pub fn router(app: Arc<App>) -> Router {
-    let open = Router::new().route("/health", get(routes::health::health));
-    let closed = Router::new()
-        .route("/ready", get(routes::health::ready))
-        .route(
-            "/api/tenants",
-            post(routes::tenants::create).get(routes::tenants::list),
-        )
-        .route("/api/tenants/{t}", delete(routes::tenants::delete))
-        .route(
-            "/api/tenants/{t}/documents",
-            post(routes::documents::insert),
-        )
-        .route(
-            "/api/tenants/{t}/documents/{table}",
-            get(routes::documents::list),
-        )
-        .route(
-            "/api/tenants/{t}/documents/{table}/{id}",
-            get(routes::documents::get)
-                .patch(routes::documents::patch)
-                .delete(routes::documents::delete),
-        )
-        .route("/api/tenants/{t}/batch", post(routes::batch::apply))
-        .route("/api/tenants/{t}/query", post(routes::query::query))
-        .route(
-            "/api/tenants/{t}/query/paginated",
-            post(routes::query::paginated),
-        )
-        .route("/api/tenants/{t}/journal", get(routes::journal::read))
-        .route("/api/admin/token/rotate", post(routes::admin::rotate_token))
-        .route(
-            "/api/admin/encryption/rotate-kek",
-            post(routes::admin::rotate_kek),
-        )
-        .route("/api/admin/encryption/shred", post(routes::admin::shred))
-        .route("/api/admin/operations/{id}", get(routes::admin::operation))
-        .route(ENCRYPTION_STATUS, get(routes::admin::encryption_status))
-        .layer(from_fn_with_state(app.clone(), layers::admit));
-    open.merge(closed)
-        .layer(from_fn_with_state(app.clone(), layers::origin))
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(cors(app.clone()))
-        .layer(CatchPanicLayer::new())
-        .layer(from_fn_with_state(app.clone(), layers::envelope))
-        .layer(map_response(
-            async |mut response: axum::response::Response| {
-                let headers = response.headers_mut();
-                let _old =
-                    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-                let _old = headers.insert(
-                    header::X_CONTENT_TYPE_OPTIONS,
-                    HeaderValue::from_static("nosniff"),
-                );
-                response
-            },
-        ))
-        .with_state(app)
-}
-
-/// What a browser on an accepted origin is told. Preflight requests carry no credential and are answered here.
-fn cors(app: Arc<App>) -> CorsLayer {
-    let accepted = move |origin: &HeaderValue, _: &Parts| {
-        origin.to_str().is_ok_and(|origin| app.accepts(origin))
-    };
-    CorsLayer::new()
-        .allow_origin(AllowOrigin::predicate(accepted))
-        .allow_methods([
-            Method::GET,
-            Method::POST,
-            Method::PATCH,
-            Method::PUT,
-            Method::DELETE,
-        ])
-        .allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_TYPE,
-            HeaderName::from_static("x-nimbus-admin-token"),
-            HeaderName::from_static("x-request-id"),
-        ])
 }
 
 /// Serves until `stop` resolves, then finishes what is under way (at most 30 seconds) and closes every tenant.

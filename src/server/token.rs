@@ -15,6 +15,8 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use super::access::CredentialId;
+
 /// Why the token file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -198,7 +200,7 @@ fn write(path: &Path, token: AdminToken) -> Result<AdminToken, TokenError> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// The admin token.
-    Admin,
+    Admin(CredentialId),
     /// An admin token that was rotated away while this server ran.
     Revoked,
     /// Nothing we know.
@@ -262,7 +264,7 @@ impl TokenKeeper {
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         let same = |other: &[u8; 32]| bool::from(other.ct_eq(&digest));
         Ok(if known.current.as_ref().is_some_and(same) {
-            Verdict::Admin
+            Verdict::Admin(CredentialId::of_digest(&digest))
         } else if known.revoked.iter().any(same) {
             Verdict::Revoked
         } else {
@@ -324,11 +326,16 @@ mod tests {
         let old = read_or_create(&path).unwrap();
         let keeper = TokenKeeper::new(path.clone());
         let judge = |token: &str| keeper.judge(token.as_bytes()).unwrap();
-        assert_eq!(judge(old.expose()), Verdict::Admin);
+        let Verdict::Admin(first) = judge(old.expose()) else {
+            panic!("the first token counts");
+        };
         let new = rotate(&path).unwrap();
         assert_eq!(new.rotations(), 1);
         assert_eq!(judge(old.expose()), Verdict::Revoked);
-        assert_eq!(judge(new.expose()), Verdict::Admin);
+        let Verdict::Admin(second) = judge(new.expose()) else {
+            panic!("the new token counts");
+        };
+        assert_ne!(first, second);
         assert_eq!(judge("something"), Verdict::Unknown);
         assert_eq!(judge(""), Verdict::Unknown);
     }

@@ -1,0 +1,382 @@
+//! Who may do what: each route says what it needs, each request who it comes from.
+//!
+//! A route cannot be added without a word on what it needs: a [`Group`] is the only way in, and it has one. What no line here
+//! allows is refused.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{FromRequestParts as _, RawPathParams, Request, State};
+use axum::handler::Handler;
+use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{MethodRouter, delete, get, patch, post, put};
+use data_encoding::HEXLOWER;
+use nimbus_manifests::TenantId;
+
+use super::App;
+use super::error::{ApiError, Code};
+use super::token::Verdict;
+
+/// What a route needs of its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Needs {
+    /// Nothing: anybody may call it.
+    Nothing,
+    /// Any credential at all.
+    Credential,
+    /// A key of the tenant in the path, of either scope, or the admin token.
+    Reading,
+    /// A key of the tenant in the path with scope `write`, or the admin token.
+    Writing,
+    /// The admin token.
+    Administration,
+}
+
+/// What a tenant access key allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// To read.
+    Read,
+    /// To read and to write.
+    Write,
+}
+
+/// Whom a request comes from: an extension of every request that needed a credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// Who holds the admin token.
+    Admin {
+        /// Tells one token from the next.
+        credential: CredentialId,
+    },
+    /// Who holds a tenant access key.
+    Key {
+        /// The key's public id.
+        id: Arc<str>,
+        /// The tenant that it is for.
+        tenant: TenantId,
+        /// What it allows.
+        scope: Scope,
+    },
+}
+
+/// As logs name the caller: `admin:5f0c2a91`, `key:<id>`.
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Admin { credential } => write!(f, "admin:{credential}"),
+            Self::Key { id, .. } => write!(f, "key:{id}"),
+        }
+    }
+}
+
+/// The beginning of an admin token's SHA-256: enough to tell two tokens apart, nothing to guess one by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct CredentialId([u8; 4]);
+
+impl CredentialId {
+    /// The id of the token with this SHA-256.
+    #[must_use]
+    pub fn of_digest(digest: &[u8; 32]) -> Self {
+        let [a, b, c, d, ..] = *digest;
+        Self([a, b, c, d])
+    }
+}
+
+impl fmt::Display for CredentialId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for CredentialId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// One route, as the table of all of them lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The method; a `GET` route answers `HEAD` too.
+    pub method: Method,
+    /// The path's pattern.
+    pub path: &'static str,
+    /// What it needs.
+    pub needs: Needs,
+}
+
+/// Routes that need the same of their callers. Methods of one path may stand in different groups.
+pub(super) struct Group {
+    needs: Needs,
+    router: Router<Arc<App>>,
+    table: Vec<Route>,
+}
+
+impl Group {
+    pub(super) fn new(needs: Needs) -> Self {
+        Self {
+            needs,
+            router: Router::new(),
+            table: Vec::new(),
+        }
+    }
+
+    pub(super) fn get<H: Handler<T, Arc<App>>, T: 'static>(
+        self,
+        path: &'static str,
+        handler: H,
+    ) -> Self {
+        self.route(Method::GET, path, get(handler))
+    }
+
+    pub(super) fn post<H: Handler<T, Arc<App>>, T: 'static>(
+        self,
+        path: &'static str,
+        handler: H,
+    ) -> Self {
+        self.route(Method::POST, path, post(handler))
+    }
+
+    #[allow(
+        dead_code,
+        reason = "routes that set something whole come with their resources"
+    )]
+    pub(super) fn put<H: Handler<T, Arc<App>>, T: 'static>(
+        self,
+        path: &'static str,
+        handler: H,
+    ) -> Self {
+        self.route(Method::PUT, path, put(handler))
+    }
+
+    pub(super) fn patch<H: Handler<T, Arc<App>>, T: 'static>(
+        self,
+        path: &'static str,
+        handler: H,
+    ) -> Self {
+        self.route(Method::PATCH, path, patch(handler))
+    }
+
+    pub(super) fn delete<H: Handler<T, Arc<App>>, T: 'static>(
+        self,
+        path: &'static str,
+        handler: H,
+    ) -> Self {
+        self.route(Method::DELETE, path, delete(handler))
+    }
+
+    /// A route with layers of its own; `handler` must answer `method` alone.
+    pub(super) fn route(
+        mut self,
+        method: Method,
+        path: &'static str,
+        handler: MethodRouter<Arc<App>, Infallible>,
+    ) -> Self {
+        let needs = self.needs;
+        self.table.push(Route {
+            method,
+            path,
+            needs,
+        });
+        Self {
+            router: self.router.route(path, handler),
+            ..self
+        }
+    }
+
+    /// The routes, in the order in which they were named.
+    pub(super) fn table(&self) -> &[Route] {
+        &self.table
+    }
+
+    /// The routes behind their guard. A path or method that is not known to this group's router asks for the same.
+    pub(super) fn guarded(self, app: &Arc<App>) -> Router<Arc<App>> {
+        let gate = Gate {
+            app: app.clone(),
+            needs: self.needs,
+        };
+        self.router.layer(from_fn_with_state(gate, admit))
+    }
+}
+
+/// What stands before the routes of one group.
+#[derive(Clone)]
+struct Gate {
+    app: Arc<App>,
+    needs: Needs,
+}
+
+/// Lets in whom the routes behind it are for, and tells them who it is.
+async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    if gate.needs == Needs::Nothing {
+        return next.run(request).await;
+    }
+    let (mut parts, body) = request.into_parts();
+    let caller = match identify(&gate.app, &parts.headers) {
+        Ok(caller) => caller,
+        Err(error) => return error.into_response(),
+    };
+    // A path that is not UTF-8 once decoded names no tenant.
+    let params = RawPathParams::from_request_parts(&mut parts, &()).await;
+    let tenant = params
+        .iter()
+        .flatten()
+        .find_map(|(name, value)| (name == TENANT).then_some(value));
+    if !permits(gate.needs, &caller, tenant) {
+        return forbidden(gate.needs).into_response();
+    }
+    let _none = parts.extensions.insert(caller);
+    next.run(Request::from_parts(parts, body)).await
+}
+
+/// Whether `caller` may use a route that needs `needs` on the tenant that its path names.
+fn permits(needs: Needs, caller: &Caller, in_path: Option<&str>) -> bool {
+    let (tenant, scope) = match caller {
+        Caller::Admin { .. } => return true,
+        Caller::Key { tenant, scope, .. } => (tenant, *scope),
+    };
+    let own = in_path == Some(tenant.as_str());
+    match needs {
+        Needs::Nothing | Needs::Credential => true,
+        Needs::Reading => own,
+        Needs::Writing => own && scope == Scope::Write,
+        Needs::Administration => false,
+    }
+}
+
+/// The same words for a tenant of somebody else and for one that does not exist.
+fn forbidden(needs: Needs) -> ApiError {
+    let message = match needs {
+        Needs::Writing => "this needs a key of this tenant with scope `write`, or the admin token",
+        Needs::Administration => "this needs the admin token",
+        Needs::Nothing | Needs::Credential | Needs::Reading => {
+            "this needs a key of this tenant, or the admin token"
+        }
+    };
+    ApiError::new(Code::NotAllowed, message)
+}
+
+fn identify(app: &App, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    let credential = credential(headers)?;
+    match app.tokens.judge(credential) {
+        Ok(Verdict::Admin(credential)) => Ok(Caller::Admin { credential }),
+        Ok(Verdict::Revoked) => Err(ApiError::new(
+            Code::TokenRevoked,
+            "this token was rotated and does not count any more",
+        )),
+        Ok(Verdict::Unknown) => Err(ApiError::new(
+            Code::Unauthorized,
+            "this credential is not known",
+        )),
+        Err(error) => {
+            tracing::error!(%error, "nobody can be let in");
+            Err(ApiError::new(
+                Code::Unavailable,
+                "the admin token cannot be read; the server's log says why",
+            ))
+        }
+    }
+}
+
+/// The one credential of a request. Two are refused: what stands before this server may have looked at the other one.
+fn credential(headers: &HeaderMap) -> Result<&[u8], ApiError> {
+    let authorizations = headers.get_all(header::AUTHORIZATION);
+    let bearers = authorizations
+        .iter()
+        .filter_map(|value| value.as_bytes().split_at_checked(BEARER.len()))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(BEARER))
+        .map(|(_, token)| token);
+    let tokens = headers.get_all(ADMIN_TOKEN);
+    let mut all = bearers.chain(tokens.iter().map(HeaderValue::as_bytes));
+    let Some(credential) = all.next() else {
+        return Err(ApiError::new(
+            Code::Unauthorized,
+            "this route needs a credential",
+        ));
+    };
+    if all.next().is_some() || authorizations.iter().nth(1).is_some() {
+        return Err(ApiError::new(
+            Code::Unauthorized,
+            "the request carries more than one credential; send one",
+        ));
+    }
+    Ok(credential)
+}
+
+/// The path parameter that names the tenant, in every route that has one.
+const TENANT: &str = "t";
+const BEARER: &[u8] = b"Bearer ";
+const ADMIN_TOKEN: &str = "x-nimbus-admin-token";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(tenant: &str, scope: Scope) -> Caller {
+        Caller::Key {
+            id: "a".into(),
+            tenant: tenant.parse().unwrap(),
+            scope,
+        }
+    }
+
+    #[test]
+    fn permits_what_the_table_says_and_nothing_else() {
+        let admin = Caller::Admin {
+            credential: CredentialId::of_digest(&[7; 32]),
+        };
+        let (read, write) = (key("demo", Scope::Read), key("demo", Scope::Write));
+        // (needs, tenant in the path): admin, read key of demo, write key of demo.
+        for (needs, tenant, allowed) in [
+            (Needs::Credential, None, [true, true, true]),
+            (Needs::Reading, Some("demo"), [true, true, true]),
+            (Needs::Reading, Some("other"), [true, false, false]),
+            (Needs::Reading, Some("demo2"), [true, false, false]),
+            (Needs::Reading, Some(""), [true, false, false]),
+            (Needs::Reading, None, [true, false, false]),
+            (Needs::Writing, Some("demo"), [true, false, true]),
+            (Needs::Writing, Some("other"), [true, false, false]),
+            (Needs::Writing, None, [true, false, false]),
+            (Needs::Administration, Some("demo"), [true, false, false]),
+            (Needs::Administration, None, [true, false, false]),
+        ] {
+            let found = [&admin, &read, &write].map(|caller| permits(needs, caller, tenant));
+            assert_eq!(found, allowed, "{needs:?} {tenant:?}");
+        }
+    }
+
+    #[test]
+    fn takes_one_credential_and_no_more() {
+        let headers = |lines: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in lines {
+                let _more = headers.append(*name, HeaderValue::from_static(value));
+            }
+            credential(&headers).map(<[u8]>::to_vec).ok()
+        };
+        let (a, t) = ("authorization", ADMIN_TOKEN);
+        assert_eq!(headers(&[(a, "Bearer x")]), Some(b"x".to_vec()));
+        assert_eq!(headers(&[(a, "bEARER x")]), Some(b"x".to_vec()));
+        assert_eq!(headers(&[(t, "x")]), Some(b"x".to_vec()));
+        // What a proxy in front asks for is not ours.
+        assert_eq!(headers(&[(a, "Basic x"), (t, "y")]), Some(b"y".to_vec()));
+        for refused in [
+            &[][..],
+            &[(a, "Basic x")],
+            &[(a, "Bearer")],
+            &[(a, "x")],
+            &[(a, "Bearer x"), (a, "Bearer x")],
+            &[(a, "Bearer x"), (a, "Basic y")],
+            &[(a, "Basic y"), (a, "Bearer x")],
+            &[(a, "Bearer x"), (t, "x")],
+            &[(t, "x"), (t, "x")],
+        ] {
+            assert_eq!(headers(refused), None, "{refused:?}");
+        }
+    }
+}
