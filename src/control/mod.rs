@@ -5,99 +5,27 @@
 
 mod copy;
 mod database;
+mod deletions;
 mod device;
+mod error;
+mod manifests;
+mod tables;
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
-use nimbus_manifests::{Cipher, Subject, TenantId};
-use redb::{
-    Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction,
-};
+use nimbus_manifests::{Cipher, Subject};
+use redb::{Database, WriteTransaction};
 
 pub(crate) use copy::{check, swap_to_next_key};
 pub use copy::{export_plaintext, import_plaintext};
 pub use device::BadBlock;
+pub use error::ControlError;
 
 use crate::envelope::{
-    CUT_SHORT, Envelope, EnvelopeError, Intent, KeyedFile, ManifestMirror, MirrorError, Opened,
-    Prepared, Stage, Trouble, blocking, set_aside,
+    CUT_SHORT, Envelope, Intent, KeyedFile, Opened, Prepared, Stage, blocking, set_aside,
 };
 use database::{Protection, explain};
-
-/// Why the control file did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ControlError {
-    /// The core refused: the opening table, the manifest, or the key provider.
-    #[error(transparent)]
-    Envelope(#[from] EnvelopeError),
-    /// Another process has the file.
-    #[error("{} is in use by another process; stop it first", .path.display())]
-    InUse {
-        /// The control file.
-        path: PathBuf,
-    },
-    /// The key of the manifest does not open the file.
-    #[error("key and file do not match: {} does not authenticate under the key of its manifest; restore both from the same backup", .path.display())]
-    KeyMismatch {
-        /// The control file.
-        path: PathBuf,
-    },
-    /// The key is right, and the file was changed, cut, or put together from two ages.
-    #[error("{} is damaged or was tampered with; restore it and its manifest from a backup", .path.display())]
-    Damaged {
-        /// The control file.
-        path: PathBuf,
-        /// What was found.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// A newer release wrote the file.
-    #[error("{} has layout {found}, this release knows {known}; start the newer release again", .path.display())]
-    NewerLayout {
-        /// The control file.
-        path: PathBuf,
-        /// The layout in the file.
-        found: u64,
-        /// The newest layout this release knows.
-        known: u64,
-    },
-    /// The operating system refused.
-    #[error("cannot {action} {}", .path.display())]
-    Io {
-        /// What was being done.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: io::Error,
-    },
-    /// redb failed in another way.
-    #[error("the control file {} failed", .path.display())]
-    Database {
-        /// The control file.
-        path: PathBuf,
-        /// What redb said.
-        source: Box<redb::Error>,
-    },
-}
-
-impl ControlError {
-    /// What this failure means to who asked.
-    #[must_use]
-    pub fn trouble(&self) -> Trouble {
-        match self {
-            Self::Envelope(error) => error.trouble(),
-            Self::KeyMismatch { .. } => Trouble::KeyMismatch,
-            Self::Damaged { .. } => Trouble::Corrupt,
-            Self::InUse { .. }
-            | Self::NewerLayout { .. }
-            | Self::Io { .. }
-            | Self::Database { .. } => Trouble::Storage,
-        }
-    }
-}
 
 /// The control file, open and held for this process alone.
 #[derive(Debug)]
@@ -123,7 +51,8 @@ impl Control {
             Prepared::Plain(file) => {
                 if !file.exists() {
                     let path = path.clone();
-                    blocking(move || database::create(&path, &Protection::Plain, fill)).await?;
+                    blocking(move || database::create(&path, &Protection::Plain, tables::fill))
+                        .await?;
                 }
                 Protection::Plain
             }
@@ -153,7 +82,7 @@ impl Control {
                 protection,
                 path,
             };
-            control.check_layout()?;
+            control.settle_layout()?;
             Ok(control)
         })
         .await
@@ -163,91 +92,6 @@ impl Control {
     #[must_use]
     pub fn path_in(dir: &Path) -> PathBuf {
         dir.join(FILE_NAME)
-    }
-
-    /// Marks a tenant as being deleted, durably: from here on the next start finishes the deletion.
-    ///
-    /// # Errors
-    ///
-    /// [`ControlError`].
-    pub fn begin_delete(&self, tenant: &TenantId) -> Result<(), ControlError> {
-        self.write(|transaction| {
-            let mut deletions = transaction.open_table(DELETIONS)?;
-            let _old = deletions.insert(tenant.as_str(), ())?;
-            Ok(())
-        })
-    }
-
-    /// Ends a deletion: the tenant's mirrored manifests and its mark go in one commit.
-    ///
-    /// # Errors
-    ///
-    /// [`ControlError`].
-    pub fn finish_delete(&self, tenant: &TenantId) -> Result<(), ControlError> {
-        self.write(|transaction| {
-            drop(transaction.open_table(DELETIONS)?.remove(tenant.as_str())?);
-            let mut manifests = transaction.open_table(MANIFESTS)?;
-            for kind in ["db:sqlite:tenant", "cache:libsql:tenant"] {
-                // `;` follows `:`: everything that begins with this tenant's prefix.
-                let range = format!("{kind}:{tenant}:")..format!("{kind}:{tenant};");
-                let range = range.start.as_str()..range.end.as_str();
-                manifests.retain_in::<&str, _>(range, |_, _| false)?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Tenants whose deletion has begun and not ended.
-    ///
-    /// # Errors
-    ///
-    /// [`ControlError`].
-    pub fn pending_deletes(&self) -> Result<Vec<TenantId>, ControlError> {
-        self.with(|database| {
-            let transaction = database.begin_read()?;
-            let mut tenants = Vec::new();
-            for entry in transaction.open_table(DELETIONS)?.iter()? {
-                // Only this file's own writer put it there.
-                tenants.extend(entry?.0.value().parse::<TenantId>().ok());
-            }
-            Ok(tenants)
-        })
-    }
-
-    /// Every mirrored manifest, as it lay on the disk.
-    ///
-    /// # Errors
-    ///
-    /// [`ControlError`].
-    pub fn manifests(&self) -> Result<Vec<Vec<u8>>, ControlError> {
-        self.with(|database| {
-            let transaction = database.begin_read()?;
-            let manifests = transaction.open_table(MANIFESTS)?;
-            let mut all = Vec::new();
-            for entry in manifests.iter()? {
-                all.push(entry?.1.value().to_vec());
-            }
-            Ok(all)
-        })
-    }
-
-    /// Mirrors many manifests in one commit.
-    ///
-    /// # Errors
-    ///
-    /// [`ControlError`].
-    pub fn put_many<'a>(
-        &self,
-        manifests: impl IntoIterator<Item = (&'a Subject, &'a [u8])>,
-    ) -> Result<(), ControlError> {
-        let manifests: Vec<_> = manifests.into_iter().collect();
-        self.write(|transaction| {
-            let mut table = transaction.open_table(MANIFESTS)?;
-            for (subject, manifest) in &manifests {
-                let _old = table.insert(subject.as_str(), *manifest)?;
-            }
-            Ok(())
-        })
     }
 
     /// One durable commit.
@@ -302,52 +146,20 @@ impl Control {
         Ok(())
     }
 
-    fn check_layout(&self) -> Result<(), ControlError> {
-        let found = self.with(|database| {
-            let transaction = database.begin_read()?;
-            let meta = transaction.open_table(META)?;
-            Ok(meta.get(LAYOUT)?.map_or(0, |value| value.value()))
-        })?;
-        if found > KNOWN_LAYOUT {
+    /// Refuses a newer layout, and brings an older one up to this release's.
+    fn settle_layout(&self) -> Result<(), ControlError> {
+        let found = self.with(tables::layout)?;
+        if found > tables::KNOWN_LAYOUT {
             return Err(ControlError::NewerLayout {
                 path: self.path.clone(),
                 found,
-                known: KNOWN_LAYOUT,
+                known: tables::KNOWN_LAYOUT,
             });
         }
+        if found < tables::KNOWN_LAYOUT {
+            self.write(tables::make_all)?;
+        }
         Ok(())
-    }
-}
-
-impl ManifestMirror for Control {
-    fn put(&self, subject: &Subject, manifest: &[u8]) -> Result<(), MirrorError> {
-        Self::put_many(self, [(subject, manifest)]).map_err(MirrorError::new)
-    }
-
-    fn put_many(&self, manifests: &[(&Subject, &[u8])]) -> Result<(), MirrorError> {
-        Self::put_many(self, manifests.iter().copied()).map_err(MirrorError::new)
-    }
-
-    fn get(&self, subject: &Subject) -> Result<Option<Vec<u8>>, MirrorError> {
-        self.with(|database| {
-            let transaction = database.begin_read()?;
-            let manifests = transaction.open_table(MANIFESTS)?;
-            let copy = manifests.get(subject.as_str())?;
-            Ok(copy.map(|copy| copy.value().to_vec()))
-        })
-        .map_err(MirrorError::new)
-    }
-
-    fn remove(&self, subject: &Subject) -> Result<(), MirrorError> {
-        self.write(|transaction| {
-            drop(
-                transaction
-                    .open_table(MANIFESTS)?
-                    .remove(subject.as_str())?,
-            );
-            Ok(())
-        })
-        .map_err(MirrorError::new)
     }
 }
 
@@ -355,21 +167,6 @@ impl ManifestMirror for Control {
 #[must_use]
 pub fn subject() -> Subject {
     Subject::control(FILE_NAME).expect("the control file's name is a file name")
-}
-
-/// Makes every table, so that a reader finds them, and notes the layout.
-fn fill(database: &Database) -> Result<(), ControlError> {
-    let work = || -> Result<(), redb::Error> {
-        let transaction = database.begin_write()?;
-        drop(transaction.open_table(META)?.insert(LAYOUT, KNOWN_LAYOUT)?);
-        drop(transaction.open_table(MANIFESTS)?);
-        drop(transaction.open_table(DELETIONS)?);
-        drop(transaction.open_table(ACCESS_KEYS)?);
-        drop(transaction.open_table(USAGE)?);
-        transaction.commit()?;
-        Ok(())
-    };
-    work().map_err(|error| explain(Path::new(FILE_NAME), error))
 }
 
 /// Finishes a creation that was cut short, or begins one. A file that stands there already is kept if it opens, and set aside if not.
@@ -388,7 +185,7 @@ fn initialise(file: KeyedFile) -> Result<KeyedFile, ControlError> {
             })?,
         }
     }
-    database::create(path, &protection, fill)?;
+    database::create(path, &protection, tables::fill)?;
     Ok(file)
 }
 
@@ -412,18 +209,6 @@ pub(crate) fn which_key(file: &KeyedFile) -> Result<Opened, ControlError> {
 
 /// The control file's name.
 pub const FILE_NAME: &str = "nimbus-control.db";
-
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-/// Subject to manifest, as it lies on the disk.
-const MANIFESTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("manifests");
-/// Tenants whose deletion has begun.
-const DELETIONS: TableDefinition<'_, &str, ()> = TableDefinition::new("deletions");
-/// Key id to a tenant access key's record; written by the release that has access keys.
-const ACCESS_KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("access_keys");
-/// Month and keyed identity hash to a count; written by the release that counts usage.
-const USAGE: TableDefinition<'_, (&str, &[u8]), u64> = TableDefinition::new("usage");
-const LAYOUT: &str = "layout";
-const KNOWN_LAYOUT: u64 = 1;
 
 #[cfg(test)]
 mod tests;

@@ -1,15 +1,20 @@
 //! The control file and its device: against tampering on real files, and against torn writes on a file that fails.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex};
 
 use nimbus_keyproviders::{Dek, MemoryProvider, OsRandom};
-use nimbus_manifests::FileId;
-use redb::{Builder, StorageBackend as _};
+use nimbus_manifests::{FileId, TenantId};
+use redb::{
+    Builder, ReadableDatabase as _, ReadableTable as _, StorageBackend as _, TableDefinition,
+    TableHandle as _,
+};
 
 use super::device::{BLOCK, BLOCKS_AT, BlockFile, Device, SLOT_STRIDE, STORED};
+use super::tables::{LAYOUT, META};
 use super::*;
-use crate::envelope::{KeyRing, manifest_path};
+use crate::envelope::{KeyRing, ManifestMirror as _, Trouble, manifest_path};
 
 // ---- the control file ----
 
@@ -287,6 +292,40 @@ async fn refuses_a_newer_layout() {
         matches!(error, ControlError::NewerLayout { found: 9, .. }),
         "{error:?}"
     );
+}
+
+#[tokio::test]
+async fn brings_a_file_of_the_first_layout_up_and_keeps_what_is_in_it() {
+    const FIRST_USAGE: TableDefinition<'_, (&str, &[u8]), u64> = TableDefinition::new("usage");
+    let house = House::new();
+    let control = house.open().await.unwrap();
+    control.put(&tenant_subject("demo"), b"text").unwrap();
+    control
+        .write(|transaction| {
+            for table in transaction.list_tables()? {
+                if !["meta", "manifests", "deletions"].contains(&table.name()) {
+                    let _was_there = transaction.delete_table(table)?;
+                }
+            }
+            drop(transaction.open_table(FIRST_USAGE)?);
+            drop(transaction.open_table(META)?.insert(LAYOUT, 1)?);
+            Ok(())
+        })
+        .unwrap();
+    drop(control);
+    let control = house.open().await.unwrap();
+    assert_eq!(control.with(tables::layout).unwrap(), tables::KNOWN_LAYOUT);
+    let copy = control.get(&tenant_subject("demo")).unwrap();
+    assert_eq!(copy.unwrap(), b"text");
+    let tables = control
+        .with(|database| {
+            let transaction = database.begin_read()?;
+            drop(transaction.open_table(tables::ACCESS_KEYS)?);
+            drop(transaction.open_table(tables::IDENTITIES)?);
+            Ok(transaction.open_table(FIRST_USAGE).is_err())
+        })
+        .unwrap();
+    assert!(tables, "what was only reserved is gone");
 }
 
 // ---- the device ----

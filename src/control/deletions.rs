@@ -1,0 +1,58 @@
+//! Deletions of tenants under way.
+
+use nimbus_manifests::TenantId;
+use redb::{ReadableDatabase as _, ReadableTable as _};
+
+use super::tables::{DELETIONS, MANIFESTS};
+use super::{Control, ControlError};
+
+impl Control {
+    /// Marks a tenant as being deleted, durably: from here on the next start finishes the deletion.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`].
+    pub fn begin_delete(&self, tenant: &TenantId) -> Result<(), ControlError> {
+        self.write(|transaction| {
+            let mut deletions = transaction.open_table(DELETIONS)?;
+            let _old = deletions.insert(tenant.as_str(), ())?;
+            Ok(())
+        })
+    }
+
+    /// Ends a deletion: the tenant's mirrored manifests and its mark go in one commit.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`].
+    pub fn finish_delete(&self, tenant: &TenantId) -> Result<(), ControlError> {
+        self.write(|transaction| {
+            drop(transaction.open_table(DELETIONS)?.remove(tenant.as_str())?);
+            let mut manifests = transaction.open_table(MANIFESTS)?;
+            for kind in ["db:sqlite:tenant", "cache:libsql:tenant"] {
+                // `;` follows `:`: everything that begins with this tenant's prefix.
+                let range = format!("{kind}:{tenant}:")..format!("{kind}:{tenant};");
+                let range = range.start.as_str()..range.end.as_str();
+                manifests.retain_in::<&str, _>(range, |_, _| false)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Tenants whose deletion has begun and not ended.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`].
+    pub fn pending_deletes(&self) -> Result<Vec<TenantId>, ControlError> {
+        self.with(|database| {
+            let transaction = database.begin_read()?;
+            let mut tenants = Vec::new();
+            for entry in transaction.open_table(DELETIONS)?.iter()? {
+                // Only this file's own writer put it there.
+                tenants.extend(entry?.0.value().parse::<TenantId>().ok());
+            }
+            Ok(tenants)
+        })
+    }
+}
