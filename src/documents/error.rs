@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{MAX_DEPTH, MAX_FIELDS_BYTES, MAX_TABLE_NAME_BYTES};
+use super::{MAX_DEPTH, MAX_FIELDS_BYTES, MAX_TABLE_NAME_BYTES, schedule::MAX_CRON_NAME_BYTES};
 
 /// Input that is refused before any store sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -38,6 +38,52 @@ pub enum InputError {
     Mutation {
         /// What is wrong with it.
         reason: String,
+    },
+    /// A job that is not written as one.
+    #[error("the job is not right: {reason}")]
+    Job {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A job id that is none.
+    #[error(
+        "job id {id:?} is not valid: use a UUID version 7 in lower case with hyphens, as the server returns it in \"job_id\""
+    )]
+    JobId {
+        /// The id as given, cut to a printable length.
+        id: String,
+    },
+    /// A cron that is not written as one.
+    #[error("the cron is not right: {reason}")]
+    Cron {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The name of a cron outside the rule of [`CronName`](super::schedule::CronName).
+    #[error(
+        "cron name {name:?} is not valid: use a letter, then letters, digits, '_' and '-', at most {MAX_CRON_NAME_BYTES} in all"
+    )]
+    CronName {
+        /// The name as given, cut to a printable length.
+        name: String,
+    },
+    /// A cron expression that cannot be read, or that never fires.
+    #[error(
+        "cron expression {expression:?} is not valid: {reason}; write minute, hour, day of the month, month and weekday, such as \"30 3 * * MON\""
+    )]
+    CronExpression {
+        /// The expression as given, cut to a printable length.
+        expression: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A time zone that is not in the database.
+    #[error(
+        "there is no time zone {name:?}: use a name of the IANA database, such as \"Europe/Berlin\" or \"UTC\""
+    )]
+    TimeZone {
+        /// The name as given, cut to a printable length.
+        name: String,
     },
     /// A query that is not written as one.
     #[error("the query is not right: {reason}")]

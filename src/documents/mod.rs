@@ -11,6 +11,7 @@ mod id;
 mod journal;
 mod mutation;
 pub mod query;
+pub mod schedule;
 mod table_name;
 mod written;
 

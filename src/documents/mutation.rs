@@ -1,6 +1,6 @@
 //! Changes to documents, as data.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
 use serde_json::value::RawValue;
 
 use super::{Change, DocumentId, Fields, InputError, TableName, written};
@@ -55,6 +55,12 @@ impl Mutation {
         written.mutation()
     }
 
+    /// It as JSON text, which [`from_json`](Self::from_json) reads.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("names, ids and fields are JSON")
+    }
+
     /// About how many bytes it occupies while it waits to be applied.
     #[must_use]
     pub fn weight(&self) -> usize {
@@ -64,6 +70,33 @@ impl Mutation {
             Self::Delete { .. } => 0,
         };
         size_of::<Self>() + fields
+    }
+}
+
+impl Serialize for Mutation {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (kind, table) = match self {
+            Self::Insert { table, .. } => ("insert", table),
+            Self::Update { table, .. } => ("update", table),
+            Self::Delete { table, .. } => ("delete", table),
+        };
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("type", kind)?;
+        map.serialize_entry("table", table)?;
+        match self {
+            Self::Insert { fields, id, .. } => {
+                if let Some(id) = id {
+                    map.serialize_entry("id", id)?;
+                }
+                map.serialize_entry("fields", fields)?;
+            }
+            Self::Update { id, patch, .. } => {
+                map.serialize_entry("id", id)?;
+                map.serialize_entry("patch", patch)?;
+            }
+            Self::Delete { id, .. } => map.serialize_entry("id", id)?,
+        }
+        map.end()
     }
 }
 
@@ -209,6 +242,20 @@ mod tests {
             read(r#"{"type":"delete","table":"t","id":"ID"}"#),
             Ok(Mutation::Delete { table, id })
         );
+    }
+
+    #[test]
+    fn what_it_writes_it_reads() {
+        for json in [
+            r#"{"type":"insert","table":"t","fields":{"a":1.10,"b":9007199254740993}}"#,
+            r#"{"type":"insert","table":"t","id":"ID","fields":{}}"#,
+            r#"{"type":"update","table":"t","id":"ID","patch":{"é":null}}"#,
+            r#"{"type":"delete","table":"t","id":"ID"}"#,
+        ] {
+            let mutation = read(json).unwrap();
+            assert_eq!(mutation.to_json(), json.replace("ID", ID));
+            assert_eq!(Mutation::from_json(&mutation.to_json()), Ok(mutation));
+        }
     }
 
     #[test]

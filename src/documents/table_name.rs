@@ -27,14 +27,7 @@ impl FromStr for TableName {
     type Err = InputError;
 
     fn from_str(name: &str) -> Result<Self, InputError> {
-        let rest = name.strip_prefix(|c: char| c.is_ascii_alphabetic());
-        let valid = rest.is_some_and(|rest| {
-            name.len() <= MAX_TABLE_NAME_BYTES
-                && rest
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
-        });
-        if valid {
+        if is_name(name, MAX_TABLE_NAME_BYTES) {
             Ok(Self(name.into()))
         } else {
             Err(InputError::TableName {
@@ -42,6 +35,17 @@ impl FromStr for TableName {
             })
         }
     }
+}
+
+/// A letter, then letters, digits, `_` and `-`, at most `max_bytes` in all.
+pub(super) fn is_name(name: &str, max_bytes: usize) -> bool {
+    let rest = name.strip_prefix(|c: char| c.is_ascii_alphabetic());
+    rest.is_some_and(|rest| {
+        name.len() <= max_bytes
+            && rest
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    })
 }
 
 impl fmt::Display for TableName {

@@ -69,6 +69,8 @@ codes! {
         "send less: a body may have 16 MiB, a document 1 MiB";
     /// No such document.
     DocumentNotFound = "op.document_not_found", NOT_FOUND, "error", false, "list the table to see which documents there are";
+    /// No such job or cron.
+    JobNotFound = "op.scheduled_job_not_found", NOT_FOUND, "error", false, "list what is scheduled to see what there is";
     /// No such operation.
     OperationNotFound = "op.scheduled_job_not_found", NOT_FOUND, "error", false, "begin the operation again";
     /// It is there already.
@@ -201,7 +203,12 @@ impl From<StoreError> for ApiError {
                     ..Self::from(StoreError::clone(source))
                 };
             }
-            StoreError::TooManyTables { .. } => Code::Conflict,
+            StoreError::JobNotFound { .. } | StoreError::CronNotFound { .. } => Code::JobNotFound,
+            StoreError::TooManyTables { .. }
+            | StoreError::JobRan { .. }
+            | StoreError::TooManyJobs
+            | StoreError::CronOwned { .. }
+            | StoreError::TooManyCrons => Code::Conflict,
             StoreError::ListTooLarge { .. } => Code::TooLarge,
             StoreError::JournalCursor { .. } => Code::InvalidInput,
             StoreError::Busy {

@@ -7,7 +7,10 @@ use thiserror::Error;
 
 use super::{MAX_LIST_BYTES, MAX_TABLES};
 use crate::{
-    documents::{DocumentId, InputError, TableName},
+    documents::{
+        DocumentId, InputError, TableName,
+        schedule::{CronName, JobId, MAX_CRONS, MAX_JOBS, Origin},
+    },
     envelope::EnvelopeError,
     sqlcipher::OpenError,
 };
@@ -67,6 +70,45 @@ pub enum StoreError {
         /// The table that would have been one too many.
         table: TableName,
     },
+    /// There is no such job, or it ran so long ago that it is forgotten.
+    #[error(
+        "there is no job {id}: it was never scheduled, was cancelled, has not run yet, or is no longer remembered"
+    )]
+    JobNotFound {
+        /// The job asked for.
+        id: JobId,
+    },
+    /// The job to be cancelled ran already.
+    #[error("job {id} ran already and cannot be cancelled: its history says what came of it")]
+    JobRan {
+        /// The job.
+        id: JobId,
+    },
+    /// As many jobs wait as may.
+    #[error(
+        "the job cannot be scheduled: at most {MAX_JOBS} may wait in a tenant; wait for some to run, or cancel some"
+    )]
+    TooManyJobs,
+    /// There is no such cron.
+    #[error("there is no cron {name}")]
+    CronNotFound {
+        /// The cron asked for.
+        name: CronName,
+    },
+    /// The cron belongs to someone else.
+    #[error("cron {name} {}", match origin {
+        Origin::Deploy => "is part of what is deployed: change it with the next deploy, or choose another name",
+        Origin::Api => "was made through the API: delete it there, or choose another name",
+    })]
+    CronOwned {
+        /// The cron.
+        name: CronName,
+        /// Who it belongs to.
+        origin: Origin,
+    },
+    /// The tenant has as many crons as it may have.
+    #[error("the cron cannot be made: a tenant has at most {MAX_CRONS}; delete one, or change one")]
+    TooManyCrons,
     /// The documents asked for are too large to be returned at once.
     #[error(
         "the documents asked for from table {table} exceed {MAX_LIST_BYTES} bytes: ask for fewer, or page through them"

@@ -16,6 +16,7 @@ pub use error::{Limit, StoreError};
 
 use crate::control::{Control, ControlError};
 use crate::documents::query::{Position, Query, QueryPage};
+use crate::documents::schedule::{Cron, CronName, CronState, FinishedJob, Job, JobId, NewJob, Ran};
 use crate::documents::{Document, DocumentId, JournalPage, Mutation, MutationOutcome, TableName};
 
 /// The most documents that [`TenantStore::list`] returns.
@@ -86,6 +87,35 @@ pub trait TenantStore: Debug + Send + Sync {
     /// [`MAX_JOURNAL_PAGE`](crate::documents::MAX_JOURNAL_PAGE). Records older than its floor are passed over.
     async fn journal(&self, after: Option<u64>, limit: usize) -> Result<JournalPage, StoreError>;
 
+    /// Has a mutation applied later: its delay after `now_ms`. An answer of `Ok` is durable, and the job runs whether the tenant is open
+    /// then or not.
+    async fn schedule(&self, job: NewJob, now_ms: i64) -> Result<Job, StoreError>;
+
+    /// The jobs that wait, in the order in which they will run: at most [`MAX_JOB_LIST`](crate::documents::schedule::MAX_JOB_LIST),
+    /// and at most [`MAX_LIST_BYTES`].
+    async fn jobs(&self) -> Result<Vec<Job>, StoreError>;
+
+    /// Takes back a job that waits. One that ran is [`StoreError::JobRan`] for as long as it is remembered.
+    async fn cancel_job(&self, id: JobId) -> Result<(), StoreError>;
+
+    /// A job that ran, one of the last [`JOB_HISTORY`](crate::documents::schedule::JOB_HISTORY).
+    async fn job_history(&self, id: JobId) -> Result<FinishedJob, StoreError>;
+
+    /// Adds a cron of [`Origin::Api`](crate::documents::schedule::Origin::Api), or puts it in the place of the one of its name. With the
+    /// schedule that it had it keeps its next time.
+    async fn put_cron(&self, cron: Cron, now_ms: i64) -> Result<CronState, StoreError>;
+
+    /// All crons, by name.
+    async fn crons(&self) -> Result<Vec<CronState>, StoreError>;
+
+    /// Removes a cron of [`Origin::Api`](crate::documents::schedule::Origin::Api).
+    async fn delete_cron(&self, name: CronName) -> Result<(), StoreError>;
+
+    /// Runs jobs and crons that are due by `now_ms`, in the order of their time, jobs of one time in the order in which they were
+    /// scheduled, and before crons; at most `limit`. What each of them does and that it ran are one: after a crash either both are there, or it runs again. One
+    /// whose mutation cannot be applied has failed and is done; any other trouble is an error, and nothing of this call was done.
+    async fn run_due(&self, now_ms: i64, limit: usize) -> Result<Ran, StoreError>;
+
     /// Closes this tenant ahead of time. The provider opens it again on demand.
     async fn close(&self) -> Result<(), StoreError>;
 }
@@ -101,6 +131,32 @@ pub trait DeletionLog: Debug + Send + Sync {
 
     /// Deletions that were begun and not finished.
     fn pending_deletes(&self) -> Result<Vec<TenantId>, StoreError>;
+}
+
+/// Where it is noted when tenants have work due, so that it is done whether they are open or not. Its calls block.
+pub trait DueLog: Debug + Send + Sync {
+    /// Sees to it that the tenant is looked at when this is due, also after a crash. Called before the work itself is durable.
+    fn expect(&self, tenant: &TenantId, due_ms: i64) -> Result<(), StoreError>;
+
+    /// A tenant that was opened has work due then; it may have been noted or not.
+    fn found(&self, tenant: &TenantId, due_ms: i64);
+
+    /// The tenant was deleted, its durable record with it.
+    fn forget(&self, tenant: &TenantId);
+}
+
+/// Notes nothing: for tools and measurements, in whose time nothing is run.
+#[derive(Debug, Clone, Copy)]
+pub struct Unscheduled;
+
+impl DueLog for Unscheduled {
+    fn expect(&self, _: &TenantId, _: i64) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn found(&self, _: &TenantId, _: i64) {}
+
+    fn forget(&self, _: &TenantId) {}
 }
 
 impl DeletionLog for Control {

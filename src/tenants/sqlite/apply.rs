@@ -11,7 +11,7 @@ use crate::{
         Change, Document, DocumentId, Fields, JournalPage, JournalRecord, MAX_JOURNAL_PAGE,
         Mutation, MutationOutcome, TableName,
     },
-    tenants::{MAX_LIST, MAX_LIST_BYTES, StoreError},
+    tenants::{DueLog, MAX_LIST, MAX_LIST_BYTES, StoreError},
 };
 
 /// Numbers of tables that are known to exist. They never change, so a connection asks for each once.
@@ -36,6 +36,8 @@ pub(super) struct Writing<'a> {
     pub(super) tenant: &'a TenantId,
     pub(super) connection: &'a Connection,
     known: &'a mut Known,
+    /// Told of work that will be due, before there is.
+    pub(super) due: &'a dyn DueLog,
     /// The number of the last write.
     sequence: i64,
     /// What was done so far, for the journal.
@@ -73,12 +75,14 @@ impl<'a> Writing<'a> {
         tenant: &'a TenantId,
         connection: &'a Connection,
         known: &'a mut Known,
+        due: &'a dyn DueLog,
         sequence: i64,
     ) -> Self {
         Self {
             tenant,
             connection,
             known,
+            due,
             sequence,
             applied: Vec::new(),
         }
@@ -319,6 +323,10 @@ impl Reader {
             connection,
             tables: Tables::new(),
         }
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// One document.

@@ -29,7 +29,7 @@
 use nimbus_manifests::TenantId;
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
-use super::failure;
+use super::{failure, schedule};
 use crate::{
     documents::{JOURNAL_RECORDS, TableName},
     tenants::{MAX_TABLES, StoreError},
@@ -55,7 +55,7 @@ const ADD_JOURNAL: &str = "
     ) STRICT;";
 
 /// Makes version 3 of version 2; each resource has the tables of its own module.
-const ADD_RESOURCES: &[&str] = &[];
+const ADD_RESOURCES: &[&str] = &[schedule::TABLES];
 
 /// What makes each version of the one before it.
 const STEPS: [&[&str]; VERSION as usize] = [&[CREATE], &[ADD_JOURNAL], ADD_RESOURCES];

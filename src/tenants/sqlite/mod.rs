@@ -21,6 +21,7 @@ mod checkpoint;
 mod layout;
 mod query;
 mod readers;
+mod schedule;
 mod store;
 mod writer;
 
@@ -38,7 +39,8 @@ use rusqlite::ErrorCode;
 use tokio::sync::Notify;
 
 use super::{
-    DeletionLog, StoreError, TenantProvider, TenantStore, error::Limit, registry::Registry,
+    DeletionLog, DueLog, StoreError, TenantProvider, TenantStore, Unscheduled, error::Limit,
+    registry::Registry,
 };
 use crate::{
     envelope::{Envelope, Intent, Trouble, blocking},
@@ -56,6 +58,8 @@ pub struct SqliteOptions {
     pub readers_per_tenant: u32,
     /// How long a request waits while all open tenants are in use, before it is refused.
     pub open_patience: Duration,
+    /// Who is told when work will be due.
+    pub due: Arc<dyn DueLog>,
 }
 
 impl Default for SqliteOptions {
@@ -64,6 +68,7 @@ impl Default for SqliteOptions {
             max_open_tenants: 256,
             readers_per_tenant: 4,
             open_patience: Duration::from_secs(5),
+            due: Arc::new(Unscheduled),
         }
     }
 }
@@ -79,6 +84,7 @@ struct Shared {
     deletions: Arc<dyn DeletionLog>,
     dir: PathBuf,
     readers: u32,
+    due: Arc<dyn DueLog>,
     registry: Arc<Registry<OpenTenant>>,
     known: Mutex<Known>,
     /// Some tenant's creation or deletion has ended.
@@ -114,6 +120,7 @@ impl SqliteTenants {
             deletions,
             dir,
             readers: options.readers_per_tenant,
+            due: options.due,
             registry,
             known: Mutex::default(),
             settled: Notify::new(),
@@ -294,6 +301,7 @@ impl Shared {
         catalog::remove_files(&path)?;
         crash_point!("tenants::delete::files-removed");
         self.deletions.finish_delete(tenant)?;
+        self.due.forget(tenant);
         crash_point!("tenants::delete::finished");
         Ok(())
     }
@@ -307,8 +315,8 @@ impl Shared {
         let subject = Subject::sqlite_tenant(tenant, &catalog::file_name(tenant))
             .expect("a tenant id with our extension is a file name");
         let (envelope, path, tenant) = (self.envelope.clone(), self.path(tenant), tenant.clone());
-        let readers = self.readers;
-        OpenTenant::open(envelope, path, subject, tenant, intent, readers)
+        let (readers, due) = (self.readers, Arc::clone(&self.due));
+        OpenTenant::open(envelope, path, subject, tenant, intent, readers, due)
     }
 
     fn exists(&self, tenant: &TenantId) -> bool {

@@ -4,18 +4,27 @@ use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use nimbus_manifests::{Subject, TenantId};
+use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::{Shared, checkpoint, layout, opening, readers::Readers, writer::Writer};
+use super::{
+    Shared,
+    apply::{Reader, Writing},
+    checkpoint, failure, layout, opening,
+    readers::Readers,
+    schedule,
+    writer::{Size, Writer},
+};
 use crate::{
     documents::{
         Document, DocumentId, JournalPage, Mutation, MutationOutcome, TableName,
         query::{Position, Query, QueryPage},
+        schedule::{Cron, CronName, CronState, FinishedJob, Job, JobId, NewJob, Origin, Ran},
     },
     envelope::{Envelope, Intent},
     sqlcipher::{self, Database},
     tenants::{
-        StoreError, TenantStore,
+        DueLog, StoreError, TenantStore,
         registry::{Lease, Resource},
     },
 };
@@ -36,16 +45,22 @@ impl OpenTenant {
         tenant: TenantId,
         intent: Intent,
         readers: u32,
+        due: Arc<dyn DueLog>,
     ) -> Result<Self, StoreError> {
         let owner = tenant.clone();
-        let establish = move |database| Self::establish(&tenant, database, readers);
+        let establish = move |database| Self::establish(&tenant, database, readers, due);
         sqlcipher::open_and(&envelope, &path, &subject, intent, establish)
             .await
             .unwrap_or_else(|error| Err(opening(&owner, error)))
     }
 
     /// Sees to the layout of an opened file. Blocks.
-    fn establish(tenant: &TenantId, database: Database, readers: u32) -> Result<Self, StoreError> {
+    fn establish(
+        tenant: &TenantId,
+        database: Database,
+        readers: u32,
+        due: Arc<dyn DueLog>,
+    ) -> Result<Self, StoreError> {
         let readers = Readers::new(tenant, database, readers);
         let mut connection = readers.writer()?;
         // Most tenants that are opened are read first, and many only read: the connection that is there serves
@@ -53,18 +68,40 @@ impl OpenTenant {
         let writes = if layout::is_current(&connection, tenant)?
             && checkpoint::is_done(&connection, tenant)?
         {
+            tell_due(&connection, tenant, &*due)?;
             readers.adopt(connection)?;
             None
         } else {
             layout::establish(&mut connection, tenant)?;
+            tell_due(&connection, tenant, &*due)?;
             Some(connection)
         };
-        let writer = Writer::start(tenant, writes, Arc::clone(&readers))?;
+        let writer = Writer::start(tenant, writes, Arc::clone(&readers), due)?;
         Ok(Self {
             writer: Arc::new(writer),
             readers,
         })
     }
+}
+
+#[cfg(test)]
+impl OpenTenant {
+    pub(super) fn writer(&self) -> &Writer {
+        &self.writer
+    }
+}
+
+/// Has it noted when the tenant has work due: its file may have come from elsewhere, a backup say, with work that nobody knows of.
+fn tell_due(
+    connection: &Connection,
+    tenant: &TenantId,
+    due: &dyn DueLog,
+) -> Result<(), StoreError> {
+    let earliest = schedule::earliest_due(connection).map_err(|error| failure(tenant, error))?;
+    if let Some(earliest) = earliest {
+        due.found(tenant, earliest);
+    }
+    Ok(())
 }
 
 #[async_trait]
@@ -167,6 +204,58 @@ impl TenantStore for SqliteTenant {
             .read(move |reader, tenant| reader.journal(tenant, after, limit))
             .await;
         self.explained(result)
+    }
+
+    async fn schedule(&self, job: NewJob, now_ms: i64) -> Result<Job, StoreError> {
+        let size = Size {
+            bytes: job.mutation.weight(),
+            changes: 1,
+        };
+        let work = move |writing: &mut Writing<'_>| writing.put_job(&job, now_ms);
+        self.written(self.lease.writer.run(size, work)).await
+    }
+
+    async fn jobs(&self) -> Result<Vec<Job>, StoreError> {
+        let read = |reader: &mut Reader, tenant: &TenantId| reader.jobs(tenant);
+        self.explained(self.lease.readers.read(read).await)
+    }
+
+    async fn cancel_job(&self, id: JobId) -> Result<(), StoreError> {
+        let work = move |writing: &mut Writing<'_>| writing.cancel_job(id);
+        self.written(self.lease.writer.run(Size::SMALL, work)).await
+    }
+
+    async fn job_history(&self, id: JobId) -> Result<FinishedJob, StoreError> {
+        let read = move |reader: &mut Reader, tenant: &TenantId| reader.job_history(tenant, id);
+        self.explained(self.lease.readers.read(read).await)
+    }
+
+    async fn put_cron(&self, cron: Cron, now_ms: i64) -> Result<CronState, StoreError> {
+        let size = Size {
+            bytes: cron.mutation.weight(),
+            changes: 1,
+        };
+        let work = move |writing: &mut Writing<'_>| writing.put_cron(&cron, Origin::Api, now_ms);
+        self.written(self.lease.writer.run(size, work)).await
+    }
+
+    async fn crons(&self) -> Result<Vec<CronState>, StoreError> {
+        let read = |reader: &mut Reader, tenant: &TenantId| reader.crons(tenant);
+        self.explained(self.lease.readers.read(read).await)
+    }
+
+    async fn delete_cron(&self, name: CronName) -> Result<(), StoreError> {
+        let work = move |writing: &mut Writing<'_>| writing.delete_cron(&name, Origin::Api);
+        self.written(self.lease.writer.run(Size::SMALL, work)).await
+    }
+
+    async fn run_due(&self, now_ms: i64, limit: usize) -> Result<Ran, StoreError> {
+        let size = Size {
+            bytes: 0,
+            changes: limit,
+        };
+        let work = move |writing: &mut Writing<'_>| writing.run_due(now_ms, limit);
+        self.written(self.lease.writer.run(size, work)).await
     }
 
     async fn close(&self) -> Result<(), StoreError> {

@@ -29,6 +29,7 @@ struct House {
     dir: TempDir,
     envelope: Envelope,
     log: Arc<Log>,
+    due: Arc<Due>,
 }
 
 /// A control file that outlives its server, and can be told to fail.
@@ -63,12 +64,57 @@ impl DeletionLog for Log {
     }
 }
 
+/// Who is told of work that will be due, and can be told to refuse.
+#[derive(Debug, Default)]
+struct Due {
+    told: Mutex<Vec<Told>>,
+    failing: AtomicBool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Told {
+    Expect(TenantId, i64),
+    Found(TenantId, i64),
+    Forget(TenantId),
+}
+
+impl Due {
+    fn tell(&self, told: Told) {
+        self.told.lock().unwrap().push(told);
+    }
+
+    /// What was told since this was last asked.
+    fn told(&self) -> Vec<Told> {
+        std::mem::take(&mut *self.told.lock().unwrap())
+    }
+}
+
+impl DueLog for Due {
+    fn expect(&self, tenant: &TenantId, due_ms: i64) -> Result<(), StoreError> {
+        if self.failing.load(Ordering::SeqCst) {
+            let source = Arc::new(std::io::Error::other("told to fail"));
+            return Err(StoreError::Control { source });
+        }
+        self.tell(Told::Expect(tenant.clone(), due_ms));
+        Ok(())
+    }
+
+    fn found(&self, tenant: &TenantId, due_ms: i64) {
+        self.tell(Told::Found(tenant.clone(), due_ms));
+    }
+
+    fn forget(&self, tenant: &TenantId) {
+        self.tell(Told::Forget(tenant.clone()));
+    }
+}
+
 impl House {
     fn new(envelope: Envelope) -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
             envelope,
             log: Arc::default(),
+            due: Arc::default(),
         }
     }
 
@@ -77,6 +123,7 @@ impl House {
             max_open_tenants,
             readers_per_tenant: 2,
             open_patience: Duration::from_secs(20),
+            due: self.due.clone(),
         };
         let (envelope, dir) = (self.envelope.clone(), self.dir.path().into());
         let tenants = SqliteTenants::open(envelope, self.log.clone(), dir, options).await;
@@ -134,6 +181,7 @@ fn bodies(documents: &[Document]) -> Vec<&str> {
 mod journal;
 mod lifecycle;
 mod query;
+mod schedule;
 
 #[tokio::test]
 async fn documents_survive_closing() {

@@ -38,7 +38,7 @@ use super::{
 use crate::{
     documents::{Mutation, MutationOutcome},
     failpoints::crash_point,
-    tenants::{StoreError, error::Limit},
+    tenants::{DueLog, StoreError, error::Limit},
 };
 
 /// What came of a batch: the outcome of each of its mutations, or why none of them was applied.
@@ -74,6 +74,14 @@ pub(super) struct Size {
     pub(super) bytes: usize,
     /// About how many documents it changes.
     pub(super) changes: usize,
+}
+
+impl Size {
+    /// A change without a body.
+    pub(super) const SMALL: Self = Self {
+        bytes: 64,
+        changes: 1,
+    };
 }
 
 /// What the thread does for one caller: all of it or nothing.
@@ -117,6 +125,7 @@ impl Writer {
         tenant: &TenantId,
         connection: Option<Connection>,
         readers: Arc<Readers>,
+        due: Arc<dyn DueLog>,
     ) -> Result<Self, StoreError> {
         let (queue, commands) = mpsc::sync_channel(MAX_QUEUED);
         let queued = Arc::new(AtomicUsize::new(0));
@@ -127,6 +136,7 @@ impl Writer {
             commands,
             queued: Arc::clone(&queued),
             readers,
+            due,
             _alive: token,
         };
         let work: Box<dyn FnOnce() -> Result<(), StoreError> + Send> = match connection {
@@ -244,6 +254,7 @@ struct Station {
     commands: Receiver<Command>,
     queued: Arc<AtomicUsize>,
     readers: Arc<Readers>,
+    due: Arc<dyn DueLog>,
     _alive: Arc<()>,
 }
 
@@ -427,6 +438,7 @@ impl Work {
             &self.station.tenant,
             &self.connection,
             &mut self.known,
+            &*self.station.due,
             before,
         );
         for queued in group {

@@ -12,7 +12,7 @@ use crate::{
     documents::{DocumentId, Fields, TableName},
     envelope::Intent,
     sqlcipher,
-    tenants::{alone, sqlite::tests::encryption},
+    tenants::{Unscheduled, alone, sqlite::tests::encryption},
 };
 
 /// One encrypted tenant with its writer, and what the test does to the writer's connection.
@@ -71,7 +71,13 @@ async fn desk(prepare: impl FnOnce(&Connection)) -> Desk {
             refused.load(Ordering::SeqCst)
         }))
         .unwrap();
-    let writer = Writer::start(&tenant, Some(connection), Arc::clone(&readers)).unwrap();
+    let writer = Writer::start(
+        &tenant,
+        Some(connection),
+        Arc::clone(&readers),
+        Arc::new(Unscheduled),
+    )
+    .unwrap();
     Desk {
         _turn: turn,
         _dir: dir,
@@ -414,14 +420,26 @@ async fn the_first_mutation_opens_the_connection_that_a_tenant_only_read_does_wi
     desk.writer.close().unwrap();
     let tenant = &desk.writer.tenant;
 
-    let writer = Writer::start(tenant, None, Arc::clone(&desk.readers)).unwrap();
+    let writer = Writer::start(
+        tenant,
+        None,
+        Arc::clone(&desk.readers),
+        Arc::new(Unscheduled),
+    )
+    .unwrap();
     assert_eq!(desk.bodies().await.len(), 1);
     let outcome = answered(writer.submit(vec![insert(r#"{"n":2}"#)]).unwrap()).await;
     assert!(outcome.is_ok());
     assert_eq!(desk.bodies().await, [r#"{"n":1}"#, r#"{"n":2}"#]);
     writer.close().unwrap();
 
-    let unused = Writer::start(tenant, None, Arc::clone(&desk.readers)).unwrap();
+    let unused = Writer::start(
+        tenant,
+        None,
+        Arc::clone(&desk.readers),
+        Arc::new(Unscheduled),
+    )
+    .unwrap();
     unused.close().unwrap();
     assert!(unused.has_ended());
 }
@@ -433,7 +451,13 @@ async fn a_first_mutation_that_finds_no_database_is_answered_and_ends_the_writer
     desk.writer.close().unwrap();
     std::fs::remove_file(&desk.file).unwrap();
 
-    let writer = Writer::start(&desk.writer.tenant, None, Arc::clone(&desk.readers)).unwrap();
+    let writer = Writer::start(
+        &desk.writer.tenant,
+        None,
+        Arc::clone(&desk.readers),
+        Arc::new(Unscheduled),
+    )
+    .unwrap();
     let outcome = answered(writer.submit(vec![insert("{}")]).unwrap()).await;
     assert!(
         matches!(outcome, Err(StoreError::Open { .. })),

@@ -1,0 +1,108 @@
+//! Cron expressions, and what they mean where clocks are changed.
+//!
+//! `croner` parses and searches. Where a zone's clocks go forward, a time of day that is skipped counts as the first moment after the gap;
+//! where they go back, a time of day that comes twice counts the first time. Both hold for expressions that name one second, one minute and one hour; the
+//! others (`*/10 * * * *`) go by the wall clock: they fire in both passes of an hour that comes twice, and not in one that is skipped.
+
+use std::{fmt, str::FromStr};
+
+use croner::{
+    Weekday,
+    parser::{CronParser, Seconds, Year},
+};
+use jiff::{Timestamp, ToSpan as _, civil::Date, tz::TimeZone};
+
+use crate::documents::{InputError, error::excerpt};
+
+/// The longest cron expression, in bytes.
+pub const MAX_EXPRESSION_BYTES: usize = 256;
+
+/// A cron expression of five fields, or of six with seconds first: one that fires some day.
+#[derive(Debug, Clone)]
+pub struct Expression {
+    text: Box<str>,
+    cron: Box<croner::Cron>,
+}
+
+impl Expression {
+    /// As it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The first time after `after_ms`, by the clocks of `zone`. `None` is the end of time.
+    #[must_use]
+    pub fn next_after(&self, after_ms: i64, zone: &TimeZone) -> Option<i64> {
+        let after = Timestamp::from_millisecond(after_ms).ok()?;
+        let after = after.to_zoned(zone.clone());
+        let next = self.cron.find_next_occurrence(&after, false).ok()?;
+        Some(next.timestamp().as_millisecond())
+    }
+
+    /// Whether any day fits. The search for the next time would go on for thousands of years to find out; every weekday has met
+    /// every day of the year within 40.
+    fn fits_some_day(&self) -> bool {
+        let pattern = &self.cron.pattern;
+        let first = Date::constant(2000, 1, 1);
+        let days = first.series(1.day()).take(40 * 366);
+        let mut days =
+            days.filter(|day| pattern.month_match(unsigned(day.month())).unwrap_or(false));
+        days.any(|day| {
+            let weekday =
+                Weekday::from_days_from_sunday(unsigned(day.weekday().to_sunday_zero_offset()));
+            let (year, month) = (i32::from(day.year()), unsigned(day.month()));
+            pattern
+                .day_match(year, month, unsigned(day.day()), weekday)
+                .unwrap_or(false)
+        })
+    }
+}
+
+fn unsigned(part: i8) -> u32 {
+    u32::from(part.unsigned_abs())
+}
+
+impl FromStr for Expression {
+    type Err = InputError;
+
+    fn from_str(text: &str) -> Result<Self, InputError> {
+        let refuse = |reason: String| InputError::CronExpression {
+            expression: excerpt(text),
+            reason,
+        };
+        if text.len() > MAX_EXPRESSION_BYTES || !text.is_ascii() {
+            let reason = format!("it is ASCII text of at most {MAX_EXPRESSION_BYTES} bytes");
+            return Err(refuse(reason));
+        }
+        let cron = CronParser::builder()
+            .seconds(Seconds::Optional)
+            .year(Year::Disallowed)
+            .build()
+            .parse(text)
+            .map_err(|error| refuse(error.to_string()))?;
+        let expression = Self {
+            text: text.into(),
+            cron: Box::new(cron),
+        };
+        if expression.fits_some_day() {
+            Ok(expression)
+        } else {
+            Err(refuse("it never fires: there is no such day".to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl PartialEq for Expression {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Expression {}

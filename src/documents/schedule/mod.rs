@@ -1,0 +1,190 @@
+//! What is to be done later, as data: one-off jobs, and crons, which are done again and again.
+//!
+//! Nothing here reads a clock. All times are milliseconds since the Unix epoch.
+
+mod cron;
+mod expression;
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use super::{DocumentId, InputError, Mutation, error::excerpt, written};
+
+pub use cron::{Cron, CronName, CronState, LastRun, MAX_CRON_NAME_BYTES, Origin, Schedule};
+pub use expression::{Expression, MAX_EXPRESSION_BYTES};
+
+/// The most jobs that wait in one tenant.
+pub const MAX_JOBS: usize = 10_000;
+
+/// The most crons of one tenant.
+pub const MAX_CRONS: usize = 100;
+
+/// How many finished jobs a tenant remembers: the last ones.
+pub const JOB_HISTORY: usize = 1000;
+
+/// The most jobs that are listed at once, those that run next.
+pub const MAX_JOB_LIST: usize = 1000;
+
+/// The longest delay of a job and the longest interval of a cron: 3650 days.
+pub const MAX_DELAY: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
+
+/// The identity of a job: a UUID version 7, as those of documents. Of two jobs the one scheduled later has the greater one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct JobId(DocumentId);
+
+impl JobId {
+    /// A fresh id, greater than all before it in this process.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(DocumentId::generate())
+    }
+
+    /// The 16 bytes of the id, in the order in which they sort.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// The id of 16 stored bytes; `None` when they are no UUID version 7.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
+        DocumentId::from_bytes(bytes).map(Self)
+    }
+}
+
+impl FromStr for JobId {
+    type Err = InputError;
+
+    fn from_str(text: &str) -> Result<Self, InputError> {
+        text.parse()
+            .map(Self)
+            .map_err(|_: InputError| InputError::JobId { id: excerpt(text) })
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A job as it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewJob {
+    /// How long from now it is to wait, at most [`MAX_DELAY`].
+    pub delay: Duration,
+    /// What it does.
+    pub mutation: Mutation,
+}
+
+impl NewJob {
+    /// Reads a job as clients write it: `{"run_after_ms": 60000, "mutation": {"type": "insert", …}}`.
+    pub fn from_json(text: &str) -> Result<Self, InputError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Written<'a> {
+            run_after_ms: u64,
+            #[serde(borrow)]
+            mutation: &'a RawValue,
+        }
+        let written: Written<'_> =
+            written::object(text).map_err(|reason| InputError::Job { reason })?;
+        let delay = Duration::from_millis(written.run_after_ms);
+        if delay > MAX_DELAY {
+            let most = MAX_DELAY.as_millis();
+            return Err(InputError::Job {
+                reason: format!("\"run_after_ms\" is at most {most}, which is 3650 days"),
+            });
+        }
+        Ok(Self {
+            delay,
+            mutation: Mutation::from_json(written.mutation.get())?,
+        })
+    }
+}
+
+/// A job that waits for its time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Job {
+    /// Its identity.
+    pub id: JobId,
+    /// When it is due.
+    #[serde(rename = "run_at")]
+    pub run_at_ms: i64,
+    /// What it does.
+    pub mutation: Mutation,
+}
+
+/// How a job or a run of a cron ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its mutation was applied.
+    Succeeded,
+    /// Its mutation could not be applied, and never will be: the document was missing, say.
+    Failed {
+        /// Why not.
+        error: String,
+    },
+}
+
+impl Outcome {
+    /// The error of one that failed.
+    #[must_use]
+    pub fn error(&self) -> Option<&str> {
+        match self {
+            Self::Succeeded => None,
+            Self::Failed { error } => Some(error),
+        }
+    }
+
+    /// The outcome whose [`error`](Self::error) this is.
+    #[must_use]
+    pub fn of_error(error: Option<String>) -> Self {
+        error.map_or(Self::Succeeded, |error| Self::Failed { error })
+    }
+}
+
+impl Serialize for Outcome {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Written<'a> {
+            outcome: &'static str,
+            error: Option<&'a str>,
+        }
+        let outcome = match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed { .. } => "failed",
+        };
+        let error = self.error();
+        Written { outcome, error }.serialize(serializer)
+    }
+}
+
+/// A job that ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FinishedJob {
+    /// What it was.
+    #[serde(flatten)]
+    pub job: Job,
+    /// When it was done.
+    #[serde(rename = "finished_at")]
+    pub finished_at_ms: i64,
+    /// How it ended.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// What came of one look at a tenant's work that is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ran {
+    /// How many jobs and crons were run.
+    pub ran: usize,
+    /// When the next of those that are left is due; it may be past already.
+    pub next_due_ms: Option<i64>,
+}
+
+#[cfg(test)]
+mod tests;
