@@ -91,6 +91,12 @@ pub enum InputError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A table's schema that is not written as one, or goes beyond a limit.
+    #[error("the schema is not right: {reason}")]
+    Schema {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A cursor that is no cursor, or that of another query or tenant.
     #[error(
         "the cursor is not one of this query on this tenant: send \"next_cursor\" of the page before, and the same query, or begin anew without it"

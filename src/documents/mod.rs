@@ -12,6 +12,7 @@ mod journal;
 mod mutation;
 pub mod query;
 pub mod schedule;
+pub mod schema;
 mod table_name;
 mod written;
 

@@ -71,6 +71,11 @@ codes! {
     DocumentNotFound = "op.document_not_found", NOT_FOUND, "error", false, "list the table to see which documents there are";
     /// No such job or cron.
     JobNotFound = "op.scheduled_job_not_found", NOT_FOUND, "error", false, "list what is scheduled to see what there is";
+    /// The table has no schema.
+    SchemaNotFound = "op.schema_not_found", NOT_FOUND, "error", false, "GET /api/tenants/{t}/schema lists the schemas that there are";
+    /// A document does not fit the schema of its table.
+    SchemaValidation = "op.schema_validation", BAD_REQUEST, "error", false,
+        "correct the document, or the schema; GET /api/tenants/{t}/schema/{table} shows it";
     /// No such operation.
     OperationNotFound = "op.scheduled_job_not_found", NOT_FOUND, "error", false, "begin the operation again";
     /// It is there already.
@@ -208,7 +213,12 @@ impl From<StoreError> for ApiError {
             | StoreError::JobRan { .. }
             | StoreError::TooManyJobs
             | StoreError::CronOwned { .. }
-            | StoreError::TooManyCrons => Code::Conflict,
+            | StoreError::TooManyCrons
+            | StoreError::NotUnique { .. } => Code::Conflict,
+            StoreError::SchemaNotFound { .. } => Code::SchemaNotFound,
+            StoreError::SchemaViolation { .. } | StoreError::SchemaOffended { .. } => {
+                Code::SchemaValidation
+            }
             StoreError::ListTooLarge { .. } => Code::TooLarge,
             StoreError::JournalCursor { .. } => Code::InvalidInput,
             StoreError::Busy {

@@ -10,6 +10,7 @@ use crate::{
     documents::{
         DocumentId, InputError, TableName,
         schedule::{CronName, JobId, MAX_CRONS, MAX_JOBS, Origin},
+        schema::Violation,
     },
     envelope::EnvelopeError,
     sqlcipher::OpenError,
@@ -109,6 +110,40 @@ pub enum StoreError {
     /// The tenant has as many crons as it may have.
     #[error("the cron cannot be made: a tenant has at most {MAX_CRONS}; delete one, or change one")]
     TooManyCrons,
+    /// The table has no schema.
+    #[error("table {table} has no schema: set one with PUT /api/tenants/…/schema/{table}")]
+    SchemaNotFound {
+        /// The table.
+        table: TableName,
+    },
+    /// The document is not what its table's schema asks for.
+    #[error("the document does not fit the schema of table {table}: {violation}")]
+    SchemaViolation {
+        /// The table.
+        table: TableName,
+        /// What is wrong with the document.
+        violation: Violation,
+    },
+    /// A schema cannot be set, for documents that are there do not fit it.
+    #[error("table {table} has documents that do not fit the schema: {offenders}")]
+    SchemaOffended {
+        /// The table.
+        table: TableName,
+        /// The first of them.
+        offenders: Offenders,
+    },
+    /// Two documents would have the same values in the fields of a unique index.
+    #[error(
+        "two documents of table {table} would have the same values in {fields}, and index {index:?} is unique", fields = fields.join(", ")
+    )]
+    NotUnique {
+        /// The table.
+        table: TableName,
+        /// The index, as its schema calls it.
+        index: String,
+        /// The fields of the index.
+        fields: Vec<String>,
+    },
     /// The documents asked for are too large to be returned at once.
     #[error(
         "the documents asked for from table {table} exceed {MAX_LIST_BYTES} bytes: ask for fewer, or page through them"
@@ -230,9 +265,36 @@ impl StoreError {
                 | Self::DocumentExists { .. }
                 | Self::Input(_)
                 | Self::TooManyTables { .. }
+                | Self::SchemaViolation { .. }
+                | Self::NotUnique { .. }
         )
     }
 }
+
+/// Documents that do not fit a schema that is to be set.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Offenders {
+    /// The first of them in the order of their insertion, at most [`MAX_OFFENDERS`], and the first that is wrong with each.
+    pub first: Vec<(DocumentId, Violation)>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+impl std::fmt::Display for Offenders {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (place, (id, violation)) in self.first.iter().enumerate() {
+            let comma = if place > 0 { "; " } else { "" };
+            write!(f, "{comma}{id}: {violation}")?;
+        }
+        if self.more {
+            f.write_str("; and more")?;
+        }
+        Ok(())
+    }
+}
+
+/// How many offenders are named.
+pub const MAX_OFFENDERS: usize = 10;
 
 /// A limit that more work ran into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

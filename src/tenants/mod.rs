@@ -12,11 +12,12 @@ use std::{fmt::Debug, sync::Arc};
 use async_trait::async_trait;
 use nimbus_manifests::TenantId;
 
-pub use error::{Limit, StoreError};
+pub use error::{Limit, MAX_OFFENDERS, Offenders, StoreError};
 
 use crate::control::{Control, ControlError};
 use crate::documents::query::{Position, Query, QueryPage};
 use crate::documents::schedule::{Cron, CronName, CronState, FinishedJob, Job, JobId, NewJob, Ran};
+use crate::documents::schema::TableSchema;
 use crate::documents::{Document, DocumentId, JournalPage, Mutation, MutationOutcome, TableName};
 
 /// The most documents that [`TenantStore::list`] returns.
@@ -115,6 +116,20 @@ pub trait TenantStore: Debug + Send + Sync {
     /// scheduled, and before crons; at most `limit`. What each of them does and that it ran are one: after a crash either both are there, or it runs again. One
     /// whose mutation cannot be applied has failed and is done; any other trouble is an error, and nothing of this call was done.
     async fn run_due(&self, now_ms: i64, limit: usize) -> Result<Ran, StoreError>;
+
+    /// Sets the schema of its table, which comes into being if there is none, and makes the indexes that it asks for; those
+    /// that it does not ask for any more are dropped. Refused with [`StoreError::SchemaOffended`] while there are documents
+    /// that do not fit it, and with [`StoreError::NotUnique`] where two have the same values in a unique index.
+    async fn put_schema(&self, schema: TableSchema) -> Result<(), StoreError>;
+
+    /// Takes the schema of a table away, and its indexes.
+    async fn delete_schema(&self, table: &TableName) -> Result<(), StoreError>;
+
+    /// The schema of a table.
+    async fn schema(&self, table: &TableName) -> Result<TableSchema, StoreError>;
+
+    /// All schemas, in the order of their tables' names.
+    async fn schemas(&self) -> Result<Vec<TableSchema>, StoreError>;
 
     /// Closes this tenant ahead of time. The provider opens it again on demand.
     async fn close(&self) -> Result<(), StoreError>;

@@ -1,6 +1,6 @@
 //! Mutations and queries as SQL. Everything here runs on a connection that it is given, in whatever transaction that is in.
 
-use std::{collections::HashMap, time::SystemTime};
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use nimbus_manifests::TenantId;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
@@ -9,7 +9,7 @@ use super::{failure, layout};
 use crate::{
     documents::{
         Change, Document, DocumentId, Fields, JournalPage, JournalRecord, MAX_JOURNAL_PAGE,
-        Mutation, MutationOutcome, TableName,
+        Mutation, MutationOutcome, TableName, schema::TableSchema,
     },
     tenants::{DueLog, MAX_LIST, MAX_LIST_BYTES, StoreError},
 };
@@ -21,8 +21,10 @@ pub(super) type Tables = HashMap<TableName, i64>;
 #[derive(Debug, Default)]
 pub(super) struct Known {
     tables: Tables,
+    /// The schemas of tables, by their numbers; `None` of those without one.
+    pub(super) schemas: HashMap<i64, Option<Arc<TableSchema>>>,
     /// Changed since the last savepoint.
-    changed: bool,
+    pub(super) changed: bool,
 }
 
 impl Known {
@@ -35,20 +37,20 @@ impl Known {
 pub(super) struct Writing<'a> {
     pub(super) tenant: &'a TenantId,
     pub(super) connection: &'a Connection,
-    known: &'a mut Known,
+    pub(super) known: &'a mut Known,
     /// Told of work that will be due, before there is.
     pub(super) due: &'a dyn DueLog,
     /// The number of the last write.
     sequence: i64,
     /// What was done so far, for the journal.
-    applied: Vec<Applied>,
+    pub(super) applied: Vec<Applied>,
 }
 
 /// What a mutation did, for the journal.
-struct Applied {
-    outcome: MutationOutcome,
+pub(super) struct Applied {
+    pub(super) outcome: MutationOutcome,
     /// The number of its table.
-    number: i64,
+    pub(super) number: i64,
     /// When, in milliseconds since the Unix epoch.
     at: i64,
 }
@@ -176,6 +178,7 @@ impl<'a> Writing<'a> {
         chosen: Option<DocumentId>,
     ) -> Result<Applied, StoreError> {
         let number = self.number_or_new(table)?;
+        self.check(table, number, fields)?;
         // Drawn here and not by the caller, so that ids ascend in the order in which documents are stored.
         let (id, now) = match chosen {
             Some(id) => (id, now_ms()),
@@ -196,16 +199,7 @@ impl<'a> Writing<'a> {
                     fields.as_json()
                 ])
             })
-            .map_err(|error| match error.sqlite_error() {
-                Some(rusqlite::ffi::Error {
-                    extended_code: rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE,
-                    ..
-                }) => StoreError::DocumentExists {
-                    table: table.clone(),
-                    id,
-                },
-                _ => self.failure(error),
-            })?;
+            .map_err(|error| self.refusal(error, table, id))?;
         Ok(Applied {
             outcome: MutationOutcome::Inserted { id },
             number,
@@ -238,6 +232,7 @@ impl<'a> Writing<'a> {
             .map_err(|error| self.failure(error))?
             .ok_or_else(|| not_found(table, id))?;
         let merged = fields.merged_with(patch)?;
+        self.check(table, number, &merged)?;
         // A clock that was set back does not make a document older than it is.
         let now = now_ms().max(updated);
         let set = format!(
@@ -247,7 +242,7 @@ impl<'a> Writing<'a> {
             .connection
             .prepare_cached(&set)
             .and_then(|mut set| set.execute(params![seq, now, merged.as_json()]))
-            .map_err(|error| self.failure(error))?;
+            .map_err(|error| self.refusal(error, table, id))?;
         Ok(Applied {
             outcome: MutationOutcome::Updated { id },
             number,
@@ -274,7 +269,7 @@ impl<'a> Writing<'a> {
     }
 
     /// The number of a table of documents.
-    fn number(&mut self, table: &TableName) -> Result<Option<i64>, StoreError> {
+    pub(super) fn number(&mut self, table: &TableName) -> Result<Option<i64>, StoreError> {
         if let Some(&number) = self.known.tables.get(table) {
             return Ok(Some(number));
         }
@@ -287,7 +282,7 @@ impl<'a> Writing<'a> {
     }
 
     /// The number of a table, which comes into being if there is none.
-    fn number_or_new(&mut self, table: &TableName) -> Result<i64, StoreError> {
+    pub(super) fn number_or_new(&mut self, table: &TableName) -> Result<i64, StoreError> {
         if let Some(number) = self.number(table)? {
             return Ok(number);
         }
@@ -477,7 +472,7 @@ fn change_number(change: Change) -> i64 {
     }
 }
 
-fn stored_fields(row: &Row<'_>, column: usize) -> rusqlite::Result<Fields> {
+pub(super) fn stored_fields(row: &Row<'_>, column: usize) -> rusqlite::Result<Fields> {
     Fields::from_stored(row.get(column)?).ok_or_else(|| malformed(column, "fields"))
 }
 

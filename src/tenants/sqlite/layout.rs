@@ -13,6 +13,8 @@
 //! )
 //! -- One row: the number of the last write before the journal began. 0 in a file that has had one from the start.
 //! nimbus_sequence  (id = 1, last INTEGER NOT NULL)
+//! -- The schemas of tables, and the indexes made from them: see `schemas.rs`.
+//! nimbus_schemas, nimbus_indexes, nimbus_index_<slot>
 //! -- One table for each table of documents, in the order of insertion.
 //! documents_<number> (
 //!     seq     INTEGER PRIMARY KEY,  -- the number of the write that inserted it
@@ -29,7 +31,7 @@
 use nimbus_manifests::TenantId;
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
-use super::{failure, schedule};
+use super::{failure, schedule, schemas};
 use crate::{
     documents::{JOURNAL_RECORDS, TableName},
     tenants::{MAX_TABLES, StoreError},
@@ -55,7 +57,7 @@ const ADD_JOURNAL: &str = "
     ) STRICT;";
 
 /// Makes version 3 of version 2; each resource has the tables of its own module.
-const ADD_RESOURCES: &[&str] = &[schedule::TABLES];
+const ADD_RESOURCES: &[&str] = &[schedule::TABLES, schemas::TABLES];
 
 /// What makes each version of the one before it.
 const STEPS: [&[&str]; VERSION as usize] = [&[CREATE], &[ADD_JOURNAL], ADD_RESOURCES];

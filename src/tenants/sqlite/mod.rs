@@ -18,10 +18,12 @@
 mod apply;
 mod catalog;
 mod checkpoint;
+mod expressions;
 mod layout;
 mod query;
 mod readers;
 mod schedule;
+mod schemas;
 mod store;
 mod writer;
 

@@ -20,6 +20,7 @@ use crate::{
         Document, DocumentId, JournalPage, Mutation, MutationOutcome, TableName,
         query::{Position, Query, QueryPage},
         schedule::{Cron, CronName, CronState, FinishedJob, Job, JobId, NewJob, Origin, Ran},
+        schema::TableSchema,
     },
     envelope::{Envelope, Intent},
     sqlcipher::{self, Database},
@@ -258,7 +259,59 @@ impl TenantStore for SqliteTenant {
         self.written(self.lease.writer.run(size, work)).await
     }
 
+    async fn put_schema(&self, schema: TableSchema) -> Result<(), StoreError> {
+        let size = schema_size(&schema);
+        if !schema.constrains() {
+            let put = move |writing: &mut Writing<'_>| writing.put_schema(&schema);
+            return self.written(self.lease.writer.run(size, put)).await;
+        }
+        // The table is looked through before the writer is bothered, which then looks at what was written since.
+        let checked = schema.clone();
+        let scanned = self
+            .lease
+            .readers
+            .read(move |reader, tenant| reader.scan(tenant, &checked))
+            .await;
+        let scanned = self.explained(scanned)?;
+        let put = move |writing: &mut Writing<'_>| writing.put_scanned(&schema, Some(scanned));
+        self.written(self.lease.writer.run(size, put)).await
+    }
+
+    async fn delete_schema(&self, table: &TableName) -> Result<(), StoreError> {
+        let table = table.clone();
+        let delete = move |writing: &mut Writing<'_>| writing.delete_schema(&table);
+        self.written(self.lease.writer.run(Size::SMALL, delete))
+            .await
+    }
+
+    async fn schema(&self, table: &TableName) -> Result<TableSchema, StoreError> {
+        let table = table.clone();
+        let result = self
+            .lease
+            .readers
+            .read(move |reader, tenant| reader.schema(tenant, &table))
+            .await;
+        self.explained(result)
+    }
+
+    async fn schemas(&self) -> Result<Vec<TableSchema>, StoreError> {
+        let result = self
+            .lease
+            .readers
+            .read(|reader, tenant| reader.schemas(tenant))
+            .await;
+        self.explained(result)
+    }
+
     async fn close(&self) -> Result<(), StoreError> {
         self.shared.registry.close(&self.tenant).await
+    }
+}
+
+/// What setting a schema is to the writer's queue.
+fn schema_size(schema: &TableSchema) -> Size {
+    Size {
+        bytes: schema.to_json().len(),
+        changes: 1,
     }
 }

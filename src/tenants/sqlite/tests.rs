@@ -182,6 +182,7 @@ mod journal;
 mod lifecycle;
 mod query;
 mod schedule;
+mod schemas;
 
 #[tokio::test]
 async fn documents_survive_closing() {

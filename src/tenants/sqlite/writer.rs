@@ -355,9 +355,14 @@ impl Work {
             station,
             connection,
             checkpoints,
+            known,
             ..
         } = self;
-        next(&station.commands, || rest(station, connection, checkpoints))
+        next(&station.commands, || {
+            // Compiled schemas among it.
+            known.clear();
+            rest(station, connection, checkpoints);
+        })
     }
 
     /// Takes what else is queued. A lone client is never made to wait; but where the last group was a crowd, its

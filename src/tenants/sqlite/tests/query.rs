@@ -44,7 +44,7 @@ fn read(json: &str) -> Query {
     Query::from_json(json).unwrap()
 }
 
-async fn store(house: &House) -> (SqliteTenants, Arc<dyn TenantStore>) {
+pub(super) async fn store(house: &House) -> (SqliteTenants, Arc<dyn TenantStore>) {
     let tenants = house.open().await;
     tenants.create_tenant(&id("acme")).await.unwrap();
     let store = tenants.open(&id("acme")).await.unwrap();

@@ -1,0 +1,117 @@
+//! The part of a schema that is JSON Schema, draft 2020-12, for the crate `jsonschema`.
+//!
+//! A schema is from a client, and so is what it is applied to. Nothing is fetched: references lead within the schema.
+//! Patterns are run by an engine that takes time in proportion to the text. How much work and stack a document can
+//! cost is bounded before anything is compiled, see [`effort`](super::effort).
+
+use std::sync::{Arc, OnceLock};
+
+use jsonschema::{Draft, PatternOptions, Validator};
+use serde::{Serialize, Serializer};
+use serde_json::{Value, value::RawValue};
+
+use super::{Violation, effort};
+use crate::documents::error::excerpt;
+
+/// A JSON Schema: its text, and what it was compiled into once it is needed.
+#[derive(Debug, Clone)]
+pub(super) struct JsonSchema {
+    text: Box<str>,
+    compiled: Arc<OnceLock<Result<Validator, String>>>,
+}
+
+impl JsonSchema {
+    /// Keeps compact JSON text.
+    pub(super) fn new(text: &str) -> Self {
+        Self {
+            text: text.into(),
+            compiled: Arc::default(),
+        }
+    }
+
+    /// Compiles it, unless that was done before; says why it cannot be.
+    pub(super) fn compile(&self) -> Result<&Validator, String> {
+        self.compiled
+            .get_or_init(|| compile(&self.text).map_err(|reason| format!("json_schema: {reason}")))
+            .as_ref()
+            .map_err(String::clone)
+    }
+
+    pub(super) fn check(&self, document: &Value) -> Result<(), Violation> {
+        let violation = |at: String, reason: &str| Violation::JsonSchema {
+            at: excerpt(&at),
+            reason: excerpt(reason),
+        };
+        let validator = self
+            .compile()
+            .map_err(|reason| violation(String::new(), &reason))?;
+        // Most documents are right, and this is the quicker way to know.
+        if validator.is_valid(document) {
+            return Ok(());
+        }
+        validator.validate(document).map_err(|error| {
+            // Without the value: it is the user's, and errors are logged.
+            violation(
+                error.instance_path().to_string(),
+                &error.masked().to_string(),
+            )
+        })
+    }
+}
+
+impl PartialEq for JsonSchema {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for JsonSchema {}
+
+impl Serialize for JsonSchema {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serde_json::from_str::<&RawValue>(&self.text)
+            .map_err(serde::ser::Error::custom)?
+            .serialize(serializer)
+    }
+}
+
+fn compile(text: &str) -> Result<Validator, String> {
+    if text.len() > MAX_JSON_SCHEMA_BYTES {
+        return Err(format!(
+            "it has {} bytes, over the limit of {MAX_JSON_SCHEMA_BYTES}",
+            text.len()
+        ));
+    }
+    let schema: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let object = schema
+        .as_object()
+        .ok_or_else(|| "it must be an object".to_owned())?;
+    if let Some(dialect) = object.get("$schema")
+        && !DIALECT.iter().any(|known| dialect == known)
+    {
+        return Err(format!("\"$schema\" is {:?} or is left out", DIALECT[0]));
+    }
+    effort::bound(&schema)?;
+    let patterns = PatternOptions::regex()
+        .size_limit(PATTERN_BYTES)
+        .dfa_size_limit(PATTERN_BYTES);
+    jsonschema::options()
+        .with_draft(Draft::Draft202012)
+        .offline()
+        .with_pattern_options(patterns)
+        .build(&schema)
+        .map_err(|error| {
+            let at = error.instance_path().to_string();
+            format!("at {:?}: {}", excerpt(&at), excerpt(&error.to_string()))
+        })
+}
+
+/// The largest, in bytes as compact JSON.
+const MAX_JSON_SCHEMA_BYTES: usize = 64 << 10;
+/// What it may name as its dialect.
+const DIALECT: [&str; 2] = [
+    "https://json-schema.org/draft/2020-12/schema",
+    "https://json-schema.org/draft/2020-12/schema#",
+];
+/// What one pattern may be compiled into, in bytes.
+const PATTERN_BYTES: usize = 256 << 10;
