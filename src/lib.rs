@@ -4,6 +4,7 @@
 //! manifest beside it. [`envelope`] is the only keyholder; [`sqlcipher`] and [`control`] are the only
 //! openers of encrypted files; everything else reaches data through them.
 
+pub mod audit;
 pub(crate) mod chain;
 pub mod cli;
 pub mod config;

@@ -3,7 +3,8 @@
 //! ```text
 //! DEK ─┬─ HKDF-SHA256 info "nimbus-enc/1 data"     ─► CipherKey
 //!      ├─ HKDF-SHA256 info "nimbus-enc/1 manifest" ─► MacKey (and key commitment)
-//!      └─ HKDF-SHA256 info "nimbus-enc/1 archive"  ─► ArchiveKey
+//!      ├─ HKDF-SHA256 info "nimbus-enc/1 archive"  ─► ArchiveKey
+//!      └─ HKDF-SHA256 info "nimbus-enc/1 audit"    ─► AuditKey (of the control file's DEK alone)
 //! ```
 //!
 //! The salt is the 16 bytes of the file-id (RFC 5869). The DEK itself encrypts nothing.
@@ -11,7 +12,9 @@
 use std::fmt;
 
 use hkdf::Hkdf;
-use nimbus_manifests::{FileId, HKDF_INFO_ARCHIVE, HKDF_INFO_DATA, HKDF_INFO_MANIFEST, MacKey};
+use nimbus_manifests::{
+    FileId, HKDF_INFO_ARCHIVE, HKDF_INFO_AUDIT, HKDF_INFO_DATA, HKDF_INFO_MANIFEST, MacKey,
+};
 use sha2::Sha256;
 use zeroize::Zeroize;
 
@@ -53,6 +56,14 @@ impl Dek {
         let mut key = KeyBytes::zeroed();
         self.derive(file_id, HKDF_INFO_ARCHIVE, &mut key);
         ArchiveKey(key)
+    }
+
+    /// The key that authenticates the lines of the audit log; meant for the control file's DEK.
+    #[must_use]
+    pub fn audit_key(&self, file_id: &FileId) -> AuditKey {
+        let mut key = KeyBytes::zeroed();
+        self.derive(file_id, HKDF_INFO_AUDIT, &mut key);
+        AuditKey(key)
     }
 
     /// A key filled in place by what unwrapped it.
@@ -115,6 +126,23 @@ impl fmt::Debug for ArchiveKey {
     }
 }
 
+/// The MAC key of the audit log. Wiped when dropped.
+pub struct AuditKey(KeyBytes);
+
+impl AuditKey {
+    /// The bytes, for the log's MAC only. Whoever copies them wipes the copy.
+    #[must_use]
+    pub fn expose(&self) -> &[u8; KEY_BYTES] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for AuditKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AuditKey([REDACTED])")
+    }
+}
+
 /// HKDF-SHA256 (RFC 5869), leaving nothing behind but `out`.
 ///
 /// # Panics
@@ -144,6 +172,7 @@ mod tests {
         assert_eq!(data.expose(), dek.cipher_key(&one).expose());
         assert_ne!(data.expose(), dek.cipher_key(&two).expose());
         assert_ne!(data.expose(), dek.archive_key(&one).expose());
+        assert_ne!(dek.audit_key(&one).expose(), dek.archive_key(&one).expose());
         assert_ne!(data.expose(), dek.bytes());
     }
 

@@ -54,7 +54,7 @@ pub mod recovery;
 
 pub use config::ProviderConfig;
 pub use error::{FailureClass, KeyFileError, ProviderError};
-pub use keys::{ArchiveKey, CipherKey, Dek};
+pub use keys::{ArchiveKey, AuditKey, CipherKey, Dek};
 pub use local::{LocalAlgorithm, LocalKey};
 pub use local_provider::{KeySource, LocalProvider};
 pub use memory::{KEY_BYTES, LockedMemory, locked_memory};

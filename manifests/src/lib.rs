@@ -55,6 +55,8 @@ pub const HKDF_INFO_DATA: &[u8] = b"nimbus-enc/1 data";
 pub const HKDF_INFO_MANIFEST: &[u8] = b"nimbus-enc/1 manifest";
 /// HKDF info of the backup archive's MAC key.
 pub const HKDF_INFO_ARCHIVE: &[u8] = b"nimbus-enc/1 archive";
+/// HKDF info of the audit log's MAC key, from the control file's data key.
+pub const HKDF_INFO_AUDIT: &[u8] = b"nimbus-enc/1 audit";
 /// HKDF info of a local key's id.
 pub const HKDF_INFO_KEK_ID: &[u8] = b"nimbus-enc/1 kek id";
 /// What the context of every wrap begins with.

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::error::ContextKind;
 use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::audit::LogError;
 use crate::config::keys::KeysError;
 use crate::config::{ConfigError, Persistence, Settings};
 use crate::control::ControlError;
@@ -98,6 +99,9 @@ pub enum CliError {
     /// The data directory cannot be looked through.
     #[error(transparent)]
     Survey(#[from] SurveyError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] LogError),
     /// An export or a migration.
     #[error(transparent)]
     Operation(#[from] Box<OperationError>),

@@ -125,6 +125,18 @@ impl Remote {
         }
     }
 
+    /// One request with a body, and the answer.
+    pub(super) fn send_json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        request: &impl Serialize,
+        patience: Duration,
+    ) -> Result<T, CliError> {
+        let body = serde_json::to_vec(request).map_err(std::io::Error::from)?;
+        self.send(method, path, &body, patience)
+    }
+
     fn send<T: DeserializeOwned>(
         &self,
         method: Method,

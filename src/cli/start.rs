@@ -12,11 +12,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::{self, Format};
 use super::{CliError, Outcome, block_on};
+use crate::audit::AuditLog;
 use crate::config::keys::{self, Keys, Purpose};
 use crate::config::{Persistence, Settings};
 use crate::control::Control;
 use crate::encryption::survey::Surveyor;
-use crate::envelope::{blocking, remove_leftovers};
+use crate::envelope::{act_as, blocking, remove_leftovers};
 use crate::process::{DataDirLock, harden, raise_file_limit};
 use crate::server::token::{self, AdminToken, TokenKeeper};
 use crate::server::{App, serve};
@@ -106,6 +107,7 @@ impl Start {
     pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
         let settings = Settings::check(self.persistence.clone(), config)?;
         output::init_log(self.log_format, "info");
+        act_as("nimbus");
         block_on(self.serve(settings))?;
         Ok(Outcome::Done)
     }
@@ -141,7 +143,14 @@ impl Start {
                 .map_err(keys::KeysError::from)?;
         }
         let control = Arc::new(Control::open(&envelope, &settings.control_data_dir).await?);
-        let envelope = envelope.with_mirror(control.clone());
+        let mut envelope = envelope.with_mirror(control.clone());
+        let mut audit = None;
+        if envelope.keys().is_some() {
+            let (control, dir) = (control.clone(), settings.control_data_dir.clone());
+            let log = Arc::new(blocking(move || AuditLog::open(control, &dir)).await?);
+            envelope = envelope.with_audit(log.clone());
+            audit = Some(log);
+        }
         let options = SqliteOptions {
             max_open_tenants: settings.max_open_tenants,
             ..SqliteOptions::default()
@@ -179,6 +188,7 @@ impl Start {
             Arc::new(tenants),
             control,
             envelope,
+            audit,
             surveyor,
             TokenKeeper::new(token_path),
             self.cors_allow_origins,

@@ -3,6 +3,7 @@
 //! It keeps the mirror of all manifests, the deletions under way, and has a place for usage and access keys. All calls block; each
 //! write is one durable commit.
 
+mod audit;
 mod copy;
 mod database;
 mod deletions;
@@ -12,11 +13,13 @@ mod manifests;
 mod tables;
 
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use nimbus_manifests::{Cipher, Subject};
+use nimbus_keyproviders::AuditKey;
+use nimbus_manifests::{Cipher, DekId, Subject};
 use redb::{Database, WriteTransaction};
 
+pub use audit::AuditHead;
 pub(crate) use copy::{check, swap_to_next_key};
 pub use copy::{export_plaintext, import_plaintext};
 pub use device::BadBlock;
@@ -33,6 +36,8 @@ pub struct Control {
     /// `None` after a failed read or write, until it is opened again.
     database: RwLock<Option<Database>>,
     protection: Protection,
+    /// What seals the audit log; `None` in plaintext.
+    audit: Option<(Arc<AuditKey>, DekId)>,
     path: PathBuf,
 }
 
@@ -47,14 +52,14 @@ impl Control {
         let prepared = envelope
             .prepare(&path, &subject(), Cipher::Blocks1, Intent::OpenOrCreate)
             .await?;
-        let protection = match prepared {
+        let (protection, audit) = match prepared {
             Prepared::Plain(file) => {
                 if !file.exists() {
                     let path = path.clone();
                     blocking(move || database::create(&path, &Protection::Plain, tables::fill))
                         .await?;
                 }
-                Protection::Plain
+                (Protection::Plain, None)
             }
             Prepared::Keyed(file) => {
                 let file = match file.stage() {
@@ -72,7 +77,8 @@ impl Control {
                         envelope.settle(file, opened).await?
                     }
                 };
-                Protection::of(&file)
+                let sealer = (Arc::new(file.audit_key()), file.manifest().deks()[0].id);
+                (Protection::of(&file), Some(sealer))
             }
         };
         blocking(move || {
@@ -80,6 +86,7 @@ impl Control {
             let control = Self {
                 database: RwLock::new(Some(database)),
                 protection,
+                audit,
                 path,
             };
             control.settle_layout()?;

@@ -24,11 +24,13 @@ pub(super) const USAGE_COUNTS: TableDefinition<'_, (u32, &str), u64> =
 /// Months with a count, and whether their identities are forgotten.
 pub(super) const USAGE_MONTHS: TableDefinition<'_, u32, bool> =
     TableDefinition::new("usage_months");
+/// `head` to the number and the hash of the audit log's last line.
+pub(super) const AUDIT: TableDefinition<'_, &str, (u64, [u8; 32])> = TableDefinition::new("audit");
 /// Random bytes of this deployment's own, by purpose.
 pub(super) const SECRETS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("secrets");
 
 pub(super) const LAYOUT: &str = "layout";
-/// 2: access keys and usage. A release that does not know them would delete a tenant and leave its keys.
+/// 2: access keys, usage and the audit log's head. A release that does not know them would delete a tenant and leave its keys.
 pub(super) const KNOWN_LAYOUT: u64 = 2;
 
 /// The layout of an opened file; 0 where none is noted.
@@ -47,6 +49,7 @@ pub(super) fn make_all(transaction: &WriteTransaction) -> Result<(), redb::Error
     drop(transaction.open_table(IDENTITIES)?);
     drop(transaction.open_table(USAGE_COUNTS)?);
     drop(transaction.open_table(USAGE_MONTHS)?);
+    drop(transaction.open_table(AUDIT)?);
     drop(transaction.open_table(SECRETS)?);
     // Layout 1 reserved it and never wrote to it.
     let _was_there = transaction.delete_table(OLD_USAGE)?;

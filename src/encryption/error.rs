@@ -23,6 +23,9 @@ pub enum OperationError {
     /// A copy of an SQLite database failed.
     #[error(transparent)]
     Copy(#[from] CopyError),
+    /// The audit log cannot be opened.
+    #[error(transparent)]
+    Audit(#[from] crate::audit::LogError),
     /// The control file failed.
     #[error(transparent)]
     Control(#[from] ControlError),

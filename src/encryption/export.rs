@@ -8,8 +8,8 @@ use super::error::io_error;
 use super::{Engine, OperationError, check_engine, check_owner, check_space, make_parent, size_of};
 use crate::control;
 use crate::envelope::{
-    Envelope, EnvelopeError, FileKind, Intent, Prepared, blocking, classify, manifest_path,
-    read_manifest,
+    Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, Intent, KeyedFile, Prepared,
+    blocking, classify, manifest_path, read_manifest,
 };
 use crate::sqlcipher::{self, Progress};
 
@@ -48,9 +48,29 @@ impl Export {
         let Prepared::Keyed(file) = prepared else {
             return Err(OperationError::EncryptionOff);
         };
-        match this.engine {
+        let event = Event::new(EventKind::Export, EventOutcome::Begun)
+            .of(file.manifest())
+            .saying(format!(
+                "{} to {}",
+                this.source.display(),
+                this.target.display()
+            ));
+        // Before any plaintext is written.
+        envelope.record(event.clone()).await?;
+        let exported = this.copy(file, progress).await;
+        envelope.record(event.ended(&exported)).await?;
+        exported?;
+        Ok(subject)
+    }
+
+    async fn copy(
+        &self,
+        file: KeyedFile,
+        progress: Option<Progress>,
+    ) -> Result<(), OperationError> {
+        match self.engine {
             Engine::Sqlite => {
-                let target = this.target.clone();
+                let target = self.target.clone();
                 blocking(move || {
                     let database = sqlcipher::open_as_it_is(file)?;
                     sqlcipher::export_plaintext(&database, &target, progress)?;
@@ -58,17 +78,9 @@ impl Export {
                 })
                 .await?;
             }
-            Engine::Redb => control::export_plaintext(file, &this.target, progress).await?,
+            Engine::Redb => control::export_plaintext(file, &self.target, progress).await?,
         }
-        tracing::info!(
-            target: "nimbus::audit",
-            event = "export",
-            %subject,
-            source = %this.source.display(),
-            to = %this.target.display(),
-            "a database was exported in plaintext"
-        );
-        Ok(subject)
+        Ok(())
     }
 
     /// Looks at everything that can be wrong before a key is touched, and makes the target's directory.

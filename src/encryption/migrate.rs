@@ -26,8 +26,8 @@ use super::error::io_error;
 use super::{Engine, OperationError, beside, check_space, file_name, make_parent, size_of};
 use crate::control::{self, Control};
 use crate::envelope::{
-    Envelope, FileKind, Intent, KeyedFile, PlainFile, Prepared, blocking, classify, manifest_path,
-    parent, read_manifest, sync_dir,
+    Envelope, Event, EventKind, EventOutcome, FileKind, Intent, KeyedFile, PlainFile, Prepared,
+    blocking, classify, manifest_path, parent, read_manifest, sync_dir,
 };
 use crate::failpoints::crash_point;
 use crate::process::{DataDirLock, RunningServer, running_server};
@@ -146,7 +146,7 @@ impl Migrate {
         } else {
             Some(self.source.clone())
         };
-        self.record(&subject, &target);
+        self.record(envelope, &subject, &target).await?;
         Ok(Migrated {
             subject,
             encrypted: target,
@@ -167,7 +167,7 @@ impl Migrate {
         if self.is_done(&plaintext)? {
             self.refuse_other_names(&plaintext, 1)?;
             drop(self.open_in_place(envelope, &subject).await?);
-            return self.finish(subject, plaintext);
+            return self.finish(envelope, subject, plaintext).await;
         }
         self.clear_attempt(&copy)?;
         self.require_plaintext()?;
@@ -204,7 +204,7 @@ impl Migrate {
 
         let file = self.open_in_place(envelope, &subject).await?;
         self.mirror(envelope, file).await;
-        let migrated = self.finish(subject, plaintext);
+        let migrated = self.finish(envelope, subject, plaintext).await;
         drop(lock);
         migrated
     }
@@ -373,7 +373,12 @@ impl Migrate {
         }
     }
 
-    fn finish(self, subject: Subject, plaintext: PathBuf) -> Result<Migrated, OperationError> {
+    async fn finish(
+        self,
+        envelope: &Envelope,
+        subject: Subject,
+        plaintext: PathBuf,
+    ) -> Result<Migrated, OperationError> {
         let kept = if self.retire_source {
             self.retire(&plaintext)?;
             None
@@ -381,7 +386,7 @@ impl Migrate {
             Some(plaintext)
         };
         crash_point!("migrate::retired");
-        self.record(&subject, &self.source);
+        self.record(envelope, &subject, &self.source).await?;
         Ok(Migrated {
             subject,
             encrypted: self.source,
@@ -389,16 +394,25 @@ impl Migrate {
         })
     }
 
-    fn record(&self, subject: &Subject, encrypted: &Path) {
-        tracing::info!(
-            target: "nimbus::audit",
-            event = "migrate",
-            %subject,
-            source = %self.source.display(),
-            to = %encrypted.display(),
-            retired = self.retire_source,
-            "a plaintext database was encrypted"
-        );
+    async fn record(
+        &self,
+        envelope: &Envelope,
+        subject: &Subject,
+        encrypted: &Path,
+    ) -> Result<(), OperationError> {
+        let kept = if self.retire_source {
+            "removed"
+        } else {
+            "kept"
+        };
+        let event = Event::new(EventKind::Migrate, EventOutcome::Done)
+            .about(subject)
+            .saying(format!(
+                "{} to {}; the plaintext was {kept}",
+                self.source.display(),
+                encrypted.display()
+            ));
+        Ok(envelope.record(event).await?)
     }
 
     /// Removes a plaintext database with its WAL.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nimbus_keyproviders::ProviderError;
 use nimbus_keyproviders::aws_kms::KmsError;
@@ -9,10 +10,11 @@ use nimbus_manifests::{SealedManifest, Subject};
 
 use super::OperationError;
 use super::error::io_error;
+use crate::audit::AuditLog;
 use crate::control::Control;
 use crate::envelope::{
-    self, Envelope, EnvelopeError, FileKind, Intent, blocking, classify, manifest_path,
-    read_manifest,
+    self, Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, Intent, blocking,
+    classify, manifest_path, read_manifest,
 };
 use crate::process::DataDirLock;
 
@@ -25,6 +27,16 @@ pub enum Repaired {
     DatabaseMissing,
     /// Its database is plaintext: no manifest belongs beside it.
     Plaintext,
+}
+
+impl Repaired {
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::PutBack => "the manifest was put back from its copy",
+            Self::DatabaseMissing => "the database is gone",
+            Self::Plaintext => "the database is plaintext",
+        }
+    }
 }
 
 /// One manifest that was lost, or wrong.
@@ -57,7 +69,10 @@ pub async fn repair(
     if classify(&control_path).map_err(io_error("read", &control_path))? == FileKind::Absent {
         return Err(EnvelopeError::DatabaseMissing { path: control_path }.into());
     }
-    let control = Control::open(envelope, control_dir).await?;
+    let control = Arc::new(Control::open(envelope, control_dir).await?);
+    let (log, dir) = (control.clone(), control_dir.to_owned());
+    let log = blocking(move || AuditLog::open(log, &dir)).await?;
+    let envelope = &envelope.clone().with_audit(Arc::new(log));
     let copies = blocking(move || control.manifests()).await?;
     let mut repairs = Vec::new();
     for copy in copies {
@@ -67,7 +82,16 @@ pub async fn repair(
         };
         let path = data_dir.join(copy.claims().subject().file_name());
         if is_wrong(envelope, &path, &copy).await? {
-            repairs.extend(blocking(move || put_back(path, &copy)).await?);
+            let event = Event::new(EventKind::Repair, EventOutcome::Begun).of(copy.claims());
+            envelope.record(event.clone()).await?;
+            let repaired = blocking(move || put_back(path, &copy)).await;
+            let event = event.ended(&repaired);
+            let event = match &repaired {
+                Ok(Some(repair)) => event.saying(repair.outcome.as_str()),
+                _ => event,
+            };
+            envelope.record(event).await?;
+            repairs.extend(repaired?);
         }
     }
     Ok(repairs)
@@ -123,12 +147,6 @@ fn put_back(path: PathBuf, copy: &SealedManifest) -> Result<Option<Repair>, Oper
                     .map_err(io_error("set aside", &manifest))?;
             }
             envelope::restore_manifest(&path, copy)?;
-            tracing::info!(
-                target: "nimbus::audit",
-                event = "repair",
-                %subject,
-                "a manifest was put back from its copy in the control file"
-            );
             Repaired::PutBack
         }
     };

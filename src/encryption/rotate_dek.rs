@@ -9,8 +9,8 @@ use super::error::io_error;
 use super::{Engine, OperationError, check_engine, check_owner, check_space, size_of};
 use crate::control;
 use crate::envelope::{
-    Envelope, EnvelopeError, FileKind, Intent, KeyedFile, Opened, Prepared, Stage, blocking,
-    classify, manifest_path, read_manifest,
+    Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, Intent, KeyedFile, Opened,
+    Prepared, Stage, blocking, classify, manifest_path, read_manifest,
 };
 use crate::sqlcipher::{self, Progress};
 
@@ -43,6 +43,25 @@ pub async fn rotate_dek(
         move || check_space(&path, size_of(&path))
     })
     .await?;
+    let event = Event::new(EventKind::Rekey, EventOutcome::Begun).of(file.manifest());
+    envelope.record(event.clone()).await?;
+    let rekeyed = rekey(envelope, file, &subject, progress).await;
+    let event = match &rekeyed {
+        Ok(file) => Event::new(EventKind::Rekey, EventOutcome::Done).of(file.manifest()),
+        Err(_) => event.ended(&rekeyed),
+    };
+    envelope.record(event).await?;
+    rekeyed.map(|_file| subject)
+}
+
+/// The copy under the next key, in the place of the file.
+async fn rekey(
+    envelope: &Envelope,
+    file: KeyedFile,
+    subject: &Subject,
+    progress: Progress,
+) -> Result<KeyedFile, OperationError> {
+    let path = file.path().to_owned();
     let file = envelope.begin_rekey(file).await?;
     let swapped = blocking(move || {
         match file.manifest().cipher() {
@@ -56,19 +75,11 @@ pub async fn rotate_dek(
         Ok(file) => file,
         Err(error) => {
             // Best effort: what stays is settled by the next opening.
-            drop(settled(envelope, path, &subject).await);
+            drop(settled(envelope, &path, subject).await);
             return Err(error);
         }
     };
-    let file = envelope.settle(file, Opened::Next).await?;
-    tracing::info!(
-        target: "nimbus::audit",
-        event = "rekey",
-        %subject,
-        dek = %file.manifest().deks()[0].id,
-        "a file has a new data key"
-    );
-    Ok(subject)
+    Ok(envelope.settle(file, Opened::Next).await?)
 }
 
 /// Who the manifest says the file belongs to.

@@ -20,7 +20,8 @@ use crate::chain::chain;
 use crate::config::KeyProviderKind;
 use crate::config::keys::{KeysError, refuse_key_beside};
 use crate::envelope::{
-    Envelope, EnvelopeError, Recipients, Rewrapped, blocking, manifest_path, read_manifest,
+    Envelope, EnvelopeError, Event, EventKind, EventOutcome, Recipients, Rewrapped, blocking,
+    manifest_path, read_manifest,
 };
 use crate::sqlcipher::Progress;
 
@@ -372,15 +373,10 @@ impl RotateKek {
                 }),
             }
         }
-        for rewrapped in &ready {
-            tracing::info!(
-                target: "nimbus::audit",
-                event = "rewrap",
-                subject = %rewrapped.subject(),
-                key = %rotated.key,
-                "a data key is wrapped anew"
-            );
-        }
+        let events = ready.iter().map(|rewrapped| {
+            Event::new(EventKind::Rewrap, EventOutcome::Done).of(rewrapped.manifest())
+        });
+        envelope.record_all(events.collect()).await?;
         let count = ready.len() as u64;
         let publisher = envelope.clone();
         let changed = blocking(move || publisher.publish_rewrapped(ready)).await?;

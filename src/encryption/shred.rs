@@ -9,7 +9,9 @@ use nimbus_keyproviders::{KeyFileError, key_dir, keyfile};
 use nimbus_manifests::{ProviderKind, Subject, TenantId};
 use serde::{Deserialize, Serialize};
 
-use crate::envelope::{Envelope, blocking, manifest_path, read_manifest};
+use crate::envelope::{
+    Envelope, EnvelopeError, Event, EventKind, EventOutcome, blocking, manifest_path, read_manifest,
+};
 use crate::failpoints::crash_point;
 use crate::tenants::{StoreError, TenantProvider};
 
@@ -25,6 +27,9 @@ pub enum ShredError {
         /// Why.
         source: KeyFileError,
     },
+    /// The audit log cannot be written.
+    #[error(transparent)]
+    Audit(#[from] EnvelopeError),
     /// The deletion failed; the next start finishes one that has begun.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -73,6 +78,11 @@ pub async fn shred(
         .iter()
         .flat_map(|sealed| sealed.claims().deks())
         .flat_map(|dek| &dek.wraps);
+    let mut event = Event::new(EventKind::Shred, EventOutcome::Begun).about(&subject);
+    if let Some(sealed) = &claims {
+        event = event.of(sealed.claims());
+    }
+    envelope.record(event.clone()).await?;
     let (destroyed_keys, in_key_dir) = destroy_keys(envelope, tenant, &subject).await?;
     let mut shredded = Shredded {
         tenant: tenant.to_string(),
@@ -97,14 +107,16 @@ pub async fn shred(
         Err(StoreError::TenantNotFound { .. }) if !shredded.destroyed_keys.is_empty() => {}
         deleted => deleted?,
     }
-    tracing::info!(
-        target: "nimbus::audit",
-        event = "shred",
-        %subject,
-        destroyed_keys = shredded.destroyed_keys.len(),
-        alive_keys = shredded.alive.len(),
-        "a tenant was shredded"
-    );
+    let receipt = Event {
+        outcome: EventOutcome::Done,
+        ..event
+    };
+    let (destroyed, alive) = (shredded.destroyed_keys.len(), shredded.alive.len());
+    envelope
+        .record(receipt.saying(format!(
+            "key files destroyed: {destroyed}; keys by which earlier copies still open: {alive}"
+        )))
+        .await?;
     Ok(shredded)
 }
 

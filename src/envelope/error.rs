@@ -10,6 +10,9 @@ use nimbus_manifests::{Cipher, InvalidManifest, ParseError, SUFFIX, Subject};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnvelopeError {
+    /// The audit log cannot be written.
+    #[error(transparent)]
+    Audit(#[from] super::AuditError),
     /// Neither the file nor its manifest exists, and the caller asked for an existing file.
     #[error("{} does not exist", .path.display())]
     NotFound {
@@ -295,6 +298,7 @@ impl EnvelopeError {
                 FailureClass::Invalid => Trouble::KeyMismatch,
             },
             Self::NotAFile { .. }
+            | Self::Audit(_)
             | Self::Random(_)
             | Self::Invalid { .. }
             | Self::Mirror { .. }

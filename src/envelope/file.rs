@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nimbus_keyproviders::{CipherKey, Dek};
+use nimbus_keyproviders::{AuditKey, CipherKey, Dek};
 use nimbus_manifests::{Manifest, SealedManifest};
 
 use super::EnvelopeError;
@@ -93,6 +93,12 @@ impl KeyedFile {
     #[must_use]
     pub fn cipher_key(&self) -> CipherKey {
         self.dek.cipher_key(&self.manifest.file_id())
+    }
+
+    /// The key that seals the audit log, which comes from the control file's data key.
+    #[must_use]
+    pub(crate) fn audit_key(&self) -> AuditKey {
+        self.dek.audit_key(&self.manifest.file_id())
     }
 
     /// In [`Stage::Rekeying`], the key that the file has if the swap happened.

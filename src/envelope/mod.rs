@@ -13,6 +13,7 @@
 //! The mirror is always written before the sidecar, so that a durable sidecar never lacks one; `new` manifests, whose files
 //! hold nothing, are not mirrored.
 
+mod audit;
 mod error;
 mod file;
 mod keyring;
@@ -33,6 +34,7 @@ use nimbus_manifests::{
     WrapContext,
 };
 
+pub use audit::{AuditError, AuditSink, Event, EventKind, EventOutcome, act_as, acting_as, actor};
 pub(crate) use error::migrate_command;
 pub use error::{EnvelopeError, Trouble};
 pub use file::{KeyedFile, Opened, PlainFile, Prepared, Stage};
@@ -43,6 +45,7 @@ pub(crate) use store::{CUT_SHORT, TEMPORARY_PREFIX, parent, set_aside, sync_dir}
 pub use store::{ReadError, manifest_path, read as read_manifest, remove_leftovers};
 pub use table::Intent;
 
+use crate::chain::chain;
 use crate::failpoints::crash_point;
 use store::Publish;
 use table::Step;
@@ -119,6 +122,7 @@ pub struct Envelope {
     /// Held shared by whoever writes one manifest, alone by who replaces many: see [`rewrap`].
     publishing: Arc<RwLock<()>>,
     mirror: Option<Arc<dyn ManifestMirror>>,
+    audit: Arc<dyn AuditSink>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn SecureRandom>,
 }
@@ -147,6 +151,7 @@ impl Envelope {
             keys: keys.map(|keys| Arc::new(ArcSwap::from_pointee(keys))),
             publishing: Arc::default(),
             mirror: None,
+            audit: Arc::new(audit::TraceAlone),
             clock,
             random,
         }
@@ -159,6 +164,38 @@ impl Envelope {
             mirror: Some(mirror),
             ..self
         }
+    }
+
+    /// The same core, whose key events go to `audit`.
+    #[must_use]
+    pub fn with_audit(self, audit: Arc<dyn AuditSink>) -> Self {
+        Self { audit, ..self }
+    }
+
+    /// Records a key event, durably, before what it is about is done.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvelopeError::Audit`]: it must not be done then.
+    pub async fn record(&self, event: Event) -> Result<(), EnvelopeError> {
+        self.record_all(vec![event]).await
+    }
+
+    /// As [`Envelope::record`], for many with one flush.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvelopeError::Audit`].
+    pub async fn record_all(&self, events: Vec<Event>) -> Result<(), EnvelopeError> {
+        self.audit
+            .record(events)
+            .await
+            .map_err(EnvelopeError::Audit)
+    }
+
+    /// Has a key event recorded soon: one that changes nothing.
+    pub fn note(&self, event: Event) {
+        self.audit.note(event);
     }
 
     /// The keys in force; `None` when encryption is off.
@@ -331,6 +368,8 @@ impl Envelope {
             next: None,
             stage: Stage::Initialise,
         };
+        self.record(Event::new(EventKind::Create, EventOutcome::Done).of(&file.manifest))
+            .await?;
         let sealed = file.seal();
         let envelope = self.clone();
         blocking(move || {
@@ -372,7 +411,13 @@ impl Envelope {
                 cipher,
                 dek_id: entry.id,
             };
-            deks.push(Arc::new(keys.unwrap(path, entry, &context).await?));
+            let unwrapped = keys.unwrap(path, entry, &context).await;
+            if let Err(error) = &unwrapped {
+                // What it claims: nothing of it is verified without the key.
+                let event = Event::new(EventKind::UnwrapFailed, EventOutcome::Failed);
+                self.note(event.of(claims).saying(chain(error)));
+            }
+            deks.push(Arc::new(unwrapped?));
         }
         let mut deks = deks.into_iter();
         let (Some(dek), next) = (deks.next(), deks.next()) else {

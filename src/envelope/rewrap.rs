@@ -17,7 +17,7 @@ use std::sync::PoisonError;
 use nimbus_keyproviders::recovery::Recipient;
 use nimbus_keyproviders::{Dek, KeyProvider};
 use nimbus_manifests::{
-    DekEntry, KeyId, ProviderKind, SealedManifest, State, Subject, Wrap, WrapContext,
+    DekEntry, KeyId, Manifest, ProviderKind, SealedManifest, State, Subject, Wrap, WrapContext,
 };
 
 use super::store;
@@ -51,7 +51,13 @@ impl Rewrapped {
     /// Whose it is.
     #[must_use]
     pub fn subject(&self) -> &Subject {
-        self.after.claims().subject()
+        self.manifest().subject()
+    }
+
+    /// The manifest as it will be.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        self.after.claims()
     }
 }
 

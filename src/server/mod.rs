@@ -23,9 +23,10 @@ pub use access::{Caller, CredentialId, Needs, Route, Scope};
 pub use body::MAX_BODY_BYTES;
 pub use router::{route_table, router};
 
+use crate::audit::AuditLog;
 use crate::control::{Control, ControlError};
 use crate::encryption::survey::Surveyor;
-use crate::envelope::{Envelope, blocking};
+use crate::envelope::{Envelope, acting_as, actor, blocking};
 use crate::tenants::{StoreError, TenantProvider, TenantStore};
 use error::{ApiError, Code};
 use operations::Operations;
@@ -37,6 +38,8 @@ pub struct App {
     tenants: Arc<dyn TenantProvider>,
     control: Arc<Control>,
     envelope: Envelope,
+    /// `None` in plaintext.
+    audit: Option<Arc<AuditLog>>,
     surveyor: Surveyor,
     operations: Arc<Operations>,
     tokens: TokenKeeper,
@@ -53,6 +56,7 @@ impl App {
         tenants: Arc<dyn TenantProvider>,
         control: Arc<Control>,
         envelope: Envelope,
+        audit: Option<Arc<AuditLog>>,
         surveyor: Surveyor,
         tokens: TokenKeeper,
         allowed_origins: Vec<String>,
@@ -61,6 +65,7 @@ impl App {
             tenants,
             control,
             envelope,
+            audit,
             surveyor,
             operations: Arc::default(),
             tokens,
@@ -98,7 +103,7 @@ impl App {
         W: FnOnce(Arc<Self>) -> F + Send + 'static,
         F: Future<Output = Result<(), StoreError>> + Send + 'static,
     {
-        match tokio::spawn(work(self.clone())).await {
+        match tokio::spawn(acting_as(actor(), work(self.clone()))).await {
             Ok(result) => result.map_err(ApiError::from),
             Err(_panic) => Err(ApiError::new(Code::Internal, "a fault in the server")),
         }

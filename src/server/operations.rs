@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::error::{ApiError, Code};
+use crate::envelope::{acting_as, actor};
 use crate::sqlcipher::Progress;
 
 /// Operations under way, and the last ones that ended. One runs at a time.
@@ -62,7 +63,10 @@ impl Operations {
             true
         });
         // In a task of its own within another: a panic ends the operation, and is not waited for for ever.
-        let (operations, work) = (self.clone(), tokio::spawn(work(progress)));
+        let (operations, work) = (
+            self.clone(),
+            tokio::spawn(acting_as(actor(), work(progress))),
+        );
         drop(tokio::spawn(async move {
             let end = work
                 .await

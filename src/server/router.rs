@@ -12,7 +12,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::access::{Group, Needs, Route};
-use super::routes::{admin, batch, documents, health, journal, query, tenants};
+use super::routes::{admin, audit, batch, documents, health, journal, query, tenants};
 use super::{App, ENCRYPTION_STATUS, MAX_BODY_BYTES, layers};
 
 /// Every route. One that reads or writes for a tenant names it `{t}`.
@@ -36,6 +36,8 @@ fn groups() -> [Group; 4] {
             .get("/api/tenants", tenants::list)
             .delete("/api/tenants/{t}", tenants::delete)
             .post("/api/admin/token/rotate", admin::rotate_token)
+            .get("/api/admin/encryption/audit", audit::verify)
+            .post("/api/admin/encryption/audit", audit::record)
             .post("/api/admin/encryption/rotate-kek", admin::rotate_kek)
             .post("/api/admin/encryption/shred", admin::shred)
             .get("/api/admin/operations/{id}", admin::operation)

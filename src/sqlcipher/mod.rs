@@ -24,8 +24,8 @@ pub use error::{Damage, OpenError};
 pub(crate) use rekey::swap_to_next_key;
 
 use crate::envelope::{
-    self, Envelope, EnvelopeError, Intent, KeyedFile, Opened, Prepared, Stage, TEMPORARY_PREFIX,
-    blocking,
+    self, Envelope, EnvelopeError, Event, EventKind, EventOutcome, Intent, KeyedFile, Opened,
+    Prepared, Stage, TEMPORARY_PREFIX, blocking,
 };
 use crate::failpoints::crash_point;
 
@@ -85,11 +85,13 @@ pub(crate) async fn open_and<T: Send + 'static>(
     let file = match file.stage() {
         Stage::Ready => {
             let envelope = envelope.clone();
+            let event = Event::new(EventKind::Open, EventOutcome::Done).of(file.manifest());
             return blocking(move || {
                 let database = Database::keyed(file).proven()?;
                 if let Some(file) = &database.keyed {
                     envelope.refresh_mirror(file)?;
                 }
+                envelope.note(event);
                 Ok(then(database))
             })
             .await;

@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use super::{StoreError, error::Limit};
+use crate::envelope::{acting_as, actor};
 
 /// What a registry keeps open.
 #[async_trait]
@@ -129,11 +130,8 @@ impl<R: Resource> Registry<R> {
                 Found::Vacant(answer) => {
                     let opened = answer.subscribe();
                     let open = open.take().expect("a vacant slot ends the loop");
-                    drop(tokio::spawn(Arc::clone(self).fill(
-                        tenant.clone(),
-                        open,
-                        answer,
-                    )));
+                    let fill = Arc::clone(self).fill(tenant.clone(), open, answer);
+                    drop(tokio::spawn(acting_as(actor(), fill)));
                     return self.opened(tenant, opened).await;
                 }
                 Found::Wait => {
@@ -268,7 +266,7 @@ impl<R: Resource> Registry<R> {
         F: Future<Output = Result<R, StoreError>> + Send + 'static,
     {
         // In a task of its own, so that a panic in it does not leave the slot taken.
-        let result = joined(&tenant, tokio::spawn(open).await);
+        let result = joined(&tenant, tokio::spawn(acting_as(actor(), open)).await);
         let result = {
             let mut state = self.state();
             match result {

@@ -23,6 +23,9 @@ use serde_json::{Value, json};
 
 /// Crash points whose cases stand in `tests/encryption`.
 const ELSEWHERE: &[&str] = &[
+    "audit::appended",
+    "audit::recorded",
+    "audit::renamed",
     "export::copied",
     "migrate::copied",
     "migrate::verified",

@@ -1,5 +1,6 @@
 //! `nimbus encryption …`, run as an operator runs it: the real binary on real directories.
 
+mod audit;
 mod export;
 mod key_files;
 mod migrate;

@@ -6,6 +6,7 @@ use clap::Args;
 use nimbus_manifests::TenantId;
 
 use super::super::{CliError, Outcome, block_on, output, settings};
+use super::audited::audited;
 use super::{Provider, progress_bar, stop_on_signals};
 use crate::config::keys::{self, Purpose};
 use crate::encryption::export;
@@ -47,13 +48,14 @@ impl Export {
         let subject = block_on(async {
             stop_on_signals()?;
             let keys = keys::connect(&settings, Purpose::Inspect).await?;
+            let envelope = audited(keys.envelope, &settings, &self.source)?;
             let export = export::Export {
                 source: self.source,
                 target: self.target,
                 engine: self.provider.engine(),
                 tenant: self.tenant_id,
             };
-            let exported = export.run(&keys.envelope, Some(progress)).await;
+            let exported = export.run(&envelope, Some(progress)).await;
             Ok(exported.map_err(Box::new)?)
         })?;
         bar.finish_and_clear();

@@ -6,6 +6,7 @@ use clap::Args;
 use nimbus_manifests::TenantId;
 
 use super::super::{CliError, Outcome, block_on, output, settings};
+use super::audited::audited;
 use super::{Provider, progress_bar, stop_on_signals};
 use crate::config::keys::{self, Purpose};
 use crate::encryption::migrate::{self, Destination, Migrated};
@@ -70,6 +71,7 @@ impl Migrate {
         let migrated = block_on(async {
             stop_on_signals()?;
             let keys = keys::connect(&settings, Purpose::Inspect).await?;
+            let source = self.source.clone();
             let migrate = migrate::Migrate {
                 source: self.source,
                 destination,
@@ -79,7 +81,8 @@ impl Migrate {
                 retire_source: self.retire_source,
                 control_dir: settings.control_data_dir.clone(),
             };
-            let migrated = migrate.run(&keys.envelope, Some(progress)).await;
+            let envelope = audited(keys.envelope, &settings, &source)?;
+            let migrated = migrate.run(&envelope, Some(progress)).await;
             Ok(migrated.map_err(Box::new)?)
         })?;
         bar.finish_and_clear();

@@ -1,5 +1,7 @@
 //! `nimbus encryption`: one file a verb.
 
+mod audit;
+mod audited;
 mod export;
 mod inspect;
 mod keygen;
@@ -21,7 +23,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::{self, Format};
 use super::{CliError, Outcome};
+use crate::audit::os_actor;
 use crate::encryption::Engine;
+use crate::envelope::act_as;
 use crate::sqlcipher::Progress;
 
 /// Look at, make, move and check what is encrypted.
@@ -53,6 +57,8 @@ enum Verb {
     RotateDek(rotate_dek::RotateDek),
     /// Erase a tenant by destroying its keys
     Shred(shred::Shred),
+    /// Read the log of key events, or prove it
+    Audit(audit::Audit),
 }
 
 /// What only these commands meet.
@@ -73,6 +79,7 @@ pub enum EncryptionError {
 impl Encryption {
     pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
         output::init_log(Format::Text, output::COMMAND_LOG);
+        act_as(&os_actor());
         match self.verb {
             Verb::Inspect(verb) => verb.run(),
             Verb::Keygen(verb) => verb.run(),
@@ -84,6 +91,7 @@ impl Encryption {
             Verb::RotateKek(verb) => verb.run(config),
             Verb::RotateDek(verb) => verb.run(config),
             Verb::Shred(verb) => verb.run(config),
+            Verb::Audit(verb) => verb.run(config),
         }
     }
 }

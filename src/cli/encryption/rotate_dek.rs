@@ -7,6 +7,7 @@ use clap::Args;
 use nimbus_manifests::TenantId;
 
 use super::super::{CliError, Outcome, block_on, output, settings};
+use super::audited::{offline, with_log};
 use super::{Provider, progress_bar, stop_on_signals};
 use crate::chain::chain;
 use crate::config::Settings;
@@ -87,13 +88,19 @@ impl RotateDek {
             // The control file keeps the copies of the tenants' manifests; its own turn comes when it is closed.
             let mut core = envelope.clone();
             if ours && manifest_path(&control).exists() {
-                let mirror = Control::open(&envelope, &settings.control_data_dir).await?;
-                core = core.with_mirror(Arc::new(mirror));
+                let dir = &settings.control_data_dir;
+                let control = Arc::new(Control::open(&envelope, dir).await?);
+                core = with_log(core.with_mirror(control.clone()), control, dir).await?;
             }
             for path in tenants {
                 outcome = self.rotate(&core, &path, outcome).await?;
             }
         }
+        let envelope = if ours {
+            offline(envelope, settings)
+        } else {
+            envelope
+        };
         for path in own {
             outcome = self.rotate(&envelope, &path, outcome).await?;
         }

@@ -8,12 +8,13 @@ use nimbus_keyproviders::KeyProvider;
 
 use super::super::remote::Remote;
 use super::super::{CliError, Outcome, block_on, output, settings};
+use super::audited::with_log;
 use super::{counting_bar, stop_on_signals};
 use crate::config::keys::{self, Purpose};
 use crate::config::{KeyProviderKind, Settings};
 use crate::control::Control;
-use crate::encryption::rotate_kek::{Request, Rotated};
-use crate::envelope::manifest_path;
+use crate::encryption::rotate_kek::{Request, RotateKekError, Rotated};
+use crate::envelope::{Event, EventKind, EventOutcome, manifest_path};
 use crate::process::DataDirLock;
 use crate::sqlcipher::Progress;
 
@@ -131,6 +132,7 @@ async fn here(
 ) -> Result<Rotated, CliError> {
     stop_on_signals()?;
     let mut envelope = keys::connect(settings, Purpose::Inspect).await?.envelope;
+    let recovering = identity.is_some();
     if let (Some(identity), Some(keys)) = (identity, envelope.keys()) {
         envelope.use_keys(keys.also_accepting(identity));
     }
@@ -139,10 +141,19 @@ async fn here(
     if same(rotate.dir(), &settings.data_dir) {
         let control = Control::path_in(&settings.control_data_dir);
         if manifest_path(&control).exists() {
-            let control = Control::open(&envelope, &settings.control_data_dir).await?;
-            envelope = envelope.with_mirror(Arc::new(control));
+            let dir = &settings.control_data_dir;
+            let control = Arc::new(Control::open(&envelope, dir).await?);
+            envelope = with_log(envelope.with_mirror(control.clone()), control, dir).await?;
         }
         control_dir = Some(settings.control_data_dir.canonicalize()?);
+    }
+    if recovering {
+        let event = Event::new(EventKind::Recover, EventOutcome::Begun);
+        let event = event.saying(format!(
+            "by a recovery identity: {}",
+            rotate.dir().display()
+        ));
+        envelope.record(event).await.map_err(RotateKekError::from)?;
     }
     Ok(rotate
         .run(&envelope, control_dir.as_deref(), progress)

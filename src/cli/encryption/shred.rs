@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::super::remote::Remote;
 use super::super::{CliError, Outcome, block_on, output, settings};
+use super::audited::with_log;
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
 use crate::control::Control;
@@ -56,7 +57,9 @@ impl Shred {
 /// From this process: no server runs.
 async fn here(settings: &Settings, tenant: &TenantId) -> Result<Shredded, CliError> {
     let envelope = keys::connect(settings, Purpose::Inspect).await?.envelope;
-    let control = Arc::new(Control::open(&envelope, &settings.control_data_dir).await?);
+    let dir = &settings.control_data_dir;
+    let control = Arc::new(Control::open(&envelope, dir).await?);
+    let envelope = with_log(envelope, control.clone(), dir).await?;
     let tenants = SqliteTenants::open(
         envelope.clone(),
         control,

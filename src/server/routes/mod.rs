@@ -1,6 +1,7 @@
 //! One file a resource; each handler parses, calls the library, and answers.
 
 pub(super) mod admin;
+pub(super) mod audit;
 pub(super) mod batch;
 pub(super) mod documents;
 pub(super) mod health;

@@ -45,7 +45,9 @@ use super::{
     registry::Registry,
 };
 use crate::{
-    envelope::{Envelope, Intent, Trouble, blocking},
+    envelope::{
+        Envelope, Event, EventKind, EventOutcome, Intent, Trouble, acting_as, actor, blocking,
+    },
     failpoints::crash_point,
     sqlcipher::OpenError,
 };
@@ -207,12 +209,13 @@ impl Shared {
         F: Future<Output = Result<(), StoreError>> + Send + 'static,
     {
         let (shared, changing) = (Arc::clone(self), tenant.clone());
-        let task = tokio::spawn(async move {
+        let work = async move {
             let turn = Turn::take(&shared, &changing).await;
             let result = change(Arc::clone(&shared), changing.clone()).await;
             drop(turn);
             result
-        });
+        };
+        let task = tokio::spawn(acting_as(actor(), work));
         task.await.unwrap_or_else(|_panic| {
             Err(StoreError::Closed {
                 tenant: tenant.clone(),
@@ -263,6 +266,10 @@ impl Shared {
             }
             return Err(StoreError::TenantNotFound { tenant });
         }
+        let event = Event::new(EventKind::Delete, EventOutcome::Begun).about(&subject(&tenant));
+        if self.envelope.keys().is_some() {
+            self.record(&tenant, event.clone()).await?;
+        }
         // From here on nobody opens it; should the tombstone not come to be, it is let go again unharmed.
         let barred = self.registry.bar(&tenant);
         let (shared, condemned) = (Arc::clone(&self), tenant.clone());
@@ -279,7 +286,20 @@ impl Shared {
         crash_point!("tenants::delete::closed");
         let result = self.finish(&tenant).await;
         drop(barred);
+        if self.envelope.keys().is_some() {
+            self.record(&tenant, event.ended(&result)).await?;
+        }
         result
+    }
+
+    async fn record(&self, tenant: &TenantId, event: Event) -> Result<(), StoreError> {
+        self.envelope
+            .record(event)
+            .await
+            .map_err(|source| StoreError::Envelope {
+                tenant: tenant.clone(),
+                source: Arc::new(source),
+            })
     }
 
     /// Carries a deletion to its end whose tombstone is written.
@@ -314,8 +334,7 @@ impl Shared {
         tenant: &TenantId,
         intent: Intent,
     ) -> impl Future<Output = Result<OpenTenant, StoreError>> + Send + use<> {
-        let subject = Subject::sqlite_tenant(tenant, &catalog::file_name(tenant))
-            .expect("a tenant id with our extension is a file name");
+        let subject = subject(tenant);
         let (envelope, path, tenant) = (self.envelope.clone(), self.path(tenant), tenant.clone());
         let (readers, due) = (self.readers, Arc::clone(&self.due));
         OpenTenant::open(envelope, path, subject, tenant, intent, readers, due)
@@ -333,6 +352,12 @@ impl Shared {
         // Every change under the lock is complete in itself: a panic leaves no half of it.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The subject of a tenant's file.
+fn subject(tenant: &TenantId) -> Subject {
+    Subject::sqlite_tenant(tenant, &catalog::file_name(tenant))
+        .expect("a tenant id with our extension is a file name")
 }
 
 /// The right to create or delete one tenant; there is one at a time.

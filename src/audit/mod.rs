@@ -1,0 +1,394 @@
+//! The audit log: `nimbus-audit.log` in the control data directory, one JSON line a key event, each chained to the one before by its hash and
+//! under a MAC whose key comes from the control file's data key. The head of the chain stands in the control file, so that lines that are
+//! cut off are missed.
+//!
+//! One thread writes. What changes something waits until its line is durable, with all that wait at the time; what only tells that a file was
+//! opened is written within a second.
+
+mod files;
+mod line;
+mod offline;
+mod reported;
+mod verify;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+
+pub use files::FILE_NAME;
+pub use line::{Line, LineError};
+pub use offline::{OfflineLog, os_actor};
+pub use reported::Reported;
+pub use verify::{Problem, Verified, lines};
+
+use crate::control::{AuditHead as Head, Control, ControlError};
+use crate::envelope::{AuditError, AuditSink, Event, EventKind, EventOutcome, blocking};
+use crate::failpoints::crash_point;
+use files::Part;
+
+/// Why the log cannot be opened or verified.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// Its file cannot be read or written.
+    #[error("cannot use the audit log in {}", .dir.display())]
+    Io {
+        /// The control data directory.
+        dir: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The control file, which holds its head, fails.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// Encryption is off: there is no key to seal lines with, and no key events.
+    #[error("encryption is off: there is no audit log")]
+    EncryptionOff,
+}
+
+/// The log of an open control file.
+#[derive(Debug)]
+pub struct AuditLog {
+    dir: PathBuf,
+    control: Arc<Control>,
+    queue: Sender<Message>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
+}
+
+enum Message {
+    Record(Vec<Event>, oneshot::Sender<Result<(), AuditError>>),
+    Note(Event),
+    /// Writes what was noted, and says when that is done.
+    Flush(oneshot::Sender<Result<(), AuditError>>),
+    Close,
+}
+
+impl AuditLog {
+    /// Opens the log in `dir`, mends what a crash left, and records that it was broken if it was. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError`].
+    pub fn open(control: Arc<Control>, dir: &Path) -> Result<Self, LogError> {
+        Self::open_with(control, dir, FULL)
+    }
+
+    fn open_with(control: Arc<Control>, dir: &Path, full: u64) -> Result<Self, LogError> {
+        let chain = Chain::open(control.clone(), dir, full)?;
+        let (queue, messages) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name("audit-log".into())
+            .spawn(move || write(chain, &messages))
+            .map_err(|source| LogError::Io {
+                dir: dir.to_owned(),
+                source,
+            })?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            control,
+            queue,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Proves the log, with all that was noted so far.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError`] when it cannot be read; what is wrong with it is part of the answer.
+    pub async fn verify(&self) -> Result<Verified, LogError> {
+        let (done, flushed) = oneshot::channel();
+        let _sent = self.queue.send(Message::Flush(done));
+        // Where it cannot be flushed, what is there is verified all the same.
+        drop(flushed.await);
+        let (control, dir) = (self.control.clone(), self.dir.clone());
+        blocking(move || verify_log(&control, &dir)).await
+    }
+}
+
+/// Proves the log of `control` in `dir`. Blocks.
+fn verify_log(control: &Control, dir: &Path) -> Result<Verified, LogError> {
+    let sealer = control.audit_sealer().ok_or(LogError::EncryptionOff)?;
+    let sealer = line::Sealer {
+        key: &sealer.0,
+        id: sealer.1,
+    };
+    let head = control.audit_head()?;
+    verify::verify(dir, sealer, head).map_err(|source| LogError::Io {
+        dir: dir.to_owned(),
+        source,
+    })
+}
+
+#[async_trait]
+impl AuditSink for AuditLog {
+    async fn record(&self, events: Vec<Event>) -> Result<(), AuditError> {
+        let (answer, recorded) = oneshot::channel();
+        let gone = || AuditError::new("the log was closed");
+        self.queue
+            .send(Message::Record(events, answer))
+            .map_err(|_| gone())?;
+        recorded.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    fn note(&self, event: Event) {
+        // The log is closed last of all.
+        let _sent = self.queue.send(Message::Note(event));
+    }
+}
+
+impl Drop for AuditLog {
+    fn drop(&mut self) {
+        let _sent = self.queue.send(Message::Close);
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            drop(thread.join());
+        }
+    }
+}
+
+/// The end of the chain.
+struct Chain {
+    control: Arc<Control>,
+    part: Part,
+    head: Head,
+}
+
+impl Chain {
+    fn open(control: Arc<Control>, dir: &Path, full: u64) -> Result<Self, LogError> {
+        let sealer = control.audit_sealer().ok_or(LogError::EncryptionOff)?;
+        let sealer = line::Sealer {
+            key: &sealer.0,
+            id: sealer.1,
+        };
+        let known = control.audit_head()?;
+        let io_error = |source| LogError::Io {
+            dir: dir.to_owned(),
+            source,
+        };
+        let (part, head, broken) = Part::open(dir, known, sealer, full).map_err(io_error)?;
+        if head != known {
+            control.set_audit_head(head)?;
+        }
+        let mut chain = Self {
+            control,
+            part,
+            head,
+        };
+        let first = match broken {
+            Some(broken) => {
+                Some(Event::new(EventKind::LogBroken, EventOutcome::Failed).saying(broken))
+            }
+            None if head == Head::START => {
+                Some(Event::new(EventKind::LogBegun, EventOutcome::Done))
+            }
+            None => None,
+        };
+        if let Some(event) = first {
+            event.trace();
+            chain.append(&[event]).map_err(|error| match error {
+                Refused::Io(source) => io_error(source),
+                Refused::Control(error) => error.into(),
+                Refused::Off => LogError::EncryptionOff,
+            })?;
+        }
+        Ok(chain)
+    }
+
+    /// Appends a line an event, durably, and moves the head.
+    fn append(&mut self, events: &[Event]) -> Result<(), Refused> {
+        let sealer = self.control.audit_sealer().ok_or(Refused::Off)?;
+        let sealer = line::Sealer {
+            key: &sealer.0,
+            id: sealer.1,
+        };
+        let time = jiff::Timestamp::now()
+            .strftime("%Y-%m-%dT%H:%M:%S.%3fZ")
+            .to_string();
+        let (mut head, mut lines) = (self.head, String::new());
+        for event in events {
+            let (line, after) = line::seal(sealer, head, &time, event);
+            lines.push_str(&line);
+            head = after;
+        }
+        self.part
+            .append(&lines, self.head.seq + 1)
+            .map_err(Refused::Io)?;
+        // They are in the log from here on, whatever becomes of the head.
+        self.head = head;
+        crash_point!("audit::appended");
+        self.control
+            .set_audit_head(head)
+            .map_err(Refused::Control)?;
+        crash_point!("audit::recorded");
+        Ok(())
+    }
+}
+
+/// Why lines were not appended.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("a line cannot be written")]
+    Io(#[source] std::io::Error),
+    #[error("the head cannot be put into the control file")]
+    Control(#[source] ControlError),
+    #[error("encryption is off")]
+    Off,
+}
+
+/// The thread: takes what waits, writes it with one flush, and answers.
+fn write(mut chain: Chain, messages: &Receiver<Message>) {
+    let mut noted = Noted::default();
+    loop {
+        let first = match noted.due() {
+            None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(due) => messages.recv_timeout(due.saturating_duration_since(Instant::now())),
+        };
+        let mut waiting = Vec::new();
+        let mut flush = false;
+        let mut closing = false;
+        match first {
+            Ok(message) => {
+                for message in std::iter::once(message).chain(messages.try_iter()) {
+                    match message {
+                        Message::Note(event) => noted.take(event),
+                        Message::Record(events, answer) => waiting.push((events, answer)),
+                        Message::Flush(answer) => {
+                            flush = true;
+                            waiting.push((Vec::new(), answer));
+                        }
+                        Message::Close => closing = true,
+                    }
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => flush = true,
+            Err(RecvTimeoutError::Disconnected) => closing = true,
+        }
+        if flush || closing || !waiting.is_empty() || noted.is_full() {
+            write_down(&mut chain, &mut noted, waiting);
+        }
+        if closing {
+            return;
+        }
+    }
+}
+
+type Waiting = (Vec<Event>, oneshot::Sender<Result<(), AuditError>>);
+
+fn write_down(chain: &mut Chain, noted: &mut Noted, waiting: Vec<Waiting>) {
+    let (mut events, count) = noted.events();
+    events.extend(waiting.iter().flat_map(|(events, _)| events).cloned());
+    let written = if events.is_empty() {
+        Ok(())
+    } else {
+        chain.append(&events)
+    };
+    match &written {
+        Ok(()) => {
+            noted.lost = 0;
+            events.iter().for_each(Event::trace);
+        }
+        Err(error) => {
+            noted.lost += count;
+            tracing::error!(
+                target: "nimbus::audit",
+                error = crate::chain::chain(error),
+                events = events.len(),
+                "the audit log cannot be written"
+            );
+        }
+    }
+    let written = written.map_err(AuditError::new);
+    for (_events, answer) in waiting {
+        drop(answer.send(written.clone()));
+    }
+}
+
+/// Events that nobody waits for.
+#[derive(Default)]
+struct Noted {
+    events: Vec<Event>,
+    since: Option<Instant>,
+    /// How many could not be written.
+    lost: u64,
+    /// Failures told lately, and how often since.
+    repeated: HashMap<(EventKind, String), (Instant, u64)>,
+}
+
+impl Noted {
+    /// Keeps an event for the next writing. A failure that repeats itself, at each request perhaps, is told once a minute and counted.
+    fn take(&mut self, mut event: Event) {
+        if event.outcome == EventOutcome::Failed {
+            let subject = event.subject.as_ref().map(ToString::to_string);
+            let now = Instant::now();
+            let key = (event.kind, subject.unwrap_or_default());
+            if self.repeated.len() >= MAX_REPEATED {
+                self.repeated
+                    .retain(|_, (told, _)| now.duration_since(*told) < REPEAT);
+            }
+            let room = self.repeated.len() < MAX_REPEATED;
+            match self.repeated.get_mut(&key) {
+                Some((told, count)) if now.duration_since(*told) < REPEAT => {
+                    *count += 1;
+                    return;
+                }
+                Some((told, count)) => {
+                    if *count > 0 {
+                        let said = event.detail.take().unwrap_or_default();
+                        event.detail = Some(format!("{said} ({count} times more before)"));
+                    }
+                    (*told, *count) = (now, 0);
+                }
+                None if room => {
+                    let _none = self.repeated.insert(key, (now, 0));
+                }
+                None => {}
+            }
+        }
+        let _since = self.since.get_or_insert_with(Instant::now);
+        self.events.push(event);
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.since.map(|since| since + LINGER)
+    }
+
+    fn is_full(&self) -> bool {
+        self.events.len() >= MAX_NOTED
+    }
+
+    /// All that is to be written, and how many of them nobody waits for.
+    fn events(&mut self) -> (Vec<Event>, u64) {
+        self.since = None;
+        let mut events = std::mem::take(&mut self.events);
+        let count = events.len() as u64;
+        if self.lost > 0 {
+            let gap = Event::new(EventKind::LogGap, EventOutcome::Failed)
+                .saying(format!("{} events could not be written", self.lost));
+            events.insert(0, gap);
+        }
+        (events, count)
+    }
+}
+
+/// A part of the log is full at this size: 16 MiB, some forty thousand lines.
+const FULL: u64 = 16 << 20;
+/// How long what nobody waits for may lie unwritten.
+const LINGER: Duration = Duration::from_secs(1);
+const MAX_NOTED: usize = 1024;
+/// How often a failure that repeats itself is told.
+const REPEAT: Duration = Duration::from_secs(60);
+const MAX_REPEATED: usize = 10_000;
+
+#[cfg(test)]
+mod tests;

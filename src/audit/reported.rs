@@ -1,0 +1,97 @@
+//! What a command beside a running server did with keys, as it tells the server, which alone writes the log.
+
+use nimbus_manifests::{DekId, Subject};
+use serde::{Deserialize, Serialize};
+
+use crate::envelope::{Event, EventKind, EventOutcome};
+
+/// A key event of another process. All others than these go through the server, or need it stopped.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reported {
+    event: Kind,
+    outcome: Outcome,
+    subject: Option<String>,
+    deks: Vec<String>,
+    keys: Vec<String>,
+    actor: String,
+    detail: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    Export,
+    Migrate,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Outcome {
+    Begun,
+    Done,
+    Failed,
+}
+
+impl Reported {
+    /// What is told of an event; `None` of one that no other process can bring about.
+    #[must_use]
+    pub fn of(event: &Event) -> Option<Self> {
+        let kind = match event.kind {
+            EventKind::Export => Kind::Export,
+            EventKind::Migrate => Kind::Migrate,
+            // It leads up to an export or a migration, whose own event follows.
+            _ => return None,
+        };
+        Some(Self {
+            event: kind,
+            outcome: match event.outcome {
+                EventOutcome::Begun => Outcome::Begun,
+                EventOutcome::Done => Outcome::Done,
+                EventOutcome::Failed => Outcome::Failed,
+            },
+            subject: event.subject.as_ref().map(ToString::to_string),
+            deks: event.deks.iter().map(ToString::to_string).collect(),
+            keys: event.keys.clone(),
+            actor: event.actor.to_string(),
+            detail: event.detail.clone(),
+        })
+    }
+
+    /// The event, by `caller` on behalf of whom the command names. `None` when it names what is no subject or key id, or says too much.
+    #[must_use]
+    pub fn event(self, caller: &str) -> Option<Event> {
+        let kind = match self.event {
+            Kind::Export => EventKind::Export,
+            Kind::Migrate => EventKind::Migrate,
+        };
+        let outcome = match self.outcome {
+            Outcome::Begun => EventOutcome::Begun,
+            Outcome::Done => EventOutcome::Done,
+            Outcome::Failed => EventOutcome::Failed,
+        };
+        let texts = self.keys.iter().chain(&self.detail).chain([&self.actor]);
+        if texts.map(String::len).sum::<usize>() > MAX_BYTES || self.keys.len() > MAX_KEYS {
+            return None;
+        }
+        let mut event = Event::new(kind, outcome);
+        event.subject = self
+            .subject
+            .map(|text| text.parse::<Subject>())
+            .transpose()
+            .ok()?;
+        let deks = self
+            .deks
+            .iter()
+            .take(MAX_KEYS)
+            .map(|text| text.parse::<DekId>());
+        event.deks = deks.collect::<Result<_, _>>().ok()?;
+        event.keys = self.keys;
+        event.actor = format!("{caller} for {}", self.actor).into();
+        event.detail = self.detail;
+        Some(event)
+    }
+}
+
+const MAX_BYTES: usize = 16 << 10;
+const MAX_KEYS: usize = 16;

@@ -1,0 +1,306 @@
+use std::fs;
+use std::io::Write as _;
+
+use nimbus_keyproviders::MemoryProvider;
+use nimbus_manifests::Subject;
+
+use super::*;
+use crate::envelope::{Envelope, KeyRing};
+
+/// A control file and its log, opened again and again.
+struct House {
+    dir: tempfile::TempDir,
+    envelope: Envelope,
+}
+
+impl House {
+    fn new() -> Self {
+        let key = Arc::new(MemoryProvider::random().unwrap());
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            envelope: Envelope::new(KeyRing::new(key, vec![], vec![])),
+        }
+    }
+
+    async fn open(&self) -> AuditLog {
+        self.open_with(FULL).await
+    }
+
+    async fn open_with(&self, full: u64) -> AuditLog {
+        let control = Control::open(&self.envelope, self.dir.path())
+            .await
+            .unwrap();
+        AuditLog::open_with(Arc::new(control), self.dir.path(), full).unwrap()
+    }
+
+    /// A closed log with some lines in it.
+    async fn filled(&self, lines: usize) {
+        let log = self.open().await;
+        for n in 0..lines {
+            log.record(vec![event(n)]).await.unwrap();
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join(FILE_NAME)
+    }
+
+    fn text(&self) -> String {
+        fs::read_to_string(self.path()).unwrap()
+    }
+
+    async fn problems(&self) -> Vec<String> {
+        let found = self.verified().await;
+        found.problems.into_iter().map(|one| one.problem).collect()
+    }
+
+    /// Looks as `audit --verify` does while no server runs: nothing is mended first.
+    async fn verified(&self) -> Verified {
+        let log = OfflineLog::new(self.envelope.clone(), self.dir.path().to_owned());
+        log.verify().await.unwrap()
+    }
+
+    fn events(&self) -> Vec<String> {
+        let lines = lines(self.dir.path(), None).unwrap();
+        lines.into_iter().map(|line| line.event).collect()
+    }
+}
+
+fn event(n: usize) -> Event {
+    let subject: Subject = format!("db:sqlite:tenant:t{n}:t{n}.sqlite3")
+        .parse()
+        .unwrap();
+    Event::new(EventKind::Rewrap, EventOutcome::Done)
+        .about(&subject)
+        .saying(format!("number {n}, \"quoted\" \u{1f511}\n"))
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_touched_is_whole_across_restarts() {
+    let house = House::new();
+    house.filled(3).await;
+    house.filled(2).await;
+    let found = house.verified().await;
+    assert_eq!((found.lines, found.sealed, found.head), (6, 6, 6));
+    assert_eq!(found.problems, []);
+    assert_eq!(house.events()[..2], ["log-begun", "rewrap"]);
+    let mode = fs::metadata(house.path()).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::mode(&mode) & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn every_change_of_any_byte_is_found() {
+    let house = House::new();
+    house.filled(2).await;
+    let control = Control::open(&house.envelope, house.dir.path())
+        .await
+        .unwrap();
+    let problems = || verify_log(&control, house.dir.path()).unwrap().problems;
+    let text = house.text();
+    for at in 0..text.len() {
+        let mut bytes = text.clone().into_bytes();
+        bytes[at] ^= 0x01;
+        fs::write(house.path(), bytes).unwrap();
+        assert_ne!(problems(), [], "byte {at}");
+    }
+    fs::write(house.path(), &text).unwrap();
+    assert_eq!(problems(), []);
+}
+
+#[tokio::test]
+async fn removal_reordering_repetition_and_truncation_are_found() {
+    let house = House::new();
+    house.filled(4).await;
+    let text = house.text();
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    for (what, order) in [
+        ("first removed", &[1, 2, 3, 4][..]),
+        ("one removed", &[0, 1, 3, 4]),
+        ("last removed", &[0, 1, 2, 3]),
+        ("all removed", &[]),
+        ("two swapped", &[0, 2, 1, 3, 4]),
+        ("one twice", &[0, 1, 1, 2, 3, 4]),
+        ("last twice", &[0, 1, 2, 3, 4, 4]),
+    ] {
+        let changed: String = order.iter().map(|&n| lines[n]).collect();
+        fs::write(house.path(), changed).unwrap();
+        assert_ne!(house.problems().await, Vec::<String>::new(), "{what}");
+    }
+    fs::remove_file(house.path()).unwrap();
+    assert_ne!(house.problems().await, Vec::<String>::new(), "file removed");
+}
+
+#[tokio::test]
+async fn a_line_of_another_deployment_is_found() {
+    let (house, other) = (House::new(), House::new());
+    house.filled(2).await;
+    other.filled(3).await;
+    let foreign = other.text();
+    let mut file = fs::OpenOptions::new()
+        .append(true)
+        .open(house.path())
+        .unwrap();
+    let line = foreign.lines().nth(3).unwrap();
+    file.write_all(format!("{line}\n").as_bytes()).unwrap();
+    assert_ne!(house.problems().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_half_line_of_a_crash_is_cut_off_and_no_alarm_is_raised() {
+    let house = House::new();
+    house.filled(2).await;
+    let whole = house.text();
+    fs::write(house.path(), format!("{whole}{}", &whole[..40])).unwrap();
+    drop(house.open().await);
+    assert_eq!(house.text(), whole);
+    assert_eq!(house.problems().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn lines_whose_head_was_not_written_are_taken_over() {
+    let house = House::new();
+    house.filled(2).await;
+    let control = Control::open(&house.envelope, house.dir.path())
+        .await
+        .unwrap();
+    let head = control.audit_head().unwrap();
+    drop(control);
+    house.filled(3).await;
+    // As if the process had died between the flush and the control file's commit.
+    let control = Control::open(&house.envelope, house.dir.path())
+        .await
+        .unwrap();
+    control.set_audit_head(head).unwrap();
+    drop(control);
+    drop(house.open().await);
+    let found = house.verified().await;
+    assert_eq!((found.head, found.problems), (6, vec![]));
+
+    // All of them, the first included.
+    let control = Control::open(&house.envelope, house.dir.path())
+        .await
+        .unwrap();
+    control.set_audit_head(Head::START).unwrap();
+    drop(control);
+    drop(house.open().await);
+    assert_eq!(house.verified().await.problems, []);
+}
+
+#[tokio::test]
+async fn a_log_that_was_cut_off_is_set_aside_and_the_next_line_says_so() {
+    let house = House::new();
+    house.filled(3).await;
+    let text = house.text();
+    let cut: String = text.split_inclusive('\n').take(2).collect();
+    fs::write(house.path(), &cut).unwrap();
+    let log = house.open().await;
+    log.record(vec![event(9)]).await.unwrap();
+    drop(log);
+    assert_eq!(house.events(), ["log-broken", "rewrap"]);
+    let aside = house.dir.path().join(format!("{FILE_NAME}.set-aside-1"));
+    assert_eq!(fs::read_to_string(aside).unwrap(), cut);
+    // Never whole again: what is missing is missing.
+    assert_ne!(house.problems().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_forged_line_beyond_the_head_is_not_taken_over() {
+    let house = House::new();
+    house.filled(1).await;
+    let text = house.text();
+    let last = text.lines().last().unwrap();
+    let forged = last.replace("\"seq\":2", "\"seq\":3");
+    fs::write(house.path(), format!("{text}{forged}\n")).unwrap();
+    drop(house.open().await);
+    assert_eq!(house.events(), ["log-broken"]);
+}
+
+#[tokio::test]
+async fn full_parts_keep_the_chain_and_a_missing_one_is_found() {
+    let house = House::new();
+    let log = house.open_with(1500).await;
+    for n in 0..20 {
+        log.record(vec![event(n)]).await.unwrap();
+    }
+    drop(log);
+    let parts = files::full_parts(house.dir.path()).unwrap();
+    assert!(parts.len() > 3, "{parts:?}");
+    let found = house.verified().await;
+    assert_eq!((found.lines, found.problems), (21, vec![]));
+    // A crash after the renaming: the log goes on behind the last full part.
+    let log = house.open_with(1).await;
+    log.record(vec![event(20)]).await.unwrap();
+    drop(log);
+    fs::rename(
+        house.path(),
+        house.dir.path().join("nimbus-audit.000000000022.log"),
+    )
+    .unwrap();
+    drop(house.open().await);
+    house.filled(1).await;
+    assert_eq!(house.verified().await.problems, []);
+    fs::remove_file(&parts[1].1).unwrap();
+    assert_ne!(house.problems().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_is_written_with_the_next_line_or_by_itself() {
+    let house = House::new();
+    let log = house.open().await;
+    log.note(Event::new(EventKind::Open, EventOutcome::Done));
+    log.record(vec![event(1)]).await.unwrap();
+    assert_eq!(house.events(), ["log-begun", "open", "rewrap"]);
+    log.note(Event::new(EventKind::Open, EventOutcome::Done));
+    assert_eq!(log.verify().await.unwrap().lines, 4);
+    log.note(Event::new(EventKind::Open, EventOutcome::Done));
+    drop(log);
+    assert_eq!(house.verified().await.lines, 5);
+}
+
+#[tokio::test]
+async fn a_failure_that_repeats_itself_is_told_once_a_minute() {
+    let house = House::new();
+    let log = house.open().await;
+    for _ in 0..1000 {
+        log.note(Event::new(EventKind::UnwrapFailed, EventOutcome::Failed).saying("denied"));
+    }
+    drop(log);
+    assert_eq!(house.events(), ["log-begun", "unwrap-failed"]);
+}
+
+#[tokio::test]
+async fn where_no_line_can_be_written_nobody_is_told_that_it_was() {
+    let house = House::new();
+    let log = house.open_with(1).await;
+    // The next part cannot be begun while something stands at its place that is no file.
+    let next = house.dir.path().join("nimbus-audit.000000000001.log");
+    fs::create_dir(&next).unwrap();
+    assert!(log.record(vec![event(1)]).await.is_err());
+    log.note(Event::new(EventKind::Open, EventOutcome::Done));
+    assert!(log.record(vec![event(2)]).await.is_err());
+    fs::remove_dir(&next).unwrap();
+    log.record(vec![event(3)]).await.unwrap();
+    drop(log);
+    assert_eq!(house.events(), ["log-begun", "log-gap", "rewrap"]);
+    assert_eq!(house.problems().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn lines_under_a_replaced_key_are_vouched_for_by_the_chain() {
+    let house = House::new();
+    house.filled(2).await;
+    let path = Control::path_in(house.dir.path());
+    let progress: crate::sqlcipher::Progress = Arc::new(|_, _| true);
+    let envelope = &house.envelope;
+    drop(
+        crate::encryption::rotate_dek::rotate_dek(envelope, &path, None, None, progress)
+            .await
+            .unwrap(),
+    );
+    house.filled(1).await;
+    let found = house.verified().await;
+    assert_eq!((found.lines, found.sealed, found.problems), (4, 1, vec![]));
+    let text = house.text();
+    fs::write(house.path(), text.replacen("number 0", "number 7", 1)).unwrap();
+    assert_ne!(house.problems().await, Vec::<String>::new());
+}

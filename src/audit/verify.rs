@@ -1,0 +1,142 @@
+//! Reading the log, and proving that nothing in it was changed, removed, moved or cut off.
+
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::files::{FILE_NAME, full_parts, read};
+use super::line::{Line, LineError, Sealer, check};
+use crate::control::AuditHead as Head;
+
+/// What a look at the whole log found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Lines there are.
+    pub lines: u64,
+    /// Lines whose MAC was checked by itself. The others are under a data key of the control file that was replaced since; the chain
+    /// authenticates them.
+    pub sealed: u64,
+    /// The number of the last line, as the control file has it.
+    pub head: u64,
+    /// What is wrong, in the order of the log. None: every line ever written is there, as it was written.
+    pub problems: Vec<Problem>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The file that it was found in.
+    pub file: String,
+    /// The line of that file, from 1.
+    pub line: u64,
+    /// What is wrong.
+    pub problem: String,
+}
+
+/// Goes along the whole chain, from its first line to `head`.
+pub(super) fn verify(dir: &Path, sealer: Sealer<'_>, head: Head) -> io::Result<Verified> {
+    let mut found = Verified {
+        lines: 0,
+        sealed: 0,
+        head: head.seq,
+        problems: Vec::new(),
+    };
+    let mut before = Head::START;
+    let mut passed = head == Head::START;
+    let mut name = FILE_NAME.to_owned();
+    let mut at = 0;
+    for (file, text) in parts(dir)? {
+        (name, at) = (file, 0);
+        for text in text.split_inclusive('\n') {
+            // Cut short by a crash, and nobody was told that it counts; the head is before it, or is missed.
+            let Some(text) = text.strip_suffix('\n') else {
+                break;
+            };
+            at += 1;
+            found.lines += 1;
+            let checked = check(Some(sealer), Some(before), text);
+            let here = match checked {
+                Ok((_line, here, sealed)) => {
+                    found.sealed += u64::from(sealed);
+                    // Beyond the head, which a crash left behind, nothing vouches for a line but its own MAC.
+                    if passed && !sealed {
+                        found.say(&name, at, LineError::Forged.to_string());
+                    }
+                    here
+                }
+                Err(error) => {
+                    found.say(&name, at, error.to_string());
+                    // Go on from what stands here, so that one change is told once.
+                    match check(None, None, text) {
+                        Ok((_line, here, _)) => here,
+                        Err(_) => continue,
+                    }
+                }
+            };
+            passed |= here == head;
+            before = here;
+        }
+    }
+    if !passed {
+        let problem = format!(
+            "line {}, the last that the control file knows, is not there: lines were cut off or changed",
+            head.seq
+        );
+        found.say(&name, at, problem);
+    }
+    Ok(found)
+}
+
+impl Verified {
+    fn say(&mut self, file: &str, line: u64, problem: String) {
+        // The first ones tell the story; a log that was replaced whole would repeat it line by line.
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(Problem {
+                file: file.to_owned(),
+                line,
+                problem,
+            });
+        }
+    }
+}
+
+/// The lines written at `since` or after, as they stand there; nothing is verified. What is no line is passed over.
+///
+/// # Errors
+///
+/// What the operating system said.
+pub fn lines(dir: &Path, since: Option<jiff::Timestamp>) -> io::Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    for (_file, text) in parts(dir)? {
+        let readable = text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Line>(line).ok());
+        lines.extend(readable.filter(|line| {
+            let time = line.time.parse::<jiff::Timestamp>();
+            since.is_none_or(|since| time.is_ok_and(|time| time >= since))
+        }));
+    }
+    Ok(lines)
+}
+
+/// Every part of the log with its file's name, in order.
+fn parts(dir: &Path) -> io::Result<Vec<(String, String)>> {
+    let mut parts = Vec::new();
+    let full = full_parts(dir)?.into_iter().map(|(_first, path)| path);
+    for path in full.chain([dir.join(FILE_NAME)]) {
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        match read(&path) {
+            Ok(text) => parts.push((name, text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(parts)
+}
+
+const MAX_PROBLEMS: usize = 20;

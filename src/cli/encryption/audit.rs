@@ -1,0 +1,150 @@
+//! `nimbus encryption audit`: the key-event log, read, and proven whole.
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Args;
+use ureq::http::Method;
+
+use super::super::output::{self, Format};
+use super::super::remote::Remote;
+use super::super::{CliError, Outcome, block_on, settings};
+use crate::audit::{Line, OfflineLog, Verified, lines};
+use crate::config::Settings;
+use crate::config::keys::{self, Purpose};
+use crate::process::DataDirLock;
+
+/// Read the log of key events; with --verify, prove that nothing in it was changed
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  nimbus encryption audit --since 2026-11-01T00:00:00Z
+  nimbus encryption audit --verify
+
+Without --verify no key is needed, and nothing is proven. With it the exit code
+is 3 when a line was changed, removed, moved or cut off.")]
+pub(super) struct Audit {
+    /// Prove the whole log: its chain, its MACs, and its end
+    #[arg(long)]
+    verify: bool,
+
+    /// Only what happened at this time or after it
+    #[arg(long, value_name = "RFC 3339 TIME")]
+    since: Option<jiff::Timestamp>,
+
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+impl Audit {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+        let settings = settings(config, None)?;
+        let verified = self.verify.then(|| verify(&settings)).transpose()?;
+        let lines = lines(&settings.control_data_dir, self.since)?;
+        match self.format {
+            Format::Text => {
+                // With --verify alone the answer is the proof, and not the whole log.
+                if verified.is_none() || self.since.is_some() {
+                    output::answer(&table(&lines))?;
+                }
+                if let Some(verified) = &verified {
+                    output::answer(&told(verified))?;
+                }
+            }
+            Format::Json => {
+                let answer = serde_json::json!({"events": lines, "verified": verified});
+                output::answer(
+                    &serde_json::to_string_pretty(&answer).map_err(std::io::Error::from)?,
+                )?;
+            }
+        }
+        Ok(match verified {
+            Some(verified) if !verified.problems.is_empty() => Outcome::Problems,
+            _ => Outcome::Done,
+        })
+    }
+}
+
+fn verify(settings: &Settings) -> Result<Verified, CliError> {
+    match Remote::on(&settings.data_dir)? {
+        Some(server) => server.ask(Method::GET, "/api/admin/encryption/audit", PATIENCE),
+        None => {
+            let _lock = DataDirLock::acquire(&settings.data_dir)?;
+            block_on(async {
+                let envelope = keys::connect(settings, Purpose::Inspect).await?.envelope;
+                let log = OfflineLog::new(envelope, settings.control_data_dir.clone());
+                Ok(log.verify().await?)
+            })
+        }
+    }
+}
+
+/// One line an event, its detail below it.
+fn table(lines: &[Line]) -> String {
+    if lines.is_empty() {
+        return "No key events.\n".to_owned();
+    }
+    let heads = ["TIME", "EVENT", "OUTCOME", "ACTOR", "SUBJECT"];
+    let rows: Vec<[&str; 5]> = lines
+        .iter()
+        .map(|line| {
+            let subject = line.subject.as_deref().unwrap_or("-");
+            [
+                &*line.time,
+                &*line.event,
+                &*line.outcome,
+                &*line.actor,
+                subject,
+            ]
+        })
+        .collect();
+    let width = |column: usize| {
+        let all = rows
+            .iter()
+            .chain([&heads])
+            .map(|row| row[column].chars().count());
+        all.max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..heads.len()).map(width).collect();
+    let mut text = String::new();
+    let mut write = |row: &[&str; 5]| {
+        for (column, cell) in row.iter().enumerate() {
+            let last = column + 1 == row.len();
+            let width = if last { 0 } else { widths[column] };
+            text.push_str(&format!("{cell:width$}{}", if last { "" } else { "  " }));
+        }
+        text.push('\n');
+    };
+    write(&heads);
+    rows.iter().for_each(write);
+    text
+}
+
+fn told(verified: &Verified) -> String {
+    let Verified {
+        lines,
+        sealed,
+        head,
+        problems,
+    } = verified;
+    if problems.is_empty() {
+        return format!(
+            "The audit log is whole: {lines} lines, the last is number {head}; {sealed} MACs checked, the others are vouched for by the chain.\n"
+        );
+    }
+    let mut text = format!("The audit log was tampered with, or damaged ({lines} lines):\n");
+    for problem in problems {
+        text.push_str(&format!(
+            "  {} line {}: {}\n",
+            problem.file, problem.line, problem.problem
+        ));
+    }
+    text.push_str(
+        "Compare it with the copies that your log collector keeps (tracing target nimbus::audit), and find out who could write there.\n",
+    );
+    text
+}
+
+/// A log of some years is read whole.
+const PATIENCE: Duration = Duration::from_secs(300);

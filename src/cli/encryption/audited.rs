@@ -1,0 +1,91 @@
+//! Where the key events of a command go: into the log of the deployment, through the running server when there is one.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ureq::http::Method;
+
+use super::super::CliError;
+use super::super::remote::Remote;
+use crate::audit::{AuditLog, LogError, OfflineLog, Reported};
+use crate::config::Settings;
+use crate::control::Control;
+use crate::envelope::{AuditError, AuditSink, Envelope, Event, blocking, parent};
+
+/// The core of a command on `file` that does not have the control file open itself. A file elsewhere is none of this deployment's, and only the
+/// log of the process tells of it.
+pub(super) fn audited(
+    envelope: Envelope,
+    settings: &Settings,
+    file: &Path,
+) -> Result<Envelope, CliError> {
+    let dir = parent(file).canonicalize().ok();
+    let ours = [&settings.data_dir, &settings.control_data_dir];
+    let ours = dir.is_some() && ours.iter().any(|one| one.canonicalize().ok() == dir);
+    if envelope.keys().is_none() || !ours {
+        return Ok(envelope);
+    }
+    Ok(match Remote::on(&settings.data_dir)? {
+        Some(server) => envelope.with_audit(Arc::new(RemoteLog(Arc::new(server)))),
+        None => offline(envelope, settings),
+    })
+}
+
+/// The core of a command while nobody has the control file open.
+pub(super) fn offline(envelope: Envelope, settings: &Settings) -> Envelope {
+    let log = OfflineLog::new(envelope.clone(), settings.control_data_dir.clone());
+    envelope.with_audit(Arc::new(log))
+}
+
+/// The core of a command that has the control file open.
+pub(super) async fn with_log(
+    envelope: Envelope,
+    control: Arc<Control>,
+    dir: &Path,
+) -> Result<Envelope, LogError> {
+    if envelope.keys().is_none() {
+        return Ok(envelope);
+    }
+    let dir = dir.to_owned();
+    let log = blocking(move || AuditLog::open(control, &dir)).await?;
+    Ok(envelope.with_audit(Arc::new(log)))
+}
+
+/// The log of a running server, which writes what it is told here.
+struct RemoteLog(Arc<Remote>);
+
+#[async_trait]
+impl AuditSink for RemoteLog {
+    async fn record(&self, events: Vec<Event>) -> Result<(), AuditError> {
+        let server = self.0.clone();
+        blocking(move || {
+            for report in events.iter().filter_map(Reported::of) {
+                let answer: Result<serde_json::Value, _> = server.send_json(
+                    Method::POST,
+                    "/api/admin/encryption/audit",
+                    &report,
+                    PATIENCE,
+                );
+                drop(answer.map_err(AuditError::new)?);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    fn note(&self, event: Event) {
+        // The server notes what it opens itself; a command records what it was told to do.
+        drop(event);
+    }
+}
+
+impl fmt::Debug for RemoteLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RemoteLog")
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(30);

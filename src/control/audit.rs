@@ -1,0 +1,61 @@
+//! The head of the audit log's chain.
+
+use std::sync::Arc;
+
+use nimbus_keyproviders::AuditKey;
+use nimbus_manifests::DekId;
+use redb::ReadableDatabase as _;
+
+use super::tables::AUDIT;
+use super::{Control, ControlError};
+
+/// Where the audit log's chain ends: the number of its last line, and that line's hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuditHead {
+    /// The number; 0 before the first line.
+    pub seq: u64,
+    /// SHA-256 of the line without its line end; zeros before the first line.
+    pub hash: [u8; 32],
+}
+
+impl AuditHead {
+    /// Before the first line.
+    pub const START: Self = Self {
+        seq: 0,
+        hash: [0; 32],
+    };
+}
+
+impl Control {
+    /// The key that seals lines, and the data key that it comes from; `None` in plaintext.
+    pub(crate) fn audit_sealer(&self) -> Option<(Arc<AuditKey>, DekId)> {
+        self.audit.clone()
+    }
+
+    /// Where the chain ends; [`AuditHead::START`] before its first line.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`].
+    pub fn audit_head(&self) -> Result<AuditHead, ControlError> {
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(AUDIT)?;
+            let head = table.get(HEAD)?.map(|head| {
+                let (seq, hash) = head.value();
+                AuditHead { seq, hash }
+            });
+            Ok(head.unwrap_or(AuditHead::START))
+        })
+    }
+
+    /// Moves the end of the chain, durably.
+    pub(crate) fn set_audit_head(&self, head: AuditHead) -> Result<(), ControlError> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(AUDIT)?;
+            drop(table.insert(HEAD, (head.seq, head.hash))?);
+            Ok(())
+        })
+    }
+}
+
+const HEAD: &str = "head";

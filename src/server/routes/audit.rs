@@ -1,0 +1,50 @@
+//! `/api/admin/encryption/audit`: the key-event log of a running server.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::{Extension, Json};
+use serde_json::{Value, json};
+
+use crate::audit::{AuditLog, Reported, Verified};
+use crate::chain::chain;
+use crate::server::App;
+use crate::server::access::Caller;
+use crate::server::body::Body;
+use crate::server::error::{ApiError, Code};
+
+/// Proves the whole log.
+pub(in crate::server) async fn verify(
+    State(app): State<Arc<App>>,
+) -> Result<Json<Verified>, ApiError> {
+    let verified = log(&app)?.verify().await;
+    let verified = verified.map_err(|error| ApiError::new(Code::Unavailable, chain(&error)))?;
+    Ok(Json(verified))
+}
+
+/// Records what a command beside the server does with keys, before it does it.
+pub(in crate::server) async fn record(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Body(reported): Body<Reported>,
+) -> Result<Json<Value>, ApiError> {
+    let _log = log(&app)?;
+    let event = reported.event(&caller.to_string()).ok_or_else(|| {
+        ApiError::new(
+            Code::InvalidInput,
+            "a key event names a subject and ids of keys, and is short",
+        )
+    })?;
+    let recorded = app.envelope.record(event).await;
+    recorded.map_err(|error| ApiError::new(Code::Unavailable, chain(&error)))?;
+    Ok(Json(json!({"recorded": true})))
+}
+
+fn log(app: &App) -> Result<&AuditLog, ApiError> {
+    app.audit.as_deref().ok_or_else(|| {
+        ApiError::new(
+            Code::Conflict,
+            "encryption is off: there are no keys, and no log of them",
+        )
+    })
+}
