@@ -5,10 +5,13 @@
 //! says what was missed. Files lie in `TMPDIR`.
 #![expect(clippy::print_stdout, reason = "a benchmark's report is its output")]
 
+mod bare;
 mod clients;
 mod documents;
+mod http;
 mod many_tenants;
 mod opening;
+mod point_reads;
 mod report;
 mod setup;
 
@@ -42,9 +45,10 @@ fn main() -> ExitCode {
 
 type Part = fn() -> Vec<report::Figure>;
 
-const PARTS: [(&str, Part); 4] = [
+const PARTS: [(&str, Part); 5] = [
     ("documents", documents::run),
     ("clients", clients::run),
+    ("point-reads", point_reads::run),
     ("opening", opening::run),
     ("many-tenants", many_tenants::run),
 ];

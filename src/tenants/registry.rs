@@ -109,6 +109,23 @@ impl<R: Resource> Registry<R> {
         })
     }
 
+    /// The tenant, if it is open and nothing is to be done or waited for.
+    pub(super) fn ready(&self, tenant: &TenantId) -> Option<Lease<R>> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        if state.shut_down || state.barred.contains(tenant) {
+            return None;
+        }
+        match state.slots.get_mut(tenant) {
+            Some(Slot::Open { resource, used }) if !resource.is_broken() => {
+                state.uses += 1;
+                *used = state.uses;
+                Some(self.lease_on(resource))
+            }
+            _ => None,
+        }
+    }
+
     /// The open tenant, opened by `open` when it is not open yet and nobody else is opening it.
     pub(super) async fn lease<F>(
         self: &Arc<Self>,

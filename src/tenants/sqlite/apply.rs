@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::SystemTime};
 use nimbus_manifests::TenantId;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
-use super::{failure, layout};
+use super::{failure, layout, lookups::Wanted, readers::is_sound};
 use crate::{
     documents::{
         Change, Document, DocumentId, Fields, JournalPage, JournalRecord, MAX_JOURNAL_PAGE,
@@ -342,6 +342,35 @@ impl Reader {
             })
             .map_err(|error| failure(tenant, error))?
             .ok_or_else(|| not_found(table, id))
+    }
+
+    /// Documents in one state of the file; each result goes to the end of `found`. After a failure of the engine the rest is not looked for.
+    /// Gives whether this connection may be used again.
+    pub(super) fn get_each(
+        &mut self,
+        tenant: &TenantId,
+        wanted: &[Wanted],
+        found: &mut Vec<Result<Document, StoreError>>,
+    ) -> bool {
+        let snapshot = wanted.len() > 1;
+        if snapshot && let Err(error) = self.execute("BEGIN") {
+            found.push(Err(failure(tenant, error)));
+            return false;
+        }
+        for Wanted { table, id } in wanted {
+            let document = self.get(tenant, table, *id);
+            let sound = is_sound(&document);
+            found.push(document);
+            if !sound {
+                return false;
+            }
+        }
+        !snapshot || self.execute("COMMIT").is_ok()
+    }
+
+    fn execute(&self, sql: &'static str) -> rusqlite::Result<()> {
+        let mut statement = self.connection.prepare_cached(sql)?;
+        statement.execute([]).map(drop)
     }
 
     /// The first documents of a table.

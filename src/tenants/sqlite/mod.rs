@@ -20,6 +20,7 @@ mod catalog;
 mod checkpoint;
 mod expressions;
 mod layout;
+mod lookups;
 mod query;
 mod readers;
 mod schedule;
@@ -171,11 +172,14 @@ impl TenantProvider for SqliteTenants {
                 tenant: tenant.clone(),
             });
         }
-        let lease = self
-            .0
-            .registry
-            .lease(tenant, self.0.opener(tenant, Intent::Open))
-            .await?;
+        let registry = &self.0.registry;
+        let lease = match registry.ready(tenant) {
+            Some(lease) => lease,
+            None => {
+                let opener = self.0.opener(tenant, Intent::Open);
+                registry.lease(tenant, opener).await?
+            }
+        };
         Ok(Arc::new(SqliteTenant {
             tenant: tenant.clone(),
             lease,

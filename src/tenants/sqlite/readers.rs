@@ -8,9 +8,9 @@ use std::sync::{
 
 use nimbus_manifests::TenantId;
 use rusqlite::Connection;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{apply::Reader, opening};
+use super::{apply::Reader, lookups::Lookups, opening};
 use crate::{sqlcipher::Database, tenants::StoreError};
 
 /// A tenant's read connections. Each query is one statement, or one transaction, and so sees one snapshot.
@@ -22,6 +22,7 @@ pub(super) struct Readers {
     permits: Arc<Semaphore>,
     count: u32,
     idle: Mutex<Vec<Reader>>,
+    lookups: Lookups,
     /// Whether anything was read since [`Readers::shed_unused`] last asked.
     used: AtomicBool,
 }
@@ -36,6 +37,7 @@ impl Readers {
             permits: Arc::new(Semaphore::new(count as usize)),
             count,
             idle: Mutex::new(Vec::new()),
+            lookups: Lookups::default(),
             used: AtomicBool::new(false),
         })
     }
@@ -50,31 +52,33 @@ impl Readers {
         self: &Arc<Self>,
         query: impl FnOnce(&mut Reader, &TenantId) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let closed = || StoreError::Closed {
-            tenant: self.tenant.clone(),
-        };
-        let permit = Arc::clone(&self.permits)
-            .acquire_owned()
-            .await
-            .map_err(|_| closed())?;
+        let permit = self.permit().await?;
         let readers = Arc::clone(self);
-        // Once started it runs to its end even if the client goes away; until then it holds its permit.
-        let reading = tokio::task::spawn_blocking(move || {
-            let result = readers.take().and_then(|mut reader| {
-                let result = query(&mut reader, &readers.tenant);
-                // After a page that did not authenticate a connection is not to be trusted with others.
-                if !matches!(
-                    result,
-                    Err(StoreError::Corrupt { .. } | StoreError::Engine { .. })
-                ) {
-                    readers.idle().push(reader);
-                }
-                result
-            });
-            drop(permit);
+        let reading = move |_: &OwnedSemaphorePermit| {
+            let mut reader = readers.take()?;
+            let result = query(&mut reader, &readers.tenant);
+            if is_sound(&result) {
+                readers.give_back(reader);
+            }
             result
-        });
-        reading.await.unwrap_or_else(|_panic| Err(closed()))
+        };
+        self.on_a_blocking_thread(permit, reading).await?
+    }
+
+    /// The right to use one of the connections.
+    pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, StoreError> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        permit.map_err(|_closed| self.closed())
+    }
+
+    /// Once started it runs to its end even if the client goes away; until then it holds its permit.
+    pub(super) async fn on_a_blocking_thread<T: Send + 'static>(
+        &self,
+        permit: OwnedSemaphorePermit,
+        reading: impl FnOnce(&OwnedSemaphorePermit) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let reading = tokio::task::spawn_blocking(move || reading(&permit));
+        reading.await.map_err(|_panic| self.closed())
     }
 
     /// Waits for the queries under way, lets none begin any more, and closes the connections.
@@ -116,12 +120,11 @@ impl Readers {
         connection
             .pragma_update(None, "query_only", true)
             .map_err(|error| super::failure(&self.tenant, error))?;
-        let reader = self.reader(connection)?;
-        self.idle().push(reader);
+        self.give_back(self.reader(connection)?);
         Ok(())
     }
 
-    fn take(&self) -> Result<Reader, StoreError> {
+    pub(super) fn take(&self) -> Result<Reader, StoreError> {
         self.used.store(true, Ordering::Relaxed);
         // The one used last has the warmest cache.
         if let Some(reader) = self.idle().pop() {
@@ -132,6 +135,24 @@ impl Readers {
             .reader()
             .map_err(|error| opening(&self.tenant, error))?;
         self.reader(connection)
+    }
+
+    pub(super) fn give_back(&self, reader: Reader) {
+        self.idle().push(reader);
+    }
+
+    pub(super) fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    pub(super) fn lookups(&self) -> &Lookups {
+        &self.lookups
+    }
+
+    pub(super) fn closed(&self) -> StoreError {
+        StoreError::Closed {
+            tenant: self.tenant.clone(),
+        }
     }
 
     fn reader(&self, connection: Connection) -> Result<Reader, StoreError> {
@@ -151,6 +172,14 @@ impl Readers {
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Reader>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// After a page that did not authenticate a connection is not to be trusted with others.
+pub(super) fn is_sound<T>(result: &Result<T, StoreError>) -> bool {
+    !matches!(
+        result,
+        Err(StoreError::Corrupt { .. } | StoreError::Engine { .. })
+    )
 }
 
 /// Prepared statements kept a connection.

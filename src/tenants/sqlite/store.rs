@@ -10,7 +10,9 @@ use tokio::sync::oneshot;
 use super::{
     Shared,
     apply::{Reader, Writing},
-    checkpoint, failure, layout, opening,
+    checkpoint, failure, layout,
+    lookups::Wanted,
+    opening,
     readers::Readers,
     schedule,
     writer::{Size, Writer},
@@ -166,11 +168,7 @@ impl TenantStore for SqliteTenant {
 
     async fn get(&self, table: &TableName, id: DocumentId) -> Result<Document, StoreError> {
         let table = table.clone();
-        let result = self
-            .lease
-            .readers
-            .read(move |reader, tenant| reader.get(tenant, &table, id))
-            .await;
+        let result = self.lease.readers.get(Wanted { table, id }).await;
         self.explained(result)
     }
 

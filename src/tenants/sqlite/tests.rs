@@ -180,6 +180,7 @@ fn bodies(documents: &[Document]) -> Vec<&str> {
 
 mod journal;
 mod lifecycle;
+mod lookups;
 mod query;
 mod schedule;
 mod schemas;

@@ -1,0 +1,131 @@
+//! Documents that are asked for by their id: those that are asked for at the same time are looked up together.
+//!
+//! Handing work to a blocking thread and waiting for it costs several times what looking a document up does. So a request puts its
+//! wish on a list. Whoever finds the list empty sees to it, in a task of its own that first steps behind everything that is ready to run:
+//! what the other requests of that moment want is on the list by then. One snapshot answers all of it; it is taken after the last of
+//! them came. A lone request waits for nobody.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    task::yield_now,
+};
+
+use super::readers::Readers;
+use crate::{
+    documents::{Document, DocumentId, TableName},
+    tenants::StoreError,
+};
+
+/// What is asked for and not being looked up yet.
+#[derive(Debug, Default)]
+pub(super) struct Lookups(Mutex<Vec<(Wanted, Answer)>>);
+
+/// One document.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) table: TableName,
+    pub(super) id: DocumentId,
+}
+
+pub(super) type Found = Result<Document, StoreError>;
+type Answer = oneshot::Sender<Found>;
+
+impl Lookups {
+    /// Puts one on the list; whether it was empty before.
+    fn add(&self, lookup: (Wanted, Answer)) -> bool {
+        let mut list = self.list();
+        list.push(lookup);
+        list.len() == 1
+    }
+
+    /// Takes as many as are looked up together; whether it leaves any.
+    fn take(&self) -> (Vec<(Wanted, Answer)>, bool) {
+        let mut list = self.list();
+        if list.len() <= MAX_TOGETHER {
+            return (std::mem::take(&mut *list), false);
+        }
+        (list.drain(..MAX_TOGETHER).collect(), true)
+    }
+
+    fn list(&self) -> std::sync::MutexGuard<'_, Vec<(Wanted, Answer)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Readers {
+    /// One document.
+    pub(super) async fn get(self: &Arc<Self>, wanted: Wanted) -> Found {
+        let (answer, found) = oneshot::channel();
+        if self.lookups().add((wanted, answer)) {
+            drop(tokio::spawn(Arc::clone(self).see_to_lookups()));
+        }
+        found.await.unwrap_or_else(|_gone| Err(self.closed()))
+    }
+
+    /// Empties the list.
+    async fn see_to_lookups(self: Arc<Self>) {
+        loop {
+            let permit = self.permit().await;
+            yield_now().await;
+            let (lookups, more) = self.lookups().take();
+            let answering = Arc::clone(&self).look_up(permit, lookups);
+            if !more {
+                return answering.await;
+            }
+            drop(tokio::spawn(answering));
+        }
+    }
+
+    async fn look_up(
+        self: Arc<Self>,
+        permit: Result<OwnedSemaphorePermit, StoreError>,
+        lookups: Vec<(Wanted, Answer)>,
+    ) {
+        // Who went away meanwhile wants nothing any more.
+        let lookups = lookups.into_iter().filter(|(_, who)| !who.is_closed());
+        let (wanted, answers): (Vec<Wanted>, Vec<Answer>) = lookups.unzip();
+        let readers = Arc::clone(&self);
+        let found = match permit {
+            Ok(permit) => {
+                let looking = move |_: &OwnedSemaphorePermit| readers.look_up_all(&wanted);
+                self.on_a_blocking_thread(permit, looking).await
+            }
+            Err(error) => Err(error),
+        };
+        // Sent from here, one worker of the runtime wakes all of them without a word to another thread.
+        match found {
+            Ok(found) => {
+                for (answer, found) in answers.into_iter().zip(found) {
+                    drop(answer.send(found));
+                }
+            }
+            Err(error) => {
+                for answer in answers {
+                    drop(answer.send(Err(error.clone())));
+                }
+            }
+        }
+    }
+
+    /// Looks each of them up. Blocks.
+    fn look_up_all(&self, wanted: &[Wanted]) -> Vec<Found> {
+        let mut found = Vec::with_capacity(wanted.len());
+        while found.len() < wanted.len() {
+            match self.take() {
+                Ok(mut reader) => {
+                    let rest = &wanted[found.len()..];
+                    if reader.get_each(self.tenant(), rest, &mut found) {
+                        self.give_back(reader);
+                    }
+                }
+                Err(error) => found.resize_with(wanted.len(), || Err(error.clone())),
+            }
+        }
+        found
+    }
+}
+
+/// How many are looked up together. Each may have to wait for the disk, and the last one's answer waits for all.
+const MAX_TOGETHER: usize = 64;
