@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::deploy::DeployError;
 use super::{MAX_DEPTH, MAX_FIELDS_BYTES, MAX_TABLE_NAME_BYTES, schedule::MAX_CRON_NAME_BYTES};
 
 /// Input that is refused before any store sees it.
@@ -97,6 +98,9 @@ pub enum InputError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A deploy that is not right.
+    #[error(transparent)]
+    Deploy(#[from] DeployError),
     /// A cursor that is no cursor, or that of another query or tenant.
     #[error(
         "the cursor is not one of this query on this tenant: send \"next_cursor\" of the page before, and the same query, or begin anew without it"

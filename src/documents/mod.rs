@@ -4,6 +4,7 @@
 //! [`Fields`], a [`TableName`] or a [`DocumentId`] holds one that passed its checks, so a store never checks again.
 
 mod at_most;
+pub mod deploy;
 mod document;
 mod error;
 mod fields;

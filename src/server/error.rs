@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::documents::InputError;
+use crate::documents::deploy::DeployError;
 use crate::envelope::Trouble;
 use crate::tenants::{Limit, StoreError};
 
@@ -96,6 +97,14 @@ codes! {
     /// The sidecar is missing.
     ManifestMissing = "encryption.manifest_missing", SERVICE_UNAVAILABLE, "critical", false,
         "restore the manifest from a backup, or put it back with `nimbus encryption repair`";
+    /// No such generation of a deploy.
+    GenerationNotFound = "op.document_not_found", NOT_FOUND, "error", false, "GET /api/tenants/{t}/deploy lists the generations that are kept";
+    /// No such file in the active generation.
+    FileNotFound = "op.document_not_found", NOT_FOUND, "error", false,
+        "look at the path, which case counts in; deploy the file, or activate a generation that has it";
+    /// The range lies beyond the end of the file.
+    RangeNotSatisfiable = "op.invalid_input", RANGE_NOT_SATISFIABLE, "error", false,
+        "ask for a range within the length that Content-Range names";
     /// No such route.
     RouteNotFound = "service.route_not_found", NOT_FOUND, "error", false, "docs/http-api.md lists the routes";
     /// The route does not take this method.
@@ -118,6 +127,8 @@ pub struct ApiError {
     pub code: Code,
     message: String,
     detail: Option<String>,
+    /// Of the file that a range was asked of.
+    length: Option<u64>,
 }
 
 impl ApiError {
@@ -128,6 +139,16 @@ impl ApiError {
             code,
             message: message.into(),
             detail: None,
+            length: None,
+        }
+    }
+
+    /// A range beyond the `length` that there is.
+    pub(super) fn range_not_satisfiable(length: u64) -> Self {
+        let message = format!("the range lies beyond the {length} bytes of the file");
+        Self {
+            length: Some(length),
+            ..Self::new(Code::RangeNotSatisfiable, message)
         }
     }
 
@@ -152,6 +173,7 @@ impl ApiError {
             code,
             message,
             detail,
+            length,
         } = self;
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%3fZ");
         let body = json!({"error": {
@@ -169,6 +191,12 @@ impl ApiError {
             let _none = response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        let unsatisfied = length.and_then(|length| format!("bytes */{length}").try_into().ok());
+        if let Some(unsatisfied) = unsatisfied {
+            let _none = response
+                .headers_mut()
+                .insert(header::CONTENT_RANGE, unsatisfied);
         }
         response
     }
@@ -193,6 +221,12 @@ impl From<InputError> for ApiError {
     }
 }
 
+impl From<DeployError> for ApiError {
+    fn from(error: DeployError) -> Self {
+        InputError::from(error).into()
+    }
+}
+
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         let code = match &error {
@@ -201,6 +235,8 @@ impl From<StoreError> for ApiError {
                 Code::AlreadyExists
             }
             StoreError::DocumentNotFound { .. } => Code::DocumentNotFound,
+            StoreError::GenerationNotFound { .. } => Code::GenerationNotFound,
+            StoreError::FileNotFound { .. } | StoreError::ContentGone { .. } => Code::FileNotFound,
             StoreError::Input(error) => return error.clone().into(),
             StoreError::InBatch { source, .. } => {
                 return Self {

@@ -5,6 +5,7 @@ mod body;
 pub mod error;
 mod layers;
 mod operations;
+mod range;
 mod router;
 mod routes;
 pub mod token;

@@ -12,7 +12,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::access::{Group, Needs, Route};
-use super::routes::{admin, audit, batch, documents, health, journal, query, tenants};
+use super::routes::{
+    admin, apps, audit, batch, deploy, documents, health, journal, query, tenants,
+};
 use super::{App, ENCRYPTION_STATUS, MAX_BODY_BYTES, layers};
 
 /// Every route. One that reads or writes for a tenant names it `{t}`.
@@ -24,12 +26,20 @@ fn groups() -> [Group; 4] {
             .get("/api/tenants/{t}/documents/{table}/{id}", documents::get)
             .post("/api/tenants/{t}/query", query::query)
             .post("/api/tenants/{t}/query/paginated", query::paginated)
-            .get("/api/tenants/{t}/journal", journal::read),
+            .get("/api/tenants/{t}/journal", journal::read)
+            .get("/api/tenants/{t}/deploy", deploy::list)
+            .get("/apps/{t}/", apps::root)
+            .get("/apps/{t}/{*path}", apps::file),
         Group::new(Needs::Writing)
             .post("/api/tenants/{t}/documents", documents::insert)
             .patch("/api/tenants/{t}/documents/{table}/{id}", documents::patch)
             .delete("/api/tenants/{t}/documents/{table}/{id}", documents::delete)
-            .post("/api/tenants/{t}/batch", batch::apply),
+            .post("/api/tenants/{t}/batch", batch::apply)
+            .post("/api/tenants/{t}/deploy", deploy::deploy)
+            .post(
+                "/api/tenants/{t}/deploy/{generation}/activate",
+                deploy::activate,
+            ),
         Group::new(Needs::Administration)
             .get("/ready", health::ready)
             .post("/api/tenants", tenants::create)
@@ -72,10 +82,12 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// No cache keeps an answer, and no browser guesses what it is.
+/// No cache keeps an answer, unless it says how it may be kept, and no browser guesses what it is.
 async fn for_programs(mut response: Response) -> Response {
     let headers = response.headers_mut();
-    let _old = headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let _cache = headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
     let _old = headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::{MAX_LIST_BYTES, MAX_TABLES};
 use crate::{
+    documents::deploy::{AppPath, ContentHash, GENERATIONS_KEPT},
     documents::{
         DocumentId, InputError, TableName,
         schedule::{CronName, JobId, MAX_CRONS, MAX_JOBS, Origin},
@@ -51,6 +52,26 @@ pub enum StoreError {
         table: TableName,
         /// The id that is taken.
         id: DocumentId,
+    },
+    /// There is no such generation, or it is not kept any more.
+    #[error(
+        "there is no generation {generation}: the last {GENERATIONS_KEPT} deploys are kept, GET /api/tenants/{{t}}/deploy lists them"
+    )]
+    GenerationNotFound {
+        /// The generation asked for.
+        generation: i64,
+    },
+    /// The active generation has no such file, or there is no active generation.
+    #[error("there is no file {path} in the active generation")]
+    FileNotFound {
+        /// The path asked for.
+        path: AppPath,
+    },
+    /// No generation that is kept has this content any more.
+    #[error("the content with the sha256 {hash} was removed with the last generation that had it")]
+    ContentGone {
+        /// What names it.
+        hash: ContentHash,
     },
     /// One mutation of a batch cannot be applied, and so none of the batch was.
     #[error("mutation {index} of the batch: {source}; nothing of the batch was applied")]

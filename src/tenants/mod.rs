@@ -7,7 +7,7 @@ mod error;
 mod registry;
 pub mod sqlite;
 
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use nimbus_manifests::TenantId;
@@ -15,6 +15,7 @@ use nimbus_manifests::TenantId;
 pub use error::{Limit, MAX_OFFENDERS, Offenders, StoreError};
 
 use crate::control::{Control, ControlError};
+use crate::documents::deploy::{AppFile, AppPath, ContentHash, Deploy, Deployed, Generations};
 use crate::documents::query::{Position, Query, QueryPage};
 use crate::documents::schedule::{Cron, CronName, CronState, FinishedJob, Job, JobId, NewJob, Ran};
 use crate::documents::schema::TableSchema;
@@ -67,6 +68,28 @@ pub trait TenantStore: Debug + Send + Sync {
     async fn apply(&self, mutation: Mutation) -> Result<MutationOutcome, StoreError> {
         alone(self.apply_all(vec![mutation]).await)
     }
+
+    /// Stores a deploy as the newest generation and activates it, all at once: schemas with their indexes, crons and files.
+    /// Generations beyond the last [`GENERATIONS_KEPT`](crate::documents::deploy::GENERATIONS_KEPT) are removed. A dry run
+    /// changes nothing, and is refused for what the deploy would be refused for.
+    async fn deploy(&self, deploy: Deploy) -> Result<Deployed, StoreError>;
+
+    /// Activates a generation that is kept, as [`TenantStore::deploy`] does with a new one.
+    async fn activate(&self, generation: i64) -> Result<Deployed, StoreError>;
+
+    /// The generations that are kept.
+    async fn generations(&self) -> Result<Generations, StoreError>;
+
+    /// A file of the active generation.
+    async fn app_file(&self, path: &AppPath) -> Result<AppFile, StoreError>;
+
+    /// Part of the content of a file, whether its generation is still active or not; no more than lies in `range` is read.
+    /// [`StoreError::ContentGone`] when no generation has it any more, or when it ends before the range does.
+    async fn app_content(
+        &self,
+        hash: ContentHash,
+        range: Range<u64>,
+    ) -> Result<Vec<u8>, StoreError>;
 
     /// One document.
     async fn get(&self, table: &TableName, id: DocumentId) -> Result<Document, StoreError>;

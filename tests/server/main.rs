@@ -6,9 +6,11 @@
 )]
 
 mod access;
+mod apps;
 mod batch;
 mod bodies;
 mod damaged;
+mod deploy;
 mod disk;
 mod documents;
 mod full;

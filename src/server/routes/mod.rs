@@ -1,8 +1,10 @@
 //! One file a resource; each handler parses, calls the library, and answers.
 
 pub(super) mod admin;
+pub(super) mod apps;
 pub(super) mod audit;
 pub(super) mod batch;
+pub(super) mod deploy;
 pub(super) mod documents;
 pub(super) mod health;
 pub(super) mod journal;

@@ -96,18 +96,34 @@ impl<'a> Writing<'a> {
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, StoreError>,
     ) -> Result<Result<T, StoreError>, StoreError> {
+        self.in_savepoint(true, work)
+    }
+
+    /// Does some work as [`Writing::all_or_nothing`] does, and undoes it all the same: what would have come of it.
+    pub(super) fn rehearse<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<Result<T, StoreError>, StoreError> {
+        self.in_savepoint(false, work)
+    }
+
+    fn in_savepoint<T>(
+        &mut self,
+        keep: bool,
+        work: impl FnOnce(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<Result<T, StoreError>, StoreError> {
         self.execute("SAVEPOINT work")?;
         let (sequence, applied) = (self.sequence, self.applied.len());
         let changed = std::mem::take(&mut self.known.changed);
         let result = work(self);
         match &result {
-            Ok(_) => {
+            Ok(_) if keep => {
                 self.execute("RELEASE work")?;
                 self.known.changed |= changed;
             }
             // Some failures, a full disk among them, end the transaction.
             Err(error) if self.connection.is_autocommit() => return Err(error.clone()),
-            Err(_) => {
+            _ => {
                 self.execute("ROLLBACK TO work")?;
                 self.execute("RELEASE work")?;
                 self.sequence = sequence;
@@ -519,7 +535,7 @@ fn not_found(table: &TableName, id: DocumentId) -> StoreError {
 }
 
 /// The time now, in milliseconds since the Unix epoch.
-fn now_ms() -> i64 {
+pub(super) fn now_ms() -> i64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .ok()

@@ -31,7 +31,7 @@
 use nimbus_manifests::TenantId;
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
-use super::{failure, schedule, schemas};
+use super::{deploys, failure, schedule, schemas};
 use crate::{
     documents::{JOURNAL_RECORDS, TableName},
     tenants::{MAX_TABLES, StoreError},
@@ -57,7 +57,7 @@ const ADD_JOURNAL: &str = "
     ) STRICT;";
 
 /// Makes version 3 of version 2; each resource has the tables of its own module.
-const ADD_RESOURCES: &[&str] = &[schedule::TABLES, schemas::TABLES];
+const ADD_RESOURCES: &[&str] = &[deploys::TABLES, schedule::TABLES, schemas::TABLES];
 
 /// What makes each version of the one before it.
 const STEPS: [&[&str]; VERSION as usize] = [&[CREATE], &[ADD_JOURNAL], ADD_RESOURCES];

@@ -18,6 +18,7 @@
 mod apply;
 mod catalog;
 mod checkpoint;
+mod deploys;
 mod expressions;
 mod layout;
 mod lookups;

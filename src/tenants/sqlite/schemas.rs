@@ -280,17 +280,9 @@ impl Reader {
 
     /// All schemas, in the order of their tables' names.
     pub(super) fn schemas(&mut self, tenant: &TenantId) -> Result<Vec<TableSchema>, StoreError> {
-        let sqlite = |error| failure(tenant, error);
-        let snapshot = self.snapshot().map_err(sqlite)?;
-        let mut statement = snapshot
-            .prepare_cached(
-                "SELECT definition FROM nimbus_schemas JOIN nimbus_tables USING (number) ORDER BY name",
-            )
-            .map_err(sqlite)?;
-        let schemas = statement
-            .query_map([], |row| read(&row.get::<_, String>(0)?))
-            .map_err(sqlite)?;
-        schemas.collect::<rusqlite::Result<_>>().map_err(sqlite)
+        self.snapshot()
+            .and_then(|snapshot| all(&snapshot))
+            .map_err(|error| failure(tenant, error))
     }
 
     /// Looks through a table for documents that do not fit a schema, without the writer.
@@ -314,6 +306,16 @@ impl Reader {
         }
         Ok(Scanned { sequence })
     }
+}
+
+/// All schemas, in the order of their tables' names.
+pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<TableSchema>> {
+    connection
+        .prepare_cached(
+            "SELECT definition FROM nimbus_schemas JOIN nimbus_tables USING (number) ORDER BY name",
+        )?
+        .query_map([], |row| read(&row.get::<_, String>(0)?))?
+        .collect()
 }
 
 /// What a unique index is on, whose rule was broken.

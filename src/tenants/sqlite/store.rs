@@ -1,6 +1,6 @@
 //! One open tenant.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{ops::Range, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use nimbus_manifests::{Subject, TenantId};
@@ -20,6 +20,7 @@ use super::{
 use crate::{
     documents::{
         Document, DocumentId, JournalPage, Mutation, MutationOutcome, TableName,
+        deploy::{AppFile, AppPath, ContentHash, Deploy, Deployed, Generations},
         query::{Position, Query, QueryPage},
         schedule::{Cron, CronName, CronState, FinishedJob, Job, JobId, NewJob, Origin, Ran},
         schema::TableSchema,
@@ -164,6 +165,63 @@ impl SqliteTenant {
 impl TenantStore for SqliteTenant {
     async fn apply_all(&self, batch: Vec<Mutation>) -> Result<Vec<MutationOutcome>, StoreError> {
         self.written(self.lease.writer.submit(batch)).await
+    }
+
+    async fn deploy(&self, deploy: Deploy) -> Result<Deployed, StoreError> {
+        let scan = move |reader: &mut Reader, tenant: &TenantId| {
+            let scans = reader.scan_all(tenant, &deploy.resources)?;
+            Ok((deploy, scans))
+        };
+        let (deploy, scans) = self.explained(self.lease.readers.read(scan).await)?;
+        let size = Size {
+            bytes: deploy.weight(),
+            // Most of what it writes are files: a row each, as a document is one.
+            changes: deploy.files.len(),
+        };
+        let work = move |writing: &mut Writing<'_>| writing.deploy(&deploy, &scans);
+        self.written(self.lease.writer.run(size, work)).await
+    }
+
+    async fn activate(&self, generation: i64) -> Result<Deployed, StoreError> {
+        let scan = move |reader: &mut Reader, tenant: &TenantId| {
+            let resources = reader.resources(tenant, generation)?;
+            reader.scan_all(tenant, &resources)
+        };
+        let scans = self.explained(self.lease.readers.read(scan).await)?;
+        let work = move |writing: &mut Writing<'_>| writing.activate(generation, &scans);
+        self.written(self.lease.writer.run(Size::SMALL, work)).await
+    }
+
+    async fn generations(&self) -> Result<Generations, StoreError> {
+        let result = self
+            .lease
+            .readers
+            .read(|reader, tenant| reader.generations(tenant))
+            .await;
+        self.explained(result)
+    }
+
+    async fn app_file(&self, path: &AppPath) -> Result<AppFile, StoreError> {
+        let path = path.clone();
+        let result = self
+            .lease
+            .readers
+            .read(move |reader, tenant| reader.app_file(tenant, &path))
+            .await;
+        self.explained(result)
+    }
+
+    async fn app_content(
+        &self,
+        hash: ContentHash,
+        range: Range<u64>,
+    ) -> Result<Vec<u8>, StoreError> {
+        let result = self
+            .lease
+            .readers
+            .read(move |reader, tenant| reader.app_content(tenant, hash, range))
+            .await;
+        self.explained(result)
     }
 
     async fn get(&self, table: &TableName, id: DocumentId) -> Result<Document, StoreError> {

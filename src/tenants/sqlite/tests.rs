@@ -178,6 +178,7 @@ fn bodies(documents: &[Document]) -> Vec<&str> {
         .collect()
 }
 
+mod deploys;
 mod journal;
 mod lifecycle;
 mod lookups;
