@@ -1,6 +1,7 @@
 //! The command line: one file a command. Each parses, calls the library, and prints.
 
 mod auth;
+mod doctor;
 mod encryption;
 mod output;
 mod remote;
@@ -57,6 +58,8 @@ enum Command {
     Auth(auth::Auth),
     /// Look at, make, move and check what is encrypted
     Encryption(encryption::Encryption),
+    /// Look at keys, files and machine
+    Doctor(doctor::DoctorCommand),
 }
 
 /// Why a command failed.
@@ -152,6 +155,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Token(command) => command.run(config),
         Command::Auth(command) => command.run(),
         Command::Encryption(command) => command.run(config),
+        Command::Doctor(command) => command.run(config),
     };
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

@@ -20,7 +20,7 @@ use crate::encryption::survey::Surveyor;
 use crate::envelope::{act_as, blocking, remove_leftovers};
 use crate::process::{DataDirLock, harden, raise_file_limit};
 use crate::server::token::{self, AdminToken, TokenKeeper};
-use crate::server::{App, serve};
+use crate::server::{App, Parts, serve};
 use crate::sqlcipher::check_library;
 use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
 
@@ -184,15 +184,16 @@ impl Start {
             envelope: Ok(envelope.clone()),
             holds_control: true,
         };
-        let app = App::new(
-            Arc::new(tenants),
+        let app = App::new(Parts {
+            tenants: Arc::new(tenants),
             control,
             envelope,
             audit,
             surveyor,
-            TokenKeeper::new(token_path),
-            self.cors_allow_origins,
-        );
+            max_open_tenants: settings.max_open_tenants,
+            tokens: TokenKeeper::new(token_path),
+            allowed_origins: self.cors_allow_origins,
+        });
         match self.log_format {
             Format::Text => output::note(&format!("nimbus listening on {address}")),
             Format::Json => tracing::info!(%address, "nimbus listening on {address}"),

@@ -42,6 +42,7 @@ pub struct App {
     /// `None` in plaintext.
     audit: Option<Arc<AuditLog>>,
     surveyor: Surveyor,
+    max_open_tenants: usize,
     operations: Arc<Operations>,
     tokens: TokenKeeper,
     allowed_origins: Vec<String>,
@@ -50,24 +51,48 @@ pub struct App {
     trouble: Mutex<BTreeMap<TenantId, &'static str>>,
 }
 
+/// What an application is made of, opened.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where tenants are.
+    pub tenants: Arc<dyn TenantProvider>,
+    /// The control file.
+    pub control: Arc<Control>,
+    /// The core.
+    pub envelope: Envelope,
+    /// The log of key events; `None` in plaintext.
+    pub audit: Option<Arc<AuditLog>>,
+    /// Looks at the files.
+    pub surveyor: Surveyor,
+    /// How many tenants may be open.
+    pub max_open_tenants: usize,
+    /// The admin token.
+    pub tokens: TokenKeeper,
+    /// Origins that are accepted besides loopback ones.
+    pub allowed_origins: Vec<String>,
+}
+
 impl App {
     /// An application over opened parts.
     #[must_use]
-    pub fn new(
-        tenants: Arc<dyn TenantProvider>,
-        control: Arc<Control>,
-        envelope: Envelope,
-        audit: Option<Arc<AuditLog>>,
-        surveyor: Surveyor,
-        tokens: TokenKeeper,
-        allowed_origins: Vec<String>,
-    ) -> Self {
+    pub fn new(parts: Parts) -> Self {
+        let Parts {
+            tenants,
+            control,
+            envelope,
+            audit,
+            surveyor,
+            max_open_tenants,
+            tokens,
+            allowed_origins,
+        } = parts;
         Self {
             tenants,
             control,
             envelope,
             audit,
             surveyor,
+            max_open_tenants,
             operations: Arc::default(),
             tokens,
             allowed_origins,

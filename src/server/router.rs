@@ -51,6 +51,7 @@ fn groups() -> [Group; 4] {
             .post("/api/admin/encryption/rotate-kek", admin::rotate_kek)
             .post("/api/admin/encryption/shred", admin::shred)
             .get("/api/admin/operations/{id}", admin::operation)
+            .get("/debug/doctor", admin::doctor)
             .get(ENCRYPTION_STATUS, admin::encryption_status),
     ]
 }

@@ -1,6 +1,7 @@
 //! `nimbus encryption …`, run as an operator runs it: the real binary on real directories.
 
 mod audit;
+mod doctor;
 mod export;
 mod key_files;
 mod migrate;

@@ -9,7 +9,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::tenant_id;
+use crate::audit::LogError;
 use crate::chain::chain;
+use crate::encryption::doctor::{Doctor, Examination};
 use crate::encryption::rotate_kek::Request;
 use crate::encryption::shred;
 use crate::encryption::survey::{Survey, Verify};
@@ -45,6 +47,23 @@ pub(in crate::server) async fn encryption_status(
     let survey = app.surveyor.clone().run(query.verify).await;
     let survey = survey.map_err(|error| ApiError::new(Code::Unavailable, chain(&error)))?;
     Ok(Json(survey))
+}
+
+/// As `nimbus doctor --format json`, from the server's own process.
+pub(in crate::server) async fn doctor(
+    State(app): State<Arc<App>>,
+) -> Result<Json<Examination>, ApiError> {
+    let audit = match &app.audit {
+        Some(log) => log.verify().await,
+        None => Err(LogError::EncryptionOff),
+    };
+    let doctor = Doctor {
+        surveyor: app.surveyor.clone(),
+        max_open_tenants: app.max_open_tenants,
+    };
+    let found = doctor.run(audit).await;
+    let found = found.map_err(|error| ApiError::new(Code::Unavailable, chain(&error)))?;
+    Ok(Json(found))
 }
 
 /// Wraps data keys under another key, as `nimbus encryption rotate-kek`; the answer names the operation.

@@ -1,0 +1,578 @@
+//! `doctor`: everything around the files that an operator or an auditor asks about, looked at and told with what to do next.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use nimbus_keyproviders::locked_memory;
+use nimbus_manifests::{ProviderKind, Subject};
+use serde::{Deserialize, Serialize};
+
+use super::survey::{Health, Survey, SurveyError, Surveyor, Verify};
+use crate::audit::{LogError, Verified};
+use crate::envelope::{TEMPORARY_PREFIX, blocking};
+use crate::process::harden;
+
+/// How one thing stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As it should be.
+    Ok,
+    /// It works, and could be safer, or will not work for long.
+    Warning,
+    /// It needs an operator.
+    Problem,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What it is about; the name stays the same.
+    pub name: String,
+    /// How it stands.
+    pub verdict: Verdict,
+    /// What was found.
+    pub found: String,
+    /// What to do next.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub remedy: Option<String>,
+}
+
+/// All that was looked at; its JSON is documented in `docs/doctor.md`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Examination {
+    /// Each thing, always the same ones in the same order.
+    pub checks: Vec<Check>,
+    /// How many of them could be better.
+    pub warnings: usize,
+    /// How many need an operator.
+    pub problems: usize,
+}
+
+/// What to look at.
+#[derive(Debug)]
+pub struct Doctor {
+    /// Looks at the files.
+    pub surveyor: Surveyor,
+    /// How many tenants may be open: each needs locked memory for its keys.
+    pub max_open_tenants: usize,
+}
+
+impl Doctor {
+    /// Looks at everything. `audit` is what a look at the whole audit log found.
+    ///
+    /// # Errors
+    ///
+    /// [`SurveyError`] when the data directory cannot be read.
+    pub async fn run(self, audit: Result<Verified, LogError>) -> Result<Examination, SurveyError> {
+        let survey = self.surveyor.clone().run(Some(Verify::None)).await?;
+        let behind = self.behind(&survey).await;
+        let (data_dir, control_dir) = (
+            self.surveyor.data_dir.clone(),
+            self.surveyor.control_dir.clone(),
+        );
+        let key = survey
+            .provider
+            .as_ref()
+            .and_then(|provider| provider.path.as_deref())
+            .map(PathBuf::from);
+        let mut checks = vec![
+            provider(&survey),
+            files(&survey),
+            newest_key(&behind),
+            data_key_age(&survey),
+            pending(&survey),
+            recovery(&survey, self.recipients()),
+        ];
+        let max_open = self.max_open_tenants;
+        let future = clock(&survey);
+        checks.extend(
+            blocking(move || {
+                vec![
+                    key_place(key.as_deref(), &data_dir),
+                    key_modes(key.as_deref()),
+                    directory_modes(&[&data_dir, &control_dir]),
+                    leftovers(&[&data_dir, &control_dir]),
+                    disk(&data_dir),
+                    future,
+                    memory_lock(max_open),
+                    core_dumps(),
+                ]
+            })
+            .await,
+        );
+        checks.push(audit_log(audit));
+        let count = |verdict| {
+            checks
+                .iter()
+                .filter(|check| check.verdict == verdict)
+                .count()
+        };
+        Ok(Examination {
+            warnings: count(Verdict::Warning),
+            problems: count(Verdict::Problem),
+            checks,
+        })
+    }
+
+    fn recipients(&self) -> usize {
+        let keys = self
+            .surveyor
+            .envelope
+            .as_ref()
+            .ok()
+            .and_then(|envelope| envelope.keys());
+        keys.map_or(0, |keys| keys.recipients().len())
+    }
+
+    /// Files that the key which wraps now does not wrap.
+    async fn behind(&self, survey: &Survey) -> Vec<String> {
+        let keys = self
+            .surveyor
+            .envelope
+            .as_ref()
+            .ok()
+            .and_then(|envelope| envelope.keys());
+        let Some(keys) = keys else { return Vec::new() };
+        let current = keys.current();
+        let kind = current.kind().to_string();
+        // A key directory has a key a file; the others have one for all.
+        let shared = match current.kind() {
+            ProviderKind::KeyDir => None,
+            _ => current.key_id(&crate::control::subject()).await.ok(),
+        };
+        let mut behind = Vec::new();
+        for file in &survey.files {
+            let Some(subject) = file
+                .subject
+                .as_ref()
+                .and_then(|text| text.parse::<Subject>().ok())
+            else {
+                continue;
+            };
+            let wanted = match &shared {
+                Some(id) => Some(id.clone()),
+                None => current.key_id(&subject).await.ok(),
+            };
+            let there = wanted.is_some_and(|id| {
+                let mut wraps = file.wraps.iter();
+                wraps.any(|wrap| wrap.provider == kind && wrap.key_id == id.as_str())
+            });
+            if !there {
+                behind.push(file.path.clone());
+            }
+        }
+        behind
+    }
+}
+
+fn check(name: &str, verdict: Verdict, found: impl Into<String>, remedy: Option<&str>) -> Check {
+    Check {
+        name: name.to_owned(),
+        verdict,
+        found: found.into(),
+        remedy: remedy.map(str::to_owned),
+    }
+}
+
+fn fine(name: &str, found: impl Into<String>) -> Check {
+    check(name, Verdict::Ok, found, None)
+}
+
+fn provider(survey: &Survey) -> Check {
+    let name = "key-provider";
+    match &survey.provider {
+        None => check(
+            name,
+            Verdict::Problem,
+            "encryption is off: everything is stored in plaintext",
+            Some("name a key provider, and encrypt what is there with `nimbus encryption migrate`"),
+        ),
+        Some(provider) => match &provider.error {
+            None => fine(
+                name,
+                format!(
+                    "{} {}",
+                    provider.kind,
+                    provider
+                        .key_id
+                        .as_deref()
+                        .or(provider.path.as_deref())
+                        .unwrap_or_default()
+                ),
+            ),
+            Some(error) => check(
+                name,
+                Verdict::Problem,
+                format!("{} cannot be used: {error}", provider.kind),
+                Some("see docs/keys.md for each failure and its remedy"),
+            ),
+        },
+    }
+}
+
+fn files(survey: &Survey) -> Check {
+    let summary = survey.summary;
+    if summary.problems == 0 {
+        return fine("files", format!("{} files, all in order", summary.files));
+    }
+    check(
+        "files",
+        Verdict::Problem,
+        format!(
+            "{} of {} files need an operator",
+            summary.problems, summary.files
+        ),
+        Some("`nimbus encryption status` names them and what to do"),
+    )
+}
+
+fn newest_key(behind: &[String]) -> Check {
+    let name = "newest-key";
+    let Some(first) = behind.first() else {
+        return fine(name, "the key that wraps now wraps every file");
+    };
+    check(
+        name,
+        Verdict::Warning,
+        format!("{} files are not wrapped by it: {first}, …", behind.len()),
+        Some(
+            "`nimbus encryption rotate-kek --all --path <data directory>` moves them; keep the old key until then",
+        ),
+    )
+}
+
+fn data_key_age(survey: &Survey) -> Check {
+    let name = "data-key-age";
+    let now = jiff::Timestamp::now();
+    let ages = survey.files.iter().filter_map(|file| {
+        let created: jiff::Timestamp = file.dek_created.as_ref()?.parse().ok()?;
+        Some((now.as_second() - created.as_second(), &file.path))
+    });
+    let Some((oldest, path)) = ages.max() else {
+        return fine(name, "there is no data key yet");
+    };
+    let days = oldest / DAY;
+    let found = format!("the oldest has {days} days: {path}");
+    if days < MAX_KEY_DAYS {
+        return fine(name, found);
+    }
+    check(
+        name,
+        Verdict::Warning,
+        found,
+        Some(
+            "NIST SP 800-57 gives a key that encrypts data two years: `nimbus encryption rotate-dek`",
+        ),
+    )
+}
+
+fn pending(survey: &Survey) -> Check {
+    let name = "pending";
+    let unsettled: Vec<&str> = survey
+        .files
+        .iter()
+        .filter(|file| file.health == Health::Rekeying || file.state.as_deref() == Some("new"))
+        .map(|file| &*file.path)
+        .collect();
+    match unsettled.first() {
+        None => fine(name, "nothing was cut short"),
+        Some(first) => check(
+            name,
+            Verdict::Warning,
+            format!(
+                "{} files are between two states: {first}, …",
+                unsettled.len()
+            ),
+            Some(
+                "the next opening settles each; a creation is finished when the tenant is created again",
+            ),
+        ),
+    }
+}
+
+fn recovery(survey: &Survey, recipients: usize) -> Check {
+    let name = "recovery";
+    let without = survey
+        .files
+        .iter()
+        .filter(|file| !file.wraps.is_empty())
+        .filter(|file| !file.wraps.iter().any(|wrap| wrap.provider == "age"))
+        .count();
+    let remedy = "make an identity with age-keygen, keep it apart, set --encryption-recovery-recipient, and add it to what is there: \
+                  `nimbus encryption rotate-kek --all --add-recipient age1…`";
+    match (recipients, without) {
+        (_, 0) if survey.files.is_empty() && recipients == 0 => check(
+            name,
+            Verdict::Warning,
+            "there is no recovery recipient: a lost key will be the end of the data",
+            Some(remedy),
+        ),
+        (_, 0) => fine(name, "every file opens with a recovery identity, too"),
+        (_, without) => check(
+            name,
+            Verdict::Warning,
+            format!(
+                "{without} files have no recovery recipient: if their key is lost, so are they"
+            ),
+            Some(remedy),
+        ),
+    }
+}
+
+fn key_place(key: Option<&Path>, data_dir: &Path) -> Check {
+    let name = "key-place";
+    let Some(key) = key else {
+        return fine(name, "no key lies on this machine");
+    };
+    let device = |path: &Path| fs::metadata(path).ok().map(|file| file.dev());
+    let shown = key.display();
+    let backup = key.components().any(|part| {
+        part.as_os_str()
+            .to_string_lossy()
+            .to_lowercase()
+            .contains("backup")
+    });
+    let (a, b) = (key.canonicalize().ok(), data_dir.canonicalize().ok());
+    if a.zip(b).is_some_and(|(key, dir)| key.starts_with(dir)) {
+        return check(
+            name,
+            Verdict::Problem,
+            format!("{shown} lies in the data directory: who takes the data takes the key"),
+            Some("move it elsewhere, and name it in the settings"),
+        );
+    }
+    if backup {
+        return check(
+            name,
+            Verdict::Warning,
+            format!(
+                "{shown} looks like a place of backups: a backup that holds data and key protects nothing"
+            ),
+            Some("keep the key where no backup of the data goes"),
+        );
+    }
+    if device(key).is_some() && device(key) == device(data_dir) {
+        return check(
+            name,
+            Verdict::Warning,
+            format!("{shown} lies on the disk of the data: who takes that disk has both"),
+            Some("keep the key on another file system (a mounted secret, say), or in a KMS"),
+        );
+    }
+    fine(name, format!("{shown}, apart from the data"))
+}
+
+fn key_modes(key: Option<&Path>) -> Check {
+    let name = "key-modes";
+    let Some(key) = key else {
+        return fine(name, "no key lies on this machine");
+    };
+    let mut looked_at = vec![key.to_owned()];
+    looked_at.extend(key.parent().map(Path::to_owned));
+    if let Ok(entries) = fs::read_dir(key) {
+        looked_at.extend(entries.flatten().map(|entry| entry.path()));
+    }
+    for path in looked_at {
+        let Ok(file) = fs::metadata(&path) else {
+            return check(
+                name,
+                Verdict::Problem,
+                format!("{} cannot be looked at", path.display()),
+                Some("put the key in its place, readable for this user alone"),
+            );
+        };
+        // A directory may be read by others, and not changed; a key neither.
+        let open = if file.is_dir() { 0o022 } else { 0o077 };
+        // A sticky directory lets nobody else replace what is in it.
+        let sticky = file.is_dir() && file.mode() & 0o1000 != 0;
+        if file.mode() & open != 0 && !sticky {
+            return check(
+                name,
+                Verdict::Problem,
+                format!("{} has mode {:o}", path.display(), file.mode() & 0o7777),
+                Some("`chmod go-rwx` it: others could read the key, or put another in its place"),
+            );
+        }
+    }
+    fine(
+        name,
+        "nobody else can read the key, or put another in its place",
+    )
+}
+
+fn directory_modes(dirs: &[&Path]) -> Check {
+    let name = "data-modes";
+    for dir in dirs {
+        let mode = fs::metadata(dir).map_or(0, |dir| dir.mode() & 0o7777);
+        if mode & 0o077 != 0 {
+            let verdict = if mode & 0o022 == 0 {
+                Verdict::Warning
+            } else {
+                Verdict::Problem
+            };
+            return check(
+                name,
+                verdict,
+                format!("{} has mode {mode:o}", dir.display()),
+                Some(
+                    "`chmod 700` it: others see which tenants there are, or can remove their files",
+                ),
+            );
+        }
+    }
+    fine(name, "nobody else can look into the data directories")
+}
+
+fn leftovers(dirs: &[&Path]) -> Check {
+    let name = "plaintext-left";
+    for dir in dirs {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let file = entry.file_name();
+            let file = file.to_string_lossy();
+            if file.ends_with(".plaintext") || file.starts_with(TEMPORARY_PREFIX) {
+                return check(
+                    name,
+                    Verdict::Warning,
+                    format!(
+                        "{} is left of a migration or an export",
+                        entry.path().display()
+                    ),
+                    Some("look what it is, and remove it: it may be plaintext"),
+                );
+            }
+        }
+    }
+    fine(name, "no plaintext is left beside the data")
+}
+
+fn disk(data_dir: &Path) -> Check {
+    let name = "disk-space";
+    let Ok(disk) = rustix::fs::statvfs(data_dir) else {
+        return check(
+            name,
+            Verdict::Problem,
+            format!("the disk of {} cannot be looked at", data_dir.display()),
+            None,
+        );
+    };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let largest = fs::read_dir(data_dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.metadata().ok())
+        .map(|file| file.len())
+        .max()
+        .unwrap_or(0);
+    let found = format!(
+        "{} MiB free, the largest file has {} MiB",
+        free >> 20,
+        largest >> 20
+    );
+    let remedy = "free some space: writes are refused when there is none, and `rotate-dek` and `migrate` need room for a second copy";
+    if free < LEAST_FREE {
+        check(name, Verdict::Problem, found, Some(remedy))
+    } else if free < largest + largest / 20 {
+        check(name, Verdict::Warning, found, Some(remedy))
+    } else {
+        fine(name, found)
+    }
+}
+
+fn clock(survey: &Survey) -> Check {
+    let name = "clock";
+    let now = jiff::Timestamp::now().as_second();
+    let ahead = survey.files.iter().find(|file| {
+        let times = file
+            .wraps
+            .iter()
+            .map(|wrap| &wrap.at)
+            .chain(&file.dek_created);
+        times
+            .filter_map(|time| time.parse::<jiff::Timestamp>().ok())
+            .any(|time| time.as_second() > now + SKEW)
+    });
+    match ahead {
+        None => fine(name, "no key was made in the future"),
+        Some(file) => check(
+            name,
+            Verdict::Problem,
+            format!("{} has a key that was made in the future", file.path),
+            Some("set this machine's clock: ages of keys, jobs and leases go by it"),
+        ),
+    }
+}
+
+fn memory_lock(max_open: usize) -> Check {
+    let name = "memory-lock";
+    let memory = locked_memory();
+    let limit = harden().memory_lock_limit;
+    let needed = max_open as u64 * KEY_MEMORY_A_TENANT;
+    let found = format!(
+        "{} KiB of key memory locked, {} KiB refused; the limit is {}",
+        memory.locked_bytes >> 10,
+        memory.unlocked_bytes >> 10,
+        limit.map_or("none".to_owned(), |bytes| format!("{} KiB", bytes >> 10))
+    );
+    if memory.unlocked_bytes == 0 && limit.is_none_or(|limit| limit >= needed) {
+        return fine(name, found);
+    }
+    check(
+        name,
+        Verdict::Warning,
+        found,
+        Some(
+            "raise it (`ulimit -l`, LimitMEMLOCK= in a systemd unit): keys beyond it may be swapped; or use no swap, or an encrypted one",
+        ),
+    )
+}
+
+fn core_dumps() -> Check {
+    let hardening = harden();
+    if hardening.no_core_dumps && hardening.not_dumpable {
+        return fine(
+            "core-dumps",
+            "off, and no other process of this user may attach",
+        );
+    }
+    check(
+        "core-dumps",
+        Verdict::Warning,
+        "this platform does not let them be turned off for good",
+        Some("turn them off for the user that Nimbus runs as"),
+    )
+}
+
+fn audit_log(audit: Result<Verified, LogError>) -> Check {
+    let name = "audit-log";
+    match audit {
+        Ok(verified) if verified.problems.is_empty() => {
+            fine(name, format!("whole: {} lines", verified.lines))
+        }
+        Ok(verified) => check(
+            name,
+            Verdict::Problem,
+            format!("{} things are wrong with it", verified.problems.len()),
+            Some("`nimbus encryption audit --verify` names them"),
+        ),
+        Err(LogError::EncryptionOff) => fine(name, "there is none: encryption is off"),
+        Err(error) => check(
+            name,
+            Verdict::Problem,
+            format!("it cannot be verified: {}", crate::chain::chain(&error)),
+            Some("the key of the control file is needed for it"),
+        ),
+    }
+}
+
+const DAY: i64 = 86_400;
+/// NIST SP 800-57 part 1, table 1: two years for a symmetric data-encryption key.
+const MAX_KEY_DAYS: i64 = 730;
+/// A clock may be this many seconds behind the one that made a key.
+const SKEW: i64 = 300;
+/// Below this a server cannot write its WALs: 64 MiB.
+const LEAST_FREE: u64 = 64 << 20;
+/// Data key, cipher key and some that are derived for a moment.
+const KEY_MEMORY_A_TENANT: u64 = 4 * 32;
