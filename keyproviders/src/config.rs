@@ -1,9 +1,12 @@
 //! Which provider: one enum, one constructor.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::aws_kms::{AwsKms, KmsConfig};
+use nimbus_manifests::TenantId;
+
+use crate::aws_kms::{AwsKms, KmsConfig, KmsKeyMap};
 use crate::error::ProviderError;
 use crate::key_dir::KeyDir;
 use crate::master_key_file::MasterKeyFile;
@@ -31,6 +34,8 @@ pub enum ProviderConfig {
         region: Option<String>,
         /// The endpoint; without it, AWS's own for the region.
         endpoint_url: Option<String>,
+        /// Tenants with a key of their own.
+        key_map: BTreeMap<TenantId, String>,
     },
 }
 
@@ -56,14 +61,19 @@ impl ProviderConfig {
                 key_id,
                 region,
                 endpoint_url,
-            } => Arc::new(
-                AwsKms::connect(KmsConfig {
+                key_map,
+            } => {
+                let config = KmsConfig {
                     region: region.clone(),
                     endpoint_url: endpoint_url.clone(),
                     ..KmsConfig::new(key_id)
-                })
-                .await?,
-            ),
+                };
+                if key_map.is_empty() {
+                    Arc::new(AwsKms::connect(config).await?)
+                } else {
+                    Arc::new(KmsKeyMap::connect(config, key_map).await?)
+                }
+            }
         })
     }
 }

@@ -71,6 +71,14 @@ pub enum ProviderError {
         /// What it claims to use.
         algorithm: WrapAlgorithm,
     },
+    /// A wrap names a key that was configured when it was last used, and is not any more.
+    #[error("{provider} key {key_id} is not configured any more")]
+    NotConfigured {
+        /// Whose wrap it is.
+        provider: ProviderKind,
+        /// The key that it names.
+        key_id: KeyId,
+    },
     /// The runtime ended before a file was read.
     #[error("the process is shutting down; the key was not read")]
     ShuttingDown,
@@ -96,12 +104,26 @@ impl ProviderError {
                 FailureClass::Unavailable
             }
             // A key file taken away, replaced or locked is how an operator withholds it.
-            Self::KeyFile(_) | Self::SubjectKeyMissing { .. } => FailureClass::Denied,
+            Self::KeyFile(_) | Self::SubjectKeyMissing { .. } | Self::NotConfigured { .. } => {
+                FailureClass::Denied
+            }
             Self::Kms(error) => error.class(),
             Self::UnwrapFailed { .. }
             | Self::UnsupportedAlgorithm { .. }
             | Self::OnlyUnwraps
             | Self::Recovery { .. } => FailureClass::Invalid,
+        }
+    }
+
+    /// Whether the failure is one of the key, so that it holds for everything the key wraps; and not perhaps of this wrap alone, as a denial
+    /// by a policy that looks at the encryption context.
+    #[must_use]
+    pub fn concerns_key(&self) -> bool {
+        match self {
+            Self::Kms(KmsError::Denied { .. }) => false,
+            Self::NotConfigured { .. } => true,
+            Self::Kms(error) => error.class() != FailureClass::Invalid,
+            _ => false,
         }
     }
 

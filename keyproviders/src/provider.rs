@@ -53,6 +53,28 @@ pub trait KeyProvider: Debug + Send + Sync {
     /// The reason why it is not.
     async fn check(&self) -> Result<(), ProviderError>;
 
+    /// Whether a use of the key asks somebody over the network, whose answer may be another one a minute later. What such a provider unwraps
+    /// is held under a lease, and asked for again. A provider that passes calls on to another answers as that one does.
+    fn is_remote(&self) -> bool {
+        false
+    }
+
+    /// The key that wraps for `subject` and for nobody else, where the provider's own owner can disable it (aws-kms with a key map).
+    ///
+    /// # Errors
+    /// When keys cannot be resolved.
+    async fn own_key(&self, _subject: &Subject) -> Result<Option<KeyId>, ProviderError> {
+        Ok(None)
+    }
+
+    /// Disables the key that [`own_key`](Self::own_key) names; which it was.
+    ///
+    /// # Errors
+    /// When it could not be disabled, or the key cannot be resolved.
+    async fn disable_own_key(&self, _subject: &Subject) -> Result<Option<KeyId>, ProviderError> {
+        Ok(None)
+    }
+
     /// Where the keys lie, when that is a place on this machine.
     fn path(&self) -> Option<&Path> {
         None

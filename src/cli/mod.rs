@@ -20,6 +20,7 @@ use crate::config::keys::KeysError;
 use crate::config::{ConfigError, Persistence, Settings};
 use crate::control::ControlError;
 use crate::encryption::OperationError;
+use crate::encryption::lock::LockTenantError;
 use crate::encryption::rotate_kek::RotateKekError;
 use crate::encryption::shred::ShredError;
 use crate::encryption::survey::SurveyError;
@@ -111,6 +112,9 @@ pub enum CliError {
     /// A tenant that was not shredded.
     #[error(transparent)]
     Shred(#[from] ShredError),
+    /// A tenant that was not locked, or not unlocked.
+    #[error(transparent)]
+    LockTenant(#[from] LockTenantError),
     /// A rotation that was not begun.
     #[error(transparent)]
     RotateKek(#[from] RotateKekError),

@@ -85,6 +85,17 @@ impl Remote {
         self.send(method, path, &[], patience)
     }
 
+    /// As [`ask`](Self::ask), with a body.
+    pub(super) fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+        patience: Duration,
+    ) -> Result<T, CliError> {
+        let body = serde_json::to_vec(request).map_err(std::io::Error::from)?;
+        self.send(Method::POST, path, &body, patience)
+    }
+
     /// Begins an operation of the server, watches it, and answers what came of it.
     pub(super) fn operate<T: DeserializeOwned>(
         &self,

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use clap::Args;
 use tokio::net::TcpListener;
@@ -17,7 +17,7 @@ use crate::config::keys::{self, Keys, Purpose};
 use crate::config::{Persistence, Settings};
 use crate::control::Control;
 use crate::encryption::survey::Surveyor;
-use crate::envelope::{act_as, blocking, remove_leftovers};
+use crate::envelope::{Holder, act_as, blocking, remove_leftovers};
 use crate::process::{DataDirLock, harden, raise_file_limit};
 use crate::server::token::{self, AdminToken, TokenKeeper};
 use crate::server::{App, Parts, serve};
@@ -143,6 +143,13 @@ impl Start {
                 .map_err(keys::KeysError::from)?;
         }
         let control = Arc::new(Control::open(&envelope, &settings.control_data_dir).await?);
+        let holder: Weak<dyn Holder> = Arc::<Control>::downgrade(&control);
+        envelope.held_by(holder);
+        let locked = blocking({
+            let control = control.clone();
+            move || control.locked_tenants()
+        });
+        envelope.keep_locked(locked.await?);
         let mut envelope = envelope.with_mirror(control.clone());
         let mut audit = None;
         if envelope.keys().is_some() {
@@ -151,6 +158,7 @@ impl Start {
             envelope = envelope.with_audit(log.clone());
             audit = Some(log);
         }
+        let keeper = tokio::spawn(envelope.clone().keep_leases());
         let options = SqliteOptions {
             max_open_tenants: settings.max_open_tenants,
             ..SqliteOptions::default()
@@ -199,6 +207,7 @@ impl Start {
             Format::Json => tracing::info!(%address, "nimbus listening on {address}"),
         }
         serve(listener, Arc::new(app), stop).await?;
+        keeper.abort();
         tracing::info!("stopped; every tenant is closed and its keys are wiped");
         drop(lock);
         Ok(())

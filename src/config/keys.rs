@@ -116,7 +116,7 @@ pub async fn connect(settings: &Settings, purpose: Purpose) -> Result<Keys, Keys
     }
     let ring = KeyRing::new(current, previous, settings.recipients.clone());
     Ok(Keys {
-        envelope: Envelope::new(ring),
+        envelope: Envelope::new(ring).with_lease_terms(settings.terms),
         made,
     })
 }

@@ -4,16 +4,24 @@
 //! the file named by `--config`; a flag wins over the environment, the environment over the file. [`Settings::check`] then looks at
 //! what was said, and touches nothing; [`keys`] touches the system.
 
+mod duration;
+mod key_map;
 pub mod keys;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use duration::Time;
+use key_map::{KeyMap, KeyMapSource};
 use nimbus_keyproviders::ProviderConfig;
 use nimbus_keyproviders::recovery::{Recipient, RecipientError};
+use nimbus_manifests::TenantId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::envelope::Terms;
 
 /// Where things are kept and what encrypts them, as an operator says it.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
@@ -47,6 +55,15 @@ pub struct Persistence {
     /// AWS KMS key: id, alias or ARN
     #[arg(long, env = "NIMBUS_ENCRYPTION_AWS_KMS_KEY_ID", value_name = "KEY")]
     pub encryption_aws_kms_key_id: Option<String>,
+
+    /// Tenants with an AWS KMS key of their own: a JSON file {"tenant": "key", …}
+    #[arg(
+        long,
+        env = "NIMBUS_ENCRYPTION_AWS_KMS_KEY_MAP",
+        value_name = "FILE",
+        value_parser = clap::builder::ValueParser::new(|path: &str| Ok::<_, std::convert::Infallible>(KeyMapSource::from(path)))
+    )]
+    pub encryption_aws_kms_key_map: Option<KeyMapSource>,
 
     /// AWS region [default: the AWS chain's]
     #[arg(long, env = "NIMBUS_ENCRYPTION_AWS_REGION", value_name = "REGION")]
@@ -86,6 +103,14 @@ pub struct Persistence {
         value_delimiter = ','
     )]
     pub encryption_recovery_recipients: Vec<String>,
+
+    /// How long an answer of KMS counts for a data key in use before it is asked again, at most [default: 60s]
+    #[arg(long, env = "NIMBUS_ENCRYPTION_KEY_LEASE", value_name = "TIME")]
+    pub encryption_key_lease: Option<Time>,
+
+    /// How long data keys are used on while KMS cannot be reached, after their lease [default: 1h]
+    #[arg(long, env = "NIMBUS_ENCRYPTION_KEY_GRACE", value_name = "TIME")]
+    pub encryption_key_grace: Option<Time>,
 
     /// How many tenants may be open at a time [default: 512]
     #[arg(long, env = "NIMBUS_MAX_OPEN_TENANTS", value_name = "N")]
@@ -186,6 +211,22 @@ pub enum ConfigError {
         /// How many there may be.
         most: usize,
     },
+    /// The file of tenants' keys is not JSON of that form.
+    #[error("the key map {} is not right; it is a JSON object from tenant ids to KMS keys, each tenant once", .path.display())]
+    KeyMap {
+        /// The file.
+        path: PathBuf,
+        /// The place and the rule.
+        source: serde_json::Error,
+    },
+    /// A length of time that makes no sense.
+    #[error("{setting} must be {bounds}")]
+    OutOfBounds {
+        /// The flag.
+        setting: &'static str,
+        /// From where to where.
+        bounds: &'static str,
+    },
     /// A limit of 0.
     #[error("--max-open-tenants must be at least 1")]
     NoOpenTenants,
@@ -204,6 +245,8 @@ pub struct Settings {
     pub previous: Vec<ProviderConfig>,
     /// Who can recover.
     pub recipients: Vec<Recipient>,
+    /// How long what a remote provider unwrapped is held.
+    pub terms: Terms,
     /// How many tenants may be open at a time.
     pub max_open_tenants: usize,
 }
@@ -244,6 +287,7 @@ impl Settings {
                 .unwrap_or_else(|| data_dir.clone()),
             data_dir,
             previous: said.previous(&provider)?,
+            terms: said.terms()?,
             provider,
             recipients,
             max_open_tenants,
@@ -299,6 +343,9 @@ impl Persistence {
             encryption_aws_kms_key_id: self
                 .encryption_aws_kms_key_id
                 .or(file.encryption_aws_kms_key_id),
+            encryption_aws_kms_key_map: self
+                .encryption_aws_kms_key_map
+                .or(file.encryption_aws_kms_key_map),
             encryption_aws_region: self.encryption_aws_region.or(file.encryption_aws_region),
             encryption_aws_endpoint_url: self
                 .encryption_aws_endpoint_url
@@ -317,6 +364,8 @@ impl Persistence {
                 self.encryption_recovery_recipients,
                 file.encryption_recovery_recipients,
             ),
+            encryption_key_lease: self.encryption_key_lease.or(file.encryption_key_lease),
+            encryption_key_grace: self.encryption_key_grace.or(file.encryption_key_grace),
             max_open_tenants: self.max_open_tenants.or(file.max_open_tenants),
         }
     }
@@ -341,6 +390,21 @@ impl Persistence {
                 "--encryption-aws-kms-key-id",
                 AwsKms,
                 self.encryption_aws_kms_key_id.is_some(),
+            ),
+            (
+                "--encryption-aws-kms-key-map",
+                AwsKms,
+                self.encryption_aws_kms_key_map.is_some(),
+            ),
+            (
+                "--encryption-key-lease",
+                AwsKms,
+                self.encryption_key_lease.is_some() && !aws_previous,
+            ),
+            (
+                "--encryption-key-grace",
+                AwsKms,
+                self.encryption_key_grace.is_some() && !aws_previous,
             ),
             // A previous KMS key needs region and endpoint as much as the current one.
             (
@@ -385,13 +449,11 @@ impl Persistence {
                     .clone()
                     .ok_or(missing("--encryption-key-dir"))?,
             }),
-            (AwsKms, _) => ProviderChoice::Configured(
-                self.aws(
-                    self.encryption_aws_kms_key_id
-                        .clone()
-                        .ok_or(missing("--encryption-aws-kms-key-id"))?,
-                ),
-            ),
+            (AwsKms, _) => {
+                let key = self.encryption_aws_kms_key_id.clone();
+                let key = key.ok_or(missing("--encryption-aws-kms-key-id"))?;
+                ProviderChoice::Configured(self.aws(key, self.key_map()?))
+            }
             (Off, _) => ProviderChoice::Off,
         })
     }
@@ -409,7 +471,7 @@ impl Persistence {
         previous.extend(
             self.encryption_previous_aws_kms_key_id
                 .iter()
-                .map(|key| self.aws(key.clone())),
+                .map(|key| self.aws(key.clone(), BTreeMap::new())),
         );
         if *provider == ProviderChoice::Off && !previous.is_empty() {
             return Err(ConfigError::Foreign {
@@ -445,8 +507,51 @@ impl Persistence {
             .collect()
     }
 
-    fn aws(&self, key_id: String) -> ProviderConfig {
+    /// The tenants that have a KMS key of their own.
+    fn key_map(&self) -> Result<BTreeMap<TenantId, String>, ConfigError> {
+        match &self.encryption_aws_kms_key_map {
+            None => Ok(BTreeMap::new()),
+            Some(KeyMapSource::Inline(map)) => Ok(map.0.clone()),
+            Some(KeyMapSource::File(path)) => {
+                let path = path.clone();
+                match std::fs::read(&path) {
+                    Err(source) => Err(ConfigError::Read { path, source }),
+                    Ok(text) => serde_json::from_slice::<KeyMap>(&text)
+                        .map(|map| map.0)
+                        .map_err(|source| ConfigError::KeyMap { path, source }),
+                }
+            }
+        }
+    }
+
+    fn terms(&self) -> Result<Terms, ConfigError> {
+        let standard = Terms::default();
+        let terms = Terms {
+            lease: self
+                .encryption_key_lease
+                .map_or(standard.lease, Time::duration),
+            grace: self
+                .encryption_key_grace
+                .map_or(standard.grace, Time::duration),
+        };
+        if !(MIN_LEASE..=MAX_LEASE).contains(&terms.lease) {
+            return Err(ConfigError::OutOfBounds {
+                setting: "--encryption-key-lease",
+                bounds: "1s to 1h",
+            });
+        }
+        if terms.grace > MAX_GRACE {
+            return Err(ConfigError::OutOfBounds {
+                setting: "--encryption-key-grace",
+                bounds: "0s to 168h",
+            });
+        }
+        Ok(terms)
+    }
+
+    fn aws(&self, key_id: String, key_map: BTreeMap<TenantId, String>) -> ProviderConfig {
         ProviderConfig::AwsKms {
+            key_map,
             key_id,
             region: self.encryption_aws_region.clone(),
             endpoint_url: self.encryption_aws_endpoint_url.clone(),
@@ -455,6 +560,10 @@ impl Persistence {
 }
 
 const DEFAULT_OPEN_TENANTS: usize = 512;
+const MIN_LEASE: Duration = Duration::from_secs(1);
+const MAX_LEASE: Duration = Duration::from_secs(3600);
+/// A week.
+const MAX_GRACE: Duration = Duration::from_secs(168 * 3600);
 /// One wrap is the provider's, and one more is needed while a rotation is under way.
 const MAX_RECIPIENTS: usize = nimbus_manifests::MAX_WRAPS - 2;
 

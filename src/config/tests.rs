@@ -142,7 +142,8 @@ fn a_previous_kms_key_may_have_region_and_endpoint() {
         [ProviderConfig::AwsKms {
             key_id: "alias/old".into(),
             region: Some("eu-central-1".into()),
-            endpoint_url: None
+            endpoint_url: None,
+            key_map: BTreeMap::new(),
         }]
     );
 }
@@ -173,4 +174,113 @@ fn the_documentation_lists_every_flag_and_variable() {
         let variable = argument.get_env().unwrap().to_str().unwrap();
         assert!(page.contains(&format!("`{variable}`")), "{variable}");
     }
+}
+
+const AWS: [&str; 4] = [
+    "--encryption-key-provider",
+    "aws-kms",
+    "--encryption-aws-kms-key-id",
+    "alias/nimbus",
+];
+
+#[test]
+fn lease_and_grace_are_times_within_bounds_and_settings_of_aws_kms() {
+    let check = |more: &[&str]| Settings::check(said(&[&AWS[..], more].concat()), None);
+    let terms = check(&[]).unwrap().terms;
+    assert_eq!((terms.lease.as_secs(), terms.grace.as_secs()), (60, 3600));
+    let more = [
+        "--encryption-key-lease",
+        "5m",
+        "--encryption-key-grace",
+        "1h 30m",
+    ];
+    let terms = check(&more).unwrap().terms;
+    assert_eq!((terms.lease.as_secs(), terms.grace.as_secs()), (300, 5400));
+    for (flag, value) in [
+        ("--encryption-key-lease", "999ms"),
+        ("--encryption-key-lease", "61m"),
+        ("--encryption-key-grace", "169h"),
+    ] {
+        let error = check(&[flag, value]).unwrap_err();
+        assert!(matches!(error, ConfigError::OutOfBounds { setting, .. } if setting == flag));
+    }
+    let error = Settings::check(said(&["--encryption-key-lease", "60s"]), None).unwrap_err();
+    assert!(matches!(
+        error,
+        ConfigError::Foreign {
+            needs: "aws-kms",
+            ..
+        }
+    ));
+    // A server on its way out of KMS has leases still.
+    let leaving = [
+        "--encryption-previous-aws-kms-key-id",
+        "k",
+        "--encryption-key-lease",
+        "30s",
+    ];
+    assert_eq!(
+        Settings::check(said(&leaving), None)
+            .unwrap()
+            .terms
+            .lease
+            .as_secs(),
+        30
+    );
+    let file = file(
+        r#"{"persistence": {"encryption_key_provider": "aws-kms", "encryption_aws_kms_key_id": "k", "encryption_key_lease": "10s"}}"#,
+    );
+    let settings = Settings::check(said(&[]), Some(file.path())).unwrap();
+    assert_eq!(settings.terms.lease.as_secs(), 10);
+}
+
+#[test]
+fn tenants_keys_come_from_a_file_or_from_the_configuration_itself() {
+    let map_of = |settings: Settings| match settings.provider {
+        ProviderChoice::Configured(ProviderConfig::AwsKms { key_map, .. }) => key_map,
+        other => panic!("{other:?}"),
+    };
+    let map = file(
+        r#"{"acme": "alias/acme", "not-yet-there": "arn:aws:kms:eu-central-1:111122223333:key/k"}"#,
+    );
+    let path = map.path().to_str().unwrap();
+    let arguments = [&AWS[..], &["--encryption-aws-kms-key-map", path]].concat();
+    let keys = map_of(Settings::check(said(&arguments), None).unwrap());
+    assert_eq!(keys[&"acme".parse().unwrap()], "alias/acme");
+    assert_eq!(keys.len(), 2);
+    for map in [r#"{"acme": "alias/acme"}"#, &format!("{path:?}")] {
+        let file = file(&format!(
+            r#"{{"persistence": {{"encryption_key_provider": "aws-kms", "encryption_aws_kms_key_id": "k", "encryption_aws_kms_key_map": {map}}}}}"#
+        ));
+        let settings = Settings::check(said(&[]), Some(file.path())).unwrap();
+        assert_eq!(map_of(settings)[&"acme".parse().unwrap()], "alias/acme");
+    }
+}
+
+#[test]
+fn rejects_a_key_map_that_could_mean_something_else() {
+    for (map, word) in [
+        (r#"{"acme": "a", "acme": "b"}"#, "twice"),
+        (r#"{"Acme": "a"}"#, "no tenant id"),
+        (r#"{"../acme": "a"}"#, "no tenant id"),
+        (r#"{"acme": ""}"#, "no possible key"),
+        (r#"{"acme": " alias/acme"}"#, "no possible key"),
+        (r#"{"acme": 7}"#, "string"),
+        (r#"["acme"]"#, "object"),
+        ("{", "EOF"),
+    ] {
+        let map = file(map);
+        let path = map.path().to_str().unwrap();
+        let arguments = [&AWS[..], &["--encryption-aws-kms-key-map", path]].concat();
+        let error = Settings::check(said(&arguments), None).unwrap_err();
+        let ConfigError::KeyMap { source, .. } = &error else {
+            panic!("{error}")
+        };
+        assert!(source.to_string().contains(word), "{source}");
+    }
+    let arguments = [&AWS[..], &["--encryption-aws-kms-key-map", "/no/such/file"]].concat();
+    let error = Settings::check(said(&arguments), None).unwrap_err();
+    assert!(matches!(error, ConfigError::Read { .. }));
+    let error = Settings::check(said(&["--encryption-aws-kms-key-map", "f"]), None).unwrap_err();
+    assert!(matches!(error, ConfigError::Foreign { .. }));
 }

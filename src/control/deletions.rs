@@ -3,7 +3,7 @@
 use nimbus_manifests::TenantId;
 use redb::{ReadableDatabase as _, ReadableTable as _};
 
-use super::tables::{DELETIONS, MANIFESTS};
+use super::tables::{DELETIONS, LOCKS, MANIFESTS};
 use super::{Control, ControlError};
 
 impl Control {
@@ -28,6 +28,7 @@ impl Control {
     pub fn finish_delete(&self, tenant: &TenantId) -> Result<(), ControlError> {
         self.write(|transaction| {
             drop(transaction.open_table(DELETIONS)?.remove(tenant.as_str())?);
+            drop(transaction.open_table(LOCKS)?.remove(tenant.as_str())?);
             let mut manifests = transaction.open_table(MANIFESTS)?;
             for kind in ["db:sqlite:tenant", "cache:libsql:tenant"] {
                 // `;` follows `:`: everything that begins with this tenant's prefix.

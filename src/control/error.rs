@@ -2,6 +2,9 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use nimbus_keyproviders::{FailureClass, ProviderError};
 
 use crate::envelope::{EnvelopeError, Trouble};
 
@@ -42,6 +45,14 @@ pub enum ControlError {
         /// The newest layout this release knows.
         known: u64,
     },
+    /// The key was taken back while the file was open.
+    #[error("the key of {} is withheld", .path.display())]
+    Withheld {
+        /// The control file.
+        path: PathBuf,
+        /// What the provider said.
+        source: Arc<ProviderError>,
+    },
     /// The operating system refused.
     #[error("cannot {action} {}", .path.display())]
     Io {
@@ -69,6 +80,10 @@ impl ControlError {
         match self {
             Self::Envelope(error) => error.trouble(),
             Self::KeyMismatch { .. } => Trouble::KeyMismatch,
+            Self::Withheld { source, .. } => match source.class() {
+                FailureClass::Unavailable => Trouble::KeyUnavailable,
+                _ => Trouble::KeyRevoked,
+            },
             Self::Damaged { .. } => Trouble::Corrupt,
             Self::InUse { .. }
             | Self::NewerLayout { .. }

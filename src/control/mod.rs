@@ -9,15 +9,18 @@ mod database;
 mod deletions;
 mod device;
 mod error;
+mod locks;
 mod manifests;
 mod tables;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
+use async_trait::async_trait;
 use nimbus_keyproviders::AuditKey;
-use nimbus_manifests::{Cipher, DekId, Subject};
+use nimbus_manifests::{Cipher, DekId, Subject, TenantId};
 use redb::{Database, WriteTransaction};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 pub use audit::AuditHead;
 pub(crate) use copy::{check, swap_to_next_key};
@@ -26,19 +29,39 @@ pub use device::BadBlock;
 pub use error::ControlError;
 
 use crate::envelope::{
-    CUT_SHORT, Envelope, Intent, KeyedFile, Opened, Prepared, Stage, blocking, set_aside,
+    CUT_SHORT, Envelope, EnvelopeError, Held, Holder, Intent, KeyedFile, Opened, Prepared, Stage,
+    Withdrawal, blocking, set_aside,
 };
 use database::{Protection, explain};
 
 /// The control file, open and held for this process alone.
 #[derive(Debug)]
 pub struct Control {
-    /// `None` after a failed read or write, until it is opened again.
-    database: RwLock<Option<Database>>,
-    protection: Protection,
+    state: RwLock<Open>,
     /// What seals the audit log; `None` in plaintext.
     audit: Option<(Arc<AuditKey>, DekId)>,
     path: PathBuf,
+    /// Opens the file again once its key is given out again.
+    envelope: Envelope,
+    runtime: Handle,
+}
+
+#[derive(Debug)]
+struct Open {
+    /// `None` after a failed read or write, until it is opened again.
+    database: Option<Database>,
+    key: Key,
+}
+
+/// What the file is opened with.
+#[derive(Debug)]
+enum Key {
+    Had(
+        Protection,
+        #[expect(dead_code, reason = "held for its drop")] Option<Held>,
+    ),
+    /// The key provider did not go on saying yes; the key is wiped.
+    Withheld,
 }
 
 impl Control {
@@ -52,14 +75,14 @@ impl Control {
         let prepared = envelope
             .prepare(&path, &subject(), Cipher::Blocks1, Intent::OpenOrCreate)
             .await?;
-        let (protection, audit) = match prepared {
+        let (protection, lease, audit) = match prepared {
             Prepared::Plain(file) => {
                 if !file.exists() {
                     let path = path.clone();
                     blocking(move || database::create(&path, &Protection::Plain, tables::fill))
                         .await?;
                 }
-                (Protection::Plain, None)
+                (Protection::Plain, None, None)
             }
             Prepared::Keyed(file) => {
                 let file = match file.stage() {
@@ -78,16 +101,21 @@ impl Control {
                     }
                 };
                 let sealer = (Arc::new(file.audit_key()), file.manifest().deks()[0].id);
-                (Protection::of(&file), Some(sealer))
+                (Protection::of(&file), file.lease(), Some(sealer))
             }
         };
+        let (envelope, runtime) = (envelope.clone(), Handle::current());
         blocking(move || {
             let database = database::open(&path, &protection)?;
             let control = Self {
-                database: RwLock::new(Some(database)),
-                protection,
+                state: RwLock::new(Open {
+                    database: Some(database),
+                    key: Key::Had(protection, lease),
+                }),
                 audit,
                 path,
+                envelope,
+                runtime,
             };
             control.settle_layout()?;
             Ok(control)
@@ -120,9 +148,12 @@ impl Control {
         &self,
         work: impl Fn(&Database) -> Result<T, redb::Error>,
     ) -> Result<T, ControlError> {
-        let attempt = || match &*self.database.read().unwrap_or_else(PoisonError::into_inner) {
-            Some(database) => work(database),
-            None => Err(redb::Error::PreviousIo),
+        let attempt = || {
+            let open = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            match &open.database {
+                Some(database) => work(database),
+                None => Err(redb::Error::PreviousIo),
+            }
         };
         let result = match attempt() {
             Err(redb::Error::PreviousIo) => {
@@ -132,25 +163,45 @@ impl Control {
             result => result,
         };
         if matches!(result, Err(redb::Error::Io(_))) {
-            let mut database = self
-                .database
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
-            *database = None;
+            self.changing().database = None;
         }
         result.map_err(|error| explain(&self.path, error))
     }
 
     fn reopen(&self) -> Result<(), ControlError> {
-        let mut database = self
-            .database
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.changing();
+        if let Key::Withheld = &open.key {
+            open.key = self.ask_again()?;
+        }
         // Closed first: it holds the file for itself alone.
-        *database = None;
-        *database = Some(database::open(&self.path, &self.protection)?);
-        tracing::warn!(path = %self.path.display(), "the control file was opened again after a failure");
+        open.database = None;
+        if let Key::Had(protection, _) = &open.key {
+            open.database = Some(database::open(&self.path, protection)?);
+            tracing::warn!(path = %self.path.display(), "the control file was opened again");
+        }
         Ok(())
+    }
+
+    /// The key once more, after it was taken back. The core asks the provider each second, and in between has its last answer.
+    fn ask_again(&self) -> Result<Key, ControlError> {
+        let subject = subject();
+        let again = self
+            .envelope
+            .prepare(&self.path, &subject, Cipher::Blocks1, Intent::Open);
+        match self.runtime.block_on(again) {
+            Ok(Prepared::Keyed(file)) => Ok(Key::Had(Protection::of(&file), file.lease())),
+            Ok(Prepared::Plain(_)) => {
+                unreachable!("a file with a key that was taken back is encrypted")
+            }
+            Err(EnvelopeError::Unwrap { path, source }) => {
+                Err(ControlError::Withheld { path, source })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn changing(&self) -> RwLockWriteGuard<'_, Open> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Refuses a newer layout, and brings an older one up to this release's.
@@ -167,6 +218,24 @@ impl Control {
             self.write(tables::make_all)?;
         }
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Holder for Control {
+    async fn withdraw(&self, tenant: Option<&TenantId>, why: &Withdrawal) {
+        if let (None, Withdrawal::Refused(_)) = (tenant, why) {
+            let close = || {
+                let mut open = self.changing();
+                open.database = None;
+                open.key = Key::Withheld;
+            };
+            // Closing it writes to the disk, and waits for whoever is using it.
+            match self.runtime.runtime_flavor() {
+                RuntimeFlavor::MultiThread => tokio::task::block_in_place(close),
+                _ => close(),
+            }
+        }
     }
 }
 

@@ -12,6 +12,8 @@ pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("me
 pub(super) const MANIFESTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("manifests");
 /// Tenants whose deletion has begun.
 pub(super) const DELETIONS: TableDefinition<'_, &str, ()> = TableDefinition::new("deletions");
+/// Tenants that an operator locked.
+pub(super) const LOCKS: TableDefinition<'_, &str, ()> = TableDefinition::new("locks");
 /// Key id to a tenant access key's record, which is JSON.
 pub(super) const ACCESS_KEYS: TableDefinition<'_, &str, &[u8]> =
     TableDefinition::new("access_keys");
@@ -45,6 +47,7 @@ pub(super) fn make_all(transaction: &WriteTransaction) -> Result<(), redb::Error
     drop(transaction.open_table(META)?.insert(LAYOUT, KNOWN_LAYOUT)?);
     drop(transaction.open_table(MANIFESTS)?);
     drop(transaction.open_table(DELETIONS)?);
+    drop(transaction.open_table(LOCKS)?);
     drop(transaction.open_table(ACCESS_KEYS)?);
     drop(transaction.open_table(IDENTITIES)?);
     drop(transaction.open_table(USAGE_COUNTS)?);

@@ -6,6 +6,7 @@
 pub mod doctor;
 mod error;
 pub mod export;
+pub mod lock;
 pub mod migrate;
 pub mod repair;
 pub mod rotate_dek;

@@ -121,7 +121,7 @@ async fn is_wrong(
         ) => true,
         // A key that is there and does not open the wrap; not one that cannot be had now, or settings that are wrong.
         Err(EnvelopeError::Unwrap { source, .. }) => matches!(
-            source,
+            *source,
             ProviderError::UnwrapFailed { .. }
                 | ProviderError::UnsupportedAlgorithm { .. }
                 | ProviderError::Kms(KmsError::WrongContext { .. } | KmsError::WrongKey { .. })

@@ -3,7 +3,7 @@
 //! Each file is a rotation of its own: one that was interrupted leaves some files on the old key and some on the new, `status` shows which,
 //! and running it again finishes the rest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -244,6 +244,7 @@ impl Request {
                 key_id,
                 region: self.new_aws_region.clone(),
                 endpoint_url: self.new_aws_endpoint_url.clone(),
+                key_map: BTreeMap::new(),
             })),
             (Some(MasterKeyFile), ..) => wrong("master-key-file", "--new-master-key-file"),
             (Some(KeyDir), ..) => wrong("key-dir", "--new-key-dir"),

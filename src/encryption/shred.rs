@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use nimbus_keyproviders::{KeyFileError, key_dir, keyfile};
+use nimbus_keyproviders::{KeyFileError, ProviderError, key_dir, keyfile};
 use nimbus_manifests::{ProviderKind, Subject, TenantId};
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,16 @@ pub enum ShredError {
     /// The audit log cannot be written.
     #[error(transparent)]
     Audit(#[from] EnvelopeError),
+    /// The KMS key that is the tenant's own could not be found out, or not disabled.
+    #[error(
+        "the KMS key of tenant {tenant} could not be disabled; of the data nothing was removed. Without --disable-kms-key it is shredded all the same"
+    )]
+    KmsKey {
+        /// The tenant.
+        tenant: TenantId,
+        /// Why.
+        source: ProviderError,
+    },
     /// The deletion failed; the next start finishes one that has begun.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -44,8 +54,20 @@ pub struct Shredded {
     pub destroyed_keys: Vec<String>,
     /// Keys that were not this tenant's alone: who has one, and copies of sidecar and data, still opens those.
     pub alive: Vec<LivingKey>,
+    /// The KMS key that was this tenant's alone, if it had one.
+    #[serde(default)]
+    pub own_kms_key: Option<OwnKey>,
     /// Whether the manifest could be read: where not, it is not known which keys wrapped it.
     pub manifest_read: bool,
+}
+
+/// A KMS key that wrapped for one tenant and for nobody else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnKey {
+    /// Its ARN.
+    pub key_id: String,
+    /// Whether it was disabled: copies are dead until it is enabled again, and for good once it is deleted.
+    pub disabled: bool,
 }
 
 /// A key by which copies still open.
@@ -67,6 +89,7 @@ pub async fn shred(
     tenants: &dyn TenantProvider,
     data_dir: &Path,
     tenant: &TenantId,
+    disable_kms_key: bool,
 ) -> Result<Shredded, ShredError> {
     let name = format!("{tenant}.sqlite3");
     let subject = Subject::sqlite_tenant(tenant, &name)
@@ -84,10 +107,12 @@ pub async fn shred(
     }
     envelope.record(event.clone()).await?;
     let (destroyed_keys, in_key_dir) = destroy_keys(envelope, tenant, &subject).await?;
+    let own_kms_key = own_key(envelope, tenant, &subject, disable_kms_key).await?;
     let mut shredded = Shredded {
         tenant: tenant.to_string(),
         destroyed_keys,
         alive: Vec::new(),
+        own_kms_key,
         manifest_read: claims.is_some(),
     };
     crash_point!("shred::key-destroyed");
@@ -98,6 +123,8 @@ pub async fn shred(
         };
         // Destroyed now, or by an earlier run that was cut short.
         let gone = wrap.provider == ProviderKind::KeyDir && in_key_dir;
+        let own = shredded.own_kms_key.as_ref();
+        let gone = gone || own.is_some_and(|own| own.disabled && own.key_id == key.key_id);
         if !gone && !shredded.alive.contains(&key) {
             shredded.alive.push(key);
         }
@@ -118,6 +145,40 @@ pub async fn shred(
         )))
         .await?;
     Ok(shredded)
+}
+
+/// Finds the KMS key that is this tenant's alone, and disables it if that was asked for.
+async fn own_key(
+    envelope: &Envelope,
+    tenant: &TenantId,
+    subject: &Subject,
+    disable: bool,
+) -> Result<Option<OwnKey>, ShredError> {
+    let Some(keys) = envelope.keys() else {
+        return Ok(None);
+    };
+    let found = match disable {
+        true => keys.current().disable_own_key(subject).await,
+        false => keys.current().own_key(subject).await,
+    };
+    match found {
+        Ok(key) => {
+            if let (Some(key), true) = (&key, disable) {
+                let event = Event::new(EventKind::Shred, EventOutcome::Done).about(subject);
+                envelope.note(event.under(key).saying("the KMS key is disabled"));
+            }
+            Ok(key.map(|key| OwnKey {
+                key_id: key.to_string(),
+                disabled: disable,
+            }))
+        }
+        // What it would say is for a message alone.
+        Err(_unknown) if !disable => Ok(None),
+        Err(source) => Err(ShredError::KmsKey {
+            tenant: tenant.clone(),
+            source,
+        }),
+    }
 }
 
 /// Destroys the subject's file in every key directory in force; answers which were there, and whether there is such a directory.

@@ -151,6 +151,9 @@ pub struct FileReport {
     pub wraps: Vec<WrapReport>,
     /// What was found.
     pub health: Health,
+    /// Whether an operator locked the tenant; the running server knows.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub locked: bool,
     /// What is wrong and what to do next.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub detail: Option<String>,
@@ -462,7 +465,8 @@ impl Surveyor {
                 return Err(Finding(Health::KeyUnavailable, Some(why)));
             }
         };
-        if verify == Verify::None {
+        // A lock holds for looking, too.
+        if verify == Verify::None || self.is_locked(manifest) {
             return named_key(envelope, path, manifest).await;
         }
         let prepared = envelope
@@ -520,8 +524,16 @@ impl Surveyor {
                     at: wrap.at.to_string(),
                 })
                 .collect(),
+            locked: manifest.is_some_and(|manifest| self.is_locked(manifest)),
             health: finding.0,
             detail: finding.1,
+        }
+    }
+
+    fn is_locked(&self, manifest: &Manifest) -> bool {
+        match (&self.envelope, manifest.subject().tenant()) {
+            (Ok(envelope), Some(tenant)) => envelope.is_locked(tenant),
+            _ => false,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
-use nimbus_manifests::{DekId, Manifest, Subject};
+use nimbus_manifests::{DekId, KeyId, Manifest, Subject};
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -154,6 +154,13 @@ impl Event {
         }
         self.keys.sort_unstable();
         self.keys.dedup();
+        self
+    }
+
+    /// The same about one key that wraps.
+    #[must_use]
+    pub fn under(mut self, key: &KeyId) -> Self {
+        self.keys.push(key.to_string());
         self
     }
 

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nimbus_keyproviders::{FailureClass, ProviderError, RandomError};
-use nimbus_manifests::{Cipher, InvalidManifest, ParseError, SUFFIX, Subject};
+use nimbus_manifests::{Cipher, InvalidManifest, ParseError, SUFFIX, Subject, TenantId};
 
 /// Why a protected file was not opened, created or changed. Nothing was written in its place.
 #[derive(Debug, thiserror::Error)]
@@ -154,7 +155,7 @@ pub enum EnvelopeError {
         /// The protected file.
         path: PathBuf,
         /// What the provider said.
-        source: ProviderError,
+        source: Arc<ProviderError>,
     },
     /// A new data key could not be drawn or wrapped.
     #[error("no data key could be made for {}", .path.display())]
@@ -162,7 +163,15 @@ pub enum EnvelopeError {
         /// The protected file.
         path: PathBuf,
         /// What the provider said.
-        source: ProviderError,
+        source: Arc<ProviderError>,
+    },
+    /// An operator locked the tenant.
+    #[error(
+        "tenant {tenant} is locked by an operator; `nimbus encryption unlock --tenant-id {tenant}` ends that"
+    )]
+    Locked {
+        /// The tenant.
+        tenant: TenantId,
     },
     /// The operating system has no randomness to give.
     #[error(transparent)]
@@ -292,6 +301,7 @@ impl EnvelopeError {
             | Self::CipherMismatch { .. } => Trouble::ManifestCorrupt,
             Self::SubjectMismatch { .. } => Trouble::KeyMismatch,
             Self::EncryptionOff { .. } | Self::NoMatchingKey { .. } => Trouble::KeyUnavailable,
+            Self::Locked { .. } => Trouble::KeyRevoked,
             Self::Unwrap { source, .. } | Self::Wrap { source, .. } => match source.class() {
                 FailureClass::Denied => Trouble::KeyRevoked,
                 FailureClass::Unavailable => Trouble::KeyUnavailable,

@@ -7,6 +7,7 @@ use nimbus_keyproviders::{AuditKey, CipherKey, Dek};
 use nimbus_manifests::{Manifest, SealedManifest};
 
 use super::EnvelopeError;
+use super::lease::LeaseGuard;
 use super::rekey::rekey_copy;
 
 /// What [`Envelope::prepare`](super::Envelope::prepare) allows.
@@ -68,6 +69,8 @@ pub struct KeyedFile {
     pub(super) dek: Arc<Dek>,
     pub(super) next: Option<Arc<Dek>>,
     pub(super) stage: Stage,
+    /// Where the key came from a remote provider. It ends with the last that shares it.
+    pub(super) lease: Option<Arc<LeaseGuard>>,
 }
 
 impl KeyedFile {
@@ -142,6 +145,7 @@ impl KeyedFile {
             dek: self.dek.clone(),
             next: self.next.clone(),
             stage: self.stage,
+            lease: self.lease.clone(),
         }
     }
 
@@ -153,8 +157,17 @@ impl KeyedFile {
         Some(copy)
     }
 
+    /// What keeps the core asking for this file's key, for who takes the key out and lets go of the file.
+    pub(crate) fn lease(&self) -> Option<Held> {
+        self.lease.clone().map(Held)
+    }
+
     pub(super) fn seal(&self) -> SealedManifest {
         self.manifest
             .seal(&self.dek.manifest_key(&self.manifest.file_id()))
     }
 }
+
+/// A lease, to be held for as long as the key of its file.
+#[derive(Debug)]
+pub(crate) struct Held(#[expect(dead_code, reason = "held for its drop")] Arc<LeaseGuard>);

@@ -1,12 +1,9 @@
 //! The keys a running configuration holds: one that wraps, older ones still accepted, and recovery recipients.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use nimbus_keyproviders::{Dek, KeyProvider, ProviderError, Unwrapped, recovery::Recipient};
-use nimbus_manifests::{DekEntry, Subject, Timestamp, Wrap, WrapContext};
-
-use super::EnvelopeError;
+use nimbus_keyproviders::{KeyProvider, recovery::Recipient};
+use nimbus_manifests::{Subject, Wrap};
 
 /// Who wraps new data keys, and who else may unwrap.
 #[derive(Debug)]
@@ -80,62 +77,14 @@ impl KeyRing {
         &self.recipients
     }
 
-    /// A fresh data key, wrapped by the current provider and to every recipient.
-    pub(super) async fn generate(
-        &self,
-        context: &WrapContext<'_>,
-        now: Timestamp,
-    ) -> Result<(Dek, Vec<Wrap>), ProviderError> {
-        let (dek, wrapped) = self.current.generate(context).await?;
-        let mut wraps = vec![wrapped.at(now)];
-        for recipient in &self.recipients {
-            wraps.push(recipient.wrap(&dek, context)?.at(now));
-        }
-        Ok((dek, wraps))
-    }
-
-    /// The data key of `entry`, by the first configured key that a wrap of it names.
-    ///
-    /// A wrap that names a configured key and fails does not end the search: another wrap may still open. Its failure is what is
-    /// reported when none does.
-    pub(super) async fn unwrap(
-        &self,
-        path: &Path,
-        entry: &DekEntry,
-        context: &WrapContext<'_>,
-    ) -> Result<Dek, EnvelopeError> {
-        let mut failure = None;
-        for provider in self.providers() {
-            for wrap in &entry.wraps {
-                if wrap.provider != provider.kind() {
-                    continue;
-                }
-                match provider.unwrap(wrap, context).await {
-                    Ok(Unwrapped::Key(dek)) => return Ok(dek),
-                    Ok(Unwrapped::NotMine) => {}
-                    Err(error) => failure = failure.or(Some(error)),
-                }
-            }
-        }
-        Err(match failure {
-            Some(source) => EnvelopeError::Unwrap {
-                path: path.to_owned(),
-                source,
-            },
-            None => EnvelopeError::NoMatchingKey {
-                path: path.to_owned(),
-                wrapped_by: entry
-                    .wraps
-                    .iter()
-                    .map(|wrap| format!("{} {}", wrap.provider, wrap.key_id))
-                    .collect(),
-                configured: self.describe(context.subject).await,
-            },
-        })
+    /// Whether a provider that made `wrap` is a remote one.
+    pub(super) fn is_remote(&self, wrap: &Wrap) -> bool {
+        self.providers()
+            .any(|provider| provider.is_remote() && provider.kind() == wrap.provider)
     }
 
     /// `<provider> <key id>` of each provider, for messages.
-    async fn describe(&self, subject: &Subject) -> Vec<String> {
+    pub(super) async fn describe(&self, subject: &Subject) -> Vec<String> {
         let mut all = Vec::new();
         for provider in self.providers() {
             all.push(match provider.key_id(subject).await {

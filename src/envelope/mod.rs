@@ -16,16 +16,20 @@
 mod audit;
 mod error;
 mod file;
+mod hold;
 mod keyring;
+mod lease;
 mod probe;
 mod rekey;
 mod rewrap;
 mod store;
 mod table;
+mod unwrap;
 
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, RwLock};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use nimbus_keyproviders::{OsRandom, SecureRandom};
@@ -37,8 +41,11 @@ use nimbus_manifests::{
 pub use audit::{AuditError, AuditSink, Event, EventKind, EventOutcome, act_as, acting_as, actor};
 pub(crate) use error::migrate_command;
 pub use error::{EnvelopeError, Trouble};
+pub(crate) use file::Held;
 pub use file::{KeyedFile, Opened, PlainFile, Prepared, Stage};
+pub use hold::{Holder, Withdrawal};
 pub use keyring::KeyRing;
+pub use lease::{LeaseReport, Terms, Trouble as KeyTrouble};
 pub use probe::{FileKind, classify};
 pub use rewrap::{Recipients, Rewrapped};
 pub(crate) use store::{CUT_SHORT, TEMPORARY_PREFIX, parent, set_aside, sync_dir};
@@ -47,13 +54,21 @@ pub use table::Intent;
 
 use crate::chain::chain;
 use crate::failpoints::crash_point;
+use hold::Holders;
+use lease::Leases;
 use store::Publish;
 use table::Step;
+use unwrap::Failure;
 
 /// Where the core takes the time from; tests inject their own.
 pub trait Clock: fmt::Debug + Send + Sync {
     /// The time now, UTC to the second.
     fn now(&self) -> Timestamp;
+
+    /// A moment that only moves forward, for leases.
+    fn instant(&self) -> Instant {
+        Instant::now()
+    }
 }
 
 /// The clock of this machine.
@@ -125,6 +140,8 @@ pub struct Envelope {
     audit: Arc<dyn AuditSink>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn SecureRandom>,
+    leases: Arc<Leases>,
+    holders: Arc<Holders>,
 }
 
 impl Envelope {
@@ -154,6 +171,8 @@ impl Envelope {
             audit: Arc::new(audit::TraceAlone),
             clock,
             random,
+            leases: Arc::new(Leases::new()),
+            holders: Arc::default(),
         }
     }
 
@@ -223,6 +242,13 @@ impl Envelope {
         cipher: Cipher,
         intent: Intent,
     ) -> Result<Prepared, EnvelopeError> {
+        if let Some(tenant) = subject.tenant()
+            && self.is_locked(tenant)
+        {
+            return Err(EnvelopeError::Locked {
+                tenant: tenant.clone(),
+            });
+        }
         let (manifest, kind) = blocking({
             let path = path.to_owned();
             move || look(&path)
@@ -336,8 +362,8 @@ impl Envelope {
             cipher,
             dek_id: id,
         };
-        let (dek, wraps) =
-            keys.generate(&context, now)
+        let (dek, wraps, lease) =
+            self.generate(keys, &context, now)
                 .await
                 .map_err(|source| EnvelopeError::Wrap {
                     path: path.to_owned(),
@@ -367,6 +393,7 @@ impl Envelope {
             dek: Arc::new(dek),
             next: None,
             stage: Stage::Initialise,
+            lease: lease.map(Arc::new),
         };
         self.record(Event::new(EventKind::Create, EventOutcome::Done).of(&file.manifest))
             .await?;
@@ -404,6 +431,7 @@ impl Envelope {
             });
         }
         let mut deks = Vec::with_capacity(claims.deks().len());
+        let mut lease = None;
         for entry in claims.deks() {
             let context = WrapContext {
                 subject,
@@ -411,13 +439,15 @@ impl Envelope {
                 cipher,
                 dek_id: entry.id,
             };
-            let unwrapped = keys.unwrap(path, entry, &context).await;
-            if let Err(error) = &unwrapped {
+            let unwrapped = self.unwrap(keys, path, entry, &context).await;
+            if let Err(Failure { error, fresh: true }) = &unwrapped {
                 // What it claims: nothing of it is verified without the key.
                 let event = Event::new(EventKind::UnwrapFailed, EventOutcome::Failed);
                 self.note(event.of(claims).saying(chain(error)));
             }
-            deks.push(Arc::new(unwrapped?));
+            let (dek, held) = unwrapped.map_err(|failure| failure.error)?;
+            deks.push(Arc::new(dek));
+            lease = lease.or(held);
         }
         let mut deks = deks.into_iter();
         let (Some(dek), next) = (deks.next(), deks.next()) else {
@@ -440,6 +470,7 @@ impl Envelope {
             dek,
             next,
             stage,
+            lease: lease.map(Arc::new),
         })
     }
 

@@ -22,7 +22,7 @@ impl Envelope {
         let keys = self
             .keys()
             .ok_or_else(|| EnvelopeError::EncryptionOff { path: path.clone() })?;
-        let wrap_failed = |source| EnvelopeError::Wrap {
+        let wrap_failed = |source: Arc<nimbus_keyproviders::ProviderError>| EnvelopeError::Wrap {
             path: path.clone(),
             source,
         };
@@ -40,14 +40,15 @@ impl Envelope {
             .current()
             .generate(&context)
             .await
-            .map_err(wrap_failed)?;
+            .map_err(|error| wrap_failed(error.into()))?;
         let mut wraps = vec![wrapped.at(now)];
         for wrap in &file.manifest.deks()[0].wraps {
             // A recipient that was accepted once parses again.
             if wrap.provider == ProviderKind::Age
                 && let Ok(recipient) = wrap.key_id.as_str().parse::<Recipient>()
             {
-                wraps.push(recipient.wrap(&dek, &context).map_err(wrap_failed)?.at(now));
+                let wrapped = recipient.wrap(&dek, &context);
+                wraps.push(wrapped.map_err(|error| wrap_failed(error.into()))?.at(now));
             }
         }
         let entry = DekEntry {

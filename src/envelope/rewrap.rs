@@ -12,7 +12,7 @@
 //! Both keys are configured until all is done, so that each of these opens.
 
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use nimbus_keyproviders::recovery::Recipient;
 use nimbus_keyproviders::{Dek, KeyProvider};
@@ -86,13 +86,16 @@ impl Envelope {
             path: path.to_owned(),
         })?;
         let (subject, cipher) = (before.claims().subject().clone(), before.claims().cipher());
-        let wrap_failed = |source| EnvelopeError::Wrap {
+        let wrap_failed = |source: Arc<nimbus_keyproviders::ProviderError>| EnvelopeError::Wrap {
             path: path.to_owned(),
             source,
         };
         let wanted = (
             target.kind(),
-            target.key_id(&subject).await.map_err(wrap_failed)?,
+            target
+                .key_id(&subject)
+                .await
+                .map_err(|error| wrap_failed(error.into()))?,
         );
         let done = |dek: &DekEntry| is_wrapped(dek, &wanted, recipients);
         if before.claims().deks().iter().all(done) {
@@ -111,7 +114,7 @@ impl Envelope {
                 dek_id: entry.id,
             };
             let made = self.wraps(entry, dek, &context, target, &wanted, recipients);
-            wraps.push(made.await.map_err(wrap_failed)?);
+            wraps.push(made.await.map_err(|error| wrap_failed(error.into()))?);
         }
         let manifest = file
             .manifest
@@ -199,6 +202,11 @@ impl Envelope {
                 path,
                 source,
             });
+        }
+        if let Some(keys) = self.keys() {
+            batch
+                .iter()
+                .for_each(|one| self.move_leases(&keys, &one.after));
         }
         Ok(changed)
     }

@@ -230,7 +230,8 @@ async fn settles_a_rekey_with_the_key_that_opened() {
         };
         let now = SystemClock.now();
         let keys = envelope.keys().unwrap();
-        let (_next, wraps) = keys.generate(&context, now).await.unwrap();
+        let generated = envelope.generate(&keys, &context, now).await;
+        let (_next, wraps, _lease) = generated.unwrap();
         let entry = DekEntry {
             id,
             created: now,

@@ -90,7 +90,7 @@ codes! {
         "make the key reachable, or pass the missing one with --encryption-previous-…; `nimbus encryption status` names it";
     /// The provider refuses the key.
     KeyRevoked = "encryption.key_revoked", SERVICE_UNAVAILABLE, "error", false,
-        "the key provider denies this key: enable it, or restore the permission";
+        "the key provider denies this key: enable it, or restore the permission; or, where the message says that an operator locked the tenant, unlock it";
     /// Key and file do not belong together.
     KeyMismatch = "encryption.key_mismatch", SERVICE_UNAVAILABLE, "critical", false,
         "`nimbus encryption status --verify open` says whether `nimbus encryption repair` helps, or the file and its manifest from one backup";

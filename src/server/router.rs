@@ -13,7 +13,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::access::{Group, Needs, Route};
 use super::routes::{
-    admin, apps, audit, batch, deploy, documents, health, journal, query, tenants,
+    admin, apps, audit, batch, deploy, documents, health, journal, lock, query, tenants,
 };
 use super::{App, ENCRYPTION_STATUS, MAX_BODY_BYTES, layers};
 
@@ -50,6 +50,8 @@ fn groups() -> [Group; 4] {
             .post("/api/admin/encryption/audit", audit::record)
             .post("/api/admin/encryption/rotate-kek", admin::rotate_kek)
             .post("/api/admin/encryption/shred", admin::shred)
+            .post("/api/admin/encryption/lock", lock::lock)
+            .post("/api/admin/encryption/unlock", lock::unlock)
             .get("/api/admin/operations/{id}", admin::operation)
             .get("/debug/doctor", admin::doctor)
             .get(ENCRYPTION_STATUS, admin::encryption_status),

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use nimbus_test_support::{Machine, Server, files_under};
 use serde_json::{Value, json};
 
-/// Crash points whose cases stand in `tests/encryption`.
+/// Crash points whose cases stand in `tests/encryption` and `tests/server`.
 const ELSEWHERE: &[&str] = &[
     "audit::appended",
     "audit::recorded",
@@ -44,6 +44,7 @@ const ELSEWHERE: &[&str] = &[
     "rekey::renamed",
     "rekey::swapped",
     "shred::key-destroyed",
+    "lock::recorded",
 ];
 
 #[test]

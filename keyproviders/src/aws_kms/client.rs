@@ -137,7 +137,7 @@ pub(super) fn region_of_key_arn(name: &str) -> Option<&str> {
 }
 
 /// The region in an ARN of KMS.
-fn region_of_arn(name: &str) -> Option<&str> {
+pub(super) fn region_of_arn(name: &str) -> Option<&str> {
     let mut fields = name.split(':');
     (fields.next() == Some("arn")).then_some(())?;
     let _partition = fields.next()?;

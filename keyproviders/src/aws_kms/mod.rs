@@ -16,10 +16,12 @@
 
 mod client;
 mod error;
+mod map;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_kms::Client;
@@ -41,6 +43,7 @@ use crate::provider::{KeyProvider, Unwrapped, Wrapped};
 
 pub use self::client::KmsConfig;
 pub use self::error::KmsError;
+pub use self::map::KmsKeyMap;
 pub use aws_credential_types::Credentials;
 pub use aws_credential_types::provider::SharedCredentialsProvider;
 
@@ -50,7 +53,8 @@ pub struct AwsKms {
     config: KmsConfig,
     /// Where calls go, for messages: the endpoint, or the region whose default one it is.
     endpoint: String,
-    permits: Semaphore,
+    /// Shared by all keys of one client.
+    permits: Arc<Semaphore>,
     arn: OnceCell<KeyId>,
 }
 
@@ -73,7 +77,42 @@ impl AwsKms {
         credentials: Option<SharedCredentialsProvider>,
     ) -> Result<Self, KmsError> {
         let (client, endpoint) = client::connect(&config, credentials).await?;
-        let permits = Semaphore::new(config.max_concurrency);
+        let permits = Arc::new(Semaphore::new(config.max_concurrency));
+        Self::over(client, config, endpoint, permits)
+    }
+
+    /// Another key, by the same client.
+    fn beside(&self, key_id: &str) -> Result<Self, KmsError> {
+        let config = KmsConfig {
+            key_id: key_id.to_owned(),
+            ..self.config.clone()
+        };
+        let (client, endpoint) = (self.client.clone(), self.endpoint.clone());
+        Self::over(client, config, endpoint, self.permits.clone())
+    }
+
+    /// The region that `key_id` names, when it is not this client's.
+    fn foreign_region<'a>(&self, key_id: &'a str) -> Option<&'a str> {
+        let region = client::region_of_arn(key_id)?;
+        let ours = self.client.config().region();
+        ours.is_none_or(|ours| ours.as_ref() != region)
+            .then_some(region)
+    }
+
+    /// Disables the key: from then on it opens nothing, until somebody enables it again.
+    async fn disable(&self) -> Result<(), KmsError> {
+        let arn = self.arn().await?;
+        let call = self.call("DisableKey", arn.as_str(), "");
+        let request = self.client.disable_key().key_id(arn.as_str());
+        self.send(call, request.send()).await.map(drop)
+    }
+
+    fn over(
+        client: Client,
+        config: KmsConfig,
+        endpoint: String,
+        permits: Arc<Semaphore>,
+    ) -> Result<Self, KmsError> {
         let arn = OnceCell::new();
         if client::region_of_key_arn(&config.key_id).is_some() {
             let id = KeyId::new(config.key_id.as_str()).map_err(|_| KmsError::InvalidRequest {
@@ -218,6 +257,10 @@ impl AwsKms {
 impl KeyProvider for AwsKms {
     fn kind(&self) -> ProviderKind {
         ProviderKind::AwsKms
+    }
+
+    fn is_remote(&self) -> bool {
+        true
     }
 
     async fn key_id(&self, _subject: &Subject) -> Result<KeyId, ProviderError> {

@@ -68,6 +68,7 @@ async fn connect_from_environment(key_id: String) -> &'static str {
         key_id,
         region: None,
         endpoint_url: None,
+        key_map: std::collections::BTreeMap::new(),
     };
     let checked = match config.connect().await {
         Ok(provider) => provider.check().await,

@@ -5,6 +5,7 @@ mod audited;
 mod export;
 mod inspect;
 mod keygen;
+mod lock;
 mod migrate;
 mod recover;
 mod repair;
@@ -59,6 +60,10 @@ enum Verb {
     Shred(shred::Shred),
     /// Read the log of key events, or prove it
     Audit(audit::Audit),
+    /// Close a tenant until it is unlocked
+    Lock(lock::Lock),
+    /// End a lock
+    Unlock(lock::Unlock),
 }
 
 /// What only these commands meet.
@@ -92,6 +97,8 @@ impl Encryption {
             Verb::RotateDek(verb) => verb.run(config),
             Verb::Shred(verb) => verb.run(config),
             Verb::Audit(verb) => verb.run(config),
+            Verb::Lock(verb) => verb.run(config),
+            Verb::Unlock(verb) => verb.run(config),
         }
     }
 }

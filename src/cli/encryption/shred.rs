@@ -33,6 +33,10 @@ pub(super) struct Shred {
     /// It cannot be undone: yes
     #[arg(long, required = true)]
     yes: bool,
+
+    /// Disable the tenant's AWS KMS key, too, where it has one of its own (--encryption-aws-kms-key-map)
+    #[arg(long)]
+    disable_kms_key: bool,
 }
 
 impl Shred {
@@ -41,21 +45,29 @@ impl Shred {
         let shredded = match Remote::on(&settings.data_dir)? {
             Some(server) => server.operate(
                 "/api/admin/encryption/shred",
-                &json!({"tenant_id": self.tenant_id.as_str()}),
+                &json!({"tenant_id": self.tenant_id.as_str(), "disable_kms_key": self.disable_kms_key}),
                 &(Arc::new(|_done, _total| true) as _),
             )?,
             None => {
                 let _lock = DataDirLock::acquire(&settings.data_dir)?;
-                block_on(here(&settings, &self.tenant_id))?
+                block_on(here(&settings, &self.tenant_id, self.disable_kms_key))?
             }
         };
-        output::answer(&text(&shredded))?;
+        let mut text = text(&shredded);
+        if self.disable_kms_key && shredded.own_kms_key.is_none() {
+            text.push_str("It had no KMS key of its own: none was disabled.\n");
+        }
+        output::answer(&text)?;
         Ok(Outcome::Done)
     }
 }
 
 /// From this process: no server runs.
-async fn here(settings: &Settings, tenant: &TenantId) -> Result<Shredded, CliError> {
+async fn here(
+    settings: &Settings,
+    tenant: &TenantId,
+    disable_kms_key: bool,
+) -> Result<Shredded, CliError> {
     let envelope = keys::connect(settings, Purpose::Inspect).await?.envelope;
     let dir = &settings.control_data_dir;
     let control = Arc::new(Control::open(&envelope, dir).await?);
@@ -67,7 +79,14 @@ async fn here(settings: &Settings, tenant: &TenantId) -> Result<Shredded, CliErr
         SqliteOptions::default(),
     )
     .await?;
-    let shredded = shred(&envelope, &tenants, &settings.data_dir, tenant).await?;
+    let shredded = shred(
+        &envelope,
+        &tenants,
+        &settings.data_dir,
+        tenant,
+        disable_kms_key,
+    )
+    .await?;
     tenants.close().await?;
     Ok(shredded)
 }
@@ -87,7 +106,23 @@ fn text(shredded: &Shredded) -> String {
             "Its manifest could not be read: which keys open copies of it is not known.\n",
         );
     }
+    if let Some(key) = shredded.own_kms_key.as_ref().filter(|key| key.disabled) {
+        let key = &key.key_id;
+        text.push_str(&format!(
+            "Its own KMS key {key} is disabled: copies of its sidecar and data are dead until it is enabled again. To end that for good: \
+             `aws kms schedule-key-deletion --key-id {key}`.\n"
+        ));
+    }
     for key in &shredded.alive {
+        let own = shredded.own_kms_key.as_ref();
+        if own.is_some_and(|own| own.key_id == key.key_id) {
+            text.push_str(&format!(
+                "Copies of its sidecar and data made before still open with its own KMS key {key}. To end that: `aws kms disable-key --key-id {key}`, \
+                 and for good `aws kms schedule-key-deletion --key-id {key}`.\n",
+                key = key.key_id
+            ));
+            continue;
+        }
         text.push_str(&match key.provider.as_str() {
             "age" => format!(
                 "Copies of its sidecar and data made before still open with the identity of recovery recipient {}.\n",

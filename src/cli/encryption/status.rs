@@ -191,7 +191,10 @@ fn row(file: &FileReport, now: jiff::Timestamp) -> [String; 7] {
             .map_or("-".to_owned(), |created| {
                 age(now.as_second() - created.as_second())
             }),
-        file.health.as_str().to_owned(),
+        match file.locked {
+            true => format!("{}, locked", file.health.as_str()),
+            false => file.health.as_str().to_owned(),
+        },
     ]
 }
 

@@ -110,6 +110,8 @@ pub(in crate::server) async fn operation(
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct ShredTenant {
     tenant_id: String,
+    #[serde(default)]
+    disable_kms_key: bool,
 }
 
 /// Erases a tenant, as `nimbus encryption shred`; the answer names the operation.
@@ -120,8 +122,10 @@ pub(in crate::server) async fn shred(
     let tenant = tenant_id(&request.tenant_id)?;
     let (tenants, envelope) = (app.tenants.clone(), app.envelope.clone());
     let data_dir = app.surveyor.data_dir.clone();
+    let disable_kms_key = request.disable_kms_key;
     let id = app.operations.begin("shred", |_progress| async move {
-        let shredded = shred::shred(&envelope, &*tenants, &data_dir, &tenant).await;
+        let shredded =
+            shred::shred(&envelope, &*tenants, &data_dir, &tenant, disable_kms_key).await;
         let shredded = shredded.map_err(|error| chain(&error))?;
         serde_json::to_value(shredded).map_err(|error| error.to_string())
     })?;

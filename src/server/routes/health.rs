@@ -5,9 +5,11 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use nimbus_keyproviders::FailureClass;
 use serde_json::{Value, json};
 
 use crate::chain::chain;
+use crate::envelope::LeaseReport;
 use crate::server::App;
 
 /// The process lives. Exactly `{"ok":true}`.
@@ -40,6 +42,28 @@ pub(in crate::server) async fn ready(State(app): State<Arc<App>>) -> (StatusCode
         "checks": {"control_file": control, "key_provider": key_provider, "storage": storage},
         // A tenant's trouble is its own: it does not make the server unready.
         "tenants_in_trouble": app.troubled(),
+        "leases": leases(&app.envelope.leases()),
     });
     (status, Json(body))
+}
+
+/// Files under remote keys, and the keys that do not answer, or answer no.
+fn leases(report: &LeaseReport) -> Value {
+    let in_trouble: Vec<_> = report
+        .troubles
+        .iter()
+        .map(|trouble| {
+            json!({
+                "key_id": trouble.key.as_str(),
+                "state": match trouble.class {
+                    FailureClass::Unavailable => "unavailable",
+                    FailureClass::Denied | FailureClass::Invalid => "revoked",
+                },
+                "for_seconds": trouble.lasting.as_secs(),
+                "open_files": trouble.files,
+                "served_for_seconds": trouble.left.map(|left| left.as_secs()),
+            })
+        })
+        .collect();
+    json!({"files": report.files, "keys_in_trouble": in_trouble})
 }

@@ -8,6 +8,7 @@ pub(super) mod deploy;
 pub(super) mod documents;
 pub(super) mod health;
 pub(super) mod journal;
+pub(super) mod lock;
 pub(super) mod query;
 pub(super) mod tenants;
 

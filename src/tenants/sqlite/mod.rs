@@ -33,7 +33,7 @@ use std::{
     collections::{BTreeSet, HashSet},
     error::Error as StdError,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -48,7 +48,8 @@ use super::{
 };
 use crate::{
     envelope::{
-        Envelope, Event, EventKind, EventOutcome, Intent, Trouble, acting_as, actor, blocking,
+        Envelope, Event, EventKind, EventOutcome, Holder, Intent, Trouble, Withdrawal, acting_as,
+        actor, blocking,
     },
     failpoints::crash_point,
     sqlcipher::OpenError,
@@ -149,7 +150,10 @@ impl SqliteTenants {
             Ok(shared)
         })
         .await?;
-        Ok(Self(Arc::new(shared)))
+        let shared = Arc::new(shared);
+        let holder: Weak<dyn Holder> = Arc::<Shared>::downgrade(&shared);
+        shared.envelope.held_by(holder);
+        Ok(Self(shared))
     }
 }
 
@@ -200,6 +204,16 @@ impl TenantProvider for SqliteTenants {
 
     async fn close(&self) -> Result<(), StoreError> {
         self.0.registry.shut_down().await
+    }
+}
+
+#[async_trait]
+impl Holder for Shared {
+    async fn withdraw(&self, tenant: Option<&TenantId>, _why: &Withdrawal) {
+        let Some(tenant) = tenant else { return };
+        if let Err(error) = self.registry.close(tenant).await {
+            tracing::warn!(%tenant, %error, "a tenant whose key was taken back was not closed cleanly");
+        }
     }
 }
 
@@ -290,6 +304,8 @@ impl Shared {
         }
         crash_point!("tenants::delete::closed");
         let result = self.finish(&tenant).await;
+        // The next tenant of this name is another one.
+        let _was_locked = self.envelope.unlock(&tenant);
         drop(barred);
         if self.envelope.keys().is_some() {
             self.record(&tenant, event.ended(&result)).await?;

@@ -11,7 +11,11 @@ use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{apply::Reader, lookups::Lookups, opening};
-use crate::{sqlcipher::Database, tenants::StoreError};
+use crate::{
+    envelope::{Envelope, EnvelopeError},
+    sqlcipher::Database,
+    tenants::StoreError,
+};
 
 /// A tenant's read connections. Each query is one statement, or one transaction, and so sees one snapshot.
 #[derive(Debug)]
@@ -106,6 +110,11 @@ impl Readers {
         if !self.used.swap(false, Ordering::Relaxed) {
             self.shed();
         }
+    }
+
+    /// Why the tenant's key is not to be had, if that is why it was closed.
+    pub(super) fn withheld(&self, envelope: &Envelope) -> Option<EnvelopeError> {
+        envelope.withheld(self.database.path(), self.database.manifest()?)
     }
 
     /// A connection that writes, for the one who owns this tenant's writing. Blocks.

@@ -150,11 +150,17 @@ impl SqliteTenant {
         self.explained(outcome)
     }
 
-    /// A tenant that was closed under a request may have been deleted: then it is not found.
+    /// A tenant that was closed under a request may have been deleted: then it is not found. Or its key was taken back.
     fn explained<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         result.map_err(|error| match error {
             StoreError::Closed { tenant } if !self.shared.exists(&tenant) => {
                 StoreError::TenantNotFound { tenant }
+            }
+            StoreError::Closed { tenant } => {
+                match self.lease.readers.withheld(&self.shared.envelope) {
+                    Some(why) => opening(&tenant, why.into()),
+                    None => StoreError::Closed { tenant },
+                }
             }
             error => error,
         })

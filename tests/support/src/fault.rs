@@ -1,6 +1,5 @@
 //! A proxy in front of a KMS that fails on demand.
 
-use std::collections::HashMap;
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -56,7 +55,7 @@ pub struct FaultProxy {
 #[derive(Debug, Default)]
 struct State {
     upstream: String,
-    faults: Mutex<HashMap<String, Planned>>,
+    faults: Mutex<Vec<Planned>>,
     calls: Mutex<Vec<(String, String)>>,
     in_flight: AtomicUsize,
     max_in_flight: AtomicUsize,
@@ -65,6 +64,10 @@ struct State {
 
 #[derive(Debug)]
 struct Planned {
+    /// Empty for every action.
+    action: String,
+    /// What the body must contain: a key, a subject.
+    containing: String,
     fault: Fault,
     /// How often still; `None` is always.
     left: Option<usize>,
@@ -112,18 +115,22 @@ impl FaultProxy {
 
     /// Fails every request for `action` until [`clear`](Self::clear).
     pub fn inject(&self, action: &str, fault: Fault) {
-        self.plan(action, Planned { fault, left: None });
+        self.plan(action, "", fault, None);
+    }
+
+    /// Fails every request until [`clear`](Self::clear).
+    pub fn inject_always(&self, fault: Fault) {
+        self.plan("", "", fault, None);
+    }
+
+    /// Fails every request for `action` whose body contains `text` (a key's ARN, a subject) until [`clear`](Self::clear).
+    pub fn inject_for(&self, action: &str, text: &str, fault: Fault) {
+        self.plan(action, text, fault, None);
     }
 
     /// Fails the next `times` requests for `action`, then lets them pass.
     pub fn inject_times(&self, action: &str, fault: Fault, times: usize) {
-        self.plan(
-            action,
-            Planned {
-                fault,
-                left: Some(times),
-            },
-        );
+        self.plan(action, "", fault, Some(times));
     }
 
     /// Lets everything pass.
@@ -148,8 +155,15 @@ impl FaultProxy {
         self.state.max_in_flight.load(Ordering::SeqCst)
     }
 
-    fn plan(&self, action: &str, planned: Planned) {
-        drop(lock(&self.state.faults).insert(action.to_owned(), planned));
+    fn plan(&self, action: &str, containing: &str, fault: Fault, left: Option<usize>) {
+        let mut faults = lock(&self.state.faults);
+        faults.retain(|planned| planned.action != action || planned.containing != containing);
+        faults.push(Planned {
+            action: action.to_owned(),
+            containing: containing.to_owned(),
+            fault,
+            left,
+        });
     }
 }
 
@@ -179,8 +193,8 @@ impl State {
     fn answer(&self, request: &Message, client: &mut TcpStream) -> io::Result<bool> {
         let action = request.action().to_owned();
         let body = String::from_utf8_lossy(&request.body).into_owned();
-        lock(&self.calls).push((action.clone(), body));
-        match self.next_fault(&action) {
+        lock(&self.calls).push((action.clone(), body.clone()));
+        match self.next_fault(&action, &body) {
             None => self.forward(request, client),
             Some(Fault::Delay(pause)) => {
                 thread::sleep(pause);
@@ -204,13 +218,15 @@ impl State {
         }
     }
 
-    fn next_fault(&self, action: &str) -> Option<Fault> {
+    fn next_fault(&self, action: &str, body: &str) -> Option<Fault> {
         let mut faults = lock(&self.faults);
-        let planned = faults.get_mut(action)?;
-        match &mut planned.left {
-            Some(0) => return None,
-            Some(left) => *left -= 1,
-            None => {}
+        let planned = faults.iter_mut().find(|planned| {
+            (planned.action.is_empty() || planned.action == action)
+                && body.contains(&planned.containing)
+                && planned.left != Some(0)
+        })?;
+        if let Some(left) = &mut planned.left {
+            *left -= 1;
         }
         Some(planned.fault.clone())
     }
@@ -224,11 +240,17 @@ impl State {
             .cloned()
             .collect();
         head.push("Connection: close".into());
-        Message {
-            head,
-            body: request.body.clone(),
+        let mut body = request.body.clone();
+        if request.action() == "DisableKey" {
+            // AWS takes an ARN; moto knows its keys by their bare ids there.
+            let text = String::from_utf8_lossy(&body).into_owned();
+            if let Some((_arn, id)) = text.split_once(":key/") {
+                body = format!(r#"{{"KeyId":"{id}"#).into_bytes();
+            }
+            head.retain(|line| !line.to_ascii_lowercase().starts_with("content-length:"));
+            head.push(format!("Content-Length: {}", body.len()));
         }
-        .write(&mut upstream)?;
+        Message { head, body }.write(&mut upstream)?;
         let Some(response) = Message::read(&mut upstream)? else {
             return Ok(false);
         };

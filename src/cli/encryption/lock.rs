@@ -1,0 +1,111 @@
+//! `nimbus encryption lock` and `unlock`, through the running server when there is one.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use nimbus_manifests::TenantId;
+use serde_json::json;
+
+use super::super::remote::Remote;
+use super::super::{CliError, Outcome, block_on, output, settings};
+use super::audited::with_log;
+use crate::config::Settings;
+use crate::config::keys::{self, Purpose};
+use crate::control::Control;
+use crate::encryption::lock::{self, TenantLock};
+use crate::process::DataDirLock;
+use crate::tenants::TenantProvider as _;
+use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
+
+/// Close a tenant, wipe its key, and refuse to open it until it is unlocked
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example: nimbus encryption lock --tenant-id demo
+
+Its requests are answered 503 encryption.key_revoked, over restarts, too. Nothing
+of the tenant is changed. With no server running, the lock is recorded for the
+next start.")]
+pub(super) struct Lock {
+    /// The tenant
+    #[arg(long, value_name = "TENANT")]
+    tenant_id: TenantId,
+}
+
+/// End a lock
+#[derive(Debug, Args)]
+#[command(after_help = "Example: nimbus encryption unlock --tenant-id demo")]
+pub(super) struct Unlock {
+    /// The tenant
+    #[arg(long, value_name = "TENANT")]
+    tenant_id: TenantId,
+}
+
+impl Lock {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+        let lock = set(config, &self.tenant_id, true)?;
+        let tenant = lock.tenant_id;
+        output::answer(&if lock.changed {
+            format!(
+                "Tenant {tenant} is locked. `nimbus encryption unlock --tenant-id {tenant}` ends that.\n"
+            )
+        } else {
+            format!("Tenant {tenant} was locked already.\n")
+        })?;
+        Ok(Outcome::Done)
+    }
+}
+
+impl Unlock {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+        let lock = set(config, &self.tenant_id, false)?;
+        let tenant = lock.tenant_id;
+        output::answer(&if lock.changed {
+            format!("Tenant {tenant} is unlocked; the next request opens it.\n")
+        } else {
+            format!("Tenant {tenant} was not locked.\n")
+        })?;
+        Ok(Outcome::Done)
+    }
+}
+
+fn set(config: Option<&Path>, tenant: &TenantId, locked: bool) -> Result<TenantLock, CliError> {
+    let settings = settings(config, None)?;
+    match Remote::on(&settings.data_dir)? {
+        Some(server) => {
+            let verb = if locked { "lock" } else { "unlock" };
+            let path = format!("/api/admin/encryption/{verb}");
+            server.post(&path, &json!({"tenant_id": tenant.as_str()}), PATIENCE)
+        }
+        None => {
+            let _lock = DataDirLock::acquire(&settings.data_dir)?;
+            block_on(here(&settings, tenant, locked))
+        }
+    }
+}
+
+/// From this process: no server runs.
+async fn here(
+    settings: &Settings,
+    tenant: &TenantId,
+    locked: bool,
+) -> Result<TenantLock, CliError> {
+    let envelope = keys::connect(settings, Purpose::Inspect).await?.envelope;
+    let dir = &settings.control_data_dir;
+    let control = Arc::new(Control::open(&envelope, dir).await?);
+    let envelope = with_log(envelope, control.clone(), dir).await?;
+    let tenants = SqliteTenants::open(
+        envelope.clone(),
+        control.clone(),
+        settings.data_dir.clone(),
+        SqliteOptions::default(),
+    )
+    .await?;
+    let lock = lock::set(&envelope, &control, &tenants, tenant, locked).await?;
+    tenants.close().await?;
+    Ok(lock)
+}
+
+/// Closing a tenant waits for what it is doing.
+const PATIENCE: Duration = Duration::from_secs(60);

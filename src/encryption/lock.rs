@@ -1,0 +1,111 @@
+//! `lock` and `unlock`: an operator closes a tenant by hand, whatever its key provider, until it is unlocked.
+//!
+//! The lock is written to the control file first, then the tenant is closed: a crash between leaves one that the next start finds locked.
+
+use std::sync::Arc;
+
+use nimbus_manifests::{Subject, TenantId};
+use serde::{Deserialize, Serialize};
+
+use crate::control::{Control, ControlError};
+use crate::envelope::{Envelope, EnvelopeError, Event, EventKind, EventOutcome, blocking};
+use crate::failpoints::crash_point;
+use crate::tenants::{StoreError, TenantProvider};
+
+/// Why a tenant is not locked, or still is.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockTenantError {
+    /// There is no such tenant.
+    #[error("there is no tenant {tenant}; `nimbus encryption status` lists what is there")]
+    NoTenant {
+        /// The tenant.
+        tenant: TenantId,
+    },
+    /// The lock could not be recorded, or its end; nothing was changed.
+    #[error(
+        "the lock of tenant {tenant} could not be recorded in the control file; nothing was changed"
+    )]
+    Control {
+        /// The tenant.
+        tenant: TenantId,
+        /// Why.
+        source: ControlError,
+    },
+    /// The audit log cannot be written. A lock holds all the same.
+    #[error(transparent)]
+    Audit(#[from] EnvelopeError),
+    /// The tenants cannot be listed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What `lock` and `unlock` answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantLock {
+    /// The tenant.
+    pub tenant_id: String,
+    /// Whether it is locked now.
+    pub locked: bool,
+    /// Whether it was not so before.
+    pub changed: bool,
+}
+
+/// Locks or unlocks `tenant`, durably. Once a lock is answered, its keys are wiped, or go with the last request that was using them.
+///
+/// # Errors
+///
+/// [`LockTenantError`].
+pub async fn set(
+    envelope: &Envelope,
+    control: &Arc<Control>,
+    tenants: &dyn TenantProvider,
+    tenant: &TenantId,
+    locked: bool,
+) -> Result<TenantLock, LockTenantError> {
+    if !tenants.list_tenants().await?.contains(tenant) {
+        let tenant = tenant.clone();
+        return Err(LockTenantError::NoTenant { tenant });
+    }
+    let kind = if locked {
+        EventKind::Lock
+    } else {
+        EventKind::Unlock
+    };
+    let subject = Subject::sqlite_tenant(tenant, &format!("{tenant}.sqlite3"))
+        .expect("a tenant id with our extension is a file name");
+    let event = Event::new(kind, EventOutcome::Begun).about(&subject);
+    if !locked {
+        envelope.record(event.clone()).await?;
+    }
+    let (keeper, named) = (control.clone(), tenant.clone());
+    let recorded = blocking(move || {
+        let before = keeper.locked_tenants()?.contains(&named);
+        match (before, locked) {
+            (false, true) => keeper.lock_tenant(&named)?,
+            (true, false) => keeper.unlock_tenant(&named)?,
+            _ => {}
+        }
+        Ok(before)
+    });
+    let before = recorded.await.map_err(|source| LockTenantError::Control {
+        tenant: tenant.clone(),
+        source,
+    })?;
+    crash_point!("lock::recorded");
+    if locked {
+        envelope.lock(tenant).await;
+    } else {
+        let _was_locked = envelope.unlock(tenant);
+    }
+    if before != locked {
+        envelope
+            .record(event.ended(&Ok::<_, LockTenantError>(())))
+            .await?;
+    }
+    Ok(TenantLock {
+        tenant_id: tenant.to_string(),
+        locked,
+        changed: before != locked,
+    })
+}

@@ -1,0 +1,60 @@
+//! `/api/admin/encryption/lock` and `unlock`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde::Deserialize;
+
+use super::tenant_id;
+use crate::chain::chain;
+use crate::encryption::lock::{self, LockTenantError, TenantLock};
+use crate::envelope::{acting_as, actor};
+use crate::server::App;
+use crate::server::body::Body;
+use crate::server::error::{ApiError, Code};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::server) struct Tenant {
+    tenant_id: String,
+}
+
+/// Closes a tenant until it is unlocked, as `nimbus encryption lock`.
+pub(in crate::server) async fn lock(
+    State(app): State<Arc<App>>,
+    Body(tenant): Body<Tenant>,
+) -> Result<Json<TenantLock>, ApiError> {
+    set(app, &tenant.tenant_id, true).await
+}
+
+/// Ends a lock, as `nimbus encryption unlock`.
+pub(in crate::server) async fn unlock(
+    State(app): State<Arc<App>>,
+    Body(tenant): Body<Tenant>,
+) -> Result<Json<TenantLock>, ApiError> {
+    set(app, &tenant.tenant_id, false).await
+}
+
+async fn set(app: Arc<App>, tenant: &str, locked: bool) -> Result<Json<TenantLock>, ApiError> {
+    let tenant = tenant_id(tenant)?;
+    // In a task of its own: what is recorded is carried out, also when the caller goes away.
+    let setting = tokio::spawn(acting_as(actor(), async move {
+        let (envelope, control) = (&app.envelope, &app.control);
+        let set = lock::set(envelope, control, &*app.tenants, &tenant, locked).await;
+        if set.is_ok() && !locked {
+            app.untroubled(&tenant);
+        }
+        set
+    }));
+    let set = setting
+        .await
+        .map_err(|_panic| ApiError::new(Code::Internal, "a fault in the server"))?;
+    set.map(Json).map_err(|error| {
+        let code = match &error {
+            LockTenantError::NoTenant { .. } => Code::TenantNotFound,
+            _ => Code::Unavailable,
+        };
+        ApiError::new(code, chain(&error))
+    })
+}

@@ -1,0 +1,118 @@
+//! Tenants that an operator locks by hand.
+
+use nimbus_test_support::{Ended, Machine, Server};
+use serde_json::{Value, json};
+
+use super::{assert_error, machine};
+
+const THINGS: &str = "/api/tenants/demo/documents/things";
+
+fn run(machine: &Machine, verb: &str, tenant: &str) -> Ended {
+    machine.run_to_end(machine.nimbus(&["encryption", verb, "--tenant-id", tenant]))
+}
+
+fn populated() -> (Machine, Server, Value) {
+    let machine = machine();
+    let server = machine.start(&[]);
+    for tenant in ["demo", "other"] {
+        let _ = server.create("/api/tenants", &json!({"id": tenant}));
+        let _ = server.insert(tenant, "things", &json!({"n": 1}));
+    }
+    let before = server.get(THINGS);
+    (machine, server, before)
+}
+
+#[track_caller]
+fn assert_locked(server: &Server) {
+    for (method, path, body) in [
+        ("GET", THINGS, None),
+        (
+            "POST",
+            "/api/tenants/demo/documents",
+            Some(json!({"table": "things", "fields": {}})),
+        ),
+    ] {
+        let (status, answer) = server.request(method, path, body.as_ref());
+        let message = assert_error(status, &answer, (503, "encryption.key_revoked"));
+        assert!(message.contains("locked by an operator"), "{message}");
+    }
+    let other = server.get("/api/tenants/other/documents/things");
+    assert_eq!(other["data"][0]["n"], 1, "others are served");
+}
+
+fn locked_in_status(server: &Server) -> Vec<String> {
+    let status = server.get("/debug/encryption/status");
+    assert_eq!(status["summary"]["problems"], 0, "{status}");
+    let files = status["files"].as_array().expect("files");
+    let locked = files.iter().filter(|file| file["locked"] == json!(true));
+    locked
+        .map(|file| file["path"].as_str().expect("a path").to_owned())
+        .collect()
+}
+
+#[test]
+fn a_locked_tenant_is_refused_over_restarts_until_it_is_unlocked() {
+    let (machine, server, before) = populated();
+    run(&machine, "lock", "demo").expect(0, &["demo is locked", "unlock"]);
+    run(&machine, "lock", "demo").expect(0, &["locked already"]);
+    assert_locked(&server);
+    assert_eq!(locked_in_status(&server), ["demo.sqlite3"]);
+    let log = std::fs::read_to_string(machine.find("nimbus-audit.log")).expect("the audit log");
+    assert!(log.contains(r#""lock""#) && log.contains("admin:"), "{log}");
+    server.stop();
+    let server = machine.start(&[]);
+    assert_locked(&server);
+    run(&machine, "unlock", "demo").expect(0, &["unlocked"]);
+    run(&machine, "unlock", "demo").expect(0, &["was not locked"]);
+    assert_eq!(server.get(THINGS), before);
+    assert_eq!(locked_in_status(&server), [""; 0]);
+    server.stop();
+    assert_eq!(machine.start(&[]).get(THINGS), before);
+}
+
+#[test]
+fn a_lock_is_recorded_for_the_next_start_when_no_server_runs() {
+    let (machine, server, before) = populated();
+    server.stop();
+    run(&machine, "lock", "demo").expect(0, &["demo is locked"]);
+    let server = machine.start(&[]);
+    assert_locked(&server);
+    server.stop();
+    run(&machine, "unlock", "demo").expect(0, &["unlocked"]);
+    assert_eq!(machine.start(&[]).get(THINGS), before);
+}
+
+#[test]
+fn a_server_killed_between_the_record_of_a_lock_and_the_lock_starts_with_it() {
+    let (machine, server, _before) = populated();
+    server.stop();
+    let mut command = machine.nimbus(&["start", "--port", "0"]);
+    let _ = command.env("FAILPOINTS", "lock::recorded=return");
+    let server = machine.start_command(command);
+    run(&machine, "lock", "demo").expect(1, &["does not answer"]);
+    server.wait_until_killed();
+    assert_locked(&machine.start(&[]));
+}
+
+#[test]
+fn a_tenant_that_is_not_there_is_not_locked() {
+    let (machine, server, _before) = populated();
+    run(&machine, "lock", "nobody").expect(1, &["no tenant nobody"]);
+    let body = json!({"tenant_id": "nobody"});
+    let (status, answer) = server.request("POST", "/api/admin/encryption/lock", Some(&body));
+    let _ = assert_error(status, &answer, (404, "session.tenant_not_found"));
+    server.stop();
+    run(&machine, "unlock", "nobody").expect(1, &["no tenant nobody"]);
+}
+
+#[test]
+fn a_lock_ends_with_its_tenant() {
+    let (machine, server, _before) = populated();
+    run(&machine, "lock", "demo").expect(0, &[]);
+    let (status, _none) = server.request("DELETE", "/api/tenants/demo", None);
+    assert_eq!(status, 204);
+    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    let _ = server.insert("demo", "things", &json!({"n": 2}));
+    server.stop();
+    assert_eq!(machine.start(&[]).get(THINGS)["data"][0]["n"], 2);
+}
