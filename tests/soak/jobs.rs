@@ -1,0 +1,127 @@
+//! A client that has the server run jobs: each inserts one document.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::client::{Broken, Client, expect_killed, turned_away};
+use crate::random::Random;
+
+pub(crate) struct Jobber {
+    tenant: &'static str,
+    random: Random,
+    next: u64,
+    accepted: BTreeSet<u64>,
+    /// Which were not answered: they may have been accepted.
+    uncertain: BTreeSet<u64>,
+}
+
+impl Jobber {
+    /// `None` on a server that has no jobs.
+    pub(crate) fn if_there_are_jobs(
+        client: &mut Client,
+        seed: u64,
+        tenant: &'static str,
+    ) -> Option<Self> {
+        let (status, _) = client
+            .get(&format!("/api/tenants/{tenant}/schedule"))
+            .expect("a server");
+        (status == 200).then(|| Self {
+            tenant,
+            random: Random::new(seed, 2000),
+            next: 0,
+            accepted: BTreeSet::new(),
+            uncertain: BTreeSet::new(),
+        })
+    }
+
+    pub(crate) fn accepted(&self) -> u64 {
+        self.accepted.len() as u64
+    }
+
+    /// Works until the server is killed.
+    pub(crate) fn work(&mut self, mut client: Client, killed: &AtomicBool) {
+        while let Ok(()) = self.step(&mut client) {
+            // Few: each of them is looked at after every restart.
+            thread::sleep(PAUSE);
+        }
+        expect_killed(killed);
+    }
+
+    fn step(&mut self, client: &mut Client) -> Result<(), Broken> {
+        self.next += 1;
+        let number = self.next;
+        let mutation = json!({"type": "insert", "table": "ran", "fields": {"n": number}});
+        let job = json!({"run_after_ms": self.random.below(4000), "mutation": mutation});
+        let _new = self.uncertain.insert(number);
+        let (status, answer) =
+            client.post(&format!("/api/tenants/{}/schedule", self.tenant), &job)?;
+        assert!(status == 201 || turned_away(status), "{status} {answer}");
+        if status == 201 {
+            let _was_there = self.uncertain.remove(&number);
+            let _new = self.accepted.insert(number);
+        }
+        Ok(())
+    }
+
+    /// No job ran twice, and none that nobody asked for.
+    pub(crate) fn settle(&mut self, client: &mut Client) {
+        for (number, runs) in self.runs(client) {
+            assert_eq!(runs, 1, "job {number} ran {runs} times");
+            let known = self.accepted.contains(&number) || self.uncertain.contains(&number);
+            assert!(known, "job {number} was never asked for");
+        }
+    }
+
+    /// Every job that was accepted has run.
+    pub(crate) fn wait_for_all(&mut self, client: &mut Client) {
+        let begun = Instant::now();
+        loop {
+            self.settle(client);
+            let runs = self.runs(client);
+            let missing: Vec<_> = self
+                .accepted
+                .iter()
+                .filter(|n| !runs.contains_key(n))
+                .collect();
+            if missing.is_empty() {
+                return;
+            }
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "jobs that never ran: {missing:?}"
+            );
+            thread::sleep(PAUSE);
+        }
+    }
+
+    /// How often each job ran. Read in pages.
+    fn runs(&self, client: &mut Client) -> BTreeMap<u64, u64> {
+        let mut runs = BTreeMap::new();
+        let mut after = Value::Null;
+        loop {
+            let wanted = json!({"query": {"table": "ran"}, "page_size": 500, "after": after});
+            let path = format!("/api/tenants/{}/query/paginated", self.tenant);
+            let (status, page) = client.post(&path, &wanted).expect("the server runs");
+            if turned_away(status) {
+                continue;
+            }
+            assert_eq!(status, 200, "{page}");
+            for document in page["data"].as_array().expect("data") {
+                *runs
+                    .entry(document["n"].as_u64().expect("a number"))
+                    .or_default() += 1;
+            }
+            if page["has_more"] == false {
+                return runs;
+            }
+            after = page["next_cursor"].clone();
+        }
+    }
+}
+
+const PAUSE: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_secs(60);
