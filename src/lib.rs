@@ -14,6 +14,7 @@ pub mod encryption;
 pub mod envelope;
 pub(crate) mod failpoints;
 pub mod process;
+pub mod scheduler;
 pub mod server;
 pub mod sqlcipher;
 pub mod tenants;

@@ -15,10 +15,11 @@ use super::{CliError, Outcome, block_on};
 use crate::audit::AuditLog;
 use crate::config::keys::{self, Keys, Purpose};
 use crate::config::{Persistence, Settings};
-use crate::control::Control;
+use crate::control::{Control, ControlError};
 use crate::encryption::survey::Surveyor;
 use crate::envelope::{Holder, act_as, blocking, remove_leftovers};
 use crate::process::{DataDirLock, harden, raise_file_limit};
+use crate::scheduler::{Agenda, Scheduler, SystemClock};
 use crate::server::token::{self, AdminToken, TokenKeeper};
 use crate::server::{App, Parts, serve};
 use crate::sqlcipher::check_library;
@@ -159,8 +160,10 @@ impl Start {
             audit = Some(log);
         }
         let keeper = tokio::spawn(envelope.clone().keep_leases());
+        let agenda = Arc::new(agenda(&control).await?);
         let options = SqliteOptions {
             max_open_tenants: settings.max_open_tenants,
+            due: agenda.clone(),
             ..SqliteOptions::default()
         };
         let tenants = SqliteTenants::open(
@@ -192,8 +195,11 @@ impl Start {
             envelope: Ok(envelope.clone()),
             holds_control: true,
         };
+        let tenants = Arc::new(tenants);
+        let scheduler = Scheduler::start(tenants.clone(), agenda, Arc::new(SystemClock));
         let app = App::new(Parts {
-            tenants: Arc::new(tenants),
+            tenants,
+            scheduler,
             control,
             envelope,
             audit,
@@ -219,6 +225,12 @@ impl Start {
         }
         Ok(())
     }
+}
+
+/// What the control file knows of work that is due.
+async fn agenda(control: &Arc<Control>) -> Result<Agenda, ControlError> {
+    let control = Arc::clone(control);
+    blocking(move || Agenda::load(control, Arc::new(SystemClock))).await
 }
 
 /// Makes the directories where they are missing, takes the data directory, and removes what a crash left.

@@ -3,7 +3,7 @@
 use nimbus_manifests::TenantId;
 use redb::{ReadableDatabase as _, ReadableTable as _};
 
-use super::tables::{DELETIONS, LOCKS, MANIFESTS};
+use super::tables::{DELETIONS, DUE, LOCKS, MANIFESTS};
 use super::{Control, ControlError};
 
 impl Control {
@@ -20,7 +20,7 @@ impl Control {
         })
     }
 
-    /// Ends a deletion: the tenant's mirrored manifests and its mark go in one commit.
+    /// Ends a deletion: the tenant's mirrored manifests, its due time and its mark go in one commit.
     ///
     /// # Errors
     ///
@@ -29,6 +29,7 @@ impl Control {
         self.write(|transaction| {
             drop(transaction.open_table(DELETIONS)?.remove(tenant.as_str())?);
             drop(transaction.open_table(LOCKS)?.remove(tenant.as_str())?);
+            drop(transaction.open_table(DUE)?.remove(tenant.as_str())?);
             let mut manifests = transaction.open_table(MANIFESTS)?;
             for kind in ["db:sqlite:tenant", "cache:libsql:tenant"] {
                 // `;` follows `:`: everything that begins with this tenant's prefix.

@@ -8,6 +8,7 @@ mod copy;
 mod database;
 mod deletions;
 mod device;
+mod due;
 mod error;
 mod locks;
 mod manifests;
@@ -26,6 +27,7 @@ pub use audit::AuditHead;
 pub(crate) use copy::{check, swap_to_next_key};
 pub use copy::{export_plaintext, import_plaintext};
 pub use device::BadBlock;
+pub use due::DueIndex;
 pub use error::ControlError;
 
 use crate::envelope::{

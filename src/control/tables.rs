@@ -28,11 +28,13 @@ pub(super) const USAGE_MONTHS: TableDefinition<'_, u32, bool> =
     TableDefinition::new("usage_months");
 /// `head` to the number and the hash of the audit log's last line.
 pub(super) const AUDIT: TableDefinition<'_, &str, (u64, [u8; 32])> = TableDefinition::new("audit");
+/// Tenant to when it is to be looked at for work that is due, in milliseconds since the Unix epoch.
+pub(super) const DUE: TableDefinition<'_, &str, i64> = TableDefinition::new("due");
 /// Random bytes of this deployment's own, by purpose.
 pub(super) const SECRETS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("secrets");
 
 pub(super) const LAYOUT: &str = "layout";
-/// 2: access keys, usage and the audit log's head. A release that does not know them would delete a tenant and leave its keys.
+/// 2: access keys, usage, the audit log's head, and when work is due. A release that does not know them would delete a tenant and leave its keys.
 pub(super) const KNOWN_LAYOUT: u64 = 2;
 
 /// The layout of an opened file; 0 where none is noted.
@@ -53,6 +55,7 @@ pub(super) fn make_all(transaction: &WriteTransaction) -> Result<(), redb::Error
     drop(transaction.open_table(USAGE_COUNTS)?);
     drop(transaction.open_table(USAGE_MONTHS)?);
     drop(transaction.open_table(AUDIT)?);
+    drop(transaction.open_table(DUE)?);
     drop(transaction.open_table(SECRETS)?);
     // Layout 1 reserved it and never wrote to it.
     let _was_there = transaction.delete_table(OLD_USAGE)?;

@@ -28,6 +28,7 @@ use crate::audit::AuditLog;
 use crate::control::{Control, ControlError};
 use crate::encryption::survey::Surveyor;
 use crate::envelope::{Envelope, acting_as, actor, blocking};
+use crate::scheduler::Scheduler;
 use crate::tenants::{StoreError, TenantProvider, TenantStore};
 use error::{ApiError, Code};
 use operations::Operations;
@@ -37,6 +38,7 @@ use token::TokenKeeper;
 #[derive(Debug)]
 pub struct App {
     tenants: Arc<dyn TenantProvider>,
+    scheduler: Scheduler,
     control: Arc<Control>,
     envelope: Envelope,
     /// `None` in plaintext.
@@ -56,6 +58,8 @@ pub struct App {
 pub struct Parts {
     /// Where tenants are.
     pub tenants: Arc<dyn TenantProvider>,
+    /// Runs what is due in them.
+    pub scheduler: Scheduler,
     /// The control file.
     pub control: Arc<Control>,
     /// The core.
@@ -78,6 +82,7 @@ impl App {
     pub fn new(parts: Parts) -> Self {
         let Parts {
             tenants,
+            scheduler,
             control,
             envelope,
             audit,
@@ -88,6 +93,7 @@ impl App {
         } = parts;
         Self {
             tenants,
+            scheduler,
             control,
             envelope,
             audit,
@@ -194,6 +200,7 @@ pub async fn serve(
         result = serving => result.map_err(ServeError::Listener)?,
         () = patience => tracing::warn!("some requests did not end in time and are cut off"),
     }
+    app.scheduler.stop().await;
     app.tenants.close().await.map_err(ServeError::Close)
 }
 

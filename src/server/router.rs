@@ -13,7 +13,8 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::access::{Group, Needs, Route};
 use super::routes::{
-    admin, apps, audit, batch, deploy, documents, health, journal, lock, query, tenants,
+    admin, apps, audit, batch, crons, deploy, documents, health, journal, lock, query, schedule,
+    tenants,
 };
 use super::{App, ENCRYPTION_STATUS, MAX_BODY_BYTES, layers};
 
@@ -29,7 +30,10 @@ fn groups() -> [Group; 4] {
             .get("/api/tenants/{t}/journal", journal::read)
             .get("/api/tenants/{t}/deploy", deploy::list)
             .get("/apps/{t}/", apps::root)
-            .get("/apps/{t}/{*path}", apps::file),
+            .get("/apps/{t}/{*path}", apps::file)
+            .get("/api/tenants/{t}/schedule", schedule::list)
+            .get("/api/tenants/{t}/schedule/history/{job}", schedule::history)
+            .get("/api/tenants/{t}/crons", crons::list),
         Group::new(Needs::Writing)
             .post("/api/tenants/{t}/documents", documents::insert)
             .patch("/api/tenants/{t}/documents/{table}/{id}", documents::patch)
@@ -39,7 +43,11 @@ fn groups() -> [Group; 4] {
             .post(
                 "/api/tenants/{t}/deploy/{generation}/activate",
                 deploy::activate,
-            ),
+            )
+            .post("/api/tenants/{t}/schedule", schedule::create)
+            .delete("/api/tenants/{t}/schedule/{job}", schedule::cancel)
+            .post("/api/tenants/{t}/crons", crons::put)
+            .delete("/api/tenants/{t}/crons/{name}", crons::delete),
         Group::new(Needs::Administration)
             .get("/ready", health::ready)
             .post("/api/tenants", tenants::create)

@@ -222,7 +222,7 @@ fn alone(
     }
 }
 
-fn control_failed(error: ControlError) -> StoreError {
+pub(crate) fn control_failed(error: ControlError) -> StoreError {
     StoreError::Control {
         source: Arc::new(error),
     }

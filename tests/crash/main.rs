@@ -12,6 +12,7 @@ mod control_file;
 mod creation;
 mod deletion;
 mod load;
+mod schedule;
 mod writer;
 
 use std::collections::BTreeSet;
@@ -61,6 +62,7 @@ fn every_crash_point_in_the_source_has_a_case() {
         .chain(creation::POINTS.iter().map(|row| row.0))
         .chain(control_file::POINTS.iter().map(|row| row.0))
         .chain(deletion::POINTS.iter().map(|row| row.0))
+        .chain(schedule::POINTS.iter().map(|row| row.0))
         .chain(writer::POINTS.iter().map(|row| row.0))
         .map(str::to_owned)
         .collect();

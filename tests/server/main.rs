@@ -23,6 +23,7 @@ mod names;
 mod providers;
 mod query;
 mod removed;
+mod schedule;
 mod start;
 mod storage;
 

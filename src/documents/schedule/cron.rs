@@ -72,7 +72,8 @@ pub enum Schedule {
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 enum WrittenSchedule {
     Interval {
-        seconds: u64,
+        // Signed, so that a negative one meets the range, and not the parser.
+        seconds: i64,
     },
     Cron {
         expression: String,
@@ -93,11 +94,14 @@ impl Schedule {
         match written {
             WrittenSchedule::Interval { seconds } => {
                 let most = MAX_DELAY.as_secs();
-                if !(1..=most).contains(&seconds) {
-                    let reason = format!("\"seconds\" is 1 to {most}, which is 3650 days");
-                    return Err(InputError::Cron { reason });
-                }
-                Ok(Self::Interval { seconds })
+                let seconds = u64::try_from(seconds).ok();
+                seconds
+                    .filter(|seconds| (1..=most).contains(seconds))
+                    .map(|seconds| Self::Interval { seconds })
+                    .ok_or_else(|| {
+                        let reason = format!("\"seconds\" is 1 to {most}, which is 3650 days");
+                        InputError::Cron { reason }
+                    })
             }
             WrittenSchedule::Cron {
                 expression,
@@ -156,7 +160,10 @@ fn zone(name: &str) -> Result<TimeZone, InputError> {
 impl Serialize for Schedule {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Interval { seconds } => WrittenSchedule::Interval { seconds: *seconds },
+            Self::Interval { seconds } => WrittenSchedule::Interval {
+                // Far below the end of its type.
+                seconds: *seconds as i64,
+            },
             Self::Cron {
                 expression,
                 timezone,

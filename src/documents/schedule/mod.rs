@@ -30,6 +30,9 @@ pub const MAX_JOB_LIST: usize = 1000;
 /// The longest delay of a job and the longest interval of a cron: 3650 days.
 pub const MAX_DELAY: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 
+/// How far a clock may be set back before what it said is taken for wrong: one hour, in milliseconds. Less happens to clocks that are right.
+pub const CLOCK_SLACK_MS: i64 = 60 * 60 * 1000;
+
 /// The identity of a job: a UUID version 7, as those of documents. Of two jobs the one scheduled later has the greater one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]

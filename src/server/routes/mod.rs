@@ -4,16 +4,20 @@ pub(super) mod admin;
 pub(super) mod apps;
 pub(super) mod audit;
 pub(super) mod batch;
+pub(super) mod crons;
 pub(super) mod deploy;
 pub(super) mod documents;
 pub(super) mod health;
 pub(super) mod journal;
 pub(super) mod lock;
 pub(super) mod query;
+pub(super) mod schedule;
 pub(super) mod tenants;
 
 use nimbus_manifests::TenantId;
+use serde::Serialize;
 
+use super::body::RawJson;
 use super::error::{ApiError, Code};
 
 /// A tenant id from a path or a body.
@@ -22,4 +26,11 @@ fn tenant_id(text: &str) -> Result<TenantId, ApiError> {
         .map_err(|error: nimbus_manifests::InvalidName| {
             ApiError::new(Code::InvalidInput, error.to_string())
         })
+}
+
+/// `{"<name>": …}`, whose numbers are not read and written again.
+fn named(name: &str, value: &impl Serialize) -> Result<RawJson, ApiError> {
+    let value = serde_json::to_string(value)
+        .map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
+    Ok(RawJson(format!(r#"{{"{name}":{value}}}"#)))
 }

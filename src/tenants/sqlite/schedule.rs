@@ -2,16 +2,25 @@
 //!
 //! Whatever changes when the tenant has work due tells the [`DueLog`](crate::tenants::DueLog) first, within the transaction and before its commit. What runs,
 //! its outcome and its mutation share one transaction, so that a crash leaves either all of it or nothing: then it runs again.
+//!
+//! | crash point | when |
+//! | --- | --- |
+//! | `tenants::schedule::expected` | the control file knows of the work, the tenant's file does not |
+//! | `tenants::schedule::applied` | a mutation is applied, its job still waits; nothing is committed |
+//! | `tenants::schedule::finished` | the job is in the history; nothing is committed |
+//!
+//! From there on the points of the [writer](super::writer).
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::apply::{Reader, Writing, malformed};
 use super::failure;
 use crate::documents::schedule::{
-    Cron, CronName, CronState, FinishedJob, JOB_HISTORY, Job, JobId, LastRun, MAX_CRONS,
-    MAX_JOB_LIST, MAX_JOBS, NewJob, Origin, Outcome, Ran, Schedule,
+    CLOCK_SLACK_MS, Cron, CronName, CronState, FinishedJob, JOB_HISTORY, Job, JobId, LastRun,
+    MAX_CRONS, MAX_JOB_LIST, MAX_JOBS, NewJob, Origin, Outcome, Ran, Schedule,
 };
 use crate::documents::{InputError, Mutation};
+use crate::failpoints::crash_point;
 use crate::tenants::{MAX_LIST_BYTES, StoreError};
 use nimbus_manifests::TenantId;
 
@@ -179,7 +188,6 @@ impl Writing<'_> {
 
     /// Makes `crons` all that there are of [`Origin::Deploy`]; those made by themselves stay as they are. A name of theirs is
     /// [`StoreError::CronOwned`]. Call it within [`Writing::all_or_nothing`], with the rest of what is deployed.
-    #[allow(dead_code, reason = "deploys are its callers")]
     pub(super) fn replace_crons(&mut self, crons: &[Cron], now_ms: i64) -> Result<(), StoreError> {
         let before = self::crons(self.connection).map_err(|error| self.failure(error))?;
         let stays = |name: &CronName| crons.iter().any(|cron| cron.name == *name);
@@ -246,12 +254,14 @@ impl Writing<'_> {
     /// Runs a job; how many bytes its mutation has.
     fn run_job(&mut self, job: &Job, now_ms: i64) -> Result<usize, StoreError> {
         let outcome = self.attempt(&job.mutation)?;
+        crash_point!("tenants::schedule::applied");
         let id = job.id.as_bytes();
         let _one = self.change("DELETE FROM nimbus_jobs WHERE id = ?1", params![id])?;
         let _one = self.change(
             "INSERT INTO nimbus_job_history (id, due, finished, error, mutation) VALUES (?1, ?2, ?3, ?4, ?5)",
             params![id, job.run_at_ms, now_ms, outcome.error(), job.mutation.to_json()],
         )?;
+        crash_point!("tenants::schedule::finished");
         Ok(job.mutation.weight())
     }
 
@@ -261,6 +271,7 @@ impl Writing<'_> {
             cron, next_due_ms, ..
         } = state;
         let outcome = self.attempt(&cron.mutation)?;
+        crash_point!("tenants::schedule::applied");
         let name = cron.name.as_str();
         let _one = self.change(
             "UPDATE nimbus_crons SET last_due = ?2, last_finished = ?3, last_error = ?4 WHERE name = ?1",
@@ -271,6 +282,7 @@ impl Writing<'_> {
             cron.schedule.next_after(*next_due_ms, now_ms),
             now_ms,
         )?;
+        crash_point!("tenants::schedule::finished");
         Ok(cron.mutation.weight())
     }
 
@@ -299,7 +311,11 @@ impl Writing<'_> {
             })
             .map_err(|error| self.failure(error))?;
         for CronState { cron, .. } in ahead {
-            self.set_next(&cron.name, cron.schedule.first_after(now_ms), now_ms)?;
+            let first = cron.schedule.first_after(now_ms);
+            if let Some(first) = first {
+                self.expect_due(first)?;
+            }
+            self.set_next(&cron.name, first, now_ms)?;
         }
         Ok(())
     }
@@ -330,6 +346,7 @@ impl Writing<'_> {
     /// Has it noted that there will be work, before there is.
     fn expect_due(&self, due_ms: i64) -> Result<(), StoreError> {
         self.due.expect(self.tenant, due_ms)?;
+        crash_point!("tenants::schedule::expected");
         Ok(())
     }
 
@@ -471,5 +488,3 @@ fn owned(cron: &CronState) -> StoreError {
 
 /// Bytes of mutations in one run, about: the last one may go beyond.
 const MAX_RUN_BYTES: usize = 4 << 20;
-/// How far a clock may be set back before what it said is taken for wrong: one hour. Less happens to clocks that are right.
-const CLOCK_SLACK_MS: i64 = 60 * 60 * 1000;

@@ -1,0 +1,251 @@
+//! The scheduler: runs what is due, in whichever tenant, open or not.
+//!
+//! It knows from the [`Agenda`] when to look at which tenant, and sleeps until then; tenants without work cost it nothing. A look opens the tenant,
+//! runs what is due in batches between which others' writes have their turn, and lets it go again. A tenant in trouble is tried again later and later,
+//! and takes no more than a part of the places from the others.
+
+mod agenda;
+mod clock;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nimbus_manifests::TenantId;
+use tokio::sync::{Mutex, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+pub use agenda::Agenda;
+pub use clock::{Clock, SystemClock};
+
+use crate::documents::schedule::Ran;
+use crate::envelope::{acting_as, blocking};
+use crate::tenants::{StoreError, TenantProvider};
+use agenda::{Turn, is_set_back};
+
+/// The running scheduler.
+#[derive(Debug)]
+pub struct Scheduler {
+    clock: Arc<dyn Clock>,
+    stopping: watch::Sender<bool>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Scheduler {
+    /// Starts it over the tenants whose [`DueLog`](crate::tenants::DueLog) is this agenda.
+    pub fn start(
+        tenants: Arc<dyn TenantProvider>,
+        agenda: Arc<Agenda>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let (stopping, stopped) = watch::channel(false);
+        let rounds = Rounds {
+            tenants,
+            agenda,
+            clock: Arc::clone(&clock),
+            looks: JoinSet::new(),
+            suspects: 0,
+            stopped,
+        };
+        Self {
+            clock,
+            stopping,
+            task: Mutex::new(Some(tokio::spawn(rounds.run()))),
+        }
+    }
+
+    /// The time by which it goes.
+    #[must_use]
+    pub fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
+    /// Lets what runs come to its end, and begins nothing more. What is due waits for the next start. To be called before the
+    /// tenants are closed.
+    pub async fn stop(&self) {
+        let _before = self.stopping.send_replace(true);
+        let task = self.task.lock().await.take();
+        if let Some(task) = task
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, "the scheduler ended early");
+        }
+    }
+}
+
+/// What the scheduler's task owns.
+struct Rounds {
+    tenants: Arc<dyn TenantProvider>,
+    agenda: Arc<Agenda>,
+    clock: Arc<dyn Clock>,
+    looks: JoinSet<Turn>,
+    /// How many of `looks` are at tenants whose last look failed.
+    suspects: usize,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Rounds {
+    async fn run(mut self) {
+        self.complete().await;
+        let mut before = self.clock.now_ms();
+        let mut settled = Instant::now();
+        while !*self.stopped.borrow() {
+            let now = self.clock.now_ms();
+            if is_set_back(before, now) {
+                tracing::warn!("the clock was set back; the times of all crons are reckoned again");
+                self.agenda.look_at_all(now);
+            }
+            before = now;
+            self.begin(now);
+            self.wait(now).await;
+            if settled.elapsed() >= BEAT {
+                settled = Instant::now();
+                self.settle(false).await;
+            }
+        }
+        let last = async { while self.looks.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_PATIENCE, last).await.is_err() {
+            tracing::warn!(
+                "some tenants' due work did not end in time and is cut off; the next start runs it"
+            );
+        }
+        self.settle(true).await;
+    }
+
+    /// Sees to it that every tenant with work is known.
+    async fn complete(&self) {
+        if !self.agenda.is_incomplete() {
+            return;
+        }
+        let agenda = Arc::clone(&self.agenda);
+        let completed = match self.tenants.list_tenants().await {
+            Ok(tenants) => blocking(move || agenda.complete(&tenants))
+                .await
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = completed {
+            tracing::error!(%error, "which tenants have work due is not known; what tenants that are not opened have waits for the next start");
+        }
+    }
+
+    /// Begins looks at what is due, as far as there are places.
+    fn begin(&mut self, now: i64) {
+        let free = LOOKS.saturating_sub(self.looks.len());
+        let suspects = SUSPECT_LOOKS.saturating_sub(self.suspects);
+        for turn in self.agenda.take(now, free, suspects) {
+            self.suspects += usize::from(turn.suspect);
+            let look = look(
+                Arc::clone(&self.tenants),
+                Arc::clone(&self.agenda),
+                Arc::clone(&self.clock),
+                turn,
+                self.stopped.clone(),
+            );
+            let _handle = self.looks.spawn(look);
+        }
+    }
+
+    /// Waits until there may be something to do.
+    async fn wait(&mut self, now: i64) {
+        // A tenant that is due and was not begun waits for a place: for a look to end.
+        let until = self
+            .agenda
+            .next_look(now)
+            .map_or(BEAT, |at| Duration::from_millis(at.abs_diff(now)).min(BEAT));
+        let idle = self.agenda.is_empty();
+        tokio::select! {
+            () = self.agenda.changed() => {}
+            Some(look) = self.looks.join_next() => self.ended(look),
+            // A closed channel means that nobody can stop it any more.
+            _stopping = self.stopped.changed() => {}
+            // The clock may be set: it is looked at once in a while. With nothing to wait for there is no reason to.
+            () = tokio::time::sleep(until), if !idle => {}
+        }
+    }
+
+    fn ended(&mut self, look: Result<Turn, tokio::task::JoinError>) {
+        match look {
+            Ok(turn) => self.suspects -= usize::from(turn.suspect),
+            // It has nothing that panics.
+            Err(error) => tracing::error!(%error, "a look at a tenant's work ended early"),
+        }
+    }
+
+    async fn settle(&self, all: bool) {
+        let agenda = Arc::clone(&self.agenda);
+        if let Err(error) = blocking(move || agenda.settle(all)).await {
+            tracing::warn!(%error, "the control file was not brought up to date; the next start looks at some tenants in vain");
+        }
+    }
+}
+
+/// Runs what is due in one tenant, and tells the agenda.
+async fn look(
+    tenants: Arc<dyn TenantProvider>,
+    agenda: Arc<Agenda>,
+    clock: Arc<dyn Clock>,
+    turn: Turn,
+    stopped: watch::Receiver<bool>,
+) -> Turn {
+    let tenant = &turn.tenant;
+    // In a task of its own, so that a panic in it is a failure like others.
+    let work = run_due(tenants, clock, tenant.clone(), stopped);
+    let running = tokio::spawn(acting_as(ACTOR.into(), work));
+    let result = running.await.unwrap_or_else(|_panic| {
+        Err(StoreError::Closed {
+            tenant: tenant.clone(),
+        })
+    });
+    match result {
+        Ok(next_due) => agenda.looked(&turn, next_due),
+        Err(error) => {
+            let failures = agenda.failed(&turn);
+            let gone = matches!(error, StoreError::TenantNotFound { .. });
+            // A full queue or a server that stops is no trouble.
+            let passing = matches!(error, StoreError::Busy { .. } | StoreError::Closed { .. });
+            if failures.is_power_of_two() && !gone && !(passing && failures < 4) {
+                tracing::warn!(%tenant, %error, failures, "a tenant's work that is due cannot be run; it is tried again");
+            }
+        }
+    }
+    turn
+}
+
+/// Runs what is due in one tenant, batch by batch; when the next is due.
+async fn run_due(
+    tenants: Arc<dyn TenantProvider>,
+    clock: Arc<dyn Clock>,
+    tenant: TenantId,
+    stopped: watch::Receiver<bool>,
+) -> Result<Option<i64>, StoreError> {
+    let store = tenants.open(&tenant).await?;
+    let mut batches = 0;
+    loop {
+        let now = clock.now_ms();
+        let Ran { next_due_ms, .. } = store.run_due(now, BATCH).await?;
+        batches += 1;
+        let more = next_due_ms.is_some_and(|due| due <= now);
+        // One that has more than this to do lets the others go first.
+        if !more || batches == BATCHES || *stopped.borrow() {
+            return Ok(next_due_ms);
+        }
+    }
+}
+
+/// Who opens tenants for their work, in the audit log.
+const ACTOR: &str = "scheduler";
+/// How many tenants are looked at at once.
+const LOOKS: usize = 8;
+/// How many of them may be ones whose last look failed: an unreachable key provider may keep each waiting for long.
+const SUSPECT_LOOKS: usize = 2;
+/// How many jobs share a commit.
+const BATCH: usize = 64;
+/// How many batches one look runs.
+const BATCHES: usize = 16;
+/// How long what runs may take to end when the server stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the scheduler sleeps at most while anything is scheduled.
+const BEAT: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests;

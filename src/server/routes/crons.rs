@@ -1,0 +1,45 @@
+//! `/api/tenants/{t}/crons`: what is done again and again.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::{named, tenant_id};
+use crate::documents::schedule::{Cron, CronName};
+use crate::server::App;
+use crate::server::body::{Body, RawJson};
+use crate::server::error::ApiError;
+
+pub(in crate::server) async fn put(
+    State(app): State<Arc<App>>,
+    Path(tenant): Path<String>,
+    Body(body): Body<Box<RawValue>>,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let cron = Cron::from_json(body.get())?;
+    let store = app.open(&tenant_id(&tenant)?).await?;
+    let state = store.put_cron(cron, app.scheduler.now_ms()).await?;
+    let answer = json!({"name": state.cron.name, "next_run_at": state.next_due_ms});
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+pub(in crate::server) async fn list(
+    State(app): State<Arc<App>>,
+    Path(tenant): Path<String>,
+) -> Result<RawJson, ApiError> {
+    let store = app.open(&tenant_id(&tenant)?).await?;
+    named("crons", &store.crons().await?)
+}
+
+pub(in crate::server) async fn delete(
+    State(app): State<Arc<App>>,
+    Path((tenant, name)): Path<(String, String)>,
+) -> Result<StatusCode, ApiError> {
+    let name: CronName = name.parse()?;
+    let store = app.open(&tenant_id(&tenant)?).await?;
+    store.delete_cron(name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
