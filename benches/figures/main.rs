@@ -12,6 +12,7 @@ mod http;
 mod many_tenants;
 mod opening;
 mod point_reads;
+mod queries;
 mod report;
 mod setup;
 
@@ -45,8 +46,9 @@ fn main() -> ExitCode {
 
 type Part = fn() -> Vec<report::Figure>;
 
-const PARTS: [(&str, Part); 5] = [
+const PARTS: [(&str, Part); 6] = [
     ("documents", documents::run),
+    ("queries", queries::run),
     ("clients", clients::run),
     ("point-reads", point_reads::run),
     ("opening", opening::run),

@@ -14,7 +14,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use super::access::{Group, Needs, Route};
 use super::routes::{
     admin, apps, audit, batch, crons, deploy, documents, health, journal, lock, query, schedule,
-    tenants,
+    schema, tenants,
 };
 use super::{App, ENCRYPTION_STATUS, MAX_BODY_BYTES, layers};
 
@@ -27,6 +27,8 @@ fn groups() -> [Group; 4] {
             .get("/api/tenants/{t}/documents/{table}/{id}", documents::get)
             .post("/api/tenants/{t}/query", query::query)
             .post("/api/tenants/{t}/query/paginated", query::paginated)
+            .get("/api/tenants/{t}/schema", schema::list)
+            .get("/api/tenants/{t}/schema/{table}", schema::get)
             .get("/api/tenants/{t}/journal", journal::read)
             .get("/api/tenants/{t}/deploy", deploy::list)
             .get("/apps/{t}/", apps::root)
@@ -39,6 +41,8 @@ fn groups() -> [Group; 4] {
             .patch("/api/tenants/{t}/documents/{table}/{id}", documents::patch)
             .delete("/api/tenants/{t}/documents/{table}/{id}", documents::delete)
             .post("/api/tenants/{t}/batch", batch::apply)
+            .put("/api/tenants/{t}/schema/{table}", schema::put)
+            .delete("/api/tenants/{t}/schema/{table}", schema::delete)
             .post("/api/tenants/{t}/deploy", deploy::deploy)
             .post(
                 "/api/tenants/{t}/deploy/{generation}/activate",

@@ -13,6 +13,7 @@ mod creation;
 mod deletion;
 mod load;
 mod schedule;
+mod schemas;
 mod writer;
 
 use std::collections::BTreeSet;
@@ -63,6 +64,7 @@ fn every_crash_point_in_the_source_has_a_case() {
         .chain(control_file::POINTS.iter().map(|row| row.0))
         .chain(deletion::POINTS.iter().map(|row| row.0))
         .chain(schedule::POINTS.iter().map(|row| row.0))
+        .chain(schemas::POINTS.iter().map(|row| row.0))
         .chain(writer::POINTS.iter().map(|row| row.0))
         .map(str::to_owned)
         .collect();

@@ -24,6 +24,7 @@ mod providers;
 mod query;
 mod removed;
 mod schedule;
+mod schema;
 mod start;
 mod storage;
 

@@ -12,6 +12,7 @@ pub(super) mod journal;
 pub(super) mod lock;
 pub(super) mod query;
 pub(super) mod schedule;
+pub(super) mod schema;
 pub(super) mod tenants;
 
 use nimbus_manifests::TenantId;

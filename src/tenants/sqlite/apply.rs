@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::SystemTime};
 use nimbus_manifests::TenantId;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
-use super::{failure, layout, lookups::Wanted, readers::is_sound};
+use super::{failure, layout, lookups::Wanted, plans::Plans, readers::is_sound};
 use crate::{
     documents::{
         Change, Document, DocumentId, Fields, JournalPage, JournalRecord, MAX_JOURNAL_PAGE,
@@ -326,6 +326,7 @@ impl<'a> Writing<'a> {
 pub(super) struct Reader {
     connection: Connection,
     tables: Tables,
+    plans: Plans,
 }
 
 impl Reader {
@@ -333,6 +334,7 @@ impl Reader {
         Self {
             connection,
             tables: Tables::new(),
+            plans: Plans::default(),
         }
     }
 
@@ -353,7 +355,7 @@ impl Reader {
                 let sql = format!("SELECT id, created, updated, json(fields) FROM documents_{number} WHERE id = ?1");
                 self.connection
                     .prepare_cached(&sql)?
-                    .query_row(params![id.as_bytes()], stored_document)
+                    .query_row(params![id.as_bytes()], |row| stored_document(row, 0))
                     .optional()
             })
             .map_err(|error| failure(tenant, error))?
@@ -407,7 +409,7 @@ impl Reader {
         let mut statement = self.connection.prepare_cached(&sql).map_err(sqlite)?;
         // `limit` is at most MAX_LIST, which fits.
         let rows = statement
-            .query_map(params![limit as i64], stored_document)
+            .query_map(params![limit as i64], |row| stored_document(row, 0))
             .map_err(sqlite)?;
         let mut documents = Vec::new();
         let mut bytes = 0;
@@ -427,6 +429,11 @@ impl Reader {
     /// One state of the file for several statements.
     pub(super) fn snapshot(&mut self) -> rusqlite::Result<Transaction<'_>> {
         self.connection.transaction()
+    }
+
+    /// The connection, and what is known of how queries are gone about on it.
+    pub(super) fn planned(&mut self) -> (&mut Connection, &mut Plans) {
+        (&mut self.connection, &mut self.plans)
     }
 
     /// Part of the journal.
@@ -481,13 +488,14 @@ impl Reader {
     }
 }
 
-pub(super) fn stored_document(row: &Row<'_>) -> rusqlite::Result<Document> {
-    let id = DocumentId::from_bytes(row.get(0)?).ok_or_else(|| malformed(0, "id"))?;
+/// A document whose columns begin with this one.
+pub(super) fn stored_document(row: &Row<'_>, first: usize) -> rusqlite::Result<Document> {
+    let id = DocumentId::from_bytes(row.get(first)?).ok_or_else(|| malformed(first, "id"))?;
     Ok(Document {
         id,
-        created_ms: row.get(1)?,
-        updated_ms: row.get(2)?,
-        fields: stored_fields(row, 3)?,
+        created_ms: row.get(first + 1)?,
+        updated_ms: row.get(first + 2)?,
+        fields: stored_fields(row, first + 3)?,
     })
 }
 

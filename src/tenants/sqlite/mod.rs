@@ -22,10 +22,12 @@ mod deploys;
 mod expressions;
 mod layout;
 mod lookups;
+mod plans;
 mod query;
 mod readers;
 mod schedule;
 mod schemas;
+mod statement;
 mod store;
 mod writer;
 

@@ -14,6 +14,10 @@
 //!
 //! All of a change is in one savepoint of the writer's transaction, the making of indexes too: a crash leaves all of it
 //! or nothing. Readers go on meanwhile with the state before it.
+//!
+//! | crash point | when |
+//! | --- | --- |
+//! | `tenants::schemas::indexes-made` | the indexes are there, the schema is not stored yet |
 
 use std::sync::Arc;
 
@@ -31,6 +35,7 @@ use crate::{
         DocumentId, Fields, TableName,
         schema::{IndexRule, TableSchema},
     },
+    failpoints::crash_point,
     tenants::{MAX_OFFENDERS, Offenders, StoreError},
 };
 
@@ -73,6 +78,7 @@ impl Writing<'_> {
             self.refuse_offenders(number, schema, scanned)?;
         }
         self.arrange_indexes(number, schema.table(), schema.indexes())?;
+        crash_point!("tenants::schemas::indexes-made");
         let _one = self
             .connection
             .prepare_cached("INSERT OR REPLACE INTO nimbus_schemas VALUES (?1, ?2)")
@@ -422,6 +428,18 @@ fn index(connection: &Connection, slot: i64) -> rusqlite::Result<(String, Defini
             Ok((row.get(0)?, definition))
         },
     )
+}
+
+/// The indexes of a table: of each, its fields, and of each field the names on the way to it.
+pub(super) type Indexes = Vec<Vec<Vec<String>>>;
+
+/// Reads the indexes of a table.
+pub(super) fn indexes(connection: &Connection, number: i64) -> rusqlite::Result<Indexes> {
+    let slots = slots(connection, number)?;
+    let definitions = slots.iter();
+    definitions
+        .map(|(_, _, text)| Ok(Definition::from_json(text, 2)?.fields))
+        .collect()
 }
 
 fn stored(connection: &Connection, number: i64) -> rusqlite::Result<Option<TableSchema>> {

@@ -182,6 +182,7 @@ mod deploys;
 mod journal;
 mod lifecycle;
 mod lookups;
+mod plans;
 mod query;
 mod schedule;
 mod schemas;

@@ -5,7 +5,10 @@ use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
 use super::*;
-use crate::documents::query::{MAX_PAGE, Position, Query, reference};
+use crate::documents::{
+    query::{Field, MAX_PAGE, Position, Query, reference},
+    schema::TableSchema,
+};
 
 /// The documents that a table begins with, and the queries asked of it.
 #[derive(Deserialize)]
@@ -40,7 +43,7 @@ impl Asked {
     }
 }
 
-fn read(json: &str) -> Query {
+pub(super) fn read(json: &str) -> Query {
     Query::from_json(json).unwrap()
 }
 
@@ -90,10 +93,20 @@ async fn the_table_of_cases_is_answered_as_it_says() {
         let name = format!("case{number}");
         let texts: Vec<&str> = case.documents.iter().map(|json| json.get()).collect();
         let documents = fill(&store, &name, &texts).await;
-        for (place, asked) in case.queries.iter().enumerate() {
+        let asked = case.queries.iter().enumerate();
+        // Once without an index, and once with one on every field that is asked for.
+        for (indexed, (place, asked)) in asked
+            .clone()
+            .map(|asked| (false, asked))
+            .chain(asked.map(|asked| (true, asked)))
+        {
             let query = asked.of(&name);
+            if indexed && place == 0 {
+                let fields = fields_of(case.queries.iter().map(|asked| asked.of(&name)));
+                store.put_schema(indexes(&name, &fields)).await.unwrap();
+            }
             let limit = query.limit.unwrap_or(MAX_PAGE);
-            let at = format!("{}, query {place}", case.what);
+            let at = format!("{}, query {place}, indexed: {indexed}", case.what);
             let expected: Vec<_> = asked.found.iter().map(|&found| &documents[found]).collect();
             let mut model = reference::find(&documents, &query);
             model.truncate(limit);
@@ -112,6 +125,30 @@ async fn the_table_of_cases_is_answered_as_it_says() {
             }
         }
     }
+}
+
+/// The paths in queries.
+fn fields_of(queries: impl Iterator<Item = Query>) -> Vec<Vec<String>> {
+    let mut paths = BTreeSet::new();
+    for query in queries {
+        let filters = query.filters.into_iter().map(|filter| filter.field);
+        let order = query.order.map(|order| order.field);
+        for field in filters.chain(order) {
+            if let Field::Path(names) = field {
+                let _new = paths.insert(names.join("."));
+            }
+        }
+    }
+    paths.into_iter().map(|path| vec![path]).collect()
+}
+
+/// A schema that has nothing but these indexes.
+fn indexes(table: &str, fields: &[Vec<String>]) -> TableSchema {
+    let indexes = fields.iter().enumerate();
+    let indexes: Vec<_> = indexes
+        .map(|(number, fields)| json!({"name": format!("i{number}"), "fields": fields}))
+        .collect();
+    TableSchema::from_json(&json!({"table": table, "indexes": indexes}).to_string()).unwrap()
 }
 
 fn value() -> impl Strategy<Value = serde_json::Value> {
@@ -169,30 +206,62 @@ fn object(
     })
 }
 
-fn path() -> impl Strategy<Value = String> {
+fn any_path() -> impl Strategy<Value = String> {
     prop_oneof![
         8 => prop::collection::vec(prop::sample::select(NAMES.to_vec()), 1..4).prop_map(|names| names.join(".")),
         1 => prop::sample::select(vec!["_id", "_creationTime", "_updateTime"]).prop_map(str::to_owned),
     ]
 }
 
-fn filter() -> impl Strategy<Value = serde_json::Value> {
+fn filter(path: impl Strategy<Value = String> + Clone) -> impl Strategy<Value = serde_json::Value> {
     let compared = prop::sample::select(vec!["eq", "neq", "gt", "gte", "lt", "lte"]);
     prop_oneof![
-        6 => (path(), compared, value()).prop_map(|(field, op, value)| json!({"field": field, "op": op, "value": value})),
-        2 => (path(), prop::collection::vec(value(), 0..5))
+        6 => (path.clone(), compared, value()).prop_map(|(field, op, value)| json!({"field": field, "op": op, "value": value})),
+        2 => (path.clone(), prop::collection::vec(value(), 0..5))
             .prop_map(|(field, values)| json!({"field": field, "op": "in", "value": values})),
-        1 => (path(), any::<bool>()).prop_map(|(field, there)| json!({"field": field, "op": "exists", "value": there})),
+        1 => (path, any::<bool>()).prop_map(|(field, there)| json!({"field": field, "op": "exists", "value": there})),
     ]
 }
 
-fn question() -> impl Strategy<Value = serde_json::Value> {
+fn question(
+    path: impl Strategy<Value = String> + Clone,
+) -> impl Strategy<Value = serde_json::Value> {
     let direction = prop::sample::select(vec!["asc", "desc"]);
-    let order = prop::option::of((path(), direction));
-    (prop::collection::vec(filter(), 0..3), order).prop_map(|(filters, order)| {
+    let order = prop::option::of((path.clone(), direction));
+    (prop::collection::vec(filter(path), 0..3), order).prop_map(|(filters, order)| {
         let order = order.map(|(field, direction)| json!({"field": field, "direction": direction}));
         json!({"filters": filters, "order": order})
     })
+}
+
+/// Documents that are alike in what they have.
+fn few_fields() -> impl Strategy<Value = serde_json::Value> {
+    let small = prop_oneof![
+        4 => prop::sample::select(vec![json!(0), json!(1), json!(1.0), json!("a"), json!(true), json!(null)]),
+        1 => nested(),
+        1 => value().prop_map(|value| json!({"b": value})),
+    ];
+    let member = prop::option::weighted(0.9, small);
+    (member.clone(), member).prop_map(|(a, b)| {
+        let members = [("a", a), ("b", b)];
+        members
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .collect()
+    })
+}
+
+/// The fields of up to three indexes, no two alike.
+fn index_fields() -> impl Strategy<Value = Vec<Vec<String>>> {
+    let path = prop_oneof![
+        prop::collection::vec(prop::sample::select(NAMES.to_vec()), 1..3)
+            .prop_map(|names| names.join(".")),
+        prop::sample::select(vec!["a", "b", "a.b"]).prop_map(str::to_owned),
+    ];
+    let fields =
+        prop::collection::btree_set(path, 1..4).prop_map(|set| set.into_iter().collect::<Vec<_>>());
+    let fields = fields.prop_shuffle();
+    prop::collection::btree_set(fields, 0..4).prop_map(|set| set.into_iter().collect())
 }
 
 const NAMES: &[&str] = &["a", "b", "c", "ä", "\"", "\\", "$[0]", "a b"];
@@ -203,18 +272,39 @@ fn random_queries_over_random_documents_agree_with_the_reference() {
     let house = House::new(encryption());
     let (_tenants, store) = runtime.block_on(store(&house));
     let number = std::cell::Cell::new(0);
-    let strategy = (
+    // Half of them meet again and again in a few fields and values, as an index is for.
+    let few = || {
+        prop::sample::select(vec!["a", "b", "a.b"])
+            .prop_map(str::to_owned)
+            .boxed()
+    };
+    let any = || any_path().boxed();
+    let documents = prop_oneof![
         prop::collection::vec(object(nested()), 0..24),
-        prop::collection::vec(question(), 1..12),
+        prop::collection::vec(few_fields(), 0..24),
+    ];
+    let strategy = (
+        documents,
+        prop_oneof![
+            prop::collection::vec(question(any()), 1..12),
+            prop::collection::vec(question(few()), 1..12),
+        ],
         1usize..6,
+        index_fields(),
     );
     TestRunner::new(ProptestConfig::with_cases(CASES))
-        .run(&strategy, |(documents, questions, size)| {
+        .run(&strategy, |(documents, questions, size, fields)| {
             number.set(number.get() + 1);
             let name = format!("t{}", number.get() % MAX_TABLES);
             let texts: Vec<String> = documents.iter().map(ToString::to_string).collect();
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-            let documents = runtime.block_on(fill(&store, &name, &texts));
+            // Half of the documents find the indexes there, and the other half makes them.
+            let (before, after) = texts.split_at(texts.len() / 2);
+            runtime.block_on(async {
+                add_all(&store, &name, before).await;
+                store.put_schema(indexes(&name, &fields)).await.unwrap();
+            });
+            let documents = runtime.block_on(fill(&store, &name, after));
             for mut question in questions {
                 question["table"] = json!(name);
                 let query = read(&question.to_string());

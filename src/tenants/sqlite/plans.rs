@@ -1,0 +1,71 @@
+//! What a reader knows of how queries are gone about. To know what is no more so costs a query its speed and never its
+//! answer.
+
+use std::{collections::HashMap, sync::Arc};
+
+use rusqlite::{Connection, params_from_iter};
+
+use super::{
+    schemas::{self, Indexes},
+    statement::Statement,
+};
+
+/// The indexes of tables, and which statements sort.
+#[derive(Debug, Default)]
+pub(super) struct Plans {
+    /// SQLite's count of changes to its own schema, which every index made or dropped adds to.
+    version: i64,
+    indexes: HashMap<i64, Arc<Indexes>>,
+    sorts: HashMap<String, bool>,
+}
+
+impl Plans {
+    /// The indexes of a table, as they are now.
+    pub(super) fn indexes(
+        &mut self,
+        connection: &Connection,
+        number: i64,
+    ) -> rusqlite::Result<Arc<Indexes>> {
+        let version = connection
+            .prepare_cached("PRAGMA schema_version")?
+            .query_row([], |row| row.get(0))?;
+        if version != self.version {
+            *self = Self {
+                version,
+                ..Self::default()
+            };
+        }
+        if let Some(known) = self.indexes.get(&number) {
+            return Ok(Arc::clone(known));
+        }
+        let indexes = Arc::new(schemas::indexes(connection, number)?);
+        let _none = self.indexes.insert(number, Arc::clone(&indexes));
+        Ok(indexes)
+    }
+
+    /// Whether SQLite sorts what a statement finds. It is asked once for each text.
+    pub(super) fn sorts(
+        &mut self,
+        connection: &Connection,
+        statement: &Statement,
+    ) -> rusqlite::Result<bool> {
+        let sql = statement.places();
+        if let Some(&sorts) = self.sorts.get(&sql) {
+            return Ok(sorts);
+        }
+        let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+        let mut steps = explain.query(params_from_iter(&statement.parameters))?;
+        let mut sorts = false;
+        while let Some(step) = steps.next()? {
+            sorts |= step.get_ref(3)?.as_str()?.contains("TEMP B-TREE");
+        }
+        if self.sorts.len() >= REMEMBERED {
+            self.sorts.clear();
+        }
+        let _none = self.sorts.insert(sql, sorts);
+        Ok(sorts)
+    }
+}
+
+/// As many texts as a reader keeps statements, about.
+const REMEMBERED: usize = 32;

@@ -1,0 +1,558 @@
+//! Queries as SQL. Values are bound parameters, and so is the path to a field without an index; that to one with an
+//! index stands in the text as the index has it. So the text depends on the shape of a query, and not on its values.
+//!
+//! What each comparison means is defined in `docs/queries.md`. SQLite compares within a type as that page says: integers
+//! with doubles exactly, text by its UTF-8 bytes, which is by code points. Types are kept apart by `json_type`.
+//!
+//! A page that goes on after a position, in the order of an indexed field, is found in up to three parts of the index:
+//! the rest of the documents with the position's value, the rest of the values of its type, and the types after it. Each
+//! is a range of the index, where one comparison of all three would make SQLite walk there from the beginning of the type.
+
+use rusqlite::types::Value as Sql;
+
+use super::{
+    expressions::{Ordered, path, rank},
+    schemas::Indexes,
+};
+use crate::documents::{
+    DocumentId,
+    query::{Condition, Field, Filter, Key, Order, Position, Query, Relation, Value},
+};
+
+/// A statement that finds documents, and what is bound to it.
+#[derive(Debug)]
+pub(super) struct Statement {
+    /// What its rows begin with: `seq`, and the rank and key that the order goes by.
+    columns: String,
+    /// From where, under which conditions, in which order.
+    rest: String,
+    pub(super) parameters: Vec<Sql>,
+}
+
+impl Statement {
+    /// What finds the documents of a query after a position, at most `limit` and one more: statement after statement.
+    pub(super) fn all(
+        number: i64,
+        query: &Query,
+        after: Option<&Position>,
+        limit: usize,
+        indexes: &Indexes,
+    ) -> Vec<Self> {
+        let indexed = indexed(indexes, query);
+        let parts = parts(query, after, &indexed);
+        parts
+            .into_iter()
+            .map(|part| Draft::new(part, &indexed).finish(number, query, limit))
+            .collect()
+    }
+
+    /// Its text, for the places of the documents alone.
+    pub(super) fn places(&self) -> String {
+        format!("SELECT {} {}", self.columns, self.rest)
+    }
+
+    /// Its text, for the documents as well: behind the columns of [`Statement::places`] those of a stored document.
+    pub(super) fn documents(&self) -> String {
+        format!(
+            "SELECT {}, id, created, updated, json(fields) {}",
+            self.columns, self.rest
+        )
+    }
+}
+
+/// The fields of a query by which an index can be gone into: the first of an index, and those after ones that have to
+/// be equal to something.
+fn indexed<'a>(indexes: &'a Indexes, query: &Query) -> Vec<&'a [String]> {
+    let mut indexed = Vec::new();
+    for fields in indexes {
+        for names in fields {
+            indexed.push(&names[..]);
+            let pinned = query.filters.iter().any(|filter| {
+                matches!(&filter.condition, Condition::Equal(_))
+                    && matches!(&filter.field, Field::Path(path) if path == names)
+            });
+            if !pinned {
+                break;
+            }
+        }
+    }
+    indexed
+}
+
+/// Which of the documents one statement is to find.
+#[derive(Debug, Clone, Copy)]
+enum Part<'a> {
+    /// All of them.
+    All,
+    /// Those after a position, whatever the order.
+    After(&'a Position),
+    /// Those with the value of the position, after it.
+    Ties(&'a Position),
+    /// Those with values of its type that come after it.
+    SameType(&'a Position),
+    /// Those with values of types that come after it.
+    LaterTypes(&'a Position),
+}
+
+fn parts<'a>(query: &Query, after: Option<&'a Position>, indexed: &[&[String]]) -> Vec<Part<'a>> {
+    let Some(position) = after else {
+        return vec![Part::All];
+    };
+    let Some(names) = ordered_names(query).filter(|names| indexed.contains(names)) else {
+        return vec![Part::After(position)];
+    };
+    let (mut one_type, mut one_value) = (false, !compared(position.rank));
+    for Filter { field, condition } in &query.filters {
+        if !matches!(field, Field::Path(path) if path == names) {
+            continue;
+        }
+        match condition {
+            // The list is the shorter way into the index.
+            Condition::In(_) => return vec![Part::After(position)],
+            Condition::Equal(_) | Condition::Exists(false) => {
+                (one_type, one_value) = (true, true);
+            }
+            Condition::Compared(..) => one_type = true,
+            Condition::NotEqual(_) | Condition::Exists(true) => {}
+        }
+    }
+    let mut parts = vec![Part::Ties(position)];
+    if !one_value {
+        parts.push(Part::SameType(position));
+    }
+    if !one_type {
+        parts.push(Part::LaterTypes(position));
+    }
+    parts
+}
+
+/// The path that the order goes by, if it goes by one.
+fn ordered_names(query: &Query) -> Option<&[String]> {
+    match &query.order.as_ref()?.field {
+        Field::Path(names) => Some(names),
+        Field::Id | Field::Created | Field::Updated => None,
+    }
+}
+
+/// Whether a type has several values, which are compared.
+fn compared(rank: i64) -> bool {
+    (rank::BOOLEAN..=rank::STRING).contains(&rank)
+}
+
+/// A condition on a field's rank or key.
+struct Atom {
+    on: On,
+    bound: Bound,
+    sql: String,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum On {
+    Rank,
+    Key,
+    /// Both, or something else.
+    Other,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Bound {
+    Equal,
+    Below,
+    Above,
+    Other,
+}
+
+/// A statement in the making.
+struct Draft<'a> {
+    part: Part<'a>,
+    indexed: &'a [&'a [String]],
+    parameters: Vec<Sql>,
+}
+
+impl<'a> Draft<'a> {
+    fn new(part: Part<'a>, indexed: &'a [&'a [String]]) -> Self {
+        Self {
+            part,
+            indexed,
+            parameters: Vec::new(),
+        }
+    }
+
+    fn finish(mut self, number: i64, query: &Query, limit: usize) -> Statement {
+        let descending = matches!(
+            query.order,
+            Some(Order {
+                descending: true,
+                ..
+            })
+        );
+        let direction = if descending { "DESC" } else { "ASC" };
+        let ordered = query.order.as_ref().map(|order| self.ordered(&order.field));
+        let mut conditions = Vec::new();
+        let mut pinned = (false, false);
+        for filter in &query.filters {
+            let of_order = query
+                .order
+                .as_ref()
+                .is_some_and(|order| order.field == filter.field);
+            for atom in self.filter(filter) {
+                if of_order && self.is_literal(&filter.field) {
+                    pinned.0 |= atom.on == On::Rank && atom.bound == Bound::Equal;
+                    pinned.1 |= atom.on == On::Key && atom.bound == Bound::Equal;
+                }
+                let leads = !of_order || self.leads(&atom, descending);
+                // A plus keeps SQLite from going into the index by it, and not by the position.
+                conditions.push(match atom.on {
+                    On::Rank | On::Key if !leads => format!("+{}", atom.sql),
+                    _ => format!("({})", atom.sql),
+                });
+            }
+        }
+        let (rank, key) = match &ordered {
+            Some(Ordered { rank, key }) => (rank.as_str(), key.as_str()),
+            None => ("0", "0"),
+        };
+        let fixed = self.position(ordered.as_ref(), descending, &mut conditions);
+        // A column that has one value would make SQLite sort by it all the same.
+        let order = match (ordered.is_some(), pinned.0 || fixed.0, pinned.1 || fixed.1) {
+            (false, ..) => "seq".to_owned(),
+            (true, true, true) => format!("seq {direction}"),
+            (true, true, false) => format!("3 {direction}, seq {direction}"),
+            (true, false, _) => format!("2 {direction}, 3 {direction}, seq {direction}"),
+        };
+        let conditions = match &conditions[..] {
+            [] => String::new(),
+            conditions => format!(" WHERE {}", conditions.join(" AND ")),
+        };
+        // One more says whether there are more; `limit` is small.
+        let limit = self.bind(limit as i64 + 1);
+        Statement {
+            columns: format!("seq, {rank}, {key}"),
+            rest: format!("FROM documents_{number}{conditions} ORDER BY {order} LIMIT {limit}"),
+            parameters: self.parameters,
+        }
+    }
+
+    /// Adds what the position asks for, and says whether rank and key have one value by that.
+    fn position(
+        &mut self,
+        ordered: Option<&Ordered>,
+        descending: bool,
+        conditions: &mut Vec<String>,
+    ) -> (bool, bool) {
+        let beyond = if descending { '<' } else { '>' };
+        let position = match self.part {
+            Part::All => return (false, false),
+            Part::After(position)
+            | Part::Ties(position)
+            | Part::SameType(position)
+            | Part::LaterTypes(position) => position,
+        };
+        let Some(Ordered { rank, key }) = ordered else {
+            let seq = self.bind(position.seq);
+            conditions.push(format!("seq > {seq}"));
+            return (false, false);
+        };
+        let at = self.bind(position.rank);
+        let several = compared(position.rank);
+        match self.part {
+            Part::All => (false, false),
+            Part::After(_) => {
+                let value = self.bind(position.key.clone());
+                let seq = self.bind(position.seq);
+                conditions.push(format!(
+                    "({rank}, ifnull({key}, 0), seq) {beyond} ({at}, {value}, {seq})"
+                ));
+                (false, false)
+            }
+            Part::Ties(_) => {
+                let same = if several {
+                    format!("{key} = {}", self.bind(position.key.clone()))
+                } else {
+                    format!("{key} IS NULL")
+                };
+                let seq = self.bind(position.seq);
+                conditions.push(format!("{rank} = {at} AND {same} AND seq {beyond} {seq}"));
+                (true, true)
+            }
+            Part::SameType(_) => {
+                let value = self.bind(position.key.clone());
+                conditions.push(format!("{rank} = {at} AND {key} {beyond} {value}"));
+                (true, false)
+            }
+            Part::LaterTypes(_) => {
+                conditions.push(format!("{rank} {beyond} {at}"));
+                (false, false)
+            }
+        }
+    }
+
+    /// Whether a condition on the field that the order goes by is a way into the index, and not the position.
+    fn leads(&self, atom: &Atom, descending: bool) -> bool {
+        let ahead = if descending {
+            Bound::Above
+        } else {
+            Bound::Below
+        };
+        match self.part {
+            Part::All | Part::After(_) => true,
+            Part::Ties(_) => false,
+            Part::SameType(_) => atom.on == On::Key && atom.bound == ahead,
+            Part::LaterTypes(_) => atom.on == On::Rank && atom.bound == ahead,
+        }
+    }
+
+    fn filter(&mut self, filter: &Filter) -> Vec<Atom> {
+        // The index on it serves the commonest question.
+        if let (Field::Id, Condition::Equal(Value::String(id))) = (&filter.field, &filter.condition)
+            && let Ok(id) = id.parse::<DocumentId>()
+        {
+            let id = self.bind(id.as_bytes().to_vec());
+            return vec![other(format!("id = {id}"))];
+        }
+        if let Field::Path(names) = &filter.field
+            && self.is_literal(&filter.field)
+            && let Some(atoms) = self.indexed(&Ordered::indexed(names), &filter.condition)
+        {
+            return atoms;
+        }
+        vec![other(self.plain(&filter.field, &filter.condition))]
+    }
+
+    /// A condition in the words of the index; `None` where it cannot say it.
+    fn indexed(
+        &mut self,
+        Ordered { rank, key }: &Ordered,
+        condition: &Condition,
+    ) -> Option<Vec<Atom>> {
+        let of_rank = |number: i64| Atom {
+            on: On::Rank,
+            bound: Bound::Equal,
+            sql: format!("{rank} = {number}"),
+        };
+        let on_key = |bound: Bound, rest: String| Atom {
+            on: On::Key,
+            bound,
+            sql: format!("{key} {rest}"),
+        };
+        // What has no value beside its type.
+        let only = |number: i64| {
+            let none = on_key(Bound::Equal, "IS NULL".to_owned());
+            Some(vec![of_rank(number), none])
+        };
+        match condition {
+            Condition::Equal(Value::Null) => only(rank::NULL),
+            Condition::Equal(value) => {
+                let with = self.value(value);
+                let key = on_key(Bound::Equal, format!("= {with}"));
+                Some(vec![of_rank(rank_of(value)), key])
+            }
+            Condition::Compared(Relation::GreaterOrEqual | Relation::LessOrEqual, Value::Null) => {
+                only(rank::NULL)
+            }
+            Condition::Compared(_, Value::Null) => Some(vec![other("FALSE".to_owned())]),
+            Condition::Compared(relation, value) => {
+                let bound = match relation {
+                    Relation::Greater | Relation::GreaterOrEqual => Bound::Above,
+                    Relation::Less | Relation::LessOrEqual => Bound::Below,
+                };
+                let with = self.value(value);
+                let key = on_key(bound, format!("{} {with}", operator(*relation)));
+                Some(vec![of_rank(rank_of(value)), key])
+            }
+            Condition::In(values) => {
+                let (first, rest) = values.split_first()?;
+                if *first == Value::Null
+                    || rest.iter().any(|value| rank_of(value) != rank_of(first))
+                {
+                    return None;
+                }
+                let list = self.bind(list(values, |value| Some(json(value))));
+                let among = format!("IN (SELECT value FROM json_each({list}))");
+                Some(vec![of_rank(rank_of(first)), on_key(Bound::Other, among)])
+            }
+            Condition::Exists(true) => Some(vec![Atom {
+                on: On::Rank,
+                bound: Bound::Above,
+                sql: format!("{rank} > {}", rank::MISSING),
+            }]),
+            Condition::Exists(false) => only(rank::MISSING),
+            Condition::NotEqual(_) => None,
+        }
+    }
+
+    /// A condition on a field without an index.
+    fn plain(&mut self, field: &Field, condition: &Condition) -> String {
+        let field = self.field(field);
+        match condition {
+            Condition::Equal(value) => self.compared(&field, "=", value),
+            Condition::NotEqual(value) => {
+                let equal = self.compared(&field, "=", value);
+                format!("({equal}) IS NOT TRUE")
+            }
+            Condition::Compared(relation, value) => {
+                self.compared(&field, operator(*relation), value)
+            }
+            Condition::In(values) => self.one_of(&field, values),
+            Condition::Exists(true) => format!("{} IS NOT NULL", field.kind),
+            Condition::Exists(false) => format!("{} IS NULL", field.kind),
+        }
+    }
+
+    fn compared(
+        &mut self,
+        Expressions { kind, value }: &Expressions,
+        relation: &str,
+        with: &Value,
+    ) -> String {
+        let kinds = match with {
+            // Null equals null and is neither before nor after it.
+            Value::Null if relation.contains('=') => return format!("{kind} = 'null'"),
+            Value::Null => return "FALSE".to_owned(),
+            Value::Bool(_) => "IN ('true', 'false')",
+            Value::Number(_) => "IN ('integer', 'real')",
+            Value::String(_) => "= 'text'",
+        };
+        let with = self.value(with);
+        format!("{kind} {kinds} AND {value} {relation} {with}")
+    }
+
+    /// Binds a value, and gives the expression that has it as the key has stored ones. Not of null.
+    fn value(&mut self, value: &Value) -> String {
+        match value {
+            Value::Null => "NULL".to_owned(),
+            Value::Bool(value) => self.bind(*value),
+            // Read by the function that reads the stored numbers, so that the same digits are the same number.
+            Value::Number(number) => {
+                let number = self.bind(number.as_json().to_owned());
+                format!("json_extract({number}, '$')")
+            }
+            Value::String(text) => self.bind(text.clone()),
+        }
+    }
+
+    /// The text does not depend on how many values there are.
+    fn one_of(&mut self, Expressions { kind, value }: &Expressions, values: &[Value]) -> String {
+        let numbers = self.bind(list(values, |value| match value {
+            Value::Number(_) => Some(json(value)),
+            _ => None,
+        }));
+        let strings = self.bind(list(values, |value| match value {
+            Value::String(_) => Some(json(value)),
+            _ => None,
+        }));
+        let kinds = self.bind(list(values, |value| match value {
+            Value::Null | Value::Bool(_) => Some(format!("\"{}\"", json(value))),
+            Value::Number(_) | Value::String(_) => None,
+        }));
+        let among = |parameter: &str| format!("IN (SELECT value FROM json_each({parameter}))");
+        format!(
+            "({kind} IN ('integer', 'real') AND {value} {}) OR ({kind} = 'text' AND {value} {}) OR {kind} {}",
+            among(&numbers),
+            among(&strings),
+            among(&kinds)
+        )
+    }
+
+    /// The field that an order goes by.
+    fn ordered(&mut self, field: &Field) -> Ordered {
+        match field {
+            Field::Path(names) if self.is_literal(field) => Ordered::indexed(names),
+            _ => {
+                let Expressions { kind, value } = self.field(field);
+                Ordered::of(&kind, &value)
+            }
+        }
+    }
+
+    fn field(&mut self, field: &Field) -> Expressions {
+        let (kind, value) = match field {
+            Field::Id => ("'text'".to_owned(), ID_TEXT.to_owned()),
+            Field::Created => ("'integer'".to_owned(), "created".to_owned()),
+            Field::Updated => ("'integer'".to_owned(), "updated".to_owned()),
+            Field::Path(names) => {
+                let path = self.bind(path(names));
+                (
+                    format!("json_type(fields, {path})"),
+                    format!("json_extract(fields, {path})"),
+                )
+            }
+        };
+        Expressions { kind, value }
+    }
+
+    /// Whether a field is written as its index has it.
+    fn is_literal(&self, field: &Field) -> bool {
+        matches!(field, Field::Path(names) if self.indexed.contains(&&names[..]))
+    }
+
+    /// Binds a value, and gives the parameter's name.
+    fn bind(&mut self, value: impl Into<Sql>) -> String {
+        self.parameters.push(value.into());
+        format!("?{}", self.parameters.len())
+    }
+}
+
+/// A field in SQL.
+struct Expressions {
+    /// Its type, as `json_type` names it; NULL where there is no such field.
+    kind: String,
+    /// Its value, of booleans, numbers and text.
+    value: String,
+}
+
+fn other(sql: String) -> Atom {
+    Atom {
+        on: On::Other,
+        bound: Bound::Other,
+        sql,
+    }
+}
+
+fn rank_of(value: &Value) -> i64 {
+    match value {
+        Value::Null => rank::NULL,
+        Value::Bool(_) => rank::BOOLEAN,
+        Value::Number(_) => rank::NUMBER,
+        Value::String(_) => rank::STRING,
+    }
+}
+
+/// A value as JSON.
+fn json(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(value) => value.to_string(),
+        Value::Number(number) => number.as_json().to_owned(),
+        Value::String(text) => serde_json::Value::from(text.as_str()).to_string(),
+    }
+}
+
+/// Some of the values, as a JSON list.
+fn list(values: &[Value], pick: fn(&Value) -> Option<String>) -> String {
+    let picked: Vec<String> = values.iter().filter_map(pick).collect();
+    format!("[{}]", picked.join(","))
+}
+
+fn operator(relation: Relation) -> &'static str {
+    match relation {
+        Relation::Greater => ">",
+        Relation::GreaterOrEqual => ">=",
+        Relation::Less => "<",
+        Relation::LessOrEqual => "<=",
+    }
+}
+
+impl From<Key> for Sql {
+    fn from(key: Key) -> Self {
+        match key {
+            Key::Integer(integer) => Self::Integer(integer),
+            Key::Double(double) => Self::Real(double),
+            Key::Text(text) => Self::Text(text),
+        }
+    }
+}
+
+/// A document's id as its clients know it.
+const ID_TEXT: &str = "lower(substr(hex(id), 1, 8) || '-' || substr(hex(id), 9, 4) || '-' || substr(hex(id), 13, 4) || '-' \
+                       || substr(hex(id), 17, 4) || '-' || substr(hex(id), 21))";

@@ -1,0 +1,308 @@
+//! How SQLite goes about a query: into the index where one fits, and without sorting where the index has the order.
+
+use rusqlite::{Connection, params_from_iter};
+use serde_json::{Value as Json, json};
+
+use super::{
+    query::{read, store},
+    *,
+};
+use crate::{
+    documents::{
+        query::{Key, Position, Query},
+        schema::TableSchema,
+    },
+    tenants::sqlite::{plans::Plans, statement::Statement},
+};
+
+/// A file whose table `t` has indexes on `a`, on `b` and then `c`, and on `d.e`, which is unique.
+struct Planned {
+    connection: Connection,
+    _house: House,
+}
+
+impl Planned {
+    async fn new() -> Self {
+        let house = House::new(encryption());
+        let (tenants, store) = store(&house).await;
+        let schema = json!({"table": "t", "indexes": [
+            {"name": "a", "fields": ["a"]},
+            {"name": "bc", "fields": ["b", "c"]},
+            {"name": "de", "fields": ["d.e"], "unique": true},
+        ]});
+        let schema = TableSchema::from_json(&schema.to_string()).unwrap();
+        store.put_schema(schema).await.unwrap();
+        drop(store);
+        tenants.close().await.unwrap();
+        let connection = house.connection("acme").await;
+        Self {
+            connection,
+            _house: house,
+        }
+    }
+
+    fn statements(&self, query: &Query, after: Option<&Position>) -> Vec<Statement> {
+        let indexes = Plans::default().indexes(&self.connection, 1).unwrap();
+        Statement::all(1, query, after, 20, &indexes)
+    }
+
+    /// The plan of each statement of a query.
+    fn plans(&self, query: &Json, after: Option<&Position>) -> Vec<String> {
+        let statements = self.statements(&asked(query), after);
+        let plan = |statement: &Statement| {
+            let sql = format!("EXPLAIN QUERY PLAN {}", statement.places());
+            let mut explained = self.connection.prepare(&sql).unwrap();
+            let parameters = params_from_iter(&statement.parameters);
+            let steps = explained.query_map(parameters, |row| row.get::<_, String>(3));
+            let steps: Vec<_> = steps.unwrap().map(Result::unwrap).collect();
+            steps.join("\n")
+        };
+        statements.iter().map(plan).collect()
+    }
+
+    #[track_caller]
+    fn assert_searched(&self, query: &Json, after: Option<&Position>, by: &str) -> Vec<String> {
+        let plans = self.plans(query, after);
+        for plan in &plans {
+            let step = plan.lines().next().unwrap();
+            assert!(
+                step.contains("USING INDEX nimbus_index_")
+                    || step.contains("USING COVERING INDEX nimbus_index_"),
+                "{query}: {plan}"
+            );
+            assert!(step.contains(by), "{query}: {plan}, not by {by}");
+        }
+        plans
+    }
+
+    #[track_caller]
+    fn assert_unsorted(&self, query: &Json, after: Option<&Position>, by: &str) {
+        for plan in self.assert_searched(query, after, by) {
+            assert!(!plan.contains("TEMP B-TREE"), "{query}: {plan}");
+        }
+    }
+}
+
+fn asked(query: &Json) -> Query {
+    let mut query = query.clone();
+    query["table"] = json!("t");
+    read(&query.to_string())
+}
+
+fn filter(field: &str, op: &str, value: Json) -> Json {
+    json!({"field": field, "op": op, "value": value})
+}
+
+fn position(rank: i64, key: Key) -> Position {
+    Position { rank, key, seq: 7 }
+}
+
+#[tokio::test]
+async fn filters_go_into_the_index() {
+    let file = Planned::new().await;
+    for value in [json!(1), json!(1.5), json!("x"), json!(true), json!(null)] {
+        for field in ["a", "b", "d.e"] {
+            // In the order of insertion, which the index has among equals.
+            let query = json!({"filters": [filter(field, "eq", value.clone())]});
+            if field == "b" {
+                let _plans = file.assert_searched(&query, None, "(<expr>=? AND <expr>=?");
+            } else {
+                file.assert_unsorted(&query, None, "(<expr>=? AND <expr>=?");
+            }
+        }
+    }
+    for value in [json!(1), json!("x"), json!(true)] {
+        for (op, by) in [("gt", ">?"), ("gte", ">?"), ("lt", "<?"), ("lte", "<?")] {
+            let query = json!({"filters": [filter("a", op, value.clone())]});
+            let by = format!("(<expr>=? AND <expr>{by}");
+            let _plans = file.assert_searched(&query, None, &by);
+        }
+    }
+    let between = json!({"filters": [filter("a", "gte", json!(1)), filter("a", "lt", json!(9))]});
+    let _plans = file.assert_searched(&between, None, "(<expr>=? AND <expr>>? AND <expr><?)");
+    for values in [json!([1, 2.5]), json!(["x", "y"]), json!([true, false])] {
+        let query = json!({"filters": [filter("a", "in", values)]});
+        let _plans = file.assert_searched(&query, None, "(<expr>=? AND <expr>=?)");
+    }
+    let missing = json!({"filters": [filter("a", "exists", json!(false))]});
+    file.assert_unsorted(&missing, None, "(<expr>=? AND <expr>=?)");
+    // The rest of the filters are looked at in the documents that the index finds.
+    let query = json!({"filters": [filter("x", "gt", json!(1)), filter("a", "eq", json!(1)), filter("a", "neq", json!(2))]});
+    file.assert_unsorted(&query, None, "(<expr>=? AND <expr>=?)");
+}
+
+#[tokio::test]
+async fn compound_indexes_serve_equality_and_then_a_range() {
+    let file = Planned::new().await;
+    let b = || filter("b", "eq", json!("x"));
+    let query = json!({"filters": [filter("c", "gt", json!(1)), b()]});
+    let _plans = file.assert_searched(
+        &query,
+        None,
+        "(<expr>=? AND <expr>=? AND <expr>=? AND <expr>>?)",
+    );
+    let query = json!({"filters": [b(), filter("c", "eq", json!(1))]});
+    file.assert_unsorted(
+        &query,
+        None,
+        "(<expr>=? AND <expr>=? AND <expr>=? AND <expr>=?)",
+    );
+    let query = json!({"filters": [b(), filter("c", "in", json!([1, 2]))]});
+    let _plans = file.assert_searched(
+        &query,
+        None,
+        "(<expr>=? AND <expr>=? AND <expr>=? AND <expr>=?)",
+    );
+    for direction in ["asc", "desc"] {
+        let order = json!({"field": "c", "direction": direction});
+        let query = json!({"filters": [b()], "order": order});
+        file.assert_unsorted(&query, None, "(<expr>=? AND <expr>=?)");
+        let query = json!({"filters": [b(), filter("c", "gte", json!(1))], "order": order});
+        file.assert_unsorted(
+            &query,
+            None,
+            "(<expr>=? AND <expr>=? AND <expr>=? AND <expr>>?)",
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_order_with_a_limit_is_read_off_the_index() {
+    let file = Planned::new().await;
+    for field in ["a", "b", "d.e"] {
+        for direction in ["asc", "desc"] {
+            let order = json!({"field": field, "direction": direction});
+            if field != "b" {
+                file.assert_unsorted(&json!({"order": order, "limit": 20}), None, "SCAN");
+                let there = filter(field, "exists", json!(true));
+                file.assert_unsorted(
+                    &json!({"filters": [there], "order": order}),
+                    None,
+                    "(<expr>>?)",
+                );
+            }
+            let filters = [filter("x", "eq", json!(1)), filter(field, "gt", json!("m"))];
+            let query = json!({"filters": filters, "order": order});
+            if field == "b" {
+                let _plans = file.assert_searched(&query, None, "(<expr>=? AND <expr>>?)");
+            } else {
+                file.assert_unsorted(&query, None, "(<expr>=? AND <expr>>?)");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_seeks_its_place_in_the_index() {
+    let file = Planned::new().await;
+    for (direction, beyond) in [("asc", ">?"), ("desc", "<?")] {
+        let order = json!({"field": "a", "direction": direction});
+        let [ties, same_type, later] = &file.plans(
+            &json!({"order": order}),
+            Some(&position(3, Key::Integer(5))),
+        )[..] else {
+            panic!("three parts");
+        };
+        for (plan, by) in [
+            (ties, format!("(<expr>=? AND <expr>=? AND rowid{beyond})")),
+            (same_type, format!("(<expr>=? AND <expr>{beyond})")),
+            (later, format!("(<expr>{beyond})")),
+        ] {
+            assert!(plan.contains(&by), "{plan}, not by {by}");
+            assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+        }
+        // Missing, null, lists and objects have no values that could follow.
+        let plans = file.plans(
+            &json!({"order": order}),
+            Some(&position(0, Key::Integer(0))),
+        );
+        assert_eq!(plans.len(), 2);
+        assert!(
+            plans[0].contains(&format!("(<expr>=? AND <expr>=? AND rowid{beyond})")),
+            "{plans:?}"
+        );
+
+        // With a filter on the same field, the position is the way in, and what bounds the other end stays one.
+        let filters = [
+            filter("a", "gte", json!("b")),
+            filter("a", "lte", json!("y")),
+        ];
+        let query = json!({"filters": filters, "order": order});
+        let after = position(4, Key::Text("k".to_owned()));
+        let [ties, same_type] = &file.plans(&query, Some(&after))[..] else {
+            panic!("no other types");
+        };
+        assert!(ties.contains("AND rowid"), "{ties}");
+        assert!(
+            same_type.contains("(<expr>=? AND <expr>>? AND <expr><?)"),
+            "{same_type}"
+        );
+        assert!(!same_type.contains("TEMP B-TREE"), "{same_type}");
+        let equal = json!({"filters": [filter("a", "eq", json!("k"))], "order": order});
+        let plans = file.plans(&equal, Some(&after));
+        assert_eq!(plans.len(), 1);
+        assert!(
+            plans[0].contains(&format!("AND rowid{beyond}")),
+            "{plans:?}"
+        );
+
+        let compound = json!({"filters": [filter("b", "eq", json!(1))], "order": {"field": "c", "direction": direction}});
+        for plan in file.plans(&compound, Some(&after)) {
+            assert!(plan.contains("(<expr>=? AND <expr>=? AND <expr>"), "{plan}");
+            assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+        }
+        let equal = json!({"filters": [filter("a", "eq", json!(1))]});
+        file.assert_unsorted(&equal, Some(&after), "(<expr>=? AND <expr>=? AND rowid>?)");
+    }
+}
+
+#[tokio::test]
+async fn the_text_of_a_statement_does_not_depend_on_values() {
+    let file = Planned::new().await;
+    let texts = |query: &Json, after: Option<&Position>| -> Vec<String> {
+        let statements = file.statements(&asked(query), after);
+        statements
+            .into_iter()
+            .map(|statement| statement.places())
+            .collect()
+    };
+    for field in ["a", "x"] {
+        let with = |value: Json, values: Json| {
+            let filters = [
+                filter(field, "gte", value.clone()),
+                filter(field, "neq", value),
+                filter("y", "in", values),
+            ];
+            json!({"filters": filters, "order": {"field": field}})
+        };
+        let one = with(json!("k'"), json!([1]));
+        let two = with(
+            json!("\"; DROP TABLE t; --"),
+            json!([1, 2, 3.5, "x", null, true]),
+        );
+        for after in [None, Some(("a", 3)), Some(("zz", 900))] {
+            let after = after.map(|(text, seq)| Position {
+                rank: 4,
+                key: Key::Text(text.to_owned()),
+                seq,
+            });
+            assert_eq!(texts(&one, after.as_ref()), texts(&two, after.as_ref()));
+        }
+    }
+    // A field without an index is a parameter, too.
+    let named = |name: &str| texts(&json!({"filters": [filter(name, "eq", json!(1))]}), None);
+    assert_eq!(named("x"), named("y.z"));
+}
+
+#[tokio::test]
+async fn without_an_index_nothing_is_as_it_would_be_with_one() {
+    let file = Planned::new().await;
+    // The second field of an index, without the first, is no way in: it is asked for as cheaply as any other.
+    let query = json!({"filters": [filter("c", "eq", json!(1))]});
+    let [statement] = &file.statements(&asked(&query), None)[..] else {
+        panic!("one statement");
+    };
+    let sql = statement.places();
+    assert!(!sql.contains("CASE"), "{sql}");
+    assert_eq!(file.plans(&query, None), ["SCAN documents_1"]);
+}
