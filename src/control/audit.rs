@@ -1,6 +1,6 @@
 //! The head of the audit log's chain.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use nimbus_keyproviders::AuditKey;
 use nimbus_manifests::DekId;
@@ -29,7 +29,8 @@ impl AuditHead {
 impl Control {
     /// The key that seals lines, and the data key that it comes from; `None` in plaintext.
     pub(crate) fn audit_sealer(&self) -> Option<(Arc<AuditKey>, DekId)> {
-        self.audit.clone()
+        let open = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        open.audit.clone()
     }
 
     /// Where the chain ends; [`AuditHead::START`] before its first line.

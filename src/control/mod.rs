@@ -12,6 +12,7 @@ mod due;
 mod error;
 mod locks;
 mod manifests;
+mod rekey;
 mod tables;
 
 use std::path::{Path, PathBuf};
@@ -40,8 +41,6 @@ use database::{Protection, explain};
 #[derive(Debug)]
 pub struct Control {
     state: RwLock<Open>,
-    /// What seals the audit log; `None` in plaintext.
-    audit: Option<(Arc<AuditKey>, DekId)>,
     path: PathBuf,
     /// Opens the file again once its key is given out again.
     envelope: Envelope,
@@ -53,6 +52,8 @@ struct Open {
     /// `None` after a failed read or write, until it is opened again.
     database: Option<Database>,
     key: Key,
+    /// What seals the audit log; `None` in plaintext.
+    audit: Option<(Arc<AuditKey>, DekId)>,
 }
 
 /// What the file is opened with.
@@ -109,12 +110,13 @@ impl Control {
         let (envelope, runtime) = (envelope.clone(), Handle::current());
         blocking(move || {
             let database = database::open(&path, &protection)?;
-            let control = Self {
-                state: RwLock::new(Open {
-                    database: Some(database),
-                    key: Key::Had(protection, lease),
-                }),
+            let open = Open {
+                database: Some(database),
+                key: Key::Had(protection, lease),
                 audit,
+            };
+            let control = Self {
+                state: RwLock::new(open),
                 path,
                 envelope,
                 runtime,

@@ -9,6 +9,7 @@ use crate::control::ControlError;
 use crate::envelope::{EnvelopeError, ReadError};
 use crate::process::LockError;
 use crate::sqlcipher::{CopyError, OpenError};
+use crate::tenants::StoreError;
 
 /// Why an export or a migration was not done. The source is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +121,28 @@ pub enum OperationError {
         /// The path.
         path: PathBuf,
     },
+    /// A running server was asked about a file that is none of its own.
+    #[error("{} is none of the files of this server; stop it, or name a file in {}", .path.display(), .dir.display())]
+    NotServed {
+        /// The file.
+        path: PathBuf,
+        /// The server's data directory.
+        dir: PathBuf,
+    },
+    /// Something that goes with one file was said of all.
+    #[error("a tenant or a provider goes with one file, not with all")]
+    OneOrAll,
+    /// Not the id of a tenant.
+    #[error("{tenant:?} is no tenant's id")]
+    BadTenant {
+        /// What was given.
+        tenant: String,
+        /// The rule.
+        source: InvalidName,
+    },
+    /// A tenant's store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// Encryption is off in the settings.
     #[error(
         "no key provider is configured (--encryption-key-provider none); name one in NIMBUS_ENCRYPTION_KEY_PROVIDER or the \

@@ -20,13 +20,15 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use nimbus_manifests::{Cipher, SUFFIX, Subject, TenantId};
+use serde::{Deserialize, Serialize};
 
 pub use error::OperationError;
 
 use crate::envelope::parent;
 
 /// What kind of database a command is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Engine {
     /// A tenant's SQLite database.
     Sqlite,
@@ -43,6 +45,15 @@ impl Engine {
             Self::Redb => Cipher::Blocks1,
         }
     }
+}
+
+/// One file that is as it was.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Failure {
+    /// The protected file.
+    pub path: String,
+    /// Why.
+    pub error: String,
 }
 
 /// Every file of a directory that has a manifest, and of its control directory when that is another.

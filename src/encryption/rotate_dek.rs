@@ -1,18 +1,187 @@
 //! `rotate-dek`: a new data key for the data itself. Whatever was encrypted under the old one and is not there any more cannot be read again,
 //! by anyone who has the key-encryption key either.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nimbus_manifests::{Cipher, Subject, TenantId};
+use serde::{Deserialize, Serialize};
 
 use super::error::io_error;
-use super::{Engine, OperationError, check_engine, check_owner, check_space, size_of};
-use crate::control;
+use super::{
+    Engine, Failure, OperationError, check_engine, check_owner, check_space, protected_files,
+    size_of,
+};
+use crate::chain::chain;
+use crate::control::{self, Control};
 use crate::envelope::{
     Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, Intent, KeyedFile, Opened,
-    Prepared, Stage, blocking, classify, manifest_path, read_manifest,
+    Prepared, Stage, blocking, classify, manifest_path, parent, read_manifest,
 };
 use crate::sqlcipher::{self, Progress};
+use crate::tenants::TenantProvider;
+
+/// What is asked of a running server.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Request {
+    /// A protected file; with `all`, the data directory.
+    pub path: PathBuf,
+    /// Every file in the directory, and the control file.
+    pub all: bool,
+    /// What kind of database it is; without it, what its manifest says.
+    pub provider: Option<Engine>,
+    /// Whose it is; only the control file needs none.
+    pub tenant_id: Option<String>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Rotated {
+    /// Files that have a new data key.
+    pub rotated: Vec<Renewed>,
+    /// Files that are as they were, and why.
+    pub failed: Vec<Failure>,
+}
+
+/// One file with a new data key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Renewed {
+    /// The protected file.
+    pub path: String,
+    /// Whose it is.
+    pub subject: String,
+}
+
+/// The parts of a running server that a rotation goes through.
+#[derive(Debug, Clone)]
+pub struct Deployment {
+    /// The tenants.
+    pub tenants: Arc<dyn TenantProvider>,
+    /// The control file.
+    pub control: Arc<Control>,
+    /// The core.
+    pub envelope: Envelope,
+    /// Where the tenants' files are.
+    pub data_dir: PathBuf,
+    /// Where the control file is.
+    pub control_dir: PathBuf,
+}
+
+impl Deployment {
+    /// Gives one file, or each in its turn, a new data key while it is used. With `all`, one that fails does not keep the others.
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError`] when what was asked for cannot be done, or the one file failed.
+    pub async fn rotate_dek(
+        &self,
+        request: Request,
+        progress: Progress,
+    ) -> Result<Rotated, OperationError> {
+        let mut rotated = Rotated::default();
+        if !request.all {
+            let owner = request.tenant_id.map(|tenant| {
+                tenant
+                    .parse::<TenantId>()
+                    .map_err(|source| OperationError::BadTenant { tenant, source })
+            });
+            let owner = owner.transpose()?;
+            let done = self.renew(
+                &request.path,
+                request.provider,
+                Owner::Named(owner),
+                progress,
+            );
+            rotated.rotated.push(done.await?);
+            return Ok(rotated);
+        }
+        if request.tenant_id.is_some() || request.provider.is_some() {
+            return Err(OperationError::OneOrAll);
+        }
+        let this = self.clone();
+        let (files, sizes) = blocking(move || {
+            Self::check_served(&request.path, &this.data_dir)?;
+            let files = protected_files(&this.data_dir, Some(&this.control_dir))
+                .map_err(|(path, error)| io_error("read", path)(error))?;
+            let sizes: Vec<_> = files.iter().map(|path| size_of(path)).collect();
+            Ok::<_, OperationError>((files, sizes))
+        })
+        .await?;
+        let total: u64 = sizes.iter().sum();
+        let mut before = 0;
+        for (path, size) in files.iter().zip(sizes) {
+            let progress = progress.clone();
+            let of_all: Progress =
+                Arc::new(move |done, _of_one| progress((before + done).min(total), total));
+            match self.renew(path, None, Owner::Whoever, of_all).await {
+                Ok(one) => rotated.rotated.push(one),
+                Err(error) => rotated.failed.push(Failure {
+                    path: path.display().to_string(),
+                    error: chain(&error),
+                }),
+            }
+            before += size;
+        }
+        let _go_on = progress(total, total);
+        Ok(rotated)
+    }
+
+    /// One file.
+    async fn renew(
+        &self,
+        path: &Path,
+        engine: Option<Engine>,
+        owner: Owner,
+        progress: Progress,
+    ) -> Result<Renewed, OperationError> {
+        let (this, file) = (self.clone(), path.to_owned());
+        let subject = blocking(move || {
+            let subject = claimed_subject(&file)?;
+            if let Some(engine) = engine {
+                check_engine(&file, &subject, engine)?;
+            }
+            if let Owner::Named(named) = owner {
+                check_owner(&file, &subject, named.as_ref())?;
+            }
+            let dir = match subject.tenant() {
+                Some(_) => &this.data_dir,
+                None => &this.control_dir,
+            };
+            Self::check_served(parent(&file), dir)?;
+            check_space(&file, size_of(&file))?;
+            Ok::<_, OperationError>(subject)
+        })
+        .await?;
+        match subject.tenant() {
+            Some(tenant) => self.tenants.rotate_dek(tenant, progress).await?,
+            None => self.control.rotate_dek(&self.envelope).await?,
+        }
+        Ok(Renewed {
+            path: path.display().to_string(),
+            subject: subject.to_string(),
+        })
+    }
+
+    /// Refuses a directory that is not this server's.
+    fn check_served(dir: &Path, own: &Path) -> Result<(), OperationError> {
+        match (dir.canonicalize(), own.canonicalize()) {
+            (Ok(dir), Ok(own)) if dir == own => Ok(()),
+            _ => Err(OperationError::NotServed {
+                path: dir.to_owned(),
+                dir: own.to_owned(),
+            }),
+        }
+    }
+}
+
+/// Who a file must belong to.
+enum Owner {
+    /// Everybody's turn comes.
+    Whoever,
+    /// Who was named; nobody for the control file.
+    Named(Option<TenantId>),
+}
 
 /// Gives the file at `path` a new data key. Nobody may have it open; the caller holds the directory's lock.
 ///

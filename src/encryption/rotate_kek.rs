@@ -15,7 +15,7 @@ use nimbus_manifests::{InvalidName, KeyId, SUFFIX};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use super::protected_files;
+use super::{Failure, protected_files};
 use crate::chain::chain;
 use crate::config::KeyProviderKind;
 use crate::config::keys::{KeysError, refuse_key_beside};
@@ -167,15 +167,6 @@ pub struct Rotated {
     pub unchanged: u64,
     /// Files that are as they were, and why.
     pub failed: Vec<Failure>,
-}
-
-/// One file that is as it was.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Failure {
-    /// The protected file.
-    pub path: String,
-    /// Why.
-    pub error: String,
 }
 
 impl Request {

@@ -217,6 +217,15 @@ impl Envelope {
         self.audit.note(event);
     }
 
+    /// The same core, keeping no copies.
+    #[must_use]
+    pub(crate) fn without_mirror(self) -> Self {
+        Self {
+            mirror: None,
+            ..self
+        }
+    }
+
     /// The keys in force; `None` when encryption is off.
     #[must_use]
     pub fn keys(&self) -> Option<Arc<KeyRing>> {

@@ -270,6 +270,7 @@ impl From<StoreError> for ApiError {
             | StoreError::StorageFull { .. }
             | StoreError::Engine { .. }
             | StoreError::Io { .. }
+            | StoreError::Rekey { .. }
             | StoreError::Control { .. } => Code::Unavailable,
         };
         Self::new(code, error.to_string()).because(&error)

@@ -26,6 +26,7 @@ pub use router::{route_table, router};
 
 use crate::audit::AuditLog;
 use crate::control::{Control, ControlError};
+use crate::encryption::rotate_dek::Deployment;
 use crate::encryption::survey::Surveyor;
 use crate::envelope::{Envelope, acting_as, actor, blocking};
 use crate::scheduler::Scheduler;
@@ -138,6 +139,17 @@ impl App {
         match tokio::spawn(acting_as(actor(), work(self.clone()))).await {
             Ok(result) => result.map_err(ApiError::from),
             Err(_panic) => Err(ApiError::new(Code::Internal, "a fault in the server")),
+        }
+    }
+
+    /// What a rotation of data keys goes through.
+    fn deployment(&self) -> Deployment {
+        Deployment {
+            tenants: self.tenants.clone(),
+            control: self.control.clone(),
+            envelope: self.envelope.clone(),
+            data_dir: self.surveyor.data_dir.clone(),
+            control_dir: self.surveyor.control_dir.clone(),
         }
     }
 

@@ -61,6 +61,7 @@ fn groups() -> [Group; 4] {
             .get("/api/admin/encryption/audit", audit::verify)
             .post("/api/admin/encryption/audit", audit::record)
             .post("/api/admin/encryption/rotate-kek", admin::rotate_kek)
+            .post("/api/admin/encryption/rotate-dek", admin::rotate_dek)
             .post("/api/admin/encryption/shred", admin::shred)
             .post("/api/admin/encryption/lock", lock::lock)
             .post("/api/admin/encryption/unlock", lock::unlock)

@@ -55,6 +55,18 @@ pub enum CopyError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// Others have the file open and do not let go of it.
+    #[error("{} is being read all the while; try again when it is used less", .path.display())]
+    Busy {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The database was closed while it was copied.
+    #[error("{} was closed while it was copied; run it again", .path.display())]
+    Closed {
+        /// The file.
+        path: PathBuf,
+    },
     /// The copy does not hold what the source holds.
     #[error("the copy differs from {} in {what}; nothing was replaced, please report this", .path.display())]
     Differs {

@@ -6,8 +6,11 @@
 
 mod copy;
 mod error;
+mod follow;
 mod key;
+mod page;
 mod rekey;
+mod wal;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +24,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 pub(crate) use copy::fold_wal;
 pub use copy::{CopyError, Progress, export_plaintext, import_plaintext};
 pub use error::{Damage, OpenError};
+pub(crate) use follow::{Following, NotSwapped};
 pub(crate) use rekey::swap_to_next_key;
 
 use crate::envelope::{
@@ -138,7 +142,8 @@ impl Database {
         }
     }
 
-    fn keyed(file: KeyedFile) -> Self {
+    /// The database of a file whose page 1 was proven, or is about to be.
+    pub(crate) fn keyed(file: KeyedFile) -> Self {
         let path = file.path().to_owned();
         Self::new(&path, Some(file))
     }
@@ -200,45 +205,62 @@ impl Database {
         Ok(connection)
     }
 
-    /// Proves every page: `cipher_integrity_check` over the file's page MACs, then SQLite's own `integrity_check`. Reads the whole file.
-    /// Blocks; checkpoints what it can first, because the MAC check does not look into the WAL. (SQLite's own check does.)
+    /// Proves every page: `cipher_integrity_check` over the file's page MACs, and SQLite's own `integrity_check` beside it. Reads the whole
+    /// file twice, on two threads. Blocks; checkpoints what it can first, because the MAC check does not look into the WAL. (SQLite's own
+    /// check does.)
     ///
     /// # Errors
     ///
     /// [`OpenError::Damaged`].
     pub fn verify_pages(&self) -> Result<(), OpenError> {
-        let failed = |error| self.explain("verify", error);
         let connection = self.writer()?;
         connection
             .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_row| Ok(()))
-            .map_err(failed)?;
-        if let Some(key) = self.key() {
-            let mut bad = bad_pages(&connection).map_err(failed)?;
-            if bad > 0 {
-                // A page that a checkpoint was writing just then looks torn; a damaged one looks so twice.
-                bad = self.bad_pages_of(&key).map_err(failed)?;
-            }
-            if bad > 0 {
-                return Err(OpenError::Damaged {
-                    path: self.path.clone(),
-                    damage: Damage::Pages {
-                        bad,
-                        pages: self.size()? / PAGE_BYTES,
-                    },
-                });
-            }
+            .map_err(|error| self.explain("verify", error))?;
+        std::thread::scope(|scope| {
+            let structure = scope.spawn(move || self.verify_structure(connection));
+            let macs = self.verify_macs();
+            let structure = structure
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            macs.and(structure)
+        })
+    }
+
+    /// The MAC of every page in the file.
+    fn verify_macs(&self) -> Result<(), OpenError> {
+        let Some(key) = self.key() else { return Ok(()) };
+        let count = || {
+            self.bad_pages_of(&key)
+                .map_err(|error| self.explain("verify", error))
+        };
+        // A page that a checkpoint was writing just then looks torn; a damaged one looks so twice.
+        if count()? == 0 {
+            return Ok(());
         }
+        match count()? {
+            0 => Ok(()),
+            bad => Err(OpenError::Damaged {
+                path: self.path.clone(),
+                damage: Damage::Pages {
+                    bad,
+                    pages: self.size()? / PAGE_BYTES,
+                },
+            }),
+        }
+    }
+
+    fn verify_structure(&self, connection: Connection) -> Result<(), OpenError> {
         let verdict: String = connection
             .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
-            .map_err(failed)?;
+            .map_err(|error| self.explain("verify", error))?;
         if verdict == "ok" {
-            Ok(())
-        } else {
-            Err(OpenError::Damaged {
-                path: self.path.clone(),
-                damage: Damage::Structure,
-            })
+            return Ok(());
         }
+        Err(OpenError::Damaged {
+            path: self.path.clone(),
+            damage: Damage::Structure,
+        })
     }
 
     fn key(&self) -> Option<CipherKey> {

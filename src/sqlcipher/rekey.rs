@@ -58,14 +58,8 @@ pub(crate) fn swap_to_next_key(
     copy_pages(&connection, &target, path, progress)?;
     crash_point!("rekey::copied");
 
-    target.verify_pages()?;
-    let other = target.writer()?;
-    compare((&connection, "main"), (&other, "main"), path)
-        .map_err(|source| sqlite("compare", path, source))??;
-    // The copy's WAL is empty and goes with its last connection; so does what the old file kept beside it.
-    other
-        .close()
-        .map_err(|(_connection, error)| sqlite("close", &copy_path, error))?;
+    verify(&connection, &target, path)?;
+    // What the old file kept beside it goes with its last connection.
     connection
         .close()
         .map_err(|(_connection, error)| sqlite("close", path, error))?;
@@ -81,8 +75,20 @@ pub(crate) fn swap_to_next_key(
     Ok(())
 }
 
+/// Proves the copy: it opens under the next key, the MAC of each page is right, so is its structure, and it holds what the source shows.
+pub(super) fn verify(source: &Connection, target: &Database, path: &Path) -> Result<(), CopyError> {
+    target.verify_pages()?;
+    let other = target.writer()?;
+    compare((source, "main"), (&other, "main"), path)
+        .map_err(|source| sqlite("compare", path, source))??;
+    // Its WAL is empty and goes with its last connection.
+    other
+        .close()
+        .map_err(|(_connection, error)| sqlite("close", target.path(), error))
+}
+
 /// Every page, under the other key: row ids, free list and settings come along.
-fn copy_pages(
+pub(super) fn copy_pages(
     connection: &Connection,
     target: &Database,
     path: &Path,
@@ -118,11 +124,11 @@ fn copy_pages(
         .map_err(|(_connection, error)| sqlite("write", target.path(), error))
 }
 
-fn told(code: std::ffi::c_int) -> rusqlite::Error {
+pub(super) fn told(code: std::ffi::c_int) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)
 }
 
-fn sqlite(action: &'static str, path: &Path, source: rusqlite::Error) -> CopyError {
+pub(super) fn sqlite(action: &'static str, path: &Path, source: rusqlite::Error) -> CopyError {
     CopyError::Sqlite {
         action,
         path: path.to_owned(),

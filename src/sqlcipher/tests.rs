@@ -8,13 +8,13 @@ use nimbus_manifests::TenantId;
 use super::*;
 use crate::envelope::{KeyRing, manifest_path};
 
-struct Fixture {
+pub(super) struct Fixture {
     dir: tempfile::TempDir,
     envelope: Envelope,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let key = Arc::new(MemoryProvider::random().unwrap());
         Self {
             dir: tempfile::tempdir().unwrap(),
@@ -26,12 +26,34 @@ impl Fixture {
         self.dir.path().join(format!("{tenant}.sqlite3"))
     }
 
+    pub(super) async fn opened(&self, tenant: &str) -> Database {
+        self.open(tenant, Intent::Open).await.unwrap()
+    }
+
+    /// The file of a rekey that has begun.
+    pub(super) async fn rekeying(&self, tenant: &str) -> KeyedFile {
+        let (path, subject) = (self.path(tenant), subject(tenant));
+        let prepared = self
+            .envelope
+            .prepare(&path, &subject, Cipher::Sqlcipher4, Intent::Open)
+            .await
+            .unwrap();
+        let Prepared::Keyed(file) = prepared else {
+            panic!("it is encrypted");
+        };
+        self.envelope.begin_rekey(file).await.unwrap()
+    }
+
+    pub(super) fn rows(&self, database: &Database) -> i64 {
+        rows(&database.reader().unwrap())
+    }
+
     async fn open(&self, tenant: &str, intent: Intent) -> Result<Database, OpenError> {
         open(&self.envelope, &self.path(tenant), &subject(tenant), intent).await
     }
 
     /// A database of some hundred pages, closed and checkpointed.
-    async fn filled(&self, tenant: &str) -> PathBuf {
+    pub(super) async fn filled(&self, tenant: &str) -> PathBuf {
         let database = self.open(tenant, Intent::Create).await.unwrap();
         let connection = database.writer().unwrap();
         connection

@@ -268,6 +268,14 @@ pub enum StoreError {
         /// What the envelope reported.
         source: Arc<EnvelopeError>,
     },
+    /// The tenant got no new data key. It goes on under the one it has.
+    #[error("tenant {tenant} got no new data key")]
+    Rekey {
+        /// The tenant.
+        tenant: TenantId,
+        /// Why not.
+        source: Arc<dyn StdError + Send + Sync>,
+    },
     /// The control file could not be read or written.
     #[error("the control file failed: {source}")]
     Control {

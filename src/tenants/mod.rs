@@ -20,6 +20,7 @@ use crate::documents::query::{Position, Query, QueryPage};
 use crate::documents::schedule::{Cron, CronName, CronState, FinishedJob, Job, JobId, NewJob, Ran};
 use crate::documents::schema::TableSchema;
 use crate::documents::{Document, DocumentId, JournalPage, Mutation, MutationOutcome, TableName};
+use crate::sqlcipher::Progress;
 
 /// The most documents that [`TenantStore::list`] returns.
 pub const MAX_LIST: usize = 1000;
@@ -40,6 +41,9 @@ pub trait TenantProvider: Debug + Send + Sync {
     /// [`StoreError::TenantNotFound`]. Once this has begun nothing brings the tenant back: a crash in the middle is
     /// finished by the next start.
     async fn delete_tenant(&self, tenant: &TenantId) -> Result<(), StoreError>;
+
+    /// Gives a tenant a new data key while it is used. One that fails goes on under the key it has.
+    async fn rotate_dek(&self, tenant: &TenantId, progress: Progress) -> Result<(), StoreError>;
 
     /// All tenants, sorted. One that is being created or deleted is not among them.
     async fn list_tenants(&self) -> Result<Vec<TenantId>, StoreError>;

@@ -8,6 +8,7 @@ mod migrate;
 mod recover;
 mod repair;
 mod rotate_dek;
+mod rotate_dek_online;
 mod rotate_kek;
 mod shred;
 mod status;

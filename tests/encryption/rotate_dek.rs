@@ -153,6 +153,10 @@ fn running_it_again_settles_what_was_cut_short_and_draws_another_key() {
     }
 }
 
+fn as_text(value: &Value) -> &str {
+    value.as_str().expect("a text")
+}
+
 fn kill(machine: &Machine, command: &[&str], point: &str) {
     let mut killed = machine.nimbus(&["encryption"]);
     let _ = killed
@@ -234,7 +238,19 @@ fn refuses_what_it_should_not_touch() {
         &["cannot be used with"],
     );
     let server = machine.start(&[]);
-    let _ = encryption(&machine, ALPHA).expect(1, &["in use by process"]);
+    // A server serves its own directory, and nothing beside it.
+    let elsewhere = machine.path("elsewhere");
+    fs::create_dir(&elsewhere).expect("a directory");
+    let request = json!({"path": elsewhere, "all": true});
+    let begun = server.request("POST", "/api/admin/encryption/rotate-dek", Some(&request));
+    let path = format!("/api/admin/operations/{}", as_text(&begun.1["operation"]));
+    let ended = loop {
+        let now = server.get(&path);
+        if now["state"] != "running" {
+            break now;
+        }
+    };
+    assert!(as_text(&ended["error"]).contains("none of the files of this server"));
     server.stop();
     // Beside a file that is not the deployment's: a copy elsewhere is rekeyed, too.
     let copy = machine.path("copy");

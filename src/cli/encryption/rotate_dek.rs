@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use nimbus_manifests::TenantId;
 
+use super::super::remote::Remote;
 use super::super::{CliError, Outcome, block_on, output, settings};
 use super::audited::{offline, with_log};
 use super::{Provider, progress_bar, stop_on_signals};
@@ -13,7 +14,7 @@ use crate::chain::chain;
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
 use crate::control::Control;
-use crate::encryption::rotate_dek::rotate_dek;
+use crate::encryption::rotate_dek::{Request, Rotated, rotate_dek};
 use crate::encryption::{OperationError, protected_files};
 use crate::envelope::{Envelope, manifest_path, parent};
 use crate::process::DataDirLock;
@@ -26,8 +27,9 @@ Examples:
       --path data/demo.sqlite3
   nimbus encryption rotate-dek --path data --all
 
-Stop the server first. It needs room for a second copy of the file. One that was
-cut short is settled by the next opening, or by running it again.")]
+Goes through the running server when there is one; it goes on serving meanwhile.
+It needs room for a second copy of the file. One that was cut short is settled by
+the next opening, or by running it again.")]
 pub(super) struct RotateDek {
     /// A protected file; with --all, a data directory
     #[arg(long, value_name = "PATH")]
@@ -54,8 +56,33 @@ impl RotateDek {
         } else {
             parent(&self.path)
         };
-        let _lock = DataDirLock::acquire(dir)?;
-        block_on(self.here(&settings))
+        let Some(server) = Remote::on(dir)? else {
+            let _lock = DataDirLock::acquire(dir)?;
+            return block_on(self.here(&settings));
+        };
+        // The server has a directory of its own: paths are sent whole.
+        let request = Request {
+            path: std::path::absolute(&self.path)?,
+            all: self.all,
+            provider: self.provider.map(Provider::engine),
+            tenant_id: self.tenant_id.as_ref().map(TenantId::to_string),
+        };
+        let (bar, progress) = progress_bar("encrypting anew");
+        let rotated = server.operate("/api/admin/encryption/rotate-dek", &request, &progress);
+        bar.finish_and_clear();
+        let rotated: Rotated = rotated?;
+        for one in &rotated.rotated {
+            output::answer(&format!("{}: {} has a new data key", one.path, one.subject))?;
+        }
+        for failure in &rotated.failed {
+            output::note(&format!("{}: {}", failure.path, failure.error));
+        }
+        output::note(COPIES);
+        Ok(if rotated.failed.is_empty() {
+            Outcome::Done
+        } else {
+            Outcome::Failed
+        })
     }
 
     async fn here(self, settings: &Settings) -> Result<Outcome, CliError> {
@@ -104,9 +131,7 @@ impl RotateDek {
         for path in own {
             outcome = self.rotate(&envelope, &path, outcome).await?;
         }
-        output::note(
-            "Backups and copies made before are under the old data keys, and open with their own manifests as before.",
-        );
+        output::note(COPIES);
         Ok(outcome)
     }
 
@@ -139,6 +164,8 @@ impl RotateDek {
         }
     }
 }
+
+const COPIES: &str = "Backups and copies made before are under the old data keys, and open with their own manifests as before.";
 
 /// Whose a file is by its manifest: with --all, everybody's turn comes.
 fn owner(path: &Path) -> Option<TenantId> {

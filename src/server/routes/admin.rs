@@ -12,6 +12,7 @@ use super::tenant_id;
 use crate::audit::LogError;
 use crate::chain::chain;
 use crate::encryption::doctor::{Doctor, Examination};
+use crate::encryption::rotate_dek;
 use crate::encryption::rotate_kek::Request;
 use crate::encryption::shred;
 use crate::encryption::survey::{Survey, Verify};
@@ -86,6 +87,20 @@ pub(in crate::server) async fn rotate_kek(
         let rotated = rotate
             .run(&envelope, control_dir.as_deref(), progress)
             .await;
+        let rotated = rotated.map_err(|error| chain(&error))?;
+        serde_json::to_value(rotated).map_err(|error| error.to_string())
+    })?;
+    Ok((StatusCode::ACCEPTED, Json(json!({"operation": id}))))
+}
+
+/// Gives files new data keys while they are used, as `nimbus encryption rotate-dek`; the answer names the operation.
+pub(in crate::server) async fn rotate_dek(
+    State(app): State<Arc<App>>,
+    Body(request): Body<rotate_dek::Request>,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let deployment = app.deployment();
+    let id = app.operations.begin("rotate-dek", |progress| async move {
+        let rotated = deployment.rotate_dek(request, progress).await;
         let rotated = rotated.map_err(|error| chain(&error))?;
         serde_json::to_value(rotated).map_err(|error| error.to_string())
     })?;

@@ -46,8 +46,12 @@ impl Checkpoints {
         Ok(checkpoints)
     }
 
-    /// Checkpoints when the WAL has grown enough.
-    pub(super) fn after_commit(&mut self, writer: &Connection) -> rusqlite::Result<()> {
+    /// Checkpoints when the WAL has grown enough. `pinned`: somebody needs its frames for long, and is not waited for.
+    pub(super) fn after_commit(
+        &mut self,
+        writer: &Connection,
+        pinned: bool,
+    ) -> rusqlite::Result<()> {
         let pages = self.pages.load(Ordering::Relaxed);
         if pages < PASSIVE_PAGES {
             // It was begun afresh since the last time.
@@ -58,7 +62,7 @@ impl Checkpoints {
             return Ok(());
         }
         self.passive(writer)?;
-        if pages >= TRUNCATE_PAGES {
+        if pages >= TRUNCATE_PAGES && !pinned {
             // There was always some reader that kept the WAL from being begun afresh.
             self.truncate(writer)?;
         }
@@ -90,7 +94,15 @@ impl Checkpoints {
     }
 
     fn passive(&mut self, writer: &Connection) -> rusqlite::Result<()> {
-        let (pages, done) = writer.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::PASSIVE)?;
+        let (pages, done) = match writer.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::PASSIVE) {
+            Ok(found) => found,
+            // Who makes a copy under the next key is at it.
+            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
+                self.next = self.pages.load(Ordering::Relaxed) + PASSIVE_PAGES;
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         self.pages.store(pages, Ordering::Relaxed);
         self.next = if done == pages {
             PASSIVE_PAGES

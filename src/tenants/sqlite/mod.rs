@@ -25,6 +25,7 @@ mod lookups;
 mod plans;
 mod query;
 mod readers;
+mod rekey;
 mod schedule;
 mod schemas;
 mod statement;
@@ -54,7 +55,7 @@ use crate::{
         actor, blocking,
     },
     failpoints::crash_point,
-    sqlcipher::OpenError,
+    sqlcipher::{OpenError, Progress},
 };
 use store::{OpenTenant, SqliteTenant};
 
@@ -105,8 +106,12 @@ struct Known {
     tenants: BTreeSet<TenantId>,
     /// Tenants whose deletion could not be carried to its end yet.
     condemned: HashSet<TenantId>,
-    /// Tenants being created or deleted right now.
+    /// Tenants being created, deleted or given a new key right now.
     changing: HashSet<TenantId>,
+    /// Tenants that somebody waits to delete: a new key is not made to its end.
+    awaited: HashSet<TenantId>,
+    /// The provider is being closed.
+    closing: bool,
 }
 
 impl SqliteTenants {
@@ -166,7 +171,16 @@ impl TenantProvider for SqliteTenants {
     }
 
     async fn delete_tenant(&self, tenant: &TenantId) -> Result<(), StoreError> {
-        self.0.in_task(tenant, Shared::delete).await
+        let _new = self.0.known().awaited.insert(tenant.clone());
+        let deleted = self.0.in_task(tenant, Shared::delete).await;
+        let _was_there = self.0.known().awaited.remove(tenant);
+        deleted
+    }
+
+    async fn rotate_dek(&self, tenant: &TenantId, progress: Progress) -> Result<(), StoreError> {
+        self.0
+            .in_task(tenant, |shared, tenant| shared.renew_key(tenant, progress))
+            .await
     }
 
     async fn list_tenants(&self) -> Result<Vec<TenantId>, StoreError> {
@@ -205,6 +219,8 @@ impl TenantProvider for SqliteTenants {
     }
 
     async fn close(&self) -> Result<(), StoreError> {
+        self.0.known().closing = true;
+        self.0.quiet().await;
         self.0.registry.shut_down().await
     }
 }
@@ -363,6 +379,24 @@ impl Shared {
         OpenTenant::open(envelope, path, subject, tenant, intent, readers, due)
     }
 
+    /// Waits until no tenant is being created, deleted or given a new key.
+    async fn quiet(&self) {
+        loop {
+            tokio::pin! { let settled = self.settled.notified(); }
+            let _registered = settled.as_mut().enable();
+            if self.known().changing.is_empty() {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    /// Whether somebody waits for a tenant's turn who is not to wait long.
+    fn is_awaited(&self, tenant: &TenantId) -> bool {
+        let known = self.known();
+        known.closing || known.awaited.contains(tenant)
+    }
+
     fn exists(&self, tenant: &TenantId) -> bool {
         self.known().tenants.contains(tenant)
     }
@@ -383,7 +417,7 @@ fn subject(tenant: &TenantId) -> Subject {
         .expect("a tenant id with our extension is a file name")
 }
 
-/// The right to create or delete one tenant; there is one at a time.
+/// The right to create or delete one tenant, or to give it a new key; there is one at a time.
 struct Turn<'a> {
     shared: &'a Shared,
     tenant: &'a TenantId,

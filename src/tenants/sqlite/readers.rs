@@ -1,14 +1,17 @@
 //! The read connections of one tenant: few, opened when needed, used on blocking threads.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{
     Arc, Mutex, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use nimbus_manifests::TenantId;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::{apply::Reader, lookups::Lookups, opening};
 use crate::{
@@ -21,7 +24,9 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Readers {
     tenant: TenantId,
-    database: Database,
+    path: PathBuf,
+    /// Another one once the file has another key.
+    database: ArcSwap<Database>,
     /// As many as may read at once; closed with the tenant.
     permits: Arc<Semaphore>,
     count: u32,
@@ -29,6 +34,18 @@ pub(super) struct Readers {
     lookups: Lookups,
     /// Whether anything was read since [`Readers::shed_unused`] last asked.
     used: AtomicBool,
+    /// Whether a copy follows the database and needs the frames of its WAL.
+    followed: AtomicBool,
+}
+
+/// While it exists, a copy follows the database.
+#[derive(Debug)]
+pub(super) struct Followed(Arc<Readers>);
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.0.followed.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Readers {
@@ -37,18 +54,54 @@ impl Readers {
         let count = count.max(1);
         Arc::new(Self {
             tenant: tenant.clone(),
-            database,
+            path: database.path().to_owned(),
+            database: ArcSwap::from_pointee(database),
             permits: Arc::new(Semaphore::new(count as usize)),
             count,
             idle: Mutex::new(Vec::new()),
             lookups: Lookups::default(),
             used: AtomicBool::new(false),
+            followed: AtomicBool::new(false),
         })
     }
 
     /// The tenant's database file.
     pub(super) fn path(&self) -> &Path {
-        self.database.path()
+        &self.path
+    }
+
+    /// The database as it is opened now.
+    pub(super) fn database(&self) -> Arc<Database> {
+        self.database.load_full()
+    }
+
+    /// From now on connections are made to `database`: the same file under another key. Nobody reads meanwhile.
+    pub(super) fn reopen_as(&self, database: Database) {
+        self.shed();
+        self.database.store(Arc::new(database));
+    }
+
+    /// The same file under the same key, got from the key provider again.
+    pub(super) fn hold_by(&self, database: Database) {
+        self.database.store(Arc::new(database));
+    }
+
+    /// Says that a copy follows the database, for as long as the answer is held.
+    pub(super) fn follow(self: &Arc<Self>) -> Followed {
+        self.followed.store(true, Ordering::Relaxed);
+        Followed(Arc::clone(self))
+    }
+
+    /// Whether a copy follows the database.
+    pub(super) fn is_followed(&self) -> bool {
+        self.followed.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the queries under way, and has those that come wait until the answer is dropped. `None` when some query goes on for
+    /// longer than `patience`, or the tenant was closed.
+    pub(super) async fn hold(self: &Arc<Self>, patience: Duration) -> Option<OwnedSemaphorePermit> {
+        let all = Arc::clone(&self.permits).acquire_many_owned(self.count);
+        timeout(patience, all).await.ok()?.ok()
     }
 
     /// Runs a query on a blocking thread.
@@ -114,12 +167,12 @@ impl Readers {
 
     /// Why the tenant's key is not to be had, if that is why it was closed.
     pub(super) fn withheld(&self, envelope: &Envelope) -> Option<EnvelopeError> {
-        envelope.withheld(self.database.path(), self.database.manifest()?)
+        envelope.withheld(&self.path, self.database().manifest()?)
     }
 
     /// A connection that writes, for the one who owns this tenant's writing. Blocks.
     pub(super) fn writer(&self) -> Result<Connection, StoreError> {
-        self.database
+        self.database()
             .writer()
             .map_err(|error| opening(&self.tenant, error))
     }
@@ -140,7 +193,7 @@ impl Readers {
             return Ok(reader);
         }
         let connection = self
-            .database
+            .database()
             .reader()
             .map_err(|error| opening(&self.tenant, error))?;
         self.reader(connection)

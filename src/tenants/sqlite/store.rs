@@ -41,6 +41,16 @@ pub(super) struct OpenTenant {
 }
 
 impl OpenTenant {
+    /// Its writer.
+    pub(super) fn writer(&self) -> &Arc<Writer> {
+        &self.writer
+    }
+
+    /// Its readers.
+    pub(super) fn readers(&self) -> &Arc<Readers> {
+        &self.readers
+    }
+
     /// Opens or creates the file at `path`, and sees to its layout.
     pub(super) async fn open(
         envelope: Envelope,
@@ -85,13 +95,6 @@ impl OpenTenant {
             writer: Arc::new(writer),
             readers,
         })
-    }
-}
-
-#[cfg(test)]
-impl OpenTenant {
-    pub(super) fn writer(&self) -> &Writer {
-        &self.writer
     }
 }
 

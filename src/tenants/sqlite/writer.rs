@@ -58,7 +58,20 @@ pub(super) struct Writer {
 
 enum Command {
     Apply(Queued),
+    Renew(Box<dyn Renewal>),
     Close,
+}
+
+/// What is done to the file while the writer has it for itself, between two commits.
+pub(super) trait Renewal: Send {
+    /// The last look at the file while it is open. `false`: that was all, the writer goes on.
+    fn before(&mut self) -> bool;
+
+    /// The writer has gone on.
+    fn gone_on(self: Box<Self>);
+
+    /// Nothing of the writer is open any more, and its WAL is folded in (or was not: `closed`). `false`: the tenant must be opened afresh.
+    fn closed(self: Box<Self>, closed: Result<(), StoreError>) -> bool;
 }
 
 /// Work that waits for its turn.
@@ -143,7 +156,7 @@ impl Writer {
         let work: Box<dyn FnOnce() -> Result<(), StoreError> + Send> = match connection {
             Some(connection) => {
                 let work = station.begin(connection)?;
-                Box::new(move || work.run(None))
+                Box::new(move || work.run_on(None))
             }
             None => Box::new(move || station.run()),
         };
@@ -209,6 +222,14 @@ impl Writer {
         sent.map(|()| outcome)
     }
 
+    /// Has `renewal` done once what is queued so far is written. Waits for a place in the queue: blocks.
+    pub(super) fn renew(&self, renewal: Box<dyn Renewal>) -> Result<(), StoreError> {
+        let closed = |_refused| StoreError::Closed {
+            tenant: self.tenant.clone(),
+        };
+        self.queue.send(Command::Renew(renewal)).map_err(closed)
+    }
+
     /// Writes what was queued so far, empties the WAL and closes the connection. Blocks.
     pub(super) fn close(&self) -> Result<(), StoreError> {
         let thread = self
@@ -264,20 +285,31 @@ struct Station {
 impl Station {
     /// Waits for the first mutation, and opens the connection for it.
     fn run(self) -> Result<(), StoreError> {
-        let Some(first) = next(&self.commands, || self.readers.shed_unused()) else {
-            return Ok(());
-        };
-        let begun = match self.readers.writer() {
-            Ok(connection) => self.begin(connection),
-            Err(error) => Err(error),
-        };
-        match begun {
-            Ok(work) => work.run(Some(first)),
-            Err(error) => {
-                // The next request opens the tenant afresh.
-                first.work.answer(Err(error));
-                Ok(())
-            }
+        loop {
+            let first = match next(&self.commands, || self.readers.shed_unused()) {
+                Command::Apply(first) => first,
+                Command::Close => return Ok(()),
+                Command::Renew(mut renewal) => {
+                    if !renewal.before() {
+                        renewal.gone_on();
+                    } else if !renewal.closed(Ok(())) {
+                        return Ok(());
+                    }
+                    continue;
+                }
+            };
+            let begun = match self.readers.writer() {
+                Ok(connection) => self.begin(connection),
+                Err(error) => Err(error),
+            };
+            return match begun {
+                Ok(work) => work.run_on(Some(first)),
+                Err(error) => {
+                    // The next request opens the tenant afresh.
+                    first.work.answer(Err(error));
+                    Ok(())
+                }
+            };
         }
     }
 
@@ -303,12 +335,12 @@ impl Station {
     }
 }
 
-/// Waits for a mutation; `None` once the tenant is to be closed. Nothing to do for a while is time to `rest`.
-fn next(commands: &Receiver<Command>, mut rest: impl FnMut()) -> Option<Queued> {
+/// Waits for something to do. Nothing for a while is time to `rest`.
+fn next(commands: &Receiver<Command>, mut rest: impl FnMut()) -> Command {
     loop {
         match commands.recv_timeout(IDLE) {
-            Ok(Command::Apply(queued)) => return Some(queued),
-            Ok(Command::Close) | Err(RecvTimeoutError::Disconnected) => return None,
+            Ok(command) => return command,
+            Err(RecvTimeoutError::Disconnected) => return Command::Close,
             Err(RecvTimeoutError::Timeout) => rest(),
         }
     }
@@ -331,29 +363,77 @@ struct Work {
 }
 
 impl Work {
-    fn run(mut self, mut first: Option<Queued>) -> Result<(), StoreError> {
-        while let Some(first) = first.take().or_else(|| self.next()) {
-            let (group, closing) = self.gather(first);
-            crash_point!("tenants::writer::batch-taken");
-            self.commit(group);
-            crash_point!("tenants::writer::answered");
-            if self.broken {
-                // Its successor starts from a fresh connection; what is still queued is not answered from this one.
-                return Ok(());
-            }
-            if let Err(error) = self.checkpoints.after_commit(&self.connection) {
-                // The commits are safe in the WAL. The next checkpoint tries again.
-                tracing::warn!(tenant = %self.station.tenant, %error, "checkpoint failed");
-            }
-            crash_point!("tenants::writer::checkpointed");
-            if closing {
-                break;
+    /// Writes until the tenant is closed, on a fresh connection after each renewal.
+    fn run_on(mut self, mut first: Option<Queued>) -> Result<(), StoreError> {
+        loop {
+            match self.run(first.take())? {
+                None => return Ok(()),
+                Some(station) => {
+                    let connection = station.readers.writer()?;
+                    self = station.begin(connection)?;
+                }
             }
         }
-        self.finish()
     }
 
-    fn next(&mut self) -> Option<Queued> {
+    /// Writes until the tenant is closed or, with an answer, has to be opened again here.
+    fn run(mut self, mut first: Option<Queued>) -> Result<Option<Station>, StoreError> {
+        loop {
+            let command = first.take().map_or_else(|| self.next(), Command::Apply);
+            let then = match command {
+                Command::Apply(queued) => {
+                    let then = self.write(queued);
+                    if self.broken {
+                        // Its successor starts from a fresh connection; what is still queued is not answered from this one.
+                        return Ok(None);
+                    }
+                    then
+                }
+                other => Some(other),
+            };
+            match then {
+                None | Some(Command::Apply(_)) => {}
+                Some(Command::Close) => return self.finish().map(|_station| None),
+                Some(Command::Renew(mut renewal)) => {
+                    if renewal.before() {
+                        return self.hand_over(renewal);
+                    }
+                    renewal.gone_on();
+                }
+            }
+        }
+    }
+
+    /// One group commit; answers what was met in the queue behind it.
+    fn write(&mut self, first: Queued) -> Option<Command> {
+        let (group, then) = self.gather(first);
+        crash_point!("tenants::writer::batch-taken");
+        self.commit(group);
+        crash_point!("tenants::writer::answered");
+        if self.broken {
+            return then;
+        }
+        let pinned = self.station.readers.is_followed();
+        if let Err(error) = self.checkpoints.after_commit(&self.connection, pinned) {
+            // The commits are safe in the WAL. The next checkpoint tries again.
+            tracing::warn!(tenant = %self.station.tenant, %error, "checkpoint failed");
+        }
+        crash_point!("tenants::writer::checkpointed");
+        then
+    }
+
+    /// Closes the connection and lets go of the file for a moment.
+    fn hand_over(self, renewal: Box<dyn Renewal>) -> Result<Option<Station>, StoreError> {
+        match self.finish() {
+            Ok(station) => Ok(renewal.closed(Ok(())).then_some(station)),
+            Err(error) => {
+                let _opened_afresh = renewal.closed(Err(error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    fn next(&mut self) -> Command {
         let Self {
             station,
             connection,
@@ -370,14 +450,14 @@ impl Work {
 
     /// Takes what else is queued. A lone client is never made to wait; but where the last group was a crowd, its
     /// members, just answered, are about to send again, and a moment's patience keeps them together in one commit.
-    fn gather(&mut self, first: Queued) -> (Vec<Queued>, bool) {
+    fn gather(&mut self, first: Queued) -> (Vec<Queued>, Option<Command>) {
         let patience = Instant::now() + LINGER;
         let Size {
             mut bytes,
             mut changes,
         } = first.size;
         let mut group = vec![first];
-        let mut closing = false;
+        let mut then = None;
         while changes < MAX_GROUP && bytes < MAX_GROUP_BYTES {
             let command = self.station.commands.try_recv().ok().or_else(|| {
                 if group.len() >= self.last_group {
@@ -392,16 +472,15 @@ impl Work {
                     changes += queued.size.changes;
                     group.push(queued);
                 }
-                Some(Command::Close) => {
-                    closing = true;
+                other => {
+                    then = other;
                     break;
                 }
-                None => break,
             }
         }
         self.last_group = group.len();
         let _before = self.station.queued.fetch_sub(bytes, Ordering::Relaxed);
-        (group, closing)
+        (group, then)
     }
 
     /// Applies a group in one transaction and answers every caller.
@@ -487,15 +566,16 @@ impl Work {
     }
 
     /// Empties the WAL and closes the connection.
-    fn finish(mut self) -> Result<(), StoreError> {
+    fn finish(mut self) -> Result<Station, StoreError> {
         let emptied = self.checkpoints.truncate(&self.connection);
         let closed = self
             .connection
             .close()
             .map_err(|(_connection, error)| error);
-        emptied
-            .and(closed)
-            .map_err(|error| failure(&self.station.tenant, error))
+        match emptied.and(closed) {
+            Ok(()) => Ok(self.station),
+            Err(error) => Err(failure(&self.station.tenant, error)),
+        }
     }
 }
 

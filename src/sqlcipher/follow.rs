@@ -1,0 +1,478 @@
+//! A database that is written all the while gets its next key: a copy that follows it, until the two are the same.
+//!
+//! 1. A read transaction pins a snapshot. The copy is made from it and verified against it, as with the server stopped; writing goes on.
+//! 2. What was committed since stands in the WAL, which the pin keeps from being begun afresh. Each page that changed is brought over:
+//!    opened under the first key, sealed under the next, written, read again and compared. This is repeated until little is left.
+//! 3. The writer holds still. The last pages are brought over, the copy is opened under the next key once more, the old file's WAL is
+//!    folded in and gone, and the copy takes the old file's place.
+//!
+//! Whatever the swap publishes was therefore verified: each page either with the whole, or by itself after it last changed. On the disk the
+//! states are those of [`super::rekey`]; the old file is whole, with all that was acknowledged, until it is replaced.
+//!
+//! **No change is missed.** The place in the WAL up to which all was seen is never behind the snapshot of the pin that is in force, and the
+//! next pin is set before the older one is let go. SQLite does not overwrite a frame after the snapshot of a reader. A reader that finds the
+//! whole WAL in the file already does not keep the WAL from being begun afresh, but then it has seen all of it; nothing that is written
+//! after can go into the file, and so be overwritten, while it reads.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use data_encoding::HEXLOWER_PERMISSIVE;
+use nimbus_keyproviders::OsRandom;
+use rusqlite::wal::CheckpointMode;
+use rusqlite::{Connection, ErrorCode, MAIN_DB, ffi};
+
+use super::copy::{CopyError, Progress};
+use super::page::{Content, LOCK_PAGE, PAGE, PageKey, SALT};
+use super::rekey::{copy_pages, sqlite, told, verify};
+use super::wal::{Changes, Tail};
+use super::{Damage, Database, OpenError};
+use crate::envelope::{KeyedFile, parent, sync_dir};
+use crate::failpoints::crash_point;
+
+/// A verified copy under the next key, and all that is needed to keep up with its source.
+pub(crate) struct Following {
+    file: KeyedFile,
+    source: Database,
+    target: Database,
+    copy: File,
+    opens: PageKey,
+    seals: PageKey,
+    tail: Tail,
+    /// Asks what is committed, and checkpoints.
+    watch: Option<Connection>,
+    /// Reads the snapshot after which everything stays in the WAL.
+    pin: Option<Connection>,
+}
+
+/// Why the copy did not take its source's place. The source is as it was.
+pub(crate) struct NotSwapped {
+    /// What went wrong.
+    pub(crate) error: CopyError,
+    /// Whether the rename happened and could not be made durable: then nobody may go on with what is open.
+    pub(crate) renamed: bool,
+}
+
+impl Following {
+    /// Copies a database whose manifest says `rekeying`, and verifies the copy, while others write. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`CopyError`].
+    pub(crate) fn begin(file: KeyedFile, progress: &Progress) -> Result<Self, CopyError> {
+        let path = file.path().to_owned();
+        let Some(copy) = file.copy_under_next() else {
+            let what = "its number of data keys".to_owned();
+            return Err(CopyError::Differs { path, what });
+        };
+        let source = Database::keyed(file.share());
+        let target = Database::keyed(copy);
+        let copy = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(target.path())
+            .map_err(io_error("create", target.path()))?;
+        let watch = source.fresh()?;
+        let pin = pinned(&source)?;
+        let tail = Tail::new(&path);
+        copy_pages(&pin, &target, &path, Some(&spread(&copy, progress)))?;
+        crash_point!("rekey::copied");
+        verify(&pin, &target, &path)?;
+        let opens = page_key(&source, &pin)?;
+        let seals = page_key(&target, &target.fresh()?)?;
+        Ok(Self {
+            file,
+            source,
+            target,
+            copy,
+            opens,
+            seals,
+            tail,
+            watch: Some(watch),
+            pin: Some(pin),
+        })
+    }
+
+    /// Brings over what was committed since it was last asked, and answers how many pages that were. What the copy has may go from the WAL
+    /// into the file after that. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`CopyError`].
+    pub(crate) fn catch_up(&mut self) -> Result<usize, CopyError> {
+        let pin = pinned(&self.source)?;
+        let changed = self.advance()?;
+        self.copy
+            .sync_data()
+            .map_err(io_error("flush", self.target.path()))?;
+        self.pin = Some(pin);
+        match self
+            .watch()?
+            .wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::PASSIVE)
+        {
+            Ok(_) => {}
+            // The writer is at it.
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {}
+            Err(error) => return Err(sqlite("checkpoint", self.source.path(), error)),
+        }
+        Ok(changed)
+    }
+
+    /// Brings over the last pages, proves that the copy is what the source is, and lets go of the source. Nobody writes meanwhile. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`CopyError`].
+    pub(crate) fn finish(&mut self) -> Result<(), CopyError> {
+        let _changed = self.advance()?;
+        self.copy
+            .sync_all()
+            .map_err(io_error("flush", self.target.path()))?;
+        let path = self.source.path();
+        let failed = |error| sqlite("compare", path, error);
+        let copy = self.target.fresh()?;
+        for pragma in ["page_count", "freelist_count", "user_version"] {
+            let ask = |connection: &Connection| {
+                connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0))
+            };
+            if ask(self.watch()?).map_err(failed)? != ask(&copy).map_err(failed)? {
+                let (path, what) = (path.to_owned(), format!("its {pragma}"));
+                return Err(CopyError::Differs { path, what });
+            }
+        }
+        copy.close()
+            .map_err(|(_connection, error)| sqlite("close", self.target.path(), error))?;
+        crash_point!("rekey::verified");
+        (self.pin, self.watch) = (None, None);
+        Ok(())
+    }
+
+    /// Takes hold of the source again after [`finish`](Self::finish): it was not swapped, and nothing was written meanwhile. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`CopyError`].
+    pub(crate) fn resume(&mut self) -> Result<(), CopyError> {
+        self.watch = Some(self.source.fresh()?);
+        self.pin = Some(pinned(&self.source)?);
+        Ok(())
+    }
+
+    /// Puts the copy in the source's place. Everybody closed the source, and its WAL went with the last of them. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`NotSwapped`].
+    pub(crate) fn swap(&self) -> Result<KeyedFile, NotSwapped> {
+        let not = |renamed| move |error| NotSwapped { error, renamed };
+        let (path, copy) = (self.source.path(), self.target.path());
+        let wal = beside(path, "-wal");
+        if std::fs::symlink_metadata(&wal).is_ok() {
+            let path = path.to_owned();
+            return Err(not(false)(CopyError::Busy { path }));
+        }
+        std::fs::rename(copy, path)
+            .map_err(|source| not(false)(io_error("rename", copy)(source)))?;
+        crash_point!("rekey::renamed");
+        let dir = parent(path);
+        sync_dir(dir).map_err(|source| not(true)(io_error("flush", dir)(source)))?;
+        crash_point!("rekey::swapped");
+        Ok(self.file.share())
+    }
+
+    /// Brings over what the WAL holds beyond the place that was seen.
+    fn advance(&mut self) -> Result<usize, CopyError> {
+        let path = self.source.path().to_owned();
+        let changes = self.changes()?;
+        let Some(pages) = changes.pages else {
+            return Ok(0);
+        };
+        let on_copy = |action| io_error(action, self.target.path());
+        let had = self.copy.metadata().map_err(on_copy("read"))?.len();
+        let had = u32::try_from(had / PAGE as u64).unwrap_or(u32::MAX);
+        // A page that the database grew by and that was never written is all zeros.
+        let grown = (had + 1..=pages).filter(|number| !changes.has(*number));
+        for number in changes.numbers().chain(grown) {
+            if number > pages || number == LOCK_PAGE {
+                continue;
+            }
+            let content = match changes.page(number).map_err(io_error("read", &path))? {
+                None => Content::new([0; _]),
+                Some(page) => self
+                    .opens
+                    .open(number, &page)
+                    .ok_or_else(|| damaged(&path, pages))?,
+            };
+            self.put(number, &content)?;
+        }
+        if had > pages {
+            self.copy
+                .set_len(u64::from(pages) * PAGE as u64)
+                .map_err(on_copy("cut"))?;
+        }
+        Ok(changes.len())
+    }
+
+    /// Writes a page of the copy, and reads it again.
+    fn put(&self, number: u32, content: &Content) -> Result<(), CopyError> {
+        let path = self.target.path();
+        let sealed = self
+            .seals
+            .seal(number, content, &OsRandom)
+            .map_err(|error| io_error("draw randomness for", path)(io::Error::other(error)))?;
+        let at = u64::from(number - 1) * PAGE as u64;
+        self.copy
+            .write_all_at(&sealed, at)
+            .map_err(io_error("write", path))?;
+        let mut again = [0; PAGE];
+        self.copy
+            .read_exact_at(&mut again, at)
+            .map_err(io_error("read", path))?;
+        if self.seals.open(number, &again).as_ref() == Some(content) {
+            return Ok(());
+        }
+        Err(CopyError::Differs {
+            path: self.source.path().to_owned(),
+            what: format!("page {number}"),
+        })
+    }
+
+    /// What is committed and was not seen yet. Which WAL it is and how far it goes is asked until both answers belong together.
+    fn changes(&mut self) -> Result<Changes, CopyError> {
+        let path = self.source.path().to_owned();
+        let read = || io_error("read the WAL of", &path);
+        loop {
+            let before = self.tail.salts().map_err(read())?;
+            let (frames, _done) = self
+                .watch()?
+                .wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::NOOP)
+                .map_err(|error| sqlite("look at the WAL of", &path, error))?;
+            if before != self.tail.salts().map_err(read())? {
+                continue;
+            }
+            let frames = u32::try_from(frames).unwrap_or(0);
+            return self.tail.advance(before, frames).map_err(read());
+        }
+    }
+
+    fn watch(&self) -> Result<&Connection, CopyError> {
+        let closed = || sqlite("look at", self.source.path(), told(ffi::SQLITE_MISUSE));
+        self.watch.as_ref().ok_or_else(closed)
+    }
+}
+
+/// A connection in a read transaction.
+fn pinned(database: &Database) -> Result<Connection, CopyError> {
+    let connection = database.fresh()?;
+    connection
+        .execute_batch("BEGIN")
+        .and_then(|()| {
+            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_row| Ok(()))
+        })
+        .map_err(|error| sqlite("read", database.path(), error))?;
+    Ok(connection)
+}
+
+/// The key of a database's pages. Its salt is asked of SQLCipher: whoever opens and closes the file by hand takes away SQLite's locks on it.
+fn page_key(database: &Database, connection: &Connection) -> Result<PageKey, CopyError> {
+    let path = database.path();
+    let text: String = connection
+        .pragma_query_value(None, "cipher_salt", |row| row.get(0))
+        .map_err(|error| sqlite("read the salt of", path, error))?;
+    let salt = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
+    let salt = salt.and_then(|salt| <[u8; SALT]>::try_from(salt).ok());
+    match (database.key(), salt) {
+        (Some(key), Some(salt)) => Ok(PageKey::new(&key, salt)),
+        _ => Err(sqlite("read the salt of", path, told(ffi::SQLITE_NOTADB))),
+    }
+}
+
+/// Flushes the growing copy now and then, so that the disk is never given all of it at once while others wait for it.
+fn spread(copy: &File, progress: &Progress) -> Progress {
+    let (copy, progress) = (copy.try_clone().ok(), progress.clone());
+    let flushed = std::sync::atomic::AtomicU64::new(0);
+    Arc::new(move |done, total| {
+        use std::sync::atomic::Ordering::Relaxed;
+        if done.saturating_sub(flushed.load(Relaxed)) >= FLUSH_BYTES {
+            flushed.store(done, Relaxed);
+            // Only for the pace: what counts is flushed, and looked at, later.
+            drop(copy.as_ref().map(File::sync_data));
+        }
+        progress(done, total)
+    })
+}
+
+fn damaged(path: &Path, pages: u32) -> CopyError {
+    CopyError::Open(OpenError::Damaged {
+        path: path.to_owned(),
+        damage: Damage::Pages {
+            bad: 1,
+            pages: pages.into(),
+        },
+    })
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CopyError + use<> {
+    let path = path.to_owned();
+    move |source| CopyError::Io {
+        action,
+        path,
+        source,
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// 16 MiB.
+const FLUSH_BYTES: u64 = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::Opened;
+    use crate::sqlcipher::tests::Fixture;
+
+    /// One connection writes in every way that changes pages, while the copy follows.
+    #[tokio::test]
+    async fn follows_whatever_is_written_and_ends_as_the_same_database() {
+        let fixture = Fixture::new();
+        let path = fixture.filled("demo").await;
+        let database = fixture.opened("demo").await;
+        let writer = database.writer().unwrap();
+        let file = fixture.rekeying("demo").await;
+        // Committed before, in the WAL when the snapshot is taken.
+        run(&writer, "UPDATE t SET value = 'before' WHERE id = 1");
+        let mut following = Following::begin(file, &quiet()).unwrap();
+        for round in 0..40 {
+            for statement in [
+                format!(
+                    "INSERT INTO t (value) SELECT printf('more %0400d', id) FROM t LIMIT {}",
+                    round * 9 % 200
+                ),
+                format!("UPDATE t SET value = 'round {round}' WHERE id % 97 = {round}"),
+                format!("DELETE FROM t WHERE id % 50 = {round}"),
+                format!(
+                    "CREATE TABLE made{round} (x); DROP TABLE IF EXISTS made{}",
+                    (round + 37) % 40
+                ),
+                "BEGIN; DELETE FROM t; ROLLBACK".to_owned(),
+            ] {
+                run(&writer, &statement);
+            }
+            match round % 10 {
+                // Everything into the file, and the WAL begun afresh, as far as the pin allows.
+                3 => drop(writer.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::PASSIVE)),
+                7 => run(&writer, "VACUUM"),
+                _ => {}
+            }
+            if round % 4 == 0 {
+                assert!(following.catch_up().unwrap() > 0);
+            }
+            if round % 8 == 0 {
+                assert_eq!(
+                    following.catch_up().unwrap(),
+                    0,
+                    "nothing was written since"
+                );
+            }
+        }
+        following.finish().unwrap();
+        let expected = content(&writer);
+        // Somebody has it open still: nothing is exchanged, and the copy goes on.
+        let not = following.swap().err().unwrap();
+        assert!(matches!(not.error, CopyError::Busy { .. }) && !not.renamed);
+        following.resume().unwrap();
+        assert_eq!(following.catch_up().unwrap(), 0);
+        following.finish().unwrap();
+        writer.close().unwrap();
+        drop(database);
+        let file = following.swap().ok().unwrap();
+        let database = Database::keyed(file.under(Opened::Next).unwrap());
+        database.verify_pages().unwrap();
+        assert_eq!(content(&database.writer().unwrap()), expected);
+        assert!(!beside(&path, ".rekey").exists());
+    }
+
+    #[tokio::test]
+    async fn an_idle_database_whose_wal_comes_and_goes_is_followed_too() {
+        let fixture = Fixture::new();
+        let _path = fixture.filled("demo").await;
+        let database = fixture.opened("demo").await;
+        let writer = database.writer().unwrap();
+        let file = fixture.rekeying("demo").await;
+        let mut following = Following::begin(file, &quiet()).unwrap();
+        writer.busy_timeout(std::time::Duration::ZERO).unwrap();
+        for round in 0..6 {
+            run(&writer, "PRAGMA wal_checkpoint(TRUNCATE)");
+            run(
+                &writer,
+                &format!("UPDATE t SET value = 'round {round}' WHERE id = 7"),
+            );
+            if round % 2 == 0 {
+                assert!(following.catch_up().unwrap() > 0);
+            }
+            run(&writer, "PRAGMA wal_checkpoint(TRUNCATE)");
+        }
+        following.finish().unwrap();
+        let expected = content(&writer);
+        writer.close().unwrap();
+        drop(database);
+        let file = following.swap().ok().unwrap();
+        let database = Database::keyed(file.under(Opened::Next).unwrap());
+        database.verify_pages().unwrap();
+        assert_eq!(content(&database.writer().unwrap()), expected);
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_does_not_authenticate_stops_it() {
+        let fixture = Fixture::new();
+        let path = fixture.filled("demo").await;
+        let database = fixture.opened("demo").await;
+        let writer = database.writer().unwrap();
+        let file = fixture.rekeying("demo").await;
+        let mut following = Following::begin(file, &quiet()).unwrap();
+        run(&writer, "UPDATE t SET value = 'x' WHERE id = 7");
+        let wal = OpenOptions::new()
+            .write(true)
+            .open(beside(&path, "-wal"))
+            .unwrap();
+        wal.write_all_at(b"scribbled", 32 + 24 + 100).unwrap();
+        let error = following.catch_up().err().unwrap();
+        assert!(
+            matches!(error, CopyError::Open(OpenError::Damaged { .. })),
+            "{error:?}"
+        );
+    }
+
+    fn quiet() -> Progress {
+        Arc::new(|_, _| true)
+    }
+
+    fn run(connection: &Connection, sql: &str) {
+        use rusqlite::fallible_iterator::FallibleIterator as _;
+        let mut statements = rusqlite::Batch::new(connection, sql);
+        while let Some(mut statement) = statements.next().unwrap() {
+            let mut rows = statement.query([]).unwrap();
+            while rows.next().unwrap().is_some() {}
+        }
+    }
+
+    fn content(connection: &Connection) -> (i64, String, i64) {
+        connection
+            .query_row(
+                "SELECT count(*), group_concat(id || value, ';' ORDER BY id), (SELECT count(*) FROM sqlite_schema) FROM t",
+                [],
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+            )
+            .unwrap()
+    }
+}

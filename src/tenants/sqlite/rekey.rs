@@ -1,0 +1,305 @@
+//! A new data key for a tenant that is in use.
+//!
+//! The copy under the next key is made and verified on a thread of its own, at the lowest priority, while the tenant is read and written
+//! ([`Following`]). Only the swap needs the file alone: queries under way are waited for while writing goes on, then the writer holds
+//! between two commits, for a few pages and a rename. Requests that come meanwhile wait.
+
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use nimbus_manifests::{Cipher, TenantId};
+use tokio::sync::oneshot;
+
+use super::{Shared, opening, readers::Readers, store::OpenTenant, subject, writer::Renewal};
+use crate::{
+    envelope::{
+        Event, EventKind, EventOutcome, Intent, KeyedFile, Opened, Prepared, Stage, blocking,
+    },
+    sqlcipher::{CopyError, Database, Following, NotSwapped, Progress, which_key},
+    tenants::{StoreError, registry::Lease},
+};
+
+impl Shared {
+    /// Gives a tenant's file a new data key. It is opened for it when it is not.
+    pub(super) async fn renew_key(
+        self: Arc<Self>,
+        tenant: TenantId,
+        progress: Progress,
+    ) -> Result<(), StoreError> {
+        if !self.exists(&tenant) {
+            return Err(StoreError::TenantNotFound { tenant });
+        }
+        let opener = self.opener(&tenant, Intent::Open);
+        let lease = self.registry.lease(&tenant, opener).await?;
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| StoreError::Rekey {
+            tenant: tenant.clone(),
+            source: error.into(),
+        };
+        // As it is on the disk now: the key-encryption key may have changed since the tenant was opened.
+        let file = self.settled(&tenant).await?;
+        let begun = Event::new(EventKind::Rekey, EventOutcome::Begun).of(file.manifest());
+        let record = |event| self.envelope.record(event);
+        record(begun.clone())
+            .await
+            .map_err(|error| failed(error.into()))?;
+        let rekeyed = self.rekey(&tenant, &lease, file, progress).await;
+        let event = match &rekeyed {
+            Ok(file) => Event::new(EventKind::Rekey, EventOutcome::Done).of(file.manifest()),
+            Err(_) => begun.ended(&rekeyed),
+        };
+        record(event).await.map_err(|error| failed(error.into()))?;
+        rekeyed.map(drop)
+    }
+
+    async fn rekey(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        lease: &Lease<OpenTenant>,
+        file: KeyedFile,
+        progress: Progress,
+    ) -> Result<KeyedFile, StoreError> {
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| StoreError::Rekey {
+            tenant: tenant.clone(),
+            source: error.into(),
+        };
+        let _followed = lease.readers().follow();
+        let file = self
+            .envelope
+            .begin_rekey(file)
+            .await
+            .map_err(|error| failed(error.into()))?;
+        let first = file.share();
+        let (shared, going) = (Arc::clone(self), tenant.clone());
+        let progress: Progress =
+            Arc::new(move |done, total| progress(done, total) && !shared.is_awaited(&going));
+        let (file, opened, outcome) = match rekey(lease, file, progress).await {
+            Ok(file) => (file, Opened::Next, Ok(())),
+            Err(Failed::AsItWas(error)) => (first, Opened::First, Err(error)),
+            // Which of the two files a power cut leaves is not known: the next opening finds out.
+            Err(Failed::Renamed(error)) => return Err(failed(error.into())),
+        };
+        // It is settled by the next opening if this cannot be written.
+        let settled = self.envelope.settle(file, opened).await;
+        outcome.map_err(|error| failed(error.into()))?;
+        let file = settled.map_err(|error| failed(error.into()))?;
+        // By the new wrap from now on: that is what the key provider is asked about.
+        let again = self.envelope.prepare(
+            &self.path(tenant),
+            file.manifest().subject(),
+            Cipher::Sqlcipher4,
+            Intent::Open,
+        );
+        if let Ok(Prepared::Keyed(again)) = again.await {
+            lease.readers().hold_by(Database::keyed(again));
+        }
+        Ok(file)
+    }
+
+    /// The tenant's file under one key. A rekey whose end could not be written is ended.
+    async fn settled(&self, tenant: &TenantId) -> Result<KeyedFile, StoreError> {
+        let subject = subject(tenant);
+        let path = self.path(tenant);
+        let envelope = |source| StoreError::Rekey {
+            tenant: tenant.clone(),
+            source: Arc::new(source),
+        };
+        let prepared = self
+            .envelope
+            .prepare(&path, &subject, Cipher::Sqlcipher4, Intent::Open)
+            .await
+            .map_err(envelope)?;
+        match prepared {
+            Prepared::Keyed(file) if file.stage() == Stage::Rekeying => {
+                let (file, opened) = blocking(move || which_key(file))
+                    .await
+                    .map_err(|error| opening(tenant, error))?;
+                self.envelope.settle(file, opened).await.map_err(envelope)
+            }
+            Prepared::Keyed(file) => Ok(file),
+            Prepared::Plain(file) => {
+                let path = file.path().to_owned();
+                Err(envelope(crate::envelope::EnvelopeError::EncryptionOff {
+                    path,
+                }))
+            }
+        }
+    }
+}
+
+/// Why a tenant has no new key.
+enum Failed {
+    /// The file is the one it was.
+    AsItWas(CopyError),
+    /// The copy took the file's place, and it is not known whether a power cut undoes that.
+    Renamed(CopyError),
+}
+
+impl From<CopyError> for Failed {
+    fn from(error: CopyError) -> Self {
+        Self::AsItWas(error)
+    }
+}
+
+async fn rekey(
+    lease: &Lease<OpenTenant>,
+    file: KeyedFile,
+    progress: Progress,
+) -> Result<KeyedFile, Failed> {
+    let path = file.path().to_owned();
+    let gone = || CopyError::Closed { path: path.clone() };
+    let mut following = in_background(move || {
+        let mut following = Following::begin(file, &progress)?;
+        // Each time less was written meanwhile than before, unless the writer is as fast as the copy.
+        let mut left = usize::MAX;
+        loop {
+            let changed = following.catch_up()?;
+            if changed <= FEW_PAGES || changed >= left {
+                return Ok(following);
+            }
+            left = changed;
+        }
+    })
+    .await
+    .unwrap_or_else(|| Err(gone()))?;
+    let mut tries = 0..TRIES;
+    loop {
+        let held = lease.readers().hold(READERS_PATIENCE).await;
+        following = blocking(move || following.catch_up().map(|_changed| following)).await?;
+        let error = match held {
+            None => CopyError::Busy { path: path.clone() },
+            Some(_held) => {
+                let (answer, swapped) = oneshot::channel();
+                let handover = Box::new(Handover {
+                    following,
+                    readers: Arc::clone(lease.readers()),
+                    failed: None,
+                    held: Instant::now(),
+                    answer,
+                });
+                let writer = Arc::clone(lease.writer());
+                blocking(move || writer.renew(handover))
+                    .await
+                    .map_err(|_closed| gone())?;
+                match swapped.await.map_err(|_closed| gone())? {
+                    Swapped::Done(file) => return Ok(file),
+                    Swapped::Failed(failed) => return Err(failed),
+                    Swapped::Later(same, error) => {
+                        following = same;
+                        error
+                    }
+                }
+            }
+        };
+        if tries.next().is_none() {
+            return Err(error.into());
+        }
+        tracing::debug!(path = %path.display(), %error, "the file is not free yet for its new key");
+        tokio::time::sleep(BETWEEN_TRIES).await;
+    }
+}
+
+/// What the writer does while it holds.
+struct Handover {
+    following: Following,
+    readers: Arc<Readers>,
+    failed: Option<CopyError>,
+    held: Instant,
+    answer: oneshot::Sender<Swapped>,
+}
+
+/// How it ended.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one of them in a rotation"
+)]
+enum Swapped {
+    Done(KeyedFile),
+    /// Somebody else has the file open.
+    Later(Following, CopyError),
+    Failed(Failed),
+}
+
+impl Renewal for Handover {
+    fn before(&mut self) -> bool {
+        self.held = Instant::now();
+        // Their connections are idle: nobody reads.
+        self.readers.shed();
+        match self.following.finish() {
+            Ok(()) => true,
+            Err(error) => {
+                self.failed = Some(error);
+                false
+            }
+        }
+    }
+
+    fn gone_on(self: Box<Self>) {
+        if let Some(error) = self.failed {
+            drop(self.answer.send(Swapped::Failed(error.into())));
+        }
+    }
+
+    fn closed(self: Box<Self>, closed: Result<(), StoreError>) -> bool {
+        let Self {
+            mut following,
+            readers,
+            held,
+            answer,
+            ..
+        } = *self;
+        if closed.is_err() {
+            // The answer is dropped with the tenant, which is opened afresh.
+            return false;
+        }
+        let (swapped, go_on) = match following.swap() {
+            Ok(file) => match file.share().under(Opened::Next) {
+                Ok(next) => {
+                    readers.reopen_as(Database::keyed(next));
+                    tracing::info!(
+                        path = %readers.path().display(),
+                        held_us = u64::try_from(held.elapsed().as_micros()).unwrap_or(u64::MAX),
+                        "a tenant's file was exchanged for its copy under the next data key"
+                    );
+                    (Swapped::Done(file), true)
+                }
+                // Swapped all the same: the tenant is opened afresh.
+                Err(_no_revision_left) => (Swapped::Done(file), false),
+            },
+            Err(NotSwapped {
+                error,
+                renamed: true,
+            }) => (Swapped::Failed(Failed::Renamed(error)), false),
+            Err(NotSwapped { error, .. }) => match following.resume() {
+                Ok(()) => (Swapped::Later(following, error), true),
+                Err(error) => (Swapped::Failed(error.into()), true),
+            },
+        };
+        drop(answer.send(swapped));
+        go_on
+    }
+}
+
+/// Runs `work` on a thread of its own that has the processor when nobody else wants it. `None` when it panicked.
+async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (answer, result) = oneshot::channel();
+    let spawned = thread::Builder::new()
+        .name("tenant-rekey".into())
+        .spawn(move || {
+            // Of this thread alone, and of those that it starts. Where it is refused, the work is merely not as quiet.
+            #[cfg(target_os = "linux")]
+            let _refused = rustix::process::setpriority_process(None, 19);
+            drop(answer.send(work()));
+        });
+    drop(spawned.ok()?);
+    result.await.ok()
+}
+
+/// So few pages are brought over while the writer holds.
+const FEW_PAGES: usize = 64;
+/// How long queries under way are waited for, and those that come meanwhile wait.
+const READERS_PATIENCE: Duration = Duration::from_secs(2);
+const TRIES: u32 = 30;
+const BETWEEN_TRIES: Duration = Duration::from_secs(2);
