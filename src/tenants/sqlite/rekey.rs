@@ -86,8 +86,9 @@ impl Shared {
         outcome.map_err(|error| failed(error.into()))?;
         let file = settled.map_err(|error| failed(error.into()))?;
         // By the new wrap from now on: that is what the key provider is asked about.
+        let path = self.path(tenant);
         let again = self.envelope.prepare(
-            &self.path(tenant),
+            &path,
             file.manifest().subject(),
             Cipher::Sqlcipher4,
             Intent::Open,
