@@ -42,8 +42,14 @@ pub trait TenantProvider: Debug + Send + Sync {
     /// finished by the next start.
     async fn delete_tenant(&self, tenant: &TenantId) -> Result<(), StoreError>;
 
-    /// Gives a tenant a new data key while it is used. One that fails goes on under the key it has.
-    async fn rotate_dek(&self, tenant: &TenantId, progress: Progress) -> Result<(), StoreError>;
+    /// Gives a tenant a new data key while it is used. One that fails goes on under the key it has. A provider whose tenants are not
+    /// encrypted by Nimbus refuses.
+    async fn rotate_dek(&self, tenant: &TenantId, _progress: Progress) -> Result<(), StoreError> {
+        Err(StoreError::Rekey {
+            tenant: tenant.clone(),
+            source: Arc::new(NoDataKeys),
+        })
+    }
 
     /// All tenants, sorted. One that is being created or deleted is not among them.
     async fn list_tenants(&self) -> Result<Vec<TenantId>, StoreError>;
@@ -214,6 +220,11 @@ impl DeletionLog for Control {
         Self::pending_deletes(self).map_err(control_failed)
     }
 }
+
+/// The provider's tenants are not encrypted by Nimbus.
+#[derive(Debug, thiserror::Error)]
+#[error("tenants of this provider have no data keys")]
+struct NoDataKeys;
 
 /// The answer to a batch of one mutation, as the answer to that mutation.
 fn alone(
