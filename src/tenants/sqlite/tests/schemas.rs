@@ -380,3 +380,39 @@ async fn documents_written_between_the_scan_and_the_setting_are_looked_at() {
     assert!(put(None).is_ok());
     assert_eq!(offender(put(Some(update(kept, r#"{"n":"now"}"#)))), kept);
 }
+
+#[tokio::test]
+async fn readers_go_on_while_an_index_is_made_and_see_it_once_it_is_committed() {
+    let house = House::new(encryption());
+    let (_tenants, store) = store(&house).await;
+    for _ in 0..3 {
+        let _there = add(&store, r#"{"n":1}"#).await;
+    }
+    let by_n = schema(&json!({"table": "t", "indexes": [{"name": "n", "fields": ["n"]}]}));
+    let query = crate::documents::query::Query::from_json(
+        r#"{"table":"t","filters":[{"field":"n","op":"eq","value":1}]}"#,
+    )
+    .unwrap();
+    // The writer's part, on a connection of its own, held before its commit.
+    let connection = house.connection("acme").await;
+    let tenant = id("acme");
+    let sequence = layout::last_sequence(&connection).unwrap();
+    connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut known = apply::Known::default();
+    let due = crate::tenants::Unscheduled;
+    let mut writing = apply::Writing::new(&tenant, &connection, &mut known, &due, sequence);
+    writing.put_schema(&by_n).unwrap();
+    for _ in 0..2 {
+        let page = store.query(query.clone(), None, 10).await.unwrap();
+        assert_eq!(page.documents.len(), 3);
+        let none = store.schema(&table("t")).await;
+        assert!(
+            matches!(none, Err(StoreError::SchemaNotFound { .. })),
+            "{none:?}"
+        );
+    }
+    connection.execute_batch("COMMIT").unwrap();
+    assert_eq!(store.schema(&table("t")).await.unwrap(), by_n);
+    let page = store.query(query, None, 10).await.unwrap();
+    assert_eq!(page.documents.len(), 3);
+}
