@@ -18,3 +18,4 @@ pub mod scheduler;
 pub mod server;
 pub mod sqlcipher;
 pub mod tenants;
+pub mod usage;

@@ -7,6 +7,7 @@ mod output;
 mod remote;
 mod start;
 mod token;
+mod usage;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -57,6 +58,8 @@ enum Command {
     /// The local admin token file
     #[command(subcommand)]
     Auth(auth::Auth),
+    /// How many identities each tenant had in each month
+    Usage(usage::Usage),
     /// Look at, make, move and check what is encrypted
     Encryption(encryption::Encryption),
     /// Look at keys, files and machine
@@ -97,6 +100,9 @@ pub enum CliError {
     /// A running server did not do what it was asked.
     #[error(transparent)]
     Remote(#[from] remote::RemoteError),
+    /// What only `usage` meets.
+    #[error(transparent)]
+    Usage(#[from] usage::UsageError),
     /// What only the `encryption` commands meet.
     #[error(transparent)]
     Encryption(#[from] encryption::EncryptionError),
@@ -158,6 +164,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Start(command) => command.run(config),
         Command::Token(command) => command.run(config),
         Command::Auth(command) => command.run(),
+        Command::Usage(command) => command.run(config),
         Command::Encryption(command) => command.run(config),
         Command::Doctor(command) => command.run(config),
     };

@@ -20,13 +20,14 @@ impl Control {
         })
     }
 
-    /// Ends a deletion: the tenant's mirrored manifests, its due time and its mark go in one commit.
+    /// Ends a deletion: the tenant's mirrored manifests, its due time, its access keys and its mark go in one commit, and no request is let
+    /// in by those keys once this has returned.
     ///
     /// # Errors
     ///
     /// [`ControlError`].
     pub fn finish_delete(&self, tenant: &TenantId) -> Result<(), ControlError> {
-        self.write(|transaction| {
+        self.forget_callers(tenant, |transaction| {
             drop(transaction.open_table(DELETIONS)?.remove(tenant.as_str())?);
             drop(transaction.open_table(LOCKS)?.remove(tenant.as_str())?);
             drop(transaction.open_table(DUE)?.remove(tenant.as_str())?);

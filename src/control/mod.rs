@@ -1,8 +1,10 @@
 //! `nimbus-control.db`: what the deployment as a whole must remember, in a small redb file that is encrypted like everything else.
 //!
-//! It keeps the mirror of all manifests, the deletions under way, and has a place for usage and access keys. All calls block; each
-//! write is one durable commit.
+//! It keeps the mirror of all manifests, the deletions under way, the tenants' access keys and what is counted of their use. All calls
+//! block, except where they say that they read nothing from the file; each write is one durable commit.
 
+mod access_key;
+mod access_keys;
 mod audit;
 mod copy;
 mod database;
@@ -14,6 +16,7 @@ mod locks;
 mod manifests;
 mod rekey;
 mod tables;
+mod usage;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
@@ -24,18 +27,26 @@ use nimbus_manifests::{Cipher, DekId, Subject, TenantId};
 use redb::{Database, WriteTransaction};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+pub use access_key::{AccessKey, InvalidKeyName, KeyId, KeyName, Scope};
+pub use access_keys::{KeyError, KeyInfo, KeyVerdict, MAX_KEYS};
 pub use audit::AuditHead;
 pub(crate) use copy::{check, swap_to_next_key};
 pub use copy::{export_plaintext, import_plaintext};
 pub use device::BadBlock;
 pub use due::DueIndex;
 pub use error::ControlError;
+pub use usage::{
+    Identity, InvalidMonth, KEPT_MONTHS, MAX_IDENTITIES, Month, MonthUsage, Sighting, TenantUsage,
+    UsageReport,
+};
 
 use crate::envelope::{
     CUT_SHORT, Envelope, EnvelopeError, Held, Holder, Intent, KeyedFile, Opened, Prepared, Stage,
     Withdrawal, blocking, set_aside,
 };
+use access_keys::KeyTable;
 use database::{Protection, explain};
+use usage::IdentityHasher;
 
 /// The control file, open and held for this process alone.
 #[derive(Debug)]
@@ -45,6 +56,8 @@ pub struct Control {
     /// Opens the file again once its key is given out again.
     envelope: Envelope,
     runtime: Handle,
+    keys: KeyTable,
+    identities: IdentityHasher,
 }
 
 #[derive(Debug)]
@@ -115,13 +128,17 @@ impl Control {
                 key: Key::Had(protection, lease),
                 audit,
             };
-            let control = Self {
+            let mut control = Self {
                 state: RwLock::new(open),
                 path,
                 envelope,
                 runtime,
+                keys: KeyTable::default(),
+                identities: IdentityHasher::new(&[0; 32]),
             };
             control.settle_layout()?;
+            control.load_keys()?;
+            control.identities = IdentityHasher::new(&*control.identity_key()?);
             Ok(control)
         })
         .await

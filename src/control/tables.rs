@@ -23,8 +23,8 @@ pub(super) const IDENTITIES: TableDefinition<'_, (u32, &str, u64), ()> =
 /// Month and tenant to the number of identities; what deleted tenants had stands under the empty name.
 pub(super) const USAGE_COUNTS: TableDefinition<'_, (u32, &str), u64> =
     TableDefinition::new("usage_counts");
-/// Months with a count, and whether their identities are forgotten.
-pub(super) const USAGE_MONTHS: TableDefinition<'_, u32, bool> =
+/// Month to its number in the order in which months began, and whether its counting has ended.
+pub(super) const USAGE_MONTHS: TableDefinition<'_, u32, (u64, bool)> =
     TableDefinition::new("usage_months");
 /// `head` to the number and the hash of the audit log's last line.
 pub(super) const AUDIT: TableDefinition<'_, &str, (u64, [u8; 32])> = TableDefinition::new("audit");

@@ -16,6 +16,9 @@ use super::tables::{LAYOUT, META};
 use super::*;
 use crate::envelope::{KeyRing, ManifestMirror as _, Trouble, manifest_path};
 
+mod access_keys;
+mod usage;
+
 // ---- the control file ----
 
 struct House {

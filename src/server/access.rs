@@ -20,6 +20,7 @@ use nimbus_manifests::TenantId;
 use super::App;
 use super::error::{ApiError, Code};
 use super::token::Verdict;
+use crate::control::{AccessKey, Identity, KeyId, KeyVerdict, Scope};
 use crate::envelope::acting_as;
 
 /// What a route needs of its caller.
@@ -37,15 +38,6 @@ pub enum Needs {
     Administration,
 }
 
-/// What a tenant access key allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Scope {
-    /// To read.
-    Read,
-    /// To read and to write.
-    Write,
-}
-
 /// Whom a request comes from: an extension of every request that needed a credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
@@ -57,7 +49,7 @@ pub enum Caller {
     /// Who holds a tenant access key.
     Key {
         /// The key's public id.
-        id: Arc<str>,
+        id: KeyId,
         /// The tenant that it is for.
         tenant: TenantId,
         /// What it allows.
@@ -231,6 +223,9 @@ async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Respon
     if !permits(gate.needs, &caller, tenant) {
         return forbidden(gate.needs).into_response();
     }
+    if let Err(error) = note_use(&gate.app, &caller, &parts.headers) {
+        return error.into_response();
+    }
     let actor = caller.to_string();
     let _none = parts.extensions.insert(caller);
     let answer = next.run(Request::from_parts(parts, body));
@@ -270,19 +265,40 @@ fn forbidden(needs: Needs) -> ApiError {
 }
 
 fn identify(app: &App, headers: &HeaderMap) -> Result<Caller, ApiError> {
-    let credential = credential(headers)?;
-    match app.tokens.judge(credential) {
+    match credential(headers)? {
+        Credential::Bearer(text) => match AccessKey::parse(text) {
+            Some(key) => identify_key(app, &key),
+            None => identify_admin(app, text),
+        },
+        Credential::AdminToken(text) => identify_admin(app, text),
+    }
+}
+
+fn identify_key(app: &App, key: &AccessKey) -> Result<Caller, ApiError> {
+    match app.control.judge_key(key) {
+        KeyVerdict::Live { tenant, scope } => Ok(Caller::Key {
+            id: key.id(),
+            tenant,
+            scope,
+        }),
+        KeyVerdict::Revoked => Err(ApiError::new(
+            Code::TokenRevoked,
+            "this access key was revoked and does not count any more",
+        )),
+        KeyVerdict::Unknown => Err(unknown()),
+    }
+}
+
+fn identify_admin(app: &App, token: &[u8]) -> Result<Caller, ApiError> {
+    match app.tokens.judge(token) {
         Ok(Verdict::Admin(credential)) => Ok(Caller::Admin { credential }),
         Ok(Verdict::Revoked) => Err(ApiError::new(
             Code::TokenRevoked,
             "this token was rotated and does not count any more",
         )),
-        Ok(Verdict::Unknown) => Err(ApiError::new(
-            Code::Unauthorized,
-            "this credential is not known",
-        )),
+        Ok(Verdict::Unknown) => Err(unknown()),
         Err(error) => {
-            tracing::error!(%error, "nobody can be let in");
+            tracing::error!(%error, "nobody can be let in by the admin token");
             Err(ApiError::new(
                 Code::Unavailable,
                 "the admin token cannot be read; the server's log says why",
@@ -291,16 +307,32 @@ fn identify(app: &App, headers: &HeaderMap) -> Result<Caller, ApiError> {
     }
 }
 
+fn unknown() -> ApiError {
+    ApiError::new(Code::Unauthorized, "this credential is not known")
+}
+
+/// A credential as the request carries it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Credential<'a> {
+    /// The admin token or an access key.
+    Bearer(&'a [u8]),
+    /// The admin token.
+    AdminToken(&'a [u8]),
+}
+
 /// The one credential of a request. Two are refused: what stands before this server may have looked at the other one.
-fn credential(headers: &HeaderMap) -> Result<&[u8], ApiError> {
+fn credential(headers: &HeaderMap) -> Result<Credential<'_>, ApiError> {
     let authorizations = headers.get_all(header::AUTHORIZATION);
     let bearers = authorizations
         .iter()
         .filter_map(|value| value.as_bytes().split_at_checked(BEARER.len()))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(BEARER))
-        .map(|(_, token)| token);
+        .map(|(_, token)| Credential::Bearer(token));
     let tokens = headers.get_all(ADMIN_TOKEN);
-    let mut all = bearers.chain(tokens.iter().map(HeaderValue::as_bytes));
+    let tokens = tokens
+        .iter()
+        .map(|token| Credential::AdminToken(token.as_bytes()));
+    let mut all = bearers.chain(tokens);
     let Some(credential) = all.next() else {
         return Err(ApiError::new(
             Code::Unauthorized,
@@ -316,10 +348,38 @@ fn credential(headers: &HeaderMap) -> Result<&[u8], ApiError> {
     Ok(credential)
 }
 
+/// Counts whom a key is used for. The admin token is nobody's.
+fn note_use(app: &App, caller: &Caller, headers: &HeaderMap) -> Result<(), ApiError> {
+    let Caller::Key { id, tenant, .. } = caller else {
+        return Ok(());
+    };
+    let mut named = headers.get_all(IDENTITY).iter().map(HeaderValue::as_bytes);
+    let identity = match (named.next(), named.next()) {
+        (None, _) => Identity::Key(*id),
+        (Some(name), None) if (1..=MAX_IDENTITY_BYTES).contains(&name.len()) => {
+            Identity::Named(name)
+        }
+        _ => {
+            return Err(ApiError::new(
+                Code::InvalidInput,
+                format!(
+                    "X-Nimbus-Identity must be sent once, with 1 to {MAX_IDENTITY_BYTES} bytes"
+                ),
+            ));
+        }
+    };
+    app.usage
+        .note(*id, tenant, identity, jiff::Timestamp::now());
+    Ok(())
+}
+
 /// The path parameter that names the tenant, in every route that has one.
 const TENANT: &str = "t";
 const BEARER: &[u8] = b"Bearer ";
 const ADMIN_TOKEN: &str = "x-nimbus-admin-token";
+/// Whom a request under a tenant access key is for.
+pub(super) const IDENTITY: &str = "x-nimbus-identity";
+const MAX_IDENTITY_BYTES: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -327,7 +387,7 @@ mod tests {
 
     fn key(tenant: &str, scope: Scope) -> Caller {
         Caller::Key {
-            id: "a".into(),
+            id: "aaaqeayeaudaocaj".parse().unwrap(),
             tenant: tenant.parse().unwrap(),
             scope,
         }
@@ -360,19 +420,26 @@ mod tests {
 
     #[test]
     fn takes_one_credential_and_no_more() {
+        let (a, t) = ("authorization", ADMIN_TOKEN);
         let headers = |lines: &[(&'static str, &'static str)]| {
             let mut headers = HeaderMap::new();
             for (name, value) in lines {
                 let _more = headers.append(*name, HeaderValue::from_static(value));
             }
-            credential(&headers).map(<[u8]>::to_vec).ok()
+            match credential(&headers) {
+                Ok(Credential::Bearer(text)) => Some((a, text.to_vec())),
+                Ok(Credential::AdminToken(text)) => Some((t, text.to_vec())),
+                Err(_) => None,
+            }
         };
-        let (a, t) = ("authorization", ADMIN_TOKEN);
-        assert_eq!(headers(&[(a, "Bearer x")]), Some(b"x".to_vec()));
-        assert_eq!(headers(&[(a, "bEARER x")]), Some(b"x".to_vec()));
-        assert_eq!(headers(&[(t, "x")]), Some(b"x".to_vec()));
+        assert_eq!(headers(&[(a, "Bearer x")]), Some((a, b"x".to_vec())));
+        assert_eq!(headers(&[(a, "bEARER x")]), Some((a, b"x".to_vec())));
+        assert_eq!(headers(&[(t, "x")]), Some((t, b"x".to_vec())));
         // What a proxy in front asks for is not ours.
-        assert_eq!(headers(&[(a, "Basic x"), (t, "y")]), Some(b"y".to_vec()));
+        assert_eq!(
+            headers(&[(a, "Basic x"), (t, "y")]),
+            Some((t, b"y".to_vec()))
+        );
         for refused in [
             &[][..],
             &[(a, "Basic x")],

@@ -59,7 +59,7 @@ codes! {
         "use a key of this tenant whose scope allows it, or the admin token";
     /// The credential was rotated away.
     TokenRevoked = "auth.token_revoked", UNAUTHORIZED, "warning", false,
-        "the token was rotated; `nimbus auth token` prints the new one";
+        "use the credential that took its place: `nimbus auth token` prints the admin token, the operator makes keys of tenants";
     /// No such tenant.
     TenantNotFound = "session.tenant_not_found", NOT_FOUND, "error", false,
         "create the tenant with POST /api/tenants, or list them with GET /api/tenants";
@@ -79,6 +79,8 @@ codes! {
         "correct the document, or the schema; GET /api/tenants/{t}/schema/{table} shows it";
     /// No such operation.
     OperationNotFound = "op.scheduled_job_not_found", NOT_FOUND, "error", false, "begin the operation again";
+    /// No such access key.
+    KeyNotFound = "op.document_not_found", NOT_FOUND, "error", false, "list the tenant's keys with GET /api/tenants/{t}/keys";
     /// It is there already.
     AlreadyExists = "op.already_exists", CONFLICT, "error", false, "use what is there, or choose another id";
     /// It cannot be done to what is there.

@@ -20,7 +20,7 @@ use nimbus_manifests::TenantId;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-pub use access::{Caller, CredentialId, Needs, Route, Scope};
+pub use access::{Caller, CredentialId, Needs, Route};
 pub use body::MAX_BODY_BYTES;
 pub use router::{route_table, router};
 
@@ -31,6 +31,7 @@ use crate::encryption::survey::Surveyor;
 use crate::envelope::{Envelope, acting_as, actor, blocking};
 use crate::scheduler::Scheduler;
 use crate::tenants::{StoreError, TenantProvider, TenantStore};
+use crate::usage::UsageCounter;
 use error::{ApiError, Code};
 use operations::Operations;
 use token::TokenKeeper;
@@ -49,6 +50,7 @@ pub struct App {
     operations: Arc<Operations>,
     tokens: TokenKeeper,
     allowed_origins: Vec<String>,
+    usage: UsageCounter,
     places: Semaphore,
     /// Tenants that did not open when they were asked for last, and why.
     trouble: Mutex<BTreeMap<TenantId, &'static str>>,
@@ -95,6 +97,7 @@ impl App {
         Self {
             tenants,
             scheduler,
+            usage: UsageCounter::new(control.clone()),
             control,
             envelope,
             audit,
@@ -213,7 +216,9 @@ pub async fn serve(
         () = patience => tracing::warn!("some requests did not end in time and are cut off"),
     }
     app.scheduler.stop().await;
-    app.tenants.close().await.map_err(ServeError::Close)
+    let closed = app.tenants.close().await;
+    blocking(move || app.usage.close()).await;
+    closed.map_err(ServeError::Close)
 }
 
 /// Why serving ended badly.

@@ -11,10 +11,10 @@ use axum::response::Response;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::access::{Group, Needs, Route};
+use super::access::{self, Group, Needs, Route};
 use super::routes::{
-    admin, apps, audit, batch, crons, deploy, documents, health, journal, lock, query, schedule,
-    schema, tenants,
+    admin, apps, audit, batch, crons, deploy, documents, health, journal, keys, lock, query,
+    schedule, schema, tenants, usage,
 };
 use super::{App, ENCRYPTION_STATUS, MAX_BODY_BYTES, layers};
 
@@ -57,6 +57,9 @@ fn groups() -> [Group; 4] {
             .post("/api/tenants", tenants::create)
             .get("/api/tenants", tenants::list)
             .delete("/api/tenants/{t}", tenants::delete)
+            .post("/api/tenants/{t}/keys", keys::create)
+            .get("/api/tenants/{t}/keys", keys::list)
+            .delete("/api/tenants/{t}/keys/{id}", keys::revoke)
             .post("/api/admin/token/rotate", admin::rotate_token)
             .get("/api/admin/encryption/audit", audit::verify)
             .post("/api/admin/encryption/audit", audit::record)
@@ -67,7 +70,8 @@ fn groups() -> [Group; 4] {
             .post("/api/admin/encryption/unlock", lock::unlock)
             .get("/api/admin/operations/{id}", admin::operation)
             .get("/debug/doctor", admin::doctor)
-            .get(ENCRYPTION_STATUS, admin::encryption_status),
+            .get(ENCRYPTION_STATUS, admin::encryption_status)
+            .get("/debug/usage", usage::usage),
     ]
 }
 
@@ -129,6 +133,7 @@ fn cors(app: Arc<App>) -> CorsLayer {
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
             HeaderName::from_static("x-nimbus-admin-token"),
+            HeaderName::from_static(access::IDENTITY),
             HeaderName::from_static("x-request-id"),
         ])
 }
@@ -159,7 +164,8 @@ mod tests {
                 }
                 Needs::Nothing => assert_eq!(path, "/health"),
                 Needs::Administration => {}
-                Needs::Credential => panic!("{method} {path} says too little"),
+                // What says nothing about anybody's data.
+                Needs::Credential => assert_eq!(path, "/openapi.json"),
             }
         }
     }

@@ -171,10 +171,13 @@ pub trait TenantStore: Debug + Send + Sync {
 /// Where a deletion is recorded before it is carried out, so that a crash in the middle does not undo it: the control
 /// file. Its calls block, and are durable when they return; all fail with [`StoreError::Control`].
 pub trait DeletionLog: Debug + Send + Sync {
+    /// Forgets what is kept about an earlier tenant of that name, should there be anything: called before `tenant` is created.
+    fn begin_create(&self, tenant: &TenantId) -> Result<(), StoreError>;
+
     /// Records that `tenant` is being deleted.
     fn begin_delete(&self, tenant: &TenantId) -> Result<(), StoreError>;
 
-    /// Removes that record and what else is kept about the tenant, the mirror of its manifest included, at once.
+    /// Removes that record and what else is kept about the tenant, its access keys and the mirror of its manifest included, at once.
     fn finish_delete(&self, tenant: &TenantId) -> Result<(), StoreError>;
 
     /// Deletions that were begun and not finished.
@@ -208,6 +211,10 @@ impl DueLog for Unscheduled {
 }
 
 impl DeletionLog for Control {
+    fn begin_create(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        Self::begin_create(self, tenant).map_err(control_failed)
+    }
+
     fn begin_delete(&self, tenant: &TenantId) -> Result<(), StoreError> {
         Self::begin_delete(self, tenant).map_err(control_failed)
     }

@@ -78,28 +78,49 @@ fn a_plaintext_deletion_that_was_killed_is_finished_by_the_next_start() {
     }
 }
 
-/// Makes the tenant with a document; its identity.
-fn settle_tenant(machine: &Machine) -> (String, String) {
+/// What a tenant of the same name must not come into.
+struct Old {
+    identity: (String, String),
+    access_key: String,
+}
+
+/// Makes the tenant with a document and an access key.
+fn settle_tenant(machine: &Machine) -> Old {
     let server = machine.start(&[]);
     let _ = server.create("/api/tenants", &json!({"id": TENANT}));
     let _ = server.insert(TENANT, "secrets", &json!({"n": 1}));
+    let body = json!({"name": "an application", "scope": "write"});
+    let made = server.create(&format!("{PATH}/keys"), &body);
     server.stop();
-    identity(machine, FILE).expect("its manifest")
+    Old {
+        identity: identity(machine, FILE).expect("its manifest"),
+        access_key: made["key"].as_str().expect("a key").to_owned(),
+    }
 }
 
 /// The next start finishes the deletion; a tenant of that name then meets neither old key nor old document.
-fn assert_gone_and_free(machine: &Machine, bystander: &Bystander, old: &(String, String)) {
+fn assert_gone_and_free(machine: &Machine, bystander: &Bystander, old: &Old) {
     let server = machine.start(&[]);
     assert_eq!(tenants(&server), [BYSTANDER]);
     assert_eq!(names(machine, TENANT), [""; 0]);
     let (status, _) = server.request("GET", &format!("{PATH}/documents/secrets"), None);
     assert_eq!(status, 404);
+    let with_old_key = || {
+        let path = format!("{PATH}/documents/secrets");
+        server.request_as(&old.access_key, "GET", &path, None).0
+    };
+    assert_eq!(with_old_key(), 401);
     bystander.assert_undisturbed(machine, &server);
 
     let _ = server.create("/api/tenants", &json!({"id": TENANT}));
     let new = identity(machine, FILE).expect("its manifest");
-    assert_ne!(new.0, old.0, "another file");
-    assert_ne!(new.1, old.1, "another key");
+    assert_ne!(new.0, old.identity.0, "another file");
+    assert_ne!(new.1, old.identity.1, "another key");
+    assert_eq!(
+        with_old_key(),
+        401,
+        "the old key opens nothing of the new tenant"
+    );
     assert_eq!(
         server.get(&format!("{PATH}/documents/secrets")),
         json!({"data": []})

@@ -8,6 +8,7 @@
     reason = "a test of many cases says at which one it is"
 )]
 
+mod access_keys;
 mod control_file;
 mod creation;
 mod deletion;
@@ -66,6 +67,7 @@ fn every_crash_point_in_the_source_has_a_case() {
         .chain(schedule::POINTS.iter().map(|row| row.0))
         .chain(schemas::POINTS.iter().map(|row| row.0))
         .chain(writer::POINTS.iter().map(|row| row.0))
+        .chain(access_keys::POINTS.iter().map(|row| row.0))
         .map(str::to_owned)
         .collect();
     assert!(in_source.len() > 20, "{in_source:?}");

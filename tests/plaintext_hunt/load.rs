@@ -15,11 +15,13 @@ pub(crate) const CANARIES: &[&str] = &[
 ];
 /// In what is refused: names of tables and fields, ids, credentials.
 pub(crate) const STRAY_CANARY: &str = "canarystray-27ab6f93d0";
+/// Whom requests under an access key are for.
+pub(crate) const IDENTITY_CANARY: &str = "canaryidentity-e47c05b1d8";
 /// Made, made anew after a deletion, and made in two attempts.
 pub(crate) const TENANTS: [&str; 3] = ["made", "made-anew", "made-twice"];
 
-/// Makes the tenants, each in its own way, with a kill in between.
-pub(crate) fn settle(machine: &Machine, arguments: &[&str]) {
+/// Makes the tenants, each in its own way, with a kill in between. Answers an access key of the first, and one that was revoked.
+pub(crate) fn settle(machine: &Machine, arguments: &[&str]) -> [String; 2] {
     let server = start(machine, arguments, "");
     for tenant in ["made", "made-anew"] {
         let _ = server.create("/api/tenants", &json!({"id": tenant}));
@@ -39,25 +41,39 @@ pub(crate) fn settle(machine: &Machine, arguments: &[&str]) {
     server.wait_until_killed();
     let server = start(machine, arguments, "");
     let _ = server.create("/api/tenants", &body);
+    let keys = ["kept", "revoked"].map(|name| {
+        let body = json!({"name": name, "scope": "write"});
+        server.create("/api/tenants/made/keys", &body)
+    });
+    let revoke = format!(
+        "/api/tenants/made/keys/{}",
+        keys[1]["id"].as_str().expect("an id")
+    );
+    assert_eq!(server.request("DELETE", &revoke, None).0, 204);
+    let keys = keys.map(|key| key["key"].as_str().expect("a key").to_owned());
+    let visit = visit(&server, &keys[0]).expect("an answer");
+    assert_eq!(visit.0, 200, "{}", visit.1);
+    // An orderly end: it is counted.
     server.stop();
+    keys
 }
 
 /// Reads, inserts, changes, deletes and errs on all tenants at once, and is killed in the middle.
-pub(crate) fn work_and_die(machine: &Machine, arguments: &[&str]) {
+pub(crate) fn work_and_die(machine: &Machine, arguments: &[&str], keys: &[String; 2]) {
     let server = start(machine, arguments, "");
     let token = machine.token();
     let done = AtomicU64::new(0);
     thread::scope(|scope| {
         for client in 0..6 {
             let (server, token, done) = (&server, &token, &done);
-            let _ = scope.spawn(move || work(server, token, TENANTS[client % 3], done));
+            let _ = scope.spawn(move || work(server, token, keys, TENANTS[client % 3], done));
         }
     });
     server.wait_until_killed();
 }
 
 /// Works until the server is gone; kills it when enough was done by all.
-fn work(server: &Server, token: &str, tenant: &str, done: &AtomicU64) {
+fn work(server: &Server, token: &str, keys: &[String; 2], tenant: &str, done: &AtomicU64) {
     let documents = format!("/api/tenants/{tenant}/documents");
     let table = format!("{documents}/{}", CANARIES[2]);
     for n in 0.. {
@@ -96,6 +112,9 @@ fn work(server: &Server, token: &str, tenant: &str, done: &AtomicU64) {
             ),
             ask("GET", &format!("/{STRAY_CANARY}?{STRAY_CANARY}=1"), None),
             server.try_request_as(STRAY_CANARY, "GET", "/api/tenants", None),
+            // Under an access key, for somebody, and with one that counts no more.
+            visit(server, &keys[0]),
+            server.try_request_as(&keys[1], "GET", "/api/tenants/made/documents/t", None),
         ];
         if answers.iter().any(Result::is_err) {
             return;
@@ -104,6 +123,13 @@ fn work(server: &Server, token: &str, tenant: &str, done: &AtomicU64) {
             server.send_kill();
         }
     }
+}
+
+/// A request under an access key, for somebody.
+fn visit(server: &Server, key: &str) -> Result<(u16, serde_json::Value), ureq::Error> {
+    let headers = [("x-nimbus-identity", IDENTITY_CANARY)];
+    let path = "/api/tenants/made/documents/t";
+    server.try_request_with(key, &headers, "GET", path, None)
 }
 
 /// With overflow pages now and then.

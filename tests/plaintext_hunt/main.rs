@@ -1,6 +1,6 @@
 //! The plaintext hunt: the real server works under a load of documents with known canaries in values, field names and table names, is
 //! killed in the middle, and every byte of its data directory, temporary directory and logs (at the level `trace`) is searched for
-//! them, for the admin token and for the keys. With encryption off the same search has to find the canaries.
+//! them, for the admin token, access keys and whom they were used for, and for the keys. With encryption off the same search has to find the canaries.
 //!
 //! Tenants come into being in each way that HTTP has: made, made anew after a deletion, and made in two attempts with a kill between.
 
@@ -185,15 +185,24 @@ fn the_search_finds_a_key_in_each_form_wherever_it_lies() {
 
 /// Lets a server work and die, start again, read, work and die; what to hunt for.
 fn work(machine: &Machine, arguments: &[&str]) -> Vec<Needle> {
-    load::settle(machine, arguments);
+    let access_keys = load::settle(machine, arguments);
     for _ in 0..2 {
-        load::work_and_die(machine, arguments);
+        load::work_and_die(machine, arguments, &access_keys);
     }
     let mut prey: Vec<Needle> = load::CANARIES
         .iter()
         .map(|canary| Needle::text(canary))
         .collect();
     prey.push(Needle::text(load::STRAY_CANARY));
+    prey.push(Needle::text(load::IDENTITY_CANARY));
+    for key in &access_keys {
+        let (_, secret) = key.rsplit_once('_').expect("a secret");
+        prey.push(Needle::text(secret));
+        let raw = data_encoding::BASE32_NOPAD
+            .decode(secret.to_uppercase().as_bytes())
+            .expect("base32");
+        prey.push(Needle::key("an access key", &raw[..32]));
+    }
     let token = machine.token();
     let raw = data_encoding::HEXLOWER
         .decode(token.as_bytes())

@@ -6,6 +6,7 @@
 )]
 
 mod access;
+mod access_keys;
 mod apps;
 mod batch;
 mod bodies;
@@ -27,6 +28,7 @@ mod schedule;
 mod schema;
 mod start;
 mod storage;
+mod usage;
 
 use std::collections::BTreeSet;
 use std::fs;

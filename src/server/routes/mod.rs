@@ -9,11 +9,13 @@ pub(super) mod deploy;
 pub(super) mod documents;
 pub(super) mod health;
 pub(super) mod journal;
+pub(super) mod keys;
 pub(super) mod lock;
 pub(super) mod query;
 pub(super) mod schedule;
 pub(super) mod schema;
 pub(super) mod tenants;
+pub(super) mod usage;
 
 use nimbus_manifests::TenantId;
 use serde::Serialize;

@@ -274,6 +274,8 @@ impl Shared {
         if condemned {
             self.finish(&tenant).await?;
         }
+        let (shared, new) = (Arc::clone(&self), tenant.clone());
+        blocking(move || shared.deletions.begin_create(&new)).await?;
         loop {
             let opener = self.opener(&tenant, Intent::Create);
             match self.registry.lease(&tenant, opener).await {

@@ -51,6 +51,10 @@ impl Log {
 }
 
 impl DeletionLog for Log {
+    fn begin_create(&self, _tenant: &TenantId) -> Result<(), StoreError> {
+        self.write(|_pending| {})
+    }
+
     fn begin_delete(&self, tenant: &TenantId) -> Result<(), StoreError> {
         self.write(|pending| assert!(pending.insert(tenant.clone())))
     }

@@ -299,11 +299,29 @@ impl Server {
         path: &str,
         body: Option<&Value>,
     ) -> Result<(u16, Value), ureq::Error> {
-        let request = ureq::http::Request::builder()
+        self.try_request_with(token, &[], method, path, body)
+    }
+
+    /// The same with further headers.
+    ///
+    /// # Errors
+    /// What the connection said.
+    pub fn try_request_with(
+        &self,
+        token: &str,
+        headers: &[(&str, &str)],
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(u16, Value), ureq::Error> {
+        let mut request = ureq::http::Request::builder()
             .method(method)
             .uri(format!("http://{}{path}", self.address))
             .header("authorization", format!("Bearer {token}"))
             .header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .proxy(None)

@@ -1,0 +1,193 @@
+//! `nimbus usage`: monthly active identities, from the running server when there is one.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use ureq::http::Method;
+
+use super::output::{self, Format};
+use super::remote::Remote;
+use super::{CliError, Outcome, block_on, settings};
+use crate::config::Settings;
+use crate::config::keys::{self, Purpose};
+use crate::control::{Control, Month, MonthUsage, UsageReport};
+use crate::process::DataDirLock;
+
+/// How many identities each tenant had in each month
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  nimbus usage
+  nimbus usage --month 2026-11 --format json
+
+An identity is a tenant access key, or the name that requests under one carry in
+the header X-Nimbus-Identity. Each counts once a calendar month (UTC).")]
+pub(super) struct Usage {
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+
+    /// This month alone, as 2026-11
+    #[arg(long, value_name = "YYYY-MM")]
+    month: Option<Month>,
+}
+
+/// What only this command meets.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UsageError {
+    /// Nothing was ever counted here.
+    #[error("there is no control file at {}; `nimbus start` makes one, or name the directory in NIMBUS_DATA_DIR or NIMBUS_CONTROL_DATA_DIR", .path.display())]
+    NoControlFile {
+        /// Where it would be.
+        path: PathBuf,
+    },
+}
+
+impl Usage {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+        output::init_log(Format::Text, output::COMMAND_LOG);
+        let settings = settings(config, None)?;
+        let report = match Remote::on(&settings.data_dir)? {
+            Some(server) => {
+                let query = self.month.map(|month| format!("?month={month}"));
+                let path = format!("/debug/usage{}", query.unwrap_or_default());
+                server.ask(Method::GET, &path, PATIENCE)?
+            }
+            None => here(&settings, self.month)?,
+        };
+        match self.format {
+            Format::Json => output::answer(
+                &serde_json::to_string_pretty(&report).map_err(std::io::Error::from)?,
+            )?,
+            Format::Text => output::answer(&text(&report))?,
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+/// From the control file: no server runs.
+fn here(settings: &Settings, month: Option<Month>) -> Result<UsageReport, CliError> {
+    let path = Control::path_in(&settings.control_data_dir);
+    if !path.exists() {
+        return Err(UsageError::NoControlFile { path }.into());
+    }
+    let _lock = DataDirLock::acquire(&settings.data_dir)?;
+    block_on(async {
+        let envelope = keys::connect(settings, Purpose::Inspect).await?.envelope;
+        let control = Control::open(&envelope, &settings.control_data_dir).await?;
+        Ok(UsageReport {
+            months: control.usage(month)?,
+            not_counted: 0,
+        })
+    })
+}
+
+/// One line a tenant and month, and each month's sum.
+fn text(report: &UsageReport) -> String {
+    let rows: Vec<_> = report.months.iter().flat_map(rows).collect();
+    let mut text = String::new();
+    if rows.is_empty() {
+        text.push_str("Nothing was counted.\n");
+    } else {
+        let width = rows.iter().map(|(_, whose, _)| whose.chars().count());
+        let width = width.max().unwrap_or(0).max(WHOSE.len());
+        text.push_str(&format!("MONTH    {WHOSE:<width$}  {IDENTITIES}\n"));
+        for (month, whose, identities) in rows {
+            let digits = IDENTITIES.len();
+            text.push_str(&format!(
+                "{month}  {whose:<width$}  {identities:>digits$}\n"
+            ));
+        }
+    }
+    if report.months.iter().any(|month| month.capped) {
+        text.push_str("+ more than are counted of one tenant in one month\n");
+    }
+    if report.not_counted > 0 {
+        text.push_str(&format!(
+            "{} requests since the server's start found no place in the queue; their identities count with their next request\n",
+            report.not_counted
+        ));
+    }
+    text
+}
+
+fn rows(month: &MonthUsage) -> Vec<(String, String, String)> {
+    let name = month.month.to_string();
+    let row = |whose: &str, identities: u64, capped: bool| {
+        let more = if capped { "+" } else { "" };
+        (
+            name.clone(),
+            whose.to_owned(),
+            format!("{identities}{more}"),
+        )
+    };
+    let mut rows: Vec<_> = month
+        .tenants
+        .iter()
+        .map(|one| row(&one.tenant, one.identities, one.capped))
+        .collect();
+    if month.deleted_tenants > 0 {
+        rows.push(row("(deleted tenants)", month.deleted_tenants, false));
+    }
+    rows.push(row("(all)", month.identities, month.capped));
+    rows
+}
+
+const WHOSE: &str = "TENANT";
+const IDENTITIES: &str = "IDENTITIES";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::TenantUsage;
+
+    #[test]
+    fn stands_in_columns() {
+        let tenant = |tenant: &str, identities, capped| TenantUsage {
+            tenant: tenant.to_owned(),
+            identities,
+            capped,
+        };
+        let month = |text: &str, identities, deleted_tenants, capped, tenants| MonthUsage {
+            month: text.parse().unwrap(),
+            identities,
+            deleted_tenants,
+            capped,
+            tenants,
+        };
+        let report = UsageReport {
+            months: vec![
+                month("2026-11", 12, 0, false, vec![tenant("demo", 12, false)]),
+                month(
+                    "2026-10",
+                    1_000_008,
+                    3,
+                    true,
+                    vec![
+                        tenant("a-longer-one-than-others", 1_000_000, true),
+                        tenant("demo", 5, false),
+                    ],
+                ),
+            ],
+            not_counted: 7,
+        };
+        assert_eq!(
+            text(&report),
+            "\
+MONTH    TENANT                    IDENTITIES
+2026-11  demo                              12
+2026-11  (all)                             12
+2026-10  a-longer-one-than-others    1000000+
+2026-10  demo                               5
+2026-10  (deleted tenants)                  3
+2026-10  (all)                       1000008+
++ more than are counted of one tenant in one month
+7 requests since the server's start found no place in the queue; their identities count with their next request
+"
+        );
+        assert_eq!(text(&UsageReport::default()), "Nothing was counted.\n");
+    }
+}

@@ -1,0 +1,421 @@
+//! Tenants' access keys: in the control file for good, and in memory for the requests.
+//!
+//! No request reads the file: the table in memory is loaded when the file is opened, and changed with each commit, by one writer at a
+//! time, before the change is answered. What a deleted tenant had goes in the commit that ends its deletion.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use data_encoding::HEXLOWER;
+use jiff::Timestamp;
+use nimbus_keyproviders::{OsRandom, RandomError};
+use nimbus_manifests::TenantId;
+use redb::{ReadableDatabase as _, ReadableTable as _, WriteTransaction};
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq as _;
+
+use super::access_key::{AccessKey, KeyId, KeyName, Scope, SecretHash};
+use super::tables::ACCESS_KEYS;
+use super::{Control, ControlError, usage};
+use crate::failpoints::crash_point;
+
+/// What everybody who may list keys sees of one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeyInfo {
+    /// Its id, as text.
+    pub id: String,
+    /// Its name.
+    pub name: KeyName,
+    /// What it allows.
+    pub scope: Scope,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+/// What a presented key turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyVerdict {
+    /// A key of this tenant.
+    Live {
+        /// The tenant.
+        tenant: TenantId,
+        /// What it allows.
+        scope: Scope,
+    },
+    /// A key that was revoked, and is still remembered.
+    Revoked,
+    /// None that we know.
+    Unknown,
+}
+
+/// Why a key was not made or revoked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The control file failed.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// No randomness.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+    /// The tenant has as many keys as it may have.
+    #[error("tenant {tenant} has {MAX_KEYS} access keys, and no more are kept; revoke one first")]
+    TooMany {
+        /// The tenant.
+        tenant: TenantId,
+    },
+    /// A tenant was deleted since the caller looked: this one may be gone.
+    #[error("a tenant was deleted meanwhile")]
+    Deleted,
+}
+
+/// The keys in memory.
+#[derive(Debug, Default)]
+pub(super) struct KeyTable {
+    known: RwLock<Known>,
+    /// Held from before a commit until the table shows it.
+    writing: Mutex<()>,
+    /// How many deletions have ended since the file was opened.
+    deletions: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    keys: HashMap<KeyId, Record>,
+    of_tenants: HashMap<TenantId, BTreeSet<KeyId>>,
+}
+
+/// A key as it lies in the control file, as JSON under its id.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    tenant: TenantName,
+    name: KeyName,
+    scope: Scope,
+    created: Timestamp,
+    /// SHA-256 of the secret.
+    #[serde(with = "hex")]
+    hash: SecretHash,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    revoked: Option<Timestamp>,
+}
+
+/// A tenant id in a record: checked when it is read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+struct TenantName(TenantId);
+
+impl Control {
+    /// What `presented` is. A key that is not known costs as long as one that is; neither reads the file.
+    #[must_use]
+    pub fn judge_key(&self, presented: &AccessKey) -> KeyVerdict {
+        let known = self.keys.read();
+        let record = known.keys.get(&presented.id());
+        let kept = record.map_or(SecretHash::NONE, |record| record.hash);
+        let same = bool::from(kept.ct_eq(&presented.hash()));
+        match record {
+            Some(record) if same && record.revoked.is_none() => KeyVerdict::Live {
+                tenant: record.tenant.0.clone(),
+                scope: record.scope,
+            },
+            Some(_) if same => KeyVerdict::Revoked,
+            _ => KeyVerdict::Unknown,
+        }
+    }
+
+    /// How many deletions of tenants have ended. Who makes a key asks before it looks whether the tenant exists.
+    #[must_use]
+    pub fn deletions(&self) -> u64 {
+        self.keys.deletions.load(Ordering::SeqCst)
+    }
+
+    /// Makes a key for `tenant`, which existed when `deletions` deletions had ended. The answer is the only copy of its secret.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`]; [`KeyError::Deleted`] means that the caller has to look again.
+    pub fn create_key(
+        &self,
+        tenant: &TenantId,
+        name: KeyName,
+        scope: Scope,
+        deletions: u64,
+    ) -> Result<(AccessKey, KeyInfo), KeyError> {
+        let _writing = self.keys.writing();
+        if self.deletions() != deletions {
+            return Err(KeyError::Deleted);
+        }
+        if self.keys.of(tenant, Record::is_live).len() >= MAX_KEYS {
+            let tenant = tenant.clone();
+            return Err(KeyError::TooMany { tenant });
+        }
+        let key = AccessKey::draw(&OsRandom)?;
+        let record = Record {
+            tenant: TenantName(tenant.clone()),
+            name,
+            scope,
+            created: now(),
+            hash: key.hash(),
+            revoked: None,
+        };
+        self.put_records(&[(key.id(), &record)], &[])?;
+        crash_point!("keys::created");
+        let info = record.info(key.id());
+        self.keys.write().insert(key.id(), record);
+        Ok((key, info))
+    }
+
+    /// The keys of a tenant, oldest first, without those that were revoked.
+    #[must_use]
+    pub fn tenant_keys(&self, tenant: &TenantId) -> Vec<KeyInfo> {
+        let live = self.keys.of(tenant, Record::is_live);
+        live.into_iter()
+            .map(|(id, record)| record.info(id))
+            .collect()
+    }
+
+    /// Revokes a key of `tenant`: the next request with it is refused, after a restart too. Whether there was such a key.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`]; the key then still counts.
+    pub fn revoke_key(&self, tenant: &TenantId, id: KeyId) -> Result<bool, ControlError> {
+        let _writing = self.keys.writing();
+        let found = self.keys.read().keys.get(&id).cloned();
+        let Some(mut record) = found.filter(|one| one.is_live() && one.tenant.0 == *tenant) else {
+            return Ok(false);
+        };
+        record.revoked = Some(Timestamp::now());
+        // The longest revoked are forgotten: they are then refused as keys that never were.
+        let revoked = self.keys.of(tenant, |one| !one.is_live());
+        let surplus = (revoked.len() + 1).saturating_sub(MAX_REVOKED);
+        let forgotten: Vec<KeyId> = revoked.iter().take(surplus).map(|(id, _)| *id).collect();
+        self.put_records(&[(id, &record)], &forgotten)?;
+        crash_point!("keys::revoked");
+        let mut known = self.keys.write();
+        known.insert(id, record);
+        known.remove(tenant, &forgotten);
+        Ok(true)
+    }
+
+    /// Removes all that is kept about a tenant's callers, keys and usage, with `also` in one commit.
+    pub(super) fn forget_callers(
+        &self,
+        tenant: &TenantId,
+        also: impl Fn(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), ControlError> {
+        let _writing = self.keys.writing();
+        let ids: Vec<KeyId> = self
+            .keys
+            .of(tenant, |_| true)
+            .iter()
+            .map(|(id, _)| *id)
+            .collect();
+        self.write(|transaction| {
+            also(transaction)?;
+            let mut keys = transaction.open_table(ACCESS_KEYS)?;
+            for id in &ids {
+                drop(keys.remove(id.to_string().as_str())?);
+            }
+            drop(keys);
+            usage::forget(transaction, tenant)
+        })?;
+        self.keys.write().remove(tenant, &ids);
+        let _before = self.keys.deletions.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Before a tenant comes into being: whoever held keys to one of that name, whose files were taken away by hand, is forgotten.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`].
+    pub fn begin_create(&self, tenant: &TenantId) -> Result<(), ControlError> {
+        let remains = !self.keys.of(tenant, |_| true).is_empty() || self.has_usage(tenant)?;
+        if remains {
+            tracing::warn!(%tenant, "access keys and usage of an earlier tenant of this name are removed");
+            self.forget_callers(tenant, |_| Ok(()))?;
+        }
+        Ok(())
+    }
+
+    /// Reads all keys into memory.
+    pub(super) fn load_keys(&self) -> Result<(), ControlError> {
+        let texts = self.with(|database| {
+            let transaction = database.begin_read()?;
+            let mut texts = Vec::new();
+            for entry in transaction.open_table(ACCESS_KEYS)?.iter()? {
+                let (id, record) = entry?;
+                texts.push((id.value().to_owned(), record.value().to_vec()));
+            }
+            Ok(texts)
+        })?;
+        let mut known = self.keys.write();
+        for (id, text) in texts {
+            let record: Record =
+                serde_json::from_slice(&text).map_err(|source| ControlError::Damaged {
+                    path: self.path.clone(),
+                    source: Box::new(source),
+                })?;
+            // Only this file's own writer put it there.
+            if let Ok(id) = id.parse() {
+                known.insert(id, record);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts so many keys in the table, in memory alone.
+    #[cfg(test)]
+    pub(super) fn fill_with_keys(&self, tenant: &TenantId, count: usize) {
+        for _ in 0..count {
+            let key = AccessKey::draw(&OsRandom).expect("randomness");
+            let record = Record {
+                tenant: TenantName(tenant.clone()),
+                name: "one of many".parse().expect("a name"),
+                scope: Scope::Read,
+                created: now(),
+                hash: key.hash(),
+                revoked: None,
+            };
+            self.keys.write().insert(key.id(), record);
+        }
+    }
+
+    fn put_records(
+        &self,
+        records: &[(KeyId, &Record)],
+        forgotten: &[KeyId],
+    ) -> Result<(), ControlError> {
+        let texts: Vec<_> = records
+            .iter()
+            .map(|(id, record)| Ok((id.to_string(), serde_json::to_vec(record)?)))
+            .collect::<Result<_, serde_json::Error>>()
+            .map_err(|source| ControlError::Io {
+                action: "write an access key to",
+                path: self.path.clone(),
+                source: source.into(),
+            })?;
+        self.write(|transaction| {
+            let mut keys = transaction.open_table(ACCESS_KEYS)?;
+            for (id, text) in &texts {
+                let _old = keys.insert(id.as_str(), text.as_slice())?;
+            }
+            for id in forgotten {
+                drop(keys.remove(id.to_string().as_str())?);
+            }
+            Ok(())
+        })
+    }
+}
+
+impl KeyTable {
+    /// A tenant's keys that `which` chooses, oldest first.
+    fn of(&self, tenant: &TenantId, which: impl Fn(&Record) -> bool) -> Vec<(KeyId, Record)> {
+        let known = self.read();
+        let ids = known.of_tenants.get(tenant).into_iter().flatten();
+        let mut found: Vec<_> = ids
+            .filter_map(|id| Some((*id, known.keys.get(id)?)))
+            .filter(|(_, record)| which(record))
+            .map(|(id, record)| (id, record.clone()))
+            .collect();
+        found.sort_by_key(|(id, record)| (record.revoked, record.created, *id));
+        found
+    }
+
+    // Each change under a lock is complete in itself: a panic leaves no half of it.
+
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn insert(&mut self, id: KeyId, record: Record) {
+        let ids = self.of_tenants.entry(record.tenant.0.clone()).or_default();
+        let _new = ids.insert(id);
+        let _old = self.keys.insert(id, record);
+    }
+
+    /// Removes these keys of a tenant.
+    fn remove(&mut self, tenant: &TenantId, ids: &[KeyId]) {
+        for id in ids {
+            let _old = self.keys.remove(id);
+        }
+        if let Some(left) = self.of_tenants.get_mut(tenant) {
+            left.retain(|id| !ids.contains(id));
+            if left.is_empty() {
+                let _empty = self.of_tenants.remove(tenant);
+            }
+        }
+    }
+}
+
+impl Record {
+    fn is_live(&self) -> bool {
+        self.revoked.is_none()
+    }
+
+    fn info(&self, id: KeyId) -> KeyInfo {
+        KeyInfo {
+            id: id.to_string(),
+            name: self.name.clone(),
+            scope: self.scope,
+            created: self.created,
+        }
+    }
+}
+
+impl TryFrom<String> for TenantName {
+    type Error = nimbus_manifests::InvalidName;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse().map(Self)
+    }
+}
+
+impl From<TenantName> for String {
+    fn from(tenant: TenantName) -> Self {
+        tenant.0.to_string()
+    }
+}
+
+/// A hash as hexadecimal text.
+mod hex {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    use super::{HEXLOWER, SecretHash};
+
+    pub(super) fn serialize<S: Serializer>(hash: &SecretHash, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(&HEXLOWER.encode(hash.as_bytes()))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(text: D) -> Result<SecretHash, D::Error> {
+        let text = String::deserialize(text)?;
+        let bytes = HEXLOWER.decode(text.as_bytes()).ok();
+        let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
+        bytes
+            .map(SecretHash::from_bytes)
+            .ok_or_else(|| D::Error::custom("a hash is 64 hexadecimal digits"))
+    }
+}
+
+/// The time, to the millisecond: people look at it.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}
+
+/// How many keys a tenant may have.
+pub const MAX_KEYS: usize = 1000;
+/// How many revoked keys of a tenant are told from unknown ones.
+const MAX_REVOKED: usize = 100;

@@ -1,0 +1,151 @@
+//! `/api/tenants/{t}/keys`: tenant access keys.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use nimbus_manifests::TenantId;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::tenant_id;
+use crate::control::{AccessKey, ControlError, KeyError, KeyId, KeyInfo, KeyName, Scope};
+use crate::envelope::blocking;
+use crate::server::App;
+use crate::server::body::Body;
+use crate::server::error::{ApiError, Code};
+use crate::tenants::StoreError;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::server) struct NewKey {
+    name: KeyName,
+    scope: Scope,
+}
+
+/// Makes a key. Its secret is in this answer and nowhere else.
+pub(in crate::server) async fn create(
+    State(app): State<Arc<App>>,
+    Path(tenant): Path<String>,
+    Body(new): Body<NewKey>,
+) -> Result<Response, ApiError> {
+    let tenant = tenant_id(&tenant)?;
+    for _try in 0..TRIES {
+        let deletions = app.control.deletions();
+        require(&app, &tenant).await?;
+        let (control, tenant) = (app.control.clone(), tenant.clone());
+        let name = new.name.clone();
+        // On a thread of its own, which ends also when the client has gone.
+        let created =
+            blocking(move || control.create_key(&tenant, name, new.scope, deletions)).await;
+        return match created {
+            Ok((key, info)) => {
+                tracing::info!(event = "key.created", key = %key.id(), scope = info.scope.as_str(), "a tenant access key was made");
+                Ok(shown_once(&key, &info))
+            }
+            Err(KeyError::Deleted) => continue,
+            Err(error) => Err(failed(&error)),
+        };
+    }
+    Err(ApiError::new(
+        Code::StorageBusy,
+        "tenants are being deleted just now",
+    ))
+}
+
+/// The keys that count, oldest first, without their secrets.
+pub(in crate::server) async fn list(
+    State(app): State<Arc<App>>,
+    Path(tenant): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let tenant = tenant_id(&tenant)?;
+    require(&app, &tenant).await?;
+    Ok(Json(json!({"keys": app.control.tenant_keys(&tenant)})))
+}
+
+/// Revokes a key: the next request with it is refused.
+pub(in crate::server) async fn revoke(
+    State(app): State<Arc<App>>,
+    Path((tenant, id)): Path<(String, String)>,
+) -> Result<StatusCode, ApiError> {
+    let tenant = tenant_id(&tenant)?;
+    require(&app, &tenant).await?;
+    let revoked = match id.parse::<KeyId>() {
+        Ok(id) => {
+            let control = app.control.clone();
+            blocking(move || control.revoke_key(&tenant, id))
+                .await
+                .map_err(|error| failed(&error.into()))?
+        }
+        Err(()) => false,
+    };
+    if !revoked {
+        return Err(ApiError::new(
+            Code::KeyNotFound,
+            "this tenant has no such access key, or no more",
+        ));
+    }
+    tracing::info!(
+        event = "key.revoked",
+        key = id,
+        "a tenant access key was revoked"
+    );
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn require(app: &App, tenant: &TenantId) -> Result<(), ApiError> {
+    let tenants = app.tenants.list_tenants().await?;
+    match tenants.binary_search(tenant) {
+        Ok(_place) => Ok(()),
+        Err(_place) => Err(StoreError::TenantNotFound {
+            tenant: tenant.clone(),
+        }
+        .into()),
+    }
+}
+
+fn failed(error: &KeyError) -> ApiError {
+    let code = match error {
+        KeyError::TooMany { .. } => Code::Conflict,
+        KeyError::Control(ControlError::Damaged { .. } | ControlError::KeyMismatch { .. }) => {
+            Code::StorageCorruption
+        }
+        _ => Code::Unavailable,
+    };
+    ApiError::new(code, error.to_string())
+}
+
+/// The answer that holds the secret, from a buffer that is wiped when it was sent.
+fn shown_once(key: &AccessKey, info: &KeyInfo) -> Response {
+    #[derive(Serialize)]
+    struct Shown<'a> {
+        id: &'a str,
+        key: &'a str,
+        name: &'a KeyName,
+        scope: Scope,
+    }
+    let secret = key.expose();
+    let shown = Shown {
+        id: &info.id,
+        key: &secret,
+        name: &info.name,
+        scope: info.scope,
+    };
+    // Large enough from the beginning: a buffer that grows leaves copies of itself behind.
+    let mut json = Zeroizing::new(Vec::with_capacity(SHOWN_BYTES));
+    if serde_json::to_writer(&mut *json, &shown).is_err() {
+        return ApiError::new(Code::Internal, "a fault in the server").into_response();
+    }
+    let kind = HeaderValue::from_static("application/json");
+    let body = Bytes::from_owner(json);
+    (StatusCode::CREATED, [(header::CONTENT_TYPE, kind)], body).into_response()
+}
+
+/// A key, its id, and a name of a hundred characters, each escaped.
+const SHOWN_BYTES: usize = 2048;
+/// How often a deletion that came between is put up with.
+const TRIES: usize = 8;

@@ -1,0 +1,45 @@
+//! `/debug/usage`: monthly active identities.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use serde::Deserialize;
+
+use crate::control::{Month, UsageReport};
+use crate::envelope::blocking;
+use crate::server::App;
+use crate::server::error::{ApiError, Code};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::server) struct Asked {
+    month: Option<String>,
+}
+
+/// What was counted until now, of one month or of all.
+pub(in crate::server) async fn usage(
+    State(app): State<Arc<App>>,
+    query: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<UsageReport>, ApiError> {
+    let wrong = |message: String| ApiError::new(Code::InvalidInput, message);
+    let Query(asked) = query.map_err(|error| wrong(error.body_text()))?;
+    let month: Option<Month> = asked
+        .month
+        .map(|month| month.parse())
+        .transpose()
+        .map_err(|error: crate::control::InvalidMonth| wrong(error.to_string()))?;
+    let report = blocking(move || {
+        app.usage.flush();
+        let months = app.control.usage(month)?;
+        let not_counted = app.usage.not_counted();
+        Ok::<_, crate::control::ControlError>(UsageReport {
+            months,
+            not_counted,
+        })
+    });
+    report
+        .await
+        .map(Json)
+        .map_err(|error| ApiError::new(Code::Unavailable, error.to_string()))
+}
