@@ -1,6 +1,9 @@
 //! What holds of every input from an application.
 
 use data_encoding::BASE64URL_NOPAD;
+use nimbus_documents::documents::deploy::{
+    AppPath, ContentHash, Deploy, DeployError, MAX_DEPLOY_FILES, MAX_PATH_BYTES, Resources,
+};
 use nimbus_documents::documents::query::{
     Condition, Field, Filter, Key, MAX_FILTERS, MAX_IN, MAX_PAGE, Position, Query, Relation, Value,
 };
@@ -108,6 +111,43 @@ pub fn batch(bytes: &[u8]) {
     assert!(mutations.len() <= MAX_BATCH);
     for one in mutations {
         mutation(one.get().as_bytes());
+    }
+}
+
+/// A deploy that is accepted has files that lie within their app, each with the content of its hash, and schemas and crons that are read
+/// again from what a store keeps of them.
+pub fn deploy(bytes: &[u8]) {
+    let read = |text: &str| Deploy::from_json(text).map_err(InputError::from);
+    let Some(deploy) = accepted(bytes, read) else {
+        return;
+    };
+    assert!(deploy.files.len() <= MAX_DEPLOY_FILES);
+    for (path, content) in &deploy.files {
+        assert_within(path);
+        assert_eq!(content.hash(), ContentHash::of(content.bytes()));
+    }
+    let resources = &deploy.resources;
+    let (schemas, crons) = (resources.schemas_json(), resources.crons_json());
+    let again = Resources::from_stored(&schemas, &crons);
+    assert_eq!(again.as_ref(), Some(resources));
+}
+
+/// A path that is accepted does not leave its app.
+pub fn path(bytes: &[u8]) {
+    let read = |text: &str| text.parse().map_err(|error: DeployError| error.into());
+    if let Some(path) = accepted(bytes, read) {
+        assert_within(&path);
+    }
+}
+
+/// It is made of names, and is its own normal form.
+fn assert_within(path: &AppPath) {
+    assert!(path.as_str().len() <= MAX_PATH_BYTES);
+    assert_eq!(path.as_str().parse().as_ref(), Ok(path));
+    let special = |c: char| c.is_control() || c == '\\';
+    for name in path.as_str().split('/') {
+        assert!(!matches!(name, "" | "." | ".."));
+        assert!(!name.contains(special));
     }
 }
 

@@ -12,6 +12,7 @@ mod access_keys;
 mod control_file;
 mod creation;
 mod deletion;
+mod deploy;
 mod load;
 mod schedule;
 mod schemas;

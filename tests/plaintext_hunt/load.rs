@@ -6,6 +6,7 @@ use std::thread;
 
 use nimbus_test_support::{Machine, Server};
 use serde_json::json;
+use sha2::Digest as _;
 
 /// One in a value, one in the name of a field, one in the name of a table.
 pub(crate) const CANARIES: &[&str] = &[
@@ -76,6 +77,7 @@ pub(crate) fn work_and_die(machine: &Machine, arguments: &[&str], keys: &[String
 fn work(server: &Server, token: &str, keys: &[String; 2], tenant: &str, done: &AtomicU64) {
     let documents = format!("/api/tenants/{tenant}/documents");
     let table = format!("{documents}/{}", CANARIES[2]);
+    let deploys = format!("/api/tenants/{tenant}/deploy");
     for n in 0.. {
         let ask = |method, path: &str, body| server.try_request_as(token, method, path, body);
         let body = json!({"table": CANARIES[2], "fields": document(n)});
@@ -86,6 +88,7 @@ fn work(server: &Server, token: &str, keys: &[String; 2], tenant: &str, done: &A
         let id = answer["id"].as_str().expect("an id");
         let path = format!("{table}/{id}");
         let patch = json!({"patch": {"more": CANARIES[0].repeat(20)}});
+        let deploy = app(n);
         let answers = [
             ask("GET", &path, None),
             ask("PATCH", &path, Some(&patch)),
@@ -94,6 +97,18 @@ fn work(server: &Server, token: &str, keys: &[String; 2], tenant: &str, done: &A
             } else {
                 ask("GET", &path, None)
             },
+            if n.is_multiple_of(10) {
+                ask("POST", &deploys, Some(&deploy))
+            } else {
+                ask("POST", &format!("{deploys}/1/activate"), None)
+            },
+            ask(
+                "POST",
+                &deploys,
+                Some(
+                    &json!({"name": STRAY_CANARY, "schemas": [], "crons": [], "files": [{"path": STRAY_CANARY}]}),
+                ),
+            ),
             // What is wrong is said in the answer, and stays out of the log.
             ask(
                 "POST",
@@ -130,6 +145,17 @@ fn visit(server: &Server, key: &str) -> Result<(u16, serde_json::Value), ureq::E
     let headers = [("x-nimbus-identity", IDENTITY_CANARY)];
     let path = "/api/tenants/made/documents/t";
     server.try_request_with(key, &headers, "GET", path, None)
+}
+
+/// A deploy of files whose contents and paths are canaries too.
+fn app(n: u64) -> serde_json::Value {
+    let content = format!("{n} {}", CANARIES[0].repeat(5000));
+    let hash = data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(content.as_bytes()));
+    let encoded = data_encoding::BASE64.encode(content.as_bytes());
+    let path = format!("{}/{}.txt", CANARIES[1], CANARIES[2]);
+    let file = json!({"path": path, "sha256": hash, "content_base64": encoded});
+    let schema = json!({"table": CANARIES[2], "indexes": [{"name": CANARIES[1], "fields": [CANARIES[1]], "unique": false}]});
+    json!({"name": CANARIES[0], "schemas": [schema], "crons": [], "files": [file]})
 }
 
 /// With overflow pages now and then.
