@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -384,4 +385,96 @@ fn the_longest_nesting_that_is_let_in_fits_a_small_stack() {
     let small = std::thread::Builder::new().stack_size(1 << 20);
     let thread = small.spawn(move || check(&schema, document));
     assert_eq!(thread.unwrap().join().unwrap(), Ok(()));
+}
+
+/// JSON Schemas put together at random from keywords that refer, combine and descend.
+fn random_json_schema() -> impl Strategy<Value = Value> {
+    let reference = prop::sample::select(vec![
+        "#",
+        "#/",
+        "#/$defs/a",
+        "#/$defs/b",
+        "#/properties/x",
+        "#/allOf/0",
+        "#a",
+        "x",
+        "#/$defs/%61",
+        "",
+    ]);
+    let leaf = prop_oneof![
+        Just(json!({})),
+        any::<bool>().prop_map(Value::from),
+        reference.prop_map(|reference| json!({"$ref": reference})),
+        "[a-z(){}\\[\\]*+?|.\\\\^$0-9]{0,8}".prop_map(|pattern| json!({"pattern": pattern})),
+        (0..4_i64).prop_map(|n| json!({"minimum": n, "maxLength": n, "uniqueItems": true})),
+        Just(json!({"type": "object", "required": ["x"]})),
+        Just(json!({"type": 7})),
+    ];
+    leaf.prop_recursive(4, 24, 3, |inner| {
+        let keyword = prop::sample::select(vec![
+            "allOf",
+            "anyOf",
+            "oneOf",
+            "not",
+            "if",
+            "items",
+            "prefixItems",
+            "properties",
+            "patternProperties",
+            "additionalProperties",
+            "unevaluatedProperties",
+            "$defs",
+            "dependentSchemas",
+            "contains",
+            "propertyNames",
+        ]);
+        let part = (keyword, prop::collection::vec(inner, 1..3)).prop_map(|(keyword, parts)| {
+            let value = match keyword {
+                "allOf" | "anyOf" | "oneOf" | "prefixItems" => Value::from(parts),
+                "properties" | "patternProperties" | "$defs" | "dependentSchemas" => {
+                    ["a", "b", "x"]
+                        .into_iter()
+                        .zip(parts)
+                        .map(|(name, part)| (name.to_owned(), part))
+                        .collect()
+                }
+                _ => parts.into_iter().next().unwrap_or_default(),
+            };
+            (keyword.to_owned(), value)
+        });
+        prop::collection::vec(part, 1..4).prop_map(|parts| parts.into_iter().collect())
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn what_is_let_in_reads_back_and_judges_without_end_or_panic(json_schema in random_json_schema()) {
+        let Ok(schema) = with(json_schema) else { return Ok(()) };
+        prop_assert_eq!(TableSchema::from_json(&schema.to_json()), Ok(schema.clone()));
+        prop_assert_eq!(TableSchema::from_stored(&schema.to_json()), Some(schema.clone()));
+        let mut deep = json!({"x": 1});
+        for _ in 0..50 {
+            deep = json!({"a": deep, "b": [1, "x", null], "x": "text"});
+        }
+        for document in [json!({}), json!({"x": [[1], [1]]}), deep] {
+            let _judged = check(&schema, document);
+        }
+    }
+
+    #[test]
+    fn no_text_makes_the_parser_panic(pieces in prop::collection::vec(prop_oneof![
+        Just("{\"table\":\"t\",\"fields\":[".to_owned()),
+        Just("{\"name\":\"a\",\"field_type\":\"any\"}".to_owned()),
+        Just("\"json_schema\":{\"$ref\":\"#/".to_owned()),
+        Just("\"indexes\":[{\"name\":\"i\",\"fields\":[\"a\"]}]".to_owned()),
+        prop::sample::select(vec!["{", "}", "[", "]", ",", ":", "\"", "null", "\\u"]).prop_map(str::to_owned),
+        any::<String>(),
+    ], 0..10)) {
+        let text = pieces.concat();
+        if let Ok(schema) = TableSchema::from_json(&text) {
+            prop_assert!(text.contains(schema.table().as_str()));
+        }
+    }
 }
