@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: nimbus::process::WipingAllocator = nimbus::process::WipingAllocator;
+
 fn main() -> ExitCode {
     // First of all, before any key is read.
     let _hardening = nimbus::process::harden();

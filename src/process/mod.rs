@@ -3,7 +3,13 @@
 mod files;
 mod hardening;
 mod lock;
+#[expect(
+    unsafe_code,
+    reason = "an allocator is made of unsafe calls, and wipes the blocks that it owns"
+)]
+mod wiping;
 
 pub use files::raise_file_limit;
 pub use hardening::{Hardening, harden};
 pub use lock::{DataDirLock, LockError, RunningServer, running_server};
+pub use wiping::WipingAllocator;

@@ -20,6 +20,7 @@ mod journal;
 mod keys;
 mod leases;
 mod lock;
+mod memory;
 mod names;
 mod providers;
 mod query;

@@ -76,6 +76,8 @@ pub(super) async fn connect(
         .tls_provider(tls::Provider::Rustls(
             tls::rustls_provider::CryptoMode::Ring,
         ))
+        // The buffers of a connection hold the last answer, and with it a data key, until they are freed.
+        .pool_idle_timeout(Duration::from_secs(1))
         .build_https();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .http_client(http_client)

@@ -10,9 +10,11 @@
 //! ARN is used. A wrap whose ARN is another one is not this provider's, and `Decrypt` always
 //! names the ARN it expects.
 //!
-//! **What is wiped**: the plaintext key in the SDK's answer, in place. **What cannot be**: the
+//! **What is wiped**: the plaintext key in the SDK's answer, in place. **What is not, here**: the
 //! buffers below it, which hold the same key as base64 in JSON (the HTTP body, the TLS record
-//! layer), and the body of an `Encrypt` request. They are freed within the call.
+//! layer), and the body of an `Encrypt` request. They are freed with the call or with the
+//! connection, which is closed after a second without a call; `nimbus` has an allocator that wipes
+//! what is freed.
 
 mod client;
 mod error;

@@ -1,7 +1,7 @@
 //! A proxy in front of a KMS that fails on demand.
 
 use std::io::{self, Read};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -57,6 +57,7 @@ struct State {
     upstream: String,
     faults: Mutex<Vec<Planned>>,
     calls: Mutex<Vec<(String, String)>>,
+    connections: AtomicUsize,
     in_flight: AtomicUsize,
     max_in_flight: AtomicUsize,
     stopped: AtomicBool,
@@ -149,6 +150,12 @@ impl FaultProxy {
             .collect()
     }
 
+    /// How many connections were made.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::SeqCst)
+    }
+
     /// The most requests that were under way at once.
     #[must_use]
     pub fn max_in_flight(&self) -> usize {
@@ -177,6 +184,7 @@ impl Drop for FaultProxy {
 
 impl State {
     fn serve(&self, mut client: TcpStream) -> io::Result<()> {
+        let _before = self.connections.fetch_add(1, Ordering::SeqCst);
         while let Some(request) = Message::read(&mut client)? {
             let now = self.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
             let _before = self.max_in_flight.fetch_max(now, Ordering::SeqCst);
@@ -254,10 +262,14 @@ impl State {
         let Some(response) = Message::read(&mut upstream)? else {
             return Ok(false);
         };
-        // moto's "Connection: close" goes with the response, and is kept.
+        // moto's "Connection: close" is its own: a client keeps its connection, as it does with AWS.
+        let mut response = response;
+        response
+            .head
+            .retain(|line| !line.to_ascii_lowercase().starts_with("connection:"));
+        response.head[0] = response.head[0].replacen("HTTP/1.0", "HTTP/1.1", 1);
         response.write(client)?;
-        client.shutdown(Shutdown::Write)?;
-        Ok(false)
+        Ok(true)
     }
 
     /// Holds the connection without a word until the client gives up or the proxy goes.
