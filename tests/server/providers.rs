@@ -6,7 +6,7 @@ use nimbus_test_support::{Fault, Machine};
 use serde_json::json;
 
 use super::cloud::{Cloud, until};
-use super::{assert_error, machine, set_mode, snapshot};
+use super::{assert_error, machine, set_mode, snapshot, tenant_files};
 
 fn things(tenant: &str) -> String {
     format!("/api/tenants/{tenant}/documents/things")
@@ -247,10 +247,11 @@ fn a_tenant_is_not_created_when_kms_gives_no_key() {
     let server = cloud.start();
     let denied = Fault::error(400, "AccessDeniedException", "not authorized");
     cloud.proxy.inject("GenerateDataKey", denied);
-    let before = snapshot(&cloud.machine);
+    // The control file has work of its own: the end of the audit log, what is due.
+    let before = tenant_files(&cloud.machine);
     let (status, answer) = server.request("POST", "/api/tenants", Some(&json!({"id": "one"})));
     let _ = assert_error(status, &answer, (503, "encryption.key_revoked"));
-    assert_eq!(snapshot(&cloud.machine), before);
+    assert_eq!(tenant_files(&cloud.machine), before);
     assert_eq!(server.get("/api/tenants"), json!({"tenants": []}));
     cloud.proxy.clear();
     let _ = server.create("/api/tenants", &json!({"id": "one"}));
