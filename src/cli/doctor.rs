@@ -72,6 +72,7 @@ async fn here(settings: &Settings) -> Result<Examination, CliError> {
             control_dir: settings.control_data_dir.clone(),
             provider: settings.provider.clone(),
             envelope: envelope.map_err(|error| chain(&error)),
+            dek_max_age: settings.dek_max_age,
             holds_control: false,
         },
         max_open_tenants: settings.max_open_tenants,

@@ -193,6 +193,7 @@ impl Start {
             control_dir: settings.control_data_dir,
             provider: settings.provider,
             envelope: Ok(envelope.clone()),
+            dek_max_age: settings.dek_max_age,
             holds_control: true,
         };
         let tenants = Arc::new(tenants);
@@ -208,11 +209,15 @@ impl Start {
             tokens: TokenKeeper::new(token_path),
             allowed_origins: self.cors_allow_origins,
         });
+        let app = Arc::new(app);
+        if let Some(max_age) = settings.dek_max_age {
+            app.keep_data_keys_young(max_age);
+        }
         match self.log_format {
             Format::Text => output::note(&format!("nimbus listening on {address}")),
             Format::Json => tracing::info!(%address, "nimbus listening on {address}"),
         }
-        serve(listener, Arc::new(app), stop).await?;
+        serve(listener, app, stop).await?;
         keeper.abort();
         tracing::info!("stopped; every tenant is closed and its keys are wiped");
         drop(lock);

@@ -1,4 +1,4 @@
-//! Lengths of time as an operator says them: `60s`, `1h 30m`.
+//! Lengths of time as an operator says them: `60s`, `1h 30m`, `90d`.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -13,7 +13,7 @@ pub struct Time(Duration);
 
 /// Text that is no length of time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no length of time; write 60s, 15m or 1h 30m")]
+#[error("{text:?} is no length of time; write 60s, 15m, 1h 30m or 90d")]
 pub struct NoTime {
     text: String,
 }
@@ -30,7 +30,14 @@ impl FromStr for Time {
     type Err = NoTime;
 
     fn from_str(text: &str) -> Result<Self, NoTime> {
-        let parsed = text.parse::<SignedDuration>().ok();
+        // A day is 24 hours here, whatever the calendar says: jiff leaves it out for that.
+        let days = text
+            .strip_suffix('d')
+            .and_then(|days| days.parse::<u16>().ok());
+        let parsed = match days {
+            Some(days) => Some(SignedDuration::from_hours(i64::from(days) * 24)),
+            None => text.parse::<SignedDuration>().ok(),
+        };
         let duration = parsed.and_then(|duration| Duration::try_from(duration).ok());
         duration.map(Self).ok_or_else(|| NoTime {
             text: text.chars().take(40).collect(),
@@ -57,6 +64,7 @@ mod tests {
             ("15m", 900),
             ("1h 30m", 5400),
             ("PT2M", 120),
+            ("90d", 7_776_000),
             ("0s", 0),
         ] {
             assert_eq!(
@@ -65,7 +73,17 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["", "60", "-5s", "1 fortnight", "1mo", "soon"] {
+        for text in [
+            "",
+            "60",
+            "-5s",
+            "1 fortnight",
+            "-1d",
+            "1.5d",
+            "d",
+            "1mo",
+            "soon",
+        ] {
             assert!(text.parse::<Time>().is_err(), "{text}");
         }
     }

@@ -112,6 +112,10 @@ pub struct Persistence {
     #[arg(long, env = "NIMBUS_ENCRYPTION_KEY_GRACE", value_name = "TIME")]
     pub encryption_key_grace: Option<Time>,
 
+    /// Replace data keys older than this in the background: 90d, 12h, 30m [default: never]
+    #[arg(long, env = "NIMBUS_ENCRYPTION_DEK_MAX_AGE", value_name = "TIME")]
+    pub encryption_dek_max_age: Option<Time>,
+
     /// How many tenants may be open at a time [default: 512]
     #[arg(long, env = "NIMBUS_MAX_OPEN_TENANTS", value_name = "N")]
     pub max_open_tenants: Option<usize>,
@@ -227,6 +231,11 @@ pub enum ConfigError {
         /// From where to where.
         bounds: &'static str,
     },
+    /// An age of 0.
+    #[error(
+        "--encryption-dek-max-age must be at least 1s; leave it out to replace data keys by hand alone"
+    )]
+    NoAge,
     /// A limit of 0.
     #[error("--max-open-tenants must be at least 1")]
     NoOpenTenants,
@@ -247,6 +256,8 @@ pub struct Settings {
     pub recipients: Vec<Recipient>,
     /// How long what a remote provider unwrapped is held.
     pub terms: Terms,
+    /// How old a data key may grow.
+    pub dek_max_age: Option<Duration>,
     /// How many tenants may be open at a time.
     pub max_open_tenants: usize,
 }
@@ -275,6 +286,17 @@ impl Settings {
         };
         let provider = said.provider()?;
         let recipients = said.recipients(&provider)?;
+        let dek_max_age = said.encryption_dek_max_age.map(Time::duration);
+        if provider == ProviderChoice::Off && dek_max_age.is_some() {
+            return Err(ConfigError::Foreign {
+                setting: "--encryption-dek-max-age",
+                needs: "master-key-file",
+                selected: "none",
+            });
+        }
+        if dek_max_age.is_some_and(|age| age.is_zero()) {
+            return Err(ConfigError::NoAge);
+        }
         let data_dir = said.data_dir.clone().unwrap_or_else(|| "data".into());
         let max_open_tenants = said.max_open_tenants.unwrap_or(DEFAULT_OPEN_TENANTS);
         if max_open_tenants == 0 {
@@ -290,6 +312,7 @@ impl Settings {
             terms: said.terms()?,
             provider,
             recipients,
+            dek_max_age,
             max_open_tenants,
         })
     }
@@ -366,6 +389,7 @@ impl Persistence {
             ),
             encryption_key_lease: self.encryption_key_lease.or(file.encryption_key_lease),
             encryption_key_grace: self.encryption_key_grace.or(file.encryption_key_grace),
+            encryption_dek_max_age: self.encryption_dek_max_age.or(file.encryption_dek_max_age),
             max_open_tenants: self.max_open_tenants.or(file.max_open_tenants),
         }
     }

@@ -3,6 +3,7 @@
 //!
 //! One file an operation. The command line and the server's routes call the same functions; neither does any of this by itself.
 
+pub mod dek_age;
 pub mod doctor;
 mod error;
 pub mod export;

@@ -6,18 +6,20 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nimbus_keyproviders::ProviderConfig;
 use nimbus_manifests::{Manifest, ProviderKind, SUFFIX, State, Subject, TenantId};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
+use super::dek_age::is_overdue;
 use crate::chain::chain;
 use crate::config::ProviderChoice;
 use crate::control::{self, ControlError};
 use crate::envelope::{
-    Envelope, EnvelopeError, FileKind, Intent, KeyedFile, Prepared, ReadError, Trouble, blocking,
-    classify, manifest_path, read_manifest,
+    Clock as _, Envelope, EnvelopeError, FileKind, Intent, KeyedFile, Prepared, ReadError,
+    SystemClock, Trouble, blocking, classify, manifest_path, read_manifest,
 };
 use crate::sqlcipher::{self, OpenError};
 
@@ -147,6 +149,9 @@ pub struct FileReport {
     pub dek_id: Option<String>,
     /// When that key was drawn.
     pub dek_created: Option<String>,
+    /// Whether that key is older than `--encryption-dek-max-age`.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub dek_overdue: bool,
     /// Which keys wrap it.
     pub wraps: Vec<WrapReport>,
     /// What was found.
@@ -200,6 +205,8 @@ pub struct Surveyor {
     pub provider: ProviderChoice,
     /// The core, or why there is none.
     pub envelope: Result<Envelope, String>,
+    /// How old a data key may grow.
+    pub dek_max_age: Option<Duration>,
     /// Whether this process is the server, which has the control file open and verified it whole when it started.
     pub holds_control: bool,
 }
@@ -516,6 +523,9 @@ impl Surveyor {
             file_id: manifest.map(|manifest| manifest.file_id().to_string()),
             dek_id: dek.map(|dek| dek.id.to_string()),
             dek_created: dek.map(|dek| dek.created.to_string()),
+            dek_overdue: dek
+                .zip(self.dek_max_age)
+                .is_some_and(|(dek, max_age)| is_overdue(dek.created, SystemClock.now(), max_age)),
             wraps: wraps
                 .iter()
                 .map(|wrap| WrapReport {

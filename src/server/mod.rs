@@ -26,9 +26,10 @@ pub use router::{route_table, router};
 
 use crate::audit::AuditLog;
 use crate::control::{Control, ControlError};
+use crate::encryption::dek_age::{self, Keeper};
 use crate::encryption::rotate_dek::Deployment;
 use crate::encryption::survey::Surveyor;
-use crate::envelope::{Envelope, acting_as, actor, blocking};
+use crate::envelope::{Envelope, SystemClock, acting_as, actor, blocking};
 use crate::scheduler::Scheduler;
 use crate::tenants::{StoreError, TenantProvider, TenantStore};
 use crate::usage::UsageCounter;
@@ -143,6 +144,24 @@ impl App {
             Ok(result) => result.map_err(ApiError::from),
             Err(_panic) => Err(ApiError::new(Code::Internal, "a fault in the server")),
         }
+    }
+
+    /// Replaces data keys that are older than `max_age`, one at a time, for as long as the server runs. It steps back for whatever an operator asks for.
+    pub fn keep_data_keys_young(self: &Arc<Self>, max_age: Duration) {
+        let keeper = Keeper::new(self.deployment(), max_age, Arc::new(SystemClock));
+        let operations = self.operations.clone();
+        drop(tokio::spawn(async move {
+            loop {
+                let due = keeper.look().await;
+                for (done, one) in due.iter().enumerate() {
+                    let renewed = operations.quietly(|progress| keeper.renew(one, progress));
+                    if renewed.await {
+                        dek_age::note(due.len() - done - 1);
+                    }
+                }
+                tokio::time::sleep(keeper.pause()).await;
+            }
+        }));
     }
 
     /// What a rotation of data keys goes through.

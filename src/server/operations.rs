@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
+use tokio::sync::Mutex as Turn;
 use uuid::Uuid;
 
 use super::error::{ApiError, Code};
@@ -13,7 +15,13 @@ use crate::sqlcipher::Progress;
 
 /// Operations under way, and the last ones that ended. One runs at a time.
 #[derive(Debug, Default)]
-pub(super) struct Operations(Mutex<BTreeMap<Uuid, Operation>>);
+pub(super) struct Operations {
+    all: Mutex<BTreeMap<Uuid, Operation>>,
+    /// Held by the one that runs, an operator's or one that goes on by itself.
+    turn: Turn<()>,
+    /// How many of an operator's wait for it.
+    waiting: AtomicUsize,
+}
 
 #[derive(Debug)]
 struct Operation {
@@ -65,7 +73,7 @@ impl Operations {
         // In a task of its own within another: a panic ends the operation, and is not waited for for ever.
         let (operations, work) = (
             self.clone(),
-            tokio::spawn(acting_as(actor(), work(progress))),
+            tokio::spawn(acting_as(actor(), self.clone().in_turn(work(progress)))),
         );
         drop(tokio::spawn(async move {
             let end = work
@@ -79,6 +87,28 @@ impl Operations {
             }
         }));
         Ok(id)
+    }
+
+    async fn in_turn<T>(self: Arc<Self>, work: impl Future<Output = T>) -> T {
+        let _before = self.waiting.fetch_add(1, Ordering::SeqCst);
+        let turn = self.turn.lock().await;
+        let _before = self.waiting.fetch_sub(1, Ordering::SeqCst);
+        let done = work.await;
+        drop(turn);
+        done
+    }
+
+    /// Does what goes on by itself, when no operation runs. Its progress says to stop as soon as an operation waits.
+    pub(super) async fn quietly<F: Future>(
+        self: &Arc<Self>,
+        work: impl FnOnce(Progress) -> F,
+    ) -> F::Output {
+        let _turn = self.turn.lock().await;
+        let operations = self.clone();
+        work(Arc::new(move |_done, _total| {
+            operations.waiting.load(Ordering::SeqCst) == 0
+        }))
+        .await
     }
 
     /// How far an operation has come; `None` for one that is not known (any more).
@@ -102,7 +132,7 @@ impl Operations {
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<Uuid, Operation>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

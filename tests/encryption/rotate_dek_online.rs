@@ -177,6 +177,68 @@ fn a_tenant_that_is_deleted_meanwhile_is_gone_and_others_are_refused_by_name() {
 }
 
 #[test]
+fn data_keys_that_are_too_old_are_replaced_in_the_background_closed_tenants_included() {
+    let machine = deployment(&["alpha", "beta"], &[]);
+    let files = ["alpha.sqlite3", "beta.sqlite3", "nimbus-control.db"];
+    let before = files.map(|file| manifest(&machine, file));
+    let young = status(&machine, &[], 0);
+    assert!(young["files"][0]["dek_overdue"].is_null());
+    // Any key is older than a second, soon.
+    let server = machine.start(&["--encryption-dek-max-age", "1s"]);
+    let replaced = || {
+        let now = files.map(|file| manifest(&machine, file));
+        now.iter()
+            .zip(&before)
+            .all(|(now, before)| dek(now) != dek(before) && now.contains("state: ready"))
+    };
+    while !replaced() {
+        thread::yield_now();
+    }
+    // An operator's work comes before it.
+    let _ = encryption(&machine, ALPHA).expect(0, &["has a new data key"]);
+    assert!(server.log().contains("an old data key was replaced"));
+    assert!(
+        !server.log().contains("was not replaced"),
+        "{}",
+        server.log()
+    );
+    server.stop();
+    for before in &before {
+        assert_forgotten(&machine, before);
+    }
+    let mut command = machine.nimbus(&["encryption", "status", "--format", "json"]);
+    let _ = command.env("NIMBUS_ENCRYPTION_DEK_MAX_AGE", "90d");
+    let ran = run(command);
+    assert!(ran.expect(0, &[]).json()["files"][0]["dek_overdue"].is_null());
+    assert_eq!(
+        status(&machine, &["--verify", "pages"], 0)["summary"]["ok"],
+        3
+    );
+    // Killed in the middle, it goes on with the next start.
+    let mut command = machine.nimbus(&["start", "--port", "0", "--encryption-dek-max-age", "1s"]);
+    let _ = command.env("FAILPOINTS", "rekey::copied=return");
+    if let Ok(server) = machine.try_start(command) {
+        server.wait_until_killed();
+    }
+    let between = files.map(|file| manifest(&machine, file));
+    let server = machine.start(&["--encryption-dek-max-age", "1s"]);
+    let again = || {
+        let now = files.map(|file| manifest(&machine, file));
+        now.iter()
+            .zip(&between)
+            .all(|(now, before)| dek(now) != dek(before))
+    };
+    while !again() {
+        thread::yield_now();
+    }
+    server.stop();
+    assert_eq!(
+        status(&machine, &["--verify", "pages"], 0)["summary"]["ok"],
+        3
+    );
+}
+
+#[test]
 fn a_plaintext_deployment_has_no_data_keys() {
     let machine = machine();
     let plain = &["--encryption-key-provider", "none"];

@@ -81,6 +81,7 @@ fn here(settings: &Settings, verify: Option<Verify>) -> Result<Survey, CliError>
             envelope: keys
                 .map(|keys| keys.envelope)
                 .map_err(|error| chain(&error)),
+            dek_max_age: settings.dek_max_age,
             holds_control: false,
         };
         Ok(surveyor.run(verify).await?)

@@ -29,6 +29,9 @@ impl Shared {
         tenant: TenantId,
         progress: Progress,
     ) -> Result<(), StoreError> {
+        if self.known().closing {
+            return Err(StoreError::Closed { tenant });
+        }
         if !self.exists(&tenant) {
             return Err(StoreError::TenantNotFound { tenant });
         }

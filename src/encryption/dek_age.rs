@@ -1,0 +1,154 @@
+//! `--encryption-dek-max-age`: data keys that are older than that are replaced in the background, one file at a time, the oldest first.
+//!
+//! What is due is read from the manifests each time, never remembered: a restart goes on where the last process ended, tenants that are closed
+//! are not forgotten, and a file that failed comes again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nimbus_manifests::{Subject, Timestamp};
+
+use super::protected_files;
+use super::rotate_dek::{Deployment, Request};
+use crate::chain::chain;
+use crate::envelope::{Clock, blocking, manifest_path, read_manifest};
+use crate::sqlcipher::Progress;
+
+/// Keeps data keys from growing old.
+#[derive(Debug, Clone)]
+pub struct Keeper {
+    deployment: Deployment,
+    max_age: Duration,
+    clock: Arc<dyn Clock>,
+}
+
+/// A file whose data key is too old.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// The protected file.
+    pub path: PathBuf,
+    /// Whose it is.
+    pub subject: Subject,
+    /// When its data key was drawn.
+    pub since: Timestamp,
+}
+
+impl Keeper {
+    /// A keeper for the files of `deployment`.
+    #[must_use]
+    pub fn new(deployment: Deployment, max_age: Duration, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            deployment,
+            max_age,
+            clock,
+        }
+    }
+
+    /// How long to wait between two looks.
+    #[must_use]
+    pub fn pause(&self) -> Duration {
+        (self.max_age / 10).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
+    }
+
+    /// The files whose data keys are too old now, the oldest first. A manifest that cannot be read is `status`'s to report, and no reason to
+    /// pass over the others. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// The directory that cannot be read, and why.
+    pub fn due(&self) -> Result<Vec<Due>, (PathBuf, std::io::Error)> {
+        let now = self.clock.now();
+        let Deployment {
+            data_dir,
+            control_dir,
+            ..
+        } = &self.deployment;
+        let mut due: Vec<_> = protected_files(data_dir, Some(control_dir))?
+            .into_iter()
+            .filter_map(|path| {
+                let sealed = read_manifest(&manifest_path(&path)).ok()??;
+                let claims = sealed.claims();
+                let since = claims.deks().first()?.created;
+                is_overdue(since, now, self.max_age).then(|| Due {
+                    subject: claims.subject().clone(),
+                    path,
+                    since,
+                })
+            })
+            .collect();
+        due.sort_by(|a, b| (a.since, &a.path).cmp(&(b.since, &b.path)));
+        Ok(due)
+    }
+
+    /// As [`due`](Self::due), with what went wrong in the log and the number in the metric.
+    pub async fn look(&self) -> Vec<Due> {
+        let this = self.clone();
+        match blocking(move || this.due()).await {
+            Ok(due) => {
+                note(due.len());
+                due
+            }
+            Err((path, error)) => {
+                tracing::error!(path = %path.display(), %error, "cannot look for old data keys; tried again later");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Gives one file that is due a new data key; whether it has one now. A failure is in the log, and the file comes again.
+    pub async fn renew(&self, due: &Due, progress: Progress) -> bool {
+        let request = Request {
+            path: due.path.clone(),
+            tenant_id: due.subject.tenant().map(ToString::to_string),
+            ..Request::default()
+        };
+        match self.deployment.rotate_dek(request, progress).await {
+            Ok(_rotated) => {
+                tracing::info!(subject = %due.subject, since = %due.since, "an old data key was replaced");
+                true
+            }
+            Err(error) => {
+                tracing::error!(
+                    subject = %due.subject,
+                    since = %due.since,
+                    error = chain(&error),
+                    "a data key is older than --encryption-dek-max-age and was not replaced; tried again later"
+                );
+                false
+            }
+        }
+    }
+}
+
+/// Says how many data keys are older than they may be, for an alert.
+pub fn note(overdue: usize) {
+    let overdue = u32::try_from(overdue).unwrap_or(u32::MAX);
+    metrics::gauge!("nimbus_encryption_deks_overdue").set(f64::from(overdue));
+}
+
+/// Whether a data key that was drawn at `since` is too old.
+#[must_use]
+pub(super) fn is_overdue(since: Timestamp, now: Timestamp, max_age: Duration) -> bool {
+    let age = now.unix().saturating_sub(since.unix());
+    u64::try_from(age).is_ok_and(|age| age > max_age.as_secs())
+}
+
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_key_is_too_old_after_its_age_and_never_before_it_was_drawn() {
+        let at = |seconds| Timestamp::from_unix(seconds).unwrap();
+        let max_age = Duration::from_secs(90 * 86_400);
+        let drawn = 1_700_000_000;
+        assert!(!is_overdue(at(drawn), at(drawn + 90 * 86_400), max_age));
+        assert!(is_overdue(at(drawn), at(drawn + 90 * 86_400 + 1), max_age));
+        // A clock that was set back.
+        assert!(!is_overdue(at(drawn), at(drawn - 1000 * 86_400), max_age));
+    }
+}
