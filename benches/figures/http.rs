@@ -31,6 +31,17 @@ impl House {
         }
     }
 
+    /// Another server where this one was, which was stopped.
+    pub(crate) fn restarted(machine: Machine, arguments: &[&str]) -> Self {
+        let server = machine.start(arguments);
+        let token = machine.token();
+        Self {
+            server,
+            machine,
+            token,
+        }
+    }
+
     /// A request with the admin token, as bytes.
     pub(crate) fn request(&self, method: &str, path: &str, body: &str) -> Vec<u8> {
         let length = body.len();

@@ -10,6 +10,7 @@ mod clients;
 mod documents;
 mod http;
 mod many_tenants;
+mod open_tenants;
 mod opening;
 mod point_reads;
 mod queries;
@@ -52,5 +53,6 @@ const PARTS: [(&str, Part); 6] = [
     ("clients", clients::run),
     ("point-reads", point_reads::run),
     ("opening", opening::run),
+    ("open-tenants", open_tenants::run),
     ("many-tenants", many_tenants::run),
 ];

@@ -3,9 +3,12 @@
 //! Handing work to a blocking thread and waiting for it costs several times what looking a document up does. So a request puts its
 //! wish on a list. Whoever finds the list empty sees to it, in a task of its own that first steps behind everything that is ready to run:
 //! what the other requests of that moment want is on the list by then. One snapshot answers all of it; it is taken after the last of
-//! them came. A lone request waits for nobody.
+//! them came. A lone request makes no list: it goes to a blocking thread by itself.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, oneshot},
@@ -20,7 +23,20 @@ use crate::{
 
 /// What is asked for and not being looked up yet.
 #[derive(Debug, Default)]
-pub(super) struct Lookups(Mutex<Vec<(Wanted, Answer)>>);
+pub(super) struct Lookups {
+    list: Mutex<Vec<(Wanted, Answer)>>,
+    /// Requests that are not answered yet, on the list or not.
+    present: AtomicUsize,
+}
+
+/// A request that is not answered yet.
+struct Present<'a>(&'a AtomicUsize);
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        let _before = self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// One document.
 #[derive(Debug)]
@@ -33,6 +49,12 @@ pub(super) type Found = Result<Document, StoreError>;
 type Answer = oneshot::Sender<Found>;
 
 impl Lookups {
+    /// Counts a request; whether there is no other.
+    fn enter(&self) -> (Present<'_>, bool) {
+        let before = self.present.fetch_add(1, Ordering::Relaxed);
+        (Present(&self.present), before == 0)
+    }
+
     /// Puts one on the list; whether it was empty before.
     fn add(&self, lookup: (Wanted, Answer)) -> bool {
         let mut list = self.list();
@@ -50,13 +72,20 @@ impl Lookups {
     }
 
     fn list(&self) -> std::sync::MutexGuard<'_, Vec<(Wanted, Answer)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Readers {
     /// One document.
     pub(super) async fn get(self: &Arc<Self>, wanted: Wanted) -> Found {
+        let (_present, alone) = self.lookups().enter();
+        if alone {
+            let Wanted { table, id } = wanted;
+            return self
+                .read(move |reader, tenant| reader.get(tenant, &table, id))
+                .await;
+        }
         let (answer, found) = oneshot::channel();
         if self.lookups().add((wanted, answer)) {
             drop(tokio::spawn(Arc::clone(self).see_to_lookups()));

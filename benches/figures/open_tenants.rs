@@ -1,0 +1,145 @@
+//! More tenants than may be open: what the server holds while they are written in turn, and what an open one costs that nobody uses.
+
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use nimbus_test_support::Machine;
+
+use crate::http::{Connection, House};
+use crate::report::{Figure, Target};
+use crate::setup::document;
+
+pub(crate) fn run() -> Vec<Figure> {
+    let house = House::start(&["--max-open-tenants", "128"]);
+    create(&house);
+    let mut figures = rounds(&house);
+    let House {
+        server, machine, ..
+    } = house;
+    server.stop();
+    figures.push(idle(machine));
+    figures
+}
+
+/// Every tenant written in turn, again and again.
+fn rounds(house: &House) -> Vec<Figure> {
+    let held: Vec<Held> = (0..ROUNDS)
+        .map(|_| {
+            write(house, TENANTS);
+            Held::by(house.server.pid())
+        })
+        .collect();
+    // The first round makes what all others have: threads, arenas, each tenant's table.
+    let (early, late) = (&held[1], &held[ROUNDS - 1]);
+    let most = held.iter().map(|held| held.files).max().unwrap_or_default();
+    vec![
+        Figure {
+            name: "files, 1000 tenants in turn, 128 open, round 10 by 2",
+            measured: format!("{} (most {most})", late.files),
+            against: early.files.to_string(),
+            value: late.files as f64 / early.files as f64,
+            unit: "×",
+            target: Target::AtMost(1.1),
+        },
+        Figure {
+            name: "memory, the same",
+            measured: format!("{:.1} MiB", late.kib / 1024.0),
+            against: format!("{:.1} MiB", early.kib / 1024.0),
+            value: late.kib / early.kib,
+            unit: "×",
+            target: Target::AtMost(1.1),
+        },
+    ]
+}
+
+/// A fresh server with one tenant open that rests, and with 128.
+fn idle(machine: Machine) -> Figure {
+    let house = House::restarted(machine, &["--max-open-tenants", "128"]);
+    let resting = |tenants| {
+        write(&house, tenants);
+        // Twice as long as the store waits before it gives back what an idle tenant does not need.
+        thread::sleep(REST);
+        Held::by(house.server.pid()).kib
+    };
+    let (one, all) = (resting(1), resting(128));
+    house.server.stop();
+    let each = (all - one) / 127.0;
+    Figure {
+        name: "memory of an open idle tenant",
+        measured: format!("{:.1} MiB with 128 open", all / 1024.0),
+        against: format!("{:.1} MiB with one", one / 1024.0),
+        value: each,
+        unit: "KiB",
+        target: Target::AtMost(400.0),
+    }
+}
+
+struct Held {
+    files: usize,
+    /// Resident.
+    kib: f64,
+}
+
+impl Held {
+    fn by(pid: u32) -> Self {
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).expect("its files");
+        let memory = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
+        let kib = memory.expect("its memory").lines().find_map(|line| {
+            line.strip_prefix("Rss:")?
+                .trim()
+                .strip_suffix(" kB")?
+                .parse()
+                .ok()
+        });
+        Self {
+            files: files.count(),
+            kib: kib.expect("a number of KiB"),
+        }
+    }
+}
+
+fn create(house: &House) {
+    each(house, TENANTS, |connection, number| {
+        let body = format!(r#"{{"id":"tenant-{number}"}}"#);
+        connection.send(&house.request("POST", "/api/tenants", &body));
+        let _answer = connection.receive(201);
+    });
+}
+
+/// A document into each of the first tenants, and the list of all there: any answer but success ends the run.
+fn write(house: &House, tenants: usize) {
+    each(house, tenants, |connection, number| {
+        let path = format!("/api/tenants/tenant-{number}/documents");
+        let body = format!(r#"{{"table":"places","fields":{}}}"#, document(number));
+        connection.send(&house.request("POST", &path, &body));
+        let _answer = connection.receive(201);
+        connection.send(&house.request("GET", &format!("{path}/places"), ""));
+        let _answer = connection.receive(200);
+    });
+}
+
+/// Something with each of the first tenants, over a few connections.
+fn each(house: &House, tenants: usize, work: impl Fn(&mut Connection, usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..CONNECTIONS {
+            let _thread = scope.spawn(|| {
+                let mut connection = Connection::new(house.server.connect());
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= tenants {
+                        break;
+                    }
+                    work(&mut connection, number);
+                }
+            });
+        }
+    });
+}
+
+const TENANTS: usize = 1000;
+const ROUNDS: usize = 10;
+const CONNECTIONS: usize = 8;
+const REST: Duration = Duration::from_secs(25);
