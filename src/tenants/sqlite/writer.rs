@@ -59,6 +59,8 @@ pub(super) struct Writer {
 enum Command {
     Apply(Queued),
     Renew(Box<dyn Renewal>),
+    /// The connection is closed until there is something to write again.
+    Rest,
     Close,
 }
 
@@ -156,7 +158,7 @@ impl Writer {
         let work: Box<dyn FnOnce() -> Result<(), StoreError> + Send> = match connection {
             Some(connection) => {
                 let work = station.begin(connection)?;
-                Box::new(move || work.run_on(None))
+                Box::new(move || work.run(None)?.map_or(Ok(()), Station::run))
             }
             None => Box::new(move || station.run()),
         };
@@ -247,6 +249,12 @@ impl Writer {
         })
     }
 
+    /// As after a long time without a mutation.
+    #[cfg(test)]
+    fn rest(&self) {
+        self.queue.send(Command::Rest).expect("the thread runs");
+    }
+
     /// Whether the thread has ended, closed or not.
     pub(super) fn has_ended(&self) -> bool {
         self.alive.strong_count() == 0
@@ -284,10 +292,15 @@ struct Station {
 
 impl Station {
     /// Waits for the first mutation, and opens the connection for it.
-    fn run(self) -> Result<(), StoreError> {
+    fn run(mut self) -> Result<(), StoreError> {
         loop {
-            let first = match next(&self.commands, || self.readers.shed_unused()) {
+            let resting = || {
+                self.readers.shed_unused();
+                false
+            };
+            let first = match next(&self.commands, resting) {
                 Command::Apply(first) => first,
+                Command::Rest => continue,
                 Command::Close => return Ok(()),
                 Command::Renew(mut renewal) => {
                     if !renewal.before() {
@@ -302,14 +315,17 @@ impl Station {
                 Ok(connection) => self.begin(connection),
                 Err(error) => Err(error),
             };
-            return match begun {
-                Ok(work) => work.run_on(Some(first)),
+            match begun {
+                Ok(work) => match work.run(Some(first))? {
+                    Some(station) => self = station,
+                    None => return Ok(()),
+                },
                 Err(error) => {
                     // The next request opens the tenant afresh.
                     first.work.answer(Err(error));
-                    Ok(())
+                    return Ok(());
                 }
-            };
+            }
         }
     }
 
@@ -335,13 +351,14 @@ impl Station {
     }
 }
 
-/// Waits for something to do. Nothing for a while is time to `rest`.
-fn next(commands: &Receiver<Command>, mut rest: impl FnMut()) -> Command {
+/// Waits for something to do. Nothing for a while is time to `rest`, which says whether the connection is to rest, too.
+fn next(commands: &Receiver<Command>, mut rest: impl FnMut() -> bool) -> Command {
     loop {
         match commands.recv_timeout(IDLE) {
             Ok(command) => return command,
             Err(RecvTimeoutError::Disconnected) => return Command::Close,
-            Err(RecvTimeoutError::Timeout) => rest(),
+            Err(RecvTimeoutError::Timeout) if rest() => return Command::Rest,
+            Err(RecvTimeoutError::Timeout) => {}
         }
     }
 }
@@ -363,20 +380,8 @@ struct Work {
 }
 
 impl Work {
-    /// Writes until the tenant is closed, on a fresh connection after each renewal.
-    fn run_on(mut self, mut first: Option<Queued>) -> Result<(), StoreError> {
-        loop {
-            match self.run(first.take())? {
-                None => return Ok(()),
-                Some(station) => {
-                    let connection = station.readers.writer()?;
-                    self = station.begin(connection)?;
-                }
-            }
-        }
-    }
-
-    /// Writes until the tenant is closed or, with an answer, has to be opened again here.
+    /// Writes until the tenant is closed or, with an answer, nothing was written for long or the file was renewed: the connection is closed
+    /// then, and the next mutation opens another.
     fn run(mut self, mut first: Option<Queued>) -> Result<Option<Station>, StoreError> {
         loop {
             let command = first.take().map_or_else(|| self.next(), Command::Apply);
@@ -393,6 +398,7 @@ impl Work {
             };
             match then {
                 None | Some(Command::Apply(_)) => {}
+                Some(Command::Rest) => return self.finish().map(Some),
                 Some(Command::Close) => return self.finish().map(|_station| None),
                 Some(Command::Renew(mut renewal)) => {
                     if renewal.before() {
@@ -444,7 +450,7 @@ impl Work {
         next(&station.commands, || {
             // Compiled schemas among it.
             known.clear();
-            rest(station, connection, checkpoints);
+            rest(station, connection, checkpoints)
         })
     }
 
@@ -579,17 +585,19 @@ impl Work {
     }
 }
 
-/// Gives back what an idle tenant does not need: read connections, the WAL's space, cached pages and statements.
-fn rest(station: &Station, connection: &Connection, checkpoints: &mut Checkpoints) {
+/// Gives back what an idle tenant does not need: read connections, the WAL's space, cached pages and statements. Whether the
+/// connection itself is not needed either: it had nothing to give back, and no copy follows what is in the WAL.
+fn rest(station: &Station, connection: &Connection, checkpoints: &mut Checkpoints) -> bool {
     station.readers.shed_unused();
     if !checkpoints.pending() {
-        return;
+        return !station.readers.is_followed();
     }
     connection.flush_prepared_statement_cache();
     let emptied = checkpoints.truncate(connection);
     if let Err(error) = emptied.and_then(|()| connection.release_memory()) {
         tracing::warn!(tenant = %station.tenant, %error, "checkpoint of an idle tenant failed");
     }
+    false
 }
 
 /// A database file that is not where it was opened.

@@ -395,6 +395,31 @@ async fn read_connections_are_closed_once_they_rest() {
 }
 
 #[tokio::test]
+async fn a_writer_that_rests_writes_again() {
+    let desk = desk(|_| ()).await;
+    let mut expected = Vec::new();
+    for n in 0..4 {
+        // Twice in a row, and before the first mutation: there is nothing to close then.
+        desk.writer.rest();
+        desk.writer.rest();
+        let json = format!(r#"{{"n":{n}}}"#);
+        let outcomes = (desk.submit(insert(&json)), desk.submit(insert(&json)));
+        let first = answered(outcomes.0.unwrap()).await.unwrap();
+        let second = answered(outcomes.1.unwrap()).await.unwrap();
+        assert_ne!(first, second);
+        expected.extend([json.clone(), json]);
+        assert_eq!(desk.bodies().await, expected);
+    }
+    desk.writer.rest();
+    let wal = desk.file.with_extension("sqlite3-wal");
+    // The connection is closed, and the readers with it once they rest.
+    desk.readers.shed();
+    desk.writer.close().unwrap();
+    assert!(!wal.exists());
+    assert!(desk.writer.has_ended());
+}
+
+#[tokio::test]
 async fn reads_go_on_while_the_writer_is_inside_a_transaction() {
     let desk = desk(|_| ()).await;
     let id = desk.apply(insert(r#"{"n":1}"#)).await.unwrap().id();
