@@ -7,6 +7,7 @@ use nimbus_documents::documents::deploy::{
 use nimbus_documents::documents::query::{
     Condition, Field, Filter, Key, MAX_FILTERS, MAX_IN, MAX_PAGE, Position, Query, Relation, Value,
 };
+use nimbus_documents::documents::schedule::{Cron, MAX_DELAY, NewJob, Schedule};
 use nimbus_documents::documents::{
     AtMost, Fields, InputError, MAX_BATCH, MAX_FIELDS_BYTES, Mutation,
 };
@@ -100,6 +101,31 @@ pub fn mutation(bytes: &[u8]) {
     };
     assert!(mutation.weight() >= size_of::<Mutation>());
     assert_eq!(Mutation::from_json(&mutation_json(&mutation)), Ok(mutation));
+}
+
+/// A job or a cron that is accepted reads back the same when it is written again, and a cron's times lie ahead.
+pub fn schedule(bytes: &[u8]) {
+    if let Some(job) = accepted(bytes, NewJob::from_json) {
+        assert!(job.delay <= MAX_DELAY);
+    }
+    let Some(cron) = accepted(bytes, Cron::from_json) else {
+        return;
+    };
+    let schedule = cron.schedule;
+    assert_eq!(
+        Schedule::from_json(&schedule.to_json()).as_ref(),
+        Ok(&schedule)
+    );
+    // 2027-01-15, 08:00 UTC.
+    let mut at = 1_800_000_000_000;
+    for _ in 0..3 {
+        // None for times that the zone always skips.
+        let Some(next) = schedule.first_after(at) else {
+            return;
+        };
+        assert!(next > at);
+        at = next;
+    }
 }
 
 /// The mutations of a batch as its route takes them apart: each is read, or refused, by itself.

@@ -166,6 +166,7 @@ fn refuses_what_is_no_job_or_cron_with_one_clear_error() {
         ),
         ("n", cron("0 0 30 2 *", "UTC"), "never fires"),
         ("n", cron("every day", "UTC"), "every day"),
+        ("n", cron("*/30 2 * 3 0L", "Europe/Berlin"), "never fires"),
         ("n", cron("* * * * *", "Mars/Olympus"), "Mars/Olympus"),
         ("no name", hourly.to_owned(), "no name"),
     ] {

@@ -4,13 +4,14 @@
 //! where they go back, a time of day that comes twice counts the first time. Both hold for expressions that name one second, one minute and one hour; the
 //! others (`*/10 * * * *`) go by the wall clock: they fire in both passes of an hour that comes twice, and not in one that is skipped.
 
-use std::{fmt, str::FromStr};
+use std::{cmp::Ordering, fmt, str::FromStr};
 
 use croner::{
-    Weekday,
+    CivilDateTime, CronDateTime, Resolution, Weekday,
+    errors::CronError,
     parser::{CronParser, Seconds, Year},
 };
-use jiff::{Timestamp, ToSpan as _, civil::Date, tz::TimeZone};
+use jiff::{Timestamp, ToSpan as _, Zoned, civil::Date, tz::TimeZone};
 
 use crate::documents::{InputError, error::excerpt};
 
@@ -31,13 +32,16 @@ impl Expression {
         &self.text
     }
 
-    /// The first time after `after_ms`, by the clocks of `zone`. `None` is the end of time.
+    /// The first time after `after_ms`, by the clocks of `zone`. `None` when there is none within [`SEARCH_YEARS`]: at the end of time, and
+    /// for times that this zone skips whenever they come.
     #[must_use]
     pub fn next_after(&self, after_ms: i64, zone: &TimeZone) -> Option<i64> {
         let after = Timestamp::from_millisecond(after_ms).ok()?;
-        let after = after.to_zoned(zone.clone());
+        let at = after.to_zoned(zone.clone());
+        let last_year = i32::from(at.year()) + SEARCH_YEARS;
+        let after = Bounded { at, last_year };
         let next = self.cron.find_next_occurrence(&after, false).ok()?;
-        Some(next.timestamp().as_millisecond())
+        Some(next.at.timestamp().as_millisecond())
     }
 
     /// Whether any day fits. The search for the next time would go on for thousands of years to find out; every weekday has met
@@ -56,6 +60,48 @@ impl Expression {
                 .day_match(year, month, unsigned(day.day()), weekday)
                 .unwrap_or(false)
         })
+    }
+}
+
+/// A time from which the search goes no further than some years: `croner` would go on for thousands.
+#[derive(Debug, Clone)]
+struct Bounded {
+    at: Zoned,
+    last_year: i32,
+}
+
+impl CronDateTime for Bounded {
+    fn to_civil(&self) -> CivilDateTime {
+        self.at.to_civil()
+    }
+
+    fn civil_weekday(&self) -> Weekday {
+        self.at.civil_weekday()
+    }
+
+    fn resolve_civil(&self, civil: CivilDateTime) -> Result<Resolution<Self>, CronError> {
+        if civil.year() > self.last_year {
+            return Err(CronError::TimeSearchLimitExceeded);
+        }
+        let bounded = |at| Self {
+            at,
+            last_year: self.last_year,
+        };
+        Ok(match self.at.resolve_civil(civil)? {
+            Resolution::Single(at) => Resolution::Single(bounded(at)),
+            Resolution::Ambiguous(a, b) => Resolution::Ambiguous(bounded(a), bounded(b)),
+            Resolution::Gap => Resolution::Gap,
+        })
+    }
+
+    fn checked_add_seconds(&self, seconds: i64) -> Option<Self> {
+        let at = CronDateTime::checked_add_seconds(&self.at, seconds)?;
+        let last_year = self.last_year;
+        Some(Self { at, last_year })
+    }
+
+    fn cmp_instant(&self, other: &Self) -> Ordering {
+        self.at.cmp_instant(&other.at)
     }
 }
 
@@ -106,3 +152,6 @@ impl PartialEq for Expression {
 }
 
 impl Eq for Expression {}
+
+/// How far ahead the next time is looked for: every weekday meets every day of the year within 40.
+const SEARCH_YEARS: i32 = 41;

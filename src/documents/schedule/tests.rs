@@ -213,6 +213,73 @@ fn rejects_time_zones_that_there_are_not() {
     }
 }
 
+/// Expression, and when it fires after Friday 2027-01-15, 08:00 UTC: the examples of the documentation.
+const MEANINGS: &[(&str, &[&str])] = &[
+    (
+        "30 3 * * MON",
+        &["2027-01-18T03:30:00Z", "2027-01-25T03:30:00Z"],
+    ),
+    ("15 30 3 * * *", &["2027-01-16T03:30:15Z"]),
+    (
+        "0 0 L * *",
+        &["2027-01-31T00:00:00Z", "2027-02-28T00:00:00Z"],
+    ),
+    (
+        "0 0 * * 5L",
+        &["2027-01-29T00:00:00Z", "2027-02-26T00:00:00Z"],
+    ),
+    (
+        "0 0 15W * *",
+        &["2027-02-15T00:00:00Z", "2027-03-15T00:00:00Z"],
+    ),
+    ("0 0 16W * *", &["2027-02-16T00:00:00Z"]),
+    (
+        "0 0 * * 1#2",
+        &["2027-02-08T00:00:00Z", "2027-03-08T00:00:00Z"],
+    ),
+    (
+        "0 0 1 * MON",
+        &[
+            "2027-01-18T00:00:00Z",
+            "2027-01-25T00:00:00Z",
+            "2027-02-01T00:00:00Z",
+        ],
+    ),
+    (
+        "0 0 1 * +MON",
+        &[
+            "2027-02-01T00:00:00Z",
+            "2027-03-01T00:00:00Z",
+            "2027-11-01T00:00:00Z",
+        ],
+    ),
+    ("0 0 * * 0", &["2027-01-17T00:00:00Z"]),
+    ("0 0 * * 7", &["2027-01-17T00:00:00Z"]),
+    (
+        "0 9-17/4 * JAN,FEB *",
+        &[
+            "2027-01-15T09:00:00Z",
+            "2027-01-15T13:00:00Z",
+            "2027-01-15T17:00:00Z",
+            "2027-01-16T09:00:00Z",
+        ],
+    ),
+    ("@hourly", &["2027-01-15T09:00:00Z"]),
+    ("@daily", &["2027-01-16T00:00:00Z"]),
+    ("@weekly", &["2027-01-17T00:00:00Z"]),
+    ("@monthly", &["2027-02-01T00:00:00Z"]),
+    ("@yearly", &["2028-01-01T00:00:00Z"]),
+];
+
+#[test]
+fn expressions_mean_what_the_documentation_says() {
+    for (expression, expected) in MEANINGS {
+        let schedule = cron(expression, "UTC").unwrap();
+        let times = times(&schedule, "2027-01-15T08:00:00Z", expected.len());
+        assert_eq!(times, *expected, "{expression}");
+    }
+}
+
 #[test]
 fn the_rarest_day_is_found() {
     let leap = cron("0 0 29 2 *", "UTC").unwrap();
@@ -357,6 +424,24 @@ fn a_cron_that_missed_times_goes_on_with_the_next_one() {
     // A clock that was set back a little does not bring the same time again.
     let next = daily.next_after(ms("2027-01-01T03:00:00Z"), ms("2027-01-01T02:59:58Z"));
     assert_eq!(next, Some(ms("2027-01-02T03:00:00Z")));
+}
+
+#[test]
+fn a_time_that_its_zone_always_skips_is_looked_for_and_not_for_ever() {
+    // The last Sunday in March, by the wall clock between two and three.
+    let skipped = cron("*/30 2 * 3 0L", "Europe/Berlin").unwrap();
+    assert_eq!(skipped.first_after(ms("2027-01-01T00:00:00Z")), None);
+    let there = cron("*/30 2 * 3 0L", "UTC").unwrap();
+    assert_eq!(
+        times(&there, "2027-01-01T00:00:00Z", 1),
+        ["2027-03-28T02:00:00Z"]
+    );
+    // One that names its time fires after the gap.
+    let fixed = cron("30 2 * 3 0L", "Europe/Berlin").unwrap();
+    assert_eq!(
+        times(&fixed, "2027-01-01T00:00:00Z", 1),
+        ["2027-03-28T01:00:00Z"]
+    );
 }
 
 #[test]

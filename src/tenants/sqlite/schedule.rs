@@ -147,7 +147,7 @@ impl Writing<'_> {
             });
         }
         let due = cron.schedule.first_after(now_ms).ok_or_else(|| {
-            let reason = "it would never run before the end of time".to_owned();
+            let reason = "by the clocks of its time zone it never fires".to_owned();
             InputError::Cron { reason }
         })?;
         self.expect_due(due)?;
