@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::control::ControlError;
 use crate::documents::InputError;
 use crate::documents::deploy::DeployError;
 use crate::envelope::Trouble;
@@ -272,8 +273,12 @@ impl From<StoreError> for ApiError {
             | StoreError::StorageFull { .. }
             | StoreError::Engine { .. }
             | StoreError::Io { .. }
-            | StoreError::Rekey { .. }
-            | StoreError::Control { .. } => Code::Unavailable,
+            | StoreError::Rekey { .. } => Code::Unavailable,
+            // Its key may have been taken back while it was open.
+            StoreError::Control { source } => match source.downcast_ref::<ControlError>() {
+                Some(error) => of_trouble(error.trouble()),
+                None => Code::Unavailable,
+            },
         };
         Self::new(code, error.to_string()).because(&error)
     }
