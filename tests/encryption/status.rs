@@ -62,6 +62,12 @@ fn names_what_is_wrong_with_each_file_and_what_to_do() {
         "gone", "empty", "lost", "cut", "edited", "swapped", "plain", "torn", "other", "fine",
     ];
     let machine = deployment(&names, &[]);
+    // So that its last page holds documents, which opening it does not read.
+    let server = machine.start(&[]);
+    for _ in 0..20 {
+        let _id = server.insert("torn", "notes", &json!({"text": "x".repeat(3000)}));
+    }
+    server.stop();
     let data = machine.data_dir();
     let database = |tenant: &str| data.join(format!("{tenant}.sqlite3"));
     let manifest = |tenant: &str| data.join(format!("{tenant}.sqlite3.nimbus-enc"));
