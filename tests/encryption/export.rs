@@ -1,6 +1,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use serde_json::json;
+
 use super::{as_str, deployment, encryption, served, snapshot};
 
 const SQLITE: &[&str] = &["export", "--provider", "sqlite", "--source"];
@@ -183,4 +185,27 @@ fn leaves_no_plaintext_when_it_is_killed_but_a_temporary_file_of_the_owners() {
         let _ = export("").expect(0, &[]);
         assert!(machine.path("out/plain").exists());
     }
+}
+
+#[test]
+fn an_export_beside_a_server_takes_nothing_from_what_the_server_goes_on_writing() {
+    let machine = super::machine();
+    let server = machine.start(&[]);
+    let _ = server.create("/api/tenants", &json!({"id": "alpha"}));
+    let _id = server.insert("alpha", "notes", &json!({"n": 0}));
+    // The server opens and closes the file beside SQLite, which costs it the POSIX locks that SQLite holds there. That whoever closes the
+    // database next does not take itself for the last, and the WAL with it, is SQLite's doing since 3.51: it asks for the locks on the
+    // shared memory, too. Should that change, acknowledged writes would be lost here.
+    let _ = server.get("/debug/encryption/status?verify=unwrap");
+    let source = machine.data_dir().join("alpha.sqlite3");
+    let target = machine.path("out.sqlite3");
+    let arguments = ["export", "--provider", "sqlite", "--tenant-id", "alpha"];
+    let paths = ["--source", as_str(&source), "--target", as_str(&target)];
+    let _ = encryption(&machine, &[&arguments[..], &paths].concat()).expect(0, &[]);
+    for n in 1..5 {
+        let _id = server.insert("alpha", "notes", &json!({"n": n}));
+    }
+    server.kill();
+    let found = served(&machine, "alpha");
+    assert_eq!(found.as_array().expect("documents").len(), 5, "{found}");
 }

@@ -232,6 +232,13 @@ fn the_whole_host_is_lost() {
 }
 
 #[test]
+fn a_key_that_was_taken_back_and_a_tenant_that_is_stopped_by_hand() {
+    // What the lease does by itself is tested beside a KMS that says no; the commands here are those for the operator.
+    let deployment = Deployment::new(vec![]);
+    deployment.follow("A KMS key was disabled, or access to it denied");
+}
+
+#[test]
 fn every_section_is_followed() {
     let titles = PAGE
         .split("\n## ")
