@@ -13,6 +13,7 @@ pub mod documents;
 pub mod encryption;
 pub mod envelope;
 pub(crate) mod failpoints;
+pub mod metrics;
 pub mod process;
 pub mod scheduler;
 pub mod server;

@@ -4,6 +4,7 @@ mod auth;
 mod doctor;
 mod encryption;
 mod output;
+mod pinned;
 mod remote;
 mod start;
 mod token;

@@ -7,9 +7,12 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use ureq::http::Method;
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector as _, TcpConnector};
 use zeroize::Zeroizing;
 
 use super::CliError;
+use super::pinned::Pinned;
 use crate::process::{LockError, RunningServer, running_server};
 use crate::server::token;
 use crate::sqlcipher::Progress;
@@ -54,6 +57,8 @@ pub enum RemoteError {
 pub(super) struct Remote {
     pid: u32,
     address: SocketAddr,
+    /// Its certificate's fingerprint, when it speaks TLS.
+    certificate: Option<String>,
 }
 
 impl Remote {
@@ -66,7 +71,12 @@ impl Remote {
             Some(RunningServer {
                 pid,
                 address: Some(address),
-            }) => Ok(Some(Self { pid, address })),
+                certificate,
+            }) => Ok(Some(Self {
+                pid,
+                address,
+                certificate,
+            })),
             Some(holder) => Err(LockError::Busy {
                 dir: data_dir.to_owned(),
                 holder: Some(holder),
@@ -148,6 +158,13 @@ impl Remote {
         self.send(method, path, &body, patience)
     }
 
+    fn scheme(&self) -> &'static str {
+        match self.certificate {
+            Some(_) => "https",
+            None => "http",
+        }
+    }
+
     fn send<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -155,7 +172,7 @@ impl Remote {
         body: &[u8],
         patience: Duration,
     ) -> Result<T, CliError> {
-        let Self { pid, address } = *self;
+        let Self { pid, address, .. } = *self;
         let unreachable = |source| RemoteError::Unreachable {
             address,
             pid,
@@ -163,15 +180,19 @@ impl Remote {
         };
         let token = token::read(&token::default_path()?)?;
         let bearer = Zeroizing::new(format!("Bearer {}", token.expose()));
-        let agent = ureq::Agent::config_builder()
+        let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .proxy(None)
             .timeout_global(Some(patience))
-            .build()
-            .new_agent();
+            .build();
+        let pinned = Pinned {
+            certificate: self.certificate.clone(),
+        };
+        let connector = TcpConnector::default().chain(pinned);
+        let agent = ureq::Agent::with_parts(config, connector, DefaultResolver::default());
         let request = ureq::http::Request::builder()
             .method(method)
-            .uri(format!("http://{address}{path}"))
+            .uri(format!("{}://{address}{path}", self.scheme()))
             .header("authorization", bearer.as_str())
             .header("content-type", "application/json")
             .body(body)

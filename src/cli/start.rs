@@ -9,19 +9,23 @@ use std::sync::{Arc, Weak};
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 use super::output::{self, Format};
 use super::{CliError, Outcome, block_on};
 use crate::audit::AuditLog;
+use crate::chain::chain;
 use crate::config::keys::{self, Keys, Purpose};
 use crate::config::{Persistence, Settings};
 use crate::control::{Control, ControlError};
 use crate::encryption::survey::Surveyor;
 use crate::envelope::{Holder, act_as, blocking, remove_leftovers};
-use crate::process::{DataDirLock, harden, raise_file_limit};
+use crate::metrics;
+use crate::process::{DataDirLock, harden, inherited_listener, notify, raise_file_limit};
 use crate::scheduler::{Agenda, Scheduler, SystemClock};
+use crate::server::tls::{Tls, TlsError};
 use crate::server::token::{self, AdminToken, TokenKeeper};
-use crate::server::{App, Parts, serve};
+use crate::server::{App, Listener, Parts, serve};
 use crate::sqlcipher::check_library;
 use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
 
@@ -46,6 +50,14 @@ pub(super) struct Start {
     /// Allow a --host that other machines reach; the admin token must have been rotated once
     #[arg(long)]
     allow_network: bool,
+
+    /// Serve HTTPS with this certificate: a PEM file, the server's own first, then its issuers'
+    #[arg(long, requires = "tls_key", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key: a PEM file, mode 0600, without a passphrase
+    #[arg(long, requires = "tls_cert", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
 
     /// Accept browsers on this origin besides loopback ones; may be given several times
     #[arg(
@@ -94,6 +106,18 @@ pub enum StartError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// What the service manager handed over is no TCP socket.
+    #[error("the socket that the service manager handed over cannot be listened on")]
+    Inherited {
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// TLS cannot be had.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Metrics cannot be recorded.
+    #[error(transparent)]
+    Metrics(#[from] metrics::InstallError),
     /// The data directory cannot be used.
     #[error("cannot use the directory {}; this user must be able to write there, or name another with --data-dir", .path.display())]
     DataDir {
@@ -115,13 +139,23 @@ impl Start {
 
     async fn serve(self, settings: Settings) -> Result<(), CliError> {
         // Before anything is touched: what can be refused without looking.
-        if !self.host.is_loopback() && !self.allow_network {
-            return Err(StartError::NotLoopback { host: self.host }.into());
+        let inherited = inherited_listener().map_err(|source| StartError::Inherited { source })?;
+        let address = match &inherited {
+            Some(socket) => socket
+                .local_addr()
+                .map_err(|source| StartError::Inherited { source })?,
+            None => SocketAddr::new(self.host, self.port),
+        };
+        if !address.ip().is_loopback() && !self.allow_network {
+            return Err(StartError::NotLoopback { host: address.ip() }.into());
         }
+        let tls = self.tls().await?;
         let stop = stop_signal()?;
+        metrics::install().map_err(StartError::from)?;
         let hardening = harden();
         tracing::info!(?hardening, "process hardened");
-        if let Some(files) = raise_file_limit()
+        let files = raise_file_limit();
+        if let Some(files) = files
             && files < settings.max_open_tenants as u64 * FILES_A_TENANT
         {
             tracing::warn!(
@@ -180,14 +214,24 @@ impl Start {
             move || token::read_or_create(&path)
         })
         .await?;
-        self.refuse_first_token(&token)?;
+        refuse_first_token(address.ip(), &token)?;
         drop(token);
 
-        let address = SocketAddr::new(self.host, self.port);
         let bind = |source| StartError::Bind { address, source };
-        let listener = TcpListener::bind(address).await.map_err(bind)?;
-        let address = listener.local_addr().map_err(bind)?;
-        lock.announce(Some(address))?;
+        let socket = match inherited {
+            Some(socket) => TcpListener::from_std(socket),
+            None => TcpListener::bind(address).await,
+        };
+        let socket = socket.map_err(bind)?;
+        let address = socket.local_addr().map_err(bind)?;
+        let lock = Arc::new(lock);
+        lock.announce(Some(address), tls.as_ref().map(|tls| tls.fingerprint()))?;
+        let reloading = reload_on_hangup(tls.clone(), lock.clone(), address)?;
+        let listener = Listener {
+            socket,
+            tls,
+            most: connections(files),
+        };
         let surveyor = Surveyor {
             data_dir: settings.data_dir,
             control_dir: settings.control_data_dir,
@@ -217,18 +261,73 @@ impl Start {
             Format::Text => output::note(&format!("nimbus listening on {address}")),
             Format::Json => tracing::info!(%address, "nimbus listening on {address}"),
         }
-        serve(listener, app, stop).await?;
+        notify("READY=1");
+        let stop = async {
+            stop.await;
+            notify("STOPPING=1");
+        };
+        let served = serve(listener, app, stop).await;
+        reloading.abort();
+        served?;
         keeper.abort();
         tracing::info!("stopped; every tenant is closed and its keys are wiped");
         drop(lock);
         Ok(())
     }
 
-    fn refuse_first_token(&self, token: &AdminToken) -> Result<(), StartError> {
-        if !self.host.is_loopback() && token.rotations() == 0 {
-            return Err(StartError::TokenNeverRotated { host: self.host });
+    async fn tls(&self) -> Result<Option<Arc<Tls>>, StartError> {
+        let (Some(certificate), Some(key)) = (self.tls_cert.clone(), self.tls_key.clone()) else {
+            return Ok(None);
+        };
+        let tls = blocking(move || Tls::load(certificate, key)).await?;
+        Ok(Some(Arc::new(tls)))
+    }
+}
+
+fn refuse_first_token(host: IpAddr, token: &AdminToken) -> Result<(), StartError> {
+    if !host.is_loopback() && token.rotations() == 0 {
+        return Err(StartError::TokenNeverRotated { host });
+    }
+    Ok(())
+}
+
+/// How many connections may be open: a part of the files that may, so that tenants can be opened whatever clients do.
+fn connections(files: Option<u64>) -> u32 {
+    let part = files.map_or(MOST_CONNECTIONS.into(), |files| files / 4);
+    let part = u32::try_from(part).unwrap_or(MOST_CONNECTIONS);
+    part.clamp(FEWEST_CONNECTIONS, MOST_CONNECTIONS)
+}
+
+/// Reads at each SIGHUP again what can change under a running server: the TLS certificate and its key.
+fn reload_on_hangup(
+    tls: Option<Arc<Tls>>,
+    lock: Arc<DataDirLock>,
+    address: SocketAddr,
+) -> io::Result<JoinHandle<()>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let Some(tls) = tls.clone() else {
+                tracing::info!("SIGHUP: there is no TLS certificate to read again");
+                continue;
+            };
+            let lock = lock.clone();
+            blocking(move || reload(&tls, &lock, address)).await;
         }
-        Ok(())
+    }))
+}
+
+fn reload(tls: &Tls, lock: &DataDirLock, address: SocketAddr) {
+    match tls.reload() {
+        Ok(()) => tracing::info!("SIGHUP: the TLS certificate was read again"),
+        Err(error) => {
+            let error = chain(&error);
+            tracing::error!(error, "SIGHUP: the TLS certificate in force is kept");
+        }
+    }
+    if let Err(error) = lock.announce(Some(address), Some(tls.fingerprint())) {
+        let error = chain(&error);
+        tracing::error!(error, "the command line may not know the new certificate");
     }
 }
 
@@ -291,3 +390,5 @@ fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
 
 /// Database, WAL and shared memory of the writer, database and WAL of a reader or two.
 const FILES_A_TENANT: u64 = 8;
+const FEWEST_CONNECTIONS: u32 = 64;
+const MOST_CONNECTIONS: u32 = 8192;

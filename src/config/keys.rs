@@ -8,7 +8,7 @@ use std::sync::Arc;
 use nimbus_keyproviders::{KeyProvider, OsRandom, ProviderConfig, ProviderError, keyfile};
 
 use super::{ProviderChoice, Settings};
-use crate::envelope::{Envelope, FileKind, KeyRing, blocking, classify, migrate_command};
+use crate::envelope::{Envelope, FileKind, KeyRing, blocking, classify, metered, migrate_command};
 
 /// Why there are no keys. Nothing was made in place of what is missing.
 #[derive(Debug, thiserror::Error)]
@@ -108,11 +108,11 @@ pub async fn connect(settings: &Settings, purpose: Purpose) -> Result<Keys, Keys
     };
     let dirs = [settings.data_dir.clone(), settings.control_data_dir.clone()];
     refuse_key_beside(&config, &dirs)?;
-    let current = config.connect().await?;
+    let current = metered(config.connect().await?);
     let mut previous: Vec<Arc<dyn KeyProvider>> = Vec::new();
     for config in &settings.previous {
         refuse_key_beside(config, &dirs)?;
-        previous.push(config.connect().await?);
+        previous.push(metered(config.connect().await?));
     }
     let ring = KeyRing::new(current, previous, settings.recipients.clone());
     Ok(Keys {

@@ -15,6 +15,7 @@ pub mod query;
 pub mod schedule;
 pub mod schema;
 mod table_name;
+mod whole;
 mod written;
 
 pub use at_most::AtMost;
@@ -25,3 +26,4 @@ pub use id::DocumentId;
 pub use journal::{Change, JOURNAL_RECORDS, JournalPage, JournalRecord, MAX_JOURNAL_PAGE};
 pub use mutation::{MAX_BATCH, Mutation, MutationOutcome};
 pub use table_name::{MAX_TABLE_NAME_BYTES, TableName};
+pub(crate) use whole::whole;

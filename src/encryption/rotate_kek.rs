@@ -21,7 +21,7 @@ use crate::config::KeyProviderKind;
 use crate::config::keys::{KeysError, refuse_key_beside};
 use crate::envelope::{
     Envelope, EnvelopeError, Event, EventKind, EventOutcome, Recipients, Rewrapped, blocking,
-    manifest_path, read_manifest,
+    manifest_path, metered, read_manifest,
 };
 use crate::sqlcipher::Progress;
 
@@ -306,7 +306,7 @@ impl RotateKek {
                     let (dir, paths) = (dir.clone(), paths.clone());
                     blocking(move || make_keys(&dir, &paths)).await?;
                 }
-                let target = config.connect().await?;
+                let target = metered(config.connect().await?);
                 target.check().await?;
                 envelope.use_keys(if self.all {
                     keys.moved_to(target.clone())

@@ -19,6 +19,7 @@ mod file;
 mod hold;
 mod keyring;
 mod lease;
+mod metered;
 mod probe;
 mod rekey;
 mod rewrap;
@@ -46,6 +47,7 @@ pub use file::{KeyedFile, Opened, PlainFile, Prepared, Stage};
 pub use hold::{Holder, Withdrawal};
 pub use keyring::KeyRing;
 pub use lease::{LeaseReport, Terms, Trouble as KeyTrouble};
+pub use metered::metered;
 pub use probe::{FileKind, classify};
 pub use rewrap::{Recipients, Rewrapped};
 pub(crate) use store::{CUT_SHORT, TEMPORARY_PREFIX, parent, set_aside, sync_dir};
@@ -547,7 +549,9 @@ fn look(path: &Path) -> Result<(Option<SealedManifest>, FileKind), EnvelopeError
 
 /// Runs `work` on a thread made for blocking, so that no disk wait stands on an async worker.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
+    // What is logged there belongs to the request that it is for.
+    let span = tracing::Span::current();
+    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
         Ok(value) => value,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

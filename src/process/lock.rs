@@ -18,6 +18,9 @@ pub struct RunningServer {
     pub pid: u32,
     /// Where it listens; `None` while it is starting, and for a command that holds the directory.
     pub address: Option<SocketAddr>,
+    /// SHA-256 of its TLS certificate, in hexadecimal; `None` when it speaks plain HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
 }
 
 /// Why a data directory could not be taken.
@@ -81,7 +84,7 @@ impl DataDirLock {
             }
         }
         let lock = Self { file, path };
-        lock.announce(None)?;
+        lock.announce(None, None)?;
         Ok(lock)
     }
 
@@ -97,15 +100,20 @@ impl DataDirLock {
         }
     }
 
-    /// Records where this process listens, for the command line to find it.
+    /// Records where this process listens and what its certificate is, for the command line to find it.
     ///
     /// # Errors
     ///
     /// [`LockError::Io`] when the file cannot be written (a full disk, say).
-    pub fn announce(&self, address: Option<SocketAddr>) -> Result<(), LockError> {
+    pub fn announce(
+        &self,
+        address: Option<SocketAddr>,
+        certificate: Option<String>,
+    ) -> Result<(), LockError> {
         let text = serde_json::to_vec(&RunningServer {
             pid: std::process::id(),
             address,
+            certificate,
         })
         .map_err(io::Error::from);
         let write = |text: Vec<u8>| {
@@ -172,7 +180,7 @@ fn read(file: &mut File) -> Option<RunningServer> {
 
 fn describe(holder: &Option<RunningServer>) -> String {
     match holder {
-        Some(RunningServer { pid, address }) => {
+        Some(RunningServer { pid, address, .. }) => {
             let at = address
                 .map(|address| format!(", listening on {address}"))
                 .unwrap_or_default();
@@ -196,7 +204,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let lock = DataDirLock::acquire(dir.path()).unwrap();
         let address: SocketAddr = "127.0.0.1:8080".parse().unwrap();
-        lock.announce(Some(address)).unwrap();
+        lock.announce(Some(address), Some("ab".into())).unwrap();
 
         let error = DataDirLock::acquire(dir.path()).unwrap_err();
         let LockError::Busy {
@@ -208,6 +216,7 @@ mod tests {
         };
         assert_eq!(holder.pid, std::process::id());
         assert_eq!(holder.address, Some(address));
+        assert_eq!(holder.certificate.as_deref(), Some("ab"));
         assert_eq!(running_server(dir.path()).unwrap().as_ref(), Some(holder));
     }
 

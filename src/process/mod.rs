@@ -3,6 +3,7 @@
 mod files;
 mod hardening;
 mod lock;
+mod service;
 #[expect(
     unsafe_code,
     reason = "an allocator is made of unsafe calls, and wipes the blocks that it owns"
@@ -12,4 +13,5 @@ mod wiping;
 pub use files::raise_file_limit;
 pub use hardening::{Hardening, harden};
 pub use lock::{DataDirLock, LockError, RunningServer, running_server};
+pub use service::{inherited_listener, notify};
 pub use wiping::WipingAllocator;

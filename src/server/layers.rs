@@ -11,6 +11,9 @@ use tracing::Instrument as _;
 
 use super::App;
 use super::error::{ApiError, Code};
+use super::places::{Refused, tenant_in};
+use super::traffic::UNMATCHED;
+use crate::metrics::{self, Held};
 
 /// Gives the request an id, logs it, lets it in or turns it away, and writes the error envelope.
 pub(super) async fn envelope(
@@ -23,9 +26,10 @@ pub(super) async fn envelope(
     let path = request
         .extensions()
         .get::<MatchedPath>()
-        .map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
+        .map_or_else(|| UNMATCHED.to_owned(), |path| path.as_str().to_owned());
     // The route's pattern, never the path: ids and names of tables stay out of the log.
     let span = tracing::info_span!("request", id, %method, route = path);
+    let _under_way = Held::new(&metrics::UNDER_WAY);
     let started = std::time::Instant::now();
     let deadline = if path == super::ENCRYPTION_STATUS {
         LONG_DEADLINE
@@ -38,16 +42,24 @@ pub(super) async fn envelope(
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         response = error.respond(&id);
     } else if is_bare_error(&response) {
+        let allowed = response.headers_mut().remove(header::ALLOW);
         response = of_library(&response).respond(&id);
+        if let Some(allowed) = allowed {
+            let _none = response.headers_mut().insert(header::ALLOW, allowed);
+        }
     }
     if let Ok(id) = HeaderValue::from_str(&id) {
         let _old = response.headers_mut().insert(REQUEST_ID, id);
     }
+    let took = started.elapsed();
+    app.traffic.record(&path, &method, response.status(), took);
     span.in_scope(|| {
         let status = response.status().as_u16();
-        let milliseconds = started.elapsed().as_secs_f64() * 1000.0;
+        let milliseconds = took.as_secs_f64() * 1000.0;
         if response.status().is_server_error() {
             tracing::warn!(status, milliseconds, "answered");
+        } else if took >= SLOW {
+            tracing::info!(status, milliseconds, "answered slowly");
         } else {
             tracing::debug!(status, milliseconds, "answered");
         }
@@ -57,24 +69,39 @@ pub(super) async fn envelope(
 
 /// Overload and deadline: each ends in one clear answer.
 async fn guarded(app: &App, deadline: Duration, request: Request, next: Next) -> Response {
-    let Ok(_place) = app.places.try_acquire() else {
-        return ApiError::new(
-            Code::ResourceExhausted,
-            "the server has as many requests under way as it takes",
-        )
-        .into_response();
+    let _place = match app.places.take(tenant_in(request.uri().path())) {
+        Ok(place) => place,
+        Err(refused) => return exhausted(refused).into_response(),
     };
     match tokio::time::timeout(deadline, next.run(request)).await {
         Ok(response) => response,
-        Err(_elapsed) => ApiError::new(
-            Code::Unavailable,
-            format!(
-                "the request took longer than its deadline of {} seconds; a write may have been applied all the same",
-                deadline.as_secs()
-            ),
-        )
-        .into_response(),
+        Err(_elapsed) => {
+            metrics::HTTP_TIMED_OUT.increment(1);
+            ApiError::new(
+                Code::Unavailable,
+                format!(
+                    "the request took longer than its deadline of {} seconds; a write may have been applied all the same",
+                    deadline.as_secs()
+                ),
+            )
+            .into_response()
+        }
     }
+}
+
+fn exhausted(refused: Refused) -> ApiError {
+    let (counter, message) = match refused {
+        Refused::Full => (
+            &metrics::REFUSED_FULL,
+            "the server has as many requests under way as it takes",
+        ),
+        Refused::Share => (
+            &metrics::REFUSED_SHARE,
+            "this tenant has its share of the requests that the server takes under way",
+        ),
+    };
+    counter.increment(1);
+    ApiError::new(Code::ResourceExhausted, message)
 }
 
 /// A request that names a foreign origin comes from a browser on somebody else's page.
@@ -154,6 +181,8 @@ pub(super) fn is_loopback(origin: &str) -> bool {
 
 const REQUEST_ID: &str = "x-request-id";
 const MAX_ID_BYTES: usize = 128;
+/// What is logged although nothing went wrong.
+const SLOW: Duration = Duration::from_secs(1);
 /// How long a request may take.
 const DEADLINE: Duration = Duration::from_secs(30);
 const LONG_DEADLINE: Duration = Duration::from_secs(3600);

@@ -2,26 +2,30 @@
 
 mod access;
 mod body;
+mod connections;
 pub mod error;
 mod layers;
+mod openapi;
 mod operations;
+mod places;
 mod range;
 mod router;
 mod routes;
+pub mod tls;
 pub mod token;
+mod traffic;
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::serve::ListenerExt as _;
 use nimbus_manifests::TenantId;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 
 pub use access::{Caller, CredentialId, Needs, Route};
 pub use body::MAX_BODY_BYTES;
+pub use connections::Listener;
 pub use router::{route_table, router};
 
 use crate::audit::AuditLog;
@@ -30,12 +34,15 @@ use crate::encryption::dek_age::{self, Keeper};
 use crate::encryption::rotate_dek::Deployment;
 use crate::encryption::survey::Surveyor;
 use crate::envelope::{Envelope, SystemClock, acting_as, actor, blocking};
+use crate::metrics;
 use crate::scheduler::Scheduler;
 use crate::tenants::{StoreError, TenantProvider, TenantStore};
 use crate::usage::UsageCounter;
 use error::{ApiError, Code};
 use operations::Operations;
+use places::Places;
 use token::TokenKeeper;
+use traffic::Traffic;
 
 /// What the handlers work with.
 #[derive(Debug)]
@@ -52,7 +59,8 @@ pub struct App {
     tokens: TokenKeeper,
     allowed_origins: Vec<String>,
     usage: UsageCounter,
-    places: Semaphore,
+    places: Arc<Places>,
+    traffic: Traffic,
     /// Tenants that did not open when they were asked for last, and why.
     trouble: Mutex<BTreeMap<TenantId, &'static str>>,
 }
@@ -107,7 +115,8 @@ impl App {
             operations: Arc::default(),
             tokens,
             allowed_origins,
-            places: Semaphore::new(MAX_REQUESTS),
+            places: Places::new(MAX_REQUESTS),
+            traffic: Traffic::new(),
             trouble: Mutex::default(),
         }
     }
@@ -208,31 +217,29 @@ impl App {
 ///
 /// # Errors
 ///
-/// What kept the listener from serving, or a tenant from closing.
+/// What kept a tenant from closing.
 pub async fn serve(
-    listener: TcpListener,
+    listener: Listener,
     app: Arc<App>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let listener = listener.tap_io(|stream| {
-        // Answers are small: waiting to fill a packet would only add latency.
-        drop(stream.set_nodelay(true));
-    });
-    let (stopping, mut stopped) = tokio::sync::watch::channel(false);
+    let (stopping, stopped) = watch::channel(false);
     let signal = async move {
         stop.await;
         tracing::info!("stopping: finishing what is under way");
         let _before = stopping.send_replace(true);
-    };
-    let serving = axum::serve(listener, router(app.clone())).with_graceful_shutdown(signal);
-    let patience = async move {
-        // An error means that the signal's task is gone, which ends serving by itself.
-        drop(stopped.wait_for(|stopped| *stopped).await);
         tokio::time::sleep(STOP_PATIENCE).await;
     };
+    let keeping = async {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            metrics::upkeep();
+        }
+    };
     tokio::select! {
-        result = serving => result.map_err(ServeError::Listener)?,
-        () = patience => tracing::warn!("some requests did not end in time and are cut off"),
+        () = connections::serve(listener, router(app.clone()), stopped) => {}
+        () = signal => tracing::warn!("some requests did not end in time and are cut off"),
+        () = keeping => {}
     }
     app.scheduler.stop().await;
     let closed = app.tenants.close().await;
@@ -244,9 +251,6 @@ pub async fn serve(
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// The listener failed.
-    #[error("the listener failed")]
-    Listener(#[source] std::io::Error),
     /// A tenant did not close; what was answered is durable all the same.
     #[error(
         "a tenant did not close cleanly; what was answered is durable, the next start recovers the rest"
@@ -259,3 +263,5 @@ const MAX_REQUESTS: usize = 1024;
 /// Looks at every file, so that it may take longer than other requests.
 const ENCRYPTION_STATUS: &str = "/debug/encryption/status";
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// Between two foldings of what was recorded.
+const UPKEEP: Duration = Duration::from_secs(5);

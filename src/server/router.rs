@@ -13,13 +13,13 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::access::{self, Group, Needs, Route};
 use super::routes::{
-    admin, apps, audit, batch, crons, deploy, documents, health, journal, keys, lock, query,
-    schedule, schema, tenants, usage,
+    admin, apps, audit, batch, crons, deploy, documents, health, journal, keys, lock, metrics,
+    openapi, query, schedule, schema, tenants, usage,
 };
 use super::{App, ENCRYPTION_STATUS, MAX_BODY_BYTES, layers};
 
 /// Every route. One that reads or writes for a tenant names it `{t}`.
-fn groups() -> [Group; 4] {
+fn groups() -> [Group; 5] {
     [
         Group::new(Needs::Nothing).get("/health", health::health),
         Group::new(Needs::Reading)
@@ -52,8 +52,10 @@ fn groups() -> [Group; 4] {
             .delete("/api/tenants/{t}/schedule/{job}", schedule::cancel)
             .post("/api/tenants/{t}/crons", crons::put)
             .delete("/api/tenants/{t}/crons/{name}", crons::delete),
+        Group::new(Needs::Credential).get("/openapi.json", openapi::document),
         Group::new(Needs::Administration)
             .get("/ready", health::ready)
+            .get("/metrics", metrics::metrics)
             .post("/api/tenants", tenants::create)
             .get("/api/tenants", tenants::list)
             .delete("/api/tenants/{t}", tenants::delete)
@@ -136,6 +138,7 @@ fn cors(app: Arc<App>) -> CorsLayer {
             HeaderName::from_static(access::IDENTITY),
             HeaderName::from_static("x-request-id"),
         ])
+        .expose_headers([header::RETRY_AFTER, HeaderName::from_static("x-request-id")])
 }
 
 #[cfg(test)]

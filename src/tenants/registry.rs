@@ -20,9 +20,11 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, timeout_at},
 };
+use tracing::Instrument as _;
 
 use super::{StoreError, error::Limit};
 use crate::envelope::{acting_as, actor};
+use crate::metrics;
 
 /// What a registry keeps open.
 #[async_trait]
@@ -148,7 +150,7 @@ impl<R: Resource> Registry<R> {
                     let opened = answer.subscribe();
                     let open = open.take().expect("a vacant slot ends the loop");
                     let fill = Arc::clone(self).fill(tenant.clone(), open, answer);
-                    drop(tokio::spawn(acting_as(actor(), fill)));
+                    drop(tokio::spawn(acting_as(actor(), fill.in_current_span())));
                     return self.opened(tenant, opened).await;
                 }
                 Found::Wait => {
@@ -282,8 +284,12 @@ impl<R: Resource> Registry<R> {
     ) where
         F: Future<Output = Result<R, StoreError>> + Send + 'static,
     {
+        let started = std::time::Instant::now();
         // In a task of its own, so that a panic in it does not leave the slot taken.
-        let result = joined(&tenant, tokio::spawn(acting_as(actor(), open)).await);
+        let opening = acting_as(actor(), open.in_current_span());
+        let result = joined(&tenant, tokio::spawn(opening).await);
+        metrics::OPENING_SECONDS.record(metrics::since(started));
+        metrics::count(&result, &metrics::OPENED, &metrics::OPENING_FAILED);
         let result = {
             let mut state = self.state();
             match result {
@@ -335,6 +341,7 @@ impl<R: Resource> Registry<R> {
         Some(tokio::spawn(async move {
             let closing = tokio::spawn(async move { resource.close().await });
             let result = joined(&tenant, closing.await);
+            metrics::count(&result, &metrics::CLOSED, &metrics::CLOSING_FAILED);
             if let Err(error) = &result {
                 tracing::warn!(%tenant, %error, "a tenant was not closed cleanly; its next opening recovers it");
             }

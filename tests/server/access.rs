@@ -178,16 +178,19 @@ fn an_origin_that_the_operator_named_is_accepted_and_no_other() {
     );
 
     // What a browser asks before it sends the real request: with no credential.
-    let preflight = "Origin: https://app.example\r\nAccess-Control-Request-Method: PATCH\r\n\
-                     Access-Control-Request-Headers: authorization,content-type\r\n";
-    let answer = send_bare(&server, "OPTIONS /api/tenants", preflight, b"");
-    assert_eq!(answer.status, 200);
-    assert_eq!(
-        answer.header("access-control-allow-origin"),
-        Some("https://app.example")
-    );
-    let methods = answer
-        .header("access-control-allow-methods")
-        .expect("the methods");
-    assert!(methods.contains("PATCH"), "{methods}");
+    for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+        let preflight = format!(
+            "Origin: https://app.example\r\nAccess-Control-Request-Method: {method}\r\n\
+             Access-Control-Request-Headers: authorization,content-type,x-nimbus-identity\r\n"
+        );
+        let answer = send_bare(&server, "OPTIONS /api/tenants", &preflight, b"");
+        assert_eq!(answer.status, 200);
+        let header = |name: &str| answer.header(name).unwrap_or_default();
+        assert_eq!(header("access-control-allow-origin"), "https://app.example");
+        assert!(header("access-control-allow-methods").contains(method));
+        for name in ["authorization", "content-type", "x-nimbus-identity"] {
+            let allowed = header("access-control-allow-headers");
+            assert!(allowed.contains(name), "{allowed}");
+        }
+    }
 }

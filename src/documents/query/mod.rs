@@ -13,7 +13,7 @@ pub use cursor::{Key, Position};
 pub use field::Field;
 pub use value::{Number, Value};
 
-use super::{AtMost, Document, InputError, TableName, error::reason, written};
+use super::{AtMost, Document, InputError, TableName, error::reason, whole, written};
 
 /// The most filters in a query.
 pub const MAX_FILTERS: usize = 50;
@@ -147,6 +147,7 @@ struct Written<'a> {
     filters: Option<AtMost<&'a RawValue, MAX_FILTERS>>,
     #[serde(borrow)]
     order: Option<&'a RawValue>,
+    #[serde(default, deserialize_with = "whole")]
     limit: Option<usize>,
 }
 

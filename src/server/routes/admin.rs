@@ -19,9 +19,13 @@ use crate::encryption::survey::{Survey, Verify};
 use crate::envelope::blocking;
 use crate::server::body::Body;
 use crate::server::error::{ApiError, Code};
+use crate::server::openapi::shapes;
 use crate::server::{App, token};
 
 /// Replaces the admin token file. The answer holds no token: who may read the file reads it there.
+#[utoipa::path(post, path = "/api/admin/token/rotate", operation_id = "rotateAdminToken",
+    tag = "operation",
+    responses((status = 200, description = "The old one counts no more", body = shapes::TokenRotated)))]
 pub(in crate::server) async fn rotate_token(
     State(app): State<Arc<App>>,
 ) -> Result<Json<Value>, ApiError> {
@@ -41,6 +45,9 @@ pub(in crate::server) struct StatusQuery {
 }
 
 /// As `nimbus encryption status --format json`, from the server's own keys.
+#[utoipa::path(get, path = "/debug/encryption/status", operation_id = "encryptionStatus",
+    tag = "encryption", params(shapes::StatusPart),
+    responses((status = 200, description = "Every protected file", body = shapes::EncryptionStatus)))]
 pub(in crate::server) async fn encryption_status(
     State(app): State<Arc<App>>,
     Query(query): Query<StatusQuery>,
@@ -51,6 +58,8 @@ pub(in crate::server) async fn encryption_status(
 }
 
 /// As `nimbus doctor --format json`, from the server's own process.
+#[utoipa::path(get, path = "/debug/doctor", operation_id = "doctor", tag = "operation",
+    responses((status = 200, description = "What was looked at", body = shapes::Examination)))]
 pub(in crate::server) async fn doctor(
     State(app): State<Arc<App>>,
 ) -> Result<Json<Examination>, ApiError> {
@@ -68,6 +77,12 @@ pub(in crate::server) async fn doctor(
 }
 
 /// Wraps data keys under another key, as `nimbus encryption rotate-kek`; the answer names the operation.
+#[utoipa::path(post, path = "/api/admin/encryption/rotate-kek", operation_id = "rotateKek",
+    tag = "encryption", request_body = shapes::RotateKek,
+    responses(
+        (status = 202, description = "Begun", body = shapes::Begun),
+        (status = 409, description = "Another operation is under way", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn rotate_kek(
     State(app): State<Arc<App>>,
     Body(request): Body<Request>,
@@ -94,6 +109,12 @@ pub(in crate::server) async fn rotate_kek(
 }
 
 /// Gives files new data keys while they are used, as `nimbus encryption rotate-dek`; the answer names the operation.
+#[utoipa::path(post, path = "/api/admin/encryption/rotate-dek", operation_id = "rotateDek",
+    tag = "encryption", request_body = shapes::RotateDek,
+    responses(
+        (status = 202, description = "Begun", body = shapes::Begun),
+        (status = 409, description = "Another operation is under way", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn rotate_dek(
     State(app): State<Arc<App>>,
     Body(request): Body<rotate_dek::Request>,
@@ -108,6 +129,8 @@ pub(in crate::server) async fn rotate_dek(
 }
 
 /// How far an operation has come, and what came of it.
+#[utoipa::path(get, path = "/api/admin/operations/{id}", operation_id = "operation", tag = "operation",
+    responses((status = 200, description = "How far it has come", body = shapes::Operation)))]
 pub(in crate::server) async fn operation(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
@@ -130,6 +153,12 @@ pub(in crate::server) struct ShredTenant {
 }
 
 /// Erases a tenant, as `nimbus encryption shred`; the answer names the operation.
+#[utoipa::path(post, path = "/api/admin/encryption/shred", operation_id = "shred", tag = "encryption",
+    request_body = shapes::Shred,
+    responses(
+        (status = 202, description = "Begun", body = shapes::Begun),
+        (status = 409, description = "Another operation is under way", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn shred(
     State(app): State<Arc<App>>,
     Body(request): Body<ShredTenant>,

@@ -14,10 +14,18 @@ use super::tenant_id;
 use crate::documents::deploy::{AppFile, AppPath, ContentHash};
 use crate::server::App;
 use crate::server::error::ApiError;
+use crate::server::openapi::shapes;
 use crate::server::range::{self, Part};
 use crate::tenants::{StoreError, TenantStore};
 
 /// The page at the root of an app.
+#[utoipa::path(get, path = "/apps/{t}/", operation_id = "appRoot", tag = "apps",
+    responses(
+        (status = 200, description = "The file", content_type = "*/*", body = Vec<u8>),
+        (status = 206, description = "Part of it", content_type = "*/*", body = Vec<u8>),
+        (status = 304, description = "The client has it"),
+        (status = 416, description = "The range lies beyond it", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn root(
     app: State<Arc<App>>,
     Path(tenant): Path<String>,
@@ -28,6 +36,13 @@ pub(in crate::server) async fn root(
 }
 
 /// One file, or part of it; the path of a directory, with `/` at its end, is that of the page in it.
+#[utoipa::path(get, path = "/apps/{t}/{path}", operation_id = "appFile", tag = "apps",
+    responses(
+        (status = 200, description = "The file", content_type = "*/*", body = Vec<u8>),
+        (status = 206, description = "Part of it", content_type = "*/*", body = Vec<u8>),
+        (status = 304, description = "The client has it"),
+        (status = 416, description = "The range lies beyond it", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn file(
     State(app): State<Arc<App>>,
     Path((tenant, mut path)): Path<(String, String)>,

@@ -12,8 +12,14 @@ use crate::server::App;
 use crate::server::access::Caller;
 use crate::server::body::Body;
 use crate::server::error::{ApiError, Code};
+use crate::server::openapi::shapes;
 
 /// Proves the whole log.
+#[utoipa::path(get, path = "/api/admin/encryption/audit", operation_id = "verifyAuditLog", tag = "encryption",
+    responses(
+        (status = 200, description = "What was found", body = shapes::AuditVerified),
+        (status = 409, description = "Encryption is off", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn verify(
     State(app): State<Arc<App>>,
 ) -> Result<Json<Verified>, ApiError> {
@@ -23,6 +29,12 @@ pub(in crate::server) async fn verify(
 }
 
 /// Records what a command beside the server does with keys, before it does it.
+#[utoipa::path(post, path = "/api/admin/encryption/audit", operation_id = "recordKeyEvent", tag = "encryption",
+    request_body = shapes::KeyEvent,
+    responses(
+        (status = 200, description = "It is in the log", body = shapes::Recorded),
+        (status = 409, description = "Encryption is off", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn record(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,

@@ -13,6 +13,7 @@ use crate::documents::{AtMost, MAX_BATCH, Mutation};
 use crate::server::App;
 use crate::server::body::Body;
 use crate::server::error::ApiError;
+use crate::server::openapi::shapes;
 use crate::tenants::StoreError;
 
 #[derive(Deserialize)]
@@ -22,6 +23,12 @@ pub(in crate::server) struct Batch {
 }
 
 /// Applies all of the mutations, or none when one of them cannot be; the error names that one by its place.
+#[utoipa::path(post, path = "/api/tenants/{t}/batch", operation_id = "applyBatch", tag = "documents",
+    request_body = shapes::Batch,
+    responses(
+        (status = 200, description = "All of it is on the disk", body = shapes::BatchResults),
+        (status = 409, description = "It cannot be done to what is there", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn apply(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,

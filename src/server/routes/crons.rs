@@ -13,7 +13,16 @@ use crate::documents::schedule::{Cron, CronName};
 use crate::server::App;
 use crate::server::body::{Body, RawJson};
 use crate::server::error::ApiError;
+use crate::server::openapi::shapes;
 
+/// Makes or replaces a cron
+#[utoipa::path(post, path = "/api/tenants/{t}/crons", operation_id = "putCron", tag = "schedule",
+    request_body = shapes::NewCron,
+    responses(
+        (status = 201, description = "It is on the disk", body = shapes::CronMade),
+        (status = 409, description = "It is part of a deploy, or there are as many as there may be",
+            body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn put(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
@@ -26,6 +35,9 @@ pub(in crate::server) async fn put(
     Ok((StatusCode::CREATED, Json(answer)))
 }
 
+/// The crons of a tenant
+#[utoipa::path(get, path = "/api/tenants/{t}/crons", operation_id = "listCrons", tag = "schedule",
+    responses((status = 200, description = "They", body = shapes::Crons)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
@@ -34,6 +46,12 @@ pub(in crate::server) async fn list(
     named("crons", &store.crons().await?)
 }
 
+/// Removes a cron
+#[utoipa::path(delete, path = "/api/tenants/{t}/crons/{name}", operation_id = "deleteCron", tag = "schedule",
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 409, description = "It is part of a deploy", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn delete(
     State(app): State<Arc<App>>,
     Path((tenant, name)): Path<(String, String)>,

@@ -13,8 +13,16 @@ use crate::envelope::blocking;
 use crate::server::App;
 use crate::server::body::Body;
 use crate::server::error::{ApiError, Code};
+use crate::server::openapi::shapes;
 
 /// Stores and activates a deploy; only says what it would do when it is a dry run.
+#[utoipa::path(post, path = "/api/tenants/{t}/deploy", operation_id = "deploy", tag = "deploys",
+    request_body = shapes::Deploy,
+    responses(
+        (status = 200, description = "What a dry run would do", body = shapes::Deployed),
+        (status = 201, description = "Stored and activated", body = shapes::Deployed),
+        (status = 409, description = "It does not go with the documents that are there", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn deploy(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
@@ -33,6 +41,8 @@ pub(in crate::server) async fn deploy(
 }
 
 /// The generations that are kept, and which is active.
+#[utoipa::path(get, path = "/api/tenants/{t}/deploy", operation_id = "listGenerations", tag = "deploys",
+    responses((status = 200, description = "They", body = shapes::Generations)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
@@ -42,6 +52,12 @@ pub(in crate::server) async fn list(
 }
 
 /// Activates a generation that is kept.
+#[utoipa::path(post, path = "/api/tenants/{t}/deploy/{generation}/activate", operation_id = "activateGeneration",
+    tag = "deploys",
+    responses(
+        (status = 200, description = "Activated", body = shapes::Deployed),
+        (status = 409, description = "It does not go with the documents that are there", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn activate(
     State(app): State<Arc<App>>,
     Path((tenant, generation)): Path<(String, String)>,

@@ -15,6 +15,7 @@ use crate::documents::{DocumentId, Fields, Mutation, TableName};
 use crate::server::App;
 use crate::server::body::{Body, RawJson};
 use crate::server::error::ApiError;
+use crate::server::openapi::shapes;
 use crate::tenants::MAX_LIST;
 
 /// `fields` is not parsed here: it is checked once, by [`Fields`], and stored as text.
@@ -31,6 +32,15 @@ pub(in crate::server) struct Patch {
     patch: Box<RawValue>,
 }
 
+/// Inserts a document
+///
+/// The table comes into being with its first document.
+#[utoipa::path(post, path = "/api/tenants/{t}/documents", operation_id = "insertDocument",
+    tag = "documents", request_body = shapes::NewDocument,
+    responses(
+        (status = 201, description = "It is on the disk", body = shapes::Written),
+        (status = 409, description = "It cannot be done to what is there", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn insert(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
@@ -46,6 +56,13 @@ pub(in crate::server) async fn insert(
     Ok((StatusCode::CREATED, Json(json!({"id": outcome.id()}))))
 }
 
+/// The documents of a table, oldest first, at most 1000
+#[utoipa::path(get, path = "/api/tenants/{t}/documents/{table}", operation_id = "listDocuments",
+    tag = "documents",
+    responses(
+        (status = 200, description = "They", body = shapes::Documents),
+        (status = 413, description = "They are too large for one answer", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
     Path((tenant, table)): Path<(String, String)>,
@@ -58,6 +75,10 @@ pub(in crate::server) async fn list(
     Ok(RawJson(json))
 }
 
+/// One document
+#[utoipa::path(get, path = "/api/tenants/{t}/documents/{table}/{id}", operation_id = "getDocument",
+    tag = "documents",
+    responses((status = 200, description = "It", body = shapes::OneDocument)))]
 pub(in crate::server) async fn get(
     State(app): State<Arc<App>>,
     Path((tenant, table, id)): Path<(String, String, String)>,
@@ -71,6 +92,13 @@ pub(in crate::server) async fn get(
     Ok(RawJson(json))
 }
 
+/// Merges fields into a document
+#[utoipa::path(patch, path = "/api/tenants/{t}/documents/{table}/{id}",
+    operation_id = "patchDocument", tag = "documents", request_body = shapes::Patch,
+    responses(
+        (status = 200, description = "It is on the disk", body = shapes::Written),
+        (status = 409, description = "It cannot be done to what is there", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn patch(
     State(app): State<Arc<App>>,
     Path((tenant, table, id)): Path<(String, String, String)>,
@@ -86,6 +114,10 @@ pub(in crate::server) async fn patch(
     Ok(Json(json!({"id": outcome.id()})))
 }
 
+/// Removes a document
+#[utoipa::path(delete, path = "/api/tenants/{t}/documents/{table}/{id}",
+    operation_id = "deleteDocument", tag = "documents",
+    responses((status = 204, description = "It is gone")))]
 pub(in crate::server) async fn delete(
     State(app): State<Arc<App>>,
     Path((tenant, table, id)): Path<(String, String, String)>,

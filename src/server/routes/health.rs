@@ -11,13 +11,23 @@ use serde_json::{Value, json};
 use crate::chain::chain;
 use crate::envelope::LeaseReport;
 use crate::server::App;
+use crate::server::body::RawJson;
+use crate::server::openapi::shapes;
 
 /// The process lives. Exactly `{"ok":true}`.
-pub(in crate::server) async fn health() -> &'static str {
-    r#"{"ok":true}"#
+#[utoipa::path(get, path = "/health", operation_id = "health", tag = "operation",
+    responses((status = 200, description = "The process lives", body = shapes::Healthy)))]
+pub(in crate::server) async fn health() -> RawJson {
+    RawJson(r#"{"ok":true}"#.to_owned())
 }
 
 /// Whether control file, key provider and storage work, and which tenants do not open.
+#[utoipa::path(get, path = "/ready", operation_id = "ready", tag = "operation",
+    responses(
+        (status = 200, description = "Everything works", body = shapes::Readiness),
+        (status = 503, description = "Something does not, or overload",
+            content((shapes::Readiness = "application/json"))),
+    ))]
 pub(in crate::server) async fn ready(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
     fn check<E: std::error::Error>(result: Result<(), E>) -> (bool, Value) {
         match result {

@@ -12,6 +12,7 @@ use super::tenant_id;
 use crate::documents::MAX_JOURNAL_PAGE;
 use crate::server::App;
 use crate::server::error::{ApiError, Code};
+use crate::server::openapi::shapes;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -21,6 +22,9 @@ pub(in crate::server) struct Part {
 }
 
 /// The ordered record of applied writes, after a number or from its beginning.
+#[utoipa::path(get, path = "/api/tenants/{t}/journal", operation_id = "readJournal", tag = "documents",
+    params(shapes::JournalPart),
+    responses((status = 200, description = "Part of it", body = shapes::JournalPage)))]
 pub(in crate::server) async fn read(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,

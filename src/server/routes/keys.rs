@@ -18,6 +18,7 @@ use crate::envelope::blocking;
 use crate::server::App;
 use crate::server::body::Body;
 use crate::server::error::{ApiError, Code};
+use crate::server::openapi::shapes;
 use crate::tenants::StoreError;
 
 #[derive(Deserialize)]
@@ -28,6 +29,12 @@ pub(in crate::server) struct NewKey {
 }
 
 /// Makes a key. Its secret is in this answer and nowhere else.
+#[utoipa::path(post, path = "/api/tenants/{t}/keys", operation_id = "createKey", tag = "access",
+    request_body = shapes::NewKey,
+    responses(
+        (status = 201, description = "The key, shown this once", body = shapes::ShownKey),
+        (status = 409, description = "There are as many as there may be", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn create(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
@@ -58,6 +65,8 @@ pub(in crate::server) async fn create(
 }
 
 /// The keys that count, oldest first, without their secrets.
+#[utoipa::path(get, path = "/api/tenants/{t}/keys", operation_id = "listKeys", tag = "access",
+    responses((status = 200, description = "They", body = shapes::Keys)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
@@ -68,6 +77,8 @@ pub(in crate::server) async fn list(
 }
 
 /// Revokes a key: the next request with it is refused.
+#[utoipa::path(delete, path = "/api/tenants/{t}/keys/{id}", operation_id = "revokeKey", tag = "access",
+    responses((status = 204, description = "It counts no more")))]
 pub(in crate::server) async fn revoke(
     State(app): State<Arc<App>>,
     Path((tenant, id)): Path<(String, String)>,

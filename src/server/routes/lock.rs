@@ -13,6 +13,7 @@ use crate::envelope::{acting_as, actor};
 use crate::server::App;
 use crate::server::body::Body;
 use crate::server::error::{ApiError, Code};
+use crate::server::openapi::shapes;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -21,6 +22,12 @@ pub(in crate::server) struct Tenant {
 }
 
 /// Closes a tenant until it is unlocked, as `nimbus encryption lock`.
+#[utoipa::path(post, path = "/api/admin/encryption/lock", operation_id = "lockTenant", tag = "encryption",
+    request_body = shapes::Shred,
+    responses(
+        (status = 200, description = "Closed, its key wiped", body = shapes::TenantLock),
+        (status = 404, description = "There is no such tenant", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn lock(
     State(app): State<Arc<App>>,
     Body(tenant): Body<Tenant>,
@@ -29,6 +36,12 @@ pub(in crate::server) async fn lock(
 }
 
 /// Ends a lock, as `nimbus encryption unlock`.
+#[utoipa::path(post, path = "/api/admin/encryption/unlock", operation_id = "unlockTenant", tag = "encryption",
+    request_body = shapes::Shred,
+    responses(
+        (status = 200, description = "It opens again", body = shapes::TenantLock),
+        (status = 404, description = "There is no such tenant", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn unlock(
     State(app): State<Arc<App>>,
     Body(tenant): Body<Tenant>,

@@ -11,6 +11,8 @@ pub(super) mod health;
 pub(super) mod journal;
 pub(super) mod keys;
 pub(super) mod lock;
+pub(super) mod metrics;
+pub(super) mod openapi;
 pub(super) mod query;
 pub(super) mod schedule;
 pub(super) mod schema;

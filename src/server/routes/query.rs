@@ -7,13 +7,18 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::tenant_id;
-use crate::documents::Document;
 use crate::documents::query::{MAX_PAGE, Position, Query};
+use crate::documents::{Document, whole};
 use crate::server::App;
 use crate::server::body::{Body, RawJson};
 use crate::server::error::{ApiError, Code};
+use crate::server::openapi::shapes;
 use crate::tenants::StoreError;
 
+/// The documents that a query finds
+#[utoipa::path(post, path = "/api/tenants/{t}/query", operation_id = "query", tag = "documents",
+    request_body = shapes::Query,
+    responses((status = 200, description = "They, in order", body = shapes::Documents)))]
 pub(in crate::server) async fn query(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
@@ -35,10 +40,15 @@ pub(in crate::server) async fn query(
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct Paginated {
     query: Box<RawValue>,
+    #[serde(default, deserialize_with = "whole")]
     page_size: Option<usize>,
     after: Option<String>,
 }
 
+/// One page of what a query finds
+#[utoipa::path(post, path = "/api/tenants/{t}/query/paginated", operation_id = "queryPage",
+    tag = "documents", request_body = shapes::PaginatedQuery,
+    responses((status = 200, description = "It, and where the next one begins", body = shapes::Page)))]
 pub(in crate::server) async fn paginated(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,

@@ -13,7 +13,15 @@ use crate::documents::schedule::{JobId, NewJob};
 use crate::server::App;
 use crate::server::body::{Body, RawJson};
 use crate::server::error::ApiError;
+use crate::server::openapi::shapes;
 
+/// Schedules a mutation to be done once
+#[utoipa::path(post, path = "/api/tenants/{t}/schedule", operation_id = "scheduleJob", tag = "schedule",
+    request_body = shapes::NewJob,
+    responses(
+        (status = 201, description = "It is on the disk", body = shapes::Scheduled),
+        (status = 409, description = "There are as many as there may be", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn create(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
@@ -25,6 +33,9 @@ pub(in crate::server) async fn create(
     Ok((StatusCode::CREATED, Json(json!({"job_id": job.id}))))
 }
 
+/// Jobs that wait for their time
+#[utoipa::path(get, path = "/api/tenants/{t}/schedule", operation_id = "listJobs", tag = "schedule",
+    responses((status = 200, description = "They", body = shapes::Jobs)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
@@ -33,6 +44,9 @@ pub(in crate::server) async fn list(
     named("jobs", &store.jobs().await?)
 }
 
+/// Cancels a job that waits
+#[utoipa::path(delete, path = "/api/tenants/{t}/schedule/{job}", operation_id = "cancelJob", tag = "schedule",
+    responses((status = 204, description = "It will not be done")))]
 pub(in crate::server) async fn cancel(
     State(app): State<Arc<App>>,
     Path((tenant, job)): Path<(String, String)>,
@@ -43,6 +57,10 @@ pub(in crate::server) async fn cancel(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// What came of a job
+#[utoipa::path(get, path = "/api/tenants/{t}/schedule/history/{job}", operation_id = "jobHistory",
+    tag = "schedule",
+    responses((status = 200, description = "It", body = shapes::JobResult)))]
 pub(in crate::server) async fn history(
     State(app): State<Arc<App>>,
     Path((tenant, job)): Path<(String, String)>,

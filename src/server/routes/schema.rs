@@ -13,7 +13,11 @@ use crate::envelope::blocking;
 use crate::server::App;
 use crate::server::body::{Body, RawJson};
 use crate::server::error::{ApiError, Code};
+use crate::server::openapi::shapes;
 
+/// The schemas of all tables that have one
+#[utoipa::path(get, path = "/api/tenants/{t}/schema", operation_id = "listSchemas", tag = "schemas",
+    responses((status = 200, description = "They, by table", body = shapes::Schemas)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
@@ -31,6 +35,9 @@ pub(in crate::server) async fn list(
     )))
 }
 
+/// The schema of a table
+#[utoipa::path(get, path = "/api/tenants/{t}/schema/{table}", operation_id = "getSchema", tag = "schemas",
+    responses((status = 200, description = "It", body = shapes::TableSchema)))]
 pub(in crate::server) async fn get(
     State(app): State<Arc<App>>,
     Path((tenant, table)): Path<(String, String)>,
@@ -41,6 +48,13 @@ pub(in crate::server) async fn get(
     Ok(RawJson(schema.to_json()))
 }
 
+/// Sets the schema of a table, and builds its indexes
+#[utoipa::path(put, path = "/api/tenants/{t}/schema/{table}", operation_id = "putSchema", tag = "schemas",
+    request_body = shapes::TableSchema,
+    responses(
+        (status = 204, description = "It holds from now on"),
+        (status = 409, description = "The documents that are there do not agree", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn put(
     State(app): State<Arc<App>>,
     Path((tenant, table)): Path<(String, String)>,
@@ -61,6 +75,12 @@ pub(in crate::server) async fn put(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Removes the schema of a table, and its indexes
+#[utoipa::path(delete, path = "/api/tenants/{t}/schema/{table}", operation_id = "deleteSchema", tag = "schemas",
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 409, description = "It cannot be done to what is there", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn delete(
     State(app): State<Arc<App>>,
     Path((tenant, table)): Path<(String, String)>,

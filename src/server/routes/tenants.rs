@@ -12,6 +12,7 @@ use super::tenant_id;
 use crate::server::App;
 use crate::server::body::Body;
 use crate::server::error::ApiError;
+use crate::server::openapi::shapes;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -19,6 +20,13 @@ pub(in crate::server) struct NewTenant {
     id: String,
 }
 
+/// Creates a tenant
+#[utoipa::path(post, path = "/api/tenants", operation_id = "createTenant", tag = "tenants",
+    request_body = shapes::NewTenant,
+    responses(
+        (status = 201, description = "Created, durably", body = shapes::NewTenant),
+        (status = 409, description = "There is one of this name", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn create(
     State(app): State<Arc<App>>,
     Body(new): Body<NewTenant>,
@@ -29,12 +37,18 @@ pub(in crate::server) async fn create(
     Ok((StatusCode::CREATED, Json(json!({"id": new.id}))))
 }
 
+/// All tenants
+#[utoipa::path(get, path = "/api/tenants", operation_id = "listTenants", tag = "tenants",
+    responses((status = 200, description = "Their ids, sorted", body = shapes::Tenants)))]
 pub(in crate::server) async fn list(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
     let tenants = app.tenants.list_tenants().await?;
     let ids: Vec<&str> = tenants.iter().map(|tenant| tenant.as_str()).collect();
     Ok(Json(json!({"tenants": ids})))
 }
 
+/// Deletes a tenant with all that belongs to it
+#[utoipa::path(delete, path = "/api/tenants/{t}", operation_id = "deleteTenant", tag = "tenants",
+    responses((status = 204, description = "It is gone")))]
 pub(in crate::server) async fn delete(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,

@@ -10,6 +10,7 @@ use crate::control::{Month, UsageReport};
 use crate::envelope::blocking;
 use crate::server::App;
 use crate::server::error::{ApiError, Code};
+use crate::server::openapi::shapes;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,6 +19,9 @@ pub(in crate::server) struct Asked {
 }
 
 /// What was counted until now, of one month or of all.
+#[utoipa::path(get, path = "/debug/usage", operation_id = "usage", tag = "operation",
+    params(shapes::UsagePart),
+    responses((status = 200, description = "Month by month, the newest first", body = shapes::Usage)))]
 pub(in crate::server) async fn usage(
     State(app): State<Arc<App>>,
     query: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,

@@ -1,6 +1,14 @@
 //! Mutations and queries as SQL. Everything here runs on a connection that it is given, in whatever transaction that is in.
 
-use std::{collections::HashMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::HashMap,
+    ffi::c_int,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
 
 use nimbus_manifests::TenantId;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
@@ -342,6 +350,18 @@ impl Reader {
         &self.connection
     }
 
+    /// Has what is read from here on end with an error once `gone` is set; without it, nothing does.
+    pub(super) fn stop_once(
+        &mut self,
+        gone: Option<Arc<AtomicBool>>,
+        tenant: &TenantId,
+    ) -> Result<(), StoreError> {
+        let look = gone.map(|gone| move || gone.load(Ordering::Relaxed));
+        self.connection
+            .progress_handler(STEPS, look)
+            .map_err(|error| failure(tenant, error))
+    }
+
     /// One document.
     pub(super) fn get(
         &mut self,
@@ -550,3 +570,6 @@ pub(super) fn now_ms() -> i64 {
         .and_then(|since| i64::try_from(since.as_millis()).ok())
         .unwrap_or(0)
 }
+
+/// Steps of SQLite's machine between two looks whether anybody waits: a fraction of a millisecond.
+const STEPS: c_int = 10_000;

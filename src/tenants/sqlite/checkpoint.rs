@@ -15,6 +15,7 @@ use nimbus_manifests::TenantId;
 use rusqlite::{Connection, MAIN_DB, wal::CheckpointMode};
 
 use super::failure;
+use crate::metrics::{self, Share};
 use crate::tenants::StoreError;
 
 /// Checkpoints one tenant's file through its writer.
@@ -24,6 +25,8 @@ pub(super) struct Checkpoints {
     pages: Arc<AtomicI32>,
     /// The number of pages at which to try next.
     next: i32,
+    /// What these pages are of the sum over all tenants.
+    counted: Share,
 }
 
 impl Checkpoints {
@@ -39,6 +42,7 @@ impl Checkpoints {
         let mut checkpoints = Self {
             pages,
             next: PASSIVE_PAGES,
+            counted: Share::new(&metrics::WAL),
         };
         if pages_left(writer)? > 0 {
             checkpoints.passive(writer)?;
@@ -53,6 +57,7 @@ impl Checkpoints {
         pinned: bool,
     ) -> rusqlite::Result<()> {
         let pages = self.pages.load(Ordering::Relaxed);
+        self.counted.set(f64::from(pages) * FRAME_BYTES);
         if pages < PASSIVE_PAGES {
             // It was begun afresh since the last time.
             self.next = PASSIVE_PAGES;
@@ -75,9 +80,11 @@ impl Checkpoints {
         writer.busy_timeout(TRUNCATE_PATIENCE)?;
         let result = writer.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::TRUNCATE);
         writer.busy_timeout(BUSY_TIMEOUT)?;
+        count(&result);
         match result {
             Ok(_) => {
                 self.pages.store(0, Ordering::Relaxed);
+                self.counted.set(0.0);
                 self.next = PASSIVE_PAGES;
                 Ok(())
             }
@@ -94,7 +101,9 @@ impl Checkpoints {
     }
 
     fn passive(&mut self, writer: &Connection) -> rusqlite::Result<()> {
-        let (pages, done) = match writer.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::PASSIVE) {
+        let result = writer.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::PASSIVE);
+        count(&result);
+        let (pages, done) = match result {
             Ok(found) => found,
             // Who makes a copy under the next key is at it.
             Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
@@ -113,6 +122,14 @@ impl Checkpoints {
     }
 }
 
+fn count<T>(result: &rusqlite::Result<T>) {
+    metrics::count(
+        result,
+        &metrics::CHECKPOINT_DONE,
+        &metrics::CHECKPOINT_FAILED,
+    );
+}
+
 /// Whether an earlier process left nothing in the WAL, so that it does not matter who closes the file last: SQLite
 /// checkpoints then by itself.
 pub(super) fn is_done(connection: &Connection, tenant: &TenantId) -> Result<bool, StoreError> {
@@ -126,6 +143,8 @@ fn pages_left(connection: &Connection) -> rusqlite::Result<i32> {
     Ok(left)
 }
 
+/// A page in the WAL, with the header of its frame.
+const FRAME_BYTES: f64 = 4096.0 + 24.0;
 /// Pages in the WAL from which on it is worth a checkpoint: 4 MiB.
 const PASSIVE_PAGES: i32 = 1000;
 /// Pages in the WAL from which on readers are waited for: 64 MiB.

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::{apply::Reader, lookups::Lookups, opening};
 use crate::{
     envelope::{Envelope, EnvelopeError},
+    metrics::{self, Held},
     sqlcipher::Database,
     tenants::StoreError,
 };
@@ -45,6 +46,18 @@ pub(super) struct Followed(Arc<Readers>);
 impl Drop for Followed {
     fn drop(&mut self) {
         self.0.followed.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Who waits for a query. Dropped, it says that nobody does.
+#[derive(Debug, Default)]
+struct Caller {
+    gone: Arc<AtomicBool>,
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.gone.store(true, Ordering::Relaxed);
     }
 }
 
@@ -104,16 +117,25 @@ impl Readers {
         timeout(patience, all).await.ok()?.ok()
     }
 
-    /// Runs a query on a blocking thread.
+    /// Runs a query on a blocking thread. One that nobody waits for any more (the request's deadline passed, the client went away) is
+    /// interrupted: a scan does not go on for nothing and keep others of its tenant waiting.
     pub(super) async fn read<T: Send + 'static>(
         self: &Arc<Self>,
         query: impl FnOnce(&mut Reader, &TenantId) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let permit = self.permit().await?;
         let readers = Arc::clone(self);
+        let caller = Caller::default();
+        let gone = Arc::clone(&caller.gone);
         let reading = move |_: &OwnedSemaphorePermit| {
             let mut reader = readers.take()?;
+            reader.stop_once(Some(Arc::clone(&gone)), &readers.tenant)?;
             let result = query(&mut reader, &readers.tenant);
+            if result.is_err() && gone.load(Ordering::Relaxed) {
+                metrics::READ_INTERRUPTED.increment(1);
+            }
+            // The next one to use it may be waited for.
+            reader.stop_once(None, &readers.tenant)?;
             if is_sound(&result) {
                 readers.give_back(reader);
             }
@@ -124,6 +146,7 @@ impl Readers {
 
     /// The right to use one of the connections.
     pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, StoreError> {
+        let _waiting = Held::new(&metrics::WAITING_READS);
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         permit.map_err(|_closed| self.closed())
     }
@@ -134,7 +157,8 @@ impl Readers {
         permit: OwnedSemaphorePermit,
         reading: impl FnOnce(&OwnedSemaphorePermit) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
-        let reading = tokio::task::spawn_blocking(move || reading(&permit));
+        let span = tracing::Span::current();
+        let reading = tokio::task::spawn_blocking(move || span.in_scope(|| reading(&permit)));
         reading.await.map_err(|_panic| self.closed())
     }
 

@@ -26,6 +26,7 @@ use crate::{
         schema::TableSchema,
     },
     envelope::{Envelope, Intent},
+    metrics::{self, Held},
     sqlcipher::{self, Database},
     tenants::{
         DueLog, StoreError, TenantStore,
@@ -38,6 +39,7 @@ use crate::{
 pub(super) struct OpenTenant {
     writer: Arc<Writer>,
     readers: Arc<Readers>,
+    _open: Held,
 }
 
 impl OpenTenant {
@@ -94,6 +96,7 @@ impl OpenTenant {
         Ok(Self {
             writer: Arc::new(writer),
             readers,
+            _open: Held::new(&metrics::OPEN_TENANTS),
         })
     }
 }

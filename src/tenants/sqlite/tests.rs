@@ -188,6 +188,7 @@ mod lifecycle;
 mod lookups;
 mod plans;
 mod query;
+mod readers;
 mod schedule;
 mod schemas;
 

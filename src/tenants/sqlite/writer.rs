@@ -38,6 +38,7 @@ use super::{
 use crate::{
     documents::{Mutation, MutationOutcome},
     failpoints::crash_point,
+    metrics::{self, Held},
     tenants::{DueLog, StoreError, error::Limit},
 };
 
@@ -80,6 +81,8 @@ pub(super) trait Renewal: Send {
 struct Queued {
     work: Box<dyn Errand>,
     size: Size,
+    /// Counted for as long as it is not answered.
+    _waiting: Held,
 }
 
 /// How much some work is, so that neither the queue nor a commit grows without bound.
@@ -212,7 +215,11 @@ impl Writer {
                 answer,
             });
             self.queue
-                .try_send(Command::Apply(Queued { work, size }))
+                .try_send(Command::Apply(Queued {
+                    work,
+                    size,
+                    _waiting: Held::new(&metrics::QUEUED),
+                }))
                 .map_err(|error| match error {
                     TrySendError::Full(_) => self.busy(),
                     TrySendError::Disconnected(_) => closed(),
@@ -261,6 +268,7 @@ impl Writer {
     }
 
     fn busy(&self) -> StoreError {
+        metrics::QUEUE_REFUSED.increment(1);
         StoreError::Busy {
             what: Limit::WriteQueue,
             tenant: self.tenant.clone(),
@@ -491,11 +499,14 @@ impl Work {
 
     /// Applies a group in one transaction and answers every caller.
     fn commit(&mut self, mut group: Vec<Queued>) {
-        let sequence = self.sequence;
+        let (sequence, started) = (self.sequence, Instant::now());
         let committed = self
             .transaction(&mut group)
             .and_then(|()| self.still_there());
+        metrics::COMMIT.record(metrics::since(started));
+        metrics::GROUP.record(group.len() as f64);
         if let Err(error) = &committed {
+            metrics::COMMIT_FAILED.increment(1);
             self.sequence = sequence;
             self.known.clear();
             self.broken |= matches!(error, StoreError::Corrupt { .. });

@@ -1,0 +1,305 @@
+//! What is counted, and under which names. Nothing here knows what it counts: any room may use it.
+//!
+//! Handles are made once and kept, so that recording costs an atomic operation or two. A process without a recorder (every command but
+//! `start`, and tests) records into nothing. No label holds the name of a tenant, a table, a document or a key: the number of series
+//! is bounded by what is written in the code. `docs/metrics.md` says what each is good for; a test holds it to [`ALL`].
+
+mod gauge;
+
+use std::sync::{LazyLock, OnceLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use metrics::{Counter, Gauge, Histogram, Unit};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+pub(crate) use gauge::{Held, Share};
+
+/// One thing that is counted.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// How it behaves.
+    pub kind: Kind,
+    /// What it means.
+    pub help: &'static str,
+}
+
+/// How a metric behaves.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// It only grows.
+    Counter,
+    /// It is what it is now.
+    Gauge,
+    /// Values fall into these buckets.
+    Histogram(&'static [f64]),
+}
+
+impl Kind {
+    /// As Prometheus names it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram(_) => "histogram",
+        }
+    }
+}
+
+macro_rules! metrics {
+    ($($const:ident = $name:literal, $kind:expr, $help:literal;)*) => {
+        $(pub(crate) const $const: &str = $name;)*
+
+        /// Everything that is counted.
+        pub const ALL: &[Metric] = &[$(Metric { name: $name, kind: $kind, help: $help },)*];
+    };
+}
+
+metrics! {
+    HTTP_REQUESTS = "nimbus_http_requests_total", Kind::Counter,
+        "Requests answered, by method, route and status.";
+    HTTP_DURATION = "nimbus_http_request_duration_seconds", Kind::Histogram(REQUEST_SECONDS),
+        "Time from a request's head to its answer, by method and route.";
+    HTTP_UNDER_WAY = "nimbus_http_requests_under_way", Kind::Gauge,
+        "Requests that are not answered yet.";
+    HTTP_REFUSED = "nimbus_http_requests_refused_total", Kind::Counter,
+        "Requests turned away for overload, by reason: the server is full, or one tenant has its share of it.";
+    HTTP_TIMEOUTS = "nimbus_http_request_timeouts_total", Kind::Counter,
+        "Requests that took longer than their deadline.";
+    CONNECTIONS = "nimbus_http_connections", Kind::Gauge,
+        "Connections that are open.";
+    CONNECTIONS_ACCEPTED = "nimbus_http_connections_accepted_total", Kind::Counter,
+        "Connections accepted.";
+    TLS_FAILURES = "nimbus_tls_handshake_failures_total", Kind::Counter,
+        "Connections that did not come through the TLS handshake.";
+    TENANTS_OPEN = "nimbus_tenants_open", Kind::Gauge,
+        "Tenants that are open.";
+    TENANTS_IN_TROUBLE = "nimbus_tenants_in_trouble", Kind::Gauge,
+        "Tenants that did not open when they were asked for last.";
+    OPENINGS = "nimbus_tenant_openings_total", Kind::Counter,
+        "Tenants opened, by outcome.";
+    OPENING_DURATION = "nimbus_tenant_opening_duration_seconds", Kind::Histogram(REQUEST_SECONDS),
+        "Time to open a tenant, its key included.";
+    CLOSINGS = "nimbus_tenant_closings_total", Kind::Counter,
+        "Tenants closed, by outcome.";
+    GROUP_SIZE = "nimbus_commit_group_size", Kind::Histogram(GROUP_SIZES),
+        "Callers that shared one commit.";
+    COMMIT_DURATION = "nimbus_commit_duration_seconds", Kind::Histogram(COMMIT_SECONDS),
+        "Time of one group's transaction, from its begin to the end of its commit.";
+    COMMIT_FAILURES = "nimbus_commit_failures_total", Kind::Counter,
+        "Transactions that failed whole.";
+    QUEUE_DEPTH = "nimbus_write_queue_depth", Kind::Gauge,
+        "Callers whose work waits for a tenant's writer or is being written, over all tenants.";
+    QUEUE_REFUSALS = "nimbus_write_queue_refusals_total", Kind::Counter,
+        "Writes refused because their tenant's queue was full.";
+    WAL_BYTES = "nimbus_wal_bytes", Kind::Gauge,
+        "Bytes in the WALs of open tenants.";
+    CHECKPOINTS = "nimbus_checkpoints_total", Kind::Counter,
+        "Checkpoints, by outcome.";
+    READS_WAITING = "nimbus_reads_waiting", Kind::Gauge,
+        "Reads that wait for one of their tenant's read connections, over all tenants.";
+    READS_INTERRUPTED = "nimbus_reads_interrupted_total", Kind::Counter,
+        "Reads stopped because nobody waited for them any more.";
+    KEY_OPERATIONS = "nimbus_key_operations_total", Kind::Counter,
+        "Calls of key providers, by provider, operation and outcome.";
+    KEY_DURATION = "nimbus_key_operation_duration_seconds", Kind::Histogram(REQUEST_SECONDS),
+        "Time of a key provider's call, by provider and operation.";
+    BUILD_INFO = "nimbus_build_info", Kind::Gauge,
+        "1; the version is a label.";
+    PROCESS_START = "process_start_time_seconds", Kind::Gauge,
+        "When the process started, in seconds since the Unix epoch.";
+}
+
+/// From a point read to what is near the deadline.
+const REQUEST_SECONDS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+/// From an SSD with a cache that survives a power cut to a disk in trouble.
+const COMMIT_SECONDS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0,
+];
+const GROUP_SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+/// Begins to record, for all of this process, before anything is recorded.
+///
+/// # Errors
+///
+/// A recorder was there before.
+pub fn install() -> Result<(), InstallError> {
+    let mut builder = PrometheusBuilder::new();
+    for metric in ALL {
+        if let Kind::Histogram(buckets) = metric.kind {
+            let name = Matcher::Full(metric.name.to_owned());
+            builder = builder.set_buckets_for_metric(name, buckets)?;
+        }
+    }
+    let handle = builder.install_recorder()?;
+    for metric in ALL {
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, Unit::Count, metric.help),
+            Kind::Gauge => metrics::describe_gauge!(metric.name, Unit::Count, metric.help),
+            Kind::Histogram(_) => {
+                metrics::describe_histogram!(metric.name, Unit::Count, metric.help);
+            }
+        }
+    }
+    metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    let started = SystemTime::now().duration_since(UNIX_EPOCH);
+    metrics::gauge!(PROCESS_START).set(started.unwrap_or_default().as_secs_f64());
+    show_from_the_start();
+    drop(RECORDER.set(handle));
+    Ok(())
+}
+
+/// A metric that cannot be recorded.
+#[derive(Debug, thiserror::Error)]
+#[error("metrics cannot be recorded")]
+pub struct InstallError(#[from] metrics_exporter_prometheus::BuildError);
+
+/// Everything that was recorded, as Prometheus reads it; `None` in a process that records nothing.
+#[must_use]
+pub fn render() -> Option<String> {
+    RECORDER.get().map(PrometheusHandle::render)
+}
+
+/// Folds what was recorded since into the histograms. To be called every few seconds: until then each value takes room of its own.
+pub fn upkeep() {
+    if let Some(recorder) = RECORDER.get() {
+        recorder.run_upkeep();
+    }
+}
+
+static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// An alert on what never happened needs its zero.
+fn show_from_the_start() {
+    for counter in [
+        &*HTTP_TIMED_OUT,
+        &*ACCEPTED,
+        &*HANDSHAKE_FAILED,
+        &*COMMIT_FAILED,
+        &*QUEUE_REFUSED,
+        &*READ_INTERRUPTED,
+        &*OPENED,
+        &*OPENING_FAILED,
+        &*CLOSED,
+        &*CLOSING_FAILED,
+        &*CHECKPOINT_DONE,
+        &*CHECKPOINT_FAILED,
+        &*REFUSED_FULL,
+        &*REFUSED_SHARE,
+    ] {
+        counter.increment(0);
+    }
+    for gauge in [
+        &*UNDER_WAY,
+        &*OPEN_CONNECTIONS,
+        &*OPEN_TENANTS,
+        &*IN_TROUBLE,
+        &*QUEUED,
+        &*WAL,
+        &*WAITING_READS,
+    ] {
+        gauge.set(0.0);
+    }
+}
+
+macro_rules! handles {
+    ($($(#[$doc:meta])* $static:ident: $type:ident = $make:expr;)*) => {
+        $($(#[$doc])* pub(crate) static $static: LazyLock<$type> = LazyLock::new(|| $make);)*
+    };
+}
+
+handles! {
+    HTTP_TIMED_OUT: Counter = metrics::counter!(HTTP_TIMEOUTS);
+    REFUSED_FULL: Counter = metrics::counter!(HTTP_REFUSED, "reason" => "server_full");
+    REFUSED_SHARE: Counter = metrics::counter!(HTTP_REFUSED, "reason" => "tenant_share");
+    UNDER_WAY: Gauge = metrics::gauge!(HTTP_UNDER_WAY);
+    OPEN_CONNECTIONS: Gauge = metrics::gauge!(CONNECTIONS);
+    ACCEPTED: Counter = metrics::counter!(CONNECTIONS_ACCEPTED);
+    HANDSHAKE_FAILED: Counter = metrics::counter!(TLS_FAILURES);
+    OPEN_TENANTS: Gauge = metrics::gauge!(TENANTS_OPEN);
+    IN_TROUBLE: Gauge = metrics::gauge!(TENANTS_IN_TROUBLE);
+    OPENED: Counter = metrics::counter!(OPENINGS, "outcome" => "ok");
+    OPENING_FAILED: Counter = metrics::counter!(OPENINGS, "outcome" => "failed");
+    OPENING_SECONDS: Histogram = metrics::histogram!(OPENING_DURATION);
+    CLOSED: Counter = metrics::counter!(CLOSINGS, "outcome" => "ok");
+    CLOSING_FAILED: Counter = metrics::counter!(CLOSINGS, "outcome" => "failed");
+    GROUP: Histogram = metrics::histogram!(GROUP_SIZE);
+    COMMIT: Histogram = metrics::histogram!(COMMIT_DURATION);
+    COMMIT_FAILED: Counter = metrics::counter!(COMMIT_FAILURES);
+    QUEUED: Gauge = metrics::gauge!(QUEUE_DEPTH);
+    QUEUE_REFUSED: Counter = metrics::counter!(QUEUE_REFUSALS);
+    WAL: Gauge = metrics::gauge!(WAL_BYTES);
+    CHECKPOINT_DONE: Counter = metrics::counter!(CHECKPOINTS, "outcome" => "ok");
+    CHECKPOINT_FAILED: Counter = metrics::counter!(CHECKPOINTS, "outcome" => "failed");
+    WAITING_READS: Gauge = metrics::gauge!(READS_WAITING);
+    READ_INTERRUPTED: Counter = metrics::counter!(READS_INTERRUPTED);
+}
+
+/// Records one call of a key provider. Providers and operations are few and their calls slow: no handle is kept.
+pub(crate) fn key_operation(
+    provider: &'static str,
+    operation: &'static str,
+    outcome: &'static str,
+    took: Duration,
+) {
+    let labels = [("provider", provider), ("operation", operation)];
+    metrics::histogram!(KEY_DURATION, &labels).record(took);
+    let labels = [labels[0], labels[1], ("outcome", outcome)];
+    metrics::counter!(KEY_OPERATIONS, &labels).increment(1);
+}
+
+/// Counts a success or a failure.
+pub(crate) fn count<T, E>(result: &Result<T, E>, ok: &Counter, failed: &Counter) {
+    match result {
+        Ok(_) => ok.increment(1),
+        Err(_) => failed.increment(1),
+    }
+}
+
+/// Seconds since `started`.
+pub(crate) fn since(started: Instant) -> f64 {
+    started.elapsed().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_page_lists_every_metric_with_its_kind_and_no_other() {
+        let page = include_str!("../../docs/metrics.md");
+        let listed: BTreeSet<(String, String)> = page
+            .lines()
+            .filter_map(|line| {
+                let mut cells = line.strip_prefix("| `")?.split('|');
+                let name = cells.next()?.trim().trim_end_matches('`');
+                let name = name.split('`').next()?.split('{').next()?;
+                Some((name.to_owned(), cells.next()?.trim().to_owned()))
+            })
+            .collect();
+        let counted: BTreeSet<_> = ALL
+            .iter()
+            .map(|metric| (metric.name.to_owned(), metric.kind.as_str().to_owned()))
+            .collect();
+        assert_eq!(listed, counted);
+    }
+
+    #[test]
+    fn names_follow_the_convention() {
+        for Metric { name, kind, help } in ALL {
+            assert_eq!(
+                name.ends_with("_total"),
+                *kind == Kind::Counter,
+                "{name} is a {}",
+                kind.as_str()
+            );
+            assert!(help.ends_with('.'), "{name}: {help}");
+        }
+    }
+}

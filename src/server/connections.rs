@@ -1,0 +1,202 @@
+//! Connections: accepted up to a limit, through TLS where that is on, served one task each, and ended without losing an answer.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use hyper::body::{Frame, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::timeout;
+
+use super::tls::Tls;
+use crate::metrics;
+
+/// Where connections come from.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket.
+    pub socket: TcpListener,
+    /// What ends TLS; plain HTTP without.
+    pub tls: Option<Arc<Tls>>,
+    /// How many connections may be open. Further ones wait in the kernel's queue.
+    pub most: u32,
+}
+
+/// Serves until `stopping` says so and every connection has ended.
+pub(super) async fn serve(listener: Listener, router: Router, mut stopping: watch::Receiver<bool>) {
+    let Listener { socket, tls, most } = listener;
+    let places = Arc::new(Semaphore::new(most as usize));
+    loop {
+        let accepted = async {
+            // Closed nowhere.
+            let place = places.clone().acquire_owned().await.ok()?;
+            Some((place, accept(&socket).await))
+        };
+        let (place, stream) = tokio::select! {
+            accepted = accepted => match accepted {
+                Some(accepted) => accepted,
+                None => break,
+            },
+            () = begun(&mut stopping) => break,
+        };
+        metrics::ACCEPTED.increment(1);
+        let (tls, router, stopping) = (tls.clone(), router.clone(), stopping.clone());
+        drop(tokio::spawn(connection(
+            stream, tls, router, stopping, place,
+        )));
+    }
+    // Whoever asks from now on is told at once that nobody listens.
+    drop(socket);
+    drop(places.acquire_many(most).await);
+}
+
+/// The next connection. What fails is a connection that went away, or files that ran out for a while.
+async fn accept(socket: &TcpListener) -> TcpStream {
+    loop {
+        match socket.accept().await {
+            Ok((stream, _peer)) => {
+                // Answers are small: waiting to fill a packet would only add latency.
+                drop(stream.set_nodelay(true));
+                return stream;
+            }
+            Err(error) if went_away(&error) => {}
+            Err(error) => {
+                tracing::error!(%error, "no connection can be accepted for now");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn went_away(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+    )
+}
+
+async fn connection(
+    stream: TcpStream,
+    tls: Option<Arc<Tls>>,
+    router: Router,
+    stopping: watch::Receiver<bool>,
+    place: OwnedSemaphorePermit,
+) {
+    let _open = metrics::Held::new(&metrics::OPEN_CONNECTIONS);
+    match tls {
+        None => converse(stream, router, stopping).await,
+        Some(tls) => match timeout(HANDSHAKE_PATIENCE, tls.acceptor().accept(stream)).await {
+            Ok(Ok(stream)) => converse(stream, router, stopping).await,
+            failed => {
+                metrics::HANDSHAKE_FAILED.increment(1);
+                let error = failed.map(Result::err);
+                tracing::debug!(?error, "a TLS handshake failed");
+            }
+        },
+    }
+    drop(place);
+}
+
+/// Answers the requests of one connection, one after the other, until it is closed, silent for too long, or the server stops.
+async fn converse<S>(stream: S, router: Router, mut stopping: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    // Each request under way holds one more.
+    let requests = Arc::new(());
+    let held = Arc::clone(&requests);
+    let service = TowerToHyperService::new(router);
+    let service = service_fn(move |request| {
+        let under_way = Arc::clone(&held);
+        let answer = service.call(request);
+        async move {
+            let answer = answer.await?;
+            // Until the last of it is taken: some are long.
+            let hold = |body| Held {
+                body,
+                _under_way: under_way,
+            };
+            Ok::<_, Infallible>(answer.map(hold))
+        }
+    });
+    let mut conversation = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(SILENCE)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let ended = tokio::select! {
+        ended = conversation.as_mut() => ended,
+        () = begun(&mut stopping) => {
+            conversation.as_mut().graceful_shutdown();
+            loop {
+                tokio::select! {
+                    ended = conversation.as_mut() => break ended,
+                    () = tokio::time::sleep(HALF_SENT_PATIENCE) => {
+                        // Only half of a request is there, or its client does not take the answer.
+                        if Arc::strong_count(&requests) == IDLE {
+                            break Ok(());
+                        }
+                    }
+                }
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::trace!(%error, "a connection broke");
+    }
+}
+
+/// An answer's body, and the request under way that it belongs to.
+struct Held {
+    body: Body,
+    _under_way: Arc<()>,
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Waits until the server stops. One that is gone has stopped.
+async fn begun(stopping: &mut watch::Receiver<bool>) {
+    drop(stopping.wait_for(|stopping| *stopping).await);
+}
+
+/// Handles on the count of requests while none is under way: that of the connection, that of its service.
+const IDLE: usize = 2;
+/// How long a client may take for a request's head, or be silent between two requests.
+const SILENCE: Duration = Duration::from_secs(30);
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a stop waits for a connection on which no request is under way.
+const HALF_SENT_PATIENCE: Duration = Duration::from_secs(2);
+/// Before the next try when connections cannot be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);

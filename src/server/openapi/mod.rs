@@ -1,0 +1,365 @@
+//! The OpenAPI document: what handlers say of themselves, and what holds for all of them, put together from the table of routes.
+//!
+//! A handler's annotation names its body, its success and what else it alone answers. Path parameters, credentials and the answers of
+//! the layers in front of it are added here, from the path and from what the route needs. A test holds the document to the router,
+//! both ways; a generated client holds the running server to the document.
+
+pub(super) mod shapes;
+
+use std::sync::LazyLock;
+
+use axum::http::Method;
+use utoipa::OpenApi;
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
+};
+use utoipa::openapi::{
+    Components, Content, HeaderBuilder, Object, ObjectBuilder, RefOr, Required, Response,
+    ResponseBuilder, Schema, Type,
+};
+use utoipa::{PartialSchema as _, ToSchema as _};
+
+use super::access::{Needs, Route};
+use super::router::route_table;
+use super::routes;
+use shapes::{CronName, DocumentId, ErrorEnvelope, JobId, TableName, TenantId};
+
+/// What the handlers say.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Nimbus",
+        description = "A document server for many tenants, each in its own encrypted database"
+    ),
+    paths(
+        routes::health::health,
+        routes::health::ready,
+        routes::metrics::metrics,
+        routes::openapi::document,
+        routes::tenants::create,
+        routes::tenants::list,
+        routes::tenants::delete,
+        routes::documents::insert,
+        routes::documents::list,
+        routes::documents::get,
+        routes::documents::patch,
+        routes::documents::delete,
+        routes::batch::apply,
+        routes::query::query,
+        routes::query::paginated,
+        routes::journal::read,
+        routes::admin::rotate_token,
+        routes::admin::encryption_status,
+        routes::admin::rotate_kek,
+        routes::admin::shred,
+        routes::admin::operation,
+        routes::admin::rotate_dek,
+        routes::keys::create,
+        routes::keys::list,
+        routes::keys::revoke,
+        routes::usage::usage,
+        routes::schedule::create,
+        routes::schedule::list,
+        routes::schedule::cancel,
+        routes::schedule::history,
+        routes::crons::put,
+        routes::crons::list,
+        routes::crons::delete,
+        routes::schema::list,
+        routes::schema::get,
+        routes::schema::put,
+        routes::schema::delete,
+        routes::admin::doctor,
+        routes::lock::lock,
+        routes::lock::unlock,
+        routes::deploy::deploy,
+        routes::deploy::list,
+        routes::deploy::activate,
+        routes::apps::root,
+        routes::apps::file,
+        routes::audit::verify,
+        routes::audit::record,
+    ),
+    components(schemas(ErrorEnvelope))
+)]
+struct Annotated;
+
+/// The document as JSON text.
+pub(super) fn document() -> &'static str {
+    &DOCUMENT
+}
+
+static DOCUMENT: LazyLock<String> =
+    LazyLock::new(|| build().to_json().unwrap_or_else(|error| error.to_string()));
+
+fn build() -> utoipa::openapi::OpenApi {
+    let mut document = Annotated::openapi();
+    let components = document.components.get_or_insert_with(Components::default);
+    let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    components.add_security_scheme(BEARER, bearer);
+    let header = ApiKey::Header(ApiKeyValue::new("X-Nimbus-Admin-Token"));
+    components.add_security_scheme(ADMIN, SecurityScheme::ApiKey(header));
+    for Route {
+        method,
+        path,
+        needs,
+    } in route_table()
+    {
+        let item = document.paths.paths.get_mut(&documented(path));
+        if let Some(operation) = item.and_then(|item| operation(item, &method)) {
+            complete(operation, path, needs);
+        }
+    }
+    document
+}
+
+/// A route's path as documents write it: they know no parameter that takes the rest of a path.
+fn documented(path: &str) -> String {
+    path.replace("{*", "{")
+}
+
+/// Adds what follows from a route's path and from what it needs.
+fn complete(operation: &mut Operation, path: &'static str, needs: Needs) {
+    let parameters = operation.parameters.get_or_insert_default();
+    parameters.retain(|parameter| !stands_in(parameter, ParameterIn::Path));
+    parameters.extend(names_in(path).map(|name| RefOr::T(path_parameter(path, name))));
+    let queried = parameters
+        .iter()
+        .any(|parameter| stands_in(parameter, ParameterIn::Query));
+    let mut refusals = vec![
+        (
+            "403",
+            "The credential does not allow this, or the page's origin is foreign",
+        ),
+        ("500", "A fault in the server"),
+        (
+            "503",
+            "Overload, or something that the server needs is not there: storage, a key",
+        ),
+    ];
+    if needs == Needs::Nothing {
+        operation.security = Some(vec![SecurityRequirement::default()]);
+    } else {
+        refusals.push((
+            "401",
+            "No credential, an unknown one, or one that was revoked",
+        ));
+        let accepted = [BEARER, ADMIN].map(|scheme| SecurityRequirement::new(scheme, [""; 0]));
+        operation.security = Some(accepted.into());
+    }
+    if operation.request_body.is_some() {
+        refusals.push(("413", "The body, or a document in it, is too large"));
+    }
+    if operation.request_body.is_some() || queried || path.contains('{') {
+        refusals.push(("400", "The request is not right"));
+    }
+    if path.contains('{') {
+        refusals.push(("404", "What the path names is not there"));
+    }
+    for (status, description) in refusals {
+        let answers = &mut operation.responses.responses;
+        let _said_already = answers
+            .entry(status.to_owned())
+            .or_insert_with(|| RefOr::T(refusal(status, description)));
+    }
+    for answer in operation.responses.responses.values_mut() {
+        if let RefOr::T(answer) = answer {
+            let id = text_header("The id of the request, as logs name it");
+            let _none = answer
+                .headers
+                .insert("X-Request-Id".to_owned(), RefOr::T(id));
+        }
+    }
+}
+
+/// An answer in the error envelope.
+fn refusal(status: &str, description: &str) -> Response {
+    let envelope = Content::new(Some(shapes::reference(&ErrorEnvelope::name())));
+    let answer = ResponseBuilder::new()
+        .description(description)
+        .content("application/json", envelope);
+    match status {
+        "503" => answer
+            .header(
+                "Retry-After",
+                text_header("Seconds to wait; not where waiting does not help"),
+            )
+            .build(),
+        _ => answer.build(),
+    }
+}
+
+fn text_header(description: &str) -> utoipa::openapi::Header {
+    HeaderBuilder::new()
+        .schema(Some(Object::with_type(Type::String)))
+        .description(Some(description))
+        .build()
+}
+
+/// The names in braces.
+fn names_in(path: &'static str) -> impl Iterator<Item = &'static str> {
+    path.split('/')
+        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+        .map(|name| name.trim_start_matches('*'))
+}
+
+fn path_parameter(path: &str, name: &'static str) -> Parameter {
+    let (schema, description): (RefOr<Schema>, _) = match name {
+        "t" => (TenantId::schema(), "The tenant"),
+        "table" => (TableName::schema(), "The table"),
+        "generation" => (
+            ObjectBuilder::new()
+                .schema_type(Type::Integer)
+                .minimum(Some(1))
+                .into(),
+            "The number of a generation",
+        ),
+        "job" => (JobId::schema(), "The job"),
+        "name" => (CronName::schema(), "The name of the cron"),
+        "id" if path.contains("/documents/") => (DocumentId::schema(), "The document"),
+        _ => (
+            Object::with_type(Type::String).into(),
+            "The name of what is meant",
+        ),
+    };
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Path)
+        .required(Required::True)
+        .description(Some(description))
+        .schema(Some(schema))
+        .build()
+}
+
+fn stands_in(parameter: &RefOr<Parameter>, place: ParameterIn) -> bool {
+    matches!(parameter, RefOr::T(parameter) if parameter.parameter_in == place)
+}
+
+fn operation<'a>(item: &'a mut PathItem, method: &Method) -> Option<&'a mut Operation> {
+    match *method {
+        Method::GET => item.get.as_mut(),
+        Method::POST => item.post.as_mut(),
+        Method::PUT => item.put.as_mut(),
+        Method::PATCH => item.patch.as_mut(),
+        Method::DELETE => item.delete.as_mut(),
+        _ => None,
+    }
+}
+
+const BEARER: &str = "bearer";
+const ADMIN: &str = "admin_token";
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::documents::query::{MAX_FILTERS, MAX_PAGE};
+    use crate::documents::{MAX_BATCH, MAX_JOURNAL_PAGE};
+    use crate::server::error::Code;
+
+    fn parsed() -> Value {
+        serde_json::from_str(document()).unwrap()
+    }
+
+    #[test]
+    fn documents_every_route_and_no_other() {
+        let document = parsed();
+        let described: BTreeSet<(String, String)> = document["paths"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .flat_map(|(path, item)| {
+                let methods = item.as_object().unwrap().keys();
+                methods.map(|method| (method.to_uppercase(), path.clone()))
+            })
+            .collect();
+        let routed: BTreeSet<(String, String)> = route_table()
+            .into_iter()
+            .map(|route| (route.method.to_string(), documented(route.path)))
+            .collect();
+        assert_eq!(described, routed);
+    }
+
+    #[test]
+    fn every_operation_has_a_name_of_its_own_a_summary_and_its_refusals() {
+        let document = parsed();
+        let mut names = BTreeSet::new();
+        for item in document["paths"].as_object().unwrap().values() {
+            for operation in item.as_object().unwrap().values() {
+                let name = operation["operationId"].as_str().unwrap();
+                assert!(names.insert(name.to_owned()), "{name} twice");
+                assert!(operation["summary"].is_string(), "{name}");
+                for status in ["403", "500", "503"] {
+                    assert!(
+                        operation["responses"][status].is_object(),
+                        "{name} {status}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_limits_are_those_of_the_code() {
+        let document = parsed();
+        let limit = |shape: &str, member: &str, limit: &str| {
+            let pointer = format!("/components/schemas/{shape}/properties/{member}/{limit}");
+            document.pointer(&pointer).and_then(Value::as_u64)
+        };
+        let is = |limit: usize| Some(limit as u64);
+        assert_eq!(limit("Batch", "mutations", "maxItems"), is(MAX_BATCH));
+        for query in ["Query", "QueryInPages"] {
+            assert_eq!(limit(query, "filters", "maxItems"), is(MAX_FILTERS));
+        }
+        assert_eq!(limit("Query", "limit", "maximum"), is(MAX_PAGE));
+        assert_eq!(
+            limit("PaginatedQuery", "page_size", "maximum"),
+            is(MAX_PAGE)
+        );
+        let journal = &document["paths"]["/api/tenants/{t}/journal"]["get"]["parameters"];
+        let named = |name: &str| {
+            journal
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|one| one["name"] == name)
+        };
+        assert_eq!(
+            named("limit").unwrap()["schema"]["maximum"],
+            MAX_JOURNAL_PAGE
+        );
+    }
+
+    #[test]
+    fn every_reference_leads_to_a_shape_and_every_code_is_there() {
+        fn references(value: &Value, found: &mut BTreeSet<String>) {
+            match value {
+                Value::Object(members) => {
+                    if let Some(Value::String(to)) = members.get("$ref") {
+                        let _new = found.insert(to.clone());
+                    }
+                    members
+                        .values()
+                        .for_each(|member| references(member, found));
+                }
+                Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+                _ => {}
+            }
+        }
+        let document = parsed();
+        let mut found = BTreeSet::new();
+        references(&document, &mut found);
+        for reference in found {
+            let pointer = reference.strip_prefix('#').unwrap();
+            assert!(document.pointer(pointer).is_some(), "{reference}");
+        }
+        let codes = &document["components"]["schemas"]["ErrorCode"]["enum"];
+        for code in Code::ALL {
+            assert!(codes.as_array().unwrap().contains(&code.as_str().into()));
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! HTTPS: the certificate and its key, read again on SIGHUP, and the command line beside a server that speaks TLS alone.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nimbus_test_support::{Machine, Server};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use super::{machine, set_mode};
+
+/// A certificate for `localhost` that nobody vouches for, and where it lies with its key.
+struct Identity {
+    certificate: PathBuf,
+    key: PathBuf,
+    der: CertificateDer<'static>,
+}
+
+impl Identity {
+    fn make(machine: &Machine, name: &str) -> Self {
+        let (certificate, key) = (
+            machine.path(&format!("{name}.pem")),
+            machine.path(&format!("{name}.key")),
+        );
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("one");
+        fs::write(&certificate, made.cert.pem()).expect("the certificate");
+        fs::write(&key, made.signing_key.serialize_pem()).expect("the key");
+        set_mode(&key, 0o600);
+        let der = made.cert.der().clone();
+        Self {
+            certificate,
+            key,
+            der,
+        }
+    }
+
+    fn flags(&self) -> [&str; 4] {
+        [
+            "--tls-cert",
+            self.certificate.to_str().expect("UTF-8"),
+            "--tls-key",
+            self.key.to_str().expect("UTF-8"),
+        ]
+    }
+
+    /// What `GET /health` answers to a client that trusts this certificate alone.
+    fn health(&self, server: &Server) -> Result<String, std::io::Error> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.der.clone()).expect("a root");
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("localhost").expect("a name");
+        let client = ClientConnection::new(Arc::new(config), name).expect("a client");
+        let socket = TcpStream::connect(server.address()).expect("a connection");
+        let mut stream = StreamOwned::new(client, socket);
+        stream
+            .write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        let _bytes = stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+}
+
+fn hang_up(server: &Server) {
+    let pid = i32::try_from(server.pid()).expect("a process id");
+    kill_process(Pid::from_raw(pid).expect("not zero"), Signal::HUP).expect("a signal");
+}
+
+fn wait_for(server: &Server, words: &str) {
+    while !server.log().contains(words) {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn https_is_served_and_the_command_line_goes_through_it() {
+    let machine = machine();
+    let identity = Identity::make(&machine, "first");
+    let server = machine.start(&identity.flags());
+    let answer = identity.health(&server).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.ends_with(r#"{"ok":true}"#), "{answer}");
+    // Who expects another certificate, or speaks plain HTTP, gets nothing.
+    let other = Identity::make(&machine, "other");
+    assert!(other.health(&server).is_err());
+    assert!(
+        server
+            .raw(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            .is_none()
+    );
+    let status = machine.nimbus(&["encryption", "status"]);
+    machine.run_to_end(status).expect(0, &["nimbus-control.db"]);
+    let rotate = machine.nimbus(&["token", "rotate"]);
+    machine.run_to_end(rotate).expect(0, &["replaced"]);
+    server.stop();
+}
+
+#[test]
+fn a_new_certificate_is_taken_on_hangup_and_a_bad_one_is_not() {
+    let machine = machine();
+    let old = Identity::make(&machine, "in-force");
+    let server = machine.start(&old.flags());
+    let new = Identity::make(&machine, "new");
+    fs::rename(&new.certificate, &old.certificate).expect("renamed");
+    // A certificate without its key: what was in force stays.
+    hang_up(&server);
+    wait_for(&server, "the TLS certificate in force is kept");
+    assert!(old.health(&server).is_ok());
+    fs::rename(&new.key, &old.key).expect("renamed");
+    hang_up(&server);
+    wait_for(&server, "the TLS certificate was read again");
+    assert!(new.health(&server).is_ok());
+    assert!(old.health(&server).is_err());
+    // The command line knows the new one.
+    let status = machine.nimbus(&["encryption", "status"]);
+    machine.run_to_end(status).expect(0, &["nimbus-control.db"]);
+    server.stop();
+}
+
+#[test]
+fn the_command_line_does_not_give_its_token_to_a_server_with_another_certificate() {
+    let machine = machine();
+    let identity = Identity::make(&machine, "first");
+    let server = machine.start(&identity.flags());
+    let lock = machine.data_dir().join("nimbus.lock");
+    let text = fs::read_to_string(&lock).expect("the lock file");
+    let mut said: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    said["certificate"] = "0".repeat(64).into();
+    fs::write(&lock, said.to_string()).expect("written");
+    let status = machine.nimbus(&["encryption", "status"]);
+    machine
+        .run_to_end(status)
+        .expect(1, &["does not answer", "invalid peer certificate"]);
+    server.stop();
+}
+
+#[test]
+fn certificates_and_keys_that_cannot_be_used_are_refused_by_name() {
+    let machine = machine();
+    let good = Identity::make(&machine, "good");
+    let other = Identity::make(&machine, "other");
+    let path = |path: &PathBuf| path.to_str().expect("UTF-8").to_owned();
+    let start = |certificate: &str, key: &str| {
+        machine.start_that_ends(&["--tls-cert", certificate, "--tls-key", key])
+    };
+    let (certificate, key) = (path(&good.certificate), path(&good.key));
+    for flag in [["--tls-cert", &certificate], ["--tls-key", &key]] {
+        machine.start_that_ends(&flag).expect(2, &["--tls-"]);
+    }
+    start("missing.pem", &key).expect(1, &["missing.pem", "--tls-cert"]);
+    start(&certificate, "missing.key").expect(1, &["missing.key", "--tls-key"]);
+    start(&key, &certificate).expect(1, &["good.key holds no certificate"]);
+    set_mode(&good.certificate, 0o600);
+    start(&certificate, &certificate).expect(1, &["good.pem holds no private key"]);
+    start(&certificate, &path(&other.key)).expect(1, &["good.pem", "other.key", "together"]);
+    set_mode(&good.key, 0o644);
+    start(&certificate, &key).expect(1, &["good.key", "chmod 0600"]);
+    assert!(
+        !machine.data_dir().exists(),
+        "refused before anything is made"
+    );
+}
