@@ -124,7 +124,7 @@ impl Keeper {
 /// Says how many data keys are older than they may be, for an alert.
 pub fn note(overdue: usize) {
     let overdue = u32::try_from(overdue).unwrap_or(u32::MAX);
-    metrics::gauge!("nimbus_encryption_deks_overdue").set(f64::from(overdue));
+    crate::metrics::OVERDUE.set(f64::from(overdue));
 }
 
 /// Whether a data key that was drawn at `since` is too old.

@@ -7,6 +7,7 @@ pub mod dek_age;
 pub mod doctor;
 mod error;
 pub mod export;
+pub(crate) mod figures;
 pub mod lock;
 pub mod migrate;
 pub mod repair;

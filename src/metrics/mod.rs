@@ -106,6 +106,20 @@ metrics! {
         "Calls of key providers, by provider, operation and outcome.";
     KEY_DURATION = "nimbus_key_operation_duration_seconds", Kind::Histogram(REQUEST_SECONDS),
         "Time of a key provider's call, by provider and operation.";
+    PROTECTED_FILES = "nimbus_protected_files", Kind::Gauge,
+        "Files that have a manifest.";
+    MANIFESTS_UNREADABLE = "nimbus_manifests_unreadable", Kind::Gauge,
+        "Manifests that are damaged, or cannot be read.";
+    FILES_BEHIND = "nimbus_files_not_on_current_key", Kind::Gauge,
+        "Files that the key which wraps now does not wrap.";
+    OLDEST_DEK_AGE = "nimbus_oldest_dek_age_seconds", Kind::Gauge,
+        "Age of the oldest data key.";
+    DEKS_OVERDUE = "nimbus_encryption_deks_overdue", Kind::Gauge,
+        "Data keys that are older than --encryption-dek-max-age.";
+    KEY_MEMORY_UNLOCKED = "nimbus_key_memory_unlocked_bytes", Kind::Gauge,
+        "Bytes of key memory that the kernel refused to lock.";
+    DATA_DISK_FREE = "nimbus_data_disk_free_bytes", Kind::Gauge,
+        "Bytes that are free on the disk of the data directory.";
     BUILD_INFO = "nimbus_build_info", Kind::Gauge,
         "1; the version is a label.";
     PROCESS_START = "process_start_time_seconds", Kind::Gauge,
@@ -201,6 +215,13 @@ fn show_from_the_start() {
         &*QUEUED,
         &*WAL,
         &*WAITING_READS,
+        &*PROTECTED,
+        &*UNREADABLE,
+        &*BEHIND,
+        &*OLDEST_DEK,
+        &*OVERDUE,
+        &*UNLOCKED,
+        &*DISK_FREE,
     ] {
         gauge.set(0.0);
     }
@@ -237,6 +258,13 @@ handles! {
     CHECKPOINT_FAILED: Counter = metrics::counter!(CHECKPOINTS, "outcome" => "failed");
     WAITING_READS: Gauge = metrics::gauge!(READS_WAITING);
     READ_INTERRUPTED: Counter = metrics::counter!(READS_INTERRUPTED);
+    PROTECTED: Gauge = metrics::gauge!(PROTECTED_FILES);
+    UNREADABLE: Gauge = metrics::gauge!(MANIFESTS_UNREADABLE);
+    BEHIND: Gauge = metrics::gauge!(FILES_BEHIND);
+    OLDEST_DEK: Gauge = metrics::gauge!(OLDEST_DEK_AGE);
+    OVERDUE: Gauge = metrics::gauge!(DEKS_OVERDUE);
+    UNLOCKED: Gauge = metrics::gauge!(KEY_MEMORY_UNLOCKED);
+    DISK_FREE: Gauge = metrics::gauge!(DATA_DISK_FREE);
 }
 
 /// Records one call of a key provider. Providers and operations are few and their calls slow: no handle is kept.

@@ -31,6 +31,7 @@ pub use router::{route_table, router};
 use crate::audit::AuditLog;
 use crate::control::{Control, ControlError};
 use crate::encryption::dek_age::{self, Keeper};
+use crate::encryption::figures;
 use crate::encryption::rotate_dek::Deployment;
 use crate::encryption::survey::Surveyor;
 use crate::envelope::{Envelope, SystemClock, acting_as, actor, blocking};
@@ -236,8 +237,20 @@ pub async fn serve(
             metrics::upkeep();
         }
     };
+    let looking = async {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            figures::tell(
+                &app.envelope,
+                &app.surveyor.data_dir,
+                &app.surveyor.control_dir,
+            )
+            .await;
+        }
+    };
     tokio::select! {
         () = connections::serve(listener, router(app.clone()), stopped) => {}
+        () = looking => {}
         () = signal => tracing::warn!("some requests did not end in time and are cut off"),
         () = keeping => {}
     }
@@ -265,3 +278,5 @@ const ENCRYPTION_STATUS: &str = "/debug/encryption/status";
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// Between two foldings of what was recorded.
 const UPKEEP: Duration = Duration::from_secs(5);
+/// Between two looks at all manifests: some tenths of a second for ten thousand of them.
+const LOOK: Duration = Duration::from_secs(60);
