@@ -7,8 +7,10 @@
 
 mod bare;
 mod clients;
+mod copies;
 mod documents;
 mod http;
+mod keys;
 mod many_tenants;
 mod open_tenants;
 mod opening;
@@ -55,4 +57,5 @@ const PARTS: &[(&str, Part)] = &[
     ("opening", opening::run),
     ("open-tenants", open_tenants::run),
     ("many-tenants", many_tenants::run),
+    ("keys", keys::run),
 ];

@@ -109,7 +109,7 @@ fn status(machine: &Machine) -> f64 {
 }
 
 /// Has the library make the tenants, where a flush is free if there is such a place, and copies them to the machine.
-fn populate(machine: &Machine) {
+pub(crate) fn populate(machine: &Machine) {
     let shared_memory = Path::new("/dev/shm");
     let nursery = if shared_memory.is_dir() {
         TempDir::new_in(shared_memory).expect("a directory in memory")
@@ -172,6 +172,6 @@ fn mirror(control: &Control, dir: &Path) {
     control.put_many(copies).expect("mirrored");
 }
 
-const TENANTS: usize = 10_000;
+pub(crate) const TENANTS: usize = 10_000;
 const AT_ONCE: usize = 16;
 const ROUNDS: usize = 5;
