@@ -1,7 +1,7 @@
 use std::fs;
 use std::process::Command;
 
-use nimbus_test_support::{Machine, Moto};
+use nimbus_test_support::{Fault, FaultProxy, Machine, Moto};
 use serde_json::{Value, json};
 
 use super::{Ran, as_str, deployment, encryption, health, identity, run, snapshot};
@@ -321,6 +321,37 @@ fn moves_between_any_two_providers() {
         let _ = ran(&look, &after).expect(0, &["3 files, 3 ok"]);
         let _ = ran(&look, &before).expect(3, &["key-unavailable"]);
     }
+}
+
+#[test]
+fn a_kms_that_throttles_is_ridden_out_and_every_file_moves() {
+    let moto = Moto::start();
+    let proxy = FaultProxy::in_front_of(moto.url());
+    let key = moto.create_key();
+    let machine = deployment(&["alpha", "beta"], &[]);
+    let throttled = Fault::error(400, "ThrottlingException", "Rate exceeded");
+    // One fewer than a call is tried, so that one file may meet them all.
+    proxy.inject_times("Encrypt", throttled, 4);
+    let of_aws = |mut command: Command| {
+        let _ = command
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test");
+        command
+    };
+    let mut rotate = of_aws(machine.nimbus(&["encryption", "rotate-kek", "--path", "data"]));
+    let _ = rotate
+        .args(["--all", "--new-aws-kms-key-id", &key])
+        .args(["--new-aws-region", "us-east-1"])
+        .args(["--new-aws-endpoint-url", proxy.url()]);
+    let _ = run(rotate).expect(0, &["3 rewrapped, 0 had it already, 0 failed"]);
+    assert_eq!(proxy.calls("Encrypt").len(), 3 + 4, "each was tried again");
+    let mut look = of_aws(machine.nimbus(&["encryption", "status", "--verify", "pages"]));
+    let _ = look
+        .env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "aws-kms")
+        .env("NIMBUS_ENCRYPTION_AWS_KMS_KEY_ID", &key)
+        .env("NIMBUS_ENCRYPTION_AWS_REGION", "us-east-1")
+        .env("NIMBUS_ENCRYPTION_AWS_ENDPOINT_URL", moto.url());
+    let _ = run(look).expect(0, &["3 files, 3 ok"]);
 }
 
 #[test]
