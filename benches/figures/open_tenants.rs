@@ -59,7 +59,7 @@ fn idle(machine: Machine) -> Figure {
     let house = House::restarted(machine, &["--max-open-tenants", "128"]);
     let resting = |tenants| {
         write(&house, tenants);
-        // Twice as long as the store waits before it gives back what an idle tenant does not need.
+        // Three times as long as the store waits before it gives back what an idle tenant does not need, and a little.
         thread::sleep(REST);
         Held::by(house.server.pid()).kib
     };
@@ -142,4 +142,4 @@ fn each(house: &House, tenants: usize, work: impl Fn(&mut Connection, usize) + S
 const TENANTS: usize = 1000;
 const ROUNDS: usize = 10;
 const CONNECTIONS: usize = 8;
-const REST: Duration = Duration::from_secs(25);
+const REST: Duration = Duration::from_secs(40);

@@ -3,6 +3,11 @@
 mod files;
 mod hardening;
 mod lock;
+#[expect(
+    unsafe_code,
+    reason = "only the C library can give back what it keeps, and only to a foreign call"
+)]
+mod memory;
 mod service;
 #[expect(
     unsafe_code,
@@ -13,5 +18,6 @@ mod wiping;
 pub use files::raise_file_limit;
 pub use hardening::{Hardening, harden};
 pub use lock::{DataDirLock, LockError, RunningServer, running_server};
+pub use memory::{give_back, note_freed};
 pub use service::{inherited_listener, notify};
 pub use wiping::WipingAllocator;

@@ -39,6 +39,7 @@ use crate::{
     documents::{Mutation, MutationOutcome},
     failpoints::crash_point,
     metrics::{self, Held},
+    process,
     tenants::{DueLog, StoreError, error::Limit},
 };
 
@@ -304,6 +305,7 @@ impl Station {
         loop {
             let resting = || {
                 self.readers.shed_unused();
+                process::give_back();
                 false
             };
             let first = match next(&self.commands, resting) {
@@ -406,7 +408,11 @@ impl Work {
             };
             match then {
                 None | Some(Command::Apply(_)) => {}
-                Some(Command::Rest) => return self.finish().map(Some),
+                Some(Command::Rest) => {
+                    let rested = self.finish();
+                    process::note_freed();
+                    return rested.map(Some);
+                }
                 Some(Command::Close) => return self.finish().map(|_station| None),
                 Some(Command::Renew(mut renewal)) => {
                     if renewal.before() {
