@@ -133,20 +133,29 @@ impl Part {
     /// Gives the full part a name of its own, and begins the next.
     fn begin_next(&mut self) -> io::Result<()> {
         let path = self.dir.join(FILE_NAME);
+        // Each step counts as soon as it is done: one that fails is tried again by the next line, and the others are not.
         if let Some(first) = self.first {
-            std::fs::rename(&path, self.dir.join(full_name(first)))?;
-            sync_dir(&self.dir)?;
-            crash_point!("audit::renamed");
+            rustix::fs::renameat_with(
+                rustix::fs::CWD,
+                &path,
+                rustix::fs::CWD,
+                self.dir.join(full_name(first)),
+                rustix::fs::RenameFlags::NOREPLACE,
+            )?;
+            self.first = None;
         }
+        sync_dir(&self.dir)?;
+        crash_point!("audit::renamed");
         self.file = OpenOptions::new()
             .read(true)
             .write(true)
-            .create_new(true)
+            .create(true)
+            .truncate(false)
             .mode(0o600)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
             .open(&path)?;
-        sync_dir(&self.dir)?;
-        (self.len, self.first) = (0, None);
-        Ok(())
+        self.len = 0;
+        sync_dir(&self.dir)
     }
 }
 

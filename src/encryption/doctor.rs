@@ -301,7 +301,7 @@ fn recovery(survey: &Survey, recipients: usize) -> Check {
         .filter(|file| !file.wraps.iter().any(|wrap| wrap.provider == "age"))
         .count();
     let remedy = "make an identity with age-keygen, keep it apart, set --encryption-recovery-recipient, and add it to what is there: \
-                  `nimbus encryption rotate-kek --all --add-recipient age1…`";
+                  `nimbus encryption rotate-kek --path <data directory> --all --add-recipient age1…`";
     match (recipients, without) {
         (_, 0) if survey.files.is_empty() && recipients == 0 => check(
             name,

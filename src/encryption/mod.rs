@@ -58,7 +58,7 @@ pub struct Failure {
     pub error: String,
 }
 
-/// Every file of a directory that has a manifest, and of its control directory when that is another.
+/// Every file of a directory that has a manifest or should have one, and of its control directory when that is another.
 ///
 /// # Errors
 ///
@@ -73,8 +73,13 @@ pub fn protected_files(
         let failed = |error| (dir.to_owned(), error);
         for entry in std::fs::read_dir(dir).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            let tenant = name.and_then(|name| name.strip_suffix(".sqlite3"));
             if let Some(file) = path.to_str().and_then(|path| path.strip_suffix(SUFFIX)) {
                 let _new = files.insert(PathBuf::from(file));
+            } else if tenant.is_some_and(|tenant| tenant.parse::<TenantId>().is_ok()) {
+                // Its manifest may be lost: what is done to all files must not pass it over in silence.
+                let _new = files.insert(path);
             }
         }
     }

@@ -286,12 +286,12 @@ impl RotateKek {
     ) -> Result<Rotated, RotateKekError> {
         self.check_path()?;
         let keys = envelope.keys().ok_or(RotateKekError::EncryptionOff)?;
-        let paths = blocking({
+        let list = || {
             let (path, all) = (self.path.clone(), self.all);
             let control_dir = control_dir.map(Path::to_owned);
-            move || files(path, all, control_dir)
-        })
-        .await?;
+            blocking(move || files(path, all, control_dir))
+        };
+        let mut paths = list().await?;
         let target = match &self.target {
             None => keys.current_shared(),
             Some(config) => {
@@ -313,6 +313,12 @@ impl RotateKek {
                 } else {
                     keys.also_accepting(target.clone())
                 });
+                // What was created since is under the old key; what is created from here on is under the new one.
+                paths = list().await?;
+                if let ProviderConfig::KeyDir { dir } = config {
+                    let (dir, paths) = (dir.clone(), paths.clone());
+                    blocking(move || make_keys(&dir, &paths)).await?;
+                }
                 target
             }
         };
@@ -365,13 +371,27 @@ impl RotateKek {
                 }),
             }
         }
-        let events = ready.iter().map(|rewrapped| {
-            Event::new(EventKind::Rewrap, EventOutcome::Done).of(rewrapped.manifest())
-        });
-        envelope.record_all(events.collect()).await?;
+        let events: Vec<_> = ready
+            .iter()
+            .map(|one| {
+                let begun = Event::new(EventKind::Rewrap, EventOutcome::Begun);
+                (one.path().to_owned(), begun.of(one.manifest()))
+            })
+            .collect();
+        let begun = events.iter().map(|(_path, event)| event.clone());
+        envelope.record_all(begun.collect()).await?;
         let count = ready.len() as u64;
         let publisher = envelope.clone();
-        let changed = blocking(move || publisher.publish_rewrapped(ready)).await?;
+        let published = blocking(move || publisher.publish_rewrapped(ready)).await;
+        let ended = events.into_iter().map(|(path, event)| match &published {
+            Ok(changed) if changed.contains(&path) => Event {
+                outcome: EventOutcome::Failed,
+                ..event.saying("its manifest was changed meanwhile")
+            },
+            published => event.ended(published),
+        });
+        envelope.record_all(ended.collect()).await?;
+        let changed = published?;
         rotated.rewrapped += count - changed.len() as u64;
         rotated
             .failed

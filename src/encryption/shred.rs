@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use nimbus_keyproviders::{KeyFileError, ProviderError, key_dir, keyfile};
-use nimbus_manifests::{ProviderKind, Subject, TenantId};
+use nimbus_manifests::{ProviderKind, SealedManifest, Subject, TenantId};
 use serde::{Deserialize, Serialize};
 
 use crate::envelope::{
@@ -95,19 +95,70 @@ pub async fn shred(
     let subject = Subject::sqlite_tenant(tenant, &name)
         .expect("a tenant id with our extension is a file name");
     let path = data_dir.join(&name);
-    let manifest = blocking(move || read_manifest(&manifest_path(&path))).await;
+    let (manifest, there) = blocking(move || {
+        let there =
+            [&path, &manifest_path(&path)].map(|path| std::fs::symlink_metadata(path).is_ok());
+        (read_manifest(&manifest_path(&path)), there.contains(&true))
+    })
+    .await;
     let claims = manifest.ok().flatten();
-    let wraps = claims
-        .iter()
-        .flat_map(|sealed| sealed.claims().deks())
-        .flat_map(|dek| &dek.wraps);
+    let keys = envelope.keys();
+    let in_key_dir = keys.is_some_and(|keys| {
+        keys.providers()
+            .any(|provider| provider.kind() == ProviderKind::KeyDir)
+    });
+    // Of a tenant whose files are gone there may still be a key file, or a deletion that was cut short.
+    if !there && !in_key_dir && !tenants.list_tenants().await?.contains(tenant) {
+        tenants.delete_tenant(tenant).await?;
+        return Ok(Shredded {
+            tenant: tenant.to_string(),
+            destroyed_keys: Vec::new(),
+            alive: Vec::new(),
+            own_kms_key: None,
+            manifest_read: false,
+        });
+    }
     let mut event = Event::new(EventKind::Shred, EventOutcome::Begun).about(&subject);
     if let Some(sealed) = &claims {
         event = event.of(sealed.claims());
     }
     envelope.record(event.clone()).await?;
-    let (destroyed_keys, in_key_dir) = destroy_keys(envelope, tenant, &subject).await?;
-    let own_kms_key = own_key(envelope, tenant, &subject, disable_kms_key).await?;
+    let erased = erase(
+        envelope,
+        tenants,
+        tenant,
+        &subject,
+        claims.as_ref(),
+        disable_kms_key,
+    )
+    .await;
+    let receipt = match &erased {
+        Ok(shredded) => {
+            let (destroyed, alive) = (shredded.destroyed_keys.len(), shredded.alive.len());
+            event.ended(&erased).saying(format!(
+                "key files destroyed: {destroyed}; keys by which earlier copies still open: {alive}"
+            ))
+        }
+        Err(_) => event.ended(&erased),
+    };
+    envelope.record(receipt).await?;
+    erased
+}
+
+async fn erase(
+    envelope: &Envelope,
+    tenants: &dyn TenantProvider,
+    tenant: &TenantId,
+    subject: &Subject,
+    claims: Option<&SealedManifest>,
+    disable_kms_key: bool,
+) -> Result<Shredded, ShredError> {
+    let wraps = claims
+        .iter()
+        .flat_map(|sealed| sealed.claims().deks())
+        .flat_map(|dek| &dek.wraps);
+    let (destroyed_keys, in_key_dir) = destroy_keys(envelope, tenant, subject).await?;
+    let own_kms_key = own_key(envelope, tenant, subject, disable_kms_key).await?;
     let mut shredded = Shredded {
         tenant: tenant.to_string(),
         destroyed_keys,
@@ -134,16 +185,6 @@ pub async fn shred(
         Err(StoreError::TenantNotFound { .. }) if !shredded.destroyed_keys.is_empty() => {}
         deleted => deleted?,
     }
-    let receipt = Event {
-        outcome: EventOutcome::Done,
-        ..event
-    };
-    let (destroyed, alive) = (shredded.destroyed_keys.len(), shredded.alive.len());
-    envelope
-        .record(receipt.saying(format!(
-            "key files destroyed: {destroyed}; keys by which earlier copies still open: {alive}"
-        )))
-        .await?;
     Ok(shredded)
 }
 

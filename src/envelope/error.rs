@@ -11,6 +11,12 @@ use nimbus_manifests::{Cipher, InvalidManifest, ParseError, SUFFIX, Subject, Ten
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnvelopeError {
+    /// Another operation changed the manifest, or the keys in force, at the same time. Nothing was written.
+    #[error("{}: its manifest or the keys in force were changed at the same time; try again", .path.display())]
+    ChangedMeanwhile {
+        /// The protected file.
+        path: PathBuf,
+    },
     /// The audit log cannot be written.
     #[error(transparent)]
     Audit(#[from] super::AuditError),
@@ -309,6 +315,7 @@ impl EnvelopeError {
             },
             Self::NotAFile { .. }
             | Self::Audit(_)
+            | Self::ChangedMeanwhile { .. }
             | Self::Random(_)
             | Self::Invalid { .. }
             | Self::Mirror { .. }

@@ -29,7 +29,7 @@ mod unwrap;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -236,6 +236,11 @@ impl Envelope {
 
     /// From now on `keys` are in force, for every clone of this core. Nothing happens when encryption is off.
     pub fn use_keys(&self, keys: KeyRing) {
+        // Whoever publishes under the keys before has done so when this returns.
+        let _alone = self
+            .publishing
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(in_force) = &self.keys {
             in_force.store(Arc::new(keys));
         }
@@ -410,8 +415,15 @@ impl Envelope {
             .await?;
         let sealed = file.seal();
         let envelope = self.clone();
+        // The caller holds the ring: no other comes to lie at its address.
+        let ring = std::ptr::from_ref(keys) as usize;
         blocking(move || {
-            envelope.publish(&file.path, &sealed, Publish::New)?;
+            let _shared = envelope.publishing.read();
+            // A file that comes to be under keys that a rotation has just replaced would be left behind by it.
+            if envelope.keys().map(|keys| Arc::as_ptr(&keys) as usize) != Some(ring) {
+                return Err(EnvelopeError::ChangedMeanwhile { path: file.path });
+            }
+            envelope.publish_held(&file.path, &sealed, Publish::New)?;
             Ok(file)
         })
         .await
@@ -485,15 +497,28 @@ impl Envelope {
         })
     }
 
-    /// Mirrors a manifest, then publishes it beside its file.
-    fn publish(
+    /// Replaces a manifest by the one that follows on it; not one that another operation has put in its place meanwhile.
+    fn replace(&self, path: &Path, sealed: &SealedManifest) -> Result<(), EnvelopeError> {
+        let _shared = self.publishing.read();
+        let there = store::read(&manifest_path(path)).ok().flatten();
+        let (follows, of) = (sealed.claims().revision(), sealed.claims().file_id());
+        let before = there.map(|there| (there.claims().revision() + 1, there.claims().file_id()));
+        if before != Some((follows, of)) {
+            return Err(EnvelopeError::ChangedMeanwhile {
+                path: path.to_owned(),
+            });
+        }
+        self.publish_held(path, sealed, Publish::Replace)
+    }
+
+    /// Mirrors a manifest, then publishes it beside its file. The caller holds [`Envelope::publishing`].
+    fn publish_held(
         &self,
         path: &Path,
         sealed: &SealedManifest,
         publish: Publish,
     ) -> Result<(), EnvelopeError> {
         let manifest = sealed.claims();
-        let _shared = self.publishing.read();
         if let (Some(mirror), false) = (&self.mirror, manifest.state() == State::New) {
             mirror
                 .put(manifest.subject(), sealed.as_bytes())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nimbus_keyproviders::recovery::Recipient;
 use nimbus_manifests::{DekEntry, DekId, ProviderKind, WrapContext};
 
-use super::store::{self, Publish};
+use super::store;
 use super::{Envelope, EnvelopeError, KeyedFile, Opened, Stage, blocking};
 use crate::failpoints::crash_point;
 
@@ -69,7 +69,7 @@ impl Envelope {
         let envelope = self.clone();
         blocking(move || {
             remove_copy(&file.path)?;
-            envelope.publish(&file.path, &sealed, Publish::Replace)?;
+            envelope.replace(&file.path, &sealed)?;
             crash_point!("rekey::begun");
             Ok(file)
         })
@@ -92,7 +92,7 @@ impl Envelope {
         let envelope = self.clone();
         blocking(move || {
             remove_copy(&file.path)?;
-            envelope.publish(&file.path, &sealed, Publish::Replace)?;
+            envelope.replace(&file.path, &sealed)?;
             Ok(file)
         })
         .await

@@ -241,9 +241,7 @@ async fn settles_a_rekey_with_the_key_that_opened() {
             manifest: file.manifest().rekeying(entry).unwrap(),
             ..file
         };
-        envelope
-            .publish(&path, &rekeying.seal(), Publish::Replace)
-            .unwrap();
+        envelope.replace(&path, &rekeying.seal()).unwrap();
         std::fs::write(rekey_copy(&path), b"half a copy").unwrap();
 
         let file = open(&envelope, &path, tenant).await.unwrap();
@@ -358,4 +356,28 @@ async fn a_rewrap_that_cannot_be_written_leaves_no_copy_under_the_new_key() {
         Err(EnvelopeError::Io { .. })
     ));
     assert_eq!(mirror.get(&subject("demo")).unwrap(), Some(before));
+}
+
+#[tokio::test]
+async fn a_manifest_that_another_operation_changed_is_not_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("demo.sqlite3");
+    let key = Arc::new(nimbus_keyproviders::MemoryProvider::random().unwrap());
+    let envelope = Envelope::new(KeyRing::new(key, vec![], vec![]));
+    let subject: Subject = "db:sqlite:tenant:demo:demo.sqlite3".parse().unwrap();
+    let prepared = envelope
+        .prepare(&path, &subject, Cipher::Sqlcipher4, Intent::Create)
+        .await
+        .unwrap();
+    let Prepared::Keyed(file) = prepared else {
+        panic!("encryption is on")
+    };
+    // Somebody else finishes it first, as a rotation would that puts other wraps into it.
+    let stale = file.share();
+    let _ready = envelope.publish_ready(file).await.unwrap();
+    let refused = envelope.publish_ready(stale).await;
+    assert!(matches!(
+        refused,
+        Err(EnvelopeError::ChangedMeanwhile { .. })
+    ));
 }

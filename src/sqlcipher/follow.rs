@@ -176,10 +176,12 @@ impl Following {
             let path = path.to_owned();
             return Err(not(false)(CopyError::Busy { path }));
         }
+        // The old WAL's absence first: what is left of it would be taken for the new file's.
+        let dir = parent(path);
+        sync_dir(dir).map_err(|source| not(false)(io_error("flush", dir)(source)))?;
         std::fs::rename(copy, path)
             .map_err(|source| not(false)(io_error("rename", copy)(source)))?;
         crash_point!("rekey::renamed");
-        let dir = parent(path);
         sync_dir(dir).map_err(|source| not(true)(io_error("flush", dir)(source)))?;
         crash_point!("rekey::swapped");
         Ok(self.file.share())

@@ -67,9 +67,11 @@ pub(crate) fn swap_to_next_key(
         .and_then(|file| file.sync_all())
         .map_err(io_error("flush", &copy_path))?;
     crash_point!("rekey::verified");
+    // The old WAL's absence first: what is left of it would be taken for the new file's.
+    let dir = parent(path);
+    sync_dir(dir).map_err(io_error("flush", dir))?;
     std::fs::rename(&copy_path, path).map_err(io_error("rename", &copy_path))?;
     crash_point!("rekey::renamed");
-    let dir = parent(path);
     sync_dir(dir).map_err(io_error("flush", dir))?;
     crash_point!("rekey::swapped");
     Ok(())

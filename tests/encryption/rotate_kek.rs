@@ -423,3 +423,23 @@ fn refuses_what_makes_no_sense_before_it_touches_anything() {
     );
     let _ = ran.expect(1, &["lies in the data directory"]);
 }
+
+#[test]
+fn a_tenant_whose_manifest_is_lost_is_named_and_not_passed_over() {
+    let machine = deployment(&["alpha", "beta"], &[]);
+    let data = machine.data_dir();
+    let lost = data.join("beta.sqlite3.nimbus-enc");
+    fs::remove_file(&lost).expect("the manifest");
+    let new = machine.path("new.key");
+    let _ = encryption(&machine, &["keygen", "--master-key-file", as_str(&new)]).expect(0, &[]);
+    let rotate = ["rotate-kek", "--all", "--path", as_str(&data)];
+    let to = ["--new-master-key-file", as_str(&new)];
+    let words = ["2 rewrapped", "1 failed", "beta.sqlite3", "Keep both keys"];
+    let _ = encryption(&machine, &[&rotate[..], &to].concat()).expect(1, &words);
+    let rotate = ["rotate-dek", "--all", "--path", as_str(&data)];
+    let mut command = machine.nimbus(&["encryption"]);
+    let _ = command
+        .args(rotate)
+        .env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", &new);
+    let _ = super::run(command).expect(1, &["beta.sqlite3"]);
+}

@@ -173,3 +173,12 @@ fn is_done_only_when_meant_and_to_a_tenant_that_is_there() {
         .expect(0, &["could not be read"]);
     assert_eq!(status(&machine, &[], 0)["summary"]["files"], 1);
 }
+
+#[test]
+fn a_tenant_that_does_not_exist_is_not_said_to_be_erased() {
+    let machine = deployment(&["alpha"], &[]);
+    let shred = ["shred", "--tenant-id", "nobody", "--yes"];
+    let _ = encryption(&machine, &shred).expect(1, &["there is no tenant nobody"]);
+    let log = encryption(&machine, &["audit"]).expect(0, &[]).out();
+    assert!(!log.contains("shred"), "{log}");
+}

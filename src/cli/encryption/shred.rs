@@ -130,7 +130,7 @@ fn text(shredded: &Shredded) -> String {
             ),
             provider => format!(
                 "Copies of its sidecar and data made before still open with {provider} key {}. To end that: move all others to a \
-                 new key (`nimbus encryption rotate-kek --all --new-…`), then destroy this one.\n",
+                 new key (`nimbus encryption rotate-kek --path <data directory> --all --new-…`), then destroy this one.\n",
                 key.key_id
             ),
         });

@@ -326,7 +326,7 @@ async fn an_outage_is_ridden_out_for_the_grace_and_ends_what_is_open_after_it() 
         Meaning::KeyUnavailable
     );
     remote.be(Mood::Yes);
-    house.clock.move_by(1);
+    house.clock.move_by(2);
     house.open("one").await.unwrap();
 }
 
