@@ -135,10 +135,6 @@ impl Group {
         self.route(Method::POST, path, post(handler))
     }
 
-    #[allow(
-        dead_code,
-        reason = "routes that set something whole come with their resources"
-    )]
     pub(super) fn put<H: Handler<T, Arc<App>>, T: 'static>(
         self,
         path: &'static str,

@@ -32,7 +32,7 @@ impl Expression {
         &self.text
     }
 
-    /// The first time after `after_ms`, by the clocks of `zone`. `None` when there is none within [`SEARCH_YEARS`]: at the end of time, and
+    /// The first time after `after_ms`, by the clocks of `zone`. `None` when there is none within 41 years: at the end of time, and
     /// for times that this zone skips whenever they come.
     #[must_use]
     pub fn next_after(&self, after_ms: i64, zone: &TimeZone) -> Option<i64> {
