@@ -104,7 +104,7 @@ fn with_a_shared_master_key_copies_live_until_that_key_is_rotated_and_destroyed(
         &[
             "Tenant alpha is shredded",
             "still open with master-key-file key",
-            "rotate-kek --all",
+            "rotate-kek --path",
         ],
     );
     let (code, _) = server.request("GET", "/api/tenants/alpha/documents/notes", None);
