@@ -361,8 +361,10 @@ impl Book {
             return ended;
         };
         entry.renewing = false;
-        entry.due = if heard { next } else { retry };
         let end = entry.confirmed + self.terms.lease + self.terms.grace;
+        // Asked for a last time when the grace ends, and not some seconds after it.
+        let retry = if now < end { retry.min(end) } else { retry };
+        entry.due = if heard { next } else { retry };
         if !heard && now >= end {
             // A wrap that does not open any more, which did, is no yes either.
             let why = answers
