@@ -20,3 +20,4 @@ pub mod server;
 pub mod sqlcipher;
 pub mod tenants;
 pub mod usage;
+pub(crate) mod words;

@@ -15,6 +15,7 @@ use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
 use crate::encryption::doctor::{Doctor, Examination, Verdict};
 use crate::encryption::survey::Surveyor;
+use crate::words::count;
 
 /// Look at keys, files and machine; exit code 3 when something needs an operator
 #[derive(Debug, Args)]
@@ -100,13 +101,11 @@ fn text(found: &Examination) -> String {
             text.push_str(&format!("{:9}{:width$}  -> {remedy}\n", "", ""));
         }
     }
-    let plural =
-        |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
     text.push_str(&format!(
         "\n{}, {}, {}\n",
-        plural(found.checks.len(), "check"),
-        plural(found.warnings, "warning"),
-        plural(found.problems, "problem")
+        count(found.checks.len(), "check"),
+        count(found.warnings, "warning"),
+        count(found.problems, "problem")
     ));
     text
 }

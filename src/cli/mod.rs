@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::error::ContextKind;
 use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::audit::LogError;
+use crate::audit::{LogError, os_actor};
 use crate::config::keys::KeysError;
 use crate::config::{ConfigError, Persistence, Settings};
 use crate::control::ControlError;
@@ -26,6 +26,7 @@ use crate::encryption::lock::LockTenantError;
 use crate::encryption::rotate_kek::RotateKekError;
 use crate::encryption::shred::ShredError;
 use crate::encryption::survey::SurveyError;
+use crate::envelope::act_as;
 use crate::process::LockError;
 use crate::server::ServeError;
 use crate::server::token::TokenError;
@@ -161,6 +162,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let config = cli.config.as_deref();
+    // The server acts as itself, or as who sent the request.
+    if !matches!(cli.command, Command::Start(_)) {
+        act_as(&os_actor());
+    }
     let result = match cli.command {
         Command::Start(command) => command.run(config),
         Command::Token(command) => command.run(config),

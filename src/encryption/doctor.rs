@@ -12,6 +12,7 @@ use super::survey::{Health, Survey, SurveyError, Surveyor, Verify};
 use crate::audit::{LogError, Verified};
 use crate::envelope::{TEMPORARY_PREFIX, blocking};
 use crate::process::harden;
+use crate::words::count;
 
 /// How one thing stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,7 +81,7 @@ impl Doctor {
         let mut checks = vec![
             provider(&survey),
             files(&survey),
-            newest_key(&behind),
+            newest_key(&survey, &behind),
             data_key_age(&survey),
             pending(&survey),
             recovery(&survey, self.recipients()),
@@ -103,15 +104,15 @@ impl Doctor {
             .await,
         );
         checks.push(audit_log(audit));
-        let count = |verdict| {
+        let sum = |verdict| {
             checks
                 .iter()
                 .filter(|check| check.verdict == verdict)
                 .count()
         };
         Ok(Examination {
-            warnings: count(Verdict::Warning),
-            problems: count(Verdict::Problem),
+            warnings: sum(Verdict::Warning),
+            problems: sum(Verdict::Problem),
             checks,
         })
     }
@@ -155,10 +156,10 @@ impl Doctor {
                 Some(id) => Some(id.clone()),
                 None => current.key_id(&subject).await.ok(),
             };
-            let there = wanted.is_some_and(|id| {
-                let mut wraps = file.wraps.iter();
-                wraps.any(|wrap| wrap.provider == kind && wrap.key_id == id.as_str())
-            });
+            let mut wraps = file.wraps.iter().filter(|wrap| wrap.provider == kind);
+            // A file whose own key cannot be had is told by the check of the files.
+            let there =
+                wraps.any(|wrap| wanted.as_ref().is_none_or(|id| wrap.key_id == id.as_str()));
             if !there {
                 behind.push(file.path.clone());
             }
@@ -215,32 +216,53 @@ fn provider(survey: &Survey) -> Check {
 fn files(survey: &Survey) -> Check {
     let summary = survey.summary;
     if summary.problems == 0 {
-        return fine("files", format!("{} files, all in order", summary.files));
+        let files = count(summary.files, "file");
+        return fine("files", format!("{files}, all in order"));
     }
     check(
         "files",
         Verdict::Problem,
         format!(
-            "{} of {} files need an operator",
-            summary.problems, summary.files
+            "{} of {} in need of an operator",
+            summary.problems,
+            count(summary.files, "file")
         ),
         Some("`nimbus encryption status` names them and what to do"),
     )
 }
 
-fn newest_key(behind: &[String]) -> Check {
+fn newest_key(survey: &Survey, behind: &[String]) -> Check {
     let name = "newest-key";
-    let Some(first) = behind.first() else {
+    match &survey.provider {
+        None => return fine(name, "encryption is off: no key wraps anything"),
+        Some(provider) if provider.error.is_some() => {
+            return check(
+                name,
+                Verdict::Warning,
+                "whether every file is under the newest key cannot be told: that key cannot be used",
+                Some("put right what key-provider says, then run `nimbus doctor` again"),
+            );
+        }
+        Some(_) => {}
+    }
+    if behind.is_empty() {
         return fine(name, "the key that wraps now wraps every file");
-    };
+    }
     check(
         name,
         Verdict::Warning,
-        format!("{} files are not wrapped by it: {first}, …", behind.len()),
+        format!("the key that wraps now does not wrap {}", named(behind)),
         Some(
             "`nimbus encryption rotate-kek --all --path <data directory>` moves them; keep the old key until then",
         ),
     )
+}
+
+/// How many files, and the first of them.
+fn named(files: &[impl AsRef<str>]) -> String {
+    let first = files.first().map_or("", AsRef::as_ref);
+    let more = if files.len() > 1 { ", …" } else { "" };
+    format!("{}: {first}{more}", count(files.len(), "file"))
 }
 
 fn data_key_age(survey: &Survey) -> Check {
@@ -254,7 +276,8 @@ fn data_key_age(survey: &Survey) -> Check {
         return fine(name, "there is no data key yet");
     };
     let days = oldest / DAY;
-    let found = format!("the oldest has {days} days: {path}");
+    let days_old = count(days.max(0), "day");
+    let found = format!("the oldest is {days_old} old: {path}");
     if days < MAX_KEY_DAYS {
         return fine(name, found);
     }
@@ -276,15 +299,12 @@ fn pending(survey: &Survey) -> Check {
         .filter(|file| file.health == Health::Rekeying || file.state.as_deref() == Some("new"))
         .map(|file| &*file.path)
         .collect();
-    match unsettled.first() {
-        None => fine(name, "nothing was cut short"),
-        Some(first) => check(
+    match unsettled.is_empty() {
+        true => fine(name, "nothing was cut short"),
+        false => check(
             name,
             Verdict::Warning,
-            format!(
-                "{} files are between two states: {first}, …",
-                unsettled.len()
-            ),
+            format!("between two states: {}", named(&unsettled)),
             Some(
                 "the next opening settles each; a creation is finished when the tenant is created again",
             ),
@@ -314,7 +334,8 @@ fn recovery(survey: &Survey, recipients: usize) -> Check {
             name,
             Verdict::Warning,
             format!(
-                "{without} files have no recovery recipient: if their key is lost, so are they"
+                "without a recovery recipient: {}; what is lost with its key is lost for ever",
+                count(without, "file")
             ),
             Some(remedy),
         ),
@@ -549,12 +570,12 @@ fn audit_log(audit: Result<Verified, LogError>) -> Check {
     let name = "audit-log";
     match audit {
         Ok(verified) if verified.problems.is_empty() => {
-            fine(name, format!("whole: {} lines", verified.lines))
+            fine(name, format!("whole: {}", count(verified.lines, "line")))
         }
         Ok(verified) => check(
             name,
             Verdict::Problem,
-            format!("{} things are wrong with it", verified.problems.len()),
+            format!("not whole: {}", count(verified.problems.len(), "fault")),
             Some("`nimbus encryption audit --verify` names them"),
         ),
         Err(LogError::EncryptionOff) => fine(name, "there is none: encryption is off"),

@@ -138,3 +138,30 @@ fn encryption_that_is_off_is_a_problem() {
     assert_eq!(verdict(&found, "key-provider"), "problem");
     server.stop();
 }
+
+#[test]
+fn a_key_that_is_gone_is_one_problem_and_not_a_rotation_that_was_forgotten() {
+    let machine = deployment(&["alpha"], &[]);
+    fs::rename(machine.master_key(), machine.path("elsewhere.key")).expect("the key");
+    let named = |command: &mut std::process::Command| {
+        let _ = command.env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", machine.master_key());
+    };
+    let mut command = machine.nimbus(&["doctor", "--format", "json"]);
+    named(&mut command);
+    let ran = run(command);
+    let found = ran.expect(3, &[]).json();
+    assert_eq!(verdict(&found, "key-provider"), "problem");
+    assert_eq!(verdict(&found, "newest-key"), "warning");
+    let mut command = machine.nimbus(&["doctor"]);
+    named(&mut command);
+    let text = run(command);
+    let _ = text.expect(3, &["put right what key-provider says"]);
+    assert!(
+        !text.out().contains("rotate-kek --all --path"),
+        "{}",
+        text.out()
+    );
+    // Who looked is known to the log of the process.
+    let said = ran.err() + &text.err();
+    assert!(!said.contains("unknown"), "{said}");
+}

@@ -24,9 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::{self, Format};
 use super::{CliError, Outcome};
-use crate::audit::os_actor;
 use crate::encryption::Engine;
-use crate::envelope::act_as;
 use crate::sqlcipher::Progress;
 
 /// Look at, make, move and check what is encrypted.
@@ -84,7 +82,6 @@ pub enum EncryptionError {
 impl Encryption {
     pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
         output::init_log(Format::Text, output::COMMAND_LOG);
-        act_as(&os_actor());
         match self.verb {
             Verb::Inspect(verb) => verb.run(),
             Verb::Keygen(verb) => verb.run(),
