@@ -21,10 +21,12 @@ use crate::control::{Control, ControlError};
 use crate::encryption::survey::Surveyor;
 use crate::envelope::{Holder, act_as, blocking, remove_leftovers};
 use crate::metrics;
-use crate::process::{DataDirLock, harden, inherited_listener, notify, raise_file_limit};
+use crate::process::{
+    DataDirLock, LockError, harden, inherited_listener, notify, raise_file_limit, running_server,
+};
 use crate::scheduler::{Agenda, Scheduler, SystemClock};
 use crate::server::tls::{Tls, TlsError};
-use crate::server::token::{self, AdminToken, TokenKeeper};
+use crate::server::token::{self, AdminToken, TokenError, TokenKeeper};
 use crate::server::{App, Listener, Parts, serve};
 use crate::sqlcipher::check_library;
 use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
@@ -149,6 +151,11 @@ impl Start {
         if !address.ip().is_loopback() && !self.allow_network {
             return Err(StartError::NotLoopback { host: address.ip() }.into());
         }
+        let token_path = token::default_path()?;
+        if !address.ip().is_loopback() {
+            let path = token_path.clone();
+            refuse_first_token(address.ip(), blocking(move || token::read(&path)).await)?;
+        }
         let tls = self.tls().await?;
         let stop = stop_signal()?;
         metrics::install().map_err(StartError::from)?;
@@ -165,6 +172,8 @@ impl Start {
             );
         }
         check_library()?;
+        // Who connects while the rest comes up waits in the kernel's queue, as at a socket of the service manager's.
+        let (socket, address) = listen(inherited, address, &settings.data_dir).await?;
 
         let (data_dir, control_dir) =
             (settings.data_dir.clone(), settings.control_data_dir.clone());
@@ -208,22 +217,12 @@ impl Start {
         )
         .await?;
 
-        let token_path = token::default_path()?;
         let token = blocking({
             let path = token_path.clone();
             move || token::read_or_create(&path)
-        })
-        .await?;
-        refuse_first_token(address.ip(), &token)?;
-        drop(token);
+        });
+        drop(token.await?);
 
-        let bind = |source| StartError::Bind { address, source };
-        let socket = match inherited {
-            Some(socket) => TcpListener::from_std(socket),
-            None => TcpListener::bind(address).await,
-        };
-        let socket = socket.map_err(bind)?;
-        let address = socket.local_addr().map_err(bind)?;
         let lock = Arc::new(lock);
         lock.announce(Some(address), tls.as_ref().map(|tls| tls.fingerprint()))?;
         let reloading = reload_on_hangup(tls.clone(), lock.clone(), address)?;
@@ -284,11 +283,47 @@ impl Start {
     }
 }
 
-fn refuse_first_token(host: IpAddr, token: &AdminToken) -> Result<(), StartError> {
-    if !host.is_loopback() && token.rotations() == 0 {
-        return Err(StartError::TokenNeverRotated { host });
+/// Refuses a network address to a token that was never rotated, and to one that the first start would make.
+fn refuse_first_token(host: IpAddr, token: Result<AdminToken, TokenError>) -> Result<(), CliError> {
+    match token {
+        Ok(token) if token.rotations() > 0 => Ok(()),
+        Ok(_) | Err(TokenError::Missing { .. }) => {
+            Err(StartError::TokenNeverRotated { host }.into())
+        }
+        Err(error) => Err(error.into()),
     }
-    Ok(())
+}
+
+/// The socket to serve, and its address. Nothing was made yet: a port in use leaves no data directory behind.
+async fn listen(
+    inherited: Option<std::net::TcpListener>,
+    address: SocketAddr,
+    data_dir: &Path,
+) -> Result<(TcpListener, SocketAddr), CliError> {
+    let bind = |source| StartError::Bind { address, source };
+    let socket = match inherited {
+        Some(socket) => TcpListener::from_std(socket),
+        None => TcpListener::bind(address).await,
+    };
+    let socket = match socket {
+        Ok(socket) => socket,
+        Err(source) => {
+            // Most often it is the same server, started twice.
+            let dir = data_dir.to_owned();
+            let holder = blocking(move || running_server(&dir)).await?;
+            let served = holder.filter(|holder| holder.address == Some(address));
+            return Err(match served {
+                Some(_) => LockError::Busy {
+                    dir: data_dir.to_owned(),
+                    holder: served,
+                }
+                .into(),
+                None => bind(source).into(),
+            });
+        }
+    };
+    let address = socket.local_addr().map_err(bind)?;
+    Ok((socket, address))
 }
 
 /// How many connections may be open: a part of the files that may, so that tenants can be opened whatever clients do.

@@ -46,6 +46,29 @@ fn a_port_in_use_is_refused_by_name_and_the_data_stays_as_it_is() {
 }
 
 #[test]
+fn a_port_in_use_leaves_nothing_behind_on_a_new_machine() {
+    let machine = machine();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("its address");
+    let port = address.port().to_string();
+    let refused = machine.run_to_end(machine.nimbus(&["start", "--port", &port]));
+    refused.expect(1, &[&format!("cannot listen on {address}"), "--port"]);
+    assert!(!machine.data_dir().exists());
+    assert!(!machine.master_key().exists());
+    assert!(!machine.token_file().exists());
+}
+
+#[test]
+fn the_same_server_started_twice_is_told_whose_the_directory_is() {
+    let (machine, server) = demo();
+    let (_, port) = server.address().rsplit_once(':').expect("a port");
+    let refused = machine.run_to_end(machine.nimbus(&["start", "--port", port]));
+    let pid = format!("process {}", server.pid());
+    refused.expect(1, &["is in use", &pid, server.address()]);
+    server.stop();
+}
+
+#[test]
 fn an_address_that_others_reach_needs_leave_and_a_rotated_token() {
     let machine = machine();
     machine
@@ -59,6 +82,10 @@ fn an_address_that_others_reach_needs_leave_and_a_rotated_token() {
     machine
         .start_that_ends(network)
         .expect(1, &["nimbus auth rotate-admin"]);
+    assert!(
+        !machine.data_dir().exists(),
+        "refused before anything is made"
+    );
     let rotate = machine.nimbus(&["auth", "rotate-admin"]);
     machine.run_to_end(rotate).expect(0, &["replaced"]);
     let server = machine.start(network);
