@@ -49,6 +49,9 @@ pub enum OperationError {
         /// What is wrong with it.
         source: ReadError,
     },
+    /// No path.
+    #[error("no path was given; name a protected file, or the data directory with --all")]
+    NoPath,
     /// Nothing stands at the source.
     #[error("{} does not exist", .path.display())]
     SourceMissing {

@@ -35,6 +35,20 @@ pub struct Request {
     pub tenant_id: Option<String>,
 }
 
+impl Request {
+    fn tenant(&self) -> Result<Option<TenantId>, OperationError> {
+        let parsed = self.tenant_id.as_ref().map(|tenant| {
+            tenant
+                .parse::<TenantId>()
+                .map_err(|source| OperationError::BadTenant {
+                    tenant: tenant.clone(),
+                    source,
+                })
+        });
+        parsed.transpose()
+    }
+}
+
 /// What came of it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Rotated {
@@ -69,6 +83,29 @@ pub struct Deployment {
 }
 
 impl Deployment {
+    /// Refuses at once what cannot be: no path, one that is none of this server's, a tenant to whom the file does not belong.
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError`] names what is wrong with the request.
+    pub async fn check(&self, request: &Request) -> Result<(), OperationError> {
+        let (this, request) = (self.clone(), request.clone());
+        blocking(move || {
+            if request.path.as_os_str().is_empty() {
+                return Err(OperationError::NoPath);
+            }
+            if !request.all {
+                let owner = Owner::Named(request.tenant()?);
+                return this.owned(&request.path, request.provider, owner).map(drop);
+            }
+            if request.tenant_id.is_some() || request.provider.is_some() {
+                return Err(OperationError::OneOrAll);
+            }
+            Self::check_served(&request.path, &this.data_dir)
+        })
+        .await
+    }
+
     /// Gives one file, or each in its turn, a new data key while it is used. With `all`, one that fails does not keep the others.
     ///
     /// # Errors
@@ -79,29 +116,16 @@ impl Deployment {
         request: Request,
         progress: Progress,
     ) -> Result<Rotated, OperationError> {
+        self.check(&request).await?;
         let mut rotated = Rotated::default();
         if !request.all {
-            let owner = request.tenant_id.map(|tenant| {
-                tenant
-                    .parse::<TenantId>()
-                    .map_err(|source| OperationError::BadTenant { tenant, source })
-            });
-            let owner = owner.transpose()?;
-            let done = self.renew(
-                &request.path,
-                request.provider,
-                Owner::Named(owner),
-                progress,
-            );
+            let owner = Owner::Named(request.tenant()?);
+            let done = self.renew(&request.path, request.provider, owner, progress);
             rotated.rotated.push(done.await?);
             return Ok(rotated);
         }
-        if request.tenant_id.is_some() || request.provider.is_some() {
-            return Err(OperationError::OneOrAll);
-        }
         let this = self.clone();
         let (files, sizes) = blocking(move || {
-            Self::check_served(&request.path, &this.data_dir)?;
             let files = protected_files(&this.data_dir, Some(&this.control_dir))
                 .map_err(|(path, error)| io_error("read", path)(error))?;
             let sizes: Vec<_> = files.iter().map(|path| size_of(path)).collect();
@@ -137,18 +161,7 @@ impl Deployment {
     ) -> Result<Renewed, OperationError> {
         let (this, file) = (self.clone(), path.to_owned());
         let subject = blocking(move || {
-            let subject = claimed_subject(&file)?;
-            if let Some(engine) = engine {
-                check_engine(&file, &subject, engine)?;
-            }
-            if let Owner::Named(named) = owner {
-                check_owner(&file, &subject, named.as_ref())?;
-            }
-            let dir = match subject.tenant() {
-                Some(_) => &this.data_dir,
-                None => &this.control_dir,
-            };
-            Self::check_served(parent(&file), dir)?;
+            let subject = this.owned(&file, engine, owner)?;
             check_space(&file, size_of(&file))?;
             Ok::<_, OperationError>(subject)
         })
@@ -161,6 +174,28 @@ impl Deployment {
             path: path.display().to_string(),
             subject: subject.to_string(),
         })
+    }
+
+    /// Whose `file` is; refuses one of another kind, owner or deployment. Blocks.
+    fn owned(
+        &self,
+        file: &Path,
+        engine: Option<Engine>,
+        owner: Owner,
+    ) -> Result<Subject, OperationError> {
+        let subject = claimed_subject(file)?;
+        if let Some(engine) = engine {
+            check_engine(file, &subject, engine)?;
+        }
+        if let Owner::Named(named) = owner {
+            check_owner(file, &subject, named.as_ref())?;
+        }
+        let dir = match subject.tenant() {
+            Some(_) => &self.data_dir,
+            None => &self.control_dir,
+        };
+        Self::check_served(parent(file), dir)?;
+        Ok(subject)
     }
 
     /// Refuses a directory that is not this server's.

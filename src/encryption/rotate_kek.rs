@@ -88,6 +88,15 @@ pub enum RotateKekError {
         /// What is wrong with it.
         source: InvalidName,
     },
+    /// No path.
+    #[error("no path was given; name a protected file, or the data directory with --all")]
+    NoPath,
+    /// Nothing stands at the path.
+    #[error("there is neither a file {} nor a manifest of one; name a protected file, or the data directory with --all", .path.display())]
+    NotThere {
+        /// The path.
+        path: PathBuf,
+    },
     /// A directory without `--all`, or a file with it.
     #[error("{} is {}", .path.display(), if *.all { "no directory; leave --all out" } else { "a directory; rotate all that is in it with --all" })]
     WrongPath {
@@ -137,7 +146,8 @@ impl RotateKekError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::ManyKeys
+            Self::NoPath
+                | Self::ManyKeys
                 | Self::WrongSetting { .. }
                 | Self::NoKmsKey
                 | Self::ToNone
@@ -185,6 +195,9 @@ impl Request {
     ///
     /// [`RotateKekError`] names the setting.
     pub fn check(self) -> Result<RotateKek, RotateKekError> {
+        if self.path.as_os_str().is_empty() {
+            return Err(RotateKekError::NoPath);
+        }
         let target = self.target()?;
         let mut recipients = Recipients::default();
         for text in &self.add_recipients {
@@ -256,12 +269,17 @@ impl RotateKek {
         }
     }
 
-    /// Refuses a directory without `all`, and a file with it.
+    /// Refuses a path where nothing stands, a directory without `all`, and a file with it. Blocks.
     ///
     /// # Errors
     ///
-    /// [`RotateKekError::WrongPath`].
+    /// [`RotateKekError::NotThere`], [`RotateKekError::WrongPath`].
     pub fn check_path(&self) -> Result<(), RotateKekError> {
+        let there = |path: &Path| std::fs::symlink_metadata(path).is_ok();
+        if !there(&self.path) && !there(&manifest_path(&self.path)) {
+            let path = self.path.clone();
+            return Err(RotateKekError::NotThere { path });
+        }
         if self.path.is_dir() == self.all {
             return Ok(());
         }

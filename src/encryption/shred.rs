@@ -3,9 +3,9 @@
 //! The order is that of a deletion (`tenants`), with one step before it: where the tenant has a key file of its own, that goes first. A crash
 //! after it leaves a tenant that does not open; running it again goes on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use nimbus_keyproviders::{KeyFileError, ProviderError, key_dir, keyfile};
+use nimbus_keyproviders::{KeyFileError, KeyProvider, ProviderError, key_dir, keyfile};
 use nimbus_manifests::{ProviderKind, SealedManifest, Subject, TenantId};
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +79,48 @@ pub struct LivingKey {
     pub key_id: String,
 }
 
+/// Whether there is anything of `tenant` to destroy: files, or a key file of its own.
+///
+/// # Errors
+///
+/// [`StoreError`] when the tenants cannot be listed.
+pub async fn is_there(
+    envelope: &Envelope,
+    tenants: &dyn TenantProvider,
+    data_dir: &Path,
+    tenant: &TenantId,
+) -> Result<bool, StoreError> {
+    if tenants.list_tenants().await?.contains(tenant) {
+        return Ok(true);
+    }
+    let (subject, path) = place(data_dir, tenant);
+    let mut paths = vec![manifest_path(&path), path];
+    if let Some(keys) = envelope.keys() {
+        paths.extend(key_dirs(keys.providers()).map(|dir| key_dir::path_for(dir, &subject)));
+    }
+    let there = |path: &PathBuf| std::fs::symlink_metadata(path).is_ok();
+    Ok(blocking(move || paths.iter().any(there)).await)
+}
+
+/// Finishes the deletion of a tenant that [is not there](is_there), if one was cut short.
+///
+/// # Errors
+///
+/// [`StoreError::TenantNotFound`] when none was.
+pub async fn finish(
+    tenants: &dyn TenantProvider,
+    tenant: &TenantId,
+) -> Result<Shredded, StoreError> {
+    tenants.delete_tenant(tenant).await?;
+    Ok(Shredded {
+        tenant: tenant.to_string(),
+        destroyed_keys: Vec::new(),
+        alive: Vec::new(),
+        own_kms_key: None,
+        manifest_read: false,
+    })
+}
+
 /// Destroys the key file of `tenant`, where it has one, then its manifest, its data and the copy of its manifest.
 ///
 /// # Errors
@@ -91,33 +133,12 @@ pub async fn shred(
     tenant: &TenantId,
     disable_kms_key: bool,
 ) -> Result<Shredded, ShredError> {
-    let name = format!("{tenant}.sqlite3");
-    let subject = Subject::sqlite_tenant(tenant, &name)
-        .expect("a tenant id with our extension is a file name");
-    let path = data_dir.join(&name);
-    let (manifest, there) = blocking(move || {
-        let there =
-            [&path, &manifest_path(&path)].map(|path| std::fs::symlink_metadata(path).is_ok());
-        (read_manifest(&manifest_path(&path)), there.contains(&true))
-    })
-    .await;
-    let claims = manifest.ok().flatten();
-    let keys = envelope.keys();
-    let in_key_dir = keys.is_some_and(|keys| {
-        keys.providers()
-            .any(|provider| provider.kind() == ProviderKind::KeyDir)
-    });
-    // Of a tenant whose files are gone there may still be a key file, or a deletion that was cut short.
-    if !there && !in_key_dir && !tenants.list_tenants().await?.contains(tenant) {
-        tenants.delete_tenant(tenant).await?;
-        return Ok(Shredded {
-            tenant: tenant.to_string(),
-            destroyed_keys: Vec::new(),
-            alive: Vec::new(),
-            own_kms_key: None,
-            manifest_read: false,
-        });
+    if !is_there(envelope, tenants, data_dir, tenant).await? {
+        return Ok(finish(tenants, tenant).await?);
     }
+    let (subject, path) = place(data_dir, tenant);
+    let manifest = blocking(move || read_manifest(&manifest_path(&path))).await;
+    let claims = manifest.ok().flatten();
     let mut event = Event::new(EventKind::Shred, EventOutcome::Begun).about(&subject);
     if let Some(sealed) = &claims {
         event = event.of(sealed.claims());
@@ -143,6 +164,23 @@ pub async fn shred(
     };
     envelope.record(receipt).await?;
     erased
+}
+
+/// Who a tenant's file belongs to, and where it lies.
+fn place(data_dir: &Path, tenant: &TenantId) -> (Subject, PathBuf) {
+    let name = format!("{tenant}.sqlite3");
+    let subject = Subject::sqlite_tenant(tenant, &name)
+        .expect("a tenant id with our extension is a file name");
+    (subject, data_dir.join(name))
+}
+
+/// The directories of keys that are one subject's each.
+fn key_dirs<'a>(
+    providers: impl Iterator<Item = &'a dyn KeyProvider>,
+) -> impl Iterator<Item = &'a Path> {
+    providers
+        .filter(|provider| provider.kind() == ProviderKind::KeyDir)
+        .filter_map(KeyProvider::path)
 }
 
 async fn erase(
@@ -232,11 +270,7 @@ async fn destroy_keys(
     let Some(keys) = envelope.keys() else {
         return Ok((destroyed, any_dir));
     };
-    for provider in keys.providers() {
-        let dir = provider
-            .path()
-            .filter(|_| provider.kind() == ProviderKind::KeyDir);
-        let Some(dir) = dir else { continue };
+    for dir in key_dirs(keys.providers()) {
         any_dir = true;
         let key = key_dir::path_for(dir, subject);
         let shown = key.display().to_string();

@@ -24,6 +24,7 @@ mod logs;
 mod memory;
 mod metrics;
 mod names;
+mod operations;
 mod overload;
 mod providers;
 mod query;

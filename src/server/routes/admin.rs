@@ -11,12 +11,13 @@ use serde_json::{Value, json};
 use super::tenant_id;
 use crate::audit::LogError;
 use crate::chain::chain;
+use crate::encryption::OperationError;
 use crate::encryption::doctor::{Doctor, Examination};
 use crate::encryption::rotate_dek;
-use crate::encryption::rotate_kek::Request;
+use crate::encryption::rotate_kek::{Request, RotateKekError};
 use crate::encryption::shred;
 use crate::encryption::survey::{Survey, Verify};
-use crate::envelope::blocking;
+use crate::envelope::{EnvelopeError, blocking};
 use crate::server::body::Body;
 use crate::server::error::{ApiError, Code};
 use crate::server::openapi::shapes;
@@ -81,15 +82,21 @@ pub(in crate::server) async fn doctor(
     tag = "encryption", request_body = shapes::RotateKek,
     responses(
         (status = 202, description = "Begun", body = shapes::Begun),
+        (status = 400, description = "It cannot be done: no path, or one that is not there", body = shapes::ErrorEnvelope),
         (status = 409, description = "Another operation is under way", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn rotate_kek(
     State(app): State<Arc<App>>,
     Body(request): Body<Request>,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let rotate = request
-        .check()
-        .map_err(|error| ApiError::new(Code::InvalidInput, chain(&error)))?;
+    let refused = |error: RotateKekError| ApiError::new(Code::InvalidInput, chain(&error));
+    let rotate = request.check().map_err(refused)?;
+    let (rotate, checked) = blocking(move || {
+        let checked = rotate.check_path();
+        (rotate, checked)
+    })
+    .await;
+    checked.map_err(refused)?;
     let (envelope, control_dir) = (app.envelope.clone(), app.surveyor.control_dir.clone());
     let data_dir = app.surveyor.data_dir.clone();
     let id = app.operations.begin("rotate-kek", |progress| async move {
@@ -113,6 +120,7 @@ pub(in crate::server) async fn rotate_kek(
     tag = "encryption", request_body = shapes::RotateDek,
     responses(
         (status = 202, description = "Begun", body = shapes::Begun),
+        (status = 400, description = "It cannot be done: no path, or one that is none of this server's", body = shapes::ErrorEnvelope),
         (status = 409, description = "Another operation is under way", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn rotate_dek(
@@ -120,12 +128,24 @@ pub(in crate::server) async fn rotate_dek(
     Body(request): Body<rotate_dek::Request>,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let deployment = app.deployment();
+    deployment.check(&request).await.map_err(refused)?;
     let id = app.operations.begin("rotate-dek", |progress| async move {
         let rotated = deployment.rotate_dek(request, progress).await;
         let rotated = rotated.map_err(|error| chain(&error))?;
         serde_json::to_value(rotated).map_err(|error| error.to_string())
     })?;
     Ok((StatusCode::ACCEPTED, Json(json!({"operation": id}))))
+}
+
+/// What a request for an operation on a file is answered that cannot be done.
+fn refused(error: OperationError) -> ApiError {
+    let code = match &error {
+        OperationError::Manifest { .. } => Code::StorageCorruption,
+        OperationError::Envelope(EnvelopeError::ManifestMissing { .. }) => Code::ManifestMissing,
+        OperationError::Envelope(_) | OperationError::Io { .. } => Code::Unavailable,
+        _ => Code::InvalidInput,
+    };
+    ApiError::new(code, chain(&error))
 }
 
 /// How far an operation has come, and what came of it.
@@ -157,6 +177,7 @@ pub(in crate::server) struct ShredTenant {
     request_body = shapes::Shred,
     responses(
         (status = 202, description = "Begun", body = shapes::Begun),
+        (status = 404, description = "There is no such tenant", body = shapes::ErrorEnvelope),
         (status = 409, description = "Another operation is under way", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn shred(
@@ -167,9 +188,15 @@ pub(in crate::server) async fn shred(
     let (tenants, envelope) = (app.tenants.clone(), app.envelope.clone());
     let data_dir = app.surveyor.data_dir.clone();
     let disable_kms_key = request.disable_kms_key;
+    let finished = match shred::is_there(&envelope, &*tenants, &data_dir, &tenant).await? {
+        true => None,
+        false => Some(shred::finish(&*tenants, &tenant).await?),
+    };
     let id = app.operations.begin("shred", |_progress| async move {
-        let shredded =
-            shred::shred(&envelope, &*tenants, &data_dir, &tenant, disable_kms_key).await;
+        let shredded = match finished {
+            Some(finished) => Ok(finished),
+            None => shred::shred(&envelope, &*tenants, &data_dir, &tenant, disable_kms_key).await,
+        };
         let shredded = shredded.map_err(|error| chain(&error))?;
         serde_json::to_value(shredded).map_err(|error| error.to_string())
     })?;
