@@ -579,7 +579,9 @@ impl Finding {
             Trouble::Plaintext => Health::Plaintext,
             Trouble::ManifestMissing => Health::ManifestMissing,
             Trouble::ManifestCorrupt => Health::ManifestCorrupt,
-            Trouble::KeyUnavailable | Trouble::KeyRevoked => Health::KeyUnavailable,
+            Trouble::KeyUnavailable | Trouble::KeyRevoked | Trouble::Locked => {
+                Health::KeyUnavailable
+            }
             Trouble::KeyMismatch => Health::KeyMismatch,
             Trouble::Corrupt => Health::PageCorrupt,
             // The file cannot be had: it is gone, or the machine refuses it; the detail says which.

@@ -276,6 +276,8 @@ pub enum Trouble {
     KeyUnavailable,
     /// The provider refuses this key: access denied, key disabled or pending deletion.
     KeyRevoked,
+    /// An operator locked the tenant.
+    Locked,
     /// Key and file do not belong together.
     KeyMismatch,
     /// The sidecar is missing.
@@ -307,7 +309,7 @@ impl EnvelopeError {
             | Self::CipherMismatch { .. } => Trouble::ManifestCorrupt,
             Self::SubjectMismatch { .. } => Trouble::KeyMismatch,
             Self::EncryptionOff { .. } | Self::NoMatchingKey { .. } => Trouble::KeyUnavailable,
-            Self::Locked { .. } => Trouble::KeyRevoked,
+            Self::Locked { .. } => Trouble::Locked,
             Self::Unwrap { source, .. } | Self::Wrap { source, .. } => match source.class() {
                 FailureClass::Denied => Trouble::KeyRevoked,
                 FailureClass::Unavailable => Trouble::KeyUnavailable,

@@ -93,7 +93,10 @@ codes! {
         "make the key reachable, or pass the missing one with --encryption-previous-…; `nimbus encryption status` names it";
     /// The provider refuses the key.
     KeyRevoked = "encryption.key_revoked", SERVICE_UNAVAILABLE, "error", false,
-        "the key provider denies this key: enable it, or restore the permission; or, where the message says that an operator locked the tenant, unlock it";
+        "the operator enables the key at its provider, or restores the permission to use it; the tenant opens again by itself";
+    /// An operator locked the tenant.
+    Locked = "encryption.key_revoked", SERVICE_UNAVAILABLE, "error", false,
+        "nothing is wrong with the data or the request: wait until the operator ends the lock with `nimbus encryption unlock --tenant-id <tenant>`";
     /// Key and file do not belong together.
     KeyMismatch = "encryption.key_mismatch", SERVICE_UNAVAILABLE, "critical", false,
         "`nimbus encryption status --verify open` says whether `nimbus encryption repair` helps, or the file and its manifest from one backup";
@@ -290,6 +293,7 @@ fn of_trouble(trouble: Trouble) -> Code {
         Trouble::AlreadyExists => Code::AlreadyExists,
         Trouble::KeyUnavailable => Code::KeyUnavailable,
         Trouble::KeyRevoked => Code::KeyRevoked,
+        Trouble::Locked => Code::Locked,
         Trouble::KeyMismatch => Code::KeyMismatch,
         Trouble::ManifestMissing => Code::ManifestMissing,
         Trouble::ManifestCorrupt

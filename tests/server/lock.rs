@@ -35,6 +35,8 @@ fn assert_locked(server: &Server) {
         let (status, answer) = server.request(method, path, body.as_ref());
         let message = assert_error(status, &answer, (503, "encryption.key_revoked"));
         assert!(message.contains("locked by an operator"), "{message}");
+        let remedy = answer["error"]["remediation"].as_str().expect("a remedy");
+        assert!(remedy.contains("nimbus encryption unlock"), "{remedy}");
     }
     let other = server.get("/api/tenants/other/documents/things");
     assert_eq!(other["data"][0]["n"], 1, "others are served");

@@ -485,7 +485,7 @@ async fn a_locked_tenant_is_closed_and_refused_until_it_is_unlocked() {
     assert!(!house.is_open("one") && house.is_open("two"));
     let error = house.open("one").await.unwrap_err();
     assert!(matches!(error, EnvelopeError::Locked { .. }), "{error}");
-    assert_eq!(error.trouble(), Meaning::KeyRevoked);
+    assert_eq!(error.trouble(), Meaning::Locked);
     assert!(house.core.unlock(&"one".parse().unwrap()));
     house.open("one").await.unwrap();
 }
