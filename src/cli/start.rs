@@ -42,11 +42,11 @@ Examples:
       production: the key stays in KMS")]
 pub(super) struct Start {
     /// Address to listen on
-    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS", value_parser = host)]
     host: IpAddr,
 
     /// Port to listen on; 0 picks a free one
-    #[arg(long, default_value_t = 8080)]
+    #[arg(long, default_value = "8080", value_parser = port)]
     port: u16,
 
     /// Allow a --host that other machines reach; the admin token must have been rotated once
@@ -281,6 +281,17 @@ impl Start {
         let tls = blocking(move || Tls::load(certificate, key)).await?;
         Ok(Some(Arc::new(tls)))
     }
+}
+
+fn host(text: &str) -> Result<IpAddr, &'static str> {
+    let refused =
+        "it is no IP address; write 127.0.0.1, ::1, or 0.0.0.0 for every address of this machine";
+    text.parse().map_err(|_in_its_words| refused)
+}
+
+fn port(text: &str) -> Result<u16, &'static str> {
+    text.parse()
+        .map_err(|_in_its_words| "a port is a whole number, 0 to 65535")
 }
 
 /// Refuses a network address to a token that was never rotated, and to one that the first start would make.

@@ -13,6 +13,7 @@ use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
 use crate::control::{Control, Month, MonthUsage, UsageReport};
 use crate::process::DataDirLock;
+use crate::words::count;
 
 /// How many identities each tenant had in each month
 #[derive(Debug, Args)]
@@ -106,8 +107,8 @@ fn text(report: &UsageReport) -> String {
     }
     if report.not_counted > 0 {
         text.push_str(&format!(
-            "{} requests since the server's start found no place in the queue; their identities count with their next request\n",
-            report.not_counted
+            "{} since the server's start found no place in the queue; their identities count with their next request\n",
+            count(report.not_counted, "request")
         ));
     }
     text

@@ -117,7 +117,7 @@ pub struct Persistence {
     pub encryption_dek_max_age: Option<Time>,
 
     /// How many tenants may be open at a time [default: 512]
-    #[arg(long, env = "NIMBUS_MAX_OPEN_TENANTS", value_name = "N")]
+    #[arg(long, env = "NIMBUS_MAX_OPEN_TENANTS", value_name = "N", value_parser = number)]
     pub max_open_tenants: Option<usize>,
 }
 
@@ -581,6 +581,12 @@ impl Persistence {
             endpoint_url: self.encryption_aws_endpoint_url.clone(),
         }
     }
+}
+
+/// As the parser of clap would, in words of our own.
+fn number(text: &str) -> Result<usize, &'static str> {
+    text.parse()
+        .map_err(|_in_its_words| "a whole number is accepted")
 }
 
 const DEFAULT_OPEN_TENANTS: usize = 512;

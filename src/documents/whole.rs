@@ -1,6 +1,7 @@
 //! Whole numbers from clients. In JSON `20` and `20.0` are the same number, and some clients write the second.
 
 use serde::{Deserialize, Deserializer, de};
+use serde_json::Value;
 
 /// Reads a number that has no fraction and no sign, if there is one.
 pub(crate) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
@@ -24,6 +25,15 @@ pub(crate) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
             ))
         }
     }
+}
+
+/// The whole number that a client wrote, whatever its sign; `None` of anything else.
+pub(crate) fn whole_number(written: &Value) -> Option<i64> {
+    let double =
+        |number: f64| (number.fract() == 0.0 && number.abs() < MAX).then_some(number as i64);
+    written
+        .as_i64()
+        .or_else(|| written.as_f64().and_then(double))
 }
 
 /// Beyond it a double does not tell one whole number from the next.
@@ -64,6 +74,24 @@ mod tests {
             r#"{"limit":1e300}"#,
             r#"{"limit":"20"}"#,
             r#"{"limit":[]}"#,
+        ] {
+            assert_eq!(read(json), None, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_number_with_a_sign_is_whole_too() {
+        let read = |json: &str| whole_number(&serde_json::from_str(json).unwrap());
+        for (json, number) in [("20", 20), ("-1", -1), ("2e1", 20), ("-3.0", -3)] {
+            assert_eq!(read(json), Some(number), "{json}");
+        }
+        for json in [
+            "0.5",
+            "1e300",
+            "18446744073709551615",
+            "\"1\"",
+            "null",
+            "[]",
         ] {
             assert_eq!(read(json), None, "{json}");
         }

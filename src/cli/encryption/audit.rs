@@ -13,6 +13,7 @@ use crate::audit::{Line, OfflineLog, Verified, lines};
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
 use crate::process::DataDirLock;
+use crate::words::count;
 
 /// Read the log of key events; with --verify, prove that nothing in it was changed
 #[derive(Debug, Args)]
@@ -29,7 +30,7 @@ pub(super) struct Audit {
     verify: bool,
 
     /// Only what happened at this time or after it
-    #[arg(long, value_name = "RFC 3339 TIME")]
+    #[arg(long, value_name = "RFC 3339 TIME", value_parser = time)]
     since: Option<jiff::Timestamp>,
 
     /// Form of the answer
@@ -130,10 +131,15 @@ fn told(verified: &Verified) -> String {
     } = verified;
     if problems.is_empty() {
         return format!(
-            "The audit log is whole: {lines} lines, the last is number {head}; {sealed} MACs checked, the others are vouched for by the chain.\n"
+            "The audit log is whole: {}, the last is number {head}; {} checked, the others are vouched for by the chain.\n",
+            count(*lines, "line"),
+            count(*sealed, "MAC")
         );
     }
-    let mut text = format!("The audit log was tampered with, or damaged ({lines} lines):\n");
+    let mut text = format!(
+        "The audit log was tampered with, or damaged ({}):\n",
+        count(*lines, "line")
+    );
     for problem in problems {
         text.push_str(&format!(
             "  {} line {}: {}\n",
@@ -144,6 +150,12 @@ fn told(verified: &Verified) -> String {
         "Compare it with the copies that your log collector keeps (tracing target nimbus::audit), and find out who could write there.\n",
     );
     text
+}
+
+fn time(text: &str) -> Result<jiff::Timestamp, &'static str> {
+    text.parse().map_err(|_in_its_words| {
+        "a time is written as 2026-11-01T00:00:00Z, or with an offset: 2026-11-01T00:00:00+01:00"
+    })
 }
 
 /// A log of some years is read whole.

@@ -4,10 +4,12 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use super::{Expression, MAX_DELAY, Outcome};
-use crate::documents::{InputError, Mutation, error::excerpt, table_name::is_name, written};
+use crate::documents::{
+    InputError, Mutation, error::excerpt, table_name::is_name, whole::whole_number, written,
+};
 
 /// The longest name of a cron, in bytes (all are ASCII).
 pub const MAX_CRON_NAME_BYTES: usize = 64;
@@ -72,8 +74,8 @@ pub enum Schedule {
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 enum WrittenSchedule {
     Interval {
-        // Signed, so that a negative one meets the range, and not the parser.
-        seconds: i64,
+        // Any value, so that a wrong one meets the range, and not the parser.
+        seconds: Value,
     },
     Cron {
         expression: String,
@@ -94,12 +96,14 @@ impl Schedule {
         match written {
             WrittenSchedule::Interval { seconds } => {
                 let most = MAX_DELAY.as_secs();
-                let seconds = u64::try_from(seconds).ok();
+                let seconds =
+                    whole_number(&seconds).and_then(|seconds| u64::try_from(seconds).ok());
                 seconds
                     .filter(|seconds| (1..=most).contains(seconds))
                     .map(|seconds| Self::Interval { seconds })
                     .ok_or_else(|| {
-                        let reason = format!("\"seconds\" is 1 to {most}, which is 3650 days");
+                        let reason =
+                            format!("\"seconds\" is a whole number, 1 to {most} (3650 days)");
                         InputError::Cron { reason }
                     })
             }
@@ -161,8 +165,7 @@ impl Serialize for Schedule {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Interval { seconds } => WrittenSchedule::Interval {
-                // Far below the end of its type.
-                seconds: *seconds as i64,
+                seconds: Value::from(*seconds),
             },
             Self::Cron {
                 expression,

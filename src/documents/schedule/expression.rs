@@ -14,6 +14,7 @@ use croner::{
 use jiff::{Timestamp, ToSpan as _, Zoned, civil::Date, tz::TimeZone};
 
 use crate::documents::{InputError, error::excerpt};
+use crate::words::count;
 
 /// The longest cron expression, in bytes.
 pub const MAX_EXPRESSION_BYTES: usize = 256;
@@ -121,12 +122,7 @@ impl FromStr for Expression {
             let reason = format!("it is ASCII text of at most {MAX_EXPRESSION_BYTES} bytes");
             return Err(refuse(reason));
         }
-        let cron = CronParser::builder()
-            .seconds(Seconds::Optional)
-            .year(Year::Disallowed)
-            .build()
-            .parse(text)
-            .map_err(|error| refuse(error.to_string()))?;
+        let cron = parse(text).map_err(|_in_its_words| refuse(fault(text)))?;
         let expression = Self {
             text: text.into(),
             cron: Box::new(cron),
@@ -137,6 +133,37 @@ impl FromStr for Expression {
             Err(refuse("it never fires: there is no such day".to_owned()))
         }
     }
+}
+
+fn parse(text: &str) -> Result<croner::Cron, CronError> {
+    CronParser::builder()
+        .seconds(Seconds::Optional)
+        .year(Year::Disallowed)
+        .build()
+        .parse(text)
+}
+
+/// What is wrong with an expression that cannot be parsed: the first field that cannot be, among others that can.
+fn fault(text: &str) -> String {
+    if text.trim_start().starts_with('@') {
+        return "of names there are @hourly, @daily, @weekly, @monthly and @yearly".to_owned();
+    }
+    let fields: Vec<&str> = text.split_whitespace().collect();
+    let Some(skipped) = FIELDS.len().checked_sub(fields.len()).filter(|n| *n <= 1) else {
+        let count = count(fields.len(), "field");
+        return format!("it has {count}, and 5 are accepted, or 6 with the second first");
+    };
+    for (place, (name, accepted)) in FIELDS[skipped..].iter().enumerate() {
+        let mut alone = vec!["*"; fields.len()];
+        alone[place] = fields[place];
+        if parse(&alone.join(" ")).is_err() {
+            let field = excerpt(fields[place]);
+            return format!(
+                "its {name} is {field:?}, and {accepted} is accepted, also with `*`, `,`, `-` and `/`"
+            );
+        }
+    }
+    "its fields do not go together".to_owned()
 }
 
 impl fmt::Display for Expression {
@@ -153,5 +180,14 @@ impl PartialEq for Expression {
 
 impl Eq for Expression {}
 
+/// The fields, and what may stand in each.
+const FIELDS: [(&str, &str); 6] = [
+    ("second", "0 to 59"),
+    ("minute", "0 to 59"),
+    ("hour", "0 to 23"),
+    ("day of the month", "1 to 31, L or 15W"),
+    ("month", "1 to 12 or JAN to DEC"),
+    ("weekday", "0 to 7, SUN to SAT, 5L or 1#2"),
+];
 /// How far ahead the next time is looked for: every weekday meets every day of the year within 40.
 const SEARCH_YEARS: i32 = 41;

@@ -8,9 +8,9 @@ mod expression;
 use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
-use super::{DocumentId, InputError, Mutation, error::excerpt, written};
+use super::{DocumentId, InputError, Mutation, error::excerpt, whole::whole_number, written};
 
 pub use cron::{Cron, CronName, CronState, LastRun, MAX_CRON_NAME_BYTES, Origin, Schedule};
 pub use expression::{Expression, MAX_EXPRESSION_BYTES};
@@ -89,19 +89,23 @@ impl NewJob {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Written<'a> {
-            run_after_ms: u64,
+            // Any value, so that a wrong one meets the range, and not the parser.
+            run_after_ms: Value,
             #[serde(borrow)]
             mutation: &'a RawValue,
         }
         let written: Written<'_> =
             written::object(text).map_err(|reason| InputError::Job { reason })?;
-        let delay = Duration::from_millis(written.run_after_ms);
-        if delay > MAX_DELAY {
-            let most = MAX_DELAY.as_millis();
-            return Err(InputError::Job {
-                reason: format!("\"run_after_ms\" is at most {most}, which is 3650 days"),
-            });
-        }
+        let delay = whole_number(&written.run_after_ms)
+            .and_then(|delay| u64::try_from(delay).ok())
+            .map(Duration::from_millis)
+            .filter(|delay| *delay <= MAX_DELAY)
+            .ok_or_else(|| {
+                let most = MAX_DELAY.as_millis();
+                InputError::Job {
+                    reason: format!("\"run_after_ms\" is a whole number of milliseconds, 0 to {most} (3650 days)"),
+                }
+            })?;
         Ok(Self {
             delay,
             mutation: Mutation::from_json(written.mutation.get())?,
@@ -178,6 +182,24 @@ pub struct FinishedJob {
     /// How it ended.
     #[serde(flatten)]
     pub outcome: Outcome,
+}
+
+/// One piece of work that is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DueWork {
+    /// A job.
+    Job(JobId),
+    /// A run of a cron.
+    Cron(CronName),
+}
+
+impl fmt::Display for DueWork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Job(id) => write!(f, "job {id}"),
+            Self::Cron(name) => write!(f, "cron {name}"),
+        }
+    }
 }
 
 /// What came of one look at a tenant's work that is due.

@@ -189,8 +189,25 @@ fn rejects_expressions_that_cannot_be_read_or_never_fire() {
         };
         assert!(!reason.is_empty(), "{expression:?}");
     }
-    let error = cron("0 0 30 2 *", "UTC").unwrap_err().to_string();
-    assert!(error.contains("never fires"), "{error}");
+    for (expression, words) in [
+        ("0 0 30 2 *", "never fires"),
+        ("* 24 * * *", "its hour is \"24\", and 0 to 23 is accepted"),
+        ("0 * 24 * * *", "its hour is \"24\""),
+        ("60 * * * * *", "its second is \"60\""),
+        ("* * 0 * *", "its day of the month is \"0\""),
+        (
+            "* * * FOO *",
+            "its month is \"FOO\", and 1 to 12 or JAN to DEC",
+        ),
+        ("* * * * 8", "its weekday is \"8\""),
+        ("* * * *", "it has 4 fields, and 5 are accepted"),
+        ("", "it has 0 fields"),
+        ("@reboot", "@hourly"),
+    ] {
+        let error = cron(expression, "UTC").unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+        assert!(!error.contains("omponent"), "{error}");
+    }
 }
 
 #[test]

@@ -6,9 +6,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use jsonschema::{Draft, PatternOptions, Validator};
+use jsonschema::{Draft, PatternOptions, ValidationOptions, Validator};
 use serde::{Serialize, Serializer};
-use serde_json::{Value, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 
 use super::{Violation, effort};
 use crate::documents::error::excerpt;
@@ -92,6 +92,17 @@ fn compile(text: &str) -> Result<Validator, String> {
         return Err(format!("\"$schema\" is {:?} or is left out", DIALECT[0]));
     }
     effort::bound(&schema)?;
+    options().build(&schema).map_err(|error| {
+        let at = error.instance_path().to_string();
+        let reason = match pattern_at(&schema, &at) {
+            Some(pattern) => fault(pattern),
+            None => excerpt(&error.to_string()),
+        };
+        format!("at {:?}: {reason}", excerpt(&at))
+    })
+}
+
+fn options() -> ValidationOptions<'static> {
     let patterns = PatternOptions::regex()
         .size_limit(PATTERN_BYTES)
         .dfa_size_limit(PATTERN_BYTES);
@@ -99,13 +110,46 @@ fn compile(text: &str) -> Result<Validator, String> {
         .with_draft(Draft::Draft202012)
         .offline()
         .with_pattern_options(patterns)
-        .build(&schema)
-        .map_err(|error| {
-            let at = error.instance_path().to_string();
-            format!("at {:?}: {}", excerpt(&at), excerpt(&error.to_string()))
-        })
 }
 
+/// The pattern that stands at a place of a schema, or among the names there.
+fn pattern_at<'a>(schema: &'a Value, at: &str) -> Option<&'a str> {
+    let (above, name) = at.rsplit_once('/')?;
+    let named = |place: &str| schema.pointer(place)?.as_object();
+    if name == "pattern" {
+        return schema.pointer(at)?.as_str();
+    }
+    let mut patterns = match name {
+        PATTERNS => named(at)?.keys(),
+        _ if above.rsplit('/').next() == Some(PATTERNS) => named(above)?.keys(),
+        _ => return None,
+    };
+    patterns
+        .find(|pattern| !is_usable(pattern))
+        .map(|pattern| &**pattern)
+}
+
+fn is_usable(pattern: &str) -> bool {
+    options().build(&json!({"pattern": pattern})).is_ok()
+}
+
+/// What is wrong with a pattern that cannot be used. The engine says it in several lines with a drawing.
+fn fault(pattern: &str) -> String {
+    let has = |marks: &[&str]| marks.iter().any(|mark| pattern.contains(mark));
+    let reason = if has(&["(?=", "(?!", "(?<=", "(?<!"]) {
+        "it looks around (`(?=`, `(?!`, `(?<=`, `(?<!`), which is not supported"
+    } else if has(&["\\1", "\\2", "\\3", "\\k"]) {
+        "it refers back to a group, which is not supported"
+    } else {
+        "it is no regular expression, or one that takes more than 256 KiB once compiled"
+    };
+    format!(
+        "the pattern {:?} cannot be used: {reason}",
+        excerpt(pattern)
+    )
+}
+
+const PATTERNS: &str = "patternProperties";
 /// The largest, in bytes as compact JSON.
 const MAX_JSON_SCHEMA_BYTES: usize = 64 << 10;
 /// What it may name as its dialect.

@@ -287,6 +287,16 @@ fn json_schema_that_leads_elsewhere_is_refused() {
         (json!({"type": "sometimes"}), "at \"/type\""),
         (json!({"pattern": "("}), "at \"/pattern\""),
         (json!({"pattern": "(?=a)b"}), "at \"/pattern\""),
+        (
+            json!({"properties": {"a": {"pattern": "(?<!a)b"}}}),
+            "the pattern \"(?<!a)b\" cannot be used: it looks around",
+        ),
+        (json!({"pattern": "(a)\\1"}), "it refers back to a group"),
+        (json!({"pattern": "("}), "it is no regular expression"),
+        (
+            json!({"patternProperties": {"a": true, "(?=a)b": true}}),
+            "the pattern \"(?=a)b\" cannot be used: it looks around",
+        ),
         (json!({"pattern": "(\\w{200}){200}"}), "at \"/pattern\""),
         (json!({"minLength": -1}), "at \"/minLength\""),
     ] {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
@@ -51,8 +52,13 @@ pub(in crate::server) struct StatusQuery {
     responses((status = 200, description = "Every protected file", body = shapes::EncryptionStatus)))]
 pub(in crate::server) async fn encryption_status(
     State(app): State<Arc<App>>,
-    Query(query): Query<StatusQuery>,
+    query: Result<Query<StatusQuery>, QueryRejection>,
 ) -> Result<Json<Survey>, ApiError> {
+    let Query(query) = query.map_err(|_in_its_words| {
+        let message =
+            "\"verify\" is none, unwrap, open or pages, and there are no other parameters";
+        ApiError::new(Code::InvalidInput, message)
+    })?;
     let survey = app.surveyor.clone().run(query.verify).await;
     let survey = survey.map_err(|error| ApiError::new(Code::Unavailable, chain(&error)))?;
     Ok(Json(survey))

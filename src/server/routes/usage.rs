@@ -26,13 +26,13 @@ pub(in crate::server) async fn usage(
     State(app): State<Arc<App>>,
     query: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<UsageReport>, ApiError> {
-    let wrong = |message: String| ApiError::new(Code::InvalidInput, message);
-    let Query(asked) = query.map_err(|error| wrong(error.body_text()))?;
-    let month: Option<Month> = asked
-        .month
-        .map(|month| month.parse())
-        .transpose()
-        .map_err(|error: crate::control::InvalidMonth| wrong(error.to_string()))?;
+    let wrong = || {
+        let message = "\"month\" is written as 2026-11, and there are no other parameters";
+        ApiError::new(Code::InvalidInput, message)
+    };
+    let Query(asked) = query.map_err(|_in_its_words| wrong())?;
+    let month = asked.month.map(|month| month.parse::<Month>()).transpose();
+    let month = month.map_err(|_in_its_words| wrong())?;
     let report = blocking(move || {
         app.usage.flush();
         let months = app.control.usage(month)?;
