@@ -27,7 +27,7 @@ use crate::process::{
 use crate::scheduler::{Agenda, Scheduler, SystemClock};
 use crate::server::tls::{Tls, TlsError};
 use crate::server::token::{self, AdminToken, TokenError, TokenKeeper};
-use crate::server::{App, Listener, Parts, serve};
+use crate::server::{App, Listener, Parts, SILENCE, serve};
 use crate::sqlcipher::check_library;
 use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
 
@@ -230,6 +230,7 @@ impl Start {
             socket,
             tls,
             most: connections(files),
+            silence: SILENCE,
         };
         let surveyor = Surveyor {
             data_dir: settings.data_dir,

@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::tls::Tls;
@@ -31,11 +31,18 @@ pub struct Listener {
     pub tls: Option<Arc<Tls>>,
     /// How many connections may be open. Further ones wait in the kernel's queue.
     pub most: u32,
+    /// How long a client may take for a request's head, or be silent between two requests: [`SILENCE`], but for tests.
+    pub silence: Duration,
 }
 
 /// Serves until `stopping` says so and every connection has ended.
 pub(super) async fn serve(listener: Listener, router: Router, mut stopping: watch::Receiver<bool>) {
-    let Listener { socket, tls, most } = listener;
+    let Listener {
+        socket,
+        tls,
+        most,
+        silence,
+    } = listener;
     let places = Arc::new(Semaphore::new(most as usize));
     loop {
         let accepted = async {
@@ -52,9 +59,10 @@ pub(super) async fn serve(listener: Listener, router: Router, mut stopping: watc
         };
         metrics::ACCEPTED.increment(1);
         let (tls, router, stopping) = (tls.clone(), router.clone(), stopping.clone());
-        drop(tokio::spawn(connection(
-            stream, tls, router, stopping, place,
-        )));
+        drop(tokio::spawn(async move {
+            connection(stream, tls, router, stopping, silence).await;
+            drop(place);
+        }));
     }
     // Whoever asks from now on is told at once that nobody listens.
     drop(socket);
@@ -93,13 +101,13 @@ async fn connection(
     tls: Option<Arc<Tls>>,
     router: Router,
     stopping: watch::Receiver<bool>,
-    place: OwnedSemaphorePermit,
+    silence: Duration,
 ) {
     let _open = metrics::Held::new(&metrics::OPEN_CONNECTIONS);
     match tls {
-        None => converse(stream, router, stopping).await,
+        None => converse(stream, router, stopping, silence).await,
         Some(tls) => match timeout(HANDSHAKE_PATIENCE, tls.acceptor().accept(stream)).await {
-            Ok(Ok(stream)) => converse(stream, router, stopping).await,
+            Ok(Ok(stream)) => converse(stream, router, stopping, silence).await,
             failed => {
                 metrics::HANDSHAKE_FAILED.increment(1);
                 let error = failed.map(Result::err);
@@ -107,12 +115,15 @@ async fn connection(
             }
         },
     }
-    drop(place);
 }
 
 /// Answers the requests of one connection, one after the other, until it is closed, silent for too long, or the server stops.
-async fn converse<S>(stream: S, router: Router, mut stopping: watch::Receiver<bool>)
-where
+async fn converse<S>(
+    stream: S,
+    router: Router,
+    mut stopping: watch::Receiver<bool>,
+    silence: Duration,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     // Each request under way holds one more.
@@ -135,7 +146,7 @@ where
     let mut conversation = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(SILENCE)
+            .header_read_timeout(silence)
             .serve_connection(TokioIo::new(stream), service)
     );
     let ended = tokio::select! {
@@ -194,9 +205,12 @@ async fn begun(stopping: &mut watch::Receiver<bool>) {
 /// Handles on the count of requests while none is under way: that of the connection, that of its service.
 const IDLE: usize = 2;
 /// How long a client may take for a request's head, or be silent between two requests.
-const SILENCE: Duration = Duration::from_secs(30);
+pub const SILENCE: Duration = Duration::from_secs(30);
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a stop waits for a connection on which no request is under way.
 const HALF_SENT_PATIENCE: Duration = Duration::from_secs(2);
 /// Before the next try when connections cannot be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests;

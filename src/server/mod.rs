@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 pub use access::{Caller, CredentialId, Needs, Route};
 pub use body::MAX_BODY_BYTES;
-pub use connections::Listener;
+pub use connections::{Listener, SILENCE};
 pub use router::{route_table, router};
 
 use crate::audit::AuditLog;
