@@ -31,6 +31,7 @@ fn groups() -> [Group; 5] {
             .get("/api/tenants/{t}/schema/{table}", schema::get)
             .get("/api/tenants/{t}/journal", journal::read)
             .get("/api/tenants/{t}/deploy", deploy::list)
+            .get("/apps/{t}", apps::moved)
             .get("/apps/{t}/", apps::root)
             .get("/apps/{t}/{*path}", apps::file)
             .get("/api/tenants/{t}/schedule", schedule::list)
@@ -158,7 +159,7 @@ mod tests {
         {
             assert!(seen.insert((method.clone(), path)), "{method} {path} twice");
             let names_tenant =
-                path.starts_with("/api/tenants/{t}/") || path.starts_with("/apps/{t}/");
+                path.starts_with("/api/tenants/{t}/") || path.starts_with("/apps/{t}");
             match needs {
                 Needs::Reading => assert!(names_tenant, "{method} {path}"),
                 Needs::Writing => {

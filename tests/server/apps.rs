@@ -112,6 +112,18 @@ fn files_are_served_with_type_tag_and_length() {
     }
     let answer = get(&machine, &server, "/apps/nobody/index.html", "");
     let _ = assert_refused(&answer, 404, "session.tenant_not_found");
+    // Relative names in the page at the root need its `/`.
+    for method in ["GET", "HEAD"] {
+        for query in ["", "?query=1&%20"] {
+            let line = format!("{method} /apps/demo{query}");
+            let answer = send(&machine, &server, &line, "", b"");
+            assert_eq!(answer.status, 308, "{line}");
+            let to = format!("/apps/demo/{query}");
+            assert_eq!(answer.header("location"), Some(&*to), "{line}");
+        }
+    }
+    let answer = get(&machine, &server, "/apps/No%20body", "");
+    let _ = assert_refused(&answer, 400, "op.invalid_input");
 }
 
 #[test]
@@ -335,6 +347,7 @@ fn files_are_for_those_with_a_credential() {
     let (machine, server) = demo();
     let _ = deploy(&server, &with_files("v1", &[file("index.html", b"root")]));
     for path in [
+        "/apps/demo",
         "/apps/demo/",
         "/apps/demo/index.html",
         "/apps/demo/none",

@@ -76,6 +76,7 @@ use shapes::{CronName, DocumentId, ErrorEnvelope, JobId, TableName, TenantId};
         routes::deploy::deploy,
         routes::deploy::list,
         routes::deploy::activate,
+        routes::apps::moved,
         routes::apps::root,
         routes::apps::file,
         routes::audit::verify,

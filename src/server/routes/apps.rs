@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse as _, Redirect, Response};
 use futures_util::stream::{self, StreamExt as _};
 use nimbus_manifests::TenantId;
 
@@ -17,6 +17,19 @@ use crate::server::error::ApiError;
 use crate::server::openapi::shapes;
 use crate::server::range::{self, Part};
 use crate::tenants::{StoreError, TenantStore};
+
+/// The root of an app without its `/`: what a page there names relative to itself would be looked for beside the app.
+#[utoipa::path(get, path = "/apps/{t}", operation_id = "appRootMoved", tag = "apps",
+    responses((status = 308, description = "It is at `/apps/{t}/`",
+        headers(("Location" = String, description = "The same with `/`, and with the same query")))))]
+pub(in crate::server) async fn moved(
+    Path(tenant): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Redirect, ApiError> {
+    let tenant = tenant_id(&tenant)?;
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    Ok(Redirect::permanent(&format!("/apps/{tenant}/{query}")))
+}
 
 /// The page at the root of an app.
 #[utoipa::path(get, path = "/apps/{t}/", operation_id = "appRoot", tag = "apps",
