@@ -52,6 +52,8 @@ pub(super) struct Writing<'a> {
     sequence: i64,
     /// What was done so far, for the journal.
     pub(super) applied: Vec<Applied>,
+    /// Whether all of this is undone in the end.
+    pub(super) rehearsing: bool,
 }
 
 /// What a mutation did, for the journal.
@@ -95,6 +97,7 @@ impl<'a> Writing<'a> {
             due,
             sequence,
             applied: Vec::new(),
+            rehearsing: false,
         }
     }
 
@@ -112,7 +115,10 @@ impl<'a> Writing<'a> {
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, StoreError>,
     ) -> Result<Result<T, StoreError>, StoreError> {
-        self.in_savepoint(false, work)
+        let before = std::mem::replace(&mut self.rehearsing, true);
+        let rehearsed = self.in_savepoint(false, work);
+        self.rehearsing = before;
+        rehearsed
     }
 
     fn in_savepoint<T>(

@@ -416,3 +416,42 @@ async fn readers_go_on_while_an_index_is_made_and_see_it_once_it_is_committed() 
     let page = store.query(query, None, 10).await.unwrap();
     assert_eq!(page.documents.len(), 3);
 }
+
+#[tokio::test]
+async fn a_rehearsal_makes_what_documents_may_break_and_drops_nothing() {
+    let house = House::new(encryption());
+    let (_tenants, store) = store(&house).await;
+    let _there = add(&store, r#"{"n":1}"#).await;
+    let plain = |name: &str| json!({"name": name, "fields": [name]});
+    let stands = schema(&json!({"table": "t", "indexes": [plain("stands")]}));
+    store.put_schema(stands).await.unwrap();
+    let connection = house.connection("acme").await;
+    let tenant = id("acme");
+    let sequence = layout::last_sequence(&connection).unwrap();
+    let indexes = || -> Vec<String> {
+        let sql =
+            "SELECT sql FROM sqlite_schema WHERE name GLOB 'nimbus_index_[0-9]*' ORDER BY name";
+        let mut all = connection.prepare(sql).unwrap();
+        let all = all.query_map([], |row| row.get(0)).unwrap();
+        all.map(Result::unwrap).collect()
+    };
+    connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut known = apply::Known::default();
+    let due = crate::tenants::Unscheduled;
+    let mut writing = apply::Writing::new(&tenant, &connection, &mut known, &due, sequence);
+    let unique = json!({"name": "n", "fields": ["n"], "unique": true});
+    let wanted = schema(&json!({"table": "t", "indexes": [plain("new"), unique]}));
+    let rehearsed = writing.rehearse(|writing| {
+        writing.put_schema(&wanted)?;
+        Ok(indexes())
+    });
+    let rehearsed = rehearsed.unwrap().unwrap();
+    assert_eq!(rehearsed.len(), 2, "{rehearsed:?}");
+    assert!(rehearsed[1].contains("UNIQUE"), "{rehearsed:?}");
+    assert_eq!(indexes(), rehearsed[..1]);
+    // And the thing itself does both.
+    writing.put_schema(&wanted).unwrap();
+    assert_eq!(indexes().len(), 2);
+    assert!(indexes().iter().any(|sql| sql.contains("UNIQUE")));
+    connection.execute_batch("ROLLBACK").unwrap();
+}
