@@ -388,12 +388,13 @@ impl Reader {
             .ok_or_else(|| not_found(table, id))
     }
 
-    /// Documents in one state of the file; each result goes to the end of `found`. After a failure of the engine the rest is not looked for.
-    /// Gives whether this connection may be used again.
+    /// Documents in one state of the file; each result goes to the end of `found`. After a failure of the engine the rest is not looked for, and one that
+    /// nobody waits for any more, by its place in `wanted`, is not read. Gives whether this connection may be used again.
     pub(super) fn get_each(
         &mut self,
         tenant: &TenantId,
         wanted: &[Wanted],
+        is_gone: impl Fn(usize) -> bool,
         found: &mut Vec<Result<Document, StoreError>>,
     ) -> bool {
         let snapshot = wanted.len() > 1;
@@ -401,7 +402,11 @@ impl Reader {
             found.push(Err(failure(tenant, error)));
             return false;
         }
-        for Wanted { table, id } in wanted {
+        for (place, Wanted { table, id }) in wanted.iter().enumerate() {
+            if is_gone(place) {
+                found.push(Err(not_found(table, *id)));
+                continue;
+            }
             let document = self.get(tenant, table, *id);
             let sound = is_sound(&document);
             found.push(document);

@@ -18,6 +18,7 @@ use tokio::{
 use super::readers::Readers;
 use crate::{
     documents::{Document, DocumentId, TableName},
+    metrics,
     tenants::StoreError,
 };
 
@@ -118,19 +119,26 @@ impl Readers {
         let readers = Arc::clone(&self);
         let found = match permit {
             Ok(permit) => {
-                let looking = move |_: &OwnedSemaphorePermit| readers.look_up_all(&wanted);
-                self.on_a_blocking_thread(permit, looking).await
+                let looking = move |_: &OwnedSemaphorePermit| {
+                    let found = readers.look_up_all(&wanted, &answers);
+                    (answers, found)
+                };
+                // Where the thread fails, the answers go with it, and each who waits is told that the tenant was closed.
+                let Ok((answers, found)) = self.on_a_blocking_thread(permit, looking).await else {
+                    return;
+                };
+                Ok(answers.into_iter().zip(found))
             }
-            Err(error) => Err(error),
+            Err(error) => Err((answers, error)),
         };
         // Sent from here, one worker of the runtime wakes all of them without a word to another thread.
         match found {
             Ok(found) => {
-                for (answer, found) in answers.into_iter().zip(found) {
+                for (answer, found) in found {
                     drop(answer.send(found));
                 }
             }
-            Err(error) => {
+            Err((answers, error)) => {
                 for answer in answers {
                     drop(answer.send(Err(error.clone())));
                 }
@@ -138,14 +146,21 @@ impl Readers {
         }
     }
 
-    /// Looks each of them up. Blocks.
-    fn look_up_all(&self, wanted: &[Wanted]) -> Vec<Found> {
+    /// Looks each of them up, but for those that nobody waits for any more: the disk may be slow, and others wait behind them. Blocks.
+    pub(super) fn look_up_all(&self, wanted: &[Wanted], answers: &[Answer]) -> Vec<Found> {
         let mut found = Vec::with_capacity(wanted.len());
         while found.len() < wanted.len() {
             match self.take() {
                 Ok(mut reader) => {
-                    let rest = &wanted[found.len()..];
-                    if reader.get_each(self.tenant(), rest, &mut found) {
+                    let done = found.len();
+                    let is_gone = |place: usize| {
+                        let gone = answers[done + place].is_closed();
+                        if gone {
+                            metrics::READ_INTERRUPTED.increment(1);
+                        }
+                        gone
+                    };
+                    if reader.get_each(self.tenant(), &wanted[done..], is_gone, &mut found) {
                         self.give_back(reader);
                     }
                 }

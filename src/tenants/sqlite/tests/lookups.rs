@@ -5,9 +5,11 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
 use super::*;
+use crate::tenants::sqlite::{lookups::Wanted, readers::Readers};
 
 /// A request that has come, and waits.
 fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
@@ -86,6 +88,35 @@ async fn who_goes_away_takes_nobody_along() {
         drop(abandoned);
         assert_eq!(store.get(&t, document).await.unwrap().id, document);
     }
+}
+
+#[tokio::test]
+async fn one_that_nobody_waits_for_any_more_is_not_read() {
+    let (house, tenants, store) = one_tenant().await;
+    let document = add(&store, "{}").await;
+    let subject = Subject::sqlite_tenant(&id("acme"), "acme.sqlite3").unwrap();
+    let path = house.file("acme");
+    let database = sqlcipher::open(&house.envelope, &path, &subject, Intent::Open).await;
+    let readers = Readers::new(&id("acme"), database.unwrap(), 1);
+    let (mut wanted, mut answers, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
+    for _each in 0..3 {
+        let (answer, found) = oneshot::channel();
+        let table = table("t");
+        wanted.push(Wanted {
+            table,
+            id: document,
+        });
+        answers.push(answer);
+        waiting.push(found);
+    }
+    drop(waiting.remove(1));
+    let looking = Arc::clone(&readers);
+    let looking = tokio::task::spawn_blocking(move || looking.look_up_all(&wanted, &answers));
+    let read: Vec<bool> = looking.await.unwrap().iter().map(Result::is_ok).collect();
+    assert_eq!(read, [true, false, true]);
+    readers.close().await;
+    drop(store);
+    tenants.close().await.unwrap();
 }
 
 #[tokio::test]
