@@ -102,6 +102,10 @@ metrics! {
         "Reads that wait for one of their tenant's read connections, over all tenants.";
     READS_INTERRUPTED = "nimbus_reads_interrupted_total", Kind::Counter,
         "Reads stopped because nobody waited for them any more.";
+    SCHEDULER_LAG = "nimbus_scheduler_lag_seconds", Kind::Histogram(LAG_SECONDS),
+        "Time from when a job or a cron was due to when it ran.";
+    SCHEDULER_OVERDUE = "nimbus_scheduler_overdue_seconds", Kind::Gauge,
+        "How long the first work waits that is due and has not run.";
     KEY_OPERATIONS = "nimbus_key_operations_total", Kind::Counter,
         "Calls of key providers, by provider, operation and outcome.";
     KEY_DURATION = "nimbus_key_operation_duration_seconds", Kind::Histogram(REQUEST_SECONDS),
@@ -133,6 +137,10 @@ const REQUEST_SECONDS: &[f64] = &[
 /// From an SSD with a cache that survives a power cut to a disk in trouble.
 const COMMIT_SECONDS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0,
+];
+/// From at once to a day: a server that was down.
+const LAG_SECONDS: &[f64] = &[
+    0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 3600.0, 86_400.0,
 ];
 const GROUP_SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
@@ -215,6 +223,7 @@ fn show_from_the_start() {
         &*QUEUED,
         &*WAL,
         &*WAITING_READS,
+        &*SCHEDULER_LATE,
         &*PROTECTED,
         &*UNREADABLE,
         &*BEHIND,
@@ -258,6 +267,8 @@ handles! {
     CHECKPOINT_FAILED: Counter = metrics::counter!(CHECKPOINTS, "outcome" => "failed");
     WAITING_READS: Gauge = metrics::gauge!(READS_WAITING);
     READ_INTERRUPTED: Counter = metrics::counter!(READS_INTERRUPTED);
+    LAG: Histogram = metrics::histogram!(SCHEDULER_LAG);
+    SCHEDULER_LATE: Gauge = metrics::gauge!(SCHEDULER_OVERDUE);
     PROTECTED: Gauge = metrics::gauge!(PROTECTED_FILES);
     UNREADABLE: Gauge = metrics::gauge!(MANIFESTS_UNREADABLE);
     BEHIND: Gauge = metrics::gauge!(FILES_BEHIND);

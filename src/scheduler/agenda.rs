@@ -29,7 +29,7 @@ use tokio::sync::Notify;
 
 use super::Clock;
 use crate::control::{Control, ControlError};
-use crate::documents::schedule::CLOCK_SLACK_MS;
+use crate::documents::schedule::{CLOCK_SLACK_MS, DueWork};
 use crate::tenants::{DueLog, StoreError, control_failed};
 
 /// When to look at which tenant.
@@ -67,6 +67,8 @@ struct Entry {
     look: Option<Look>,
     /// Looks in a row that failed.
     failures: u32,
+    /// The work at which the engine failed, and how often. A restart begins to count anew.
+    failing: Option<(DueWork, u32)>,
 }
 
 #[derive(Debug)]
@@ -83,6 +85,8 @@ pub(super) struct Turn {
     number: u64,
     /// The last look at it failed.
     pub(super) suspect: bool,
+    /// What failed so often that this is its last try.
+    pub(super) give_up: Option<DueWork>,
 }
 
 impl Agenda {
@@ -159,6 +163,13 @@ impl Agenda {
         self.state().entries.is_empty()
     }
 
+    /// How long the first work waits that is due, in milliseconds; 0 when none is.
+    pub(super) fn late_ms(&self, now_ms: i64) -> i64 {
+        let state = self.state();
+        let first = state.entries.values().filter_map(|entry| entry.due).min();
+        first.map_or(0, |due| now_ms.saturating_sub(due).max(0))
+    }
+
     /// The tenants to be looked at by now, the longest overdue first: at most `free`, of them at most `suspects` whose last look
     /// failed.
     pub(super) fn take(&self, now_ms: i64, free: usize, mut suspects: usize) -> Vec<Turn> {
@@ -184,12 +195,16 @@ impl Agenda {
                 number,
                 since: None,
             });
+            let last =
+                |(work, tries): &(DueWork, u32)| (tries + 1 >= MAX_TRIES).then(|| work.clone());
+            let give_up = entry.failing.as_ref().and_then(last);
             let place = (at, tenant);
             let _was_there = state.order.remove(&place);
             Some(Turn {
                 tenant: place.1,
                 number,
                 suspect,
+                give_up,
             })
         };
         taken.into_iter().filter_map(begin).collect()
@@ -200,19 +215,26 @@ impl Agenda {
         let now = self.clock.now_ms();
         self.end(turn, |entry, since| {
             entry.failures = 0;
+            entry.failing = None;
             entry.due = earlier(next_due_ms, since);
             entry.at = entry.due;
             entry.mark_early(now);
         });
     }
 
-    /// A look did not succeed; it is tried again later, and the later the more often it failed. How many times in a row that was.
-    pub(super) fn failed(&self, turn: &Turn) -> u32 {
+    /// A look did not succeed; it is tried again later, and the later the more often it failed. How many times in a row that was. `work` is what
+    /// alone kept it from succeeding, if that is so: its tries are counted.
+    pub(super) fn failed(&self, turn: &Turn, work: Option<&DueWork>) -> u32 {
         let now = self.clock.now_ms();
         let mut failures = 0;
         self.end(turn, |entry, since| {
             entry.failures = entry.failures.saturating_add(1);
             failures = entry.failures;
+            if let Some(work) = work {
+                let before = entry.failing.take_if(|(failing, _)| failing == work);
+                let tries = before.map_or(0, |(_, tries)| tries) + 1;
+                entry.failing = Some((work.clone(), tries));
+            }
             entry.due = earlier(entry.due, since);
             entry.at = Some(now.saturating_add(backoff_ms(entry.failures)));
         });
@@ -443,5 +465,7 @@ fn backoff_ms(failures: u32) -> i64 {
 const GRAIN_MS: i64 = 60 * 1000;
 /// How long an entry in the control file stays too early: ten minutes.
 const SETTLE_AFTER_MS: i64 = 10 * 60 * 1000;
+/// How often work is tried at which the engine fails: with the waits between, over two minutes.
+const MAX_TRIES: u32 = 8;
 /// The longest wait between looks at a tenant that is in trouble: five minutes.
 const MAX_BACKOFF_MS: i64 = 5 * 60 * 1000;

@@ -17,8 +17,9 @@ use tokio::task::{JoinHandle, JoinSet};
 pub use agenda::Agenda;
 pub use clock::{Clock, SystemClock};
 
-use crate::documents::schedule::Ran;
+use crate::documents::schedule::{DueWork, Ran};
 use crate::envelope::{acting_as, blocking};
+use crate::metrics;
 use crate::tenants::{StoreError, TenantProvider};
 use agenda::{Turn, is_set_back};
 
@@ -87,7 +88,7 @@ impl Rounds {
     async fn run(mut self) {
         self.complete().await;
         let mut before = self.clock.now_ms();
-        let mut settled = Instant::now();
+        let (mut settled, mut told) = (Instant::now(), Instant::now());
         while !*self.stopped.borrow() {
             let now = self.clock.now_ms();
             if is_set_back(before, now) {
@@ -96,6 +97,10 @@ impl Rounds {
             }
             before = now;
             self.begin(now);
+            if told.elapsed() >= TELL || self.agenda.is_empty() {
+                told = Instant::now();
+                metrics::SCHEDULER_LATE.set(self.agenda.late_ms(now) as f64 / 1000.0);
+            }
             self.wait(now).await;
             if settled.elapsed() >= BEAT {
                 settled = Instant::now();
@@ -189,7 +194,13 @@ async fn look(
 ) -> Turn {
     let tenant = &turn.tenant;
     // In a task of its own, so that a panic in it is a failure like others.
-    let work = run_due(tenants, clock, tenant.clone(), stopped);
+    let work = run_due(
+        tenants,
+        clock,
+        tenant.clone(),
+        turn.give_up.clone(),
+        stopped,
+    );
     let running = tokio::spawn(acting_as(ACTOR.into(), work));
     let result = running.await.unwrap_or_else(|_panic| {
         Err(StoreError::Closed {
@@ -199,7 +210,11 @@ async fn look(
     match result {
         Ok(next_due) => agenda.looked(&turn, next_due),
         Err(error) => {
-            let failures = agenda.failed(&turn);
+            let work = match &error {
+                StoreError::Unrunnable { work, .. } => Some(work),
+                _ => None,
+            };
+            let failures = agenda.failed(&turn, work);
             let gone = matches!(error, StoreError::TenantNotFound { .. });
             // A full queue or a server that stops is no trouble.
             let passing = matches!(error, StoreError::Busy { .. } | StoreError::Closed { .. });
@@ -216,13 +231,14 @@ async fn run_due(
     tenants: Arc<dyn TenantProvider>,
     clock: Arc<dyn Clock>,
     tenant: TenantId,
+    give_up: Option<DueWork>,
     stopped: watch::Receiver<bool>,
 ) -> Result<Option<i64>, StoreError> {
     let store = tenants.open(&tenant).await?;
     let mut batches = 0;
     loop {
         let now = clock.now_ms();
-        let Ran { next_due_ms, .. } = store.run_due(now, BATCH).await?;
+        let Ran { next_due_ms, .. } = store.run_due(now, BATCH, give_up.clone()).await?;
         batches += 1;
         let more = next_due_ms.is_some_and(|due| due <= now);
         // One that has more than this to do lets the others go first.
@@ -244,6 +260,8 @@ const BATCH: usize = 64;
 const BATCHES: usize = 16;
 /// How long what runs may take to end when the server stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is told at most how late the scheduler is.
+const TELL: Duration = Duration::from_secs(1);
 /// How long the scheduler sleeps at most while anything is scheduled.
 const BEAT: Duration = Duration::from_secs(20);
 

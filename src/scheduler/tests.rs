@@ -346,6 +346,58 @@ async fn a_tenant_that_does_not_open_blocks_nobody_and_catches_up_when_it_does()
     open.stop().await;
 }
 
+/// The engine fails at what is numbered 1.
+const FAULT: &str =
+    "CREATE TRIGGER fault BEFORE INSERT ON documents_1 WHEN json_extract(new.fields, '$.n') = 1
+     BEGIN SELECT abs(-9223372036854775807 - 1); END";
+
+#[tokio::test]
+async fn a_job_at_which_the_engine_fails_is_tried_eight_times_and_then_others_go_on() {
+    let house = House::new();
+    let open = house.open(8).await;
+    drop(open.create("a").await);
+    let _job = open.schedule("a", 0, 0).await;
+    until(|| open.agenda.next_look(NOW).is_none()).await;
+    open.quiet().await;
+    open.tenants.execute(&id("a"), FAULT).await;
+    let bad = open.schedule("a", 1000, 1).await;
+    let _good = open.schedule("a", 2000, 2).await;
+    // After one, two, four, … seconds; as often before a restart says nothing against the job.
+    let mut now = NOW + 2000;
+    for _again in 0..7 {
+        open.at(now).await;
+        now = open.agenda.next_look(now).unwrap();
+    }
+    assert_eq!(now, NOW + 2000 + 127_000);
+    open.crash().await;
+    house.clock.set(now);
+    let open = house.open(8).await;
+    for _again in 0..7 {
+        open.at(now).await;
+        assert_eq!(open.numbers("a").await, [0]);
+        assert_eq!(open.store("a").await.jobs().await.unwrap().len(), 2);
+        // After a restart it goes by the control file's full minute.
+        let late = open.agenda.late_ms(now) - (now - bad.run_at_ms);
+        assert!((0..60_000).contains(&late), "{late}");
+        now = open.agenda.next_look(now).unwrap();
+    }
+    open.at(now).await;
+    assert_eq!(open.numbers("a").await, [0, 2]);
+    let finished = open.store("a").await.job_history(bad.id).await.unwrap();
+    let error = finished.outcome.error().unwrap();
+    assert!(error.contains("given up"), "{error}");
+    assert_eq!(open.agenda.late_ms(now), 0);
+    // One that the engine can do in the end is done.
+    let late = open.schedule("a", 0, 1).await;
+    open.at(now).await;
+    open.tenants.execute(&id("a"), "DROP TRIGGER fault").await;
+    open.at(open.agenda.next_look(now).unwrap()).await;
+    assert_eq!(open.numbers("a").await, [0, 2, 1]);
+    let finished = open.store("a").await.job_history(late.id).await.unwrap();
+    assert_eq!(finished.outcome, Outcome::Succeeded);
+    open.stop().await;
+}
+
 #[tokio::test]
 async fn a_tenant_that_is_deleted_takes_its_work_with_it() {
     let house = House::new();

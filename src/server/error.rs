@@ -275,6 +275,7 @@ impl From<StoreError> for ApiError {
             | StoreError::LayoutTooNew { .. }
             | StoreError::StorageFull { .. }
             | StoreError::Engine { .. }
+            | StoreError::Unrunnable { .. }
             | StoreError::Io { .. }
             | StoreError::Rekey { .. } => Code::Unavailable,
             // Its key may have been taken back while it was open.

@@ -10,7 +10,7 @@ use crate::{
     documents::deploy::{AppPath, ContentHash, GENERATIONS_KEPT},
     documents::{
         DocumentId, InputError, TableName,
-        schedule::{CronName, JobId, MAX_CRONS, MAX_JOBS, Origin},
+        schedule::{CronName, DueWork, JobId, MAX_CRONS, MAX_JOBS, Origin},
         schema::Violation,
     },
     envelope::EnvelopeError,
@@ -249,6 +249,14 @@ pub enum StoreError {
         tenant: TenantId,
         /// What the engine reported.
         source: Arc<dyn StdError + Send + Sync>,
+    },
+    /// The storage engine fails at what one piece of work does, and not at that of others.
+    #[error("{work} cannot be run: {source}")]
+    Unrunnable {
+        /// The work, which still waits.
+        work: DueWork,
+        /// What the engine reported.
+        source: Box<StoreError>,
     },
     /// A file or directory could not be read or changed.
     #[error("cannot {action} {path}: {source}", path = path.display())]

@@ -17,7 +17,9 @@ pub use error::{Limit, MAX_OFFENDERS, Offenders, StoreError};
 use crate::control::{Control, ControlError};
 use crate::documents::deploy::{AppFile, AppPath, ContentHash, Deploy, Deployed, Generations};
 use crate::documents::query::{Position, Query, QueryPage};
-use crate::documents::schedule::{Cron, CronName, CronState, FinishedJob, Job, JobId, NewJob, Ran};
+use crate::documents::schedule::{
+    Cron, CronName, CronState, DueWork, FinishedJob, Job, JobId, NewJob, Ran,
+};
 use crate::documents::schema::TableSchema;
 use crate::documents::{Document, DocumentId, JournalPage, Mutation, MutationOutcome, TableName};
 use crate::sqlcipher::Progress;
@@ -148,7 +150,15 @@ pub trait TenantStore: Debug + Send + Sync {
     /// Runs jobs and crons that are due by `now_ms`, in the order of their time, jobs of one time in the order in which they were
     /// scheduled, and before crons; at most `limit`. What each of them does and that it ran are one: after a crash either both are there, or it runs again. One
     /// whose mutation cannot be applied has failed and is done; any other trouble is an error, and nothing of this call was done.
-    async fn run_due(&self, now_ms: i64, limit: usize) -> Result<Ran, StoreError>;
+    ///
+    /// Where the engine fails at what one of them does, the error is [`StoreError::Unrunnable`] and it still waits, unless it is the one to `give_up`: then it
+    /// has failed and is done, too.
+    async fn run_due(
+        &self,
+        now_ms: i64,
+        limit: usize,
+        give_up: Option<DueWork>,
+    ) -> Result<Ran, StoreError>;
 
     /// Sets the schema of its table, which comes into being if there is none, and makes the indexes that it asks for; those
     /// that it does not ask for any more are dropped. Refused with [`StoreError::SchemaOffended`] while there are documents

@@ -6,6 +6,7 @@ use nimbus::metrics::ALL;
 use nimbus_test_support::{Machine, Server};
 use serde_json::json;
 
+use super::cloud::until;
 use super::{assert_refused, demo, send, send_bare};
 
 /// Every line that is a value: the series and the value.
@@ -31,6 +32,16 @@ fn what_is_printed_is_what_is_listed_and_moves_with_the_traffic() {
     let one = format!("/api/tenants/demo/documents/secretive/{first}");
     let _ = server.get(&one);
     let _ = send_bare(&server, "GET /nowhere/at/all", "", b"");
+    let job =
+        json!({"run_after_ms": 0, "mutation": {"type": "insert", "table": "t", "fields": {}}});
+    let job = server.create("/api/tenants/demo/schedule", &job)["job_id"].take();
+    let history = format!(
+        "/api/tenants/demo/schedule/history/{}",
+        job.as_str().expect("an id")
+    );
+    until("the job ran", || {
+        server.request("GET", &history, None).0 == 200
+    });
     let (text, values) = scrape(&machine, &server);
     for metric in ALL {
         let line = format!("# TYPE {} {}\n", metric.name, metric.kind.as_str());
@@ -50,7 +61,10 @@ fn what_is_printed_is_what_is_listed_and_moves_with_the_traffic() {
     );
     is("nimbus_http_requests_under_way", 1.0);
     is("nimbus_tenants_open", 1.0);
-    is("nimbus_commit_group_size_sum", 2.0);
+    is("nimbus_scheduler_lag_seconds_count", 1.0);
+    assert!(values["nimbus_scheduler_lag_seconds_sum"] < 60.0, "{text}");
+    // Two documents, the job, and its run.
+    assert!(values["nimbus_commit_group_size_sum"] >= 4.0, "{text}");
     is("nimbus_tenants_in_trouble", 0.0);
     is(
         "nimbus_http_requests_refused_total{reason=\"server_full\"}",

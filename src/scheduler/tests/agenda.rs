@@ -126,7 +126,7 @@ fn a_look_that_fails_is_tried_later_and_later_and_forgets_nothing() {
     for failures in 1..=12 {
         let turn = desk.take().pop().unwrap();
         assert_eq!(
-            (turn.suspect, desk.agenda.failed(&turn)),
+            (turn.suspect, desk.agenda.failed(&turn, None)),
             (failures > 1, failures)
         );
         desk.agenda.settle(true).unwrap();
@@ -150,7 +150,7 @@ fn tenants_in_trouble_leave_places_to_the_others() {
         desk.expect(&format!("sick{n}"), NOW);
     }
     for turn in desk.take() {
-        let _failures = desk.agenda.failed(&turn);
+        let _failures = desk.agenda.failed(&turn, None);
     }
     desk.clock.set(NOW + HOUR);
     for n in 0..3 {
@@ -170,7 +170,7 @@ fn a_look_at_a_tenant_that_was_deleted_says_nothing_of_its_successor() {
     desk.expect("a", NOW + 1000);
     desk.agenda.looked(&old, None);
     assert_eq!(desk.agenda.next_look(NOW), Some(NOW + 1000));
-    let _failures = desk.agenda.failed(&old);
+    let _failures = desk.agenda.failed(&old, None);
     assert_eq!(desk.agenda.next_look(NOW), Some(NOW + 1000));
 }
 
@@ -257,7 +257,7 @@ proptest! {
                     let (turn, found) = looks.remove(which);
                     match found {
                         Some(next) if well => desk.agenda.looked(&turn, next),
-                        _ => drop(desk.agenda.failed(&turn)),
+                        _ => drop(desk.agenda.failed(&turn, None)),
                     }
                 }
                 Step::End { .. } => {}
@@ -289,7 +289,7 @@ proptest! {
         }
         // Left alone, all of it is run.
         for (turn, _) in looks.drain(..) {
-            let _failures = desk.agenda.failed(&turn);
+            let _failures = desk.agenda.failed(&turn, None);
         }
         desk.clock.set(desk.clock.now_ms() + DAY);
         for turn in desk.take() {

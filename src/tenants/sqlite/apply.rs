@@ -101,6 +101,11 @@ impl<'a> Writing<'a> {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn execute_batch(&self, sql: &str) {
+        self.connection.execute_batch(sql).unwrap();
+    }
+
     /// Does some work in a savepoint of its own. The inner error means that all of it was undone, the outer one that the whole
     /// transaction is gone. Savepoints nest.
     pub(super) fn all_or_nothing<T>(

@@ -164,6 +164,21 @@ impl SqliteTenants {
     }
 }
 
+#[cfg(test)]
+impl SqliteTenants {
+    /// Runs SQL at a tenant's writer, for tests that need an engine in trouble.
+    pub(crate) async fn execute(&self, tenant: &TenantId, sql: &'static str) {
+        let opener = self.0.opener(tenant, Intent::Open);
+        let lease = self.0.registry.lease(tenant, opener).await.unwrap();
+        let work = move |writing: &mut apply::Writing<'_>| {
+            writing.execute_batch(sql);
+            Ok(())
+        };
+        let done = lease.writer().run(writer::Size::SMALL, work).unwrap();
+        done.await.unwrap().unwrap();
+    }
+}
+
 #[async_trait]
 impl TenantProvider for SqliteTenants {
     async fn create_tenant(&self, tenant: &TenantId) -> Result<(), StoreError> {

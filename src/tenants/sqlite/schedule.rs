@@ -11,16 +11,17 @@
 //!
 //! From there on the points of the [writer](super::writer).
 
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, params};
 
 use super::apply::{Reader, Writing, malformed};
 use super::failure;
 use crate::documents::schedule::{
-    CLOCK_SLACK_MS, Cron, CronName, CronState, FinishedJob, JOB_HISTORY, Job, JobId, LastRun,
-    MAX_CRONS, MAX_JOB_LIST, MAX_JOBS, NewJob, Origin, Outcome, Ran, Schedule,
+    CLOCK_SLACK_MS, Cron, CronName, CronState, DueWork, FinishedJob, JOB_HISTORY, Job, JobId,
+    LastRun, MAX_CRONS, MAX_JOB_LIST, MAX_JOBS, NewJob, Origin, Outcome, Ran, Schedule,
 };
 use crate::documents::{InputError, Mutation};
 use crate::failpoints::crash_point;
+use crate::metrics;
 use crate::tenants::{MAX_LIST_BYTES, StoreError};
 use nimbus_manifests::TenantId;
 
@@ -202,22 +203,37 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Runs what is due by `now_ms` in the order of its time, at most `limit` of it. An error is the tenant's or the machine's: then
-    /// nothing of it was done.
-    pub(super) fn run_due(&mut self, now_ms: i64, limit: usize) -> Result<Ran, StoreError> {
+    /// Runs what is due by `now_ms` in the order of its time, at most `limit` of it. An error is the tenant's or the machine's, or
+    /// [`StoreError::Unrunnable`]: then nothing of it was done.
+    pub(super) fn run_due(
+        &mut self,
+        now_ms: i64,
+        limit: usize,
+        give_up: Option<&DueWork>,
+    ) -> Result<Ran, StoreError> {
         self.reckon_anew(now_ms)?;
         let mut ran = 0;
         let mut bytes = 0;
         while ran < limit && bytes < MAX_RUN_BYTES {
             let (job, cron) = self.next_due(now_ms).map_err(|error| self.failure(error))?;
-            bytes += match (job, cron) {
-                (Some(job), Some(cron)) if cron.next_due_ms < job.run_at_ms => {
-                    self.run_cron(&cron, now_ms)?
+            let (due_ms, done) = match (job, cron) {
+                (Some(job), cron)
+                    if cron
+                        .as_ref()
+                        .is_none_or(|cron| cron.next_due_ms >= job.run_at_ms) =>
+                {
+                    (job.run_at_ms, self.run_job(&job, now_ms, give_up))
                 }
-                (Some(job), _) => self.run_job(&job, now_ms)?,
-                (None, Some(cron)) => self.run_cron(&cron, now_ms)?,
-                (None, None) => break,
+                (_, Some(cron)) => (cron.next_due_ms, self.run_cron(&cron, now_ms, give_up)),
+                _ => break,
             };
+            bytes += match done {
+                Ok(bytes) => bytes,
+                // What ran before it is kept. The next call begins with it.
+                Err(StoreError::Unrunnable { .. }) if ran > 0 => break,
+                Err(error) => return Err(error),
+            };
+            metrics::LAG.record(now_ms.saturating_sub(due_ms) as f64 / 1000.0);
             ran += 1;
         }
         if ran > 0 {
@@ -252,8 +268,13 @@ impl Writing<'_> {
     }
 
     /// Runs a job; how many bytes its mutation has.
-    fn run_job(&mut self, job: &Job, now_ms: i64) -> Result<usize, StoreError> {
-        let outcome = self.attempt(&job.mutation)?;
+    fn run_job(
+        &mut self,
+        job: &Job,
+        now_ms: i64,
+        give_up: Option<&DueWork>,
+    ) -> Result<usize, StoreError> {
+        let outcome = self.attempt(DueWork::Job(job.id), &job.mutation, give_up)?;
         crash_point!("tenants::schedule::applied");
         let id = job.id.as_bytes();
         let _one = self.change("DELETE FROM nimbus_jobs WHERE id = ?1", params![id])?;
@@ -266,11 +287,17 @@ impl Writing<'_> {
     }
 
     /// Runs a cron once, for however many times it is due, and sets its next time; how many bytes its mutation has.
-    fn run_cron(&mut self, state: &CronState, now_ms: i64) -> Result<usize, StoreError> {
+    fn run_cron(
+        &mut self,
+        state: &CronState,
+        now_ms: i64,
+        give_up: Option<&DueWork>,
+    ) -> Result<usize, StoreError> {
         let CronState {
             cron, next_due_ms, ..
         } = state;
-        let outcome = self.attempt(&cron.mutation)?;
+        let work = DueWork::Cron(cron.name.clone());
+        let outcome = self.attempt(work, &cron.mutation, give_up)?;
         crash_point!("tenants::schedule::applied");
         let name = cron.name.as_str();
         let _one = self.change(
@@ -287,13 +314,28 @@ impl Writing<'_> {
     }
 
     /// Applies a mutation, or undoes it alone. An error is not the mutation's.
-    fn attempt(&mut self, mutation: &Mutation) -> Result<Outcome, StoreError> {
+    fn attempt(
+        &mut self,
+        work: DueWork,
+        mutation: &Mutation,
+        give_up: Option<&DueWork>,
+    ) -> Result<Outcome, StoreError> {
         match self.all_or_nothing(|writing| writing.apply(mutation))? {
             Ok(_applied) => Ok(Outcome::Succeeded),
             Err(error) if error.concerns_mutation() => Ok(Outcome::Failed {
                 error: error.to_string(),
             }),
-            Err(error) => Err(error),
+            Err(error) if !is_of_statement(&error) => Err(error),
+            Err(error) if give_up == Some(&work) => {
+                tracing::error!(tenant = %self.tenant, %work, %error, "work that is due failed again and again, and is given up");
+                Ok(Outcome::Failed {
+                    error: format!("given up, as it failed again and again: {error}"),
+                })
+            }
+            Err(error) => Err(StoreError::Unrunnable {
+                work,
+                source: Box::new(error),
+            }),
         }
     }
 
@@ -411,6 +453,30 @@ impl Reader {
     pub(super) fn crons(&self, tenant: &TenantId) -> Result<Vec<CronState>, StoreError> {
         crons(self.connection()).map_err(|error| failure(tenant, error))
     }
+}
+
+/// Whether the engine failed at what it was told to do, and not because something of the machine is missing.
+fn is_of_statement(error: &StoreError) -> bool {
+    let StoreError::Engine { source, .. } = error else {
+        return false;
+    };
+    let code = source
+        .downcast_ref::<rusqlite::Error>()
+        .and_then(rusqlite::Error::sqlite_error_code);
+    !matches!(
+        code,
+        Some(
+            ErrorCode::OutOfMemory
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly
+                | ErrorCode::PermissionDenied
+                | ErrorCode::FileLockingProtocolFailed
+                | ErrorCode::OperationInterrupted
+                | ErrorCode::OperationAborted
+                | ErrorCode::SchemaChanged
+        )
+    )
 }
 
 fn finished_job(connection: &Connection, id: JobId) -> rusqlite::Result<Option<FinishedJob>> {

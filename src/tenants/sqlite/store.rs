@@ -22,7 +22,9 @@ use crate::{
         Document, DocumentId, JournalPage, Mutation, MutationOutcome, TableName,
         deploy::{AppFile, AppPath, ContentHash, Deploy, Deployed, Generations},
         query::{Position, Query, QueryPage},
-        schedule::{Cron, CronName, CronState, FinishedJob, Job, JobId, NewJob, Origin, Ran},
+        schedule::{
+            Cron, CronName, CronState, DueWork, FinishedJob, Job, JobId, NewJob, Origin, Ran,
+        },
         schema::TableSchema,
     },
     envelope::{Envelope, Intent},
@@ -318,12 +320,18 @@ impl TenantStore for SqliteTenant {
         self.written(self.lease.writer.run(Size::SMALL, work)).await
     }
 
-    async fn run_due(&self, now_ms: i64, limit: usize) -> Result<Ran, StoreError> {
+    async fn run_due(
+        &self,
+        now_ms: i64,
+        limit: usize,
+        give_up: Option<DueWork>,
+    ) -> Result<Ran, StoreError> {
         let size = Size {
             bytes: 0,
             changes: limit,
         };
-        let work = move |writing: &mut Writing<'_>| writing.run_due(now_ms, limit);
+        let work =
+            move |writing: &mut Writing<'_>| writing.run_due(now_ms, limit, give_up.as_ref());
         self.written(self.lease.writer.run(size, work)).await
     }
 

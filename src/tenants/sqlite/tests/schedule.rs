@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::documents::InputError;
 use crate::documents::schedule::{
-    Cron, CronState, JOB_HISTORY, Job, JobId, LastRun, MAX_CRONS, MAX_JOBS, NewJob, Origin,
-    Outcome, Ran,
+    Cron, CronState, DueWork, JOB_HISTORY, Job, JobId, LastRun, MAX_CRONS, MAX_JOBS, NewJob,
+    Origin, Outcome, Ran,
 };
 use crate::tenants::sqlite::writer::Size;
 
@@ -83,12 +83,18 @@ async fn a_job_runs_when_it_is_due_and_not_before_and_once() {
     ));
 
     assert_eq!(
-        store.run_due(NOW + 999, 10).await.unwrap(),
+        store.run_due(NOW + 999, 10, None).await.unwrap(),
         ran(0, Some(NOW + 1000))
     );
     assert_eq!(texts(&store).await, [""; 0]);
-    assert_eq!(store.run_due(NOW + 1000, 10).await.unwrap(), ran(1, None));
-    assert_eq!(store.run_due(NOW + 2000, 10).await.unwrap(), ran(0, None));
+    assert_eq!(
+        store.run_due(NOW + 1000, 10, None).await.unwrap(),
+        ran(1, None)
+    );
+    assert_eq!(
+        store.run_due(NOW + 2000, 10, None).await.unwrap(),
+        ran(0, None)
+    );
     assert_eq!(texts(&store).await, [r#"{"n":1}"#]);
     assert_eq!(store.jobs().await.unwrap(), []);
 
@@ -121,7 +127,7 @@ async fn a_job_that_cannot_be_done_has_failed_alone() {
     ] {
         jobs.push(store.schedule(after(0, mutation), NOW).await.unwrap().id);
     }
-    assert_eq!(store.run_due(NOW, 10).await.unwrap(), ran(5, None));
+    assert_eq!(store.run_due(NOW, 10, None).await.unwrap(), ran(5, None));
     assert_eq!(texts(&store).await, [r#"{"n":1}"#, "{}", r#"{"n":2}"#]);
     let mut errors = Vec::new();
     for job in &jobs {
@@ -135,6 +141,81 @@ async fn a_job_that_cannot_be_done_has_failed_alone() {
     assert_eq!(store.journal(None, 10).await.unwrap().latest, 3);
 }
 
+/// The engine fails at `{"n":1}`, as it would at what it has a fault with: an overflow is no refusal of ours.
+const FAULT: &str =
+    "CREATE TRIGGER fault BEFORE INSERT ON documents_1 WHEN json_extract(new.fields, '$.n') = 1
+     BEGIN SELECT abs(-9223372036854775807 - 1); END";
+
+#[tokio::test]
+async fn work_at_which_the_engine_fails_waits_alone_until_it_is_given_up() {
+    let house = House::new(encryption());
+    let (tenants, store) = acme(&house).await;
+    let first = store.schedule(after(0, numbered(0)), NOW).await.unwrap().id;
+    let _ran = store.run_due(NOW, 10, None).await.unwrap();
+    tenants.execute(&id("acme"), FAULT).await;
+    let mut jobs = Vec::new();
+    for n in [2, 1, 3] {
+        jobs.push(store.schedule(after(0, numbered(n)), NOW).await.unwrap().id);
+    }
+    // What comes before it is done and stays so; what comes after it waits.
+    assert_eq!(
+        store.run_due(NOW, 10, None).await.unwrap(),
+        ran(1, Some(NOW))
+    );
+    for give_up in [None, Some(DueWork::Job(first)), Some(DueWork::Job(jobs[2]))] {
+        let error = store.run_due(NOW, 10, give_up).await.unwrap_err();
+        let StoreError::Unrunnable { work, .. } = &error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(*work, DueWork::Job(jobs[1]));
+        assert!(error.to_string().contains("integer overflow"), "{error}");
+        assert_eq!(store.jobs().await.unwrap().len(), 2);
+    }
+    let give_up = Some(DueWork::Job(jobs[1]));
+    assert_eq!(
+        store.run_due(NOW + 5, 10, give_up).await.unwrap(),
+        ran(2, None)
+    );
+    let finished = store.job_history(jobs[1]).await.unwrap();
+    let error = finished.outcome.error().unwrap();
+    assert!(
+        error.contains("given up") && error.contains("integer overflow"),
+        "{error}"
+    );
+    assert_eq!(
+        texts(&store).await,
+        [r#"{"n":0}"#, r#"{"n":2}"#, r#"{"n":3}"#]
+    );
+}
+
+#[tokio::test]
+async fn a_cron_at_which_the_engine_fails_is_given_up_for_this_run_alone() {
+    let house = House::new(encryption());
+    let (tenants, store) = acme(&house).await;
+    let cron = cron("often", &every(60), &numbered(1));
+    drop(store.put_cron(cron, NOW).await.unwrap());
+    assert_eq!(store.run_due(NOW + 60_000, 10, None).await.unwrap().ran, 1);
+    tenants.execute(&id("acme"), FAULT).await;
+    let late = NOW + 120_000;
+    let error = store.run_due(late, 10, None).await.unwrap_err();
+    let StoreError::Unrunnable { work, .. } = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(
+        store.run_due(late, 10, Some(work)).await.unwrap(),
+        ran(1, Some(NOW + 180_000))
+    );
+    let [state] = &store.crons().await.unwrap()[..] else {
+        panic!("one cron");
+    };
+    let last = state.last_run.clone().unwrap();
+    assert!(last.outcome.error().unwrap().contains("given up"));
+    // The next run is a new one.
+    tenants.execute(&id("acme"), "DROP TRIGGER fault").await;
+    assert_eq!(store.run_due(NOW + 180_000, 10, None).await.unwrap().ran, 1);
+    assert_eq!(texts(&store).await, [r#"{"n":1}"#, r#"{"n":1}"#]);
+}
+
 #[tokio::test]
 async fn cancelling_tells_what_waits_from_what_ran_and_what_never_was() {
     let house = House::new(encryption());
@@ -142,7 +223,7 @@ async fn cancelling_tells_what_waits_from_what_ran_and_what_never_was() {
     let cancelled = store.schedule(after(0, numbered(1)), NOW).await.unwrap().id;
     let other = store.schedule(after(0, numbered(2)), NOW).await.unwrap().id;
     store.cancel_job(cancelled).await.unwrap();
-    assert_eq!(store.run_due(NOW, 10).await.unwrap().ran, 1);
+    assert_eq!(store.run_due(NOW, 10, None).await.unwrap().ran, 1);
     assert_eq!(texts(&store).await, [r#"{"n":2}"#]);
     for (job, ran) in [
         (cancelled, false),
@@ -185,7 +266,7 @@ async fn limits_are_exact() {
     let first = listed[0].id;
     let mut left = MAX_JOBS;
     while left > 0 {
-        let Ran { ran, .. } = store.run_due(NOW + 7, 500).await.unwrap();
+        let Ran { ran, .. } = store.run_due(NOW + 7, 500, None).await.unwrap();
         assert!(ran > 0 && ran <= 500);
         left -= ran;
     }
@@ -232,7 +313,7 @@ async fn a_cron_runs_again_and_again_and_says_how_it_went() {
     for n in 1..=3 {
         let at = NOW + n * 60_000;
         assert_eq!(
-            store.run_due(at + 5, 10).await.unwrap(),
+            store.run_due(at + 5, 10, None).await.unwrap(),
             ran(1, Some(at + 60_000))
         );
     }
@@ -244,7 +325,7 @@ async fn a_cron_runs_again_and_again_and_says_how_it_went() {
         NOW + 240_000,
         "the same schedule keeps its beat"
     );
-    assert_eq!(store.run_due(NOW + 240_000, 10).await.unwrap().ran, 1);
+    assert_eq!(store.run_due(NOW + 240_000, 10, None).await.unwrap().ran, 1);
     let last_run = store.crons().await.unwrap()[0].last_run.clone().unwrap();
     let LastRun {
         run_at_ms,
@@ -260,7 +341,10 @@ async fn a_cron_runs_again_and_again_and_says_how_it_went() {
         .unwrap();
     assert_eq!((other.next_due_ms, other.last_run), (NOW + 10_000, None));
     store.delete_cron("tick".parse().unwrap()).await.unwrap();
-    assert_eq!(store.run_due(NOW + HOUR, 10).await.unwrap(), ran(0, None));
+    assert_eq!(
+        store.run_due(NOW + HOUR, 10, None).await.unwrap(),
+        ran(0, None)
+    );
     let gone = store.delete_cron("tick".parse().unwrap()).await;
     assert!(matches!(gone, Err(StoreError::CronNotFound { .. })));
 }
@@ -281,7 +365,7 @@ async fn a_cron_that_missed_its_times_runs_once_and_goes_on() {
     // Down from 08:00 to 20:00 three days later.
     let later = NOW + (3 * 24 + 12) * HOUR;
     assert_eq!(
-        store.run_due(later, 10).await.unwrap(),
+        store.run_due(later, 10, None).await.unwrap(),
         ran(2, Some(later + 60_000))
     );
     assert_eq!(texts(&store).await, [r#"{"n":2}"#, r#"{"n":1}"#]);
@@ -301,33 +385,39 @@ async fn a_clock_that_is_set_back_a_little_repeats_nothing_and_one_set_back_far_
         .unwrap();
     let nine = NOW + HOUR;
     assert_eq!(
-        store.run_due(nine, 10).await.unwrap(),
+        store.run_due(nine, 10, None).await.unwrap(),
         ran(1, Some(nine + 24 * HOUR))
     );
     // By a minute, then nine o'clock comes again.
-    assert_eq!(store.run_due(nine - 60_000, 10).await.unwrap().ran, 0);
+    assert_eq!(store.run_due(nine - 60_000, 10, None).await.unwrap().ran, 0);
     assert_eq!(
-        store.run_due(nine, 10).await.unwrap(),
+        store.run_due(nine, 10, None).await.unwrap(),
         ran(0, Some(nine + 24 * HOUR))
     );
     // The clock was a year ahead for a while.
     let ahead = nine + 365 * 24 * HOUR;
     assert_eq!(
-        store.run_due(ahead, 10).await.unwrap(),
+        store.run_due(ahead, 10, None).await.unwrap(),
         ran(1, Some(ahead + 24 * HOUR))
     );
     let back = nine + HOUR;
     assert_eq!(
-        store.run_due(back, 10).await.unwrap(),
+        store.run_due(back, 10, None).await.unwrap(),
         ran(0, Some(nine + 24 * HOUR))
     );
-    assert_eq!(store.run_due(nine + 24 * HOUR, 10).await.unwrap().ran, 1);
+    assert_eq!(
+        store.run_due(nine + 24 * HOUR, 10, None).await.unwrap().ran,
+        1
+    );
     // A job is for a time of its own, which a wrong clock does not change.
     let job = store
         .schedule(after(1000, numbered(2)), ahead)
         .await
         .unwrap();
-    assert_eq!(store.run_due(nine + 25 * HOUR, 10).await.unwrap().ran, 0);
+    assert_eq!(
+        store.run_due(nine + 25 * HOUR, 10, None).await.unwrap().ran,
+        0
+    );
     assert_eq!(store.jobs().await.unwrap(), [job]);
 }
 
@@ -428,7 +518,10 @@ async fn nothing_is_scheduled_that_nobody_would_be_told_of() {
     );
     // Others in the same commit are not harmed, and nothing is left of it.
     let _id = add(&store, "{}").await;
-    assert_eq!(store.run_due(NOW + HOUR, 10).await.unwrap(), ran(0, None));
+    assert_eq!(
+        store.run_due(NOW + HOUR, 10, None).await.unwrap(),
+        ran(0, None)
+    );
     house.due.failing.store(false, Ordering::SeqCst);
 
     let _job = store.schedule(after(0, numbered(1)), NOW).await.unwrap();
@@ -484,11 +577,11 @@ proptest! {
             // Time passes in steps, each with a limit of its own; then to the end.
             for (step, limit) in limits.iter().enumerate() {
                 let now = NOW + step as i64;
-                let Ran { ran, next_due_ms } = store.run_due(now, *limit).await.unwrap();
+                let Ran { ran, next_due_ms } = store.run_due(now, *limit, None).await.unwrap();
                 assert!(ran <= *limit);
                 assert!(ran == *limit || next_due_ms.is_none_or(|due| due > now));
             }
-            while store.run_due(NOW + 20, 7).await.unwrap().ran > 0 {}
+            while store.run_due(NOW + 20, 7, None).await.unwrap().ran > 0 {}
             let mut finished = 0;
             for job in scheduled {
                 let _done = store.job_history(job.id).await.unwrap();
