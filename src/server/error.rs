@@ -288,7 +288,7 @@ impl From<StoreError> for ApiError {
     }
 }
 
-fn of_trouble(trouble: Trouble) -> Code {
+pub(super) fn of_trouble(trouble: Trouble) -> Code {
     match trouble {
         Trouble::NotFound => Code::TenantNotFound,
         Trouble::AlreadyExists => Code::AlreadyExists,

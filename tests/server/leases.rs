@@ -75,6 +75,52 @@ fn a_disabled_key_closes_what_it_opened_and_gives_it_back_when_enabled() {
 }
 
 #[test]
+fn an_access_key_is_not_revoked_in_silence_while_the_control_file_is_withheld() {
+    let cloud = Cloud::new();
+    let server = cloud.start_with(&["--encryption-key-lease", "1s"]);
+    populate(&server, &["one"]);
+    let keys = "/api/tenants/one/keys";
+    let make = |name: &str| {
+        let made = server.create(keys, &json!({"name": name, "scope": "read"}));
+        let text = |field: &str| made[field].as_str().expect("a text").to_owned();
+        (text("id"), text("key"))
+    };
+    let (before, during) = (make("before"), make("during"));
+    // What any valid key may ask, whether its tenant opens or not.
+    let answered =
+        |server: &Server, key: &str| server.request_as(key, "GET", "/openapi.json", None).0;
+    let revoke = |id: &str| server.request("DELETE", &format!("{keys}/{id}"), None);
+    assert_eq!(revoke(&before.0).0, 204);
+    cloud.disable(&cloud.key);
+    until("the control file is closed", || {
+        !ready(&server).1["checks"]["control_file"]["error"].is_null()
+    });
+    let (status, answer) = revoke(&during.0);
+    let message = assert_error(status, &answer, (503, "encryption.key_revoked"));
+    assert!(message.contains("nimbus-control.db"), "{message}");
+    let (status, answer) =
+        server.request("POST", keys, Some(&json!({"name": "new", "scope": "read"})));
+    let _ = assert_error(status, &answer, (503, "encryption.key_revoked"));
+    // What was not done is not said to be: the one still counts, and the other stays revoked.
+    assert_eq!(answered(&server, &during.1), 200);
+    assert_eq!(answered(&server, &before.1), 401);
+    cloud.proxy.clear();
+    until("the server is ready", || ready(&server).0 == 200);
+    let listed = server.get(keys)["keys"].take();
+    assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
+    assert_eq!(answered(&server, &during.1), 200);
+    assert_eq!(answered(&server, &before.1), 401);
+    assert_eq!(revoke(&during.0).0, 204);
+    assert_eq!(answered(&server, &during.1), 401);
+    server.stop();
+    let server = cloud.start();
+    for (_id, key) in [&before, &during] {
+        assert_eq!(answered(&server, key), 401);
+    }
+    server.stop();
+}
+
+#[test]
 fn a_revoked_key_is_not_asked_by_every_request() {
     let cloud = Cloud::new();
     let server = cloud.start_with(&["--encryption-key-lease", "1s"]);

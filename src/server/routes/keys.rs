@@ -13,11 +13,12 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::tenant_id;
-use crate::control::{AccessKey, ControlError, KeyError, KeyId, KeyInfo, KeyName, Scope};
+use crate::chain::chain;
+use crate::control::{AccessKey, KeyError, KeyId, KeyInfo, KeyName, Scope};
 use crate::envelope::blocking;
 use crate::server::App;
 use crate::server::body::Body;
-use crate::server::error::{ApiError, Code};
+use crate::server::error::{ApiError, Code, of_trouble};
 use crate::server::openapi::shapes;
 use crate::tenants::StoreError;
 
@@ -122,12 +123,11 @@ async fn require(app: &App, tenant: &TenantId) -> Result<(), ApiError> {
 fn failed(error: &KeyError) -> ApiError {
     let code = match error {
         KeyError::TooMany { .. } => Code::Conflict,
-        KeyError::Control(ControlError::Damaged { .. } | ControlError::KeyMismatch { .. }) => {
-            Code::StorageCorruption
-        }
+        // Its own key may have been taken back.
+        KeyError::Control(error) => of_trouble(error.trouble()),
         _ => Code::Unavailable,
     };
-    ApiError::new(code, error.to_string())
+    ApiError::new(code, chain(error))
 }
 
 /// The answer that holds the secret, from a buffer that is wiped when it was sent.
