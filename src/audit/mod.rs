@@ -47,6 +47,12 @@ pub enum LogError {
     /// The control file, which holds its head, fails.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// There is no control file, which would hold the log's head.
+    #[error("there is no control file at {}: no server has run here yet, or the directory is another", .path.display())]
+    NoControlFile {
+        /// Where it would be.
+        path: PathBuf,
+    },
     /// Encryption is off: there is no key to seal lines with, and no key events.
     #[error("encryption is off: there is no audit log")]
     EncryptionOff,

@@ -29,6 +29,11 @@ impl OfflineLog {
     ///
     /// [`LogError`] when it cannot be read; what is wrong with it is part of the answer.
     pub async fn verify(&self) -> Result<Verified, LogError> {
+        // Opening it would make one.
+        let path = Control::path_in(&self.dir);
+        if !path.exists() && !manifest_path(&path).exists() {
+            return Err(LogError::NoControlFile { path });
+        }
         let control = Control::open(&self.envelope, &self.dir).await?;
         let dir = self.dir.clone();
         blocking(move || verify_log(&control, &dir)).await

@@ -579,6 +579,9 @@ fn audit_log(audit: Result<Verified, LogError>) -> Check {
             Some("`nimbus encryption audit --verify` names them"),
         ),
         Err(LogError::EncryptionOff) => fine(name, "there is none: encryption is off"),
+        Err(LogError::NoControlFile { .. }) => {
+            fine(name, "there is none yet: no server has run here")
+        }
         Err(error) => check(
             name,
             Verdict::Problem,

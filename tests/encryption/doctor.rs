@@ -129,6 +129,16 @@ fn a_recovery_recipient_on_every_file_is_what_recovery_asks_for() {
 }
 
 #[test]
+fn a_look_at_an_empty_directory_makes_nothing_in_it() {
+    let machine = deployment(&["alpha"], &[]);
+    let empty = machine.path("empty");
+    fs::create_dir(&empty).expect("a directory");
+    let look = ["doctor", "--data-dir", as_str(&empty)];
+    let _ = run(machine.nimbus(&look)).expect(0, &["no server has run here"]);
+    assert_eq!(fs::read_dir(&empty).expect("the directory").count(), 0);
+}
+
+#[test]
 fn encryption_that_is_off_is_a_problem() {
     let machine = super::machine();
     let off = ["--encryption-key-provider", "none"];
