@@ -7,6 +7,7 @@ use crate::server::token;
 
 /// The local admin token file.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "Example: nimbus auth token")]
 pub(super) enum Auth {
     /// Print the admin token
     #[command(

@@ -13,6 +13,7 @@ use crate::server::token;
 
 /// The admin token of a running server.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "Example: nimbus token rotate")]
 pub(super) enum Token {
     /// Replace the admin token, through the running server when there is one
     #[command(after_help = "Example: nimbus token rotate && nimbus auth token")]

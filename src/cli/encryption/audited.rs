@@ -12,8 +12,10 @@ use super::super::CliError;
 use super::super::remote::Remote;
 use crate::audit::{AuditLog, LogError, OfflineLog, Reported};
 use crate::config::Settings;
+use crate::config::keys::{self, Purpose};
 use crate::control::Control;
 use crate::envelope::{AuditError, AuditSink, Envelope, Event, blocking, parent};
+use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
 
 /// The core of a command on `file` that does not have the control file open itself. A file elsewhere is none of this deployment's, and only the
 /// log of the process tells of it.
@@ -52,6 +54,34 @@ pub(super) async fn with_log(
     let dir = dir.to_owned();
     let log = blocking(move || AuditLog::open(control, &dir)).await?;
     Ok(envelope.with_audit(Arc::new(log)))
+}
+
+/// A deployment that no server has, with the directory's lock held by the caller.
+pub(super) struct Opened {
+    pub(super) envelope: Envelope,
+    pub(super) control: Arc<Control>,
+    pub(super) tenants: SqliteTenants,
+}
+
+impl Opened {
+    pub(super) async fn of(settings: &Settings) -> Result<Self, CliError> {
+        let envelope = keys::connect(settings, Purpose::Inspect).await?.envelope;
+        let dir = &settings.control_data_dir;
+        let control = Arc::new(Control::open(&envelope, dir).await?);
+        let envelope = with_log(envelope, control.clone(), dir).await?;
+        let tenants = SqliteTenants::open(
+            envelope.clone(),
+            control.clone(),
+            settings.data_dir.clone(),
+            SqliteOptions::default(),
+        )
+        .await?;
+        Ok(Self {
+            envelope,
+            control,
+            tenants,
+        })
+    }
 }
 
 /// The log of a running server, which writes what it is told here.

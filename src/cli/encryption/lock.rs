@@ -1,7 +1,6 @@
 //! `nimbus encryption lock` and `unlock`, through the running server when there is one.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,23 +9,20 @@ use serde_json::json;
 
 use super::super::remote::Remote;
 use super::super::{CliError, Outcome, block_on, output, settings};
-use super::audited::with_log;
+use super::audited::Opened;
 use crate::config::Settings;
-use crate::config::keys::{self, Purpose};
-use crate::control::Control;
 use crate::encryption::lock::{self, TenantLock};
 use crate::process::DataDirLock;
 use crate::tenants::TenantProvider as _;
-use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
 
 /// Close a tenant, wipe its key, and refuse to open it until it is unlocked
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example: nimbus encryption lock --tenant-id demo
 
-Its requests are answered 503 encryption.key_revoked, over restarts, too. Nothing
-of the tenant is changed. With no server running, the lock is recorded for the
-next start.")]
+Its requests are answered 503 encryption.key_revoked, over restarts, too.
+Nothing of the tenant is changed. With no server running, the lock is recorded
+for the next start.")]
 pub(super) struct Lock {
     /// The tenant
     #[arg(long, value_name = "TENANT")]
@@ -91,17 +87,11 @@ async fn here(
     tenant: &TenantId,
     locked: bool,
 ) -> Result<TenantLock, CliError> {
-    let envelope = keys::connect(settings, Purpose::Inspect).await?.envelope;
-    let dir = &settings.control_data_dir;
-    let control = Arc::new(Control::open(&envelope, dir).await?);
-    let envelope = with_log(envelope, control.clone(), dir).await?;
-    let tenants = SqliteTenants::open(
-        envelope.clone(),
-        control.clone(),
-        settings.data_dir.clone(),
-        SqliteOptions::default(),
-    )
-    .await?;
+    let Opened {
+        envelope,
+        control,
+        tenants,
+    } = Opened::of(settings).await?;
     let lock = lock::set(&envelope, &control, &tenants, tenant, locked).await?;
     tenants.close().await?;
     Ok(lock)

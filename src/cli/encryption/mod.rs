@@ -29,6 +29,11 @@ use crate::sqlcipher::Progress;
 
 /// Look at, make, move and check what is encrypted.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example: nimbus encryption status
+
+The keys are those of the settings: environment and --config, as for `nimbus
+start`; the directory is NIMBUS_DATA_DIR, or ./data.")]
 pub(super) struct Encryption {
     #[command(subcommand)]
     verb: Verb,

@@ -15,7 +15,8 @@ use crate::encryption::rotate_kek::Request;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example, after the loss of the master key:
-  nimbus encryption keygen --master-key-file ~/.local/share/nimbus/keys/master.key
+  nimbus encryption keygen \\
+      --master-key-file ~/.local/share/nimbus/keys/master.key
   nimbus encryption recover --identity recovery.txt --path data --all
 
 Stop the server first. The settings name the new key. The identity is the file

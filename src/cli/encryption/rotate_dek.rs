@@ -28,8 +28,8 @@ Examples:
   nimbus encryption rotate-dek --path data --all
 
 Goes through the running server when there is one; it goes on serving meanwhile.
-It needs room for a second copy of the file. One that was cut short is settled by
-the next opening, or by running it again.")]
+It needs room for a second copy of the file. One that was cut short is settled
+by the next opening, or by running it again.")]
 pub(super) struct RotateDek {
     /// A protected file; with --all, a data directory
     #[arg(long, value_name = "PATH")]

@@ -9,14 +9,11 @@ use serde_json::json;
 
 use super::super::remote::Remote;
 use super::super::{CliError, Outcome, block_on, output, settings};
-use super::audited::with_log;
+use super::audited::Opened;
 use crate::config::Settings;
-use crate::config::keys::{self, Purpose};
-use crate::control::Control;
 use crate::encryption::shred::{Shredded, shred};
 use crate::process::DataDirLock;
 use crate::tenants::TenantProvider as _;
-use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
 
 /// Erase a tenant: destroy its keys, then its files
 #[derive(Debug, Args)]
@@ -30,7 +27,7 @@ pub(super) struct Shred {
     #[arg(long, value_name = "TENANT")]
     tenant_id: TenantId,
 
-    /// It cannot be undone: yes
+    /// Needed: nobody can undo it
     #[arg(long, required = true)]
     yes: bool,
 
@@ -68,17 +65,9 @@ async fn here(
     tenant: &TenantId,
     disable_kms_key: bool,
 ) -> Result<Shredded, CliError> {
-    let envelope = keys::connect(settings, Purpose::Inspect).await?.envelope;
-    let dir = &settings.control_data_dir;
-    let control = Arc::new(Control::open(&envelope, dir).await?);
-    let envelope = with_log(envelope, control.clone(), dir).await?;
-    let tenants = SqliteTenants::open(
-        envelope.clone(),
-        control,
-        settings.data_dir.clone(),
-        SqliteOptions::default(),
-    )
-    .await?;
+    let Opened {
+        envelope, tenants, ..
+    } = Opened::of(settings).await?;
     let shredded = shred(
         &envelope,
         &tenants,
