@@ -12,6 +12,7 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
+use super::cloud::until;
 use super::{machine, set_mode};
 
 /// A certificate for `localhost` that nobody vouches for, and where it lies with its key.
@@ -75,9 +76,7 @@ fn hang_up(server: &Server) {
 }
 
 fn wait_for(server: &Server, words: &str) {
-    while !server.log().contains(words) {
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+    until(words, || server.log().contains(words));
 }
 
 #[test]

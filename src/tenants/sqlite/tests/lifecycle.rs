@@ -107,6 +107,18 @@ async fn insert_until_refused(tenants: SqliteTenants, tenant: TenantId) -> (usiz
     }
 }
 
+/// Waits until the load on `acme` has come to something.
+async fn until_written(tenants: &SqliteTenants) {
+    let store = tenants.open(&id("acme")).await.unwrap();
+    let written = async {
+        while store.list(&table("t"), 100).await.unwrap().len() < 100 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(60), written).await;
+    waited.expect("a hundred documents");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn deleting_under_load_leaves_nothing() {
     let house = House::new(encryption());
@@ -117,7 +129,7 @@ async fn deleting_under_load_leaves_nothing() {
     for _ in 0..16 {
         drop(load.spawn(insert_until_refused(tenants.clone(), id("acme"))));
     }
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    until_written(&tenants).await;
     tenants.delete_tenant(&id("acme")).await.unwrap();
     for (_, refusal) in load.join_all().await {
         assert!(
@@ -201,7 +213,7 @@ async fn closing_under_load_loses_no_answered_write() {
     for _ in 0..16 {
         drop(load.spawn(insert_until_refused(tenants.clone(), id("acme"))));
     }
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    until_written(&tenants).await;
     tenants.close().await.unwrap();
     let mut answered = 0;
     for (done, refusal) in load.join_all().await {
