@@ -10,9 +10,9 @@
 //!
 //! Anything else was not done by a crash: the log is set aside, and a new one begins with a line that says so.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::line::{LineError, Sealer, check};
@@ -236,20 +236,80 @@ fn full_name(first: u64) -> String {
     format!("nimbus-audit.{first:012}.log")
 }
 
-/// A part, whole. What is not UTF-8 in it is no line of ours, and shows as such.
-pub(super) fn read(path: &Path) -> io::Result<String> {
+/// All parts of the log, as they were at one moment; what is appended or begun later is not among them.
+pub(super) struct Parts {
+    full: Vec<PathBuf>,
+    /// The one that grows, and its length then.
+    growing: Option<(PathBuf, File, u64)>,
+}
+
+impl Parts {
+    /// The parts in `dir`. The one that grows is opened first: should it be given a name of its own just then, it is found by that as well, and counts once.
+    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+        let path = dir.join(FILE_NAME);
+        let growing = match open_to_read(&path) {
+            Ok(file) => {
+                let found = file.metadata()?;
+                Some((path, file, found))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        ::fail::fail_point!("audit::part-opened");
+        let mut full = Vec::new();
+        for (_first, path) in full_parts(dir)? {
+            let found = std::fs::symlink_metadata(&path)?;
+            let same =
+                |growing: &Metadata| (growing.dev(), growing.ino()) == (found.dev(), found.ino());
+            if growing
+                .as_ref()
+                .is_some_and(|(_, _, growing)| same(growing))
+            {
+                // Those after it are later.
+                break;
+            }
+            full.push(path);
+        }
+        let growing = growing.map(|(path, file, found)| (path, file, found.len()));
+        Ok(Self { full, growing })
+    }
+
+    /// The name of each and its text, in order, read when it is asked for.
+    pub(super) fn texts(self) -> impl Iterator<Item = io::Result<(String, String)>> {
+        let named = |path: &Path, text| {
+            let name = path.file_name().unwrap_or_default();
+            (name.to_string_lossy().into_owned(), text)
+        };
+        let full = self.full.into_iter();
+        let full = full.map(move |path| Ok(named(&path, read(&path)?)));
+        let growing = self.growing.into_iter();
+        full.chain(growing.map(move |(path, file, length)| Ok(named(&path, text(file, length)?))))
+    }
+}
+
+/// A part, whole.
+fn read(path: &Path) -> io::Result<String> {
+    text(open_to_read(path)?, MAX_PART_BYTES)
+}
+
+/// What is not UTF-8 is no line of ours, and shows as such.
+fn text(file: File, length: u64) -> io::Result<String> {
     let mut bytes = Vec::new();
-    let _length = OpenOptions::new()
+    let _length = file
+        .take(length.min(MAX_PART_BYTES))
+        .read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn open_to_read(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
         .read(true)
         .custom_flags(
             (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK)
                 .bits()
                 .cast_signed(),
         )
-        .open(path)?
-        .take(MAX_PART_BYTES)
-        .read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+        .open(path)
 }
 
 /// A part is full far below this.

@@ -120,16 +120,22 @@ impl AuditLog {
 
 /// Proves the log of `control` in `dir`. Blocks.
 fn verify_log(control: &Control, dir: &Path) -> Result<Verified, LogError> {
-    let sealer = control.audit_sealer().ok_or(LogError::EncryptionOff)?;
+    let io_error = |source| LogError::Io {
+        dir: dir.to_owned(),
+        source,
+    };
+    let (sealer, head, parts) = {
+        // Of one moment: no line is written meanwhile, no part begun, and the key does not change.
+        let _chaining = control.chaining();
+        let sealer = control.audit_sealer().ok_or(LogError::EncryptionOff)?;
+        let parts = files::Parts::open(dir).map_err(io_error)?;
+        (sealer, control.audit_head()?, parts)
+    };
     let sealer = line::Sealer {
         key: &sealer.0,
         id: sealer.1,
     };
-    let head = control.audit_head()?;
-    verify::verify(dir, sealer, head).map_err(|source| LogError::Io {
-        dir: dir.to_owned(),
-        source,
-    })
+    verify::verify(parts, sealer, head).map_err(io_error)
 }
 
 #[async_trait]
@@ -213,7 +219,9 @@ impl Chain {
 
     /// Appends a line an event, durably, and moves the head.
     fn append(&mut self, events: &[Event]) -> Result<(), Refused> {
-        let sealer = self.control.audit_sealer().ok_or(Refused::Off)?;
+        let control = Arc::clone(&self.control);
+        let mut unsettled = control.chaining();
+        let sealer = control.audit_sealer().ok_or(Refused::Off)?;
         let sealer = line::Sealer {
             key: &sealer.0,
             id: sealer.1,
@@ -232,9 +240,10 @@ impl Chain {
             .map_err(Refused::Io)?;
         // They are in the log from here on, whatever becomes of the head.
         self.head = head;
+        *unsettled = Some(head);
         crash_point!("audit::appended");
-        self.control
-            .set_audit_head(head)
+        control
+            .settle_audit_head(&mut unsettled)
             .map_err(Refused::Control)?;
         crash_point!("audit::recorded");
         Ok(())

@@ -304,3 +304,38 @@ async fn lines_under_a_replaced_key_are_vouched_for_by_the_chain() {
     fs::write(house.path(), text.replacen("number 0", "number 7", 1)).unwrap();
     assert_ne!(house.problems().await, Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_whose_parts_change_while_it_is_verified_raises_no_alarm() {
+    let _turn = fail::FailScenario::setup();
+    let house = House::new();
+    // Some lines a part.
+    let log = Arc::new(house.open_with(1500).await);
+    for n in 0..8 {
+        log.record(vec![event(n)]).await.unwrap();
+    }
+    fail::cfg("audit::part-opened", "pause").unwrap();
+    let looks = {
+        let (log, dir) = (log.clone(), house.dir.path().to_owned());
+        [
+            tokio::spawn(async move { log.verify().await.unwrap().problems.len() }),
+            tokio::task::spawn_blocking(move || lines(&dir, None).unwrap().len()),
+        ]
+    };
+    let writing = {
+        let log = log.clone();
+        tokio::spawn(async move {
+            for n in 0..20 {
+                log.record(vec![event(n)]).await.unwrap();
+            }
+        })
+    };
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    fail::remove("audit::part-opened");
+    let [problems, listed] = looks;
+    assert_eq!(problems.await.unwrap(), 0);
+    assert!(listed.await.unwrap() >= 9);
+    writing.await.unwrap();
+    assert_eq!(log.verify().await.unwrap().problems, []);
+    assert_eq!(house.events().len(), 29);
+}

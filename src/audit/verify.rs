@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::files::{FILE_NAME, full_parts, read};
+use super::files::{FILE_NAME, Parts};
 use super::line::{Line, LineError, Sealer, check};
 use crate::control::AuditHead as Head;
 
@@ -35,7 +35,7 @@ pub struct Problem {
 }
 
 /// Goes along the whole chain, from its first line to `head`.
-pub(super) fn verify(dir: &Path, sealer: Sealer<'_>, head: Head) -> io::Result<Verified> {
+pub(super) fn verify(parts: Parts, sealer: Sealer<'_>, head: Head) -> io::Result<Verified> {
     let mut found = Verified {
         lines: 0,
         sealed: 0,
@@ -46,7 +46,8 @@ pub(super) fn verify(dir: &Path, sealer: Sealer<'_>, head: Head) -> io::Result<V
     let mut passed = head == Head::START;
     let mut name = FILE_NAME.to_owned();
     let mut at = 0;
-    for (file, text) in parts(dir)? {
+    for part in parts.texts() {
+        let (file, text) = part?;
         (name, at) = (file, 0);
         for text in text.split_inclusive('\n') {
             // Cut short by a crash, and nobody was told that it counts; the head is before it, or is missed.
@@ -108,7 +109,8 @@ impl Verified {
 /// What the operating system said.
 pub fn lines(dir: &Path, since: Option<jiff::Timestamp>) -> io::Result<Vec<Line>> {
     let mut lines = Vec::new();
-    for (_file, text) in parts(dir)? {
+    for part in Parts::open(dir)?.texts() {
+        let (_file, text) = part?;
         let readable = text
             .lines()
             .filter_map(|line| serde_json::from_str::<Line>(line).ok());
@@ -118,25 +120,6 @@ pub fn lines(dir: &Path, since: Option<jiff::Timestamp>) -> io::Result<Vec<Line>
         }));
     }
     Ok(lines)
-}
-
-/// Every part of the log with its file's name, in order.
-fn parts(dir: &Path) -> io::Result<Vec<(String, String)>> {
-    let mut parts = Vec::new();
-    let full = full_parts(dir)?.into_iter().map(|(_first, path)| path);
-    for path in full.chain([dir.join(FILE_NAME)]) {
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        match read(&path) {
-            Ok(text) => parts.push((name, text)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(parts)
 }
 
 const MAX_PROBLEMS: usize = 20;

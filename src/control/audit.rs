@@ -1,6 +1,6 @@
 //! The head of the audit log's chain.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use nimbus_keyproviders::AuditKey;
 use nimbus_manifests::DekId;
@@ -31,6 +31,24 @@ impl Control {
     pub(crate) fn audit_sealer(&self) -> Option<(Arc<AuditKey>, DekId)> {
         let open = self.state.read().unwrap_or_else(PoisonError::into_inner);
         open.audit.clone()
+    }
+
+    /// Held from before a line is sealed until its head is written: the key that seals lines does not change in between, and nobody sees a line
+    /// without its head. In it is the head of lines that were written, where it could not be yet.
+    pub(crate) fn chaining(&self) -> MutexGuard<'_, Option<AuditHead>> {
+        self.chained.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the head of lines that were written.
+    pub(crate) fn settle_audit_head(
+        &self,
+        unsettled: &mut Option<AuditHead>,
+    ) -> Result<(), ControlError> {
+        if let Some(head) = *unsettled {
+            self.set_audit_head(head)?;
+            *unsettled = None;
+        }
+        Ok(())
     }
 
     /// Where the chain ends; [`AuditHead::START`] before its first line.

@@ -19,7 +19,7 @@ mod tables;
 mod usage;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 
 use async_trait::async_trait;
 use nimbus_keyproviders::AuditKey;
@@ -58,6 +58,8 @@ pub struct Control {
     runtime: Handle,
     keys: KeyTable,
     identities: IdentityHasher,
+    /// Held while lines of the audit log are written, until their head is; taken before `state`. The head that could not be written yet.
+    chained: Mutex<Option<AuditHead>>,
 }
 
 #[derive(Debug)]
@@ -76,8 +78,21 @@ enum Key {
         Protection,
         #[expect(dead_code, reason = "held for its drop")] Option<Held>,
     ),
-    /// The key provider did not go on saying yes; the key is wiped.
+    /// The key provider did not go on saying yes, and the key is wiped; or it is not known which one the file has. It is asked for again.
     Withheld,
+}
+
+impl Open {
+    /// Takes the key of `file`, which is the one that the file has now.
+    fn hold(&mut self, file: &KeyedFile) {
+        self.key = Key::Had(Protection::of(file), file.lease());
+        self.audit = Some(sealer(file));
+    }
+}
+
+/// What seals the audit log, and its name in the lines.
+fn sealer(file: &KeyedFile) -> (Arc<AuditKey>, DekId) {
+    (Arc::new(file.audit_key()), file.manifest().deks()[0].id)
 }
 
 impl Control {
@@ -116,8 +131,7 @@ impl Control {
                         envelope.settle(file, opened).await?
                     }
                 };
-                let sealer = (Arc::new(file.audit_key()), file.manifest().deks()[0].id);
-                (Protection::of(&file), file.lease(), Some(sealer))
+                (Protection::of(&file), file.lease(), Some(sealer(&file)))
             }
         };
         let (envelope, runtime) = (envelope.clone(), Handle::current());
@@ -135,6 +149,7 @@ impl Control {
                 runtime,
                 keys: KeyTable::default(),
                 identities: IdentityHasher::new(&[0; 32]),
+                chained: Mutex::new(None),
             };
             control.settle_layout()?;
             control.load_keys()?;
@@ -191,26 +206,47 @@ impl Control {
 
     fn reopen(&self) -> Result<(), ControlError> {
         let mut open = self.changing();
-        if let Key::Withheld = &open.key {
-            open.key = self.ask_again()?;
-        }
         // Closed first: it holds the file for itself alone.
         open.database = None;
+        if let Key::Withheld = &open.key {
+            self.ask_again(&mut open)?;
+        }
+        self.open_database(&mut open)?;
+        tracing::warn!(path = %self.path.display(), "the control file was opened again");
+        Ok(())
+    }
+
+    /// Opens the file with the key that is there.
+    fn open_database(&self, open: &mut Open) -> Result<(), ControlError> {
+        ::fail::fail_point!("control::open-again", |_| {
+            let (path, source) = (self.path.clone(), std::io::ErrorKind::Other.into());
+            Err(explain(&path, redb::Error::Io(source)))
+        });
         if let Key::Had(protection, _) = &open.key {
             open.database = Some(database::open(&self.path, protection)?);
-            tracing::warn!(path = %self.path.display(), "the control file was opened again");
         }
         Ok(())
     }
 
-    /// The key once more, after it was taken back. The core asks the provider each second, and in between has its last answer.
-    fn ask_again(&self) -> Result<Key, ControlError> {
+    /// The key once more, after it was taken back, or was not known. The core asks the provider each second, and in between has its last answer.
+    fn ask_again(&self, open: &mut Open) -> Result<(), ControlError> {
         let subject = subject();
         let again = self
             .envelope
             .prepare(&self.path, &subject, Cipher::Blocks1, Intent::Open);
         match self.runtime.block_on(again) {
-            Ok(Prepared::Keyed(file)) => Ok(Key::Had(Protection::of(&file), file.lease())),
+            Ok(Prepared::Keyed(file)) => {
+                // The end of a rekey may not be written yet.
+                let file = match file.stage() {
+                    Stage::Rekeying => {
+                        let opened = which_key(&file)?;
+                        file.under(opened)?
+                    }
+                    Stage::Ready | Stage::Initialise => file,
+                };
+                open.hold(&file);
+                Ok(())
+            }
             Ok(Prepared::Plain(_)) => {
                 unreachable!("a file with a key that was taken back is encrypted")
             }

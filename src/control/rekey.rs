@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nimbus_manifests::Cipher;
 
-use super::database::{self, Protection};
+use super::database::Protection;
 use super::{Control, ControlError, Key, Open, subject, swap_to_next_key, which_key};
 use crate::envelope::{
     Envelope, EnvelopeError, Event, EventKind, EventOutcome, Intent, KeyedFile, Opened, Prepared,
@@ -70,39 +70,54 @@ impl Control {
         Ok(file)
     }
 
-    /// Closes the database, swaps its file, and opens it again under whichever of the two keys it has then.
+    /// Closes the database, swaps its file, and opens it again under whichever of the two keys it has then. No line of the audit log is between
+    /// its writing and its head's meanwhile: a line is checked under the key that is in force when the log is next opened.
     fn swap(
         &self,
         file: KeyedFile,
     ) -> Result<(KeyedFile, Opened, Result<(), ControlError>), ControlError> {
+        let mut chained = self.chaining();
+        self.settle_audit_head(&mut chained)?;
         let mut open = self.changing();
-        open.database = None;
+        let had = open.let_go();
         let swapped = swap_to_next_key(&file, None);
         let opened = match &swapped {
             Ok(()) => Opened::Next,
             Err(_) => which_key(&file)?,
         };
         let now = file.share().under(opened)?;
-        open.audit = Some((Arc::new(now.audit_key()), now.manifest().deks()[0].id));
-        self.open_again(&mut open, &now)?;
+        self.open_again(&mut open, had, &now);
         Ok((file, opened, swapped))
     }
 
     fn which_key_now(&self, file: KeyedFile) -> Result<(KeyedFile, Opened), ControlError> {
         let mut open = self.changing();
-        open.database = None;
+        let had = open.let_go();
         let opened = which_key(&file)?;
-        self.open_again(&mut open, &file.share().under(opened)?)?;
+        self.open_again(&mut open, had, &file.share().under(opened)?);
         Ok((file, opened))
     }
 
-    /// Under the key of `file`. Where the key was taken back meanwhile, whoever comes next asks for it.
-    fn open_again(&self, open: &mut Open, file: &KeyedFile) -> Result<(), ControlError> {
-        if let Key::Had(..) = open.key {
-            let protection = Protection::of(file);
-            open.database = Some(database::open(&self.path, &protection)?);
-            open.key = Key::Had(protection, file.lease());
+    /// Under the key of `file`. Where the key was taken back before, whoever comes next asks for it. Whoever comes after a failure tries again, with
+    /// the key that the file has now.
+    fn open_again(&self, open: &mut Open, had: bool, file: &KeyedFile) {
+        open.hold(file);
+        if !had {
+            open.key = Key::Withheld;
+            return;
         }
-        Ok(())
+        if let Err(error) = self.open_database(open) {
+            tracing::warn!(%error, "the control file was not opened again; tried again by whoever needs it");
+        }
+    }
+}
+
+impl Open {
+    /// Closes the database and forgets its key, which is not known while the file is swapped: whoever comes after a failure there asks for it. Whether
+    /// there was one.
+    fn let_go(&mut self) -> bool {
+        self.database = None;
+        let key = std::mem::replace(&mut self.key, Key::Withheld);
+        matches!(key, Key::Had(..))
     }
 }
