@@ -5,12 +5,16 @@ use std::path::PathBuf;
 use nimbus_manifests::{Subject, TenantId};
 
 use super::error::io_error;
-use super::{Engine, OperationError, check_engine, check_owner, check_space, make_parent, size_of};
+use super::{
+    Engine, OperationError, check_engine, check_owner, check_space, make_parent, size_of,
+    was_rewritten,
+};
 use crate::control;
 use crate::envelope::{
     Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, Intent, KeyedFile, Prepared,
-    blocking, classify, manifest_path, read_manifest,
+    blocking, classify, manifest_path, parent, read_manifest,
 };
+use crate::process::DataDirLock;
 use crate::sqlcipher::{self, Progress};
 
 /// What to export where.
@@ -42,12 +46,7 @@ impl Export {
             Ok::<_, OperationError>((self, subject))
         })
         .await?;
-        let prepared = envelope
-            .prepare(&this.source, &subject, this.engine.cipher(), Intent::Open)
-            .await?;
-        let Prepared::Keyed(file) = prepared else {
-            return Err(OperationError::EncryptionOff);
-        };
+        let file = this.prepare(envelope, &subject).await?;
         let event = Event::new(EventKind::Export, EventOutcome::Begun)
             .of(file.manifest())
             .saying(format!(
@@ -57,30 +56,65 @@ impl Export {
             ));
         // Before any plaintext is written.
         envelope.record(event.clone()).await?;
-        let exported = this.copy(file, progress).await;
+        let exported = this.copy(envelope, file, progress).await;
         envelope.record(event.ended(&exported)).await?;
         exported?;
         Ok(subject)
     }
 
+    async fn prepare(
+        &self,
+        envelope: &Envelope,
+        subject: &Subject,
+    ) -> Result<KeyedFile, OperationError> {
+        let prepared = envelope
+            .prepare(&self.source, subject, self.engine.cipher(), Intent::Open)
+            .await?;
+        match prepared {
+            Prepared::Keyed(file) => Ok(file),
+            Prepared::Plain(_) => Err(OperationError::EncryptionOff),
+        }
+    }
+
     async fn copy(
+        &self,
+        envelope: &Envelope,
+        file: KeyedFile,
+        progress: Option<Progress>,
+    ) -> Result<(), OperationError> {
+        if self.engine == Engine::Redb {
+            return Ok(control::export_plaintext(file, &self.target, progress).await?);
+        }
+        // A running server may be exchanging the file for one under a new data key just then: once more, with the manifest as it is now.
+        let (mut file, mut again) = (file, 0..ATTEMPTS);
+        loop {
+            let subject = file.manifest().subject().clone();
+            let revision = Some(file.manifest().revision());
+            match self.copy_sqlite(file, progress.clone()).await {
+                Err(_) if was_rewritten(&self.source, revision).await && again.next().is_some() => {
+                    file = self.prepare(envelope, &subject).await?;
+                }
+                copied => return copied,
+            }
+        }
+    }
+
+    async fn copy_sqlite(
         &self,
         file: KeyedFile,
         progress: Option<Progress>,
     ) -> Result<(), OperationError> {
-        match self.engine {
-            Engine::Sqlite => {
-                let target = self.target.clone();
-                blocking(move || {
-                    let database = sqlcipher::open_as_it_is(file)?;
-                    sqlcipher::export_plaintext(&database, &target, progress)?;
-                    Ok::<_, OperationError>(())
-                })
-                .await?;
+        let this = self.clone();
+        blocking(move || {
+            let database = sqlcipher::open_beside_others(file)?;
+            let exported = sqlcipher::export_plaintext(&database, &this.target, progress);
+            // What SQLite kept beside the source goes, unless a server has the directory: that one may be using it.
+            if let Ok(_nobody_serves) = DataDirLock::acquire_if_used(parent(&this.source)) {
+                database.tidy();
             }
-            Engine::Redb => control::export_plaintext(file, &self.target, progress).await?,
-        }
-        Ok(())
+            Ok(exported?)
+        })
+        .await
     }
 
     /// Looks at everything that can be wrong before a key is touched, and makes the target's directory.
@@ -114,3 +148,6 @@ impl Export {
         Ok(subject.clone())
     }
 }
+
+/// How often a source is copied again that has another manifest since.
+const ATTEMPTS: usize = 3;

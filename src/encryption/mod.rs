@@ -26,7 +26,8 @@ use serde::{Deserialize, Serialize};
 
 pub use error::OperationError;
 
-use crate::envelope::parent;
+use crate::envelope::{blocking, manifest_path, parent, read_manifest};
+use crate::process::free_bytes;
 
 /// What kind of database a command is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,12 +122,7 @@ fn check_owner(
 /// Refuses to begin what the disk has no room for. `bytes` is what the copy will take; a twentieth is added.
 fn check_space(target: &Path, bytes: u64) -> Result<(), OperationError> {
     let dir = parent(target);
-    let disk = rustix::fs::statvfs(dir).map_err(|error| OperationError::Io {
-        action: "look at the disk of",
-        path: dir.to_owned(),
-        source: error.into(),
-    })?;
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let free = free_bytes(dir).map_err(error::io_error("look at the disk of", dir))?;
     let needed = bytes + bytes / 20 + SLACK;
     if free < needed {
         return Err(OperationError::NoSpace {
@@ -146,6 +142,15 @@ fn make_parent(target: &Path) -> Result<(), OperationError> {
         .mode(0o700)
         .create(dir)
         .map_err(error::io_error("create", dir))
+}
+
+/// Whether the manifest of the file at `path` is another one than that of revision `seen`.
+async fn was_rewritten(path: &Path, seen: Option<u64>) -> bool {
+    let manifest = manifest_path(path);
+    let now = blocking(move || read_manifest(&manifest)).await;
+    now.ok()
+        .flatten()
+        .is_some_and(|sealed| Some(sealed.claims().revision()) != seen)
 }
 
 /// What a file takes on the disk, its WAL included.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use super::dek_age::is_overdue;
+use super::was_rewritten;
 use crate::chain::chain;
 use crate::config::ProviderChoice;
 use crate::control::{self, ControlError};
@@ -335,8 +336,19 @@ impl Surveyor {
         Ok(paths)
     }
 
-    /// One file; `None` when it is none of ours.
+    /// One file; `None` when it is none of ours. One that is given a new key meanwhile, so that manifest and file were not of one time, is
+    /// looked at again.
     async fn look(&self, path: &Path, verify: Verify) -> Option<FileReport> {
+        for _again in 0..LOOKS {
+            let report = self.look_once(path, verify).await?;
+            if report.health == Health::Ok || !was_rewritten(path, report.revision).await {
+                return Some(report);
+            }
+        }
+        self.look_once(path, verify).await
+    }
+
+    async fn look_once(&self, path: &Path, verify: Verify) -> Option<FileReport> {
         let seen = blocking({
             let path = path.to_owned();
             move || {
@@ -641,6 +653,8 @@ fn owner_by_name(path: &Path) -> Option<Subject> {
     Subject::sqlite_tenant(&tenant, name).ok()
 }
 
+/// How often a file is looked at again whose manifest changed meanwhile.
+const LOOKS: usize = 3;
 /// What SQLite and the lock keep beside a database.
 const SIDE_FILES: [&str; 4] = ["-wal", "-shm", "-journal", "nimbus.lock"];
 /// Files looked at at a time: more than cores, since KMS and disks make each wait.

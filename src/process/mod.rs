@@ -21,3 +21,13 @@ pub use lock::{DataDirLock, LockError, RunningServer, running_server};
 pub use memory::{give_back, note_freed};
 pub use service::{inherited_listener, notify};
 pub use wiping::WipingAllocator;
+
+/// How many bytes this process may still write to the file system of `dir`.
+///
+/// # Errors
+///
+/// What the operating system said.
+pub fn free_bytes(dir: &std::path::Path) -> std::io::Result<u64> {
+    let disk = rustix::fs::statvfs(dir)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}

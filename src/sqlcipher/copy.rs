@@ -61,6 +61,12 @@ pub enum CopyError {
         /// The file.
         path: PathBuf,
     },
+    /// So little room is left that those who write would soon find none.
+    #[error("{} was not copied to the end: the disk is nearly full; make room and run it again", .path.display())]
+    NoRoom {
+        /// The file.
+        path: PathBuf,
+    },
     /// The database was closed while it was copied.
     #[error("{} was closed while it was copied; run it again", .path.display())]
     Closed {
@@ -388,65 +394,71 @@ impl Copy<'_> {
     }
 
     fn compare(&self, connection: &Connection, source: &Path) -> Result<(), CopyError> {
-        compare((connection, "main"), (connection, OTHER), source)
-            .map_err(|error| self.failed("compare", error))?
+        let of = |schema| {
+            Inventory::of(connection, schema).map_err(|error| self.failed("compare", error))
+        };
+        // The same connection holds both.
+        of("main")?.compare(&of(OTHER)?, source)
     }
 }
 
-/// The same objects with the same definitions, and as many rows in each table. The outer error is SQLite's.
-pub(super) fn compare(
-    one: (&Connection, &str),
-    other: (&Connection, &str),
-    source: &Path,
-) -> rusqlite::Result<Result<(), CopyError>> {
-    let differs = |what: String| {
-        Ok(Err(CopyError::Differs {
-            path: source.to_owned(),
-            what,
-        }))
-    };
-    let objects = |(connection, schema): (&Connection, &str)| {
-        connection
+/// What two databases must have in common to be taken for the same: the objects with their definitions, and how many rows each table has.
+#[derive(Debug)]
+pub(super) struct Inventory {
+    objects: Vec<Object>,
+    rows: Vec<(String, i64)>,
+}
+
+/// Kind, name, table, definition.
+type Object = (String, String, String, String);
+
+impl Inventory {
+    /// What `schema` of a connection holds.
+    pub(super) fn of(connection: &Connection, schema: &str) -> rusqlite::Result<Self> {
+        let objects = connection
             .prepare(&format!(
                 "SELECT type, name, tbl_name, coalesce(sql, '') FROM {schema}.sqlite_schema ORDER BY 1, 2"
             ))?
             .query_map([], |row| {
-                Ok((
-                    row.get::<_, String>(0)?,
-                    row.get::<_, String>(1)?,
-                    row.get::<_, String>(2)?,
-                    row.get::<_, String>(3)?,
-                ))
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
             })?
-            .collect::<rusqlite::Result<Vec<_>>>()
-    };
-    let (theirs, ours) = (objects(one)?, objects(other)?);
-    if let Some((theirs, _)) = theirs.iter().zip(&ours).find(|(a, b)| a != b) {
-        return differs(format!("{} {}", theirs.0, theirs.1));
-    }
-    if theirs.len() != ours.len() {
-        return differs("the number of tables and indexes".to_owned());
-    }
-    // A virtual table's rows lie in its shadow tables, which are compared like any other.
-    let stored = |(kind, _, _, sql): &&(String, String, String, String)| {
-        kind == "table" && !sql.to_ascii_uppercase().starts_with("CREATE VIRTUAL")
-    };
-    for (_, table, ..) in theirs.iter().filter(stored) {
-        let count = |(connection, schema): (&Connection, &str)| {
-            connection.query_row(
-                &format!(
-                    "SELECT count(*) FROM {schema}.\"{}\"",
-                    table.replace('"', "\"\"")
-                ),
-                [],
-                |row| row.get::<_, i64>(0),
-            )
+            .collect::<rusqlite::Result<Vec<Object>>>()?;
+        // A virtual table's rows lie in its shadow tables, which are compared like any other.
+        let stored = |(kind, _, _, sql): &&Object| {
+            kind == "table" && !sql.to_ascii_uppercase().starts_with("CREATE VIRTUAL")
         };
-        if count(one)? != count(other)? {
-            return differs(format!("the rows of table {table}"));
+        let mut rows = Vec::new();
+        for (_, table, ..) in objects.iter().filter(stored) {
+            let name = table.replace('"', "\"\"");
+            let count = format!("SELECT count(*) FROM {schema}.\"{name}\"");
+            rows.push((
+                table.clone(),
+                connection.query_row(&count, [], |row| row.get(0))?,
+            ));
+        }
+        Ok(Self { objects, rows })
+    }
+
+    /// Compares what `source` holds with what its copy holds.
+    pub(super) fn compare(&self, copy: &Self, source: &Path) -> Result<(), CopyError> {
+        let differs = |what: String| {
+            Err(CopyError::Differs {
+                path: source.to_owned(),
+                what,
+            })
+        };
+        let objects = self.objects.iter().zip(&copy.objects);
+        if let Some((theirs, _)) = objects.into_iter().find(|(a, b)| a != b) {
+            return differs(format!("{} {}", theirs.0, theirs.1));
+        }
+        if self.objects.len() != copy.objects.len() {
+            return differs("the number of tables and indexes".to_owned());
+        }
+        match self.rows.iter().zip(&copy.rows).find(|(a, b)| a != b) {
+            Some(((table, _), _)) => differs(format!("the rows of table {table}")),
+            None => Ok(()),
         }
     }
-    Ok(Ok(()))
 }
 
 /// Reports the size of the growing file every few thousand steps of SQLite's machine, and stops it when it is told to.

@@ -19,6 +19,7 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 use nimbus_keyproviders::OsRandom;
@@ -29,7 +30,7 @@ use super::copy::{CopyError, Progress};
 use super::page::{Content, LOCK_PAGE, PAGE, PageKey, SALT};
 use super::rekey::{copy_pages, sqlite, told, verify};
 use super::wal::{Changes, Tail};
-use super::{Damage, Database, OpenError};
+use super::{Damage, Database, OpenError, exchange};
 use crate::envelope::{KeyedFile, parent, sync_dir};
 use crate::failpoints::crash_point;
 
@@ -46,6 +47,8 @@ pub(crate) struct Following {
     watch: Option<Connection>,
     /// Reads the snapshot after which everything stays in the WAL.
     pin: Option<Connection>,
+    /// Asked now and then whether to go on.
+    progress: Progress,
 }
 
 /// Why the copy did not take its source's place. The source is as it was.
@@ -62,7 +65,7 @@ impl Following {
     /// # Errors
     ///
     /// [`CopyError`].
-    pub(crate) fn begin(file: KeyedFile, progress: &Progress) -> Result<Self, CopyError> {
+    pub(crate) fn begin(file: KeyedFile, progress: Progress) -> Result<Self, CopyError> {
         let path = file.path().to_owned();
         let Some(copy) = file.copy_under_next() else {
             let what = "its number of data keys".to_owned();
@@ -78,11 +81,11 @@ impl Following {
             .open(target.path())
             .map_err(io_error("create", target.path()))?;
         let watch = source.fresh()?;
-        let pin = pinned(&source)?;
+        let mut pin = pinned(&source)?;
         let tail = Tail::new(&path);
-        copy_pages(&pin, &target, &path, Some(&spread(&copy, progress)))?;
+        copy_pages(&pin, &target, &path, Some(&spread(&copy, &progress)))?;
         crash_point!("rekey::copied");
-        verify(&pin, &target, &path)?;
+        verify(&mut pin, &target, &path, Some(&progress))?;
         let opens = page_key(&source, &pin)?;
         let seals = page_key(&target, &target.fresh()?)?;
         Ok(Self {
@@ -95,6 +98,7 @@ impl Following {
             tail,
             watch: Some(watch),
             pin: Some(pin),
+            progress,
         })
     }
 
@@ -171,16 +175,25 @@ impl Following {
     pub(crate) fn swap(&self) -> Result<KeyedFile, NotSwapped> {
         let not = |renamed| move |error| NotSwapped { error, renamed };
         let (path, copy) = (self.source.path(), self.target.path());
-        let wal = beside(path, "-wal");
-        if std::fs::symlink_metadata(&wal).is_ok() {
+        let busy = || {
             let path = path.to_owned();
-            return Err(not(false)(CopyError::Busy { path }));
+            not(false)(CopyError::Busy { path })
+        };
+        let wal = beside(path, "-wal");
+        let has_wal = || std::fs::symlink_metadata(&wal).is_ok();
+        if has_wal() {
+            return Err(busy());
         }
-        // The old WAL's absence first: what is left of it would be taken for the new file's.
+        // The old WAL's absence first: what is left of it would be taken for the new file's. Another one that is begun after this is
+        // empty, since the writer holds still.
         let dir = parent(path);
         sync_dir(dir).map_err(|source| not(false)(io_error("flush", dir)(source)))?;
-        std::fs::rename(copy, path)
-            .map_err(|source| not(false)(io_error("rename", copy)(source)))?;
+        exchange::alone(path, || match has_wal() {
+            true => Err(busy()),
+            false => std::fs::rename(copy, path)
+                .map_err(|source| not(false)(io_error("rename", copy)(source))),
+        })
+        .unwrap_or_else(|| Err(busy()))?;
         crash_point!("rekey::renamed");
         sync_dir(dir).map_err(|source| not(true)(io_error("flush", dir)(source)))?;
         crash_point!("rekey::swapped");
@@ -199,7 +212,10 @@ impl Following {
         let had = u32::try_from(had / PAGE as u64).unwrap_or(u32::MAX);
         // A page that the database grew by and that was never written is all zeros.
         let grown = (had + 1..=pages).filter(|number| !changes.has(*number));
-        for number in changes.numbers().chain(grown) {
+        for (done, number) in changes.numbers().chain(grown).enumerate() {
+            if done % ASK_EVERY == 0 {
+                self.go_on(pages)?;
+            }
             if number > pages || number == LOCK_PAGE {
                 continue;
             }
@@ -208,7 +224,7 @@ impl Following {
                 Some(page) => self
                     .opens
                     .open(number, &page)
-                    .ok_or_else(|| damaged(&path, pages))?,
+                    .ok_or_else(|| damaged(&path, pages.into()))?,
             };
             self.put(number, &content)?;
         }
@@ -218,6 +234,18 @@ impl Following {
                 .map_err(on_copy("cut"))?;
         }
         Ok(changes.len())
+    }
+
+    fn go_on(&self, pages: u32) -> Result<(), CopyError> {
+        let total = u64::from(pages) * PAGE as u64;
+        if (self.progress)(total, total) {
+            return Ok(());
+        }
+        Err(sqlite(
+            "copy",
+            self.source.path(),
+            told(ffi::SQLITE_INTERRUPT),
+        ))
     }
 
     /// Writes a page of the copy, and reads it again.
@@ -281,7 +309,7 @@ fn pinned(database: &Database) -> Result<Connection, CopyError> {
 }
 
 /// The key of a database's pages. Its salt is asked of SQLCipher: whoever opens and closes the file by hand takes away SQLite's locks on it.
-fn page_key(database: &Database, connection: &Connection) -> Result<PageKey, CopyError> {
+pub(super) fn page_key(database: &Database, connection: &Connection) -> Result<PageKey, CopyError> {
     let path = database.path();
     let text: String = connection
         .pragma_query_value(None, "cipher_salt", |row| row.get(0))
@@ -294,7 +322,8 @@ fn page_key(database: &Database, connection: &Connection) -> Result<PageKey, Cop
     }
 }
 
-/// Flushes the growing copy now and then, so that the disk is never given all of it at once while others wait for it.
+/// Flushes the growing copy now and then, so that the disk is never given all of it at once while others wait for it; and leaves the disk to them
+/// for as long as that took.
 fn spread(copy: &File, progress: &Progress) -> Progress {
     let (copy, progress) = (copy.try_clone().ok(), progress.clone());
     let flushed = std::sync::atomic::AtomicU64::new(0);
@@ -303,23 +332,25 @@ fn spread(copy: &File, progress: &Progress) -> Progress {
         if done.saturating_sub(flushed.load(Relaxed)) >= FLUSH_BYTES {
             flushed.store(done, Relaxed);
             // Only for the pace: what counts is flushed, and looked at, later.
+            let started = Instant::now();
             drop(copy.as_ref().map(File::sync_data));
+            std::thread::sleep(started.elapsed().min(LONGEST_REST));
         }
         progress(done, total)
     })
 }
 
-fn damaged(path: &Path, pages: u32) -> CopyError {
+pub(super) fn damaged(path: &Path, pages: u64) -> CopyError {
     CopyError::Open(OpenError::Damaged {
         path: path.to_owned(),
-        damage: Damage::Pages {
-            bad: 1,
-            pages: pages.into(),
-        },
+        damage: Damage::Pages { bad: 1, pages },
     })
 }
 
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CopyError + use<> {
+pub(super) fn io_error(
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> CopyError + use<> {
     let path = path.to_owned();
     move |source| CopyError::Io {
         action,
@@ -334,8 +365,11 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// 16 MiB.
-const FLUSH_BYTES: u64 = 16 << 20;
+/// 4 MiB.
+const FLUSH_BYTES: u64 = 4 << 20;
+const LONGEST_REST: Duration = Duration::from_millis(500);
+/// Pages that are brought over without asking whether to go on.
+const ASK_EVERY: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -353,7 +387,7 @@ mod tests {
         let file = fixture.rekeying("demo").await;
         // Committed before, in the WAL when the snapshot is taken.
         run(&writer, "UPDATE t SET value = 'before' WHERE id = 1");
-        let mut following = Following::begin(file, &quiet()).unwrap();
+        let mut following = Following::begin(file, quiet()).unwrap();
         for round in 0..40 {
             for statement in [
                 format!(
@@ -411,7 +445,7 @@ mod tests {
         let database = fixture.opened("demo").await;
         let writer = database.writer().unwrap();
         let file = fixture.rekeying("demo").await;
-        let mut following = Following::begin(file, &quiet()).unwrap();
+        let mut following = Following::begin(file, quiet()).unwrap();
         writer.busy_timeout(std::time::Duration::ZERO).unwrap();
         for round in 0..6 {
             run(&writer, "PRAGMA wal_checkpoint(TRUNCATE)");
@@ -434,6 +468,87 @@ mod tests {
         assert_eq!(content(&database.writer().unwrap()), expected);
     }
 
+    /// The connection has the old file, and would find the WAL of the new one beside it.
+    #[tokio::test]
+    async fn nothing_is_exchanged_while_a_connection_opens_the_file_or_has_it_open() {
+        let _turn = fail::FailScenario::setup();
+        let fixture = Fixture::new();
+        let path = fixture.filled("demo").await;
+        let database = fixture.opened("demo").await;
+        let writer = database.writer().unwrap();
+        let file = fixture.rekeying("demo").await;
+        let looking = Database::keyed(file.share());
+        let mut following = Following::begin(file, quiet()).unwrap();
+        following.finish().unwrap();
+        writer.close().unwrap();
+        drop(database);
+        fail::cfg("sqlcipher::opened", "pause").unwrap();
+        let looking = std::thread::spawn(move || looking.reader());
+        while exchange::alone(&path, || ()).is_some() {
+            std::thread::yield_now();
+        }
+        assert!(!beside(&path, "-wal").exists());
+        let not = following.swap().expect_err("it is not swapped");
+        assert!(matches!(not.error, CopyError::Busy { .. }) && !not.renamed);
+        fail::remove("sqlcipher::opened");
+        let reader = looking.join().unwrap().unwrap();
+        let not = following.swap().expect_err("it is not swapped");
+        assert!(matches!(not.error, CopyError::Busy { .. }) && !not.renamed);
+        let expected = content(&reader);
+        drop(reader);
+        let file = following.swap().ok().unwrap();
+        let database = Database::keyed(file.under(Opened::Next).unwrap());
+        assert_eq!(content(&database.writer().unwrap()), expected);
+    }
+
+    #[tokio::test]
+    async fn it_stops_in_the_verification_too_when_it_is_told_to() {
+        let fixture = Fixture::new();
+        let _path = fixture.filled("demo").await;
+        let file = fixture.rekeying("demo").await;
+        let copied = std::sync::atomic::AtomicBool::new(false);
+        let progress: Progress = Arc::new(move |done, total| {
+            // Asked the first time at the end of the copy, and then no more by it.
+            !copied.swap(done == total, std::sync::atomic::Ordering::SeqCst)
+        });
+        let error = Following::begin(file, progress).err().expect("it stops");
+        assert!(
+            matches!(&error, CopyError::Sqlite { source, .. } | CopyError::Open(OpenError::Sqlite { source, .. })
+                if source.sqlite_error_code() == Some(ErrorCode::OperationInterrupted)),
+            "{error:?}"
+        );
+    }
+
+    /// Of the copy, SQLite's own check does not read these.
+    #[tokio::test]
+    async fn a_free_page_of_the_copy_that_does_not_authenticate_is_found() {
+        let fixture = Fixture::new();
+        let _path = fixture.filled("demo").await;
+        let database = fixture.opened("demo").await;
+        let writer = database.writer().unwrap();
+        run(&writer, "DELETE FROM t WHERE id % 100 < 90");
+        run(&writer, "PRAGMA wal_checkpoint(TRUNCATE)");
+        drop((writer, database));
+        let file = fixture.rekeying("demo").await;
+        let target = Database::keyed(file.copy_under_next().unwrap());
+        drop(File::create_new(target.path()).unwrap());
+        let source = Database::keyed(file);
+        let mut source = source.fresh().unwrap();
+        copy_pages(&source, &target, target.path(), None).unwrap();
+        verify(&mut source, &target, target.path(), None).unwrap();
+        let whole = std::fs::read(target.path()).unwrap();
+        let mut missed = Vec::new();
+        for number in 0..whole.len() / PAGE {
+            let mut bytes = whole.clone();
+            bytes[number * PAGE + 2000] ^= 1;
+            std::fs::write(target.path(), bytes).unwrap();
+            if verify(&mut source, &target, target.path(), None).is_ok() {
+                missed.push(number + 1);
+            }
+        }
+        assert_eq!(missed, Vec::<usize>::new());
+    }
+
     #[tokio::test]
     async fn a_frame_that_does_not_authenticate_stops_it() {
         let fixture = Fixture::new();
@@ -441,7 +556,7 @@ mod tests {
         let database = fixture.opened("demo").await;
         let writer = database.writer().unwrap();
         let file = fixture.rekeying("demo").await;
-        let mut following = Following::begin(file, &quiet()).unwrap();
+        let mut following = Following::begin(file, quiet()).unwrap();
         run(&writer, "UPDATE t SET value = 'x' WHERE id = 7");
         let wal = OpenOptions::new()
             .write(true)

@@ -6,6 +6,7 @@
 
 mod copy;
 mod error;
+mod exchange;
 mod follow;
 mod key;
 mod page;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use nimbus_keyproviders::CipherKey;
 use nimbus_manifests::{Cipher, Manifest, Subject};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub(crate) use copy::fold_wal;
@@ -40,6 +42,8 @@ pub struct Database {
     keyed: Option<KeyedFile>,
     /// The connection that proved page 1, for the first who asks for one: opening costs more than most requests.
     proven: Mutex<Option<Connection>>,
+    /// Whether another process may exchange the file, so that nothing is to be written to what was opened.
+    beside_others: bool,
 }
 
 /// Opens or creates the database of `subject` at `path`, as the opening table says.
@@ -119,18 +123,39 @@ pub(crate) async fn open_and<T: Send + 'static>(
 ///
 /// [`OpenError`].
 pub(crate) fn open_as_it_is(file: KeyedFile) -> Result<Database, OpenError> {
-    let file = match file.stage() {
-        Stage::Ready => file,
-        Stage::Rekeying => {
-            let (file, opened) = which_key(file)?;
-            file.under(opened)?
-        }
-        Stage::Initialise => {
-            let path = file.path().to_owned();
+    as_it_is(Database::keyed(file))
+}
+
+/// As [`open_as_it_is`], beside a server that may exchange the file at any time. Its connections write nothing into the file, not even
+/// what stands in the WAL, and leave what SQLite keeps beside it where it is: should they have opened a file that was exchanged just then,
+/// the WAL they find is not its own. Blocks.
+///
+/// # Errors
+///
+/// As [`open_as_it_is`]; of a file that was exchanged while it was opened, most often that key and file do not match.
+pub(crate) fn open_beside_others(file: KeyedFile) -> Result<Database, OpenError> {
+    as_it_is(Database {
+        beside_others: true,
+        ..Database::keyed(file)
+    })
+}
+
+fn as_it_is(database: Database) -> Result<Database, OpenError> {
+    let beside_others = database.beside_others;
+    let opened = match database.keyed.as_ref().map(KeyedFile::stage) {
+        None | Some(Stage::Ready) => return database.proven(),
+        Some(Stage::Rekeying) => database.which_key()?,
+        Some(Stage::Initialise) => {
+            let path = database.path;
             return Err(EnvelopeError::NeverInitialised { path }.into());
         }
     };
-    Database::keyed(file).proven()
+    let file = database.into_file().under(opened)?;
+    Database {
+        beside_others,
+        ..Database::keyed(file)
+    }
+    .proven()
 }
 
 impl Database {
@@ -139,6 +164,7 @@ impl Database {
             path: path.to_owned(),
             keyed,
             proven: Mutex::default(),
+            beside_others: false,
         }
     }
 
@@ -218,7 +244,7 @@ impl Database {
             .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_row| Ok(()))
             .map_err(|error| self.explain("verify", error))?;
         std::thread::scope(|scope| {
-            let structure = scope.spawn(move || self.verify_structure(connection));
+            let structure = scope.spawn(move || self.verify_structure(&connection));
             let macs = self.verify_macs();
             let structure = structure
                 .join()
@@ -250,7 +276,7 @@ impl Database {
         }
     }
 
-    fn verify_structure(&self, connection: Connection) -> Result<(), OpenError> {
+    fn verify_structure(&self, connection: &Connection) -> Result<(), OpenError> {
         let verdict: String = connection
             .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
             .map_err(|error| self.explain("verify", error))?;
@@ -261,6 +287,13 @@ impl Database {
             path: self.path.clone(),
             damage: Damage::Structure,
         })
+    }
+
+    /// Has SQLite remove what it kept beside a file that was opened beside others, once there are none; what cannot be removed stays. Blocks.
+    pub(crate) fn tidy(mut self) {
+        self.beside_others = false;
+        // Whoever closes the file last removes it.
+        drop(self.fresh());
     }
 
     fn key(&self) -> Option<CipherKey> {
@@ -341,17 +374,26 @@ impl Database {
     ) -> rusqlite::Result<Connection> {
         // SQLCipher sets itself up on its first connection, and two first ones at a time get in each other's way.
         drop(check_library());
+        // Until the WAL is open, too.
+        let _opening = exchange::Opening::of(path);
         let connection = Connection::open_with_flags(
             path,
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
         )?;
+        ::fail::fail_point!("sqlcipher::opened");
+        if self.beside_others {
+            let _set =
+                connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        }
         connection.busy_timeout(BUSY_TIMEOUT)?;
         quiet_library(&connection)?;
         if let Some(key) = key {
             key::hand_over(&connection, key)?;
         }
         connection.execute_batch(born)?;
-        write_ahead(&connection)?;
+        if !self.beside_others {
+            write_ahead(&connection)?;
+        }
         connection.execute_batch(SETTINGS)?;
         let _objects: i64 =
             connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
@@ -397,6 +439,21 @@ impl Database {
         let pages = size / PAGE_BYTES;
         let bad = self.bad_pages_of(&key).ok()?;
         (0 < bad && bad < pages).then(|| damaged(Damage::Pages { bad, pages }))?
+    }
+
+    /// Which of the two keys of a rekey opens the file.
+    fn which_key(&self) -> Result<Opened, OpenError> {
+        let try_key = |key: Option<CipherKey>| match key {
+            Some(key) => self.connect(&self.path, Some(&key)).map(drop),
+            None => Err(rusqlite::Error::InvalidQuery),
+        };
+        let first = match try_key(self.key()) {
+            Ok(()) => return Ok(Opened::First),
+            Err(error) => error,
+        };
+        try_key(self.keyed.as_ref().and_then(KeyedFile::next_cipher_key))
+            .map(|()| Opened::Next)
+            .map_err(|_| self.explain("open", first))
     }
 
     /// A connection with the key and nothing else set, to a file that may be empty yet.
@@ -559,20 +616,7 @@ fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
 /// Finds out whether a rekey that was cut short had swapped the file already.
 pub(crate) fn which_key(file: KeyedFile) -> Result<(KeyedFile, Opened), OpenError> {
     let database = Database::keyed(file);
-    let try_key = |key: Option<CipherKey>| match key {
-        Some(key) => database.connect(&database.path, Some(&key)).map(drop),
-        None => Err(rusqlite::Error::InvalidQuery),
-    };
-    let opened = match try_key(database.key()) {
-        Ok(()) => Opened::First,
-        Err(first) => {
-            let next = database.keyed.as_ref().and_then(KeyedFile::next_cipher_key);
-            match try_key(next) {
-                Ok(()) => Opened::Next,
-                Err(_) => return Err(database.explain("open", first)),
-            }
-        }
-    };
+    let opened = database.which_key()?;
     Ok((database.into_file(), opened))
 }
 

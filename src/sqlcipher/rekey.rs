@@ -11,14 +11,16 @@
 //!
 //! No WAL of the old file may outlive it: its frames would be taken for the new one's.
 
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, ffi};
 
-use super::Database;
-use super::copy::{CopyError, Progress, alone, compare};
+use super::copy::{CopyError, Inventory, Progress, alone};
+use super::follow::{damaged, io_error, page_key};
+use super::page::{Content, PAGE};
+use super::{Database, PAGE_BYTES};
 use crate::envelope::{KeyedFile, parent, sync_dir};
 use crate::failpoints::crash_point;
 
@@ -39,15 +41,7 @@ pub(crate) fn swap_to_next_key(
         });
     };
     let (path, copy_path) = (file.path(), copy.path().to_owned());
-    let io_error = |action, path: &Path| {
-        let path = path.to_owned();
-        move |source| CopyError::Io {
-            action,
-            path,
-            source,
-        }
-    };
-    let connection = alone(&Database::keyed(file.share()))?;
+    let mut connection = alone(&Database::keyed(file.share()))?;
     let _file = std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -58,7 +52,7 @@ pub(crate) fn swap_to_next_key(
     copy_pages(&connection, &target, path, progress)?;
     crash_point!("rekey::copied");
 
-    verify(&connection, &target, path)?;
+    verify(&mut connection, &target, path, progress)?;
     // What the old file kept beside it goes with its last connection.
     connection
         .close()
@@ -77,16 +71,96 @@ pub(crate) fn swap_to_next_key(
     Ok(())
 }
 
-/// Proves the copy: it opens under the next key, the MAC of each page is right, so is its structure, and it holds what the source shows.
-pub(super) fn verify(source: &Connection, target: &Database, path: &Path) -> Result<(), CopyError> {
-    target.verify_pages()?;
-    let other = target.writer()?;
-    compare((source, "main"), (&other, "main"), path)
-        .map_err(|source| sqlite("compare", path, source))??;
-    // Its WAL is empty and goes with its last connection.
-    other
-        .close()
-        .map_err(|(_connection, error)| sqlite("close", target.path(), error))
+/// Proves the copy: it opens under the next key, each of its pages authenticates, its structure is right, and it holds what the source shows.
+/// The two are read at the same time. `progress` is asked now and then whether to go on.
+pub(super) fn verify(
+    source: &mut Connection,
+    target: &Database,
+    path: &Path,
+    progress: Option<&Progress>,
+) -> Result<(), CopyError> {
+    let compared = |error| sqlite("compare", path, error);
+    ask_now_and_then(source, progress).map_err(compared)?;
+    let inventories = std::thread::scope(|scope| {
+        let source = &mut *source;
+        let theirs = scope.spawn(move || Inventory::of(source, "main").map_err(compared));
+        let ours = target.verify_copy(progress).and_then(|copy| {
+            let ours = Inventory::of(&copy, "main").map_err(compared)?;
+            // Its WAL is empty and goes with its last connection.
+            copy.close()
+                .map_err(|(_connection, error)| sqlite("close", target.path(), error))?;
+            Ok(ours)
+        });
+        let theirs = theirs
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok::<_, CopyError>((theirs?, ours?))
+    });
+    ask_now_and_then(source, None).map_err(compared)?;
+    let (theirs, ours) = inventories?;
+    theirs.compare(&ours, path)
+}
+
+impl Database {
+    /// Proves every page of a finished copy that nobody else has, with one reading: SQLite's own check reads each page that is in use through
+    /// SQLCipher, which authenticates it; what it does not read, the leaves of the free list, is authenticated beside it. Gives the connection.
+    fn verify_copy(&self, progress: Option<&Progress>) -> Result<Connection, CopyError> {
+        let failed = |error| CopyError::from(self.explain("verify", error));
+        let mut connection = self.fresh()?;
+        ask_now_and_then(&mut connection, progress).map_err(failed)?;
+        self.verify_structure(&connection)?;
+        self.verify_free(&connection, progress)?;
+        Ok(connection)
+    }
+
+    /// Authenticates the pages that are free: the leaves of the list, which hang on its trunks
+    /// (<https://www.sqlite.org/fileformat.html#the_freelist>). The structure was checked before.
+    fn verify_free(
+        &self,
+        connection: &Connection,
+        progress: Option<&Progress>,
+    ) -> Result<(), CopyError> {
+        let path = self.path();
+        let key = page_key(self, connection)?;
+        let file = std::fs::File::open(path).map_err(io_error("open", path))?;
+        let pages = file.metadata().map_err(io_error("read", path))?.len() / PAGE_BYTES;
+        let read = |number: u32| {
+            let mut page = [0; PAGE];
+            file.read_exact_at(&mut page, u64::from(number - 1) * PAGE_BYTES)
+                .map_err(io_error("read", path))?;
+            let content = key.open(number, &page);
+            content.ok_or_else(|| damaged(path, pages))
+        };
+        let mut trunk = number(&read(1)?, FIRST_TRUNK);
+        while trunk != 0 {
+            if progress.is_some_and(|progress| !progress(pages * PAGE_BYTES, pages * PAGE_BYTES)) {
+                return Err(sqlite("verify", path, told(ffi::SQLITE_INTERRUPT)));
+            }
+            let content = read(trunk)?;
+            for leaf in 0..number(&content, LEAVES) {
+                let _authentic = read(number(&content, FIRST_LEAF + 4 * leaf as usize))?;
+            }
+            trunk = number(&content, NEXT_TRUNK);
+        }
+        Ok(())
+    }
+}
+
+/// A number of a page, big-endian.
+fn number(content: &Content, at: usize) -> u32 {
+    let bytes = content.iter().skip(at).take(4);
+    bytes.fold(0, |number, byte| number << 8 | u32::from(*byte))
+}
+
+/// Has a connection stop at its next opportunity when `progress` says so.
+fn ask_now_and_then(
+    connection: &mut Connection,
+    progress: Option<&Progress>,
+) -> rusqlite::Result<()> {
+    let pages: u32 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
+    let (progress, total) = (progress.cloned(), u64::from(pages) * PAGE_BYTES);
+    let stop = progress.map(|progress| move || !progress(total, total));
+    connection.progress_handler(ASK_EVERY, stop)
 }
 
 /// Every page, under the other key: row ids, free list and settings come along.
@@ -105,12 +179,8 @@ pub(super) fn copy_pages(
             let now = backup.progress();
             let total = u64::try_from(now.pagecount).unwrap_or(0);
             let left = u64::try_from(now.remaining).unwrap_or(0);
-            let go_on = progress.is_none_or(|progress| {
-                progress(
-                    (total - left) * super::PAGE_BYTES,
-                    total * super::PAGE_BYTES,
-                )
-            });
+            let go_on = progress
+                .is_none_or(|progress| progress((total - left) * PAGE_BYTES, total * PAGE_BYTES));
             if !go_on {
                 return Err(failed(told(ffi::SQLITE_INTERRUPT)));
             }
@@ -140,3 +210,11 @@ pub(super) fn sqlite(action: &'static str, path: &Path, source: rusqlite::Error)
 
 /// 4 MiB.
 const PAGES_A_STEP: i32 = 1024;
+/// Of SQLite's machine, and of its structural check.
+const ASK_EVERY: i32 = 2_000;
+/// Where the first trunk page of the free list stands, in page 1.
+const FIRST_TRUNK: usize = 32;
+/// In a trunk page: the next one, how many leaves hang on it, and which.
+const NEXT_TRUNK: usize = 0;
+const LEAVES: usize = 4;
+const FIRST_LEAF: usize = 8;

@@ -207,6 +207,38 @@ async fn sets_aside_what_does_not_open_beside_a_new_manifest() {
 }
 
 #[tokio::test]
+async fn what_looks_beside_others_leaves_the_wal_to_them() {
+    let fixture = Fixture::new();
+    let path = fixture.filled("demo").await;
+    let database = fixture.open("demo", Intent::Open).await.unwrap();
+    let writer = database.writer().unwrap();
+    writer
+        .execute_batch("UPDATE t SET value = 'in the WAL'")
+        .unwrap();
+    let prepared = fixture
+        .envelope
+        .prepare(&path, &subject("demo"), Cipher::Sqlcipher4, Intent::Open)
+        .await
+        .unwrap();
+    let Prepared::Keyed(file) = prepared else {
+        panic!("it is encrypted")
+    };
+    let looking = open_beside_others(file).unwrap();
+    let reader = looking.reader().unwrap();
+    assert_eq!(rows(&reader), 2000);
+    writer.close().unwrap();
+    let before = std::fs::read(&path).unwrap();
+    // The last one, who would otherwise bring the WAL into the file and remove it.
+    reader.close().unwrap();
+    let wal = path.with_extension("sqlite3-wal");
+    assert!(std::fs::metadata(&wal).unwrap().len() > 0);
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    looking.tidy();
+    assert!(!wal.exists());
+    assert_ne!(std::fs::read(&path).unwrap(), before);
+}
+
+#[tokio::test]
 async fn exports_and_imports_all_that_a_database_holds() {
     let fixture = Fixture::new();
     drop(fixture.filled("demo").await);

@@ -209,3 +209,43 @@ fn an_export_beside_a_server_takes_nothing_from_what_the_server_goes_on_writing(
     let found = served(&machine, "alpha");
     assert_eq!(found.as_array().expect("documents").len(), 5, "{found}");
 }
+
+#[test]
+fn an_export_that_opens_the_file_while_it_gets_a_new_data_key_looks_again() {
+    let machine = deployment(&["alpha"], &[]);
+    let server = machine.start(&[]);
+    let mut command = machine.nimbus(&["encryption"]);
+    let target = machine.path("out.sqlite3");
+    let _ = command
+        .args(SQLITE)
+        .args(["data/alpha.sqlite3", "--tenant-id", "alpha", "--target"])
+        .arg(&target)
+        // It has the old file, and has not read it yet.
+        .env("FAILPOINTS", "sqlcipher::opened=1*sleep(8000)->off");
+    let exporting = std::thread::spawn(move || super::run(command));
+    while !server.log().contains("event=\"export\"") {
+        std::thread::yield_now();
+    }
+    let renew = [
+        "rotate-dek",
+        "--provider",
+        "sqlite",
+        "--tenant-id",
+        "alpha",
+        "--path",
+        "data/alpha.sqlite3",
+    ];
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let _ = encryption(&machine, &renew).expect(0, &["has a new data key"]);
+    let _id = server.insert("alpha", "notes", &json!({"n": "after"}));
+    let _ = exporting.join().expect("it ran").expect(0, &["PLAINTEXT"]);
+    let content = fs::read(&target).expect("the plaintext");
+    assert!(content.windows(5).any(|bytes| bytes == b"notes"));
+    let before = server.get("/api/tenants/alpha/documents/notes")["data"].clone();
+    server.stop();
+    assert_eq!(served(&machine, "alpha"), before);
+    assert_eq!(
+        super::status(&machine, &["--verify", "pages"], 0)["summary"]["ok"],
+        2
+    );
+}

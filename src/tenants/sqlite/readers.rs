@@ -37,6 +37,8 @@ pub(super) struct Readers {
     used: AtomicBool,
     /// Whether a copy follows the database and needs the frames of its WAL.
     followed: AtomicBool,
+    /// Whether [`Readers::close`] was called.
+    closing: AtomicBool,
 }
 
 /// While it exists, a copy follows the database.
@@ -75,6 +77,7 @@ impl Readers {
             lookups: Lookups::default(),
             used: AtomicBool::new(false),
             followed: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
         })
     }
 
@@ -111,10 +114,25 @@ impl Readers {
     }
 
     /// Waits for the queries under way, and has those that come wait until the answer is dropped. `None` when some query goes on for
-    /// longer than `patience`, or the tenant was closed.
-    pub(super) async fn hold(self: &Arc<Self>, patience: Duration) -> Option<OwnedSemaphorePermit> {
+    /// longer than `patience`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Closed`] when the tenant was closed.
+    pub(super) async fn hold(
+        self: &Arc<Self>,
+        patience: Duration,
+    ) -> Result<Option<OwnedSemaphorePermit>, StoreError> {
         let all = Arc::clone(&self.permits).acquire_many_owned(self.count);
-        timeout(patience, all).await.ok()?.ok()
+        match timeout(patience, all).await {
+            Ok(held) => held.map(Some).map_err(|_closed| self.closed()),
+            Err(_elapsed) => Ok(None),
+        }
+    }
+
+    /// Whether the tenant was closed, or is being closed and waits for the last queries.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
     }
 
     /// Runs a query on a blocking thread. One that nobody waits for any more (the request's deadline passed, the client went away) is
@@ -164,6 +182,7 @@ impl Readers {
 
     /// Waits for the queries under way, lets none begin any more, and closes the connections.
     pub(super) async fn close(self: &Arc<Self>) {
+        self.closing.store(true, Ordering::Relaxed);
         // The semaphore is fair: queries that come after this wait behind it, and are refused.
         let all = self.permits.acquire_many(self.count).await;
         self.permits.close();

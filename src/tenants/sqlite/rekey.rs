@@ -5,7 +5,11 @@
 //! between two commits, for a few pages and a rename. Requests that come meanwhile wait.
 
 use std::{
-    sync::Arc,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -17,7 +21,9 @@ use super::{Shared, opening, readers::Readers, store::OpenTenant, subject, write
 use crate::{
     envelope::{
         Event, EventKind, EventOutcome, Intent, KeyedFile, Opened, Prepared, Stage, blocking,
+        parent,
     },
+    process::free_bytes,
     sqlcipher::{CopyError, Database, Following, NotSwapped, Progress, which_key},
     tenants::{StoreError, registry::Lease},
 };
@@ -75,11 +81,29 @@ impl Shared {
             .await
             .map_err(|error| failed(error.into()))?;
         let first = file.share();
-        let (shared, going) = (Arc::clone(self), tenant.clone());
-        let progress: Progress =
-            Arc::new(move |done, total| progress(done, total) && !shared.is_awaited(&going));
+        // A tenant that was closed, by a lock, by its key provider or with the server, keeps no key because of a copy.
+        let (shared, going, readers) = (
+            Arc::clone(self),
+            tenant.clone(),
+            Arc::clone(lease.readers()),
+        );
+        let (full, path) = (Arc::new(AtomicBool::new(false)), first.path().to_owned());
+        let (filling, dir) = (Arc::clone(&full), parent(&path).to_owned());
+        let progress: Progress = Arc::new(move |done, total| {
+            if !has_room(&dir, total.saturating_sub(done)) {
+                filling.store(true, Ordering::Relaxed);
+                return false;
+            }
+            progress(done, total) && !readers.is_closed() && !shared.is_awaited(&going)
+        });
         let (file, opened, outcome) = match rekey(lease, file, progress).await {
             Ok(file) => (file, Opened::Next, Ok(())),
+            Err(Failed::AsItWas(_)) if full.load(Ordering::Relaxed) => {
+                (first, Opened::First, Err(CopyError::NoRoom { path }))
+            }
+            Err(Failed::AsItWas(_)) if lease.readers().is_closed() => {
+                (first, Opened::First, Err(CopyError::Closed { path }))
+            }
             Err(Failed::AsItWas(error)) => (first, Opened::First, Err(error)),
             // Which of the two files a power cut leaves is not known: the next opening finds out.
             Err(Failed::Renamed(error)) => return Err(failed(error.into())),
@@ -154,8 +178,9 @@ async fn rekey(
 ) -> Result<KeyedFile, Failed> {
     let path = file.path().to_owned();
     let gone = || CopyError::Closed { path: path.clone() };
+    let (size, go_on) = (size_of(&path), Arc::clone(&progress));
     let mut following = in_background(move || {
-        let mut following = Following::begin(file, &progress)?;
+        let mut following = Following::begin(file, progress)?;
         // Each time less was written meanwhile than before, unless the writer is as fast as the copy.
         let mut left = usize::MAX;
         loop {
@@ -171,6 +196,7 @@ async fn rekey(
     let mut tries = 0..TRIES;
     loop {
         let held = lease.readers().hold(READERS_PATIENCE).await;
+        let held = held.map_err(|_closed| gone())?;
         following = blocking(move || following.catch_up().map(|_changed| following)).await?;
         let error = match held {
             None => CopyError::Busy { path: path.clone() },
@@ -201,8 +227,25 @@ async fn rekey(
             return Err(error.into());
         }
         tracing::debug!(path = %path.display(), %error, "the file is not free yet for its new key");
-        tokio::time::sleep(BETWEEN_TRIES).await;
+        let again = Instant::now() + BETWEEN_TRIES;
+        while Instant::now() < again {
+            if !go_on(size, size) {
+                return Err(error.into());
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
     }
+}
+
+/// Whether there is room for `left` bytes of the copy, and for what is written meanwhile: nothing leaves the WAL before the copy is verified. One that
+/// cannot be told is no reason to stop.
+fn has_room(dir: &Path, left: u64) -> bool {
+    ::fail::fail_point!("rekey::room", |_| false);
+    free_bytes(dir).map_or(true, |free| free >= left + RESERVE)
+}
+
+fn size_of(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |file| file.len())
 }
 
 /// What the writer does while it holds.
@@ -286,7 +329,7 @@ impl Renewal for Handover {
     }
 }
 
-/// Runs `work` on a thread of its own that has the processor when nobody else wants it. `None` when it panicked.
+/// Runs `work` on a thread of its own that has little of the processor while others want it, but has some. `None` when it panicked.
 async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (answer, result) = oneshot::channel();
     let spawned = thread::Builder::new()
@@ -294,16 +337,24 @@ async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'sta
         .spawn(move || {
             // Of this thread alone, and of those that it starts. Where it is refused, the work is merely not as quiet.
             #[cfg(target_os = "linux")]
-            let _refused = rustix::process::setpriority_process(None, 19);
+            let _refused = rustix::process::setpriority_process(None, NICENESS);
             drop(answer.send(work()));
         });
     drop(spawned.ok()?);
     result.await.ok()
 }
 
+/// Against one thread that never rests it has a tenth of a core. At 19, the last there is, that would be a seventieth, and a rotation on a busy machine
+/// would have no end.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 10;
+/// Bytes that stay free for those who write: 64 MiB.
+const RESERVE: u64 = 64 << 20;
 /// So few pages are brought over while the writer holds.
 const FEW_PAGES: usize = 64;
 /// How long queries under way are waited for, and those that come meanwhile wait.
 const READERS_PATIENCE: Duration = Duration::from_secs(2);
 const TRIES: u32 = 30;
 const BETWEEN_TRIES: Duration = Duration::from_secs(2);
+/// How soon one who waits for the next try sees that there is to be none.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);

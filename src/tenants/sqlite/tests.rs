@@ -189,6 +189,7 @@ mod lookups;
 mod plans;
 mod query;
 mod readers;
+mod rekey;
 mod schedule;
 mod schemas;
 
