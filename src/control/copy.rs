@@ -11,18 +11,20 @@ use std::path::Path;
 use nimbus_keyproviders::CipherKey;
 use nimbus_manifests::FileId;
 use redb::StorageBackend as _;
-use redb::backends::InMemoryBackend;
+use redb::backends::FileBackend;
 
 use super::ControlError;
 use super::database::{self, Protection, explain};
 use super::device::{BLOCK, BlockFile as _};
+use super::overlay::Overlay;
 use crate::envelope::{
     EnvelopeError, KeyedFile, Opened, Stage, TEMPORARY_PREFIX, blocking, parent, sync_dir,
 };
 use crate::failpoints::crash_point;
+use crate::process::NewFile;
 use crate::sqlcipher::Progress;
 
-/// Writes the encrypted redb database of `file` in plaintext to the new file `target`, mode 0600, through a temporary name beside it.
+/// Writes the encrypted redb database of `file` in plaintext to the new file `target`, mode 0600, which has no name until it is whole.
 ///
 /// # Errors
 ///
@@ -38,26 +40,25 @@ pub async fn export_plaintext(
         let read = |error: io::Error| explain(file.path(), redb::Error::Io(error));
         let write = failed("write", &target);
         let device = database::device(file.path(), &key, file_id)?;
-        let temporary = temporary(&target)?;
+        let dir = parent(&target);
+        let new =
+            NewFile::in_dir(dir, TEMPORARY_PREFIX).map_err(failed("create a file in", dir))?;
         let length = device.len().map_err(read)?;
         let mut chunk = vec![0; CHUNK];
         let mut at = 0;
         while at < length {
             let chunk = &mut chunk[..CHUNK.min(usize::try_from(length - at).unwrap_or(CHUNK))];
             device.read(at, chunk).map_err(read)?;
-            temporary.as_file().write_at(at, chunk).map_err(&write)?;
+            new.file().write_at(at, chunk).map_err(&write)?;
             at += chunk.len() as u64;
             report(&progress, at, length).map_err(&write)?;
         }
         crash_point!("export::copied");
         // Opening it verifies every checksum in it.
-        drop(database::open(temporary.path(), &Protection::Plain)?);
-        temporary.as_file().sync_all().map_err(&write)?;
-        let _file = temporary
-            .persist_noclobber(&target)
-            .map_err(|error| failed("create", &target)(error.error))?;
-        let dir = parent(&target);
-        sync_dir(dir).map_err(failed("flush", dir))
+        let copy = new.file().try_clone().map_err(&write)?;
+        let copy = FileBackend::new(copy).map_err(|error| explain(&target, error))?;
+        database::check(&target, copy)?;
+        new.publish(&target).map_err(failed("create", &target))
     })
     .await
 }
@@ -165,8 +166,8 @@ pub(crate) fn swap_to_next_key(
     Ok(())
 }
 
-/// Proves that an encrypted redb file is whole under the key of its manifest. Nothing on the disk changes: what is opened is a copy in
-/// memory, since redb writes to what it opens. Blocks.
+/// Proves that an encrypted redb file is whole under the key of its manifest. Nothing on the disk changes: what redb writes to what it opens
+/// stays in memory. Blocks.
 ///
 /// # Errors
 ///
@@ -174,22 +175,9 @@ pub(crate) fn swap_to_next_key(
 pub(crate) fn check(file: &KeyedFile) -> Result<(), ControlError> {
     let (key, file_id) = opening_key(file)?;
     let device = database::device(file.path(), &key, file_id)?;
-    let memory = InMemoryBackend::new();
-    let copy = || -> io::Result<()> {
-        let length = device.len()?;
-        memory.set_len(length)?;
-        let mut chunk = vec![0; CHUNK];
-        let mut at = 0;
-        while at < length {
-            let chunk = &mut chunk[..CHUNK.min(usize::try_from(length - at).unwrap_or(CHUNK))];
-            device.read(at, chunk)?;
-            memory.write(at, chunk)?;
-            at += chunk.len() as u64;
-        }
-        Ok(())
-    };
-    copy().map_err(|error| explain(file.path(), redb::Error::Io(error)))?;
-    database::check(file.path(), memory)
+    let overlay =
+        Overlay::on(device).map_err(|error| explain(file.path(), redb::Error::Io(error)))?;
+    database::check(file.path(), overlay)
 }
 
 /// The key that opens `file`, when anything was ever in it.

@@ -313,13 +313,13 @@ impl<F: fmt::Debug> fmt::Debug for Device<F> {
 }
 
 /// A piece of a read or write within one block.
-struct Part {
-    block: u64,
-    of_block: std::ops::Range<usize>,
-    of_data: std::ops::Range<usize>,
+pub(super) struct Part {
+    pub(super) block: u64,
+    pub(super) of_block: std::ops::Range<usize>,
+    pub(super) of_data: std::ops::Range<usize>,
 }
 
-fn parts(offset: u64, length: usize) -> impl Iterator<Item = Part> {
+pub(super) fn parts(offset: u64, length: usize) -> impl Iterator<Item = Part> {
     let mut done = 0;
     std::iter::from_fn(move || {
         let at = offset + done as u64;

@@ -14,6 +14,7 @@ mod due;
 mod error;
 mod locks;
 mod manifests;
+mod overlay;
 mod rekey;
 mod tables;
 mod usage;

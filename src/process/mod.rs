@@ -8,6 +8,7 @@ mod lock;
     reason = "only the C library can give back what it keeps, and only to a foreign call"
 )]
 mod memory;
+mod new_file;
 mod service;
 #[expect(
     unsafe_code,
@@ -19,6 +20,7 @@ pub use files::raise_file_limit;
 pub use hardening::{Hardening, harden};
 pub use lock::{DataDirLock, LockError, RunningServer, running_server};
 pub use memory::{give_back, note_freed};
+pub(crate) use new_file::NewFile;
 pub use service::{inherited_listener, notify};
 pub use wiping::WipingAllocator;
 

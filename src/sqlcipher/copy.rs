@@ -12,12 +12,12 @@ use nimbus_manifests::{Cipher, Subject};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use super::{Database, OpenError};
+use super::{Database, OpenError, handed};
 use crate::envelope::{
     Envelope, EnvelopeError, Intent, PlainFile, Prepared, TEMPORARY_PREFIX, blocking, parent,
-    sync_dir,
 };
 use crate::failpoints::crash_point;
+use crate::process::NewFile;
 
 /// Told how many bytes of about how many were written, now and then; answers whether to go on. A copy that is stopped is removed.
 pub type Progress = Arc<dyn Fn(u64, u64) -> bool + Send + Sync>;
@@ -83,7 +83,7 @@ pub enum CopyError {
     },
 }
 
-/// Writes `database` in plaintext to the new file `target`, mode 0600, through a temporary name beside it. Blocks.
+/// Writes `database` in plaintext to the new file `target`, mode 0600, which has no name until it is whole. Blocks.
 ///
 /// # Errors
 ///
@@ -107,49 +107,44 @@ pub fn export_plaintext(
         });
     }
     let dir = parent(target);
-    let temporary = tempfile::Builder::new()
-        .prefix(TEMPORARY_PREFIX)
-        .tempfile_in(dir)
-        .map_err(io_error("create a file in", dir))?
-        .into_temp_path();
+    let new = NewFile::in_dir(dir, TEMPORARY_PREFIX).map_err(io_error("create a file in", dir))?;
     let mut connection = database.writer()?;
     let copy = Copy {
         from: "main",
         to: OTHER,
         failed_on: target,
     };
-    copy.attach(&connection, &temporary)?;
+    let handed = handed::uri(new.file()).map_err(|error| copy.failed("open", error))?;
+    copy.attach_as(&connection, &handed)?;
     let vacuum: i64 = connection
         .pragma_query_value(None, "auto_vacuum", |row| row.get(0))
         .map_err(|error| copy.failed("read", error))?;
     copy.run(
         &connection,
-        &format!("other.auto_vacuum = {vacuum}; PRAGMA other.journal_mode = OFF; PRAGMA other.synchronous = OFF"),
+        // In this order: to set the vacuum mode is a write, and there is no room for a journal.
+        &format!("other.journal_mode = OFF; PRAGMA other.synchronous = OFF; PRAGMA other.auto_vacuum = {vacuum}"),
     )?;
-    watch(&mut connection, progress, &temporary, database.path());
+    let growing = new.file().try_clone().map_err(io_error("open", target))?;
+    let written = move || growing.metadata().map_or(0, |file| file.len());
+    watch(&mut connection, progress, written, database.path());
     // One transaction, one snapshot: what a running server writes meanwhile does not come in halves.
     let transaction = connection
         .transaction()
         .map_err(|error| copy.failed("copy", error))?;
     copy.pages(&transaction)?;
+    crash_point!("export::filled");
     copy.compare(&transaction, database.path())?;
     transaction
         .commit()
         .map_err(|error| copy.failed("write", error))?;
     copy.detach(&connection)?;
     crash_point!("export::copied");
-    std::fs::File::open(&temporary)
-        .and_then(|file| file.sync_all())
-        .map_err(io_error("flush", target))?;
-    temporary
-        .persist_noclobber(target)
-        .map_err(|error| match error.error.kind() {
-            io::ErrorKind::AlreadyExists => CopyError::TargetExists {
-                path: target.to_owned(),
-            },
-            _ => io_error("create", target)(error.error),
-        })?;
-    sync_dir(dir).map_err(io_error("flush", dir))
+    new.publish(target).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => CopyError::TargetExists {
+            path: target.to_owned(),
+        },
+        _ => io_error("create", target)(error),
+    })
 }
 
 /// Makes the encrypted database of `subject` at `path` from all that the plaintext database `source` holds, verified and flushed. It is
@@ -226,7 +221,9 @@ fn fill(
     copy.run(&connection, "main.journal_mode = OFF")?;
     keep_wal(&connection, true).map_err(|error| copy.failed("prepare", error))?;
     copy.attach(&connection, source)?;
-    watch(&mut connection, progress, database.path(), source);
+    let growing = database.path().to_owned();
+    let written = move || std::fs::metadata(&growing).map_or(0, |file| file.len());
+    watch(&mut connection, progress, written, source);
     // One transaction, one snapshot: a source that is written meanwhile is copied as it was.
     let transaction = connection
         .transaction()
@@ -354,8 +351,12 @@ impl Copy<'_> {
             path: path.to_owned(),
             source: io::Error::new(io::ErrorKind::InvalidFilename, "not UTF-8"),
         })?;
+        self.attach_as(connection, path)
+    }
+
+    fn attach_as(&self, connection: &Connection, name: &str) -> Result<(), CopyError> {
         connection
-            .execute("ATTACH DATABASE ?1 AS other KEY ''", [path])
+            .execute("ATTACH DATABASE ?1 AS other KEY ''", [name])
             .map(drop)
             .and_then(|()| {
                 // The first read: a file that is no database is refused here, before anything is written.
@@ -462,11 +463,15 @@ impl Inventory {
 }
 
 /// Reports the size of the growing file every few thousand steps of SQLite's machine, and stops it when it is told to.
-fn watch(connection: &mut Connection, progress: Option<Progress>, growing: &Path, whole: &Path) {
+fn watch(
+    connection: &mut Connection,
+    progress: Option<Progress>,
+    written: impl Fn() -> u64 + Send + 'static,
+    whole: &Path,
+) {
     let Some(progress) = progress else { return };
-    let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
-    let (growing, total) = (growing.to_owned(), size(whole));
-    let report = move || !progress(size(&growing).min(total), total);
+    let total = std::fs::metadata(whole).map_or(0, |file| file.len());
+    let report = move || !progress(written().min(total), total);
     // A progress bar that cannot be drawn is no reason to fail.
     drop(connection.progress_handler(REPORT_EVERY, Some(report)));
 }

@@ -8,6 +8,7 @@ mod copy;
 mod error;
 mod exchange;
 mod follow;
+mod handed;
 mod key;
 mod page;
 mod rekey;

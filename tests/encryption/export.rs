@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::json;
 
-use super::{as_str, deployment, encryption, served, snapshot};
+use super::{as_str, assert_audited, deployment, encryption, served, snapshot};
 
 const SQLITE: &[&str] = &["export", "--provider", "sqlite", "--source"];
 
@@ -25,16 +25,11 @@ fn writes_a_tenant_out_for_its_owner_alone() {
         ]
         .concat(),
     );
-    // The record for the auditor names what was taken where.
-    let _ = ran.expect(
-        0,
-        &[
-            "PLAINTEXT",
-            "nimbus::audit",
-            "event=\"export\"",
-            "db:sqlite:tenant:alpha:alpha.sqlite3",
-        ],
-    );
+    let subject = "db:sqlite:tenant:alpha:alpha.sqlite3";
+    let said = ran.expect(0, &["PLAINTEXT", subject]).err();
+    // The record for the auditor is in the log, and no line of it between what is said.
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert_audited(&machine, "export", subject);
     let mode = |path: &std::path::Path| {
         fs::metadata(path)
             .expect("it is there")
@@ -149,8 +144,16 @@ fn refuses_what_is_not_there_not_encrypted_or_of_another_kind() {
     assert_eq!(before, snapshot(&machine.data_dir()));
 }
 
+/// The crash points of an export: before its file has a name, and after.
+const POINTS: &[(&str, bool)] = &[
+    ("export::filled", false),
+    ("export::copied", false),
+    ("export::flushed", false),
+    ("export::named", true),
+];
+
 #[test]
-fn leaves_no_plaintext_when_it_is_killed_but_a_temporary_file_of_the_owners() {
+fn leaves_nothing_when_it_is_killed_before_the_whole_plaintext_has_its_name() {
     for (kind, source, tenant) in [
         (
             "sqlite",
@@ -160,30 +163,36 @@ fn leaves_no_plaintext_when_it_is_killed_but_a_temporary_file_of_the_owners() {
         ("redb", "data/nimbus-control.db", &[]),
     ] {
         let machine = deployment(&["alpha"], &[]);
-        let export = |failpoints: &str| {
-            let mut command = machine.nimbus(&[
-                "encryption",
-                "export",
-                "--provider",
-                kind,
-                "--source",
-                source,
-                "--target",
-                "out/plain",
-            ]);
-            let _ = command.args(tenant).env("FAILPOINTS", failpoints);
+        let export = |target: &str, failpoints: &str| {
+            let mut command = machine.nimbus(&["encryption", "export", "--provider", kind]);
+            let _ = command
+                .args(["--source", source, "--target", target])
+                .args(tenant)
+                .env("FAILPOINTS", failpoints);
             super::run(command)
         };
-        assert_eq!(
-            export("export::copied=return").0.status.code(),
-            None,
-            "killed"
-        );
-        let left = snapshot(&machine.path("out"));
-        assert_eq!(left.len(), 1, "{kind}");
-        assert!(left[0].0.starts_with(".nimbus-tmp-"), "{}", left[0].0);
-        let _ = export("").expect(0, &[]);
-        assert!(machine.path("out/plain").exists());
+        let _ = export("whole", "").expect(0, &[]);
+        let whole = fs::read(machine.path("whole")).expect("the plaintext");
+        let points = POINTS.iter();
+        // redb is copied block by block, with no point between.
+        for (point, named) in
+            points.filter(|(point, _)| kind == "sqlite" || *point != "export::filled")
+        {
+            let killed = export("out/plain", &format!("{point}=return"));
+            assert_eq!(killed.0.status.code(), None, "{point}: killed");
+            let left = snapshot(&machine.path("out"));
+            if *named {
+                let content = fs::read(machine.path("out/plain")).expect("the plaintext");
+                assert_eq!(
+                    (left.len(), content.len()),
+                    (1, whole.len()),
+                    "{kind} {point}"
+                );
+                let _ = export("out/plain", "").expect(1, &["out/plain already exists"]);
+            } else {
+                assert_eq!(left, [], "{kind} {point}");
+            }
+        }
     }
 }
 

@@ -4,7 +4,9 @@ mod audit;
 mod doctor;
 mod export;
 mod key_files;
+mod memory;
 mod migrate;
+mod places;
 mod recover;
 mod repair;
 mod rotate_dek;
@@ -87,6 +89,18 @@ impl Ran {
     fn json(&self) -> Value {
         serde_json::from_str(&self.out()).unwrap_or_else(|error| panic!("{error}: {}", self.out()))
     }
+}
+
+/// Asserts that the audit log of a stopped deployment holds an event that is done, of this subject.
+fn assert_audited(machine: &Machine, event: &str, subject: &str) {
+    let log = fs::read_to_string(machine.data_dir().join("nimbus-audit.log")).expect("the log");
+    let parts = [
+        format!("\"event\":\"{event}\""),
+        format!("\"subject\":\"{subject}\""),
+        "\"outcome\":\"done\"".to_owned(),
+    ];
+    let is_it = |line: &str| parts.iter().all(|part| line.contains(part));
+    assert!(log.lines().any(is_it), "{event} of {subject} in: {log}");
 }
 
 /// `status --format json` with `arguments`, which must end with `code`.
