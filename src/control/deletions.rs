@@ -3,7 +3,7 @@
 use nimbus_manifests::TenantId;
 use redb::{ReadableDatabase as _, ReadableTable as _};
 
-use super::tables::{DELETIONS, DUE, LOCKS, MANIFESTS};
+use super::tables::{ANNOUNCED, DELETIONS, DUE, LOCKS, MANIFESTS};
 use super::{Control, ControlError};
 
 impl Control {
@@ -32,11 +32,13 @@ impl Control {
             drop(transaction.open_table(LOCKS)?.remove(tenant.as_str())?);
             drop(transaction.open_table(DUE)?.remove(tenant.as_str())?);
             let mut manifests = transaction.open_table(MANIFESTS)?;
+            let mut announced = transaction.open_table(ANNOUNCED)?;
             for kind in ["db:sqlite:tenant", "cache:libsql:tenant"] {
                 // `;` follows `:`: everything that begins with this tenant's prefix.
                 let range = format!("{kind}:{tenant}:")..format!("{kind}:{tenant};");
                 let range = range.start.as_str()..range.end.as_str();
-                manifests.retain_in::<&str, _>(range, |_, _| false)?;
+                manifests.retain_in::<&str, _>(range.clone(), |_, _| false)?;
+                announced.retain_in::<&str, _>(range, |_, _| false)?;
             }
             Ok(())
         })

@@ -10,6 +10,9 @@ use super::{ControlError, FILE_NAME};
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// Subject to manifest, as it lies on the disk.
 pub(super) const MANIFESTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("manifests");
+/// The same for manifests that a rotation is about to publish under another key.
+pub(super) const ANNOUNCED: TableDefinition<'_, &str, &[u8]> =
+    TableDefinition::new("announced_manifests");
 /// Tenants whose deletion has begun.
 pub(super) const DELETIONS: TableDefinition<'_, &str, ()> = TableDefinition::new("deletions");
 /// Tenants that an operator locked.
@@ -35,7 +38,8 @@ pub(super) const SECRETS: TableDefinition<'_, &str, &[u8]> = TableDefinition::ne
 
 pub(super) const LAYOUT: &str = "layout";
 /// 2: access keys, usage, the audit log's head, and when work is due. A release that does not know them would delete a tenant and leave its keys.
-pub(super) const KNOWN_LAYOUT: u64 = 2;
+/// 3: announced manifests. A release that does not know them would delete a tenant and leave a wrap of its data key.
+pub(super) const KNOWN_LAYOUT: u64 = 3;
 
 /// The layout of an opened file; 0 where none is noted.
 pub(super) fn layout(database: &Database) -> Result<u64, redb::Error> {
@@ -48,6 +52,7 @@ pub(super) fn layout(database: &Database) -> Result<u64, redb::Error> {
 pub(super) fn make_all(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     drop(transaction.open_table(META)?.insert(LAYOUT, KNOWN_LAYOUT)?);
     drop(transaction.open_table(MANIFESTS)?);
+    drop(transaction.open_table(ANNOUNCED)?);
     drop(transaction.open_table(DELETIONS)?);
     drop(transaction.open_table(LOCKS)?);
     drop(transaction.open_table(ACCESS_KEYS)?);

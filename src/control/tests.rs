@@ -136,19 +136,56 @@ fn tenant_subject(tenant: &str) -> Subject {
 async fn keeps_manifests_across_a_restart() {
     let house = House::new();
     let subject = tenant_subject("demo");
-    house.open().await.unwrap().put(&subject, b"text").unwrap();
+    house
+        .open()
+        .await
+        .unwrap()
+        .put_many([(&subject, &b"text"[..])])
+        .unwrap();
     let control = house.open().await.unwrap();
-    assert_eq!(control.get(&subject).unwrap().unwrap(), b"text");
+    assert_eq!(control.get(&subject).unwrap(), [b"text"]);
     control.remove(&subject).unwrap();
-    assert!(control.get(&subject).unwrap().is_none());
+    assert_eq!(control.get(&subject).unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn keeps_an_announced_manifest_beside_the_one_in_force_until_one_is_put() {
+    let house = House::new();
+    let (subject, other) = (tenant_subject("demo"), tenant_subject("other"));
+    let control = house.open().await.unwrap();
+    control.put_many([(&subject, &b"old"[..])]).unwrap();
+    control
+        .announce(&[(&subject, b"new"), (&other, b"alone")])
+        .unwrap();
+    drop(control);
+    let control = house.open().await.unwrap();
+    assert_eq!(control.get(&subject).unwrap(), [b"new", b"old"]);
+    let all = control.manifests().unwrap();
+    assert_eq!(
+        all,
+        [
+            vec![b"new".to_vec(), b"old".to_vec()],
+            vec![b"alone".to_vec()]
+        ]
+    );
+    assert_eq!(
+        control.announced().unwrap(),
+        [subject.clone(), other.clone()]
+    );
+    control.put_many([(&subject, &b"new"[..])]).unwrap();
+    assert_eq!(control.get(&subject).unwrap(), [b"new"]);
+    assert_eq!(control.announced().unwrap(), std::slice::from_ref(&other));
+    control.remove(&other).unwrap();
+    assert_eq!(control.get(&other).unwrap().len(), 0);
 }
 
 #[tokio::test]
 async fn ends_a_deletion_with_the_tenants_manifests_and_no_others() {
     let control = House::new().open().await.unwrap();
     let (one, other) = (tenant_subject("one"), tenant_subject("one-more"));
-    control.put(&one, b"1").unwrap();
-    control.put(&other, b"2").unwrap();
+    control.put_many([(&one, &b"1"[..])]).unwrap();
+    control.put_many([(&other, &b"2"[..])]).unwrap();
+    control.announce(&[(&one, b"3"), (&other, b"4")]).unwrap();
     let tenant: TenantId = "one".parse().unwrap();
     control.begin_delete(&tenant).unwrap();
     assert_eq!(
@@ -157,8 +194,8 @@ async fn ends_a_deletion_with_the_tenants_manifests_and_no_others() {
     );
     control.finish_delete(&tenant).unwrap();
     assert_eq!(control.pending_deletes().unwrap(), []);
-    assert!(control.get(&one).unwrap().is_none());
-    assert!(control.get(&other).unwrap().is_some());
+    assert_eq!(control.get(&one).unwrap().len(), 0);
+    assert_eq!(control.get(&other).unwrap(), [b"4", b"2"]);
 }
 
 #[tokio::test]
@@ -263,7 +300,7 @@ async fn refuses_any_single_block_that_is_zeroed_changed_or_swapped_and_used() {
                 Ok(control) => {
                     for n in 0..40 {
                         let copy = control.get(&tenant_subject(&format!("t{n}"))).unwrap();
-                        assert_eq!(copy.unwrap(), vec![3; 700]);
+                        assert_eq!(copy, [vec![3; 700]]);
                     }
                 }
                 Err(error) => {
@@ -296,7 +333,7 @@ async fn refuses_a_single_block_put_back_from_an_older_copy() {
                 // Nothing refers to it: what is read is the newest.
                 for n in 0..40 {
                     let copy = control.get(&tenant_subject(&format!("t{n}"))).unwrap();
-                    assert_eq!(copy.unwrap(), vec![3; 700]);
+                    assert_eq!(copy, [vec![3; 700]]);
                 }
             }
             Err(error) => {
@@ -374,7 +411,9 @@ async fn brings_a_file_of_the_first_layout_up_and_keeps_what_is_in_it() {
     const FIRST_USAGE: TableDefinition<'_, (&str, &[u8]), u64> = TableDefinition::new("usage");
     let house = House::new();
     let control = house.open().await.unwrap();
-    control.put(&tenant_subject("demo"), b"text").unwrap();
+    control
+        .put_many([(&tenant_subject("demo"), &b"text"[..])])
+        .unwrap();
     control
         .write(|transaction| {
             for table in transaction.list_tables()? {
@@ -391,7 +430,7 @@ async fn brings_a_file_of_the_first_layout_up_and_keeps_what_is_in_it() {
     let control = house.open().await.unwrap();
     assert_eq!(control.with(tables::layout).unwrap(), tables::KNOWN_LAYOUT);
     let copy = control.get(&tenant_subject("demo")).unwrap();
-    assert_eq!(copy.unwrap(), b"text");
+    assert_eq!(copy, [b"text"]);
     let tables = control
         .with(|database| {
             let transaction = database.begin_read()?;

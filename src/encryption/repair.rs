@@ -75,15 +75,18 @@ pub async fn repair(
     let envelope = &envelope.clone().with_audit(Arc::new(log));
     let copies = blocking(move || control.manifests()).await?;
     let mut repairs = Vec::new();
-    for copy in copies {
+    for copies in copies {
         // Only this deployment's own core wrote it there; what does not parse is of a newer release, and none of ours.
-        let Ok(copy) = SealedManifest::parse(&copy) else {
-            continue;
-        };
-        let path = data_dir.join(copy.claims().subject().file_name());
-        if is_wrong(envelope, &path, &copy).await? {
+        let copies: Vec<SealedManifest> = copies
+            .iter()
+            .filter_map(|copy| SealedManifest::parse(copy).ok())
+            .collect();
+        let Some(last) = copies.last() else { continue };
+        let path = data_dir.join(last.claims().subject().file_name());
+        if let Some(copy) = replacement(envelope, &path, &copies).await {
             let event = Event::new(EventKind::Repair, EventOutcome::Begun).of(copy.claims());
             envelope.record(event.clone()).await?;
+            let copy = copy.clone();
             let repaired = blocking(move || put_back(path, &copy)).await;
             let event = event.ended(&repaired);
             let event = match &repaired {
@@ -97,23 +100,50 @@ pub async fn repair(
     Ok(repairs)
 }
 
-/// Whether the manifest of `path` is missing, or anything else than what its key holder wrote for this file.
-async fn is_wrong(
+/// The copy that is to take the place of what stands beside `path`; `None` when that is right. Where a rotation was cut short there are two
+/// copies, under different keys: the one that a key opens is wanted.
+async fn replacement<'a>(
     envelope: &Envelope,
     path: &Path,
-    copy: &SealedManifest,
-) -> Result<bool, OperationError> {
-    let manifest = manifest_path(path);
-    match blocking(move || read_manifest(&manifest)).await {
-        Ok(Some(there)) if there.as_bytes() == copy.as_bytes() => return Ok(false),
-        Ok(Some(_another)) => {}
-        Ok(None) | Err(_) => return Ok(true),
+    copies: &'a [SealedManifest],
+) -> Option<&'a SealedManifest> {
+    let (before, announced) = copies.split_last()?;
+    let mut opens = None;
+    for copy in announced {
+        if envelope.unwraps(path, copy).await {
+            opens = Some(copy);
+        }
     }
+    if announced.is_empty() || opens.is_none() && envelope.unwraps(path, before).await {
+        opens = Some(before);
+    }
+    let manifest = manifest_path(path);
+    let there = match blocking(move || read_manifest(&manifest)).await {
+        Ok(Some(there)) => there,
+        Ok(None) | Err(_) => return Some(opens.unwrap_or(before)),
+    };
+    let is_there = |copy: &SealedManifest| copy.as_bytes() == there.as_bytes();
+    if opens.is_some_and(is_there) {
+        return None;
+    }
+    // A copy whose key is gone, while that of the other is here.
+    if let Some(opens) = opens
+        && copies.iter().any(is_there)
+        && !envelope.unwraps(path, &there).await
+    {
+        return Some(opens);
+    }
+    let wrong = is_wrong(envelope, path, before).await;
+    wrong.then_some(opens.unwrap_or(before))
+}
+
+/// Whether the manifest of `path`, which can be read, is anything else than what its key holder wrote for this file.
+async fn is_wrong(envelope: &Envelope, path: &Path, copy: &SealedManifest) -> bool {
     let subject = copy.claims().subject();
     let opened = envelope
         .prepare(path, subject, copy.claims().cipher(), Intent::Open)
         .await;
-    Ok(match opened {
+    match opened {
         Err(
             EnvelopeError::SubjectMismatch { .. }
             | EnvelopeError::CipherMismatch { .. }
@@ -127,7 +157,7 @@ async fn is_wrong(
                 | ProviderError::Kms(KmsError::WrongContext { .. } | KmsError::WrongKey { .. })
         ),
         _ => false,
-    })
+    }
 }
 
 /// One manifest that is wrong; `None` when there is nothing that it could belong to.

@@ -340,6 +340,9 @@ impl RotateKek {
                 target
             }
         };
+        // Of files that had the key already, after a rotation that was cut short: of theirs, too, no copy under the old key is to stay.
+        let (core, dir) = (envelope.clone(), self.dir().to_owned());
+        blocking(move || core.settle_mirror(&dir)).await?;
         let mut rotated = Rotated {
             key: describe(&*target).await,
             ..Rotated::default()

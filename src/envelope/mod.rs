@@ -98,36 +98,40 @@ impl MirrorError {
 
 /// Where a copy of each manifest is kept, so that a lost sidecar can be put back. All calls block and are durable when they return.
 pub trait ManifestMirror: fmt::Debug + Send + Sync {
-    /// Keeps `manifest` as the copy of `subject`'s.
-    ///
-    /// # Errors
-    ///
-    /// [`MirrorError`] when it is not durable.
-    fn put(&self, subject: &Subject, manifest: &[u8]) -> Result<(), MirrorError>;
-
-    /// Keeps many copies in one go.
+    /// Keeps each manifest as the one copy of its subject's, all in one go.
     ///
     /// # Errors
     ///
     /// [`MirrorError`] when they are not all durable.
-    fn put_many(&self, manifests: &[(&Subject, &[u8])]) -> Result<(), MirrorError> {
-        manifests
-            .iter()
-            .try_for_each(|(subject, manifest)| self.put(subject, manifest))
-    }
+    fn put_many(&self, manifests: &[(&Subject, &[u8])]) -> Result<(), MirrorError>;
 
-    /// The copy of `subject`'s manifest.
+    /// Keeps each manifest beside the copy that there is: it is about to be published under another key, and until that is done nobody
+    /// knows which of the two keys will be left.
+    ///
+    /// # Errors
+    ///
+    /// [`MirrorError`] when they are not all durable.
+    fn announce(&self, manifests: &[(&Subject, &[u8])]) -> Result<(), MirrorError>;
+
+    /// The copies of `subject`'s manifest: none, one, or the one that was announced and the one before it.
     ///
     /// # Errors
     ///
     /// [`MirrorError`] when the control file cannot be read.
-    fn get(&self, subject: &Subject) -> Result<Option<Vec<u8>>, MirrorError>;
+    fn get(&self, subject: &Subject) -> Result<Vec<Vec<u8>>, MirrorError>;
 
-    /// Forgets the copy of `subject`'s manifest, if there is one.
+    /// Whose manifests were announced and not put since.
     ///
     /// # Errors
     ///
-    /// [`MirrorError`] when its absence is not durable.
+    /// [`MirrorError`] when the control file cannot be read.
+    fn announced(&self) -> Result<Vec<Subject>, MirrorError>;
+
+    /// Forgets the copies of `subject`'s manifest, if there are any.
+    ///
+    /// # Errors
+    ///
+    /// [`MirrorError`] when their absence is not durable.
     fn remove(&self, subject: &Subject) -> Result<(), MirrorError>;
 }
 
@@ -307,7 +311,8 @@ impl Envelope {
         self.settle(file, Opened::First).await
     }
 
-    /// Copies `file`'s manifest into the mirror when the mirror's copy is missing or older. Cheap when there is nothing to do. Blocks.
+    /// Makes `file`'s manifest, which has opened it, the mirror's one copy, unless another has taken its place meanwhile. Cheap when there is
+    /// nothing to do. Blocks.
     ///
     /// # Errors
     ///
@@ -320,22 +325,70 @@ impl Envelope {
             path: file.path.clone(),
             source,
         };
-        let sealed = file.seal();
-        let manifest = sealed.claims();
-        let stale = match mirror.get(manifest.subject()).map_err(failed)? {
-            Some(copy) if copy == sealed.as_bytes() => false,
-            Some(copy) => SealedManifest::parse(&copy).map_or(true, |copy| {
-                let copy = copy.claims();
-                copy.file_id() != manifest.file_id() || copy.revision() <= manifest.revision()
-            }),
-            None => true,
-        };
-        if stale {
-            mirror
-                .put(manifest.subject(), sealed.as_bytes())
-                .map_err(failed)?;
+        let (subject, sealed) = (file.manifest.subject(), file.seal());
+        if mirror.get(subject).map_err(failed)? == [sealed.as_bytes()] {
+            return Ok(());
+        }
+        // Nobody publishes between the look and the copy.
+        let _alone = self
+            .publishing
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if rewrap::is_at_place(&file.path, &sealed) {
+            let copies = [(subject, sealed.as_bytes())];
+            mirror.put_many(&copies).map_err(failed)?;
         }
         Ok(())
+    }
+
+    /// Settles what a rotation that was cut short left announced in the mirror: of two copies of a manifest, the one that stands in `dir`
+    /// stays. Where neither stands there, both do. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvelopeError::Mirror`].
+    pub fn settle_mirror(&self, dir: &Path) -> Result<(), EnvelopeError> {
+        let Some(mirror) = &self.mirror else {
+            return Ok(());
+        };
+        let failed = |source| EnvelopeError::Mirror {
+            path: dir.to_owned(),
+            source,
+        };
+        let _alone = self
+            .publishing
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut settled = Vec::new();
+        for subject in mirror.announced().map_err(failed)? {
+            let there = store::read(&manifest_path(&dir.join(subject.file_name())));
+            // What is byte for byte a copy of ours needs no other proof.
+            if let Ok(Some(there)) = there
+                && mirror
+                    .get(&subject)
+                    .map_err(failed)?
+                    .iter()
+                    .any(|copy| copy == there.as_bytes())
+            {
+                settled.push((subject, there));
+            }
+        }
+        let copies: Vec<_> = settled
+            .iter()
+            .map(|(subject, there)| (subject, there.as_bytes()))
+            .collect();
+        mirror.put_many(&copies).map_err(failed)
+    }
+
+    /// Whether the keys in force unwrap what `sealed`, a manifest for `path`, holds, and its MAC is right.
+    pub(crate) async fn unwraps(&self, path: &Path, sealed: &SealedManifest) -> bool {
+        let Some(keys) = self.keys() else {
+            return false;
+        };
+        let (subject, cipher) = (sealed.claims().subject(), sealed.claims().cipher());
+        self.unseal(path, subject, cipher, sealed.clone(), &keys)
+            .await
+            .is_ok()
     }
 
     /// Removes the manifest of `path`, durably: whatever is left of the file is then unreadable. The mirror's copy is the caller's
@@ -521,7 +574,7 @@ impl Envelope {
         let manifest = sealed.claims();
         if let (Some(mirror), false) = (&self.mirror, manifest.state() == State::New) {
             mirror
-                .put(manifest.subject(), sealed.as_bytes())
+                .put_many(&[(manifest.subject(), sealed.as_bytes())])
                 .map_err(|source| EnvelopeError::Mirror {
                     path: path.to_owned(),
                     source,

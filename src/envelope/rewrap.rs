@@ -1,15 +1,17 @@
 //! A data key under another key: the manifest changes, no page of the data does.
 //!
-//! Many manifests are replaced at once: copied to the mirror in one commit, all written, flushed together, and renamed. States a crash
-//! can leave, for each manifest by itself:
+//! Many manifests are replaced at once: announced to the mirror in one commit, all written, flushed together, renamed, and made the
+//! mirror's only copies in a second commit. States a crash can leave, for each manifest by itself:
 //!
 //! | after | on disk | the next start |
 //! | --- | --- | --- |
-//! | mirror written | old manifest, its copy under the new key | opens with the old key; the copy opens with the new one |
+//! | announced | old manifest; copies of the old one and of the new | opens with the old key, and drops the new copy |
 //! | temporary files written, flushed | the same, and a `.nimbus-tmp-…` | the same; the rest is removed |
-//! | renamed | new manifest | opens with the new key |
+//! | renamed | new manifest; both copies | opens with the new key, and drops the old copy |
+//! | mirrored | new manifest, its copy alone | opens with the new key |
 //!
-//! Both keys are configured until all is done, so that each of these opens.
+//! Both keys are configured until all is done, so that each of these opens. Should the operator turn back instead and destroy either key, a
+//! lost manifest still comes back: one of the two copies is under the key that is left.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
@@ -21,7 +23,7 @@ use nimbus_manifests::{
 };
 
 use super::store;
-use super::{Envelope, EnvelopeError, ManifestMirror, blocking, look, manifest_path};
+use super::{Envelope, EnvelopeError, MirrorError, blocking, look, manifest_path};
 use crate::failpoints::crash_point;
 
 /// Recovery recipients to add to manifests, and to drop from them. All others are kept.
@@ -38,7 +40,7 @@ pub struct Recipients {
 pub struct Rewrapped {
     path: PathBuf,
     before: SealedManifest,
-    after: SealedManifest,
+    pub(super) after: SealedManifest,
 }
 
 impl Rewrapped {
@@ -181,50 +183,49 @@ impl Envelope {
             return Ok(changed);
         };
         if let Some(mirror) = &self.mirror {
-            mirror_all(&**mirror, &batch, |one| &one.after)?;
-            crash_point!("manifests::mirrored");
+            to_mirror(&batch, |one| &one.after, |copies| mirror.announce(copies))?;
+            crash_point!("manifests::announced");
         }
         let manifests: Vec<_> = batch
             .iter()
             .map(|rewrapped| (manifest_path(&rewrapped.path), rewrapped.after.as_bytes()))
             .collect();
-        if let Err(source) = store::replace_many(&manifests) {
-            let path = first.path.clone();
-            if let Some(mirror) = &self.mirror {
-                // Copies that are ahead of their manifests would be under a key that may never come into use.
-                let failed = batch
-                    .into_iter()
-                    .filter(|one| !is_at_place(&one.path, &one.after));
-                mirror_all(&**mirror, &failed.collect::<Vec<_>>(), |one| &one.before)?;
-            }
-            return Err(EnvelopeError::Io {
-                action: "write the manifests beside",
-                path,
-                source,
-            });
-        }
+        let replaced = store::replace_many(&manifests);
+        let is_new = |one: &Rewrapped| replaced.is_ok() || is_at_place(&one.path, &one.after);
         if let Some(keys) = self.keys() {
-            batch
-                .iter()
-                .for_each(|one| self.move_leases(&keys, &one.after));
+            let new = batch.iter().filter(|one| is_new(one));
+            new.for_each(|one| self.move_leases(&keys, &one.after));
         }
+        if let Some(mirror) = &self.mirror {
+            to_mirror(
+                &batch,
+                |one| if is_new(one) { &one.after } else { &one.before },
+                |copies| mirror.put_many(copies),
+            )?;
+            crash_point!("manifests::mirrored");
+        }
+        replaced.map_err(|source| EnvelopeError::Io {
+            action: "write the manifests beside",
+            path: first.path.clone(),
+            source,
+        })?;
         Ok(changed)
     }
 }
 
 /// Whether this very manifest stands beside `path`.
-fn is_at_place(path: &Path, manifest: &SealedManifest) -> bool {
+pub(super) fn is_at_place(path: &Path, manifest: &SealedManifest) -> bool {
     matches!(
         store::read(&manifest_path(path)),
         Ok(Some(now)) if now.as_bytes() == manifest.as_bytes()
     )
 }
 
-/// Keeps a copy of each manifest in the mirror, but of `new` ones, and of the mirror's own, which would help nobody there.
-fn mirror_all(
-    mirror: &dyn ManifestMirror,
-    batch: &[Rewrapped],
-    which: impl Fn(&Rewrapped) -> &SealedManifest,
+/// Gives manifests to the mirror, but `new` ones, and the mirror's own, which would help nobody there.
+fn to_mirror<'a>(
+    batch: &'a [Rewrapped],
+    which: impl Fn(&'a Rewrapped) -> &'a SealedManifest,
+    give: impl FnOnce(&[(&Subject, &[u8])]) -> Result<(), MirrorError>,
 ) -> Result<(), EnvelopeError> {
     let wanted = |one: &&Rewrapped| {
         one.after.claims().state() != State::New && one.subject().tenant().is_some()
@@ -237,12 +238,10 @@ fn mirror_all(
     let Some(first) = batch.first() else {
         return Ok(());
     };
-    mirror
-        .put_many(&copies)
-        .map_err(|source| EnvelopeError::Mirror {
-            path: first.path.clone(),
-            source,
-        })
+    give(&copies).map_err(|source| EnvelopeError::Mirror {
+        path: first.path.clone(),
+        source,
+    })
 }
 
 /// Whether a data key has the wanted wrap, no other provider's, and the recipients as asked for.

@@ -50,21 +50,38 @@ async fn open(envelope: &Envelope, path: &Path, tenant: &str) -> Result<KeyedFil
     }
 }
 
+/// By subject, the newest first.
 #[derive(Debug, Default)]
-struct MemoryMirror(Mutex<HashMap<Subject, Vec<u8>>>);
+struct MemoryMirror(Mutex<HashMap<Subject, Vec<Vec<u8>>>>);
 
 impl ManifestMirror for MemoryMirror {
-    fn put(&self, subject: &Subject, manifest: &[u8]) -> Result<(), MirrorError> {
-        let _old = self
-            .0
-            .lock()
-            .unwrap()
-            .insert(subject.clone(), manifest.to_vec());
+    fn put_many(&self, manifests: &[(&Subject, &[u8])]) -> Result<(), MirrorError> {
+        for (subject, manifest) in manifests {
+            let copies = vec![manifest.to_vec()];
+            let _old = self.0.lock().unwrap().insert((*subject).clone(), copies);
+        }
         Ok(())
     }
 
-    fn get(&self, subject: &Subject) -> Result<Option<Vec<u8>>, MirrorError> {
-        Ok(self.0.lock().unwrap().get(subject).cloned())
+    fn announce(&self, manifests: &[(&Subject, &[u8])]) -> Result<(), MirrorError> {
+        for (subject, manifest) in manifests {
+            let mut all = self.0.lock().unwrap();
+            let copies = all.entry((*subject).clone()).or_default();
+            let before = copies.pop();
+            *copies = std::iter::once(manifest.to_vec()).chain(before).collect();
+        }
+        Ok(())
+    }
+
+    fn get(&self, subject: &Subject) -> Result<Vec<Vec<u8>>, MirrorError> {
+        let all = self.0.lock().unwrap();
+        Ok(all.get(subject).cloned().unwrap_or_default())
+    }
+
+    fn announced(&self) -> Result<Vec<Subject>, MirrorError> {
+        let all = self.0.lock().unwrap();
+        let two = all.iter().filter(|(_, copies)| copies.len() > 1);
+        Ok(two.map(|(subject, _)| subject.clone()).collect())
     }
 
     fn remove(&self, subject: &Subject) -> Result<(), MirrorError> {
@@ -271,16 +288,16 @@ async fn mirrors_ready_manifests_only_and_heals_a_missing_copy() {
             .await
             .unwrap(),
     );
-    assert!(mirror.get(&subject("new")).unwrap().is_none());
+    assert!(mirror.get(&subject("new")).unwrap().is_empty());
 
     let path = create(&envelope, dir.path(), "demo").await;
     let sidecar = std::fs::read(manifest_path(&path)).unwrap();
-    assert_eq!(mirror.get(&subject("demo")).unwrap().unwrap(), sidecar);
+    assert_eq!(mirror.get(&subject("demo")).unwrap(), [&*sidecar]);
 
     mirror.remove(&subject("demo")).unwrap();
     let file = open(&envelope, &path, "demo").await.unwrap();
     envelope.refresh_mirror(&file).unwrap();
-    assert_eq!(mirror.get(&subject("demo")).unwrap().unwrap(), sidecar);
+    assert_eq!(mirror.get(&subject("demo")).unwrap(), [&*sidecar]);
 }
 
 #[tokio::test]
@@ -320,13 +337,21 @@ struct Sabotage {
 }
 
 impl ManifestMirror for Sabotage {
-    fn put(&self, subject: &Subject, manifest: &[u8]) -> Result<(), MirrorError> {
-        drop(std::fs::rename(&self.dir, self.dir.with_extension("away")));
-        self.mirror.put(subject, manifest)
+    fn put_many(&self, manifests: &[(&Subject, &[u8])]) -> Result<(), MirrorError> {
+        self.mirror.put_many(manifests)
     }
 
-    fn get(&self, subject: &Subject) -> Result<Option<Vec<u8>>, MirrorError> {
+    fn announce(&self, manifests: &[(&Subject, &[u8])]) -> Result<(), MirrorError> {
+        drop(std::fs::rename(&self.dir, self.dir.with_extension("away")));
+        self.mirror.announce(manifests)
+    }
+
+    fn get(&self, subject: &Subject) -> Result<Vec<Vec<u8>>, MirrorError> {
         self.mirror.get(subject)
+    }
+
+    fn announced(&self) -> Result<Vec<Subject>, MirrorError> {
+        self.mirror.announced()
     }
 
     fn remove(&self, subject: &Subject) -> Result<(), MirrorError> {
@@ -355,7 +380,45 @@ async fn a_rewrap_that_cannot_be_written_leaves_no_copy_under_the_new_key() {
         envelope.publish_rewrapped(vec![rewrapped]),
         Err(EnvelopeError::Io { .. })
     ));
-    assert_eq!(mirror.get(&subject("demo")).unwrap(), Some(before));
+    assert_eq!(mirror.get(&subject("demo")).unwrap(), [before]);
+}
+
+#[tokio::test]
+async fn a_manifest_that_opens_becomes_the_mirrors_only_copy_unless_it_was_replaced_meanwhile() {
+    let (dir, old, new) = (tempfile::tempdir().unwrap(), key(), key());
+    let mirror = Arc::new(MemoryMirror::default());
+    let envelope = core(&old).with_mirror(mirror.clone());
+    let path = create(&envelope, dir.path(), "demo").await;
+    let before = std::fs::read(manifest_path(&path)).unwrap();
+    // A rotation that is cut short after it was announced.
+    let nobody = Recipients::default();
+    let rewrapped = envelope.rewrap(&path, &*new, &nobody).await.unwrap();
+    let rewrapped = rewrapped.unwrap();
+    let after = rewrapped.after.as_bytes().to_vec();
+    let announce = || mirror.announce(&[(&subject("demo"), &*after)]).unwrap();
+    announce();
+    assert_eq!(mirror.get(&subject("demo")).unwrap(), [&*after, &*before]);
+    let opened = open(&envelope, &path, "demo").await.unwrap();
+    envelope.refresh_mirror(&opened).unwrap();
+    assert_eq!(mirror.get(&subject("demo")).unwrap(), [&*before]);
+    announce();
+    envelope.settle_mirror(dir.path()).unwrap();
+    assert_eq!(mirror.get(&subject("demo")).unwrap(), [&*before]);
+    // And one that ends between the opening and the look at the mirror.
+    assert!(
+        envelope
+            .publish_rewrapped(vec![rewrapped])
+            .unwrap()
+            .is_empty()
+    );
+    envelope.refresh_mirror(&opened).unwrap();
+    assert_eq!(mirror.get(&subject("demo")).unwrap(), [&*after]);
+    // Where neither copy stands, nobody knows which one will be wanted.
+    mirror.put_many(&[(&subject("demo"), &*before)]).unwrap();
+    announce();
+    std::fs::remove_file(manifest_path(&path)).unwrap();
+    envelope.settle_mirror(dir.path()).unwrap();
+    assert_eq!(mirror.get(&subject("demo")).unwrap(), [&*after, &*before]);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 use std::fs;
 
-use super::{deployment, encryption, health, served, snapshot, status};
+use super::{assert_audited, deployment, encryption, health, served, snapshot, status};
 
 #[test]
 fn puts_lost_manifests_back_and_keeps_what_stood_in_their_place() {
@@ -19,9 +19,9 @@ fn puts_lost_manifests_back_and_keeps_what_stood_in_their_place() {
         &[
             "alpha.sqlite3: its manifest was put back",
             "beta.sqlite3: its",
-            "event=\"repair\"",
         ],
     );
+    assert_audited(&machine, "repair", "db:sqlite:tenant:alpha:alpha.sqlite3");
     assert!(!ran.out().contains("gamma"));
     let aside = machine
         .data_dir()
