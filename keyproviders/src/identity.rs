@@ -27,9 +27,18 @@ pub struct RecoveryIdentities {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdentityError {
-    /// It is missing, or others can reach it.
+    /// Nothing stands at the path.
+    #[error(
+        "the identity {} does not exist; name the file that `age-keygen` wrote, the one with the line AGE-SECRET-KEY-1…",
+        .path.display()
+    )]
+    Missing {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Others can reach it, or it is no file.
     #[error(transparent)]
-    File(#[from] KeyFileError),
+    File(KeyFileError),
     /// The operating system refused to read it.
     #[error("cannot read the identity {}", .path.display())]
     Read {
@@ -83,7 +92,10 @@ impl RecoveryIdentities {
     /// [`IdentityError`].
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, IdentityError> {
         let path = path.into();
-        let file = keyfile::open_checked(&path)?;
+        let file = keyfile::open_checked(&path).map_err(|error| match error {
+            KeyFileError::Missing { path } => IdentityError::Missing { path },
+            error => IdentityError::File(error),
+        })?;
         // Of this size from the start: a buffer that grows leaves copies behind.
         let mut text = Zeroizing::new(vec![0; MAX_BYTES + 1]);
         let length = read_all(file, &mut text).map_err(|source| IdentityError::Read {

@@ -16,8 +16,8 @@ pub(super) enum Format {
     Json,
 }
 
-/// What commands log by default: trouble, and what an auditor asks for.
-pub(super) const COMMAND_LOG: &str = "warn,nimbus::audit=info";
+/// What commands log by default: what they have to say stands in their answer, and key events in the audit log.
+pub(super) const COMMAND_LOG: &str = "error";
 
 /// Logs go to standard error; `RUST_LOG` chooses what is logged.
 pub(super) fn init_log(format: Format, default: &str) {

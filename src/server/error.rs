@@ -90,7 +90,7 @@ codes! {
     ResourceExhausted = "rate.resource_exhausted", SERVICE_UNAVAILABLE, "warning", true, "wait as long as Retry-After says, and try again";
     /// The key cannot be had now.
     KeyUnavailable = "encryption.key_unavailable", SERVICE_UNAVAILABLE, "error", true,
-        "make the key reachable, or pass the missing one with --encryption-previous-…; `nimbus encryption status` names it";
+        "make the key reachable, or name the missing one in the settings (--encryption-previous-…); `nimbus encryption status` names it";
     /// The provider refuses the key.
     KeyRevoked = "encryption.key_revoked", SERVICE_UNAVAILABLE, "error", false,
         "the operator enables the key at its provider, or restores the permission to use it; the tenant opens again by itself";

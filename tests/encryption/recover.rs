@@ -73,7 +73,7 @@ fn refuses_identities_that_are_none_or_not_the_files() {
         let _ = encryption(&machine, &[RECOVER, &[identity]].concat()).expect(1, words);
         assert_eq!(before, snapshot(&machine.data_dir()), "{identity}");
     };
-    recover("missing.txt", &["missing.txt"]);
+    recover("missing.txt", &["missing.txt does not exist", "age-keygen"]);
     recover(
         "other.txt",
         &["no configured key opens", "nimbus-control.db"],
@@ -107,8 +107,8 @@ fn refuses_identities_that_are_none_or_not_the_files() {
 #[test]
 fn refuses_while_the_server_runs() {
     let machine = deployment(&["alpha"], &[]);
-    let _ = identity(&machine, "recovery.txt");
     let server = machine.start(&[]);
+    // Before anything is said of the identity, which is not there.
     let _ = encryption(&machine, &[RECOVER, &["recovery.txt"]].concat())
         .expect(1, &["in use by process"]);
     server.stop();

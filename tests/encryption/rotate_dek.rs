@@ -3,7 +3,9 @@ use std::fs;
 use nimbus_test_support::Machine;
 use serde_json::{Value, json};
 
-use super::{as_str, deployment, encryption, health, run, served, snapshot, status};
+use super::{
+    as_str, assert_audited, deployment, encryption, health, run, served, snapshot, status,
+};
 
 const ALPHA: &[&str] = &[
     "rotate-dek",
@@ -39,7 +41,8 @@ fn a_file_gets_a_new_data_key_and_the_old_one_opens_nothing_of_it() {
     let old_manifest =
         fs::read(machine.data_dir().join("alpha.sqlite3.nimbus-enc")).expect("a manifest");
     let old = snapshot(&machine.data_dir());
-    let _ = encryption(&machine, ALPHA).expect(0, &["has a new data key", "event=\"rekey\""]);
+    let _ = encryption(&machine, ALPHA).expect(0, &["has a new data key"]);
+    assert_audited(&machine, "rekey", "db:sqlite:tenant:alpha:alpha.sqlite3");
     let after = status(&machine, &["--verify", "pages"], 0);
     let (one, other) = (
         file(&before, "alpha.sqlite3"),

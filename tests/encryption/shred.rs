@@ -3,7 +3,7 @@ use std::path::Path;
 
 use nimbus_test_support::Machine;
 
-use super::{as_str, deployment, encryption, run, snapshot, status};
+use super::{as_str, assert_audited, deployment, encryption, run, snapshot, status};
 
 /// Every file of the deployment as an attacker may have kept it from before.
 fn keep(machine: &Machine) {
@@ -79,7 +79,8 @@ fn with_a_key_directory_every_copy_is_dead_at_once() {
     assert!(machine.data_dir().join("alpha.sqlite3").exists());
     assert!(!opens(&machine, "alpha", settings));
     let ran = shred("");
-    let _ = ran.expect(0, &["Tenant alpha is shredded", "event=\"shred\""]);
+    let _ = ran.expect(0, &["Tenant alpha is shredded"]);
+    assert_audited(&machine, "shred", "db:sqlite:tenant:alpha:alpha.sqlite3");
     assert!(!ran.out().contains("still open with"), "{}", ran.out());
     assert_eq!(fs::read_dir(&keys).expect("the keys").count(), 2);
     assert!(!opens(&machine, "alpha", settings), "its key is gone");

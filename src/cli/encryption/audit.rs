@@ -9,6 +9,7 @@ use ureq::http::Method;
 use super::super::output::{self, Format};
 use super::super::remote::Remote;
 use super::super::{CliError, Outcome, block_on, settings};
+use super::require_deployment;
 use crate::audit::{Line, OfflineLog, Verified, lines};
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
@@ -41,6 +42,7 @@ pub(super) struct Audit {
 impl Audit {
     pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
         let settings = settings(config, None)?;
+        require_deployment(&settings)?;
         let verified = self.verify.then(|| verify(&settings)).transpose()?;
         let lines = lines(&settings.control_data_dir, self.since)?;
         match self.format {

@@ -11,12 +11,15 @@ use super::EncryptionError;
 
 /// Make a new key file of 32 random bytes, mode 0400, never over an old one
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    arg_required_else_help = true,
+    after_help = "\
 Examples:
   nimbus encryption keygen --master-key-file /etc/nimbus/master.key
   nimbus encryption keygen --key-dir /etc/nimbus/keys --tenant-id demo
   nimbus encryption keygen --key-dir /etc/nimbus/keys \\
-      --subject db:redb:control:nimbus-control.db")]
+      --subject db:redb:control:nimbus-control.db"
+)]
 pub(super) struct Keygen {
     /// Where to write a master key
     #[arg(

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::super::remote::Remote;
 use super::super::{CliError, Outcome, block_on, output, settings};
 use super::audited::Opened;
+use super::require_deployment;
 use crate::config::Settings;
 use crate::encryption::lock::{self, TenantLock};
 use crate::process::DataDirLock;
@@ -68,6 +69,7 @@ impl Unlock {
 
 fn set(config: Option<&Path>, tenant: &TenantId, locked: bool) -> Result<TenantLock, CliError> {
     let settings = settings(config, None)?;
+    require_deployment(&settings)?;
     match Remote::on(&settings.data_dir)? {
         Some(server) => {
             let verb = if locked { "lock" } else { "unlock" };

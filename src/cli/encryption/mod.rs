@@ -14,7 +14,7 @@ mod rotate_kek;
 mod shred;
 mod status;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -24,7 +24,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::{self, Format};
 use super::{CliError, Outcome};
+use crate::config::Settings;
+use crate::control::Control;
 use crate::encryption::Engine;
+use crate::envelope::manifest_path;
 use crate::sqlcipher::Progress;
 
 /// Look at, make, move and check what is encrypted.
@@ -79,6 +82,30 @@ pub enum EncryptionError {
     /// A recovery identity cannot be used.
     #[error(transparent)]
     Identity(#[from] nimbus_keyproviders::identity::IdentityError),
+    /// A directory without `--all`.
+    #[error(
+        "{} is a directory; for every file in it: `nimbus encryption rotate-dek --path {} --all`",
+        .path.display(), .path.display()
+    )]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// No directory, with `--all`.
+    #[error("{} is no directory; leave --all out for one file", .path.display())]
+    NoDirectory {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A command that was run in the wrong place.
+    #[error(
+        "no deployment is here: {} does not exist; run this where the server runs, or name its data directory in NIMBUS_DATA_DIR",
+        .control.display()
+    )]
+    NoDeployment {
+        /// Where its control file would be.
+        control: PathBuf,
+    },
     /// A key file cannot be made.
     #[error(transparent)]
     KeyFile(#[from] nimbus_keyproviders::KeyFileError),
@@ -103,6 +130,16 @@ impl Encryption {
             Verb::Unlock(verb) => verb.run(config),
         }
     }
+}
+
+/// Refuses a place where no server ever ran: there is nothing to be read there, and nothing to be made.
+fn require_deployment(settings: &Settings) -> Result<(), EncryptionError> {
+    let control = Control::path_in(&settings.control_data_dir);
+    if control.exists() || manifest_path(&control).exists() {
+        return Ok(());
+    }
+    let control = std::path::absolute(&control).unwrap_or(control);
+    Err(EncryptionError::NoDeployment { control })
 }
 
 /// What kind of database a command is about.

@@ -10,6 +10,7 @@ use super::super::{CliError, Outcome, settings};
 use super::EncryptionError;
 use super::rotate_kek;
 use crate::encryption::rotate_kek::Request;
+use crate::process::DataDirLock;
 
 /// Open files with a recovery identity, and wrap their keys by the provider of the settings
 #[derive(Debug, Args)]
@@ -45,6 +46,8 @@ impl Recover {
         };
         let rotate = request.check()?;
         rotate.check_path()?;
+        // First of all: with a server there, nothing else is worth asking for.
+        drop(DataDirLock::acquire(rotate.dir())?);
         let identities = RecoveryIdentities::open(self.identity).map_err(EncryptionError::from)?;
         rotate_kek::offline(&settings, rotate, Some(Arc::new(identities)))
     }

@@ -9,7 +9,7 @@ use nimbus_manifests::TenantId;
 use super::super::remote::Remote;
 use super::super::{CliError, Outcome, block_on, output, settings};
 use super::audited::{offline, with_log};
-use super::{Provider, progress_bar, stop_on_signals};
+use super::{EncryptionError, Provider, progress_bar, stop_on_signals};
 use crate::chain::chain;
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
@@ -51,6 +51,12 @@ pub(super) struct RotateDek {
 impl RotateDek {
     pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
         let settings = settings(config, None)?;
+        let path = self.path.clone();
+        match (self.all, path.is_dir()) {
+            (false, true) => return Err(EncryptionError::Directory { path }.into()),
+            (true, false) => return Err(EncryptionError::NoDirectory { path }.into()),
+            _ => {}
+        }
         let dir = if self.all {
             &*self.path
         } else {

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::super::remote::Remote;
 use super::super::{CliError, Outcome, block_on, output, settings};
 use super::audited::Opened;
+use super::require_deployment;
 use crate::config::Settings;
 use crate::encryption::shred::{Shredded, shred};
 use crate::process::DataDirLock;
@@ -39,6 +40,7 @@ pub(super) struct Shred {
 impl Shred {
     pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
         let settings = settings(config, None)?;
+        require_deployment(&settings)?;
         let shredded = match Remote::on(&settings.data_dir)? {
             Some(server) => server.operate(
                 "/api/admin/encryption/shred",

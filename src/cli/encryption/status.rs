@@ -97,7 +97,7 @@ fn text(survey: &Survey, now: jiff::Timestamp) -> String {
             "CIPHER",
             "WRAPPED BY",
             "KEY",
-            "KEY AGE",
+            "DATA KEY AGE",
             "HEALTH",
         ]
         .map(str::to_owned),

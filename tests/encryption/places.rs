@@ -1,0 +1,54 @@
+//! Commands that were run in the wrong place, or told too little.
+
+use std::fs;
+
+use super::{deployment, encryption, machine};
+
+#[test]
+fn commands_on_a_directory_without_a_deployment_say_where_they_looked_and_make_nothing() {
+    let machine = machine();
+    for made in [false, true] {
+        if made {
+            fs::create_dir(machine.data_dir()).expect("an empty directory");
+        }
+        for command in [
+            &["audit"][..],
+            &["audit", "--verify"],
+            &["lock", "--tenant-id", "alpha"],
+            &["unlock", "--tenant-id", "alpha"],
+            &["shred", "--tenant-id", "alpha", "--yes"],
+        ] {
+            let control = machine.data_dir().join("nimbus-control.db");
+            let words = [super::as_str(&control), "NIMBUS_DATA_DIR"];
+            let _ = encryption(&machine, command).expect(1, &words);
+        }
+        assert_eq!(machine.data_dir().exists(), made);
+    }
+    assert_eq!(super::snapshot(&machine.data_dir()), []);
+}
+
+#[test]
+fn rotate_dek_tells_a_file_from_a_directory() {
+    let machine = deployment(&["alpha"], &[]);
+    let _ = encryption(&machine, &["rotate-dek", "--path", "data"]).expect(
+        1,
+        &[
+            "data is a directory",
+            "`nimbus encryption rotate-dek --path data --all`",
+        ],
+    );
+    let _ = encryption(
+        &machine,
+        &["rotate-dek", "--all", "--path", "data/alpha.sqlite3"],
+    )
+    .expect(1, &["data/alpha.sqlite3 is no directory"]);
+}
+
+#[test]
+fn keygen_without_arguments_shows_examples() {
+    let machine = machine();
+    let _ = encryption(&machine, &["keygen"]).expect(
+        2,
+        &["nimbus encryption keygen --master-key-file /etc/nimbus/master.key"],
+    );
+}
