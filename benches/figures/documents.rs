@@ -147,6 +147,7 @@ fn compare<'a>(
         first,
         second,
         ratio,
+        ..
     } = in_turn(rounds, || measure(encrypted), || measure(plaintext));
     Figure {
         name,

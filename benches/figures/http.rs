@@ -21,19 +21,19 @@ pub(crate) struct House {
 impl House {
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let machine = Machine::new(env!("CARGO_BIN_EXE_nimbus"));
-        let server = machine.start(arguments);
-        let _tenant = server.create("/api/tenants", &json!({"id": "demo"}));
-        let token = machine.token();
-        Self {
-            server,
-            machine,
-            token,
-        }
+        let house = Self::restarted(machine, arguments);
+        let _tenant = house.server.create("/api/tenants", &json!({"id": "demo"}));
+        house
     }
 
-    /// Another server where this one was, which was stopped.
+    /// Another server where one was, which was stopped.
     pub(crate) fn restarted(machine: Machine, arguments: &[&str]) -> Self {
         let server = machine.start(arguments);
+        Self::of(machine, server)
+    }
+
+    /// A server that runs.
+    pub(crate) fn of(machine: Machine, server: Server) -> Self {
         let token = machine.token();
         Self {
             server,

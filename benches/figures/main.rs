@@ -1,4 +1,5 @@
-//! The figures of `docs/benchmarks.md`: `cargo bench` measures all of them, `cargo bench -- documents` those of one part.
+//! The figures of `docs/benchmarks.md`: `cargo bench` measures all of them, `cargo bench -- documents` those of one part. With `--gib`, the
+//! large tenant that is copied whole has a gibibyte.
 //!
 //! Both sides of a ratio are measured in turn, in one run and one directory, and a ratio is the median of the ratios of
 //! neighbouring measurements: what else the machine does falls on both. Nothing here fails for being slow; the table
@@ -11,6 +12,8 @@ mod copies;
 mod documents;
 mod http;
 mod keys;
+mod kms;
+mod leases;
 mod many_tenants;
 mod open_tenants;
 mod opening;
@@ -22,7 +25,7 @@ mod setup;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // cargo adds `--bench`.
+    // cargo adds `--bench`; `--gib` is for `copies`.
     let chosen: Vec<String> = std::env::args()
         .skip(1)
         .filter(|argument| !argument.starts_with("--"))
@@ -58,4 +61,5 @@ const PARTS: &[(&str, Part)] = &[
     ("open-tenants", open_tenants::run),
     ("many-tenants", many_tenants::run),
     ("keys", keys::run),
+    ("leases", leases::run),
 ];

@@ -29,6 +29,8 @@ pub(crate) struct Sides {
     pub(crate) second: f64,
     /// First by second.
     pub(crate) ratio: f64,
+    /// The least and the most of each side.
+    pub(crate) ranges: [(f64, f64); 2],
 }
 
 /// Measures both sides `rounds` times, in turn, each being first in every other round. One more round at the beginning
@@ -54,10 +56,21 @@ pub(crate) fn in_turn(
         }
     }
     Sides {
+        ranges: [range(&firsts), range(&seconds)],
         first: median(firsts),
         second: median(seconds),
         ratio: median(ratios),
     }
+}
+
+fn range(values: &[f64]) -> (f64, f64) {
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    (least, values.iter().copied().fold(0.0, f64::max))
+}
+
+/// A median and its range as people read it.
+pub(crate) fn with_range(median: f64, (least, most): (f64, f64)) -> String {
+    format!("{} ({} to {})", time(median), time(least), time(most))
 }
 
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
