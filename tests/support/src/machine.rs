@@ -324,6 +324,8 @@ impl Server {
         }
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
+            // An answer is what the server said, also where it says to look elsewhere.
+            .max_redirects(0)
             .proxy(None)
             .timeout_global(Some(PATIENCE))
             .build()
