@@ -322,7 +322,7 @@ async fn listen(
         Err(source) => {
             // Most often it is the same server, started twice.
             let dir = data_dir.to_owned();
-            let holder = blocking(move || running_server(&dir)).await?;
+            let holder = blocking(move || running_server(&dir)).await.ok().flatten();
             let served = holder.filter(|holder| holder.address == Some(address));
             return Err(match served {
                 Some(_) => LockError::Busy {
