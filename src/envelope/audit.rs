@@ -41,6 +41,10 @@ pub enum EventKind {
     Unlock,
     /// A file was put back from a backup.
     Restore,
+    /// A tenant got an access key.
+    AccessKeyCreated,
+    /// An access key of a tenant counts no more.
+    AccessKeyRevoked,
     /// The log begins.
     LogBegun,
     /// The log did not go on where it had ended.
@@ -69,6 +73,8 @@ impl EventKind {
             Self::Lock => "lock",
             Self::Unlock => "unlock",
             Self::Restore => "restore",
+            Self::AccessKeyCreated => "access-key-created",
+            Self::AccessKeyRevoked => "access-key-revoked",
             Self::LogBegun => "log-begun",
             Self::LogBroken => "log-broken",
             Self::LogGap => "log-gap",

@@ -42,6 +42,14 @@ fn export(machine: &Machine, tenant: &str, target: &str, code: i32) {
     assert_eq!(target.exists(), code == 0);
 }
 
+fn text(value: &Value, name: &str) -> String {
+    value[name].as_str().expect("a text").to_owned()
+}
+
+fn data_log(machine: &Machine) -> std::path::PathBuf {
+    machine.data_dir().join("nimbus-audit.log")
+}
+
 #[test]
 fn every_key_event_is_in_the_log_with_who_did_it() {
     let machine = super::machine();
@@ -49,6 +57,23 @@ fn every_key_event_is_in_the_log_with_who_did_it() {
     let _ = server.create("/api/tenants", &json!({"id": "alpha"}));
     let _ = server.create("/api/tenants", &json!({"id": "beta"}));
     has(&machine, "create", "done", "admin:", "tenant:alpha:");
+    let keys = "/api/tenants/alpha/keys";
+    let key = server.create(keys, &json!({"name": "the shop", "scope": "read"}));
+    let (id, secret) = (text(&key, "id"), text(&key, "key"));
+    for status in [204, 404] {
+        let revoke = server.request("DELETE", &format!("{keys}/{id}"), None);
+        assert_eq!(revoke.0, status);
+    }
+    // Which also writes what was only noted.
+    verify(&machine, 0, &["whole"]);
+    for event in ["access-key-created", "access-key-revoked"] {
+        has(&machine, event, "begun", "admin:", "tenant:alpha:");
+        has(&machine, event, "done", "admin:", "tenant:alpha:");
+    }
+    let log = fs::read_to_string(data_log(&machine)).expect("the log");
+    assert_eq!(log.matches("access-key-revoked").count(), 2, "{log}");
+    assert_eq!(log.matches(&id).count(), 3, "{log}");
+    assert!(!log.contains(&secret) && !log.contains("the shop"), "{log}");
     // Beside the server, which alone writes the log.
     export(&machine, "alpha", "out-1", 0);
     has(&machine, "export", "begun", "admin:", "tenant:alpha:");

@@ -7,7 +7,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use nimbus_manifests::TenantId;
+use nimbus_manifests::{Subject, TenantId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::tenant_id;
 use crate::chain::chain;
 use crate::control::{AccessKey, KeyError, KeyId, KeyInfo, KeyName, Scope};
-use crate::envelope::blocking;
+use crate::envelope::{Event, EventKind, EventOutcome, acting_as, actor, blocking};
 use crate::server::App;
 use crate::server::body::Body;
 use crate::server::error::{ApiError, Code, of_trouble};
@@ -42,22 +42,30 @@ pub(in crate::server) async fn create(
     Body(new): Body<NewKey>,
 ) -> Result<Response, ApiError> {
     let tenant = tenant_id(&tenant)?;
+    require(&app, &tenant).await?;
+    let scope = new.scope.as_str();
+    let event = event(EventKind::AccessKeyCreated, &tenant).saying(format!("scope {scope}"));
+    audited(app, event, move |app| async move {
+        let (key, info) = make(&app, &tenant, new).await?;
+        let made = format!("key {}, scope {scope}", info.id);
+        Ok((shown_once(&key, &info), made))
+    })
+    .await
+}
+
+async fn make(app: &App, tenant: &TenantId, new: NewKey) -> Result<(AccessKey, KeyInfo), ApiError> {
     for _try in 0..TRIES {
         let deletions = app.control.deletions();
-        require(&app, &tenant).await?;
+        require(app, tenant).await?;
         let (control, tenant) = (app.control.clone(), tenant.clone());
         let name = new.name.clone();
         // On a thread of its own, which ends also when the client has gone.
         let created =
             blocking(move || control.create_key(&tenant, name, new.scope, deletions)).await;
-        return match created {
-            Ok((key, info)) => {
-                tracing::info!(event = "key.created", key = %key.id(), scope = info.scope.as_str(), "a tenant access key was made");
-                Ok(shown_once(&key, &info))
-            }
-            Err(KeyError::Deleted) => continue,
-            Err(error) => Err(failed(&error)),
-        };
+        match created {
+            Err(KeyError::Deleted) => {}
+            made => return made.map_err(|error| failed(&error)),
+        }
     }
     Err(ApiError::new(
         Code::StorageBusy,
@@ -86,27 +94,64 @@ pub(in crate::server) async fn revoke(
 ) -> Result<StatusCode, ApiError> {
     let tenant = tenant_id(&tenant)?;
     require(&app, &tenant).await?;
-    let revoked = match id.parse::<KeyId>() {
-        Ok(id) => {
-            let control = app.control.clone();
-            blocking(move || control.revoke_key(&tenant, id))
-                .await
-                .map_err(|error| failed(&error.into()))?
-        }
-        Err(()) => false,
+    let not_found = || {
+        let message = "this tenant has no such access key, or no more";
+        ApiError::new(Code::KeyNotFound, message)
     };
-    if !revoked {
-        return Err(ApiError::new(
-            Code::KeyNotFound,
-            "this tenant has no such access key, or no more",
-        ));
-    }
-    tracing::info!(
-        event = "key.revoked",
-        key = id,
-        "a tenant access key was revoked"
-    );
-    Ok(StatusCode::NO_CONTENT)
+    let known = |id: &KeyId| {
+        let keys = app.control.tenant_keys(&tenant);
+        keys.iter().any(|key| key.id == id.to_string())
+    };
+    let id = id.parse().ok().filter(known).ok_or_else(not_found)?;
+    let key = format!("key {id}");
+    let event = event(EventKind::AccessKeyRevoked, &tenant).saying(&key);
+    audited(app, event, move |app| async move {
+        let control = app.control.clone();
+        let revoked = blocking(move || control.revoke_key(&tenant, id)).await;
+        match revoked.map_err(|error| failed(&error.into()))? {
+            true => Ok((StatusCode::NO_CONTENT, key)),
+            false => Err(not_found()),
+        }
+    })
+    .await
+}
+
+fn event(kind: EventKind, tenant: &TenantId) -> Event {
+    let subject = Subject::sqlite_tenant(tenant, &format!("{tenant}.sqlite3"))
+        .expect("a tenant id with our extension is a file name");
+    Event::new(kind, EventOutcome::Begun).about(&subject)
+}
+
+/// Does something to an access key between two lines of the audit log, to its end also when the client has gone. What is done comes with what the
+/// second line says. Where the first cannot be written, nothing is done.
+async fn audited<T, F>(
+    app: Arc<App>,
+    event: Event,
+    work: impl FnOnce(Arc<App>) -> F + Send + 'static,
+) -> Result<T, ApiError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<(T, String), ApiError>> + Send + 'static,
+{
+    // The log is sealed under the control file's key, too: that it was taken back says more than that the log cannot be written.
+    let control = app.check_control().await;
+    control.map_err(|error| failed(&error.into()))?;
+    let doing = tokio::spawn(acting_as(actor(), async move {
+        let begun = app.envelope.record(event.clone()).await;
+        begun.map_err(|error| ApiError::new(Code::Unavailable, chain(&error)))?;
+        let done = work(app.clone()).await;
+        app.envelope.note(match &done {
+            Ok((_, said)) => event.ended(&Ok::<_, KeyError>(())).saying(said),
+            Err(_) => Event {
+                outcome: EventOutcome::Failed,
+                ..event
+            },
+        });
+        done.map(|(done, _said)| done)
+    }));
+    doing
+        .await
+        .unwrap_or_else(|_panic| Err(ApiError::new(Code::Internal, "a fault in the server")))
 }
 
 async fn require(app: &App, tenant: &TenantId) -> Result<(), ApiError> {
