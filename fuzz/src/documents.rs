@@ -8,6 +8,9 @@ use nimbus_documents::documents::query::{
     Condition, Field, Filter, Key, MAX_FILTERS, MAX_IN, MAX_PAGE, Position, Query, Relation, Value,
 };
 use nimbus_documents::documents::schedule::{Cron, MAX_DELAY, NewJob, Schedule};
+use nimbus_documents::documents::schema::{
+    MAX_INDEXES, MAX_SCHEMA_BYTES, MAX_SCHEMA_FIELDS, TableSchema, Violation,
+};
 use nimbus_documents::documents::{
     AtMost, Fields, InputError, MAX_BATCH, MAX_FIELDS_BYTES, Mutation,
 };
@@ -125,6 +128,35 @@ pub fn schedule(bytes: &[u8]) {
         };
         assert!(next > at);
         at = next;
+    }
+}
+
+/// A schema that is accepted reads back the same, has one spelling, and comes to the same about a document as its copy from a store
+/// does: the document is right, or a message of bounded length says what is not. The first line is a schema, each of the others a
+/// document. What a schema may cost is bounded before it is compiled; libFuzzer's `-timeout` holds it to that.
+pub fn schema(bytes: &[u8]) {
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    let Some(schema) = accepted(lines.next().unwrap_or_default(), TableSchema::from_json) else {
+        return;
+    };
+    assert!(schema.fields().len() <= MAX_SCHEMA_FIELDS);
+    assert!(schema.indexes().len() <= MAX_INDEXES);
+    let text = schema.to_json();
+    assert!(text.len() <= 2 * MAX_SCHEMA_BYTES);
+    assert_eq!(TableSchema::from_json(&text).as_ref(), Ok(&schema));
+    let stored = TableSchema::from_stored(&text).expect("it was accepted");
+    assert_eq!(stored.to_json(), text);
+    for line in lines.take(MAX_DOCUMENTS) {
+        let Some(document) = accepted(line, Fields::from_json) else {
+            continue;
+        };
+        let found = schema.check(&document);
+        assert_eq!(stored.check(&document), found);
+        match found {
+            Ok(()) => {}
+            Err(Violation::Unreadable { reason }) => panic!("{reason}"),
+            Err(violation) => assert!(violation.to_string().len() < 4096),
+        }
     }
 }
 
@@ -275,5 +307,7 @@ fn mutation_json(mutation: &Mutation) -> String {
     }
 }
 
+/// How many documents are held to one schema.
+const MAX_DOCUMENTS: usize = 8;
 /// The version of a cursor and what binds it to its query.
 const BOUND_BYTES: usize = 17;

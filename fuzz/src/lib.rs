@@ -1,6 +1,7 @@
 //! What holds of every input; each fuzz target asserts one of these.
 
 pub mod documents;
+pub mod keys;
 
 use nimbus_manifests::{MacKey, MacMismatch, SealedManifest};
 
