@@ -1,5 +1,7 @@
 //! Usage: each identity once a month, whatever the clock does.
 
+use redb::{ReadableDatabase as _, ReadableTable as _};
+
 use super::*;
 
 fn time(text: &str) -> jiff::Timestamp {

@@ -23,7 +23,7 @@ pub(in crate::server) struct Tenant {
 
 /// Closes a tenant until it is unlocked, as `nimbus encryption lock`.
 #[utoipa::path(post, path = "/api/admin/encryption/lock", operation_id = "lockTenant", tag = "encryption",
-    request_body = shapes::Shred,
+    request_body = shapes::LockedTenant,
     responses(
         (status = 200, description = "Closed, its key wiped", body = shapes::TenantLock),
         (status = 404, description = "There is no such tenant", body = shapes::ErrorEnvelope),
@@ -37,7 +37,7 @@ pub(in crate::server) async fn lock(
 
 /// Ends a lock, as `nimbus encryption unlock`.
 #[utoipa::path(post, path = "/api/admin/encryption/unlock", operation_id = "unlockTenant", tag = "encryption",
-    request_body = shapes::Shred,
+    request_body = shapes::LockedTenant,
     responses(
         (status = 200, description = "It opens again", body = shapes::TenantLock),
         (status = 404, description = "There is no such tenant", body = shapes::ErrorEnvelope),
