@@ -1,13 +1,12 @@
 //! A client that has the server run jobs: each inserts one document.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::client::{Broken, Client, expect_killed, turned_away};
+use crate::client::{Broken, Client, Hand, turned_away};
 use crate::random::Random;
 
 pub(crate) struct Jobber {
@@ -20,59 +19,13 @@ pub(crate) struct Jobber {
 }
 
 impl Jobber {
-    /// `None` on a server that has no jobs.
-    pub(crate) fn if_there_are_jobs(
-        client: &mut Client,
-        seed: u64,
-        tenant: &'static str,
-    ) -> Option<Self> {
-        let (status, _) = client
-            .get(&format!("/api/tenants/{tenant}/schedule"))
-            .expect("a server");
-        (status == 200).then(|| Self {
+    pub(crate) fn new(seed: u64, tenant: &'static str) -> Self {
+        Self {
             tenant,
             random: Random::new(seed, 2000),
             next: 0,
             accepted: BTreeSet::new(),
             uncertain: BTreeSet::new(),
-        })
-    }
-
-    pub(crate) fn accepted(&self) -> u64 {
-        self.accepted.len() as u64
-    }
-
-    /// Works until the server is killed.
-    pub(crate) fn work(&mut self, mut client: Client, killed: &AtomicBool) {
-        while let Ok(()) = self.step(&mut client) {
-            // Few: each of them is looked at after every restart.
-            thread::sleep(PAUSE);
-        }
-        expect_killed(killed);
-    }
-
-    fn step(&mut self, client: &mut Client) -> Result<(), Broken> {
-        self.next += 1;
-        let number = self.next;
-        let mutation = json!({"type": "insert", "table": "ran", "fields": {"n": number}});
-        let job = json!({"run_after_ms": self.random.below(4000), "mutation": mutation});
-        let _new = self.uncertain.insert(number);
-        let (status, answer) =
-            client.post(&format!("/api/tenants/{}/schedule", self.tenant), &job)?;
-        assert!(status == 201 || turned_away(status), "{status} {answer}");
-        if status == 201 {
-            let _was_there = self.uncertain.remove(&number);
-            let _new = self.accepted.insert(number);
-        }
-        Ok(())
-    }
-
-    /// No job ran twice, and none that nobody asked for.
-    pub(crate) fn settle(&mut self, client: &mut Client) {
-        for (number, runs) in self.runs(client) {
-            assert_eq!(runs, 1, "job {number} ran {runs} times");
-            let known = self.accepted.contains(&number) || self.uncertain.contains(&number);
-            assert!(known, "job {number} was never asked for");
         }
     }
 
@@ -98,28 +51,45 @@ impl Jobber {
         }
     }
 
-    /// How often each job ran. Read in pages.
+    /// How often each job ran.
     fn runs(&self, client: &mut Client) -> BTreeMap<u64, u64> {
         let mut runs = BTreeMap::new();
-        let mut after = Value::Null;
-        loop {
-            let wanted = json!({"query": {"table": "ran"}, "page_size": 500, "after": after});
-            let path = format!("/api/tenants/{}/query/paginated", self.tenant);
-            let (status, page) = client.post(&path, &wanted).expect("the server runs");
-            if turned_away(status) {
-                continue;
-            }
-            assert_eq!(status, 200, "{page}");
-            for document in page["data"].as_array().expect("data") {
-                *runs
-                    .entry(document["n"].as_u64().expect("a number"))
-                    .or_default() += 1;
-            }
-            if page["has_more"] == false {
-                return runs;
-            }
-            after = page["next_cursor"].clone();
+        for document in client.documents(self.tenant, "ran") {
+            let number = document["n"].as_u64().expect("a number");
+            *runs.entry(number).or_default() += 1;
         }
+        runs
+    }
+}
+
+impl Hand for Jobber {
+    fn step(&mut self, client: &mut Client) -> Result<(), Broken> {
+        self.next += 1;
+        let number = self.next;
+        let mutation = json!({"type": "insert", "table": "ran", "fields": {"n": number}});
+        let job = json!({"run_after_ms": self.random.below(4000), "mutation": mutation});
+        let _new = self.uncertain.insert(number);
+        let (status, answer) =
+            client.post(&format!("/api/tenants/{}/schedule", self.tenant), &job)?;
+        assert!(status == 201 || turned_away(status), "{status} {answer}");
+        if status == 201 {
+            let _was_there = self.uncertain.remove(&number);
+            let _new = self.accepted.insert(number);
+        }
+        Ok(())
+    }
+
+    /// No job ran twice, and none that nobody asked for.
+    fn settle(&mut self, client: &mut Client) {
+        for (number, runs) in self.runs(client) {
+            assert_eq!(runs, 1, "job {number} ran {runs} times");
+            let known = self.accepted.contains(&number) || self.uncertain.contains(&number);
+            assert!(known, "job {number} was never asked for");
+        }
+    }
+
+    fn done(&self) -> Vec<(&'static str, u64)> {
+        vec![("jobs", self.accepted.len() as u64)]
     }
 }
 

@@ -6,8 +6,14 @@
 //! - no acknowledged write is lost, and none that was not acknowledged is there in part: a batch is whole or absent;
 //! - the journal has no gap, has each write once, and agrees with the documents;
 //! - a tenant whose creation was acknowledged is there, one whose deletion was is not, and a name used again begins empty;
-//! - a job that was accepted ran, and ran once;
+//! - a job that was accepted ran, and ran once; a cron never runs more often than its interval passes;
+//! - what is active of a deploy is one generation, whole; a schema and its unique index hold from their acknowledgement on;
+//! - an access key lets in from its making to its revocation;
+//! - no rotated data key comes back, and everything opens without the master keys that were rotated away;
+//! - the audit log proves whole;
 //! - every file passes SQLCipher's page check and SQLite's `integrity_check`.
+//!
+//! A run in which one of these kinds of work never succeeded fails.
 //!
 //! What a client waited for when the server died may have come to be or not, whole; each client says what that was.
 
@@ -18,10 +24,15 @@
 
 mod churn;
 mod client;
+mod crons;
+mod deploys;
 mod jobs;
 mod journal;
+mod keys;
 mod model;
 mod random;
+mod rotations;
+mod schemas;
 mod writer;
 
 use std::env;
@@ -34,9 +45,14 @@ use nimbus_test_support::{Machine, Server};
 use serde_json::{Value, json};
 
 use churn::Churner;
-use client::Client;
+use client::{Client, Hand};
+use crons::Keeper;
+use deploys::Deployer;
 use jobs::Jobber;
+use keys::KeyHolder;
 use random::Random;
+use rotations::Rotator;
+use schemas::Indexer;
 use writer::Writer;
 
 #[test]
@@ -56,18 +72,17 @@ fn nothing_acknowledged_is_lost_however_often_the_server_is_killed() {
         kills += 1;
     }
     soak.end();
-    eprintln!(
-        "soak: {kills} kills, {} writes acknowledged, {} jobs, {} tenants created",
-        soak.writers.iter().map(Writer::acknowledged).sum::<u64>(),
-        soak.jobber.as_ref().map_or(0, Jobber::accepted),
-        soak.churners.iter().map(Churner::created).sum::<u64>(),
-    );
+    eprintln!("soak: {kills} kills; acknowledged:");
+    for (kind, count) in soak.done() {
+        eprintln!("soak: {count:8} {kind}");
+        assert!(count > 0, "{kind}: none in the whole run");
+    }
 }
 
 #[test]
 fn a_document_that_vanishes_behind_its_client_is_missed() {
     let mut soak = Soak::new(7);
-    let server = soak.machine.start(ARGUMENTS);
+    let server = soak.start();
     let mut client = Client::new(&server, soak.machine.token());
     for _ in 0..40 {
         soak.writers[0].step(&mut client).expect("the server runs");
@@ -93,7 +108,9 @@ struct Soak {
     random: Random,
     writers: Vec<Writer>,
     churners: Vec<Churner>,
-    jobber: Option<Jobber>,
+    jobber: Jobber,
+    rotator: Rotator,
+    others: Vec<Box<dyn Hand>>,
 }
 
 impl Soak {
@@ -101,7 +118,7 @@ impl Soak {
         let machine = Machine::new(env!("CARGO_BIN_EXE_nimbus"));
         let server = machine.start(ARGUMENTS);
         let mut client = Client::new(&server, machine.token());
-        for tenant in TENANTS.iter().chain([&JOBS]) {
+        for tenant in TENANTS.iter().chain(&OTHERS) {
             let created = client.post("/api/tenants", &json!({"id": tenant}));
             assert_eq!(created.expect("a server").0, 201);
         }
@@ -113,11 +130,8 @@ impl Soak {
         for writer in &mut writers {
             writer.settle_in(&mut client);
         }
-        let jobber = Jobber::if_there_are_jobs(&mut client, seed, JOBS);
-        if jobber.is_none() {
-            eprintln!("soak: this server runs no jobs");
-        }
         server.stop();
+        let rotator = Rotator::new(seed, &machine, &TENANTS);
         Self {
             machine,
             random: Random::new(seed, u64::MAX),
@@ -125,14 +139,46 @@ impl Soak {
             churners: (0..CHURNERS)
                 .map(|number| Churner::new(seed, number))
                 .collect(),
-            jobber,
+            jobber: Jobber::new(seed, "jobs"),
+            rotator,
+            others: vec![
+                Box::new(Keeper::new(seed, "jobs")),
+                Box::new(Deployer::new(seed, "app")),
+                Box::new(Indexer::new(seed, "schemas")),
+                Box::new(KeyHolder::new(seed, "keys")),
+            ],
         }
+    }
+
+    fn start(&mut self) -> Server {
+        self.rotator.prepare(&self.machine);
+        let mut command = self.machine.nimbus(&["start", "--port", "0"]);
+        self.rotator.settings(command.args(ARGUMENTS));
+        self.machine.start_command(command)
+    }
+
+    /// How often each kind of work was acknowledged.
+    fn done(&self) -> Vec<(&'static str, u64)> {
+        let mut done = vec![
+            (
+                "writes",
+                self.writers.iter().map(Writer::acknowledged).sum(),
+            ),
+            (
+                "tenants created",
+                self.churners.iter().map(Churner::created).sum(),
+            ),
+        ];
+        done.extend(self.jobber.done());
+        done.extend(self.others.iter().flat_map(|hand| hand.done()));
+        done.extend(self.rotator.done());
+        done
     }
 
     /// Start, compare, load, kill.
     fn round(&mut self, load: Duration) {
         let started = Instant::now();
-        let server = self.machine.start(ARGUMENTS);
+        let server = self.start();
         let up = started.elapsed();
         self.compare(&server);
         let compared = started.elapsed() - up;
@@ -148,9 +194,10 @@ impl Soak {
                 let client = Client::new(&server, token.clone());
                 let _thread = scope.spawn(|| churner.work(client, &killed));
             }
-            if let Some(jobber) = &mut self.jobber {
+            let hands = self.others.iter_mut().map(|hand| &mut **hand);
+            for hand in hands.chain([&mut self.jobber as &mut dyn Hand, &mut self.rotator]) {
                 let client = Client::new(&server, token.clone());
-                let _thread = scope.spawn(|| jobber.work(client, &killed));
+                let _thread = scope.spawn(|| hand.work(client, &killed));
             }
             // The kill is what is timed: nothing is waited for.
             thread::sleep(load);
@@ -165,7 +212,7 @@ impl Soak {
         );
         // What the next start would mend is looked at before it can, every other time.
         if self.random.below(2) == 0 {
-            self.verify_files();
+            self.verify_files(&["ok", "rekeying"]);
         }
     }
 
@@ -193,26 +240,28 @@ impl Soak {
         for churner in &mut self.churners {
             churner.settle(&mut client, &listed);
         }
-        if let Some(jobber) = &mut self.jobber {
-            jobber.settle(&mut client);
+        self.jobber.settle(&mut client);
+        for hand in &mut self.others {
+            hand.settle(&mut client);
         }
+        self.rotator.settle(&mut client);
     }
 
     /// The last comparison; every job has run, and every file is whole.
     fn end(&mut self) {
-        let server = self.machine.start(ARGUMENTS);
+        let server = self.start();
         self.compare(&server);
-        if let Some(jobber) = &mut self.jobber {
-            jobber.wait_for_all(&mut Client::new(&server, self.machine.token()));
-        }
+        let mut client = Client::new(&server, self.machine.token());
+        self.jobber.wait_for_all(&mut client);
         self.compare(&server);
         server.stop();
-        self.verify_files();
+        self.verify_files(&["ok"]);
     }
 
-    /// `cipher_integrity_check` and `integrity_check` of every file.
-    fn verify_files(&self) {
-        let arguments = [
+    /// `cipher_integrity_check` and `integrity_check` of every file. `fine` is what may be said of one: a rotation that the server died
+    /// in is settled by the next start.
+    fn verify_files(&self, fine: &[&str]) {
+        let look = [
             "encryption",
             "status",
             "--verify",
@@ -220,20 +269,20 @@ impl Soak {
             "--format",
             "json",
         ];
-        let output = self
-            .machine
-            .nimbus(&arguments)
-            .output()
-            .expect("nimbus runs");
+        let mut command = self.machine.nimbus(&look);
+        self.rotator.settings(&mut command);
+        let output = command.output().expect("nimbus runs");
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+        let files = answer["files"].as_array().cloned().unwrap_or_default();
+        let all_fine = files
+            .iter()
+            .all(|file| fine.contains(&file["health"].as_str().unwrap_or_default()));
         assert!(
-            output.status.success(),
+            all_fine && files.len() > TENANTS.len(),
             "status: {}\n{answer:#}\n{}",
             output.status,
             String::from_utf8_lossy(&output.stderr)
         );
-        let files = answer["files"].as_array().map_or(0, Vec::len);
-        assert!(files > TENANTS.len(), "{answer}");
     }
 }
 
@@ -255,6 +304,7 @@ impl Drop for Soak {
 /// Fewer than there are tenants: they are opened and closed all the time.
 const ARGUMENTS: &[&str] = &["--max-open-tenants", "5"];
 const TENANTS: [&str; 6] = ["one", "two", "three", "four", "five", "six"];
-const JOBS: &str = "jobs";
+/// Of those who do not write documents alone.
+const OTHERS: [&str; 4] = ["jobs", "app", "schemas", "keys"];
 const WRITERS: usize = 12;
 const CHURNERS: u64 = 2;
