@@ -102,6 +102,63 @@ fn a_document_that_vanishes_behind_its_client_is_missed() {
     server.stop();
 }
 
+#[test]
+fn what_is_done_behind_the_back_of_a_client_is_missed() {
+    let mut soak = Soak::new(7);
+    let server = soak.start();
+    let mut client = Client::new(&server, soak.machine.token());
+    let file = soak.machine.data_dir().join("one.sqlite3");
+    let Soak {
+        jobber,
+        rotator,
+        others,
+        ..
+    } = &mut soak;
+    let mut hands: Vec<&mut dyn Hand> = others.iter_mut().map(|hand| &mut **hand).collect();
+    hands.extend([jobber as &mut dyn Hand, rotator]);
+    for hand in &mut hands {
+        for _ in 0..30 {
+            hand.step(&mut client).expect("the server runs");
+            if hand.done().iter().all(|(_, count)| *count > 0) {
+                break;
+            }
+        }
+        hand.settle(&mut client);
+    }
+    let insert = |table: &str| json!({"table": table, "fields": {"n": 1_000_000}});
+    let delete = Value::Null;
+    let (_, keys) = client.get("/api/tenants/keys/keys").expect("a server");
+    let key = keys["keys"][0]["id"].as_str().expect("a key");
+    let (_, generations) = client.get("/api/tenants/app/deploy").expect("a server");
+    let other = if generations["active"] == 1 { 2 } else { 1 };
+    let planted = [
+        ("/api/tenants/jobs/crons/tick", delete.clone()),
+        (
+            &*format!("/api/tenants/app/deploy/{other}/activate"),
+            json!({}),
+        ),
+        ("/api/tenants/schemas/documents", insert("numbers0")),
+        (&*format!("/api/tenants/keys/keys/{key}"), delete),
+        ("/api/tenants/jobs/documents", insert("ran")),
+        ("rotate-dek", json!({"path": file, "tenant_id": "one"})),
+    ];
+    assert_eq!(hands.len(), planted.len());
+    for (hand, (path, body)) in hands.into_iter().zip(planted) {
+        let (status, answer) = match (path, &body) {
+            ("rotate-dek", body) => {
+                let rotated = rotations::run(&mut client, path, body).expect("a server");
+                (200, rotated)
+            }
+            (path, Value::Null) => client.request("DELETE", path, "").expect("a server"),
+            (path, body) => client.post(path, body).expect("a server"),
+        };
+        assert!(matches!(status, 200..300), "{path}: {status} {answer}");
+        let compared = catch_unwind(AssertUnwindSafe(|| hand.settle(&mut client)));
+        assert!(compared.is_err(), "{path} was not missed");
+    }
+    server.stop();
+}
+
 /// The server's machine, and everybody who works with it.
 struct Soak {
     machine: Machine,

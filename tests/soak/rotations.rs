@@ -198,7 +198,7 @@ impl Hand for Rotator {
 }
 
 /// Begins an operation, and waits for what comes of it.
-fn run(client: &mut Client, kind: &str, request: &Value) -> Result<Value, Broken> {
+pub(crate) fn run(client: &mut Client, kind: &str, request: &Value) -> Result<Value, Broken> {
     let path = format!("/api/admin/encryption/{kind}");
     let (status, begun) = client.post(&path, request)?;
     assert_eq!(status, 202, "{begun}");

@@ -1,7 +1,7 @@
 //! The bodies of `/api/tenants/{t}/documents`.
 
-use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Type};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Type};
 
 use super::{TableName, milliseconds, shape, text};
 
