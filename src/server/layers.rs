@@ -23,6 +23,7 @@ pub(super) async fn envelope(
 ) -> Response {
     let id = request_id(request.headers());
     let method = request.method().clone();
+    let page = accepted_origin(&app, request.headers());
     let path = request
         .extensions()
         .get::<MatchedPath>()
@@ -51,6 +52,9 @@ pub(super) async fn envelope(
     if let Ok(id) = HeaderValue::from_str(&id) {
         let _old = response.headers_mut().insert(REQUEST_ID, id);
     }
+    if let Some(origin) = page {
+        for_page(response.headers_mut(), origin);
+    }
     let took = started.elapsed();
     app.traffic.record(&path, &method, response.status(), took);
     span.in_scope(|| {
@@ -65,6 +69,26 @@ pub(super) async fn envelope(
         }
     });
     response
+}
+
+/// The origin of the page that asks, where it is one that is accepted.
+fn accepted_origin(app: &App, headers: &HeaderMap) -> Option<HeaderValue> {
+    let origin = headers.get(header::ORIGIN)?;
+    let accepted = origin.to_str().is_ok_and(|origin| app.accepts(origin));
+    accepted.then(|| origin.clone())
+}
+
+/// An error is for the page to read, too: overload, and what was written anew after the layer for pages.
+fn for_page(headers: &mut HeaderMap, origin: HeaderValue) {
+    if headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
+        return;
+    }
+    let _none = headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    let _none = headers.insert(header::VARY, HeaderValue::from_static("origin"));
+    let _none = headers.insert(
+        header::ACCESS_CONTROL_EXPOSE_HEADERS,
+        HeaderValue::from_static("retry-after,x-request-id"),
+    );
 }
 
 /// Overload and deadline: each ends in one clear answer.

@@ -147,6 +147,9 @@ fn browsers_on_foreign_pages_are_turned_away() {
         // A page of this machine still needs the token.
         let answer = send_bare(&server, "GET /api/tenants", &header, b"");
         let _ = assert_refused(&answer, 401, "auth.unauthorized");
+        // And may read why it was refused.
+        assert_eq!(answer.header("access-control-allow-origin"), Some(origin));
+        assert_eq!(answer.header("vary"), Some("origin"));
     }
 }
 
