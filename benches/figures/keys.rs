@@ -20,15 +20,14 @@ use crate::report::{Figure, Target, in_turn, seconds, time, with_range};
 use crate::setup::{document, tenant};
 
 pub(crate) fn run() -> Vec<Figure> {
-    let mut figures = rewrapping();
-    figures.extend(copies::run());
+    let mut figures = copies::run();
     figures.extend(under_load());
     figures
 }
 
 /// `rotate-kek --all` by the command, process and audit log among it, against plain code that replaces as many files of that size in a
 /// directory of the same shape.
-fn rewrapping() -> Vec<Figure> {
+pub(crate) fn rewrapping() -> Vec<Figure> {
     let machine = Machine::new(env!("CARGO_BIN_EXE_nimbus"));
     populate(&machine);
     let plain = machine.path("plain");

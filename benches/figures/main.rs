@@ -60,6 +60,7 @@ const PARTS: &[(&str, Part)] = &[
     ("opening", opening::run),
     ("open-tenants", open_tenants::run),
     ("many-tenants", many_tenants::run),
+    ("rotate-kek", keys::rewrapping),
     ("keys", keys::run),
     ("leases", leases::run),
 ];

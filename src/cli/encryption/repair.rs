@@ -56,7 +56,8 @@ impl Repair {
         output::note(match repairs.len() {
             0 => "No manifest is missing, unreadable or another file's.",
             _ => {
-                "Now: `nimbus encryption status --verify open` proves that key and file belong together."
+                "What stood in a manifest's place is kept beside it as .set-aside-<n>. Now: `nimbus encryption status --verify open` proves that key and file \
+                 belong together."
             }
         });
         Ok(outcome)
