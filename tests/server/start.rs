@@ -14,7 +14,15 @@ fn a_second_server_on_the_same_directory_is_refused_and_the_first_goes_on() {
     let id = server.insert("demo", "places", &json!({"n": 1}));
     let refused = machine.start_that_ends(&[]);
     let pid = format!("process {}", server.pid());
-    refused.expect(1, &["is in use", &pid, server.address(), "data directory"]);
+    refused.expect(
+        1,
+        &[
+            "is in use",
+            &pid,
+            server.address(),
+            "another data directory",
+        ],
+    );
     // One control file is not for two servers either.
     let other = machine.path("other-data");
     let control = machine.data_dir();
