@@ -10,6 +10,7 @@ mod access_keys;
 mod apps;
 mod batch;
 mod bodies;
+mod cities;
 mod cloud;
 mod damaged;
 mod deploy;

@@ -46,7 +46,10 @@ pub(in crate::server) async fn list(
 
 /// Cancels a job that waits
 #[utoipa::path(delete, path = "/api/tenants/{t}/schedule/{job}", operation_id = "cancelJob", tag = "schedule",
-    responses((status = 204, description = "It will not be done")))]
+    responses(
+        (status = 204, description = "It will not be done"),
+        (status = 409, description = "It ran already", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn cancel(
     State(app): State<Arc<App>>,
     Path((tenant, job)): Path<(String, String)>,
