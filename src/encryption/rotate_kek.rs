@@ -348,24 +348,43 @@ impl RotateKek {
             ..Rotated::default()
         };
         let total = paths.len() as u64;
-        for batch in paths.chunks(BATCH) {
-            self.rotate(envelope, &target, batch, &mut rotated).await?;
-            let done = rotated.rewrapped + rotated.unchanged + rotated.failed.len() as u64;
-            if !progress(done, total) {
-                return Err(RotateKekError::Stopped { done, total });
+        // Tenants that are made meanwhile write their manifests once more, others go away: both are looked at again.
+        for left in (0..TRIES).rev() {
+            let mut moving = Vec::new();
+            for batch in paths.chunks(BATCH) {
+                moving.extend(self.rotate(envelope, &target, batch, &mut rotated).await?);
+                let done = rotated.rewrapped + rotated.unchanged + rotated.failed.len() as u64;
+                if !progress(done, total) {
+                    return Err(RotateKekError::Stopped { done, total });
+                }
             }
+            if moving.is_empty() {
+                break;
+            }
+            paths = list().await?;
+            moving.retain(|(path, _why)| paths.contains(path));
+            if left == 0 {
+                let failed = moving.drain(..).map(|(path, error)| Failure {
+                    path: path.display().to_string(),
+                    error,
+                });
+                rotated.failed.extend(failed);
+            }
+            paths = moving.into_iter().map(|(path, _why)| path).collect();
         }
         Ok(rotated)
     }
 
-    /// One batch: wrapped anew side by side, published together.
+    /// One batch: wrapped anew side by side, published together. Gives those that are as they were because their manifests were written, or
+    /// not there, just then, and what to say of each.
     async fn rotate(
         &self,
         envelope: &Envelope,
         target: &Arc<dyn KeyProvider>,
         paths: &[PathBuf],
         rotated: &mut Rotated,
-    ) -> Result<(), RotateKekError> {
+    ) -> Result<Vec<(PathBuf, String)>, RotateKekError> {
+        let mut moving = Vec::new();
         let mut ready: Vec<Rewrapped> = Vec::with_capacity(paths.len());
         let mut wrapping = JoinSet::new();
         let mut waiting = paths.iter();
@@ -386,6 +405,9 @@ impl RotateKek {
             match result {
                 Ok(Some(rewrapped)) => ready.push(rewrapped),
                 Ok(None) => rotated.unchanged += 1,
+                Err(error @ EnvelopeError::ManifestMissing { .. }) => {
+                    moving.push((path, chain(&error)));
+                }
                 Err(error) => rotated.failed.push(Failure {
                     path: path.display().to_string(),
                     error: chain(&error),
@@ -414,13 +436,8 @@ impl RotateKek {
         envelope.record_all(ended.collect()).await?;
         let changed = published?;
         rotated.rewrapped += count - changed.len() as u64;
-        rotated
-            .failed
-            .extend(changed.into_iter().map(|path| Failure {
-                path: path.display().to_string(),
-                error: "its manifest was changed meanwhile; run the command again".to_owned(),
-            }));
-        Ok(())
+        moving.extend(changed.into_iter().map(|path| (path, CHANGED.to_owned())));
+        Ok(moving)
     }
 }
 
@@ -463,6 +480,9 @@ async fn describe(provider: &dyn KeyProvider) -> String {
     }
 }
 
+const CHANGED: &str = "its manifest was changed meanwhile; run the command again";
+/// How often a file is taken up whose manifest was written meanwhile.
+const TRIES: usize = 4;
 /// Manifests that share their flushes.
 const BATCH: usize = 1000;
 /// Data keys under way at a time: KMS makes each wait, and providers bound their own calls.

@@ -1,5 +1,9 @@
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use nimbus_test_support::{Fault, FaultProxy, Machine, Moto};
 use serde_json::{Value, json};
@@ -214,6 +218,49 @@ fn goes_through_the_running_server_which_goes_on_serving() {
     );
     server.kill();
     assert_eq!(status_moved(&machine, 0)["summary"]["ok"], 4);
+}
+
+#[test]
+fn tenants_that_come_and_go_meanwhile_are_moved_and_fail_no_rotation() {
+    let (machine, _id) = two_keys();
+    let server = machine.start(&[]);
+    let path = machine.data_dir();
+    let done = AtomicBool::new(false);
+    let came = AtomicUsize::new(0);
+    let answers = thread::scope(|scope| {
+        let _churn = scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                let name = format!("t{}", came.load(Ordering::SeqCst) % 3);
+                let _made = server.request("POST", "/api/tenants", Some(&json!({"id": name})));
+                let _gone = server.request("DELETE", &format!("/api/tenants/{name}"), None);
+                let _before = came.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let rotate = |key: &PathBuf| {
+            let request = json!({"path": path, "all": true, "new_master_key_file": key});
+            let route = "/api/admin/encryption/rotate-kek";
+            let (_status, begun) = server.request("POST", route, Some(&request));
+            let operation = begun["operation"].as_str().unwrap_or_default().to_owned();
+            loop {
+                let route = format!("/api/admin/operations/{operation}");
+                let (_status, answer) = server.request("GET", &route, None);
+                if answer["state"] != "running" {
+                    return answer;
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+        };
+        let keys = [machine.path("new.key"), machine.master_key()];
+        let enough = |_: &&PathBuf| came.load(Ordering::SeqCst) < 20;
+        let rotations = keys.iter().cycle().take_while(enough);
+        let answers: Vec<Value> = rotations.map(rotate).collect();
+        done.store(true, Ordering::SeqCst);
+        answers
+    });
+    for answer in answers {
+        assert_eq!(answer["result"]["failed"], json!([]), "{answer}");
+    }
+    server.stop();
 }
 
 #[test]

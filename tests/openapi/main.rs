@@ -109,19 +109,13 @@ fn answers_about_keys_operations_and_schedules_have_the_shapes_of_the_document()
     let mut keygen = machine.nimbus(&["encryption", "keygen", "--master-key-file"]);
     assert!(keygen.arg(&key).status().expect("nimbus runs").success());
     let data = machine.data_dir();
-    for (kind, request, state) in [
-        ("rotate-dek", json!({"path": data, "all": true}), "done"),
-        (
-            "rotate-dek",
-            json!({"path": data.join("demo.sqlite3"), "tenant_id": "gone"}),
-            "failed",
-        ),
+    for (kind, request) in [
+        ("rotate-dek", json!({"path": data, "all": true})),
         (
             "rotate-kek",
             json!({"path": data, "all": true, "new_master_key_file": key}),
-            "done",
         ),
-        ("shred", json!({"tenant_id": "gone"}), "done"),
+        ("shred", json!({"tenant_id": "gone"})),
     ] {
         let path = format!("/api/admin/encryption/{kind}");
         let begun = held.ask("POST", &path, &path, Some(request));
@@ -134,7 +128,7 @@ fn answers_about_keys_operations_and_schedules_have_the_shapes_of_the_document()
             }
             std::thread::sleep(std::time::Duration::from_millis(20));
         };
-        assert_eq!(ended["state"], state, "{ended}");
+        assert_eq!(ended["state"], "done", "{ended}");
     }
     let path = "/api/admin/encryption/audit";
     let _ = held.ask("GET", path, path, None);
