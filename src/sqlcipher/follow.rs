@@ -18,7 +18,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use data_encoding::HEXLOWER_PERMISSIVE;
@@ -47,6 +48,8 @@ pub(crate) struct Following {
     watch: Option<Connection>,
     /// Reads the snapshot after which everything stays in the WAL.
     pin: Option<Connection>,
+    /// The last flush of the copy, under way.
+    flush: Option<JoinHandle<io::Result<()>>>,
     /// Asked now and then whether to go on.
     progress: Progress,
 }
@@ -83,7 +86,17 @@ impl Following {
         let watch = source.fresh()?;
         let mut pin = pinned(&source)?;
         let tail = Tail::new(&path);
-        copy_pages(&pin, &target, &path, Some(&spread(&copy, &progress)))?;
+        let failed = Arc::default();
+        let copied = copy_pages(
+            &pin,
+            &target,
+            &path,
+            Some(&spread(&copy, &progress, &failed)),
+        );
+        if let Some(source) = failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(io_error("flush", target.path())(source));
+        }
+        copied?;
         crash_point!("rekey::copied");
         verify(&mut pin, &target, &path, Some(&progress))?;
         let opens = page_key(&source, &pin)?;
@@ -98,6 +111,7 @@ impl Following {
             tail,
             watch: Some(watch),
             pin: Some(pin),
+            flush: None,
             progress,
         })
     }
@@ -127,17 +141,20 @@ impl Following {
         Ok(changed)
     }
 
-    /// Brings over the last pages, proves that the copy is what the source is, and lets go of the source. Nobody writes meanwhile. Blocks.
+    /// Brings over the last pages, proves that the copy is what the source is, and lets go of the source. Nobody writes meanwhile. What is flushed of
+    /// the copy is waited for by [`swap`](Self::swap), so that the source can be flushed meanwhile. Blocks.
     ///
     /// # Errors
     ///
     /// [`CopyError`].
     pub(crate) fn finish(&mut self) -> Result<(), CopyError> {
         let _changed = self.advance()?;
-        self.copy
-            .sync_all()
-            .map_err(io_error("flush", self.target.path()))?;
         let path = self.source.path();
+        let flush = self.copy.try_clone().and_then(|copy| {
+            let thread = thread::Builder::new().name("rekey-flush".into());
+            thread.spawn(move || copy.sync_data())
+        });
+        self.flush = Some(flush.map_err(io_error("flush", self.target.path()))?);
         let failed = |error| sqlite("compare", path, error);
         let copy = self.target.fresh()?;
         for pragma in ["page_count", "freelist_count", "user_version"] {
@@ -162,6 +179,7 @@ impl Following {
     ///
     /// [`CopyError`].
     pub(crate) fn resume(&mut self) -> Result<(), CopyError> {
+        flushed(&mut self.flush, self.target.path())?;
         self.watch = Some(self.source.fresh()?);
         self.pin = Some(pinned(&self.source)?);
         Ok(())
@@ -172,7 +190,7 @@ impl Following {
     /// # Errors
     ///
     /// [`NotSwapped`].
-    pub(crate) fn swap(&self) -> Result<KeyedFile, NotSwapped> {
+    pub(crate) fn swap(&mut self) -> Result<KeyedFile, NotSwapped> {
         let not = |renamed| move |error| NotSwapped { error, renamed };
         let (path, copy) = (self.source.path(), self.target.path());
         let busy = || {
@@ -188,15 +206,27 @@ impl Following {
         // empty, since the writer holds still.
         let dir = parent(path);
         sync_dir(dir).map_err(|source| not(false)(io_error("flush", dir)(source)))?;
-        exchange::alone(path, || match has_wal() {
-            true => Err(busy()),
-            false => std::fs::rename(copy, path)
-                .map_err(|source| not(false)(io_error("rename", copy)(source))),
+        flushed(&mut self.flush, copy).map_err(not(false))?;
+        let old = exchange::alone(path, || {
+            if has_wal() {
+                return Err(busy());
+            }
+            // Its blocks are given back when it is closed, which takes longer than all else here: not by the rename, and not while others wait.
+            // Nobody has it open, so that there are no locks of SQLite's that this could cost.
+            let old = File::open(path).map_err(io_error("open", path));
+            let renamed = |old| {
+                std::fs::rename(copy, path)
+                    .map(|()| old)
+                    .map_err(io_error("rename", copy))
+            };
+            old.and_then(renamed).map_err(not(false))
         })
         .unwrap_or_else(|| Err(busy()))?;
         crash_point!("rekey::renamed");
         sync_dir(dir).map_err(|source| not(true)(io_error("flush", dir)(source)))?;
         crash_point!("rekey::swapped");
+        // Where no thread is to be had, it is closed here.
+        drop(thread::Builder::new().spawn(move || drop(old)));
         Ok(self.file.share())
     }
 
@@ -296,6 +326,16 @@ impl Following {
     }
 }
 
+/// What came of a flush that was begun. It is asked exactly once: the system tells of a failed flush once, and the next one succeeds.
+fn flushed(begun: &mut Option<JoinHandle<io::Result<()>>>, copy: &Path) -> Result<(), CopyError> {
+    let Some(begun) = begun.take() else {
+        return Ok(());
+    };
+    let panicked = |_| Err(io::Error::other("the flush did not come to its end"));
+    let flushed = begun.join().unwrap_or_else(panicked);
+    flushed.map_err(io_error("flush", copy))
+}
+
 /// A connection in a read transaction.
 fn pinned(database: &Database) -> Result<Connection, CopyError> {
     let connection = database.fresh()?;
@@ -324,18 +364,23 @@ pub(super) fn page_key(database: &Database, connection: &Connection) -> Result<P
 
 /// Flushes the growing copy now and then, so that the disk is never given all of it at once while others wait for it; and leaves the disk to them
 /// for as long as that took.
-fn spread(copy: &File, progress: &Progress) -> Progress {
-    let (copy, progress) = (copy.try_clone().ok(), progress.clone());
-    let flushed = std::sync::atomic::AtomicU64::new(0);
+/// A flush that failed stops the copy, and is in `failed`.
+fn spread(copy: &File, progress: &Progress, failed: &Arc<Mutex<Option<io::Error>>>) -> Progress {
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    let (copy, progress, failed) = (copy.try_clone(), progress.clone(), Arc::clone(failed));
+    let flushed = AtomicU64::new(0);
     Arc::new(move |done, total| {
-        use std::sync::atomic::Ordering::Relaxed;
-        if done.saturating_sub(flushed.load(Relaxed)) >= FLUSH_BYTES {
-            flushed.store(done, Relaxed);
-            // Only for the pace: what counts is flushed, and looked at, later.
-            let started = Instant::now();
-            drop(copy.as_ref().map(File::sync_data));
-            std::thread::sleep(started.elapsed().min(LONGEST_REST));
+        if done.saturating_sub(flushed.load(Relaxed)) < FLUSH_BYTES {
+            return progress(done, total);
         }
+        flushed.store(done, Relaxed);
+        let started = Instant::now();
+        let flush = copy.as_ref().map_or(Ok(()), File::sync_data);
+        if let Err(error) = flush {
+            *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            return false;
+        }
+        thread::sleep(started.elapsed().min(LONGEST_REST));
         progress(done, total)
     })
 }

@@ -107,6 +107,10 @@ impl Database {
     fn verify_copy(&self, progress: Option<&Progress>) -> Result<Connection, CopyError> {
         let failed = |error| CopyError::from(self.explain("verify", error));
         let mut connection = self.fresh()?;
+        // Each index entry is looked up: pages that come again are not to be opened again.
+        connection
+            .pragma_update(None, "cache_size", VERIFYING_KIB)
+            .map_err(failed)?;
         ask_now_and_then(&mut connection, progress).map_err(failed)?;
         self.verify_structure(&connection)?;
         self.verify_free(&connection, progress)?;
@@ -172,6 +176,9 @@ pub(super) fn copy_pages(
 ) -> Result<(), CopyError> {
     let failed = |source| sqlite("copy", path, source);
     let mut copy = target.bare()?;
+    // What a crash leaves of it is thrown away, and it is flushed before it counts.
+    copy.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
+        .map_err(failed)?;
     {
         let backup = Backup::new(connection, &mut copy).map_err(failed)?;
         loop {
@@ -210,6 +217,8 @@ pub(super) fn sqlite(action: &'static str, path: &Path, source: rusqlite::Error)
 
 /// 4 MiB.
 const PAGES_A_STEP: i32 = 1024;
+/// Page cache of the verification, in KiB (negative: the unit is KiB and not pages).
+const VERIFYING_KIB: i32 = -32_768;
 /// Of SQLite's machine, and of its structural check.
 const ASK_EVERY: i32 = 2_000;
 /// Where the first trunk page of the free list stands, in page 1.
