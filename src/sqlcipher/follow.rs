@@ -211,7 +211,7 @@ impl Following {
             if has_wal() {
                 return Err(busy());
             }
-            // Its blocks are given back when it is closed, which takes longer than all else here: not by the rename, and not while others wait.
+            // Its blocks are given back when it is closed: not by the rename, and not while others wait.
             // Nobody has it open, so that there are no locks of SQLite's that this could cost.
             let old = File::open(path).map_err(io_error("open", path));
             let renamed = |old| {
