@@ -6,9 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nimbus_test_support::Machine;
-use redb::TableDefinition;
 
-use super::{as_str, deployment, encryption};
+use super::{as_str, deployment};
 
 const TENANT: &[&str] = &["--provider", "sqlite", "--tenant-id", "alpha"];
 
@@ -57,26 +56,6 @@ fn fill_sqlite(path: &Path, bytes: u64) {
     assert!(fs::metadata(path).expect("it").len() > bytes * 9 / 10);
 }
 
-/// Adds a table of this size to a plaintext control file.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a control file larger than a server makes in the time of a test"
-)]
-fn fill_redb(path: &Path, bytes: u64) {
-    const BALLAST: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("ballast");
-    let database = redb::Database::open(path).expect("the control file");
-    let transaction = database.begin_write().expect("a transaction");
-    {
-        let mut table = transaction.open_table(BALLAST).expect("a table");
-        for number in 0..bytes / 2000 {
-            let _old = table.insert(number, &[7; 1900][..]).expect("a row");
-        }
-    }
-    transaction.commit().expect("a commit");
-    drop(database);
-    assert!(fs::metadata(path).expect("it").len() > bytes * 9 / 10);
-}
-
 /// The peak of each command on a small database and on a large one.
 fn assert_constant(more: u64, small: &[u64], large: &[u64]) {
     assert_eq!(small.len(), large.len());
@@ -105,29 +84,4 @@ fn migrating_rotating_and_exporting_a_tenant_takes_as_much_memory_for_a_large_on
     };
     // A tenth of the large one.
     assert_constant(16 << 20, &peaks(8 << 20), &peaks(160 << 20));
-}
-
-/// Smaller: an unoptimised build encrypts blocks at a few MiB a second.
-#[test]
-fn migrating_the_control_file_does_not_hold_it_in_memory() {
-    let peaks = |bytes: u64| {
-        let machine = deployment(&[], &["--encryption-key-provider", "none"]);
-        let path = machine.data_dir().join("nimbus-control.db");
-        fill_redb(&path, bytes);
-        let key = machine.master_key();
-        let _ = encryption(&machine, &["keygen", "--master-key-file", as_str(&key)]).expect(0, &[]);
-        let migrate = [
-            "migrate",
-            "--provider",
-            "redb",
-            "--in-place",
-            "--retire-source",
-        ];
-        [peak(
-            &machine,
-            &[&migrate[..], &["--source", as_str(&path)]].concat(),
-        )]
-    };
-    // What redb caches is 8 MiB at most.
-    assert_constant(11 << 20, &peaks(1 << 20), &peaks(12 << 20));
 }

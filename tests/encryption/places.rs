@@ -28,6 +28,16 @@ fn commands_on_a_directory_without_a_deployment_say_where_they_looked_and_make_n
 }
 
 #[test]
+fn a_log_whose_control_file_is_lost_is_read_and_not_proven() {
+    let machine = deployment(&["alpha"], &[]);
+    for name in ["nimbus-control.db", "nimbus-control.db.nimbus-enc"] {
+        fs::remove_file(machine.data_dir().join(name)).expect("it is lost");
+    }
+    let _ = encryption(&machine, &["audit"]).expect(0, &["db:sqlite:tenant:alpha:alpha.sqlite3"]);
+    let _ = encryption(&machine, &["audit", "--verify"]).expect(1, &["nimbus-control.db"]);
+}
+
+#[test]
 fn rotate_dek_tells_a_file_from_a_directory() {
     let machine = deployment(&["alpha"], &[]);
     let _ = encryption(&machine, &["rotate-dek", "--path", "data"]).expect(

@@ -42,7 +42,9 @@ pub(super) struct Audit {
 impl Audit {
     pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
         let settings = settings(config, None)?;
-        if self.verify {
+        // A log whose control file is lost can be read, and not proven.
+        let log = settings.control_data_dir.join(crate::audit::FILE_NAME);
+        if self.verify || !log.exists() {
             require_deployment(&settings)?;
         }
         let verified = self.verify.then(|| verify(&settings)).transpose()?;
