@@ -126,6 +126,21 @@ impl<'a> Writing<'a> {
         rehearsed
     }
 
+    /// Does one mutation without a savepoint: a statement that is refused has changed nothing. The errors are those of
+    /// [`Writing::all_or_nothing`].
+    pub(super) fn at_once<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<Result<T, StoreError>, StoreError> {
+        match work(self) {
+            // What meets a damaged page half way leaves its first half behind, unless all is undone.
+            Err(error @ StoreError::Corrupt { .. }) => Err(error),
+            // Some failures, a full disk among them, end the transaction.
+            Err(error) if self.connection.is_autocommit() => Err(error),
+            result => Ok(result),
+        }
+    }
+
     fn in_savepoint<T>(
         &mut self,
         keep: bool,
@@ -321,11 +336,14 @@ impl<'a> Writing<'a> {
         if let Some(number) = self.number(table)? {
             return Ok(number);
         }
-        let number = layout::create_table(self.connection, table)
-            .map_err(|error| self.failure(error))?
-            .ok_or_else(|| StoreError::TooManyTables {
-                table: table.clone(),
-            })?;
+        // Several statements, which may be all that its caller does before it fails.
+        let number = self.all_or_nothing(|writing| {
+            layout::create_table(writing.connection, table)
+                .map_err(|error| writing.failure(error))?
+                .ok_or_else(|| StoreError::TooManyTables {
+                    table: table.clone(),
+                })
+        })??;
         self.known.changed = true;
         let _new = self.known.tables.insert(table.clone(), number);
         Ok(number)
@@ -346,6 +364,8 @@ pub(super) struct Reader {
     connection: Connection,
     tables: Tables,
     plans: Plans,
+    /// The count of schema changes that `plans` are from.
+    schema: u64,
 }
 
 impl Reader {
@@ -354,6 +374,15 @@ impl Reader {
             connection,
             tables: Tables::new(),
             plans: Plans::default(),
+            schema: 0,
+        }
+    }
+
+    /// Forgets how queries were gone about if tables or indexes have changed since.
+    pub(super) fn plan_for(&mut self, schema: u64) {
+        if self.schema != schema {
+            self.plans = Plans::default();
+            self.schema = schema;
         }
     }
 

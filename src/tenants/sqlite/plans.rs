@@ -1,5 +1,5 @@
-//! What a reader knows of how queries are gone about. To know what is no more so costs a query its speed and never its
-//! answer.
+//! What a reader knows of how queries are gone about, until the writer changes tables or indexes. To know what is no more so costs a
+//! query its speed and never its answer.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -13,10 +13,9 @@ use super::{
 /// The indexes of tables, and which statements sort.
 #[derive(Debug, Default)]
 pub(super) struct Plans {
-    /// SQLite's count of changes to its own schema, which every index made or dropped adds to.
-    version: i64,
     indexes: HashMap<i64, Arc<Indexes>>,
-    sorts: HashMap<String, bool>,
+    /// By the text for the documents.
+    sorts: HashMap<Box<str>, bool>,
 }
 
 impl Plans {
@@ -26,15 +25,6 @@ impl Plans {
         connection: &Connection,
         number: i64,
     ) -> rusqlite::Result<Arc<Indexes>> {
-        let version = connection
-            .prepare_cached("PRAGMA schema_version")?
-            .query_row([], |row| row.get(0))?;
-        if version != self.version {
-            *self = Self {
-                version,
-                ..Self::default()
-            };
-        }
         if let Some(known) = self.indexes.get(&number) {
             return Ok(Arc::clone(known));
         }
@@ -49,11 +39,11 @@ impl Plans {
         connection: &Connection,
         statement: &Statement,
     ) -> rusqlite::Result<bool> {
-        let sql = statement.places();
-        if let Some(&sorts) = self.sorts.get(&sql) {
+        if let Some(&sorts) = self.sorts.get(statement.documents()) {
             return Ok(sorts);
         }
-        let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+        let mut explain =
+            connection.prepare(&format!("EXPLAIN QUERY PLAN {}", statement.places()))?;
         let mut steps = explain.query(params_from_iter(&statement.parameters))?;
         let mut sorts = false;
         while let Some(step) = steps.next()? {
@@ -62,7 +52,7 @@ impl Plans {
         if self.sorts.len() >= REMEMBERED {
             self.sorts.clear();
         }
-        let _none = self.sorts.insert(sql, sorts);
+        let _none = self.sorts.insert(statement.documents().into(), sorts);
         Ok(sorts)
     }
 }

@@ -97,7 +97,7 @@ impl Page {
 
     /// Reads the documents as they are found; whether there are more than the page takes.
     fn read(&mut self, connection: &Connection, statement: &Statement) -> rusqlite::Result<bool> {
-        let mut find = connection.prepare_cached(&statement.documents())?;
+        let mut find = connection.prepare_cached(statement.documents())?;
         let mut found = find.query(params_from_iter(&statement.parameters))?;
         while let Some(row) = found.next()? {
             if !self.take(row, || stored_document(row, 3))? {

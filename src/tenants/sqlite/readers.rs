@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ pub(super) struct Readers {
     count: u32,
     idle: Mutex<Vec<Reader>>,
     lookups: Lookups,
+    /// How often tables or indexes have changed.
+    schema: AtomicU64,
     /// Whether anything was read since [`Readers::shed_unused`] last asked.
     used: AtomicBool,
     /// Whether a copy follows the database and needs the frames of its WAL.
@@ -75,6 +77,7 @@ impl Readers {
             count,
             idle: Mutex::new(Vec::new()),
             lookups: Lookups::default(),
+            schema: AtomicU64::new(0),
             used: AtomicBool::new(false),
             followed: AtomicBool::new(false),
             closing: AtomicBool::new(false),
@@ -195,6 +198,11 @@ impl Readers {
         }
     }
 
+    /// Has readers look again which indexes there are: a change of them was committed.
+    pub(super) fn note_schema_change(&self) {
+        let _before = self.schema.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Closes the connections that are not in use. Blocks.
     pub(super) fn shed(&self) {
         let idle = std::mem::take(&mut *self.idle());
@@ -231,8 +239,11 @@ impl Readers {
 
     pub(super) fn take(&self) -> Result<Reader, StoreError> {
         self.used.store(true, Ordering::Relaxed);
+        let schema = self.schema.load(Ordering::Relaxed);
         // The one used last has the warmest cache.
-        if let Some(reader) = self.idle().pop() {
+        let idle = self.idle().pop();
+        if let Some(mut reader) = idle {
+            reader.plan_for(schema);
             return Ok(reader);
         }
         let connection = self

@@ -1,5 +1,5 @@
 //! Queries as SQL. Values are bound parameters, and so is the path to a field without an index; that to one with an
-//! index stands in the text as the index has it. So the text depends on the shape of a query, and not on its values.
+//! index stands in the text as the index has it. So the text depends on the shape of a query and its limit, and not on its values.
 //!
 //! What each comparison means is defined in `docs/queries.md`. SQLite compares within a type as that page says: integers
 //! with doubles exactly, text by its UTF-8 bytes, which is by code points. Types are kept apart by `json_type`.
@@ -7,6 +7,8 @@
 //! A page that goes on after a position, in the order of an indexed field, is found in up to three parts of the index:
 //! the rest of the documents with the position's value, the rest of the values of its type, and the types after it. Each
 //! is a range of the index, where one comparison of all three would make SQLite walk there from the beginning of the type.
+
+use std::ops::Range;
 
 use rusqlite::types::Value as Sql;
 
@@ -22,10 +24,10 @@ use crate::documents::{
 /// A statement that finds documents, and what is bound to it.
 #[derive(Debug)]
 pub(super) struct Statement {
-    /// What its rows begin with: `seq`, and the rank and key that the order goes by.
-    columns: String,
-    /// From where, under which conditions, in which order.
-    rest: String,
+    /// `SELECT`, the columns of a place, then those of a stored document, and the rest.
+    text: String,
+    /// Where in it the columns of the document stand.
+    document: Range<usize>,
     pub(super) parameters: Vec<Sql>,
 }
 
@@ -46,17 +48,15 @@ impl Statement {
             .collect()
     }
 
-    /// Its text, for the places of the documents alone.
+    /// Its text, for the places of the documents alone: `seq`, and the rank and key that the order goes by.
     pub(super) fn places(&self) -> String {
-        format!("SELECT {} {}", self.columns, self.rest)
+        let Range { start, end } = self.document;
+        format!("{}{}", &self.text[..start], &self.text[end..])
     }
 
     /// Its text, for the documents as well: behind the columns of [`Statement::places`] those of a stored document.
-    pub(super) fn documents(&self) -> String {
-        format!(
-            "SELECT {}, id, created, updated, json(fields) {}",
-            self.columns, self.rest
-        )
+    pub(super) fn documents(&self) -> &str {
+        &self.text
     }
 }
 
@@ -224,11 +224,18 @@ impl<'a> Draft<'a> {
             [] => String::new(),
             conditions => format!(" WHERE {}", conditions.join(" AND ")),
         };
-        // One more says whether there are more; `limit` is small.
-        let limit = self.bind(limit as i64 + 1);
+        let mut text = format!("SELECT seq, {rank}, {key}");
+        let places = text.len();
+        text.push_str(DOCUMENT);
+        let document = places..text.len();
+        // One more says whether there are more. SQLite plans by the limit: were it bound, each binding would have it plan anew.
+        let limit = limit + 1;
+        text.push_str(&format!(
+            " FROM documents_{number}{conditions} ORDER BY {order} LIMIT {limit}"
+        ));
         Statement {
-            columns: format!("seq, {rank}, {key}"),
-            rest: format!("FROM documents_{number}{conditions} ORDER BY {order} LIMIT {limit}"),
+            text,
+            document,
             parameters: self.parameters,
         }
     }
@@ -408,7 +415,8 @@ impl<'a> Draft<'a> {
         let kinds = match with {
             // Null equals null and is neither before nor after it.
             Value::Null if relation.contains('=') => return format!("{kind} = 'null'"),
-            Value::Null => return "FALSE".to_owned(),
+            // Never true. That it names the field keeps every parameter in the text.
+            Value::Null => return format!("{kind} < NULL"),
             Value::Bool(_) => "IN ('true', 'false')",
             Value::Number(_) => "IN ('integer', 'real')",
             Value::String(_) => "= 'text'",
@@ -553,6 +561,8 @@ impl From<Key> for Sql {
     }
 }
 
+/// The columns of a stored document.
+const DOCUMENT: &str = ", id, created, updated, json(fields)";
 /// A document's id as its clients know it.
 const ID_TEXT: &str = "lower(substr(hex(id), 1, 8) || '-' || substr(hex(id), 9, 4) || '-' || substr(hex(id), 13, 4) || '-' \
                        || substr(hex(id), 17, 4) || '-' || substr(hex(id), 21))";

@@ -1,7 +1,8 @@
 //! The single writer of a tenant, and its group commit.
 //!
 //! One thread owns the only connection that writes. It waits on a channel; once something arrives it takes everything
-//! that is queued, runs it as one transaction with a savepoint for each caller's work, commits once, and only then answers.
+//! that is queued, runs it as one transaction with a savepoint for each caller's work (a lone mutation, which is one statement, needs
+//! none), commits once, and only then answers.
 //! Whatever arrives meanwhile queues up for the next round: the slower the disk, the larger the groups. There is no
 //! flag that says whether the thread runs, so none that could be read too early: the channel itself wakes it.
 //!
@@ -82,6 +83,7 @@ pub(super) trait Renewal: Send {
 struct Queued {
     work: Box<dyn Errand>,
     size: Size,
+    undo: Undo,
     /// Counted for as long as it is not answered.
     _waiting: Held,
 }
@@ -103,9 +105,18 @@ impl Size {
     };
 }
 
+/// What undoes work that was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Undo {
+    /// A savepoint, which copies each page that changes in it.
+    Savepoint,
+    /// SQLite itself: the work is one mutation, whose one statement it does all or not at all.
+    Statement,
+}
+
 /// What the thread does for one caller: all of it or nothing.
 trait Errand: Send {
-    /// Does it, within a savepoint; an error undoes all of it.
+    /// Does it; an error undoes all of it.
     fn apply(&mut self, writing: &mut Writing<'_>) -> Result<(), StoreError>;
 
     /// Answers the caller: with what was done, or with what kept the group from being durable.
@@ -192,7 +203,12 @@ impl Writer {
             bytes: batch.iter().map(Mutation::weight).sum(),
             changes: batch.len(),
         };
-        self.run(size, move |writing| writing.apply_all(&batch))
+        match batch.len() {
+            1 => self.queue(size, Undo::Statement, move |writing| {
+                writing.apply_all(&batch)
+            }),
+            _ => self.run(size, move |writing| writing.apply_all(&batch)),
+        }
     }
 
     /// Queues work that is done all or not at all, within a transaction that it shares with others' work. The answer comes
@@ -200,6 +216,15 @@ impl Writer {
     pub(super) fn run<T: Send + 'static>(
         &self,
         size: Size,
+        work: impl FnOnce(&mut Writing<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<oneshot::Receiver<Result<T, StoreError>>, StoreError> {
+        self.queue(size, Undo::Savepoint, work)
+    }
+
+    fn queue<T: Send + 'static>(
+        &self,
+        size: Size,
+        undo: Undo,
         work: impl FnOnce(&mut Writing<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<oneshot::Receiver<Result<T, StoreError>>, StoreError> {
         let before = self.queued.fetch_add(size.bytes, Ordering::Relaxed);
@@ -219,6 +244,7 @@ impl Writer {
                 .try_send(Command::Apply(Queued {
                     work,
                     size,
+                    undo,
                     _waiting: Held::new(&metrics::QUEUED),
                 }))
                 .map_err(|error| match error {
@@ -567,7 +593,11 @@ impl Work {
         );
         for queued in group {
             // What was refused alone is kept by the work itself, for its answer.
-            let done = writing.all_or_nothing(|writing| queued.work.apply(writing))?;
+            let work = |writing: &mut Writing<'_>| queued.work.apply(writing);
+            let done = match queued.undo {
+                Undo::Savepoint => writing.all_or_nothing(work),
+                Undo::Statement => writing.at_once(work),
+            }?;
             self.broken |= matches!(done, Err(StoreError::Corrupt { .. }));
         }
         // Outside the savepoints, each of which copies the pages that change in it.
@@ -577,6 +607,9 @@ impl Work {
         crash_point!("tenants::writer::applied");
         self.execute("COMMIT")?;
         crash_point!("tenants::writer::committed");
+        if std::mem::take(&mut self.known.changed) {
+            self.station.readers.note_schema_change();
+        }
         Ok(())
     }
 
