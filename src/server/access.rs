@@ -7,18 +7,20 @@ use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::{FromRequestParts as _, RawPathParams, Request, State};
+use axum::extract::{MatchedPath, RawPathParams, Request, State};
 use axum::handler::Handler;
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
+use axum::{RequestExt as _, Router};
 use data_encoding::HEXLOWER;
 use nimbus_manifests::TenantId;
+use tracing::{Instrument as _, Span};
 
 use super::App;
 use super::error::{ApiError, Code};
+use super::front::Ticket;
 use super::token::Verdict;
 use crate::control::{AccessKey, Identity, KeyId, KeyVerdict, Scope};
 use crate::envelope::acting_as;
@@ -201,36 +203,52 @@ struct Gate {
 }
 
 /// Lets in whom the routes behind it are for, and tells them who it is.
-async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Response {
-    if gate.needs == Needs::Nothing {
-        return next.run(request).await;
+async fn admit(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
+    let extensions = request.extensions();
+    let span = extensions
+        .get::<MatchedPath>()
+        .and_then(|path| Some(extensions.get::<Ticket>()?.found(path)))
+        .unwrap_or_else(Span::none);
+    async {
+        match gate.examine(&mut request).await {
+            Err(error) => error.into_response(),
+            Ok(None) => next.run(request).await,
+            // The audit log names who did something to a key.
+            Ok(Some(actor)) => acting_as(actor.into(), next.run(request)).await,
+        }
     }
-    let (mut parts, body) = request.into_parts();
-    let caller = match identify(&gate.app, &parts.headers) {
-        Ok(caller) => caller,
-        Err(error) => return error.into_response(),
-    };
+    .instrument(span)
+    .await
+}
+
+impl Gate {
+    /// Whether the request may pass; notes whom it comes from. Gives what the audit log calls them, where the route may do something to a
+    /// key.
+    async fn examine(&self, request: &mut Request) -> Result<Option<String>, ApiError> {
+        if self.needs == Needs::Nothing {
+            return Ok(None);
+        }
+        let caller = identify(&self.app, request.headers())?;
+        if let Caller::Key { .. } = caller {
+            let tenant = tenant_in_path(request).await;
+            if !permits(self.needs, &caller, tenant.as_deref()) {
+                return Err(forbidden(self.needs));
+            }
+        }
+        note_use(&self.app, &caller, request.headers())?;
+        let actor = (self.needs == Needs::Administration).then(|| caller.to_string());
+        let _none = request.extensions_mut().insert(caller);
+        Ok(actor)
+    }
+}
+
+/// The tenant that the route's path names.
+async fn tenant_in_path(request: &mut Request) -> Option<String> {
     // A path that is not UTF-8 once decoded names no tenant.
-    let params = RawPathParams::from_request_parts(&mut parts, &()).await;
-    let tenant = params
+    let params = request.extract_parts::<RawPathParams>().await.ok()?;
+    params
         .iter()
-        .flatten()
-        .find_map(|(name, value)| (name == TENANT).then_some(value));
-    if !permits(gate.needs, &caller, tenant) {
-        return forbidden(gate.needs).into_response();
-    }
-    if let Err(error) = note_use(&gate.app, &caller, &parts.headers) {
-        return error.into_response();
-    }
-    let actor = caller.to_string();
-    let _none = parts.extensions.insert(caller);
-    let answer = next.run(Request::from_parts(parts, body));
-    // The audit log names who did something to a key: nothing that other callers may do does.
-    if gate.needs == Needs::Administration {
-        acting_as(actor.into(), answer).await
-    } else {
-        answer.await
-    }
+        .find_map(|(name, value)| (name == TENANT).then(|| value.to_owned()))
 }
 
 /// Whether `caller` may use a route that needs `needs` on the tenant that its path names.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::{Bytes, HttpBody as _};
 use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
@@ -22,7 +22,7 @@ pub(super) struct Body<T>(pub(super) T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         let json = request
             .headers()
             .get(header::CONTENT_TYPE)
@@ -44,13 +44,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             }
             return Err(too_large());
         }
-        let bytes =
-            Bytes::from_request(request, state)
-                .await
-                .map_err(|rejection| match rejection.status() {
-                    StatusCode::PAYLOAD_TOO_LARGE => too_large(),
-                    _ => ApiError::new(Code::InvalidInput, "the body could not be read to its end"),
-                })?;
+        let bytes = collect(request.into_body()).await?;
         // serde takes a list for a struct: its members by their places.
         if !bytes.trim_ascii_start().starts_with(b"{") {
             let message = "the body is not right: it must be a JSON object";
@@ -73,6 +67,33 @@ fn too_large() -> ApiError {
 fn declared(headers: &HeaderMap) -> Option<u64> {
     let length = headers.get(header::CONTENT_LENGTH)?;
     length.to_str().ok()?.parse().ok()
+}
+
+/// The whole body. Most come in one piece, which is not copied.
+async fn collect(mut body: axum::body::Body) -> Result<Bytes, ApiError> {
+    let mut whole = Bytes::new();
+    let mut pieces = Vec::new();
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let broken =
+            |_error| ApiError::new(Code::InvalidInput, "the body could not be read to its end");
+        let Ok(piece) = frame.map_err(broken)?.into_data() else {
+            continue;
+        };
+        if whole.len() + pieces.len() + piece.len() > MAX_BODY_BYTES {
+            return Err(too_large());
+        }
+        if whole.is_empty() && pieces.is_empty() {
+            whole = piece;
+        } else {
+            pieces.extend_from_slice(&std::mem::take(&mut whole));
+            pieces.extend_from_slice(&piece);
+        }
+    }
+    Ok(if pieces.is_empty() {
+        whole
+    } else {
+        pieces.into()
+    })
 }
 
 /// Reads a body and forgets it: a client that is still sending would see a broken connection, and not the answer.

@@ -7,18 +7,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, SizeHint};
 use hyper::server::conn::http1;
-use hyper::service::{Service as _, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
+use super::front::Front;
 use super::tls::Tls;
 use crate::metrics;
 
@@ -36,7 +35,7 @@ pub struct Listener {
 }
 
 /// Serves until `stopping` says so and every connection has ended.
-pub(super) async fn serve(listener: Listener, router: Router, mut stopping: watch::Receiver<bool>) {
+pub(super) async fn serve(listener: Listener, front: Front, mut stopping: watch::Receiver<bool>) {
     let Listener {
         socket,
         tls,
@@ -58,9 +57,9 @@ pub(super) async fn serve(listener: Listener, router: Router, mut stopping: watc
             () = begun(&mut stopping) => break,
         };
         metrics::ACCEPTED.increment(1);
-        let (tls, router, stopping) = (tls.clone(), router.clone(), stopping.clone());
+        let (tls, front, stopping) = (tls.clone(), front.clone(), stopping.clone());
         drop(tokio::spawn(async move {
-            connection(stream, tls, router, stopping, silence).await;
+            connection(stream, tls, front, stopping, silence).await;
             drop(place);
         }));
     }
@@ -99,15 +98,15 @@ fn went_away(error: &io::Error) -> bool {
 async fn connection(
     stream: TcpStream,
     tls: Option<Arc<Tls>>,
-    router: Router,
+    front: Front,
     stopping: watch::Receiver<bool>,
     silence: Duration,
 ) {
     let _open = metrics::Held::new(&metrics::OPEN_CONNECTIONS);
     match tls {
-        None => converse(stream, router, stopping, silence).await,
+        None => converse(stream, front, stopping, silence).await,
         Some(tls) => match timeout(HANDSHAKE_PATIENCE, tls.acceptor().accept(stream)).await {
-            Ok(Ok(stream)) => converse(stream, router, stopping, silence).await,
+            Ok(Ok(stream)) => converse(stream, front, stopping, silence).await,
             failed => {
                 metrics::HANDSHAKE_FAILED.increment(1);
                 let error = failed.map(Result::err);
@@ -120,7 +119,7 @@ async fn connection(
 /// Answers the requests of one connection, one after the other, until it is closed, silent for too long, or the server stops.
 async fn converse<S>(
     stream: S,
-    router: Router,
+    front: Front,
     mut stopping: watch::Receiver<bool>,
     silence: Duration,
 ) where
@@ -129,12 +128,11 @@ async fn converse<S>(
     // Each request under way holds one more.
     let requests = Arc::new(());
     let held = Arc::clone(&requests);
-    let service = TowerToHyperService::new(router);
     let service = service_fn(move |request| {
         let under_way = Arc::clone(&held);
-        let answer = service.call(request);
+        let answer = front.clone().answer(request);
         async move {
-            let answer = answer.await?;
+            let answer = answer.await;
             // Until the last of it is taken: some are long.
             let hold = |body| Held {
                 body,

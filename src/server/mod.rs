@@ -4,7 +4,7 @@ mod access;
 mod body;
 mod connections;
 pub mod error;
-mod layers;
+mod front;
 mod openapi;
 mod operations;
 mod places;
@@ -26,7 +26,7 @@ use tokio::sync::watch;
 pub use access::{Caller, CredentialId, Needs, Route};
 pub use body::MAX_BODY_BYTES;
 pub use connections::{Listener, SILENCE};
-pub use router::{route_table, router};
+pub use router::route_table;
 
 use crate::audit::AuditLog;
 use crate::control::{Control, ControlError};
@@ -40,6 +40,7 @@ use crate::scheduler::Scheduler;
 use crate::tenants::{StoreError, TenantProvider, TenantStore};
 use crate::usage::UsageCounter;
 use error::{ApiError, Code};
+use front::Front;
 use operations::Operations;
 use places::Places;
 use token::TokenKeeper;
@@ -187,7 +188,7 @@ impl App {
 
     /// Pages of this machine, and those that the operator named.
     fn accepts(&self, origin: &str) -> bool {
-        layers::is_loopback(origin) || self.allowed_origins.iter().any(|allowed| allowed == origin)
+        front::is_loopback(origin) || self.allowed_origins.iter().any(|allowed| allowed == origin)
     }
 
     async fn check_control(&self) -> Result<(), ControlError> {
@@ -224,6 +225,7 @@ pub async fn serve(
     app: Arc<App>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
+    let front = Front::new(app.clone(), router::router(app.clone()));
     let (stopping, stopped) = watch::channel(false);
     let signal = async move {
         stop.await;
@@ -249,7 +251,7 @@ pub async fn serve(
         }
     };
     tokio::select! {
-        () = connections::serve(listener, router(app.clone()), stopped) => {}
+        () = connections::serve(listener, front, stopped) => {}
         () = looking => {}
         () = signal => tracing::warn!("some requests did not end in time and are cut off"),
         () = keeping => {}

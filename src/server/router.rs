@@ -1,22 +1,15 @@
-//! Every route, in the group of what it needs, and what each request passes through.
+//! Every route, in the group of what it needs.
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, Method, header};
-use axum::middleware::{from_fn_with_state, map_response};
-use axum::response::Response;
-use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::access::{self, Group, Needs, Route};
+use super::access::{Group, Needs, Route};
 use super::routes::{
     admin, apps, audit, batch, crons, deploy, documents, health, journal, keys, lock, metrics,
     openapi, query, schedule, schema, tenants, usage,
 };
-use super::{App, ENCRYPTION_STATUS, MAX_BODY_BYTES, layers};
+use super::{App, ENCRYPTION_STATUS};
 
 /// Every route. One that reads or writes for a tenant names it `{t}`.
 fn groups() -> [Group; 5] {
@@ -88,63 +81,22 @@ pub fn route_table() -> Vec<Route> {
         .collect()
 }
 
-/// Every route, with what each request passes through.
-pub fn router(app: Arc<App>) -> Router {
+/// Every route, behind the guard of its group.
+pub(super) fn router(app: Arc<App>) -> Router {
     let known = groups()
         .into_iter()
         .fold(Router::new(), |all, group| all.merge(group.guarded(&app)));
     // Last, so that what no group knows asks for a credential before it answers that there is no such route.
     known
         .merge(Group::new(Needs::Credential).guarded(&app))
-        .layer(from_fn_with_state(app.clone(), layers::origin))
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(cors(app.clone()))
-        .layer(CatchPanicLayer::new())
-        .layer(from_fn_with_state(app.clone(), layers::envelope))
-        .layer(map_response(for_programs))
         .with_state(app)
-}
-
-/// No cache keeps an answer, unless it says how it may be kept, and no browser guesses what it is.
-async fn for_programs(mut response: Response) -> Response {
-    let headers = response.headers_mut();
-    let _cache = headers
-        .entry(header::CACHE_CONTROL)
-        .or_insert(HeaderValue::from_static("no-store"));
-    let _old = headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
-    response
-}
-
-/// What a browser on an accepted origin is told. Preflight requests carry no credential and are answered here.
-fn cors(app: Arc<App>) -> CorsLayer {
-    let accepted = move |origin: &HeaderValue, _: &Parts| {
-        origin.to_str().is_ok_and(|origin| app.accepts(origin))
-    };
-    CorsLayer::new()
-        .allow_origin(AllowOrigin::predicate(accepted))
-        .allow_methods([
-            Method::GET,
-            Method::POST,
-            Method::PATCH,
-            Method::PUT,
-            Method::DELETE,
-        ])
-        .allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_TYPE,
-            HeaderName::from_static("x-nimbus-admin-token"),
-            HeaderName::from_static(access::IDENTITY),
-            HeaderName::from_static("x-request-id"),
-        ])
-        .expose_headers([header::RETRY_AFTER, HeaderName::from_static("x-request-id")])
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+
+    use axum::http::Method;
 
     use super::*;
 

@@ -45,7 +45,7 @@ pub(in crate::server) async fn insert(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
     Body(new): Body<NewDocument>,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
+) -> Result<(StatusCode, RawJson), ApiError> {
     let mutation = Mutation::Insert {
         table: new.table.parse()?,
         fields: Fields::from_json(new.fields.get())?,
@@ -53,7 +53,8 @@ pub(in crate::server) async fn insert(
     };
     let store = app.open(&tenant_id(&tenant)?).await?;
     let outcome = store.apply(mutation).await?;
-    Ok((StatusCode::CREATED, Json(json!({"id": outcome.id()}))))
+    let json = format!(r#"{{"id":"{}"}}"#, outcome.id());
+    Ok((StatusCode::CREATED, RawJson(json)))
 }
 
 /// The documents of a table, oldest first, at most 1000

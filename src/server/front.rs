@@ -1,0 +1,365 @@
+//! What every request passes through before its route, and every answer after it: id, overload, deadline, origin, a fault of ours.
+//!
+//! The credential is looked at by `access`, which knows what the route needs. All of this is one future and not a tower of layers: each
+//! layer of a router is cloned and boxed for each request, which cost more than what they did.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::FutureExt as _;
+use hyper::body::Incoming;
+use tower_http::cors::{AllowOrigin, Cors, CorsLayer};
+use tower_layer::Layer as _;
+use tower_service::Service as _;
+use tracing::Span;
+
+use super::error::{ApiError, Code};
+use super::places::{Refused, tenant_in};
+use super::traffic::UNMATCHED;
+use super::{App, access};
+use crate::metrics::{self, Held};
+
+/// All routes, and what stands before them.
+#[derive(Clone)]
+pub(super) struct Front {
+    app: Arc<App>,
+    routes: Router,
+    /// The same routes, for browsers' pages.
+    for_pages: Cors<Router>,
+}
+
+/// What a request is known by: an extension of it.
+#[derive(Debug, Clone)]
+pub(super) struct Ticket(Arc<Known>);
+
+#[derive(Debug)]
+struct Known {
+    id: String,
+    method: Method,
+    route: OnceLock<(MatchedPath, Span)>,
+}
+
+impl Ticket {
+    fn new(id: String, method: Method) -> Self {
+        let route = OnceLock::new();
+        Self(Arc::new(Known { id, method, route }))
+    }
+
+    /// The request's route was found. Gives the span in which it is answered.
+    pub(super) fn found(&self, path: &MatchedPath) -> Span {
+        let found = || (path.clone(), self.span(path.as_str()));
+        let (_path, span) = self.0.route.get_or_init(found);
+        span.clone()
+    }
+
+    /// The route's pattern, never the path: ids and names of tables stay out of the log.
+    fn route(&self) -> &str {
+        let found = self.0.route.get();
+        found.map_or(UNMATCHED, |(path, _span)| path.as_str())
+    }
+
+    fn span(&self, route: &str) -> Span {
+        let Known { id, method, .. } = &*self.0;
+        tracing::info_span!("request", id, %method, route)
+    }
+
+    /// Says in the log what became of the request.
+    fn log(&self, status: axum::http::StatusCode, took: Duration) {
+        let milliseconds = took.as_secs_f64() * 1000.0;
+        let (failed, slow) = (status.is_server_error(), took >= SLOW);
+        if !failed && !slow && !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let found = self.0.route.get().map(|(_path, span)| span.clone());
+        found.unwrap_or_else(|| self.span(UNMATCHED)).in_scope(|| {
+            let status = status.as_u16();
+            if failed {
+                tracing::warn!(status, milliseconds, "answered");
+            } else if slow {
+                tracing::info!(status, milliseconds, "answered slowly");
+            } else {
+                tracing::debug!(status, milliseconds, "answered");
+            }
+        });
+    }
+}
+
+impl Front {
+    pub(super) fn new(app: Arc<App>, routes: Router) -> Self {
+        let for_pages = cors(app.clone()).layer(routes.clone());
+        Self {
+            app,
+            routes,
+            for_pages,
+        }
+    }
+
+    /// Gives the request an id, lets it in or turns it away, logs it, and writes the error envelope.
+    pub(super) async fn answer(self, request: hyper::Request<Incoming>) -> Response {
+        let mut request = request.map(Body::new);
+        let started = Instant::now();
+        let _under_way = Held::new(&metrics::UNDER_WAY);
+        let id = request_id(request.headers());
+        let ticket = Ticket::new(id, request.method().clone());
+        let _none = request.extensions_mut().insert(ticket.clone());
+        let page = accepted_origin(&self.app, request.headers());
+        let mut response = self.guarded(request).await;
+        let id = &ticket.0.id;
+        if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+            response = error.respond(id);
+        } else if is_bare_error(&response) {
+            let allowed = response.headers_mut().remove(header::ALLOW);
+            response = of_library(&response).respond(id);
+            if let Some(allowed) = allowed {
+                let _none = response.headers_mut().insert(header::ALLOW, allowed);
+            }
+        }
+        let headers = response.headers_mut();
+        if let Ok(id) = HeaderValue::from_str(id) {
+            let _old = headers.insert(REQUEST_ID, id);
+        }
+        if let Some(origin) = page {
+            for_page(headers, origin);
+        }
+        for_programs(headers);
+        let (status, took) = (response.status(), started.elapsed());
+        let traffic = &self.app.traffic;
+        traffic.record(ticket.route(), &ticket.0.method, status, took);
+        ticket.log(status, took);
+        response
+    }
+
+    /// Overload, deadline and faults: each ends in one clear answer.
+    async fn guarded(&self, request: Request) -> Response {
+        let path = request.uri().path();
+        let _place = match self.app.places.take(tenant_in(path)) {
+            Ok(place) => place,
+            Err(refused) => return exhausted(refused).into_response(),
+        };
+        let deadline = if path == super::ENCRYPTION_STATUS {
+            LONG_DEADLINE
+        } else {
+            DEADLINE
+        };
+        let answer = AssertUnwindSafe(self.route(request)).catch_unwind();
+        match tokio::time::timeout(deadline, answer).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(_panic)) => {
+                tracing::error!("a request ended in a fault of the server");
+                ApiError::new(Code::Internal, "a fault in the server").into_response()
+            }
+            Err(_elapsed) => {
+                metrics::HTTP_TIMED_OUT.increment(1);
+                ApiError::new(
+                    Code::Unavailable,
+                    format!(
+                        "the request took longer than its deadline of {} seconds; a write may have been applied all the same",
+                        deadline.as_secs()
+                    ),
+                )
+                .into_response()
+            }
+        }
+    }
+
+    async fn route(&self, request: Request) -> Response {
+        // Preflight requests carry no credential, and ask about what they do not send.
+        let preflight = *request.method() == Method::OPTIONS;
+        let result = if preflight || request.headers().contains_key(header::ORIGIN) {
+            if !preflight && let Err(error) = check_origin(&self.app, request.headers()) {
+                return error.into_response();
+            }
+            self.for_pages.clone().call(request).await
+        } else {
+            self.routes.clone().call(request).await
+        };
+        result.unwrap_or_else(|never| match never {})
+    }
+}
+
+/// The origin of the page that asks, where it is one that is accepted.
+fn accepted_origin(app: &App, headers: &HeaderMap) -> Option<HeaderValue> {
+    let origin = headers.get(header::ORIGIN)?;
+    let accepted = origin.to_str().is_ok_and(|origin| app.accepts(origin));
+    accepted.then(|| origin.clone())
+}
+
+/// An error is for the page to read, too: overload, and what was written anew after the layer for pages.
+fn for_page(headers: &mut HeaderMap, origin: HeaderValue) {
+    if headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
+        return;
+    }
+    let _none = headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    let _none = headers.insert(header::VARY, HeaderValue::from_static("origin"));
+    let _none = headers.insert(
+        header::ACCESS_CONTROL_EXPOSE_HEADERS,
+        HeaderValue::from_static("retry-after,x-request-id"),
+    );
+}
+
+/// No cache keeps an answer, unless it says how it may be kept, and no browser guesses what it is.
+fn for_programs(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CACHE_CONTROL) {
+        // Pages of other origins get another answer.
+        if !headers.contains_key(header::VARY) {
+            let _none = headers.insert(header::VARY, HeaderValue::from_static("origin"));
+        }
+    } else {
+        let no_store = HeaderValue::from_static("no-store");
+        let _none = headers.insert(header::CACHE_CONTROL, no_store);
+    }
+    let _old = headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+}
+
+/// What a browser on an accepted origin is told.
+fn cors(app: Arc<App>) -> CorsLayer {
+    let accepted = move |origin: &HeaderValue, _: &Parts| {
+        origin.to_str().is_ok_and(|origin| app.accepts(origin))
+    };
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(accepted))
+        .allow_methods([
+            Method::GET,
+            Method::POST,
+            Method::PATCH,
+            Method::PUT,
+            Method::DELETE,
+        ])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            HeaderName::from_static("x-nimbus-admin-token"),
+            HeaderName::from_static(access::IDENTITY),
+            HeaderName::from_static("x-request-id"),
+        ])
+        .expose_headers([header::RETRY_AFTER, HeaderName::from_static("x-request-id")])
+}
+
+fn exhausted(refused: Refused) -> ApiError {
+    let (counter, message) = match refused {
+        Refused::Full => (
+            &metrics::REFUSED_FULL,
+            "the server has as many requests under way as it takes",
+        ),
+        Refused::Share => (
+            &metrics::REFUSED_SHARE,
+            "this tenant has its share of the requests that the server takes under way",
+        ),
+    };
+    counter.increment(1);
+    ApiError::new(Code::ResourceExhausted, message)
+}
+
+/// A request that names a foreign origin comes from a browser on somebody else's page.
+fn check_origin(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
+    let foreign = headers
+        .get_all(header::ORIGIN)
+        .iter()
+        .any(|origin| !origin.to_str().is_ok_and(|origin| app.accepts(origin)));
+    if foreign {
+        return Err(ApiError::new(
+            Code::Forbidden,
+            "requests from this origin are not accepted",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the libraries below answered with an error by themselves. What a handler says is JSON, `/ready`'s no among it.
+fn is_bare_error(response: &Response) -> bool {
+    let status = response.status();
+    let json = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(super::body::is_json);
+    (status.is_client_error() || status.is_server_error()) && !json
+}
+
+/// What the libraries below answered by themselves, in our words.
+fn of_library(response: &Response) -> ApiError {
+    match response.status().as_u16() {
+        404 => ApiError::new(Code::RouteNotFound, "there is no such route"),
+        405 => ApiError::new(
+            Code::MethodNotAllowed,
+            "this route does not take this method",
+        ),
+        413 => ApiError::new(Code::TooLarge, "the body is larger than 16 MiB"),
+        400..=499 => ApiError::new(Code::InvalidInput, "the request cannot be read"),
+        _ => ApiError::new(Code::Internal, "a fault in the server"),
+    }
+}
+
+/// The id that the client gave, if it is one, else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    headers
+        .get(REQUEST_ID)
+        .and_then(|value| value.to_str().ok())
+        .filter(|id| (1..=MAX_ID_BYTES).contains(&id.len()) && id.bytes().all(plain))
+        .map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
+}
+
+/// `http://localhost:5173`, `http://127.0.0.1:8080`, `http://[::1]`: pages of this machine.
+pub(super) fn is_loopback(origin: &str) -> bool {
+    let Ok(uri) = origin.parse::<axum::http::Uri>() else {
+        return false;
+    };
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return false;
+    }
+    let host = uri.host().unwrap_or_default();
+    let host = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+const REQUEST_ID: &str = "x-request-id";
+const MAX_ID_BYTES: usize = 128;
+/// What is logged although nothing went wrong.
+const SLOW: Duration = Duration::from_secs(1);
+/// How long a request may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+const LONG_DEADLINE: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_loopback_origins_from_others() {
+        for origin in [
+            "http://localhost:5173",
+            "http://127.0.0.1:8080",
+            "https://127.9.9.9",
+            "http://[::1]:3000",
+        ] {
+            assert!(is_loopback(origin), "{origin}");
+        }
+        for origin in [
+            "http://localhost.evil.example",
+            "http://evil.example",
+            "http://127.0.0.1.evil.example",
+            "null",
+            "",
+            "file://localhost",
+            "http://user@evil.example",
+        ] {
+            assert!(!is_loopback(origin), "{origin}");
+        }
+    }
+}
