@@ -82,7 +82,8 @@ fn rate(house: &House, crowd: &mut Crowd) -> f64 {
 }
 
 const CLIENTS: usize = 64;
-const HANDS: usize = 64;
+/// Threads that hold the connections: as few as will do, for what they cost is taken from the server.
+const HANDS: usize = 4;
 const ROUNDS: usize = 9;
 const ROUND: Duration = Duration::from_millis(700);
 /// Documents in a commit, as the server has them with this many clients.

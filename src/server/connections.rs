@@ -8,7 +8,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
-use hyper::body::{Frame, SizeHint};
+use axum::response::Response;
+use hyper::Request;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,7 +19,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use super::front::Front;
 use super::tls::Tls;
 use crate::metrics;
 
@@ -34,8 +35,18 @@ pub struct Listener {
     pub silence: Duration,
 }
 
+/// What answers requests.
+pub(super) trait Answers: Clone + Send + 'static {
+    /// The answer to one.
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response> + Send;
+}
+
 /// Serves until `stopping` says so and every connection has ended.
-pub(super) async fn serve(listener: Listener, front: Front, mut stopping: watch::Receiver<bool>) {
+pub(super) async fn serve<A: Answers>(
+    listener: Listener,
+    answers: A,
+    mut stopping: watch::Receiver<bool>,
+) {
     let Listener {
         socket,
         tls,
@@ -57,9 +68,9 @@ pub(super) async fn serve(listener: Listener, front: Front, mut stopping: watch:
             () = begun(&mut stopping) => break,
         };
         metrics::ACCEPTED.increment(1);
-        let (tls, front, stopping) = (tls.clone(), front.clone(), stopping.clone());
+        let (tls, answers, stopping) = (tls.clone(), answers.clone(), stopping.clone());
         drop(tokio::spawn(async move {
-            connection(stream, tls, front, stopping, silence).await;
+            connection(stream, tls, answers, stopping, silence).await;
             drop(place);
         }));
     }
@@ -98,15 +109,15 @@ fn went_away(error: &io::Error) -> bool {
 async fn connection(
     stream: TcpStream,
     tls: Option<Arc<Tls>>,
-    front: Front,
+    answers: impl Answers,
     stopping: watch::Receiver<bool>,
     silence: Duration,
 ) {
     let _open = metrics::Held::new(&metrics::OPEN_CONNECTIONS);
     match tls {
-        None => converse(stream, front, stopping, silence).await,
+        None => converse(stream, answers, stopping, silence).await,
         Some(tls) => match timeout(HANDSHAKE_PATIENCE, tls.acceptor().accept(stream)).await {
-            Ok(Ok(stream)) => converse(stream, front, stopping, silence).await,
+            Ok(Ok(stream)) => converse(stream, answers, stopping, silence).await,
             failed => {
                 metrics::HANDSHAKE_FAILED.increment(1);
                 let error = failed.map(Result::err);
@@ -119,7 +130,7 @@ async fn connection(
 /// Answers the requests of one connection, one after the other, until it is closed, silent for too long, or the server stops.
 async fn converse<S>(
     stream: S,
-    front: Front,
+    answers: impl Answers,
     mut stopping: watch::Receiver<bool>,
     silence: Duration,
 ) where
@@ -130,9 +141,9 @@ async fn converse<S>(
     let held = Arc::clone(&requests);
     let service = service_fn(move |request| {
         let under_way = Arc::clone(&held);
-        let answer = front.clone().answer(request);
+        let answers = answers.clone();
         async move {
-            let answer = answer.await;
+            let answer = answers.answer(request).await;
             // Until the last of it is taken: some are long.
             let hold = |body| Held {
                 body,

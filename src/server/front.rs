@@ -20,6 +20,7 @@ use tower_layer::Layer as _;
 use tower_service::Service as _;
 use tracing::Span;
 
+use super::connections::Answers;
 use super::error::{ApiError, Code};
 use super::places::{Refused, tenant_in};
 use super::traffic::UNMATCHED;
@@ -102,8 +103,7 @@ impl Front {
     }
 
     /// Gives the request an id, lets it in or turns it away, logs it, and writes the error envelope.
-    pub(super) async fn answer(self, request: hyper::Request<Incoming>) -> Response {
-        let mut request = request.map(Body::new);
+    async fn receive(&self, mut request: Request) -> Response {
         let started = Instant::now();
         let _under_way = Held::new(&metrics::UNDER_WAY);
         let id = request_id(request.headers());
@@ -202,6 +202,12 @@ fn for_page(headers: &mut HeaderMap, origin: HeaderValue) {
         header::ACCESS_CONTROL_EXPOSE_HEADERS,
         HeaderValue::from_static("retry-after,x-request-id"),
     );
+}
+
+impl Answers for Front {
+    fn answer(&self, request: hyper::Request<Incoming>) -> impl Future<Output = Response> + Send {
+        self.receive(request.map(Body::new))
+    }
 }
 
 /// No cache keeps an answer, unless it says how it may be kept, and no browser guesses what it is.

@@ -1,12 +1,21 @@
 use std::time::Instant;
 
-use axum::routing::get;
+use axum::response::IntoResponse as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
 
 use super::*;
 
-/// A server that answers `GET /`, and what stops it.
+#[derive(Clone)]
+struct Here;
+
+impl Answers for Here {
+    async fn answer(&self, _: Request<Incoming>) -> Response {
+        "here".into_response()
+    }
+}
+
+/// A server that answers whatever it is asked, and what stops it.
 async fn server(most: u32, silence: Duration) -> (String, watch::Sender<bool>, JoinHandle<()>) {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap().to_string();
@@ -16,13 +25,8 @@ async fn server(most: u32, silence: Duration) -> (String, watch::Sender<bool>, J
         most,
         silence,
     };
-    let router = Router::new().route("/", get(|| async { "here" }));
     let (stop, stopping) = watch::channel(false);
-    (
-        address,
-        stop,
-        tokio::spawn(serve(listener, router, stopping)),
-    )
+    (address, stop, tokio::spawn(serve(listener, Here, stopping)))
 }
 
 /// Reads one whole answer; nothing when the connection was closed.
