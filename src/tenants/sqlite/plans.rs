@@ -14,8 +14,8 @@ use super::{
 #[derive(Debug, Default)]
 pub(super) struct Plans {
     indexes: HashMap<i64, Arc<Indexes>>,
-    /// By the text for the documents.
-    sorts: HashMap<Box<str>, bool>,
+    /// With the texts for the documents. Few, so that comparing is quicker than hashing texts as long as these.
+    sorts: Vec<(Box<str>, bool)>,
 }
 
 impl Plans {
@@ -39,8 +39,9 @@ impl Plans {
         connection: &Connection,
         statement: &Statement,
     ) -> rusqlite::Result<bool> {
-        if let Some(&sorts) = self.sorts.get(statement.documents()) {
-            return Ok(sorts);
+        let text = statement.documents();
+        if let Some((_, sorts)) = self.sorts.iter().find(|(known, _)| **known == *text) {
+            return Ok(*sorts);
         }
         let mut explain =
             connection.prepare(&format!("EXPLAIN QUERY PLAN {}", statement.places()))?;
@@ -52,7 +53,7 @@ impl Plans {
         if self.sorts.len() >= REMEMBERED {
             self.sorts.clear();
         }
-        let _none = self.sorts.insert(statement.documents().into(), sorts);
+        self.sorts.push((text.into(), sorts));
         Ok(sorts)
     }
 }

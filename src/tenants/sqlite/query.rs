@@ -89,7 +89,7 @@ impl Page {
     fn new(limit: usize) -> Self {
         Self {
             limit,
-            documents: Vec::new(),
+            documents: Vec::with_capacity(limit.min(COMMON)),
             bytes: 0,
             last: None,
         }
@@ -160,6 +160,9 @@ impl Page {
         }
     }
 }
+
+/// As many documents as most pages have.
+const COMMON: usize = 32;
 
 fn position(place: &Row<'_>) -> rusqlite::Result<Position> {
     let key = match place.get(2)? {

@@ -433,15 +433,31 @@ fn index(connection: &Connection, slot: i64) -> rusqlite::Result<(String, Defini
     )
 }
 
-/// The indexes of a table: of each, its fields, and of each field the names on the way to it.
-pub(super) type Indexes = Vec<Vec<Vec<String>>>;
+/// The indexes of a table: of each, its fields.
+pub(super) type Indexes = Vec<Vec<Indexed>>;
+
+/// A field of an index.
+#[derive(Debug)]
+pub(super) struct Indexed {
+    /// The names on the way to it.
+    pub(super) names: Vec<String>,
+    /// As the index has it.
+    pub(super) columns: Ordered,
+}
 
 /// Reads the indexes of a table.
 pub(super) fn indexes(connection: &Connection, number: i64) -> rusqlite::Result<Indexes> {
     let slots = slots(connection, number)?;
     let definitions = slots.iter();
     definitions
-        .map(|(_, _, text)| Ok(Definition::from_json(text, 2)?.fields))
+        .map(|(_, _, text)| {
+            let fields = Definition::from_json(text, 2)?.fields.into_iter();
+            let indexed = fields.map(|names| Indexed {
+                columns: Ordered::indexed(&names),
+                names,
+            });
+            Ok(indexed.collect())
+        })
         .collect()
 }
 

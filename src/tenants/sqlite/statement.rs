@@ -8,13 +8,14 @@
 //! the rest of the documents with the position's value, the rest of the values of its type, and the types after it. Each
 //! is a range of the index, where one comparison of all three would make SQLite walk there from the beginning of the type.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use rusqlite::types::Value as Sql;
 
 use super::{
     expressions::{Ordered, path, rank},
-    schemas::Indexes,
+    schemas::{Indexed, Indexes},
 };
 use crate::documents::{
     DocumentId,
@@ -62,14 +63,14 @@ impl Statement {
 
 /// The fields of a query by which an index can be gone into: the first of an index, and those after ones that have to
 /// be equal to something.
-fn indexed<'a>(indexes: &'a Indexes, query: &Query) -> Vec<&'a [String]> {
+fn indexed<'a>(indexes: &'a Indexes, query: &Query) -> Vec<&'a Indexed> {
     let mut indexed = Vec::new();
     for fields in indexes {
-        for names in fields {
-            indexed.push(&names[..]);
+        for field in fields {
+            indexed.push(field);
             let pinned = query.filters.iter().any(|filter| {
                 matches!(&filter.condition, Condition::Equal(_))
-                    && matches!(&filter.field, Field::Path(path) if path == names)
+                    && matches!(&filter.field, Field::Path(path) if *path == field.names)
             });
             if !pinned {
                 break;
@@ -94,11 +95,12 @@ enum Part<'a> {
     LaterTypes(&'a Position),
 }
 
-fn parts<'a>(query: &Query, after: Option<&'a Position>, indexed: &[&[String]]) -> Vec<Part<'a>> {
+fn parts<'a>(query: &Query, after: Option<&'a Position>, indexed: &[&Indexed]) -> Vec<Part<'a>> {
     let Some(position) = after else {
         return vec![Part::All];
     };
-    let Some(names) = ordered_names(query).filter(|names| indexed.contains(names)) else {
+    let known = |names: &&[String]| indexed.iter().any(|field| field.names == **names);
+    let Some(names) = ordered_names(query).filter(known) else {
         return vec![Part::After(position)];
     };
     let (mut one_type, mut one_value) = (false, !compared(position.rank));
@@ -165,12 +167,12 @@ enum Bound {
 /// A statement in the making.
 struct Draft<'a> {
     part: Part<'a>,
-    indexed: &'a [&'a [String]],
+    indexed: &'a [&'a Indexed],
     parameters: Vec<Sql>,
 }
 
 impl<'a> Draft<'a> {
-    fn new(part: Part<'a>, indexed: &'a [&'a [String]]) -> Self {
+    fn new(part: Part<'a>, indexed: &'a [&'a Indexed]) -> Self {
         Self {
             part,
             indexed,
@@ -196,7 +198,7 @@ impl<'a> Draft<'a> {
                 .as_ref()
                 .is_some_and(|order| order.field == filter.field);
             for atom in self.filter(filter) {
-                if of_order && self.is_literal(&filter.field) {
+                if of_order && self.literal(&filter.field).is_some() {
                     pinned.0 |= atom.on == On::Rank && atom.bound == Bound::Equal;
                     pinned.1 |= atom.on == On::Key && atom.bound == Bound::Equal;
                 }
@@ -208,11 +210,11 @@ impl<'a> Draft<'a> {
                 });
             }
         }
-        let (rank, key) = match &ordered {
+        let (rank, key) = match ordered.as_deref() {
             Some(Ordered { rank, key }) => (rank.as_str(), key.as_str()),
             None => ("0", "0"),
         };
-        let fixed = self.position(ordered.as_ref(), descending, &mut conditions);
+        let fixed = self.position(ordered.as_deref(), descending, &mut conditions);
         // A column that has one value would make SQLite sort by it all the same.
         let order = match (ordered.is_some(), pinned.0 || fixed.0, pinned.1 || fixed.1) {
             (false, ..) => "seq".to_owned(),
@@ -317,9 +319,8 @@ impl<'a> Draft<'a> {
             let id = self.bind(id.as_bytes().to_vec());
             return vec![other(format!("id = {id}"))];
         }
-        if let Field::Path(names) = &filter.field
-            && self.is_literal(&filter.field)
-            && let Some(atoms) = self.indexed(&Ordered::indexed(names), &filter.condition)
+        if let Some(columns) = self.literal(&filter.field)
+            && let Some(atoms) = self.indexed(columns, &filter.condition)
         {
             return atoms;
         }
@@ -463,12 +464,12 @@ impl<'a> Draft<'a> {
     }
 
     /// The field that an order goes by.
-    fn ordered(&mut self, field: &Field) -> Ordered {
-        match field {
-            Field::Path(names) if self.is_literal(field) => Ordered::indexed(names),
-            _ => {
+    fn ordered(&mut self, field: &Field) -> Cow<'a, Ordered> {
+        match self.literal(field) {
+            Some(columns) => Cow::Borrowed(columns),
+            None => {
                 let Expressions { kind, value } = self.field(field);
-                Ordered::of(&kind, &value)
+                Cow::Owned(Ordered::of(&kind, &value))
             }
         }
     }
@@ -489,9 +490,13 @@ impl<'a> Draft<'a> {
         Expressions { kind, value }
     }
 
-    /// Whether a field is written as its index has it.
-    fn is_literal(&self, field: &Field) -> bool {
-        matches!(field, Field::Path(names) if self.indexed.contains(&&names[..]))
+    /// A field as its index has it, if it has one.
+    fn literal(&self, field: &Field) -> Option<&'a Ordered> {
+        let Field::Path(names) = field else {
+            return None;
+        };
+        let field = self.indexed.iter().find(|field| field.names == *names)?;
+        Some(&field.columns)
     }
 
     /// Binds a value, and gives the parameter's name.
