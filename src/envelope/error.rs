@@ -144,7 +144,7 @@ pub enum EnvelopeError {
     /// No configured key is among those that wrap this file's data key.
     #[error(
         "no configured key opens {}: its data key is wrapped by {}; configured: {}; \
-         name the missing key in the settings (NIMBUS_ENCRYPTION_PREVIOUS_…), or see docs/keys.md",
+         name the missing key in the settings (`nimbus start --encryption-previous-…`, or NIMBUS_ENCRYPTION_PREVIOUS_… for any command), or see docs/keys.md",
         .path.display(), .wrapped_by.join(", "), .configured.join(", ")
     )]
     NoMatchingKey {

@@ -36,7 +36,7 @@ pub enum LockError {
         holder: Option<RunningServer>,
     },
     /// The lock file could not be opened, locked or written.
-    #[error("cannot lock {}; this user must be able to write there; or is another the data directory (NIMBUS_DATA_DIR)?", .path.display())]
+    #[error("cannot lock {}; this user must be able to write there, or another must be the data directory (`nimbus start --data-dir`, NIMBUS_DATA_DIR)", .path.display())]
     Io {
         /// The lock file.
         path: PathBuf,
@@ -184,9 +184,9 @@ fn describe(holder: &Option<RunningServer>) -> String {
             let at = address
                 .map(|address| format!(", listening on {address}"))
                 .unwrap_or_default();
-            format!(" by process {pid}{at}; stop it, or name another data directory")
+            format!(" by process {pid}{at}; stop it, or name another data directory (`nimbus start --data-dir`, NIMBUS_DATA_DIR)")
         }
-        None => " by another process; stop it, or name another data directory".to_owned(),
+        None => " by another process; stop it, or name another data directory (`nimbus start --data-dir`, NIMBUS_DATA_DIR)".to_owned(),
     }
 }
 
