@@ -82,6 +82,6 @@ fn migrating_rotating_and_exporting_a_tenant_takes_as_much_memory_for_a_large_on
             run(&["export", "--source", path, "--target", "plain"]),
         ]
     };
-    // A tenth of the large one.
-    assert_constant(16 << 20, &peaks(8 << 20), &peaks(160 << 20));
+    // A third of the large one: the proof of a copy has 32 MiB of page cache, which the small one does not fill.
+    assert_constant(48 << 20, &peaks(8 << 20), &peaks(160 << 20));
 }
