@@ -390,7 +390,7 @@ impl Reader {
         &self.connection
     }
 
-    /// Has what is read from here on end with an error once `gone` is set; without it, nothing does.
+    /// Has what is read from here on end with an error once `gone` is set; without it, nothing does. It lasts until it is said anew.
     pub(super) fn stop_once(
         &mut self,
         gone: Option<Arc<AtomicBool>>,
@@ -432,8 +432,15 @@ impl Reader {
         found: &mut Vec<Result<Document, StoreError>>,
     ) -> bool {
         let snapshot = wanted.len() > 1;
-        if snapshot && let Err(error) = self.execute("BEGIN") {
-            found.push(Err(failure(tenant, error)));
+        // Who used the connection before may have gone away.
+        let begun = self.stop_once(None, tenant).and_then(|()| match snapshot {
+            true => self
+                .execute("BEGIN")
+                .map_err(|error| failure(tenant, error)),
+            false => Ok(()),
+        });
+        if let Err(error) = begun {
+            found.push(Err(error));
             return false;
         }
         for (place, Wanted { table, id }) in wanted.iter().enumerate() {

@@ -155,8 +155,6 @@ impl Readers {
             if result.is_err() && gone.load(Ordering::Relaxed) {
                 metrics::READ_INTERRUPTED.increment(1);
             }
-            // The next one to use it may be waited for.
-            reader.stop_once(None, &readers.tenant)?;
             if is_sound(&result) {
                 readers.give_back(reader);
             }

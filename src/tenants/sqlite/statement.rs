@@ -9,6 +9,7 @@
 //! is a range of the index, where one comparison of all three would make SQLite walk there from the beginning of the type.
 
 use std::borrow::Cow;
+use std::fmt::{Arguments, Write as _};
 use std::ops::Range;
 
 use rusqlite::types::Value as Sql;
@@ -142,9 +143,11 @@ fn compared(rank: i64) -> bool {
 }
 
 /// A condition on a field's rank or key.
-struct Atom {
+struct Atom<'a> {
     on: On,
     bound: Bound,
+    /// What is compared, where it is a column of an index.
+    column: &'a str,
     sql: String,
 }
 
@@ -190,7 +193,7 @@ impl<'a> Draft<'a> {
         );
         let direction = if descending { "DESC" } else { "ASC" };
         let ordered = query.order.as_ref().map(|order| self.ordered(&order.field));
-        let mut conditions = Vec::new();
+        let mut conditions = Conditions::default();
         let mut pinned = (false, false);
         for filter in &query.filters {
             let of_order = query
@@ -204,10 +207,12 @@ impl<'a> Draft<'a> {
                 }
                 let leads = !of_order || self.leads(&atom, descending);
                 // A plus keeps SQLite from going into the index by it, and not by the position.
-                conditions.push(match atom.on {
-                    On::Rank | On::Key if !leads => format!("+{}", atom.sql),
-                    _ => format!("({})", atom.sql),
-                });
+                let plus = match atom.on {
+                    On::Rank | On::Key if !leads => "+",
+                    _ => "",
+                };
+                let Atom { column, sql, .. } = atom;
+                conditions.add(format_args!("{plus}{column}{sql}"));
             }
         }
         let (rank, key) = match ordered.as_deref() {
@@ -222,19 +227,21 @@ impl<'a> Draft<'a> {
             (true, true, false) => format!("3 {direction}, seq {direction}"),
             (true, false, _) => format!("2 {direction}, 3 {direction}, seq {direction}"),
         };
-        let conditions = match &conditions[..] {
-            [] => String::new(),
-            conditions => format!(" WHERE {}", conditions.join(" AND ")),
-        };
-        let mut text = format!("SELECT seq, {rank}, {key}");
+        let Conditions(conditions) = conditions;
+        let columns = rank.len() + key.len();
+        let mut text = String::with_capacity(conditions.len() + columns + BESIDES);
+        for part in ["SELECT seq, ", rank, ", ", key] {
+            text.push_str(part);
+        }
         let places = text.len();
         text.push_str(DOCUMENT);
         let document = places..text.len();
         // One more says whether there are more. SQLite plans by the limit: were it bound, each binding would have it plan anew.
         let limit = limit + 1;
-        text.push_str(&format!(
-            " FROM documents_{number}{conditions} ORDER BY {order} LIMIT {limit}"
-        ));
+        put(
+            &mut text,
+            format_args!(" FROM documents_{number}{conditions} ORDER BY {order} LIMIT {limit}"),
+        );
         Statement {
             text,
             document,
@@ -247,7 +254,7 @@ impl<'a> Draft<'a> {
         &mut self,
         ordered: Option<&Ordered>,
         descending: bool,
-        conditions: &mut Vec<String>,
+        conditions: &mut Conditions,
     ) -> (bool, bool) {
         let beyond = if descending { '<' } else { '>' };
         let position = match self.part {
@@ -259,7 +266,7 @@ impl<'a> Draft<'a> {
         };
         let Some(Ordered { rank, key }) = ordered else {
             let seq = self.bind(position.seq);
-            conditions.push(format!("seq > {seq}"));
+            conditions.add(format_args!("seq > {seq}"));
             return (false, false);
         };
         let at = self.bind(position.rank);
@@ -269,7 +276,7 @@ impl<'a> Draft<'a> {
             Part::After(_) => {
                 let value = self.bind(position.key.clone());
                 let seq = self.bind(position.seq);
-                conditions.push(format!(
+                conditions.add(format_args!(
                     "({rank}, ifnull({key}, 0), seq) {beyond} ({at}, {value}, {seq})"
                 ));
                 (false, false)
@@ -281,23 +288,25 @@ impl<'a> Draft<'a> {
                     format!("{key} IS NULL")
                 };
                 let seq = self.bind(position.seq);
-                conditions.push(format!("{rank} = {at} AND {same} AND seq {beyond} {seq}"));
+                conditions.add(format_args!(
+                    "{rank} = {at} AND {same} AND seq {beyond} {seq}"
+                ));
                 (true, true)
             }
             Part::SameType(_) => {
                 let value = self.bind(position.key.clone());
-                conditions.push(format!("{rank} = {at} AND {key} {beyond} {value}"));
+                conditions.add(format_args!("{rank} = {at} AND {key} {beyond} {value}"));
                 (true, false)
             }
             Part::LaterTypes(_) => {
-                conditions.push(format!("{rank} {beyond} {at}"));
+                conditions.add(format_args!("{rank} {beyond} {at}"));
                 (false, false)
             }
         }
     }
 
     /// Whether a condition on the field that the order goes by is a way into the index, and not the position.
-    fn leads(&self, atom: &Atom, descending: bool) -> bool {
+    fn leads(&self, atom: &Atom<'_>, descending: bool) -> bool {
         let ahead = if descending {
             Bound::Above
         } else {
@@ -311,7 +320,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn filter(&mut self, filter: &Filter) -> Vec<Atom> {
+    fn filter(&mut self, filter: &Filter) -> Vec<Atom<'a>> {
         // The index on it serves the commonest question.
         if let (Field::Id, Condition::Equal(Value::String(id))) = (&filter.field, &filter.condition)
             && let Ok(id) = id.parse::<DocumentId>()
@@ -330,29 +339,31 @@ impl<'a> Draft<'a> {
     /// A condition in the words of the index; `None` where it cannot say it.
     fn indexed(
         &mut self,
-        Ordered { rank, key }: &Ordered,
+        Ordered { rank, key }: &'a Ordered,
         condition: &Condition,
-    ) -> Option<Vec<Atom>> {
+    ) -> Option<Vec<Atom<'a>>> {
         let of_rank = |number: i64| Atom {
             on: On::Rank,
             bound: Bound::Equal,
-            sql: format!("{rank} = {number}"),
+            column: rank,
+            sql: format!(" = {number}"),
         };
-        let on_key = |bound: Bound, rest: String| Atom {
+        let on_key = |bound: Bound, sql: String| Atom {
             on: On::Key,
             bound,
-            sql: format!("{key} {rest}"),
+            column: key,
+            sql,
         };
         // What has no value beside its type.
         let only = |number: i64| {
-            let none = on_key(Bound::Equal, "IS NULL".to_owned());
+            let none = on_key(Bound::Equal, " IS NULL".to_owned());
             Some(vec![of_rank(number), none])
         };
         match condition {
             Condition::Equal(Value::Null) => only(rank::NULL),
             Condition::Equal(value) => {
                 let with = self.value(value);
-                let key = on_key(Bound::Equal, format!("= {with}"));
+                let key = on_key(Bound::Equal, format!(" = {with}"));
                 Some(vec![of_rank(rank_of(value)), key])
             }
             Condition::Compared(Relation::GreaterOrEqual | Relation::LessOrEqual, Value::Null) => {
@@ -365,7 +376,7 @@ impl<'a> Draft<'a> {
                     Relation::Less | Relation::LessOrEqual => Bound::Below,
                 };
                 let with = self.value(value);
-                let key = on_key(bound, format!("{} {with}", operator(*relation)));
+                let key = on_key(bound, format!(" {} {with}", operator(*relation)));
                 Some(vec![of_rank(rank_of(value)), key])
             }
             Condition::In(values) => {
@@ -376,13 +387,14 @@ impl<'a> Draft<'a> {
                     return None;
                 }
                 let list = self.bind(list(values, |value| Some(json(value))));
-                let among = format!("IN (SELECT value FROM json_each({list}))");
+                let among = format!(" IN (SELECT value FROM json_each({list}))");
                 Some(vec![of_rank(rank_of(first)), on_key(Bound::Other, among)])
             }
             Condition::Exists(true) => Some(vec![Atom {
                 on: On::Rank,
                 bound: Bound::Above,
-                sql: format!("{rank} > {}", rank::MISSING),
+                column: rank,
+                sql: format!(" > {}", rank::MISSING),
             }]),
             Condition::Exists(false) => only(rank::MISSING),
             Condition::NotEqual(_) => None,
@@ -433,8 +445,15 @@ impl<'a> Draft<'a> {
             Value::Bool(value) => self.bind(*value),
             // Read by the function that reads the stored numbers, so that the same digits are the same number.
             Value::Number(number) => {
-                let number = self.bind(number.as_json().to_owned());
-                format!("json_extract({number}, '$')")
+                let digits = number.as_json();
+                // Of an integer as SQLite writes it there is but one reading.
+                match digits.parse::<i64>() {
+                    Ok(integer) if integer.to_string() == digits => self.bind(integer),
+                    _ => {
+                        let number = self.bind(digits.to_owned());
+                        format!("json_extract({number}, '$')")
+                    }
+                }
             }
             Value::String(text) => self.bind(text.clone()),
         }
@@ -514,13 +533,33 @@ struct Expressions {
     value: String,
 }
 
-fn other(sql: String) -> Atom {
+fn other(sql: String) -> Atom<'static> {
     Atom {
         on: On::Other,
         bound: Bound::Other,
+        column: "",
         sql,
     }
 }
+
+/// The conditions of a statement, as its text has them.
+#[derive(Default)]
+struct Conditions(String);
+
+impl Conditions {
+    fn add(&mut self, condition: Arguments<'_>) {
+        let joint = if self.0.is_empty() { "WHERE" } else { "AND" };
+        put(&mut self.0, format_args!(" {joint} ({condition})"));
+    }
+}
+
+fn put(text: &mut String, what: Arguments<'_>) {
+    // Writing to a string does not fail.
+    let _written = text.write_fmt(what);
+}
+
+/// Bytes of a statement beside its columns and conditions, about.
+const BESIDES: usize = 160;
 
 fn rank_of(value: &Value) -> i64 {
     match value {
