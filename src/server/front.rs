@@ -247,8 +247,16 @@ fn cors(app: Arc<App>) -> CorsLayer {
             HeaderName::from_static("x-nimbus-admin-token"),
             HeaderName::from_static(access::IDENTITY),
             HeaderName::from_static("x-request-id"),
+            header::RANGE,
+            header::IF_RANGE,
+            header::IF_NONE_MATCH,
         ])
-        .expose_headers([header::RETRY_AFTER, HeaderName::from_static("x-request-id")])
+        .expose_headers([
+            header::RETRY_AFTER,
+            HeaderName::from_static("x-request-id"),
+            header::ETAG,
+            header::CONTENT_RANGE,
+        ])
 }
 
 fn exhausted(refused: Refused) -> ApiError {

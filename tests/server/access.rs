@@ -167,6 +167,10 @@ fn an_origin_that_the_operator_named_is_accepted_and_no_other() {
         answer.header("access-control-allow-origin"),
         Some("https://app.example")
     );
+    let told = answer.header("access-control-expose-headers");
+    for name in ["x-request-id", "retry-after", "etag", "content-range"] {
+        assert!(told.is_some_and(|told| told.contains(name)), "{told:?}");
+    }
     for origin in [
         "https://app.example:8443",
         "http://app.example",
@@ -184,14 +188,19 @@ fn an_origin_that_the_operator_named_is_accepted_and_no_other() {
     for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
         let preflight = format!(
             "Origin: https://app.example\r\nAccess-Control-Request-Method: {method}\r\n\
-             Access-Control-Request-Headers: authorization,content-type,x-nimbus-identity\r\n"
+             Access-Control-Request-Headers: authorization,content-type,x-nimbus-identity,if-none-match\r\n"
         );
         let answer = send_bare(&server, "OPTIONS /api/tenants", &preflight, b"");
         assert_eq!(answer.status, 200);
         let header = |name: &str| answer.header(name).unwrap_or_default();
         assert_eq!(header("access-control-allow-origin"), "https://app.example");
         assert!(header("access-control-allow-methods").contains(method));
-        for name in ["authorization", "content-type", "x-nimbus-identity"] {
+        for name in [
+            "authorization",
+            "content-type",
+            "x-nimbus-identity",
+            "if-none-match",
+        ] {
             let allowed = header("access-control-allow-headers");
             assert!(allowed.contains(name), "{allowed}");
         }
