@@ -362,25 +362,27 @@ pub(super) fn page_key(database: &Database, connection: &Connection) -> Result<P
     }
 }
 
-/// Flushes the growing copy now and then, so that the disk is never given all of it at once while others wait for it; and leaves the disk to them
-/// for as long as that took.
+/// Flushes the growing copy now and then, so that the disk is never given all of it at once while others wait for it; and leaves disk and processor
+/// to them for as long as copying and flushing took.
 /// A flush that failed stops the copy, and is in `failed`.
 fn spread(copy: &File, progress: &Progress, failed: &Arc<Mutex<Option<io::Error>>>) -> Progress {
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
     let (copy, progress, failed) = (copy.try_clone(), progress.clone(), Arc::clone(failed));
     let flushed = AtomicU64::new(0);
+    let rested = Mutex::new(Instant::now());
     Arc::new(move |done, total| {
         if done.saturating_sub(flushed.load(Relaxed)) < FLUSH_BYTES {
             return progress(done, total);
         }
         flushed.store(done, Relaxed);
-        let started = Instant::now();
         let flush = copy.as_ref().map_or(Ok(()), File::sync_data);
         if let Err(error) = flush {
             *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             return false;
         }
-        thread::sleep(started.elapsed().min(LONGEST_REST));
+        let mut rested = rested.lock().unwrap_or_else(PoisonError::into_inner);
+        thread::sleep(rested.elapsed().min(LONGEST_REST));
+        *rested = Instant::now();
         progress(done, total)
     })
 }
@@ -410,8 +412,8 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// 4 MiB.
-const FLUSH_BYTES: u64 = 4 << 20;
+/// 1 MiB.
+const FLUSH_BYTES: u64 = 1 << 20;
 const LONGEST_REST: Duration = Duration::from_millis(500);
 /// Pages that are brought over without asking whether to go on.
 const ASK_EVERY: usize = 256;
