@@ -2,3 +2,5 @@
 
 #[path = "../../../src/documents/mod.rs"]
 pub mod documents;
+#[path = "../../../src/words.rs"]
+pub(crate) mod words;
