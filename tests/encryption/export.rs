@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::json;
 
-use super::{as_str, assert_audited, deployment, encryption, served, snapshot};
+use super::{RENEW_ALPHA, as_str, assert_audited, deployment, encryption, served, snapshot};
 
 const SQLITE: &[&str] = &["export", "--provider", "sqlite", "--source"];
 
@@ -235,17 +235,11 @@ fn an_export_that_opens_the_file_while_it_gets_a_new_data_key_looks_again() {
     while !server.log().contains("event=\"export\"") {
         std::thread::yield_now();
     }
-    let renew = [
-        "rotate-dek",
-        "--provider",
-        "sqlite",
-        "--tenant-id",
-        "alpha",
-        "--path",
-        "data/alpha.sqlite3",
-    ];
-    std::thread::sleep(std::time::Duration::from_millis(500));
-    let _ = encryption(&machine, &renew).expect(0, &["has a new data key"]);
+    let path = machine.data_dir().join("alpha.sqlite3");
+    while !is_open_elsewhere(&path, server.pid()) {
+        std::thread::yield_now();
+    }
+    let _ = encryption(&machine, RENEW_ALPHA).expect(0, &["has a new data key"]);
     let _id = server.insert("alpha", "notes", &json!({"n": "after"}));
     let _ = exporting.join().expect("it ran").expect(0, &["PLAINTEXT"]);
     let content = fs::read(&target).expect("the plaintext");
@@ -257,4 +251,23 @@ fn an_export_that_opens_the_file_while_it_gets_a_new_data_key_looks_again() {
         super::status(&machine, &["--verify", "pages"], 0)["summary"]["ok"],
         2
     );
+}
+
+/// Whether a process other than this one and the server has the file open.
+fn is_open_elsewhere(path: &std::path::Path, server: u32) -> bool {
+    let path = path.canonicalize().expect("the file");
+    let processes = fs::read_dir("/proc").expect("processes").flatten();
+    let others = processes.filter(|process| {
+        let number = process
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        number.is_some_and(|number: u32| number != server && number != std::process::id())
+    });
+    // One that ends meanwhile has nothing open.
+    let files = others.filter_map(|process| fs::read_dir(process.path().join("fd")).ok());
+    files
+        .flatten()
+        .flatten()
+        .any(|file| fs::read_link(file.path()).is_ok_and(|target| target == path))
 }

@@ -23,6 +23,17 @@ use std::process::{Command, Output};
 use nimbus_test_support::Machine;
 use serde_json::{Value, json};
 
+/// Has the tenant `alpha` get a new data key.
+const RENEW_ALPHA: &[&str] = &[
+    "rotate-dek",
+    "--provider",
+    "sqlite",
+    "--tenant-id",
+    "alpha",
+    "--path",
+    "data/alpha.sqlite3",
+];
+
 fn machine() -> Machine {
     Machine::new(env!("CARGO_BIN_EXE_nimbus"))
 }

@@ -4,18 +4,10 @@ use nimbus_test_support::Machine;
 use serde_json::{Value, json};
 
 use super::{
-    as_str, assert_audited, deployment, encryption, health, run, served, snapshot, status,
+    RENEW_ALPHA, as_str, assert_audited, deployment, encryption, health, run, served, snapshot,
+    status,
 };
 
-const ALPHA: &[&str] = &[
-    "rotate-dek",
-    "--provider",
-    "sqlite",
-    "--tenant-id",
-    "alpha",
-    "--path",
-    "data/alpha.sqlite3",
-];
 const CONTROL: &[&str] = &[
     "rotate-dek",
     "--provider",
@@ -41,7 +33,7 @@ fn a_file_gets_a_new_data_key_and_the_old_one_opens_nothing_of_it() {
     let old_manifest =
         fs::read(machine.data_dir().join("alpha.sqlite3.nimbus-enc")).expect("a manifest");
     let old = snapshot(&machine.data_dir());
-    let _ = encryption(&machine, ALPHA).expect(0, &["has a new data key"]);
+    let _ = encryption(&machine, RENEW_ALPHA).expect(0, &["has a new data key"]);
     assert_audited(&machine, "rekey", "db:sqlite:tenant:alpha:alpha.sqlite3");
     let after = status(&machine, &["--verify", "pages"], 0);
     let (one, other) = (
@@ -117,7 +109,10 @@ fn a_rekey_that_is_killed_anywhere_leaves_one_key_that_opens() {
         ("rekey::renamed", true),
         ("rekey::swapped", true),
     ];
-    for (path, command) in [("alpha.sqlite3", ALPHA), ("nimbus-control.db", CONTROL)] {
+    for (path, command) in [
+        ("alpha.sqlite3", RENEW_ALPHA),
+        ("nimbus-control.db", CONTROL),
+    ] {
         for (point, swapped) in points {
             let machine = deployment(&["alpha"], &[]);
             let documents = served(&machine, "alpha");
@@ -143,7 +138,10 @@ fn a_rekey_that_is_killed_anywhere_leaves_one_key_that_opens() {
 
 #[test]
 fn running_it_again_settles_what_was_cut_short_and_draws_another_key() {
-    for (path, command) in [("alpha.sqlite3", ALPHA), ("nimbus-control.db", CONTROL)] {
+    for (path, command) in [
+        ("alpha.sqlite3", RENEW_ALPHA),
+        ("nimbus-control.db", CONTROL),
+    ] {
         for point in ["rekey::begun", "rekey::copied", "rekey::renamed"] {
             let machine = deployment(&["alpha"], &[]);
             let before = file(&status(&machine, &[], 0), path);
@@ -186,7 +184,7 @@ fn takes_along_all_that_a_database_holds_and_the_recipients_of_its_key() {
         recipient,
     ];
     let _ = encryption(&machine, &add).expect(0, &["1 rewrapped"]);
-    let _ = encryption(&machine, ALPHA).expect(0, &[]);
+    let _ = encryption(&machine, RENEW_ALPHA).expect(0, &[]);
     let found = file(
         &status(&machine, &["--verify", "pages"], 0),
         "alpha.sqlite3",

@@ -9,17 +9,7 @@ use std::thread;
 use nimbus_test_support::{Machine, Server};
 use serde_json::{Value, json};
 
-use super::{as_str, deployment, encryption, machine, run, status};
-
-const ALPHA: &[&str] = &[
-    "rotate-dek",
-    "--provider",
-    "sqlite",
-    "--tenant-id",
-    "alpha",
-    "--path",
-    "data/alpha.sqlite3",
-];
+use super::{RENEW_ALPHA, as_str, deployment, encryption, machine, run, status};
 
 #[test]
 fn a_tenant_gets_new_data_keys_while_it_is_written_and_read() {
@@ -30,7 +20,8 @@ fn a_tenant_gets_new_data_keys_while_it_is_written_and_read() {
     let acknowledged = under_load(&server, &machine, |_load| {
         for _ in 0..3 {
             old.push(manifest(&machine, "alpha.sqlite3"));
-            let _ = encryption(&machine, ALPHA).expect(0, &["alpha.sqlite3 has a new data key"]);
+            let _ =
+                encryption(&machine, RENEW_ALPHA).expect(0, &["alpha.sqlite3 has a new data key"]);
         }
     });
     assert_kept(&server, &acknowledged);
@@ -195,7 +186,7 @@ fn data_keys_that_are_too_old_are_replaced_in_the_background_closed_tenants_incl
         thread::yield_now();
     }
     // An operator's work comes before it.
-    let _ = encryption(&machine, ALPHA).expect(0, &["has a new data key"]);
+    let _ = encryption(&machine, RENEW_ALPHA).expect(0, &["has a new data key"]);
     assert!(server.log().contains("an old data key was replaced"));
     assert!(
         !server.log().contains("was not replaced"),
@@ -246,7 +237,7 @@ fn a_plaintext_deployment_has_no_data_keys() {
     drop(server.create("/api/tenants", &json!({"id": "alpha"})));
     let mut command = machine.nimbus(&["encryption"]);
     let _ = command
-        .args(ALPHA)
+        .args(RENEW_ALPHA)
         .env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "none");
     let _ = run(command).expect(1, &["not encrypted"]);
     server.stop();
