@@ -103,7 +103,7 @@ pub enum InputError {
     Deploy(#[from] DeployError),
     /// A cursor that is no cursor, or that of another query or tenant.
     #[error(
-        "the cursor is not one of this query on this tenant: send \"next_cursor\" of the page before, and the same query, or begin anew without it"
+        "the cursor is not one that this tenant gave for this query: send \"next_cursor\" of the page before with the same query, or begin anew without it"
     )]
     Cursor,
     /// A document over [`MAX_FIELDS_BYTES`].

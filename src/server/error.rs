@@ -86,6 +86,9 @@ codes! {
     AlreadyExists = "op.already_exists", CONFLICT, "error", false, "use what is there, or choose another id";
     /// It cannot be done to what is there.
     Conflict = "op.conflict", CONFLICT, "error", false, "look at what is there, then decide";
+    /// What lies after the cursor is forgotten.
+    CursorExpired = "op.cursor_expired", GONE, "error", false,
+        "read the tenant's tables again, then follow the journal from the \"latest_sequence\" noted before; without \"after\" it is read from its beginning";
     /// More work is waiting than is let in.
     ResourceExhausted = "rate.resource_exhausted", SERVICE_UNAVAILABLE, "warning", true, "wait as long as Retry-After says, and try again";
     /// The key cannot be had now.
@@ -263,6 +266,7 @@ impl From<StoreError> for ApiError {
             }
             StoreError::ListTooLarge { .. } => Code::TooLarge,
             StoreError::JournalCursor { .. } => Code::InvalidInput,
+            StoreError::JournalExpired { .. } => Code::CursorExpired,
             StoreError::Busy {
                 what: Limit::FileLock,
                 ..
@@ -277,6 +281,7 @@ impl From<StoreError> for ApiError {
             | StoreError::Engine { .. }
             | StoreError::Unrunnable { .. }
             | StoreError::Io { .. }
+            | StoreError::Random(_)
             | StoreError::Rekey { .. } => Code::Unavailable,
             // Its key may have been taken back while it was open.
             StoreError::Control { source } => match source.downcast_ref::<ControlError>() {

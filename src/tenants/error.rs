@@ -2,6 +2,7 @@
 
 use std::{error::Error as StdError, io, path::PathBuf, sync::Arc};
 
+use nimbus_keyproviders::RandomError;
 use nimbus_manifests::TenantId;
 use thiserror::Error;
 
@@ -183,6 +184,19 @@ pub enum StoreError {
         /// The number of the last write.
         latest: i64,
     },
+    /// Records after that place in the journal are forgotten: whoever goes on from there would miss writes.
+    #[error(
+        "the journal has all writes after number {floor}, and this cursor says {after}: writes between are forgotten; note \"latest_sequence\", read the tenant's tables again, then follow the journal from that number"
+    )]
+    JournalExpired {
+        /// The cursor.
+        after: u64,
+        /// The lowest cursor that misses nothing.
+        floor: i64,
+    },
+    /// The system gave no random bytes.
+    #[error(transparent)]
+    Random(#[from] RandomError),
     /// More work is waiting than is let in. Nothing was done; trying again later is right.
     #[error("{what}: try again in a moment")]
     Busy {

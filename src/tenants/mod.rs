@@ -3,6 +3,7 @@
 //! A [`TenantProvider`] knows which tenants there are, and opens one into a [`TenantStore`]. Both are used behind
 //! `Arc<dyn …>`; nothing in them names a backend.
 
+mod cursors;
 mod error;
 mod registry;
 pub mod sqlite;
@@ -12,6 +13,7 @@ use std::{fmt::Debug, ops::Range, sync::Arc};
 use async_trait::async_trait;
 use nimbus_manifests::TenantId;
 
+pub use cursors::{CURSOR_KEY_BYTES, CursorKind, Cursors};
 pub use error::{Limit, MAX_OFFENDERS, Offenders, StoreError};
 
 use crate::control::{Control, ControlError};
@@ -119,8 +121,12 @@ pub trait TenantStore: Debug + Send + Sync {
         limit: usize,
     ) -> Result<QueryPage, StoreError>;
 
+    /// What seals the cursors of this tenant, and opens them.
+    fn cursors(&self) -> &Cursors;
+
     /// The journal after the write number `after`, from its beginning without one: at most `limit` records and at most
-    /// [`MAX_JOURNAL_PAGE`](crate::documents::MAX_JOURNAL_PAGE). Records older than its floor are passed over.
+    /// [`MAX_JOURNAL_PAGE`](crate::documents::MAX_JOURNAL_PAGE). [`StoreError::JournalExpired`] when records after that number are
+    /// forgotten.
     async fn journal(&self, after: Option<u64>, limit: usize) -> Result<JournalPage, StoreError>;
 
     /// Has a mutation applied later: its delay after `now_ms`. An answer of `Ok` is durable, and the job runs whether the tenant is open

@@ -91,3 +91,30 @@ fn questions_to_the_journal_that_are_not_right_are_refused() {
     let (status, answer) = server.request("GET", "/api/tenants/nobody/journal", None);
     let _ = assert_error(status, &answer, (404, "session.tenant_not_found"));
 }
+
+#[test]
+fn a_cursor_behind_the_journals_floor_is_told_that_it_missed_writes() {
+    let (_machine, server) = demo();
+    let insert = json!({"type": "insert", "table": "t", "fields": {}});
+    let batch = json!({"mutations": vec![insert; 10_000]});
+    for _ in 0..11 {
+        let (status, answer) = server.request("POST", "/api/tenants/demo/batch", Some(&batch));
+        assert_eq!(status, 200, "{answer}");
+    }
+    let page = server.get(&format!("{JOURNAL}?limit=1"));
+    let floor = page["cursor_floor"].as_u64().expect("a number");
+    assert!(floor > 0, "{page}");
+    assert_eq!(page["records"][0]["sequence"], json!(floor + 1));
+    for after in [0, floor - 1] {
+        let path = format!("{JOURNAL}?after={after}");
+        let (status, answer) = server.request("GET", &path, None);
+        let message = assert_error(status, &answer, (410, "op.cursor_expired"));
+        assert!(message.contains(&format!("number {floor}")), "{message}");
+        assert!(
+            message.contains("read the tenant's tables again"),
+            "{message}"
+        );
+    }
+    let page = server.get(&format!("{JOURNAL}?after={floor}&limit=1"));
+    assert_eq!(page["records"][0]["sequence"], json!(floor + 1));
+}

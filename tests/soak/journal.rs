@@ -25,16 +25,16 @@ pub(crate) fn check(
 
 fn read(client: &mut Client, tenant: &str) -> (Vec<Value>, u64, u64) {
     let mut records = Vec::new();
-    let mut after = 0;
+    let mut after = String::new();
     loop {
-        let path = format!("/api/tenants/{tenant}/journal?after={after}&limit=1000");
+        let path = format!("/api/tenants/{tenant}/journal?limit=1000{after}");
         let (status, page) = client.get(&path).expect("the server runs");
         if turned_away(status) {
             continue;
         }
         assert_eq!(status, 200, "{page}");
         records.extend_from_slice(page["records"].as_array().expect("records"));
-        after = number(&page["next_cursor"]);
+        after = format!("&after={}", number(&page["next_cursor"]));
         if page["has_more"] == false {
             return (
                 records,

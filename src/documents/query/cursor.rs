@@ -1,18 +1,13 @@
-//! Cursors: where a page ended, as text that the client hands back.
+//! Where a page of a query ends, as bytes. The store seals them before a client sees them: they hold a value of a document.
 //!
 //! ```text
-//! base64url( 1, binding: 16 bytes, rank: 8, seq: 8, kind: 1, value )    numbers big-endian
+//! rank: 8, seq: 8, kind: 1, value    numbers big-endian
 //! kind 0: an integer, 8 bytes; 1: a double, 8 bytes; 2: text, UTF-8 to the end
 //! ```
-//!
-//! `binding` is a hash of tenant and query, against mistakes: a cursor says nothing that its owner has not seen, and
-//! whatever is put in its place names a position and no more.
 
-use data_encoding::BASE64URL_NOPAD;
 use sha2::{Digest as _, Sha256};
 
 use super::Query;
-use crate::documents::InputError;
 
 /// A place in the order of a query: right after a document that was there. It does not depend on that document
 /// staying there, nor on others.
@@ -40,11 +35,10 @@ pub enum Key {
 }
 
 impl Position {
-    /// As a cursor for this query on this tenant.
+    /// It as bytes, which [`from_bytes`](Self::from_bytes) reads.
     #[must_use]
-    pub fn to_cursor(&self, tenant: &str, query: &Query) -> String {
-        let mut bytes = vec![VERSION];
-        bytes.extend(binding(tenant, query));
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
         bytes.extend(self.rank.to_be_bytes());
         bytes.extend(self.seq.to_be_bytes());
         match &self.key {
@@ -61,72 +55,47 @@ impl Position {
                 bytes.extend(text.as_bytes());
             }
         }
-        BASE64URL_NOPAD.encode(&bytes)
+        bytes
     }
 
-    /// Reads a cursor, which must be of this query on this tenant.
-    pub fn from_cursor(cursor: &str, tenant: &str, query: &Query) -> Result<Self, InputError> {
-        let bytes = BASE64URL_NOPAD.decode(cursor.as_bytes());
-        let bytes = bytes.map_err(|_| InputError::Cursor)?;
-        parse(&bytes, &binding(tenant, query)).ok_or(InputError::Cursor)
+    /// Reads it; `None` when these bytes are no position.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (rank, rest) = bytes.split_first_chunk()?;
+        let (seq, rest) = rest.split_first_chunk()?;
+        let (&[kind], value) = rest.split_first_chunk()?;
+        let key = match kind {
+            0 => Key::Integer(i64::from_be_bytes(value.try_into().ok()?)),
+            1 => {
+                let double = f64::from_be_bytes(value.try_into().ok()?);
+                double.is_finite().then_some(Key::Double(double))?
+            }
+            2 => Key::Text(String::from_utf8(value.to_vec()).ok()?),
+            _ => return None,
+        };
+        Some(Self {
+            rank: i64::from_be_bytes(*rank),
+            key,
+            seq: i64::from_be_bytes(*seq),
+        })
     }
 }
 
-fn parse(bytes: &[u8], binding: &[u8; BINDING_BYTES]) -> Option<Position> {
-    let (&[version], rest) = bytes.split_first_chunk()?;
-    let (bound, rest) = rest.split_first_chunk::<BINDING_BYTES>()?;
-    let (rank, rest) = rest.split_first_chunk()?;
-    let (seq, rest) = rest.split_first_chunk()?;
-    let (&[kind], value) = rest.split_first_chunk()?;
-    if version != VERSION || bound != binding {
-        return None;
+impl Query {
+    /// A hash of all that the query asks, however it was written: a cursor belongs to one query.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let query = serde_json::to_vec(self).expect("a query is plain data");
+        Sha256::digest(query).into()
     }
-    let key = match kind {
-        0 => Key::Integer(i64::from_be_bytes(value.try_into().ok()?)),
-        1 => {
-            let double = f64::from_be_bytes(value.try_into().ok()?);
-            double.is_finite().then_some(Key::Double(double))?
-        }
-        2 => Key::Text(String::from_utf8(value.to_vec()).ok()?),
-        _ => return None,
-    };
-    Some(Position {
-        rank: i64::from_be_bytes(*rank),
-        key,
-        seq: i64::from_be_bytes(*seq),
-    })
 }
-
-/// What a cursor belongs to.
-fn binding(tenant: &str, query: &Query) -> [u8; BINDING_BYTES] {
-    let query = serde_json::to_vec(query).expect("a query is plain data");
-    let mut hash = Sha256::new();
-    hash.update(b"nimbus query cursor 1\0");
-    hash.update(tenant.as_bytes());
-    // No tenant's name has it.
-    hash.update(b"\0");
-    hash.update(&query);
-    let hash: [u8; 32] = hash.finalize().into();
-    let (binding, _) = hash.split_first_chunk().expect("a hash is longer");
-    *binding
-}
-
-const VERSION: u8 = 1;
-const BINDING_BYTES: usize = 16;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn query(table: &str) -> Query {
-        let json = format!(
-            r#"{{"table":"{table}","filters":[{{"field":"a","op":"eq","value":1}}],"order":{{"field":"b"}}}}"#
-        );
-        Query::from_json(&json).unwrap()
-    }
-
     #[test]
-    fn cursors_read_back_and_only_for_their_query_and_tenant() {
+    fn positions_read_back_and_nothing_shorter_does() {
         let keys = [
             Key::Integer(i64::MIN),
             Key::Double(-0.5),
@@ -134,21 +103,17 @@ mod tests {
             Key::Text(String::new()),
         ];
         for key in keys {
+            let is_text = matches!(key, Key::Text(_));
             let position = Position {
                 rank: 5,
                 key,
                 seq: i64::MAX,
             };
-            let cursor = position.to_cursor("acme", &query("t"));
-            let read = |cursor: &str, tenant: &str, table: &str| {
-                Position::from_cursor(cursor, tenant, &query(table))
-            };
-            assert_eq!(read(&cursor, "acme", "t"), Ok(position));
-            assert_eq!(read(&cursor, "acme", "u"), Err(InputError::Cursor));
-            assert_eq!(read(&cursor, "acme2", "t"), Err(InputError::Cursor));
-            // Every byte up to the value's counts.
-            for end in 0..46 {
-                assert_eq!(read(&cursor[..end], "acme", "t"), Err(InputError::Cursor));
+            let bytes = position.to_bytes();
+            assert_eq!(Position::from_bytes(&bytes), Some(position));
+            let whole = if is_text { 17 } else { bytes.len() };
+            for end in 0..whole {
+                assert_eq!(Position::from_bytes(&bytes[..end]), None);
             }
         }
         let nan = Position {
@@ -156,10 +121,27 @@ mod tests {
             key: Key::Double(f64::NAN),
             seq: 1,
         };
-        let cursor = nan.to_cursor("acme", &query("t"));
-        for cursor in ["", "=", "AQ", "ä", &cursor, &"A".repeat(100)] {
-            let read = Position::from_cursor(cursor, "acme", &query("t"));
-            assert_eq!(read, Err(InputError::Cursor), "{cursor}");
+        assert_eq!(Position::from_bytes(&nan.to_bytes()), None);
+    }
+
+    #[test]
+    fn the_digest_is_that_of_what_is_asked() {
+        let digest = |json: &str| Query::from_json(json).unwrap().digest();
+        let query = digest(r#"{"table":"t","order":{"field":"a"}}"#);
+        assert_eq!(
+            query,
+            digest(
+                r#"{"order":{"direction":"asc","field":"a"},"filters":[],"limit":null,"table":"t"}"#
+            )
+        );
+        for other in [
+            r#"{"table":"u","order":{"field":"a"}}"#,
+            r#"{"table":"t","order":{"field":"b"}}"#,
+            r#"{"table":"t","order":{"field":"a","direction":"desc"}}"#,
+            r#"{"table":"t"}"#,
+            r#"{"table":"t","order":{"field":"a"},"filters":[{"field":"a","op":"eq","value":1}]}"#,
+        ] {
+            assert_ne!(query, digest(other), "{other}");
         }
     }
 }

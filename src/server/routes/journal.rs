@@ -24,7 +24,10 @@ pub(in crate::server) struct Part {
 /// The ordered record of applied writes, after a number or from its beginning.
 #[utoipa::path(get, path = "/api/tenants/{t}/journal", operation_id = "readJournal", tag = "documents",
     params(shapes::JournalPart),
-    responses((status = 200, description = "Part of it", body = shapes::JournalPage)))]
+    responses(
+        (status = 200, description = "Part of it", body = shapes::JournalPage),
+        (status = 410, description = "Writes after that number are forgotten", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn read(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::tenant_id;
-use crate::documents::query::{MAX_PAGE, Position, Query};
+use crate::documents::query::{MAX_PAGE, Query};
 use crate::documents::{Document, whole};
 use crate::server::App;
 use crate::server::body::{Body, RawJson};
@@ -66,18 +66,18 @@ pub(in crate::server) async fn paginated(
             "a query that is read in pages takes \"page_size\" and no \"limit\"".to_owned(),
         );
     }
+    let store = app.open(&tenant).await?;
     let after = wanted
         .after
-        .map(|cursor| Position::from_cursor(&cursor, tenant.as_str(), &query))
+        .map(|cursor| store.cursors().open_position(&query, &cursor))
         .transpose()?;
-    let store = app.open(&tenant).await?;
     let page = store.query(query.clone(), after, size).await?;
     let mut json = data(&page.documents);
     json.push_str(r#","next_cursor":"#);
     match &page.next {
         Some(next) => {
             json.push('"');
-            json.push_str(&next.to_cursor(tenant.as_str(), &query));
+            json.push_str(&store.cursors().seal_position(&query, next)?);
             json.push_str(r#"","has_more":true}"#);
         }
         None => json.push_str(r#"null,"has_more":false}"#),

@@ -519,11 +519,14 @@ impl Reader {
         let snapshot = self.snapshot().map_err(sqlite)?;
         let (latest, floor) = layout::journal_bounds(&snapshot).map_err(sqlite)?;
         let from = match after {
-            None => 0,
-            Some(after) => i64::try_from(after)
-                .ok()
-                .filter(|&after| after <= latest)
-                .ok_or(StoreError::JournalCursor { after, latest })?,
+            None => floor,
+            Some(after) => match i64::try_from(after) {
+                Ok(from) if from < floor => {
+                    return Err(StoreError::JournalExpired { after, floor });
+                }
+                Ok(from) if from <= latest => from,
+                _ => return Err(StoreError::JournalCursor { after, latest }),
+            },
         };
         let limit = limit.min(MAX_JOURNAL_PAGE);
         let mut records = snapshot

@@ -1,4 +1,4 @@
-//! The layout of a tenant's file, version 3.
+//! The layout of a tenant's file, version 4.
 //!
 //! ```sql
 //! -- Which tables of documents there are. Names never become part of SQL text; `number` does.
@@ -13,6 +13,8 @@
 //! )
 //! -- One row: the number of the last write before the journal began. 0 in a file that has had one from the start.
 //! nimbus_sequence  (id = 1, last INTEGER NOT NULL)
+//! -- One row: the key that seals the cursors of this tenant.
+//! nimbus_cursor_key (id = 1, key BLOB NOT NULL)
 //! -- The schemas of tables, and the indexes made from them: see `schemas.rs`.
 //! nimbus_schemas, nimbus_indexes, nimbus_index_<slot>
 //! -- One table for each table of documents, in the order of insertion.
@@ -26,19 +28,21 @@
 //! ```
 //!
 //! `PRAGMA user_version` holds the layout's version. Version 1 had no journal, version 2 nothing but
-//! documents and their journal; such files are brought up to date when they are opened. Why it is so: `docs/decisions/0003-document-storage.md`.
+//! documents and their journal, version 3 no cursor key; such files are brought up to date when they are opened. Why it is so: `docs/decisions/0003-document-storage.md`.
 
+use nimbus_keyproviders::{OsRandom, SecureRandom as _};
 use nimbus_manifests::TenantId;
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
+use zeroize::Zeroizing;
 
 use super::{deploys, failure, schedule, schemas};
 use crate::{
     documents::{JOURNAL_RECORDS, TableName},
-    tenants::{MAX_TABLES, StoreError},
+    tenants::{CURSOR_KEY_BYTES, MAX_TABLES, StoreError},
 };
 
 /// The layout that this version writes.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 
 /// Makes version 1.
 const CREATE: &str = "
@@ -59,8 +63,13 @@ const ADD_JOURNAL: &str = "
 /// Makes version 3 of version 2; each resource has the tables of its own module.
 const ADD_RESOURCES: &[&str] = &[deploys::TABLES, schedule::TABLES, schemas::TABLES];
 
+/// Makes version 4 of version 3, but for the key itself.
+const ADD_CURSOR_KEY: &str = "
+    CREATE TABLE nimbus_cursor_key (id INTEGER PRIMARY KEY CHECK (id = 1), key BLOB NOT NULL) STRICT;";
+
 /// What makes each version of the one before it.
-const STEPS: [&[&str]; VERSION as usize] = [&[CREATE], &[ADD_JOURNAL], ADD_RESOURCES];
+const STEPS: [&[&str]; VERSION as usize] =
+    [&[CREATE], &[ADD_JOURNAL], ADD_RESOURCES, &[ADD_CURSOR_KEY]];
 
 /// Whether the file has the layout of this version.
 pub(super) fn is_current(connection: &Connection, tenant: &TenantId) -> Result<bool, StoreError> {
@@ -96,10 +105,30 @@ pub(super) fn establish(connection: &mut Connection, tenant: &TenantId) -> Resul
     for sql in steps.iter().copied().flatten() {
         transaction.execute_batch(sql).map_err(sqlite)?;
     }
+    draw_cursor_key(&transaction, tenant)?;
     transaction
         .pragma_update(None, "user_version", VERSION)
         .map_err(sqlite)?;
     transaction.commit().map_err(sqlite)
+}
+
+/// Every older version lacks it.
+fn draw_cursor_key(connection: &Connection, tenant: &TenantId) -> Result<(), StoreError> {
+    let mut key = Zeroizing::new([0; CURSOR_KEY_BYTES]);
+    OsRandom.fill(&mut *key)?;
+    let _one = connection
+        .execute("INSERT INTO nimbus_cursor_key VALUES (1, ?1)", [&key[..]])
+        .map_err(|error| failure(tenant, error))?;
+    Ok(())
+}
+
+/// The key that seals the tenant's cursors.
+pub(super) fn cursor_key(
+    connection: &Connection,
+) -> rusqlite::Result<Zeroizing<[u8; CURSOR_KEY_BYTES]>> {
+    connection.query_row("SELECT key FROM nimbus_cursor_key", [], |row| {
+        row.get(0).map(Zeroizing::new)
+    })
 }
 
 fn layout(connection: &Connection) -> rusqlite::Result<i64> {

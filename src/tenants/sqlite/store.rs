@@ -31,7 +31,7 @@ use crate::{
     metrics::{self, Held},
     sqlcipher::{self, Database},
     tenants::{
-        DueLog, StoreError, TenantStore,
+        Cursors, DueLog, StoreError, TenantStore,
         registry::{Lease, Resource},
     },
 };
@@ -41,6 +41,7 @@ use crate::{
 pub(super) struct OpenTenant {
     writer: Arc<Writer>,
     readers: Arc<Readers>,
+    cursors: Cursors,
     _open: Held,
 }
 
@@ -83,21 +84,24 @@ impl OpenTenant {
         let mut connection = readers.writer()?;
         // Most tenants that are opened are read first, and many only read: the connection that is there serves
         // the reading, and the writer opens its own with the first mutation.
-        let writes = if layout::is_current(&connection, tenant)?
-            && checkpoint::is_done(&connection, tenant)?
-        {
-            tell_due(&connection, tenant, &*due)?;
+        let reads =
+            layout::is_current(&connection, tenant)? && checkpoint::is_done(&connection, tenant)?;
+        if !reads {
+            layout::establish(&mut connection, tenant)?;
+        }
+        tell_due(&connection, tenant, &*due)?;
+        let key = layout::cursor_key(&connection).map_err(|error| failure(tenant, error))?;
+        let writes = if reads {
             readers.adopt(connection)?;
             None
         } else {
-            layout::establish(&mut connection, tenant)?;
-            tell_due(&connection, tenant, &*due)?;
             Some(connection)
         };
         let writer = Writer::start(tenant, writes, Arc::clone(&readers), due)?;
         Ok(Self {
             writer: Arc::new(writer),
             readers,
+            cursors: Cursors::new(tenant, &key),
             _open: Held::new(&metrics::OPEN_TENANTS),
         })
     }
@@ -266,6 +270,10 @@ impl TenantStore for SqliteTenant {
             .read(move |reader, tenant| reader.query(tenant, &query, after.as_ref(), limit))
             .await;
         self.explained(result)
+    }
+
+    fn cursors(&self) -> &Cursors {
+        &self.lease.cursors
     }
 
     async fn journal(&self, after: Option<u64>, limit: usize) -> Result<JournalPage, StoreError> {

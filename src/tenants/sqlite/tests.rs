@@ -184,6 +184,7 @@ fn bodies(documents: &[Document]) -> Vec<&str> {
 
 mod deploys;
 mod journal;
+mod layouts;
 mod lifecycle;
 mod lookups;
 mod plans;
