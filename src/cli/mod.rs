@@ -3,8 +3,8 @@
 mod auth;
 mod doctor;
 mod encryption;
+mod local;
 mod output;
-mod pinned;
 mod remote;
 mod start;
 mod token;
@@ -27,7 +27,7 @@ use crate::encryption::rotate_kek::RotateKekError;
 use crate::encryption::shred::ShredError;
 use crate::encryption::survey::SurveyError;
 use crate::envelope::act_as;
-use crate::process::LockError;
+use crate::process::{ControlSocketError, LockError};
 use crate::server::ServeError;
 use crate::server::token::TokenError;
 use crate::sqlcipher::OpenError;
@@ -99,6 +99,9 @@ pub enum CliError {
     /// What only `start` meets.
     #[error(transparent)]
     Start(#[from] start::StartError),
+    /// The socket of a running server.
+    #[error(transparent)]
+    ControlSocket(#[from] ControlSocketError),
     /// A running server did not do what it was asked.
     #[error(transparent)]
     Remote(#[from] remote::RemoteError),

@@ -1,19 +1,18 @@
-//! The running server, asked by the command line: found by the lock file, authorised by the token file.
+//! The running server, asked by the command line: found by the lock it holds, reached through its control socket, authorised by the
+//! token file.
 
-use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use ureq::http::Method;
 use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::{Connector as _, TcpConnector};
 use zeroize::Zeroizing;
 
 use super::CliError;
-use super::pinned::Pinned;
-use crate::process::{LockError, RunningServer, running_server};
+use super::local::Local;
+use crate::process::{ControlSocket, ControlSocketError, Holder, holder, process};
 use crate::server::token;
 use crate::sqlcipher::Progress;
 
@@ -21,31 +20,39 @@ use crate::sqlcipher::Progress;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RemoteError {
+    /// Somebody has the data directory, and takes no commands.
+    #[error(
+        "the data directory {} is in use by {}, and nobody takes commands at {}: a server that starts or stops, another command, or a server of another user or home directory; \
+         wait for it, or run the command as the server's user, with the same HOME and XDG_DATA_HOME",
+        .dir.display(), process(*.pid), .socket.display()
+    )]
+    NoCommands {
+        /// The data directory.
+        dir: PathBuf,
+        /// Who has it, when the lock file says so.
+        pid: Option<u32>,
+        /// Where a server of this user would take commands.
+        socket: PathBuf,
+    },
     /// It does not answer.
     #[error(
-        "the server at {address} (process {pid}) does not answer; see its log, or stop it and run the command again"
+        "the server ({}) does not answer; see its log, or stop it and run the command again", process(*.pid)
     )]
     Unreachable {
-        /// Where it listens.
-        address: SocketAddr,
-        /// Its process id.
-        pid: u32,
+        /// Its process id, when the lock file says so.
+        pid: Option<u32>,
         /// What the connection said.
         source: Box<ureq::Error>,
     },
     /// It began what it was asked, and failed.
-    #[error("the server at {address} could not do it: {message}")]
+    #[error("the server could not do it: {message}")]
     Operation {
-        /// Where it listens.
-        address: SocketAddr,
         /// What it said.
         message: String,
     },
     /// It refused.
-    #[error("the server at {address} refused: {status} {message}")]
+    #[error("the server refused: {status} {message}")]
     Refused {
-        /// Where it listens.
-        address: SocketAddr,
         /// The HTTP status.
         status: u16,
         /// Its message.
@@ -55,33 +62,32 @@ pub enum RemoteError {
 
 /// A server that runs on a data directory.
 pub(super) struct Remote {
-    pid: u32,
-    address: SocketAddr,
-    /// Its certificate's fingerprint, when it speaks TLS.
-    certificate: Option<String>,
+    pid: Option<u32>,
+    socket: ControlSocket,
 }
 
 impl Remote {
     /// The server that runs on `data_dir`; `None` when none does.
     ///
-    /// A process that has the directory and does not listen (yet) is an error: what it does meanwhile must not be disturbed.
+    /// A process that has the directory and takes no commands (yet) is an error: what it does meanwhile must not be disturbed.
     pub(super) fn on(data_dir: &Path) -> Result<Option<Self>, CliError> {
-        match running_server(data_dir)? {
-            None => Ok(None),
-            Some(RunningServer {
-                pid,
-                address: Some(address),
-                certificate,
-            }) => Ok(Some(Self {
-                pid,
-                address,
-                certificate,
-            })),
-            Some(holder) => Err(LockError::Busy {
-                dir: data_dir.to_owned(),
-                holder: Some(holder),
-            }
-            .into()),
+        let Some(Holder { pid, lock }) = holder(data_dir)? else {
+            return Ok(None);
+        };
+        let dir = token::control_dir()?;
+        let no_commands = |socket| RemoteError::NoCommands {
+            dir: data_dir.to_owned(),
+            pid,
+            socket,
+        };
+        let Some(owner) = token::owner(&token::default_path()?)? else {
+            return Err(no_commands(dir).into());
+        };
+        let socket = ControlSocket::new(dir, lock, owner);
+        match socket.connect() {
+            Ok(_asked_for_later) => Ok(Some(Self { pid, socket })),
+            Err(ControlSocketError::Absent { path }) => Err(no_commands(path).into()),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -137,7 +143,6 @@ impl Remote {
             }
             if now.state != "running" {
                 return Err(RemoteError::Operation {
-                    address: self.address,
                     message: now.error.unwrap_or(now.state),
                 }
                 .into());
@@ -158,13 +163,6 @@ impl Remote {
         self.send(method, path, &body, patience)
     }
 
-    fn scheme(&self) -> &'static str {
-        match self.certificate {
-            Some(_) => "https",
-            None => "http",
-        }
-    }
-
     fn send<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -172,10 +170,8 @@ impl Remote {
         body: &[u8],
         patience: Duration,
     ) -> Result<T, CliError> {
-        let Self { pid, address, .. } = *self;
         let unreachable = |source| RemoteError::Unreachable {
-            address,
-            pid,
+            pid: self.pid,
             source: Box::new(source),
         };
         let token = token::read(&token::default_path()?)?;
@@ -185,14 +181,11 @@ impl Remote {
             .proxy(None)
             .timeout_global(Some(patience))
             .build();
-        let pinned = Pinned {
-            certificate: self.certificate.clone(),
-        };
-        let connector = TcpConnector::default().chain(pinned);
+        let connector = Local(self.socket.clone());
         let agent = ureq::Agent::with_parts(config, connector, DefaultResolver::default());
         let request = ureq::http::Request::builder()
             .method(method)
-            .uri(format!("{}://{address}{path}", self.scheme()))
+            .uri(format!("http://{HOST}{path}"))
             .header("authorization", bearer.as_str())
             .header("content-type", "application/json")
             .body(body)
@@ -208,7 +201,6 @@ impl Remote {
             .pointer("/error/message")
             .and_then(|message| message.as_str());
         Err(RemoteError::Refused {
-            address,
             status: status.as_u16(),
             message: message.unwrap_or("(no message)").to_owned(),
         }
@@ -216,6 +208,8 @@ impl Remote {
     }
 }
 
+/// What requests name as their host. An address needs no resolver; nothing connects to it.
+const HOST: &str = "127.0.0.1";
 /// How long a request may take that only begins something or asks after it.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two questions how far an operation has come.

@@ -22,12 +22,13 @@ use crate::encryption::survey::Surveyor;
 use crate::envelope::{Holder, act_as, blocking, remove_leftovers};
 use crate::metrics;
 use crate::process::{
-    DataDirLock, LockError, harden, inherited_listener, notify, raise_file_limit, running_server,
+    ControlListener, ControlSocket, DataDirLock, LockError, LockId, harden, holder,
+    inherited_listener, notify, raise_file_limit,
 };
 use crate::scheduler::{Agenda, Scheduler, SystemClock};
 use crate::server::tls::{Tls, TlsError};
 use crate::server::token::{self, AdminToken, TokenError, TokenKeeper};
-use crate::server::{App, Listener, Parts, SILENCE, serve};
+use crate::server::{App, Listener, Local, Parts, SILENCE, local, serve};
 use crate::sqlcipher::check_library;
 use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
 
@@ -223,9 +224,8 @@ impl Start {
         });
         drop(token.await?);
 
-        let lock = Arc::new(lock);
-        lock.announce(Some(address), tls.as_ref().map(|tls| tls.fingerprint()))?;
-        let reloading = reload_on_hangup(tls.clone(), lock.clone(), address)?;
+        let commands = commands(&token_path, lock.id()).await;
+        let reloading = reload_on_hangup(tls.clone())?;
         let listener = Listener {
             socket,
             tls,
@@ -266,7 +266,7 @@ impl Start {
             stop.await;
             notify("STOPPING=1");
         };
-        let served = serve(listener, app, stop).await;
+        let served = serve(listener, commands, app, stop).await;
         reloading.abort();
         served?;
         keeper.abort();
@@ -322,12 +322,11 @@ async fn listen(
         Err(source) => {
             // Most often it is the same server, started twice.
             let dir = data_dir.to_owned();
-            let holder = blocking(move || running_server(&dir)).await.ok().flatten();
-            let served = holder.filter(|holder| holder.address == Some(address));
-            return Err(match served {
-                Some(_) => LockError::Busy {
+            let holder = blocking(move || holder(&dir)).await.ok().flatten();
+            return Err(match holder {
+                Some(holder) => LockError::Busy {
                     dir: data_dir.to_owned(),
-                    holder: served,
+                    pid: holder.pid,
                 }
                 .into(),
                 None => bind(source).into(),
@@ -345,12 +344,27 @@ fn connections(files: Option<u64>) -> u32 {
     part.clamp(FEWEST_CONNECTIONS, MOST_CONNECTIONS)
 }
 
+/// Where commands of this machine are taken. A server that cannot take any serves its clients all the same.
+async fn commands(token: &Path, lock: LockId) -> Option<Listener<Local>> {
+    let token = token.to_owned();
+    let listen = move || -> Result<ControlListener, CliError> {
+        let owner = token::owner(&token)?.ok_or(TokenError::Missing { path: token })?;
+        Ok(ControlSocket::new(token::control_dir()?, lock, owner).listen()?)
+    };
+    let listener = blocking(listen).await.and_then(|one| Ok(local(one)?));
+    listener
+        .inspect_err(|error| {
+            let error = chain(error);
+            tracing::error!(
+                error,
+                "commands of this machine cannot reach this server; the admin token over HTTP can do what they do"
+            );
+        })
+        .ok()
+}
+
 /// Reads at each SIGHUP again what can change under a running server: the TLS certificate and its key.
-fn reload_on_hangup(
-    tls: Option<Arc<Tls>>,
-    lock: Arc<DataDirLock>,
-    address: SocketAddr,
-) -> io::Result<JoinHandle<()>> {
+fn reload_on_hangup(tls: Option<Arc<Tls>>) -> io::Result<JoinHandle<()>> {
     let mut hangup = signal(SignalKind::hangup())?;
     Ok(tokio::spawn(async move {
         while hangup.recv().await.is_some() {
@@ -358,23 +372,18 @@ fn reload_on_hangup(
                 tracing::info!("SIGHUP: there is no TLS certificate to read again");
                 continue;
             };
-            let lock = lock.clone();
-            blocking(move || reload(&tls, &lock, address)).await;
+            blocking(move || reload(&tls)).await;
         }
     }))
 }
 
-fn reload(tls: &Tls, lock: &DataDirLock, address: SocketAddr) {
+fn reload(tls: &Tls) {
     match tls.reload() {
         Ok(()) => tracing::info!("SIGHUP: the TLS certificate was read again"),
         Err(error) => {
             let error = chain(&error);
             tracing::error!(error, "SIGHUP: the TLS certificate in force is kept");
         }
-    }
-    if let Err(error) = lock.announce(Some(address), Some(tls.fingerprint())) {
-        let error = chain(&error);
-        tracing::error!(error, "the command line may not know the new certificate");
     }
 }
 

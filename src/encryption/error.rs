@@ -34,12 +34,12 @@ pub enum OperationError {
     #[error(transparent)]
     Lock(#[from] LockError),
     /// A server is running on the directory of the file.
-    #[error("a server (process {pid}) runs on {}; stop it first: it would not see the file change under it", .dir.display())]
+    #[error("a server ({}) runs on {}; stop it first: it would not see the file change under it", crate::process::process(*.pid), .dir.display())]
     ServerRuns {
         /// The data directory.
         dir: PathBuf,
-        /// The server's process id.
-        pid: u32,
+        /// Its process id, when the lock file says so.
+        pid: Option<u32>,
     },
     /// The manifest of the source cannot be read.
     #[error("the manifest {} cannot be read; put it back from a backup, or with `nimbus encryption repair`", .path.display())]

@@ -30,7 +30,7 @@ use crate::envelope::{
     blocking, classify, manifest_path, parent, read_manifest, sync_dir,
 };
 use crate::failpoints::crash_point;
-use crate::process::{DataDirLock, RunningServer, running_server};
+use crate::process::{DataDirLock, Holder, holder};
 use crate::sqlcipher::{self, Progress};
 
 /// What to migrate.
@@ -500,8 +500,8 @@ fn remove_copy(copy: &Path) -> Result<(), OperationError> {
 }
 
 fn refuse_running_server(dir: &Path) -> Result<(), OperationError> {
-    match running_server(dir)? {
-        Some(RunningServer { pid, .. }) => Err(OperationError::ServerRuns {
+    match holder(dir)? {
+        Some(Holder { pid, .. }) => Err(OperationError::ServerRuns {
             dir: dir.to_owned(),
             pid,
         }),

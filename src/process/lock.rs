@@ -1,26 +1,52 @@
-//! One process owns a data directory at a time: an advisory lock on `nimbus.lock`, which also tells the command line where the
-//! running server listens.
+//! One process owns a data directory at a time: an advisory lock on `nimbus.lock`.
 //!
-//! The lock is the kernel's (`flock`) and dies with its holder, so a file left behind by a killed server locks nothing.
+//! The lock is the kernel's (`flock`) and dies with its holder, so a file left behind by a killed server locks nothing. What stands in
+//! the file is untrusted, as all that lies in the data directory: it is shown to people and decides nothing.
 
+use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// The server that holds a data directory, as it described itself in `nimbus.lock`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunningServer {
-    /// Its process id.
-    pub pid: u32,
-    /// Where it listens; `None` while it is starting, and for a command that holds the directory.
-    pub address: Option<SocketAddr>,
-    /// SHA-256 of its TLS certificate, in hexadecimal; `None` when it speaks plain HTTP.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub certificate: Option<String>,
+/// Which lock file it is: the file itself, whatever path leads to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockId {
+    device: u64,
+    inode: u64,
+}
+
+impl LockId {
+    fn of(file: &File) -> io::Result<Self> {
+        let about = file.metadata()?;
+        Ok(Self {
+            device: about.dev(),
+            inode: about.ino(),
+        })
+    }
+}
+
+impl fmt::Display for LockId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}-{:x}", self.device, self.inode)
+    }
+}
+
+/// The process that holds a data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder {
+    /// Its process id, as `nimbus.lock` says. For messages only.
+    pub pid: Option<u32>,
+    /// What it holds.
+    pub lock: LockId,
+}
+
+/// What stands in the lock file.
+#[derive(Serialize, Deserialize)]
+struct Description {
+    pid: u32,
 }
 
 /// Why a data directory could not be taken.
@@ -28,12 +54,12 @@ pub struct RunningServer {
 #[non_exhaustive]
 pub enum LockError {
     /// Another process owns the directory.
-    #[error("the data directory {} is in use{}", .dir.display(), describe(.holder))]
+    #[error("the data directory {} is in use by {}; stop it, or name another data directory (`nimbus start --data-dir`, NIMBUS_DATA_DIR)", .dir.display(), process(*.pid))]
     Busy {
         /// The data directory.
         dir: PathBuf,
         /// Who holds it, when the lock file says so.
-        holder: Option<RunningServer>,
+        pid: Option<u32>,
     },
     /// The lock file could not be opened, locked or written.
     #[error("cannot lock {}; this user must be able to write there, or another must be the data directory (`nimbus start --data-dir`, NIMBUS_DATA_DIR)", .path.display())]
@@ -49,7 +75,7 @@ pub enum LockError {
 #[derive(Debug)]
 pub struct DataDirLock {
     file: File,
-    path: PathBuf,
+    id: LockId,
 }
 
 impl DataDirLock {
@@ -77,15 +103,15 @@ impl DataDirLock {
                 Err(TryLockError::WouldBlock) => {
                     return Err(LockError::Busy {
                         dir: dir.to_owned(),
-                        holder: read(&mut file),
+                        pid: read(&mut file),
                     });
                 }
                 Err(TryLockError::Error(source)) => return Err(io_error(source)),
             }
         }
-        let lock = Self { file, path };
-        lock.announce(None, None)?;
-        Ok(lock)
+        let id = LockId::of(&file).map_err(io_error)?;
+        describe(&mut file).map_err(io_error)?;
+        Ok(Self { file, id })
     }
 
     /// Takes `dir` if it is a data directory: a server, or a command, has taken it before.
@@ -100,32 +126,10 @@ impl DataDirLock {
         }
     }
 
-    /// Records where this process listens and what its certificate is, for the command line to find it.
-    ///
-    /// # Errors
-    ///
-    /// [`LockError::Io`] when the file cannot be written (a full disk, say).
-    pub fn announce(
-        &self,
-        address: Option<SocketAddr>,
-        certificate: Option<String>,
-    ) -> Result<(), LockError> {
-        let text = serde_json::to_vec(&RunningServer {
-            pid: std::process::id(),
-            address,
-            certificate,
-        })
-        .map_err(io::Error::from);
-        let write = |text: Vec<u8>| {
-            let mut file = &self.file;
-            file.set_len(0)?;
-            file.rewind()?;
-            file.write_all(&text)
-        };
-        text.and_then(write).map_err(|source| LockError::Io {
-            path: self.path.clone(),
-            source,
-        })
+    /// Which lock this is.
+    #[must_use]
+    pub fn id(&self) -> LockId {
+        self.id
     }
 }
 
@@ -140,8 +144,8 @@ impl Drop for DataDirLock {
 ///
 /// # Errors
 ///
-/// [`LockError::Io`] when the lock file is there and cannot be read; [`LockError::Busy`] when the holder has not said who it is.
-pub fn running_server(dir: &Path) -> Result<Option<RunningServer>, LockError> {
+/// [`LockError::Io`] when the lock file is there and cannot be read.
+pub fn holder(dir: &Path) -> Result<Option<Holder>, LockError> {
     let path = dir.join(FILE_NAME);
     let mut file = match open(&path, false) {
         Ok(file) => file,
@@ -150,12 +154,12 @@ pub fn running_server(dir: &Path) -> Result<Option<RunningServer>, LockError> {
     };
     match file.try_lock_shared() {
         Ok(()) => Ok(None),
-        Err(TryLockError::WouldBlock) => match read(&mut file) {
-            Some(holder) => Ok(Some(holder)),
-            None => Err(LockError::Busy {
-                dir: dir.to_owned(),
-                holder: None,
-            }),
+        Err(TryLockError::WouldBlock) => match LockId::of(&file) {
+            Ok(lock) => Ok(Some(Holder {
+                pid: read(&mut file),
+                lock,
+            })),
+            Err(source) => Err(LockError::Io { path, source }),
         },
         Err(TryLockError::Error(source)) => Err(LockError::Io { path, source }),
     }
@@ -172,22 +176,27 @@ fn open(path: &Path, create: bool) -> io::Result<File> {
         .open(path)
 }
 
-fn read(file: &mut File) -> Option<RunningServer> {
-    let mut text = Vec::new();
-    let _bytes = file.take(MAX_BYTES).read_to_end(&mut text).ok()?;
-    serde_json::from_slice(&text).ok()
+fn describe(file: &mut File) -> io::Result<()> {
+    let pid = std::process::id();
+    let text = serde_json::to_vec(&Description { pid })?;
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(&text)
 }
 
-fn describe(holder: &Option<RunningServer>) -> String {
-    match holder {
-        Some(RunningServer { pid, address, .. }) => {
-            let at = address
-                .map(|address| format!(", listening on {address}"))
-                .unwrap_or_default();
-            format!(" by process {pid}{at}; stop it, or name another data directory (`nimbus start --data-dir`, NIMBUS_DATA_DIR)")
-        }
-        None => " by another process; stop it, or name another data directory (`nimbus start --data-dir`, NIMBUS_DATA_DIR)".to_owned(),
-    }
+fn read(file: &mut File) -> Option<u32> {
+    let mut text = Vec::new();
+    let _bytes = file.take(MAX_BYTES).read_to_end(&mut text).ok()?;
+    let Description { pid } = serde_json::from_slice(&text).ok()?;
+    Some(pid)
+}
+
+/// A holder, in a message.
+pub(crate) fn process(pid: Option<u32>) -> String {
+    pid.map_or_else(
+        || "another process".to_owned(),
+        |pid| format!("process {pid}"),
+    )
 }
 
 const FILE_NAME: &str = "nimbus.lock";
@@ -203,29 +212,34 @@ mod tests {
     fn refuses_a_second_owner_and_names_the_first() {
         let dir = tempfile::tempdir().unwrap();
         let lock = DataDirLock::acquire(dir.path()).unwrap();
-        let address: SocketAddr = "127.0.0.1:8080".parse().unwrap();
-        lock.announce(Some(address), Some("ab".into())).unwrap();
-
         let error = DataDirLock::acquire(dir.path()).unwrap_err();
-        let LockError::Busy {
-            holder: Some(holder),
-            ..
-        } = &error
-        else {
+        let LockError::Busy { pid, .. } = error else {
             panic!("{error:?}")
         };
-        assert_eq!(holder.pid, std::process::id());
-        assert_eq!(holder.address, Some(address));
-        assert_eq!(holder.certificate.as_deref(), Some("ab"));
-        assert_eq!(running_server(dir.path()).unwrap().as_ref(), Some(holder));
+        assert_eq!(pid, Some(std::process::id()));
+        let found = holder(dir.path()).unwrap();
+        let lock = lock.id();
+        assert_eq!(found, Some(Holder { pid, lock }));
+    }
+
+    #[test]
+    fn a_description_that_is_no_description_is_nobody_in_particular() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = DataDirLock::acquire(dir.path()).unwrap();
+        for text in ["", "{", r#"{"address":"192.0.2.1:80"}"#] {
+            std::fs::write(dir.path().join(FILE_NAME), text).unwrap();
+            let pid = None;
+            let lock = lock.id();
+            assert_eq!(holder(dir.path()).unwrap(), Some(Holder { pid, lock }));
+        }
     }
 
     #[test]
     fn a_lock_left_behind_locks_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(running_server(dir.path()).unwrap().is_none());
+        assert!(holder(dir.path()).unwrap().is_none());
         drop(DataDirLock::acquire(dir.path()).unwrap());
-        assert!(running_server(dir.path()).unwrap().is_none());
+        assert!(holder(dir.path()).unwrap().is_none());
         drop(DataDirLock::acquire(dir.path()).unwrap());
     }
 

@@ -1,5 +1,6 @@
 //! What this process asks of its operating system: hardening at start, open files, and the lock on a data directory.
 
+mod control_socket;
 mod files;
 mod hardening;
 mod lock;
@@ -16,9 +17,12 @@ mod service;
 )]
 mod wiping;
 
+pub(crate) use control_socket::Place;
+pub use control_socket::{ControlListener, ControlSocket, ControlSocketError};
 pub use files::raise_file_limit;
 pub use hardening::{Hardening, harden};
-pub use lock::{DataDirLock, LockError, RunningServer, running_server};
+pub(crate) use lock::process;
+pub use lock::{DataDirLock, Holder, LockError, LockId, holder};
 pub use memory::{give_back, note_freed};
 pub(crate) use new_file::NewFile;
 pub use service::{inherited_listener, notify};

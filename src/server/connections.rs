@@ -24,15 +24,35 @@ use crate::metrics;
 
 /// Where connections come from.
 #[derive(Debug)]
-pub struct Listener {
+pub struct Listener<S = TcpListener> {
     /// The socket.
-    pub socket: TcpListener,
+    pub socket: S,
     /// What ends TLS; plain HTTP without.
     pub tls: Option<Arc<Tls>>,
     /// How many connections may be open. Further ones wait in the kernel's queue.
     pub most: u32,
     /// How long a client may take for a request's head, or be silent between two requests: [`SILENCE`], but for tests.
     pub silence: Duration,
+}
+
+/// A socket that listens.
+pub(super) trait Accepts: Sync {
+    /// A connection of it.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next one.
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Accepts for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        let (stream, _peer) = self.accept().await?;
+        // Answers are small: waiting to fill a packet would only add latency.
+        drop(stream.set_nodelay(true));
+        Ok(stream)
+    }
 }
 
 /// What answers requests.
@@ -42,8 +62,8 @@ pub(super) trait Answers: Clone + Send + 'static {
 }
 
 /// Serves until `stopping` says so and every connection has ended.
-pub(super) async fn serve<A: Answers>(
-    listener: Listener,
+pub(super) async fn serve<S: Accepts, A: Answers>(
+    listener: Listener<S>,
     answers: A,
     mut stopping: watch::Receiver<bool>,
 ) {
@@ -80,14 +100,10 @@ pub(super) async fn serve<A: Answers>(
 }
 
 /// The next connection. What fails is a connection that went away, or files that ran out for a while.
-async fn accept(socket: &TcpListener) -> TcpStream {
+async fn accept<S: Accepts>(socket: &S) -> S::Stream {
     loop {
-        match socket.accept().await {
-            Ok((stream, _peer)) => {
-                // Answers are small: waiting to fill a packet would only add latency.
-                drop(stream.set_nodelay(true));
-                return stream;
-            }
+        match socket.next().await {
+            Ok(stream) => return stream,
             Err(error) if went_away(&error) => {}
             Err(error) => {
                 tracing::error!(%error, "no connection can be accepted for now");
@@ -107,7 +123,7 @@ fn went_away(error: &io::Error) -> bool {
 }
 
 async fn connection(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     tls: Option<Arc<Tls>>,
     answers: impl Answers,
     stopping: watch::Receiver<bool>,

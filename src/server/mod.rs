@@ -5,6 +5,7 @@ mod body;
 mod connections;
 pub mod error;
 mod front;
+mod local;
 mod openapi;
 mod operations;
 mod places;
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 pub use access::{Caller, CredentialId, Needs, Route};
 pub use body::MAX_BODY_BYTES;
 pub use connections::{Listener, SILENCE};
+pub use local::{Local, local};
 pub use router::route_table;
 
 use crate::audit::AuditLog;
@@ -215,13 +217,14 @@ impl App {
     }
 }
 
-/// Serves until `stop` resolves, then finishes what is under way (at most 30 seconds) and closes every tenant.
+/// Serves clients, and commands of this machine, until `stop` resolves, then finishes what is under way (at most 30 seconds) and closes every tenant.
 ///
 /// # Errors
 ///
 /// What kept a tenant from closing.
 pub async fn serve(
     listener: Listener,
+    commands: Option<Listener<Local>>,
     app: Arc<App>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
@@ -250,8 +253,15 @@ pub async fn serve(
             .await;
         }
     };
+    let commands = async {
+        if let Some(commands) = commands {
+            connections::serve(commands, front.clone(), stopped.clone()).await;
+        }
+    };
+    let clients = connections::serve(listener, front.clone(), stopped.clone());
+    let serving = async { tokio::join!(clients, commands) };
     tokio::select! {
-        () = connections::serve(listener, front, stopped) => {}
+        ((), ()) = serving => {}
         () = looking => {}
         () = signal => tracing::warn!("some requests did not end in time and are cut off"),
         () = keeping => {}

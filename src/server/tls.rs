@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use data_encoding::HEXLOWER;
-use sha2::{Digest as _, Sha256};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject as _};
@@ -124,22 +122,9 @@ impl Tls {
         Ok(())
     }
 
-    /// SHA-256 of the certificate in force, in hexadecimal: what the command line of this machine knows the server by.
-    #[must_use]
-    pub fn fingerprint(&self) -> String {
-        let current = self.current.0.load();
-        current.cert.first().map(fingerprint).unwrap_or_default()
-    }
-
     pub(super) fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(self.config.clone())
     }
-}
-
-/// SHA-256 of a certificate, in hexadecimal.
-#[must_use]
-pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
-    HEXLOWER.encode(&Sha256::digest(certificate))
 }
 
 /// Answers every handshake with the certificate in force.

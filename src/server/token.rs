@@ -110,6 +110,34 @@ pub fn default_path() -> Result<PathBuf, TokenError> {
         .ok_or(TokenError::NoHome)
 }
 
+/// Where the control sockets of running servers are: a private directory beside that of the token.
+///
+/// # Errors
+///
+/// [`TokenError::NoHome`].
+pub fn control_dir() -> Result<PathBuf, TokenError> {
+    dirs::data_local_dir()
+        .map(|dir| dir.join("nimbus/run"))
+        .ok_or(TokenError::NoHome)
+}
+
+/// Who owns the token file; `None` when there is none.
+///
+/// # Errors
+///
+/// [`TokenError::Io`].
+pub fn owner(path: &Path) -> Result<Option<u32>, TokenError> {
+    match std::fs::metadata(path) {
+        Ok(about) => Ok(Some(about.uid())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(TokenError::Io {
+            action: "look at",
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
 /// Reads the token file.
 ///
 /// # Errors

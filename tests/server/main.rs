@@ -12,6 +12,7 @@ mod batch;
 mod bodies;
 mod cities;
 mod cloud;
+mod commands;
 mod damaged;
 mod deploy;
 mod disk;

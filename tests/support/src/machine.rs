@@ -68,6 +68,11 @@ impl Machine {
         self.path("home/.local/share/nimbus/auth/token")
     }
 
+    /// Where servers take commands of this machine.
+    pub fn control_dir(&self) -> PathBuf {
+        self.path("home/.local/share/nimbus/run")
+    }
+
     /// The admin token as it stands in its file now.
     pub fn token(&self) -> String {
         let text = fs::read(self.token_file()).expect("the token file");
