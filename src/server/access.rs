@@ -21,6 +21,7 @@ use tracing::{Instrument as _, Span};
 use super::App;
 use super::error::{ApiError, Code};
 use super::front::Ticket;
+use super::parameters::{Extractors, Strict};
 use super::token::Verdict;
 use crate::control::{AccessKey, Identity, KeyId, KeyVerdict, Scope};
 use crate::envelope::acting_as;
@@ -121,48 +122,48 @@ impl Group {
         }
     }
 
-    pub(super) fn get<H: Handler<T, Arc<App>>, T: 'static>(
+    pub(super) fn get<H: Handler<T, Arc<App>>, T: Extractors + 'static>(
         self,
         path: &'static str,
         handler: H,
     ) -> Self {
-        self.route(Method::GET, path, get(handler))
+        self.route(Method::GET, path, get(Strict(handler)))
     }
 
-    pub(super) fn post<H: Handler<T, Arc<App>>, T: 'static>(
+    pub(super) fn post<H: Handler<T, Arc<App>>, T: Extractors + 'static>(
         self,
         path: &'static str,
         handler: H,
     ) -> Self {
-        self.route(Method::POST, path, post(handler))
+        self.route(Method::POST, path, post(Strict(handler)))
     }
 
-    pub(super) fn put<H: Handler<T, Arc<App>>, T: 'static>(
+    pub(super) fn put<H: Handler<T, Arc<App>>, T: Extractors + 'static>(
         self,
         path: &'static str,
         handler: H,
     ) -> Self {
-        self.route(Method::PUT, path, put(handler))
+        self.route(Method::PUT, path, put(Strict(handler)))
     }
 
-    pub(super) fn patch<H: Handler<T, Arc<App>>, T: 'static>(
+    pub(super) fn patch<H: Handler<T, Arc<App>>, T: Extractors + 'static>(
         self,
         path: &'static str,
         handler: H,
     ) -> Self {
-        self.route(Method::PATCH, path, patch(handler))
+        self.route(Method::PATCH, path, patch(Strict(handler)))
     }
 
-    pub(super) fn delete<H: Handler<T, Arc<App>>, T: 'static>(
+    pub(super) fn delete<H: Handler<T, Arc<App>>, T: Extractors + 'static>(
         self,
         path: &'static str,
         handler: H,
     ) -> Self {
-        self.route(Method::DELETE, path, delete(handler))
+        self.route(Method::DELETE, path, delete(Strict(handler)))
     }
 
-    /// A route with layers of its own; `handler` must answer `method` alone.
-    pub(super) fn route(
+    /// A route whose `handler` answers `method` alone, and lets no parameter pass unread.
+    fn route(
         mut self,
         method: Method,
         path: &'static str,
@@ -362,17 +363,12 @@ fn credential(headers: &HeaderMap) -> Result<Credential<'_>, ApiError> {
     Ok(credential)
 }
 
-/// Counts whom a key is used for. The admin token is nobody's.
+/// Counts whom a key is used for. The admin token is nobody's, but what is said under it must be right, too.
 fn note_use(app: &App, caller: &Caller, headers: &HeaderMap) -> Result<(), ApiError> {
-    let Caller::Key { id, tenant, .. } = caller else {
-        return Ok(());
-    };
     let mut named = headers.get_all(IDENTITY).iter().map(HeaderValue::as_bytes);
-    let identity = match (named.next(), named.next()) {
-        (None, _) => Identity::Key(*id),
-        (Some(name), None) if (1..=MAX_IDENTITY_BYTES).contains(&name.len()) => {
-            Identity::Named(name)
-        }
+    let named = match (named.next(), named.next()) {
+        (None, _) => None,
+        (Some(name), None) if (1..=MAX_IDENTITY_BYTES).contains(&name.len()) => Some(name),
         _ => {
             return Err(ApiError::new(
                 Code::InvalidInput,
@@ -382,6 +378,10 @@ fn note_use(app: &App, caller: &Caller, headers: &HeaderMap) -> Result<(), ApiEr
             ));
         }
     };
+    let Caller::Key { id, tenant, .. } = caller else {
+        return Ok(());
+    };
+    let identity = named.map_or(Identity::Key(*id), Identity::Named);
     app.usage
         .note(*id, tenant, identity, jiff::Timestamp::now());
     Ok(())
@@ -393,7 +393,7 @@ const BEARER: &[u8] = b"Bearer ";
 const ADMIN_TOKEN: &str = "x-nimbus-admin-token";
 /// Whom a request under a tenant access key is for.
 pub(super) const IDENTITY: &str = "x-nimbus-identity";
-const MAX_IDENTITY_BYTES: usize = 256;
+pub(super) const MAX_IDENTITY_BYTES: usize = 256;
 
 #[cfg(test)]
 mod tests {

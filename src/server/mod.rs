@@ -8,6 +8,7 @@ mod front;
 mod local;
 mod openapi;
 mod operations;
+mod parameters;
 mod places;
 mod range;
 mod router;

@@ -20,7 +20,7 @@ use utoipa::openapi::{
 };
 use utoipa::{PartialSchema as _, ToSchema as _};
 
-use super::access::{Needs, Route};
+use super::access::{MAX_IDENTITY_BYTES, Needs, Route};
 use super::router::route_table;
 use super::routes;
 use shapes::{CronName, DocumentId, ErrorEnvelope, JobId, TableName, TenantId};
@@ -125,10 +125,24 @@ fn complete(operation: &mut Operation, path: &'static str, needs: Needs) {
     let parameters = operation.parameters.get_or_insert_default();
     parameters.retain(|parameter| !stands_in(parameter, ParameterIn::Path));
     parameters.extend(names_in(path).map(|name| RefOr::T(path_parameter(path, name))));
-    let queried = parameters
-        .iter()
-        .any(|parameter| stands_in(parameter, ParameterIn::Query));
+    parameters.push(RefOr::T(header(
+        "X-Request-Id",
+        "1 to 128 of letters, digits, `-_.`: the id of this request in answers and logs; another is replaced",
+        Object::with_type(Type::String).into(),
+    )));
+    if matches!(needs, Needs::Reading | Needs::Writing) {
+        let name = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .min_length(Some(1))
+            .max_length(Some(MAX_IDENTITY_BYTES));
+        parameters.push(RefOr::T(header(
+            "X-Nimbus-Identity",
+            "Whom a request under a tenant's key is for, as usage counts it; at most 256 bytes",
+            name.into(),
+        )));
+    }
     let mut refusals = vec![
+        ("400", "The request is not right"),
         (
             "403",
             "The credential does not allow this, or the page's origin is foreign",
@@ -151,9 +165,6 @@ fn complete(operation: &mut Operation, path: &'static str, needs: Needs) {
     }
     if operation.request_body.is_some() {
         refusals.push(("413", "The body, or a document in it, is too large"));
-    }
-    if operation.request_body.is_some() || queried || path.contains('{') {
-        refusals.push(("400", "The request is not right"));
     }
     if path.contains('{') {
         refusals.push(("404", "What the path names is not there"));
@@ -203,6 +214,16 @@ fn names_in(path: &'static str) -> impl Iterator<Item = &'static str> {
     path.split('/')
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
         .map(|name| name.trim_start_matches('*'))
+}
+
+fn header(name: &str, description: &str, schema: RefOr<Schema>) -> Parameter {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(description))
+        .schema(Some(schema))
+        .build()
 }
 
 fn path_parameter(path: &str, name: &'static str) -> Parameter {
@@ -258,7 +279,8 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::documents::query::{MAX_FILTERS, MAX_PAGE};
+    use crate::documents::query::{MAX_FILTERS, MAX_IN, MAX_PAGE};
+    use crate::documents::schedule::{MAX_DELAY, MAX_EXPRESSION_BYTES};
     use crate::documents::{MAX_BATCH, MAX_JOURNAL_PAGE};
     use crate::server::error::Code;
 
@@ -294,7 +316,7 @@ mod tests {
                 let name = operation["operationId"].as_str().unwrap();
                 assert!(names.insert(name.to_owned()), "{name} twice");
                 assert!(operation["summary"].is_string(), "{name}");
-                for status in ["403", "500", "503"] {
+                for status in ["400", "403", "500", "503"] {
                     assert!(
                         operation["responses"][status].is_object(),
                         "{name} {status}"
@@ -317,6 +339,15 @@ mod tests {
             assert_eq!(limit(query, "filters", "maxItems"), is(MAX_FILTERS));
         }
         assert_eq!(limit("Query", "limit", "maximum"), is(MAX_PAGE));
+        assert_eq!(limit("InFilter", "value", "maxItems"), is(MAX_IN));
+        assert_eq!(
+            limit("IntervalSchedule", "seconds", "maximum"),
+            Some(MAX_DELAY.as_secs())
+        );
+        assert_eq!(
+            limit("CronSchedule", "expression", "maxLength"),
+            is(MAX_EXPRESSION_BYTES)
+        );
         assert_eq!(
             limit("PaginatedQuery", "page_size", "maximum"),
             is(MAX_PAGE)
@@ -333,6 +364,34 @@ mod tests {
             named("limit").unwrap()["schema"]["maximum"],
             MAX_JOURNAL_PAGE
         );
+    }
+
+    /// Generated clients need both: a name for each kind, and the member that tells kinds apart.
+    #[test]
+    fn what_has_several_kinds_names_each_and_says_how_to_tell_them_apart() {
+        let document = parsed();
+        for (shape, member) in [("Mutation", "type"), ("Schedule", "type"), ("Filter", "op")] {
+            let kinds = &document["components"]["schemas"][shape];
+            assert_eq!(kinds["discriminator"]["propertyName"], member, "{shape}");
+            let mapping = kinds["discriminator"]["mapping"].as_object().unwrap();
+            let mut told: BTreeSet<&str> = BTreeSet::new();
+            for (word, target) in mapping {
+                let target = target.as_str().unwrap();
+                let _again = told.insert(target);
+                let kind = document.pointer(&target[1..]).unwrap();
+                let words = &kind["properties"][member];
+                let words = words["$ref"].as_str().map_or(words, |reference| {
+                    document.pointer(&reference[1..]).unwrap()
+                });
+                let words = words["enum"].as_array().unwrap();
+                assert!(words.contains(&word.as_str().into()), "{shape} {word}");
+                let required = kind["required"].as_array().unwrap();
+                assert!(required.contains(&member.into()), "{shape} {word}");
+            }
+            let named = kinds["oneOf"].as_array().unwrap().iter();
+            let named: BTreeSet<&str> = named.map(|kind| kind["$ref"].as_str().unwrap()).collect();
+            assert_eq!(told, named, "{shape}");
+        }
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use clap::ValueEnum as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -22,6 +22,7 @@ use crate::envelope::{EnvelopeError, blocking};
 use crate::server::body::Body;
 use crate::server::error::{ApiError, Code};
 use crate::server::openapi::shapes;
+use crate::server::parameters::{FromQuery, Given, ParameterError, Query};
 use crate::server::{App, token};
 
 /// Replaces the admin token file. The answer holds no token: who may read the file reads it there.
@@ -40,10 +41,17 @@ pub(in crate::server) async fn rotate_token(
     ))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(in crate::server) struct StatusQuery {
+pub(in crate::server) struct StatusPart {
     verify: Option<Verify>,
+}
+
+impl FromQuery for StatusPart {
+    fn from_query(given: &mut Given) -> Result<Self, ParameterError> {
+        let verify = given.take("verify", "none, unwrap, open or pages", |text| {
+            Verify::from_str(text, false).ok()
+        })?;
+        Ok(Self { verify })
+    }
 }
 
 /// As `nimbus encryption status --format json`, from the server's own keys.
@@ -52,14 +60,9 @@ pub(in crate::server) struct StatusQuery {
     responses((status = 200, description = "Every protected file", body = shapes::EncryptionStatus)))]
 pub(in crate::server) async fn encryption_status(
     State(app): State<Arc<App>>,
-    query: Result<Query<StatusQuery>, QueryRejection>,
+    Query(part): Query<StatusPart>,
 ) -> Result<Json<Survey>, ApiError> {
-    let Query(query) = query.map_err(|_in_its_words| {
-        let message =
-            "\"verify\" is none, unwrap, open or pages, and there are no other parameters";
-        ApiError::new(Code::InvalidInput, message)
-    })?;
-    let survey = app.surveyor.clone().run(query.verify).await;
+    let survey = app.surveyor.clone().run(part.verify).await;
     let survey = survey.map_err(|error| ApiError::new(Code::Unavailable, chain(&error)))?;
     Ok(Json(survey))
 }

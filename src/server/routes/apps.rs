@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use futures_util::stream::{self, StreamExt as _};
@@ -15,6 +15,7 @@ use crate::documents::deploy::{AppFile, AppPath, ContentHash};
 use crate::server::App;
 use crate::server::error::ApiError;
 use crate::server::openapi::shapes;
+use crate::server::parameters::PageQuery;
 use crate::server::range::{self, Part};
 use crate::tenants::{StoreError, TenantStore};
 
@@ -24,7 +25,7 @@ use crate::tenants::{StoreError, TenantStore};
         headers(("Location" = String, description = "The same with `/`, and with the same query")))))]
 pub(in crate::server) async fn moved(
     Path(tenant): Path<String>,
-    RawQuery(query): RawQuery,
+    PageQuery(query): PageQuery,
 ) -> Result<Redirect, ApiError> {
     let tenant = tenant_id(&tenant)?;
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
@@ -33,32 +34,56 @@ pub(in crate::server) async fn moved(
 
 /// The page at the root of an app.
 #[utoipa::path(get, path = "/apps/{t}/", operation_id = "appRoot", tag = "apps",
+    params(shapes::FileConditions),
     responses(
-        (status = 200, description = "The file", content_type = "*/*", body = Vec<u8>),
-        (status = 206, description = "Part of it", content_type = "*/*", body = Vec<u8>),
-        (status = 304, description = "The client has it"),
-        (status = 416, description = "The range lies beyond it", body = shapes::ErrorEnvelope),
+        (status = 200, description = "The file",
+            content((shapes::FileBytes = "application/octet-stream"), (shapes::FileBytes = "*/*")),
+            headers(
+                ("ETag" = String, description = "The same for the same bytes, and for no others"),
+                ("Accept-Ranges" = String, description = "`bytes`"))),
+        (status = 206, description = "The part that `Range` names",
+            content((shapes::FileBytes = "application/octet-stream"), (shapes::FileBytes = "*/*")),
+            headers(
+                ("ETag" = String, description = "Of the whole file"),
+                ("Content-Range" = String, description = "Which part, and the length of the whole"))),
+        (status = 304, description = "The client has it",
+            headers(("ETag" = String, description = "That of the client's copy"))),
+        (status = 416, description = "The range lies beyond it", body = shapes::ErrorEnvelope,
+            headers(("Content-Range" = String, description = "`bytes */` and the length of the file"))),
     ))]
 pub(in crate::server) async fn root(
     app: State<Arc<App>>,
     Path(tenant): Path<String>,
+    query: PageQuery,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    file(app, Path((tenant, String::new())), method, headers).await
+    file(app, Path((tenant, String::new())), query, method, headers).await
 }
 
 /// One file, or part of it; the path of a directory, with `/` at its end, is that of the page in it.
 #[utoipa::path(get, path = "/apps/{t}/{path}", operation_id = "appFile", tag = "apps",
+    params(shapes::FileConditions),
     responses(
-        (status = 200, description = "The file", content_type = "*/*", body = Vec<u8>),
-        (status = 206, description = "Part of it", content_type = "*/*", body = Vec<u8>),
-        (status = 304, description = "The client has it"),
-        (status = 416, description = "The range lies beyond it", body = shapes::ErrorEnvelope),
+        (status = 200, description = "The file",
+            content((shapes::FileBytes = "application/octet-stream"), (shapes::FileBytes = "*/*")),
+            headers(
+                ("ETag" = String, description = "The same for the same bytes, and for no others"),
+                ("Accept-Ranges" = String, description = "`bytes`"))),
+        (status = 206, description = "The part that `Range` names",
+            content((shapes::FileBytes = "application/octet-stream"), (shapes::FileBytes = "*/*")),
+            headers(
+                ("ETag" = String, description = "Of the whole file"),
+                ("Content-Range" = String, description = "Which part, and the length of the whole"))),
+        (status = 304, description = "The client has it",
+            headers(("ETag" = String, description = "That of the client's copy"))),
+        (status = 416, description = "The range lies beyond it", body = shapes::ErrorEnvelope,
+            headers(("Content-Range" = String, description = "`bytes */` and the length of the file"))),
     ))]
 pub(in crate::server) async fn file(
     State(app): State<Arc<App>>,
     Path((tenant, mut path)): Path<(String, String)>,
+    _query: PageQuery,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {

@@ -3,23 +3,14 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
-use serde::Deserialize;
+use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
 use super::tenant_id;
-use crate::documents::MAX_JOURNAL_PAGE;
 use crate::server::App;
-use crate::server::error::{ApiError, Code};
+use crate::server::error::ApiError;
 use crate::server::openapi::shapes;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(in crate::server) struct Part {
-    after: Option<u64>,
-    limit: Option<usize>,
-}
+use crate::server::parameters::{ListPart, Query};
 
 /// The ordered record of applied writes, after a number or from its beginning.
 #[utoipa::path(get, path = "/api/tenants/{t}/journal", operation_id = "readJournal", tag = "documents",
@@ -31,18 +22,8 @@ pub(in crate::server) struct Part {
 pub(in crate::server) async fn read(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
-    part: Result<Query<Part>, QueryRejection>,
+    Query(part): Query<ListPart<u64>>,
 ) -> Result<Json<Value>, ApiError> {
-    let part = part.ok().map(|Query(part)| part).filter(|part| {
-        part.limit
-            .is_none_or(|limit| (1..=MAX_JOURNAL_PAGE).contains(&limit))
-    });
-    let part = part.ok_or_else(|| {
-        let message = format!(
-            "\"after\" is the number of a write, \"limit\" is 1 to {MAX_JOURNAL_PAGE}, and there are no others"
-        );
-        ApiError::new(Code::InvalidInput, message)
-    })?;
     let store = app.open(&tenant_id(&tenant)?).await?;
     let page = store
         .journal(part.after, part.limit.unwrap_or(DEFAULT_LIMIT))

@@ -3,19 +3,24 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Query, State};
-use serde::Deserialize;
+use axum::extract::State;
 
 use crate::control::{Month, UsageReport};
 use crate::envelope::blocking;
 use crate::server::App;
 use crate::server::error::{ApiError, Code};
 use crate::server::openapi::shapes;
+use crate::server::parameters::{FromQuery, Given, ParameterError, Query};
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(in crate::server) struct Asked {
-    month: Option<String>,
+pub(in crate::server) struct UsagePart {
+    month: Option<Month>,
+}
+
+impl FromQuery for UsagePart {
+    fn from_query(given: &mut Given) -> Result<Self, ParameterError> {
+        let month = given.take("month", "written as 2026-11", |text| text.parse().ok())?;
+        Ok(Self { month })
+    }
 }
 
 /// What was counted until now, of one month or of all.
@@ -24,18 +29,11 @@ pub(in crate::server) struct Asked {
     responses((status = 200, description = "Month by month, the newest first", body = shapes::Usage)))]
 pub(in crate::server) async fn usage(
     State(app): State<Arc<App>>,
-    query: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
+    Query(part): Query<UsagePart>,
 ) -> Result<Json<UsageReport>, ApiError> {
-    let wrong = || {
-        let message = "\"month\" is written as 2026-11, and there are no other parameters";
-        ApiError::new(Code::InvalidInput, message)
-    };
-    let Query(asked) = query.map_err(|_in_its_words| wrong())?;
-    let month = asked.month.map(|month| month.parse::<Month>()).transpose();
-    let month = month.map_err(|_in_its_words| wrong())?;
     let report = blocking(move || {
         app.usage.flush();
-        let months = app.control.usage(month)?;
+        let months = app.control.usage(part.month)?;
         let not_counted = app.usage.not_counted();
         Ok::<_, crate::control::ControlError>(UsageReport {
             months,

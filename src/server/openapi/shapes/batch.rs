@@ -1,41 +1,67 @@
 //! The bodies of `/api/tenants/{t}/batch`, and the mutations that jobs and crons have, too.
 
-use utoipa::openapi::schema::{Object, ObjectBuilder, OneOfBuilder, Type};
-use utoipa::{PartialSchema as _, ToSchema};
+use utoipa::ToSchema;
 
-use super::{DocumentId, Fields, TableName, Written, closed, shape, word};
+use super::{DocumentId, Fields, TableName, Written, shape, word};
 
-shape! {
-    /// One change of a batch.
-    Mutation = OneOfBuilder::new()
-        .item(mutation("insert", &["fields"], &["id"]))
-        .item(mutation("update", &["id", "patch"], &[]))
-        .item(mutation("delete", &["id"], &[]))
-        .description(Some("One change to one document"));
+/// One change to one document.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[schema(discriminator(property_name = "type", mapping(
+    ("insert" = "#/components/schemas/InsertMutation"),
+    ("update" = "#/components/schemas/UpdateMutation"),
+    ("delete" = "#/components/schemas/DeleteMutation"),
+)))]
+pub(in crate::server) enum Mutation {
+    Insert(InsertMutation),
+    Update(UpdateMutation),
+    Delete(DeleteMutation),
 }
 
-/// One kind of mutation: its table, the members it must and may have, and no others.
-fn mutation(kind: &str, must: &[&str], may: &[&str]) -> ObjectBuilder {
-    let mut object = closed()
-        .property("type", word(&[kind]))
-        .required("type")
-        .property("table", TableName::schema())
-        .required("table");
-    for member in must {
-        let schema = match *member {
-            "id" => DocumentId::schema(),
-            _ => Fields::schema(),
-        };
-        object = object.property(*member, schema).required(*member);
-    }
-    for member in may {
-        // Null is as good as nothing.
-        let choice = OneOfBuilder::new()
-            .item(Object::with_type(Type::Null))
-            .item(DocumentId::schema());
-        object = object.property(*member, choice);
-    }
-    object
+shape! {
+    /// The `type` of an insert.
+    InsertType = word(&["insert"]);
+}
+
+shape! {
+    /// The `type` of an update.
+    UpdateType = word(&["update"]);
+}
+
+shape! {
+    /// The `type` of a deletion.
+    DeleteType = word(&["delete"]);
+}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::server) struct InsertMutation {
+    #[schema(inline)]
+    r#type: InsertType,
+    table: TableName,
+    fields: Fields,
+    /// Drawn by the server without it.
+    id: Option<DocumentId>,
+}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::server) struct UpdateMutation {
+    #[schema(inline)]
+    r#type: UpdateType,
+    table: TableName,
+    id: DocumentId,
+    /// Merged into the document's top level.
+    patch: Fields,
+}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::server) struct DeleteMutation {
+    #[schema(inline)]
+    r#type: DeleteType,
+    table: TableName,
+    id: DocumentId,
 }
 
 #[derive(ToSchema)]

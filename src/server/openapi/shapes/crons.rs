@@ -1,34 +1,55 @@
 //! The bodies of `/api/tenants/{t}/crons`, and the crons that deploys have, too.
 
 use utoipa::ToSchema;
-use utoipa::openapi::schema::{Object, ObjectBuilder, OneOfBuilder, Type};
 
-use super::{Mutation, Outcome, closed, shape, text, word};
+use super::{Mutation, Outcome, shape, text, word};
 
 shape! {
     /// The name of a cron.
     CronName = text("^[A-Za-z][A-Za-z0-9_-]{0,63}$", "The name of a cron");
 }
 
+/// When a cron runs.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[schema(discriminator(property_name = "type", mapping(
+    ("interval" = "#/components/schemas/IntervalSchedule"),
+    ("cron" = "#/components/schemas/CronSchedule"),
+)))]
+pub(in crate::server) enum Schedule {
+    Interval(IntervalSchedule),
+    Cron(CronSchedule),
+}
+
 shape! {
-    /// When a cron runs.
-    Schedule = OneOfBuilder::new()
-        .item(
-            closed()
-                .property("type", word(&["interval"]))
-                .required("type")
-                .property("seconds", ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)))
-                .required("seconds"),
-        )
-        .item(
-            closed()
-                .property("type", word(&["cron"]))
-                .required("type")
-                .property("expression", Object::with_type(Type::String))
-                .required("expression")
-                .property("timezone", Object::with_type(Type::String)),
-        )
-        .description(Some("When a cron runs"));
+    /// The `type` of a schedule by intervals.
+    IntervalType = word(&["interval"]);
+}
+
+shape! {
+    /// The `type` of a schedule by the clock.
+    CronType = word(&["cron"]);
+}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::server) struct IntervalSchedule {
+    #[schema(inline)]
+    r#type: IntervalType,
+    #[schema(minimum = 1, maximum = 315_360_000)]
+    seconds: i64,
+}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::server) struct CronSchedule {
+    #[schema(inline)]
+    r#type: CronType,
+    /// Five fields: minute, hour, day of the month, month, day of the week.
+    #[schema(max_length = 256)]
+    expression: String,
+    /// The name of a zone of the IANA database.
+    timezone: String,
 }
 
 #[derive(ToSchema)]

@@ -6,6 +6,7 @@
 #![expect(dead_code, reason = "shapes are described, never made")]
 
 mod admin;
+mod apps;
 mod audit;
 mod batch;
 mod crons;
@@ -27,6 +28,7 @@ use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema, Type}
 use utoipa::openapi::{Ref, RefOr};
 
 pub(in crate::server) use admin::*;
+pub(in crate::server) use apps::*;
 pub(in crate::server) use audit::*;
 pub(in crate::server) use batch::*;
 pub(in crate::server) use crons::*;
@@ -79,10 +81,6 @@ fn word(words: &[&str]) -> ObjectBuilder {
     ObjectBuilder::new()
         .schema_type(Type::String)
         .enum_values(Some(words.iter().copied()))
-}
-
-fn closed() -> ObjectBuilder {
-    ObjectBuilder::new().additional_properties(Some(AdditionalProperties::FreeForm(false)))
 }
 
 fn milliseconds(description: &str) -> ObjectBuilder {

@@ -1,13 +1,9 @@
 //! The bodies of `/api/tenants/{t}/query` and its pages.
 
-use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::{
-    ArrayBuilder, Object, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type,
-};
-use utoipa::{PartialSchema as _, ToSchema};
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 
-use super::{Document, TableName, closed, shape, text, word};
-use crate::documents::query::MAX_IN;
+use super::{Document, TableName, shape, text, word};
 
 shape! {
     /// What a field is compared with.
@@ -26,29 +22,71 @@ shape! {
     );
 }
 
-shape! {
-    /// One condition of a query.
-    Filter = OneOfBuilder::new()
-        .item(filter(&["eq", "neq", "gt", "gte", "lt", "lte"], Comparable::schema()))
-        .item(filter(
-            &["in"],
-            ArrayBuilder::new()
-                .items(Comparable::schema())
-                .max_items(Some(MAX_IN))
-                .into(),
-        ))
-        .item(filter(&["exists"], Object::with_type(Type::Boolean).into()))
-        .description(Some("What must be true of a field; docs/queries.md defines how values compare"));
+/// What must be true of a field; `docs/queries.md` defines how values compare.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[schema(discriminator(property_name = "op", mapping(
+    ("eq" = "#/components/schemas/ComparisonFilter"),
+    ("neq" = "#/components/schemas/ComparisonFilter"),
+    ("gt" = "#/components/schemas/ComparisonFilter"),
+    ("gte" = "#/components/schemas/ComparisonFilter"),
+    ("lt" = "#/components/schemas/ComparisonFilter"),
+    ("lte" = "#/components/schemas/ComparisonFilter"),
+    ("in" = "#/components/schemas/InFilter"),
+    ("exists" = "#/components/schemas/ExistsFilter"),
+)))]
+pub(in crate::server) enum Filter {
+    Comparison(ComparisonFilter),
+    In(InFilter),
+    Exists(ExistsFilter),
 }
 
-fn filter(operators: &[&str], value: RefOr<Schema>) -> ObjectBuilder {
-    closed()
-        .property("field", Field::schema())
-        .required("field")
-        .property("op", word(operators))
-        .required("op")
-        .property("value", value)
-        .required("value")
+#[derive(ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::server) enum Comparison {
+    Eq,
+    Neq,
+    Gt,
+    Gte,
+    Lt,
+    Lte,
+}
+
+shape! {
+    /// The `op` of a condition with a list.
+    InOperator = word(&["in"]);
+}
+
+shape! {
+    /// The `op` of a condition on whether a field is there.
+    ExistsOperator = word(&["exists"]);
+}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::server) struct ComparisonFilter {
+    field: Field,
+    op: Comparison,
+    value: Comparable,
+}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::server) struct InFilter {
+    field: Field,
+    #[schema(inline)]
+    op: InOperator,
+    #[schema(max_items = 1000)]
+    value: Vec<Comparable>,
+}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::server) struct ExistsFilter {
+    field: Field,
+    #[schema(inline)]
+    op: ExistsOperator,
+    value: bool,
 }
 
 #[derive(ToSchema)]
