@@ -4,6 +4,14 @@
 //! manifest beside it. [`envelope`] is the only keyholder; [`sqlcipher`] and [`control`] are the only
 //! openers of encrypted files; everything else reaches data through them.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "what the library must leave to one owner, its tests may do"
+    )
+)]
+
 pub mod audit;
 pub(crate) mod chain;
 pub mod cli;
@@ -15,6 +23,7 @@ pub mod envelope;
 pub(crate) mod failpoints;
 pub mod metrics;
 pub mod process;
+pub mod runtime;
 pub mod scheduler;
 pub mod server;
 pub mod sqlcipher;

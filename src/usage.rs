@@ -17,6 +17,7 @@ use nimbus_manifests::TenantId;
 
 use crate::control::{Control, Identity, KeyId, Month, Sighting};
 use crate::failpoints::crash_point;
+use crate::runtime::{self, Background, panic_point};
 
 /// Counts identities.
 #[derive(Debug)]
@@ -116,7 +117,7 @@ impl UsageCounter {
         let worker = std::mem::replace(&mut self.state().worker, Worker::Closed);
         if let Worker::Running(queue, thread) = worker {
             drop(queue);
-            // It does not panic; and if it did, the process ends anyway.
+            // If it panicked, that was said.
             drop(thread.join());
         }
     }
@@ -136,16 +137,22 @@ impl UsageCounter {
         };
         match queue.try_send(Message::Seen(sighting)) {
             Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+            Err(TrySendError::Full(_)) => false,
+            Err(TrySendError::Disconnected(Message::Seen(sighting))) => {
+                // It ended by a fault, as in a crash: whoever stood in the queue counts with the next request.
+                state.worker = Worker::None;
+                state.seen.clear();
+                self.enqueue(state, sighting)
+            }
+            Err(TrySendError::Disconnected(Message::Flush(_))) => false,
         }
     }
 
     fn start(&self) -> io::Result<Worker> {
         let (queue, inbox) = sync_channel(QUEUE);
         let control = self.control.clone();
-        let thread = std::thread::Builder::new()
-            .name("usage".to_owned())
-            .spawn(move || work(&control, &inbox))?;
+        let work = move || work(&control, &inbox);
+        let thread = runtime::thread(Background::UsageCounter, work)?;
         Ok(Worker::Running(queue, thread))
     }
 
@@ -171,7 +178,10 @@ fn work(control: &Control, inbox: &Receiver<Message>) {
             Some(due) => inbox.recv_timeout(due),
         };
         match message {
-            Ok(Message::Seen(sighting)) => gathered.add(sighting),
+            Ok(Message::Seen(sighting)) => {
+                panic_point!("usage::seen");
+                gathered.add(sighting);
+            }
             Ok(Message::Flush(done)) => {
                 gathered.commit(control);
                 // Nobody listens any more when it took too long.

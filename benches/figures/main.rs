@@ -5,6 +5,10 @@
 //! neighbouring measurements: what else the machine does falls on both. Nothing here fails for being slow; the table
 //! says what was missed. Files lie in `TMPDIR`.
 #![expect(clippy::print_stdout, reason = "a benchmark's report is its output")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "measurements start threads and tasks of their own"
+)]
 
 mod bare;
 mod clients;

@@ -13,7 +13,7 @@ mod verify;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SendError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,6 +30,7 @@ pub use verify::{Problem, Verified, lines};
 use crate::control::{AuditHead as Head, Control, ControlError};
 use crate::envelope::{AuditError, AuditSink, Event, EventKind, EventOutcome, blocking};
 use crate::failpoints::crash_point;
+use crate::runtime::{self, Background, panic_point};
 use files::Part;
 
 /// Why the log cannot be opened or verified.
@@ -88,10 +89,9 @@ impl AuditLog {
     fn open_with(control: Arc<Control>, dir: &Path, full: u64) -> Result<Self, LogError> {
         let chain = Chain::open(control.clone(), dir, full)?;
         let (queue, messages) = mpsc::channel();
-        let thread = thread::Builder::new()
-            .name("audit-log".into())
-            .spawn(move || write(chain, &messages))
-            .map_err(|source| LogError::Io {
+        let work = move || write(chain, &messages);
+        let thread =
+            runtime::thread(Background::AuditLog, work).map_err(|source| LogError::Io {
                 dir: dir.to_owned(),
                 source,
             })?;
@@ -142,7 +142,7 @@ fn verify_log(control: &Control, dir: &Path) -> Result<Verified, LogError> {
 impl AuditSink for AuditLog {
     async fn record(&self, events: Vec<Event>) -> Result<(), AuditError> {
         let (answer, recorded) = oneshot::channel();
-        let gone = || AuditError::new("the log was closed");
+        let gone = || AuditError::new(GONE);
         self.queue
             .send(Message::Record(events, answer))
             .map_err(|_| gone())?;
@@ -150,8 +150,10 @@ impl AuditSink for AuditLog {
     }
 
     fn note(&self, event: Event) {
-        // The log is closed last of all.
-        let _sent = self.queue.send(Message::Note(event));
+        if let Err(SendError(Message::Note(event))) = self.queue.send(Message::Note(event)) {
+            tracing::error!(target: "nimbus::audit", "{GONE}: an event is in this log alone");
+            event.trace();
+        }
     }
 }
 
@@ -301,6 +303,7 @@ fn write(mut chain: Chain, messages: &Receiver<Message>) {
 type Waiting = (Vec<Event>, oneshot::Sender<Result<(), AuditError>>);
 
 fn write_down(chain: &mut Chain, noted: &mut Noted, waiting: Vec<Waiting>) {
+    panic_point!("audit::write-down");
     let (mut events, count) = noted.events();
     events.extend(waiting.iter().flat_map(|(events, _)| events).cloned());
     let written = if events.is_empty() {
@@ -396,6 +399,8 @@ impl Noted {
     }
 }
 
+/// The thread is never begun again within a process: what stands on the disk after a fault is for the next start to prove.
+const GONE: &str = "the audit log's thread ended by a fault of the server; restart it";
 /// A part of the log is full at this size: 16 MiB, some forty thousand lines.
 const FULL: u64 = 16 << 20;
 /// How long what nobody waits for may lie unwritten.

@@ -28,6 +28,7 @@ use crate::encryption::shred::ShredError;
 use crate::encryption::survey::SurveyError;
 use crate::envelope::act_as;
 use crate::process::{ControlSocketError, LockError};
+use crate::runtime::log;
 use crate::server::ServeError;
 use crate::server::token::TokenError;
 use crate::sqlcipher::OpenError;
@@ -177,7 +178,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Encryption(command) => command.run(config),
         Command::Doctor(command) => command.run(config),
     };
-    match result {
+    let code = match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Problems) => ExitCode::from(PROBLEMS),
         Ok(Outcome::Failed) => ExitCode::from(FAILED),
@@ -192,7 +193,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 _ => FAILED,
             })
         }
-    }
+    };
+    log::flush();
+    code
 }
 
 /// The settings of a command that takes no server flags: environment and file, and the data directory if the command names one.

@@ -1,11 +1,12 @@
 //! How commands speak: answers on standard output, everything else on standard error.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
 use crate::chain::joined;
+use crate::runtime::log;
 
 /// Form of an answer, or of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -24,9 +25,11 @@ pub(super) fn init_log(format: Format, default: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new(default));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr);
+        // What the library would say of a line that cannot be written would panic with it.
+        .log_internal_errors(false)
+        .with_writer(log::writer);
     match format {
-        Format::Text => builder.with_ansi(io::stderr().is_terminal()).init(),
+        Format::Text => builder.with_ansi(log::is_terminal()).init(),
         Format::Json => builder.json().init(),
     }
 }
@@ -43,8 +46,7 @@ pub(super) fn answer(text: &str) -> io::Result<()> {
 
 /// Prints something that a person should see and a program should not parse.
 pub(super) fn note(text: &str) {
-    // Nobody is left to be told when standard error is gone.
-    drop(writeln!(io::stderr().lock(), "{text}"));
+    log::line(format!("{text}\n").as_bytes());
 }
 
 /// Prints an error and what caused it. Causes that a message already repeats are left out.

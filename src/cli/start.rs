@@ -1,5 +1,6 @@
 //! `nimbus start`: from settings to a server that listens, and to an end that loses nothing.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -8,8 +9,8 @@ use std::sync::{Arc, Weak};
 
 use clap::Args;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinHandle;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Mutex;
 
 use super::output::{self, Format};
 use super::{CliError, Outcome, block_on};
@@ -25,6 +26,7 @@ use crate::process::{
     ControlListener, ControlSocket, DataDirLock, LockError, LockId, harden, holder,
     inherited_listener, notify, raise_file_limit,
 };
+use crate::runtime::{self, Background, Kept, log, panic_point};
 use crate::scheduler::{Agenda, Scheduler, SystemClock};
 use crate::server::tls::{Tls, TlsError};
 use crate::server::token::{self, AdminToken, TokenError, TokenKeeper};
@@ -134,7 +136,9 @@ pub enum StartError {
 impl Start {
     pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
         let settings = Settings::check(self.persistence.clone(), config)?;
+        log::start()?;
         output::init_log(self.log_format, "info");
+        runtime::log_panics();
         act_as("nimbus");
         block_on(self.serve(settings))?;
         Ok(Outcome::Done)
@@ -160,6 +164,7 @@ impl Start {
         let tls = self.tls().await?;
         let stop = stop_signal()?;
         metrics::install().map_err(StartError::from)?;
+        runtime::show_metrics();
         let hardening = harden();
         tracing::info!(?hardening, "process hardened");
         let files = raise_file_limit();
@@ -203,7 +208,10 @@ impl Start {
             envelope = envelope.with_audit(log.clone());
             audit = Some(log);
         }
-        let keeper = tokio::spawn(envelope.clone().keep_leases());
+        let renewing = envelope.clone();
+        let leases = runtime::keep(Background::LeaseKeeper, move || {
+            renewing.clone().keep_leases()
+        });
         let agenda = Arc::new(agenda(&control).await?);
         let options = SqliteOptions {
             max_open_tenants: settings.max_open_tenants,
@@ -267,9 +275,9 @@ impl Start {
             notify("STOPPING=1");
         };
         let served = serve(listener, commands, app, stop).await;
-        reloading.abort();
+        drop(reloading);
         served?;
-        keeper.abort();
+        drop(leases);
         tracing::info!("stopped; every tenant is closed and its keys are wiped");
         drop(lock);
         Ok(())
@@ -364,17 +372,23 @@ async fn commands(token: &Path, lock: LockId) -> Option<Listener<Local>> {
 }
 
 /// Reads at each SIGHUP again what can change under a running server: the TLS certificate and its key.
-fn reload_on_hangup(tls: Option<Arc<Tls>>) -> io::Result<JoinHandle<()>> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    Ok(tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            let Some(tls) = tls.clone() else {
-                tracing::info!("SIGHUP: there is no TLS certificate to read again");
-                continue;
-            };
-            blocking(move || reload(&tls)).await;
-        }
-    }))
+fn reload_on_hangup(tls: Option<Arc<Tls>>) -> io::Result<Kept<Infallible>> {
+    let hangup = Arc::new(Mutex::new(signal(SignalKind::hangup())?));
+    let reloading = move || reload_each(hangup.clone(), tls.clone());
+    Ok(runtime::keep(Background::TlsReload, reloading))
+}
+
+async fn reload_each(hangup: Arc<Mutex<Signal>>, tls: Option<Arc<Tls>>) -> Infallible {
+    let mut hangup = hangup.lock().await;
+    loop {
+        let _came = hangup.recv().await;
+        panic_point!("tls::reload");
+        let Some(tls) = tls.clone() else {
+            tracing::info!("SIGHUP: there is no TLS certificate to read again");
+            continue;
+        };
+        blocking(move || reload(&tls)).await;
+    }
 }
 
 fn reload(tls: &Tls) {

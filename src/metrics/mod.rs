@@ -124,6 +124,14 @@ metrics! {
         "Bytes of key memory that the kernel refused to lock.";
     DATA_DISK_FREE = "nimbus_data_disk_free_bytes", Kind::Gauge,
         "Bytes that are free on the disk of the data directory.";
+    PANICS = "nimbus_panics_total", Kind::Counter,
+        "Faults of the server itself, in whatever thread or task.";
+    BACKGROUND_PANICS = "nimbus_background_panics_total", Kind::Counter,
+        "Long-lived threads and tasks that ended by a fault, by name.";
+    BACKGROUND_DOWN = "nimbus_background_down", Kind::Gauge,
+        "1 while a long-lived thread or task is gone by a fault and does not run again, by name.";
+    LOG_DROPPED = "nimbus_log_lines_dropped_total", Kind::Counter,
+        "Lines of the log that could not be written.";
     BUILD_INFO = "nimbus_build_info", Kind::Gauge,
         "1; the version is a label.";
     PROCESS_START = "process_start_time_seconds", Kind::Gauge,
@@ -212,6 +220,8 @@ fn show_from_the_start() {
         &*CHECKPOINT_FAILED,
         &*REFUSED_FULL,
         &*REFUSED_SHARE,
+        &*PANICKED,
+        &*LOG_LINES_DROPPED,
     ] {
         counter.increment(0);
     }
@@ -246,6 +256,8 @@ handles! {
     HTTP_TIMED_OUT: Counter = metrics::counter!(HTTP_TIMEOUTS);
     REFUSED_FULL: Counter = metrics::counter!(HTTP_REFUSED, "reason" => "server_full");
     REFUSED_SHARE: Counter = metrics::counter!(HTTP_REFUSED, "reason" => "tenant_share");
+    PANICKED: Counter = metrics::counter!(PANICS);
+    LOG_LINES_DROPPED: Counter = metrics::counter!(LOG_DROPPED);
     UNDER_WAY: Gauge = metrics::gauge!(HTTP_UNDER_WAY);
     OPEN_CONNECTIONS: Gauge = metrics::gauge!(CONNECTIONS);
     ACCEPTED: Counter = metrics::counter!(CONNECTIONS_ACCEPTED);
@@ -289,6 +301,16 @@ pub(crate) fn key_operation(
     metrics::histogram!(KEY_DURATION, &labels).record(took);
     let labels = [labels[0], labels[1], ("outcome", outcome)];
     metrics::counter!(KEY_OPERATIONS, &labels).increment(1);
+}
+
+/// Says whether a long-lived thread or task is gone. It is rare: no handle is kept.
+pub(crate) fn background_down(name: &'static str, down: bool) {
+    metrics::gauge!(BACKGROUND_DOWN, "name" => name).set(f64::from(u8::from(down)));
+}
+
+/// Counts `more` ends by a fault of a long-lived thread or task.
+pub(crate) fn background_panics(name: &'static str, more: u64) {
+    metrics::counter!(BACKGROUND_PANICS, "name" => name).increment(more);
 }
 
 /// Counts a success or a failure.

@@ -210,6 +210,19 @@ impl Agenda {
         taken.into_iter().filter_map(begin).collect()
     }
 
+    /// Whoever was to tell how the looks under way ended is gone: what they were at is looked at again.
+    pub(super) fn forget_looks(&self, now_ms: i64) {
+        let mut state = self.state();
+        let State { entries, order, .. } = &mut *state;
+        for (tenant, entry) in entries {
+            if let Some(look) = entry.look.take() {
+                entry.due = earlier(entry.due, look.since);
+                entry.at = Some(now_ms);
+                let _new = order.insert((now_ms, tenant.clone()));
+            }
+        }
+    }
+
     /// A look ended well: what is left is due then.
     pub(super) fn looked(&self, turn: &Turn, next_due_ms: Option<i64>) {
         let now = self.clock.now_ms();

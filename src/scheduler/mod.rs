@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nimbus_manifests::TenantId;
 use tokio::sync::{Mutex, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{JoinError, JoinSet};
 
 pub use agenda::Agenda;
 pub use clock::{Clock, SystemClock};
@@ -20,6 +20,7 @@ pub use clock::{Clock, SystemClock};
 use crate::documents::schedule::{DueWork, Ran};
 use crate::envelope::{acting_as, blocking};
 use crate::metrics;
+use crate::runtime::{self, Background, Kept, panic_point};
 use crate::tenants::{StoreError, TenantProvider};
 use agenda::{Turn, is_set_back};
 
@@ -28,7 +29,7 @@ use agenda::{Turn, is_set_back};
 pub struct Scheduler {
     clock: Arc<dyn Clock>,
     stopping: watch::Sender<bool>,
-    task: Mutex<Option<JoinHandle<()>>>,
+    task: Mutex<Option<Kept<()>>>,
 }
 
 impl Scheduler {
@@ -39,18 +40,23 @@ impl Scheduler {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let (stopping, stopped) = watch::channel(false);
-        let rounds = Rounds {
-            tenants,
-            agenda,
-            clock: Arc::clone(&clock),
-            looks: JoinSet::new(),
-            suspects: 0,
-            stopped,
+        let of_rounds = Arc::clone(&clock);
+        let rounds = move || {
+            let rounds = Rounds {
+                tenants: Arc::clone(&tenants),
+                agenda: Arc::clone(&agenda),
+                clock: Arc::clone(&of_rounds),
+                looks: JoinSet::new(),
+                suspects: 0,
+                stopped: stopped.clone(),
+            };
+            rounds.run()
         };
+        let task = runtime::keep(Background::Scheduler, rounds);
         Self {
             clock,
             stopping,
-            task: Mutex::new(Some(tokio::spawn(rounds.run()))),
+            task: Mutex::new(Some(task)),
         }
     }
 
@@ -65,10 +71,8 @@ impl Scheduler {
     pub async fn stop(&self) {
         let _before = self.stopping.send_replace(true);
         let task = self.task.lock().await.take();
-        if let Some(task) = task
-            && let Err(error) = task.await
-        {
-            tracing::error!(%error, "the scheduler ended early");
+        if let Some(task) = task {
+            let _ended = task.ended().await;
         }
     }
 }
@@ -86,10 +90,13 @@ struct Rounds {
 
 impl Rounds {
     async fn run(mut self) {
+        // Looks of rounds that a fault ended are over, and those tenants want new ones.
+        self.agenda.forget_looks(self.clock.now_ms());
         self.complete().await;
         let mut before = self.clock.now_ms();
         let (mut settled, mut told) = (Instant::now(), Instant::now());
         while !*self.stopped.borrow() {
+            panic_point!("scheduler::round");
             let now = self.clock.now_ms();
             if is_set_back(before, now) {
                 tracing::warn!("the clock was set back; the times of all crons are reckoned again");
@@ -168,11 +175,12 @@ impl Rounds {
         }
     }
 
-    fn ended(&mut self, look: Result<Turn, tokio::task::JoinError>) {
-        match look {
+    fn ended(&mut self, look: Result<Turn, JoinError>) {
+        match look.map_err(JoinError::try_into_panic) {
             Ok(turn) => self.suspects -= usize::from(turn.suspect),
-            // It has nothing that panics.
-            Err(error) => tracing::error!(%error, "a look at a tenant's work ended early"),
+            // Which turn that was is not known: all of them begin anew.
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            Err(Err(_runtime_ends)) => {}
         }
     }
 
@@ -201,7 +209,7 @@ async fn look(
         turn.give_up.clone(),
         stopped,
     );
-    let running = tokio::spawn(acting_as(ACTOR.into(), work));
+    let running = runtime::short_task(acting_as(ACTOR.into(), work));
     let result = running.await.unwrap_or_else(|_panic| {
         Err(StoreError::Closed {
             tenant: tenant.clone(),

@@ -148,8 +148,7 @@ impl Open {
     /// Ends as a server that is killed: the control file is left as it is.
     async fn crash(self) {
         if let Some(task) = self.scheduler.task.lock().await.take() {
-            task.abort();
-            drop(task.await);
+            task.abort().await;
         }
         self.tenants.close().await.unwrap();
     }

@@ -21,6 +21,7 @@ use tokio::time::timeout;
 
 use super::tls::Tls;
 use crate::metrics;
+use crate::runtime::{panic_point, short_task};
 
 /// Where connections come from.
 #[derive(Debug)]
@@ -75,6 +76,7 @@ pub(super) async fn serve<S: Accepts, A: Answers>(
     } = listener;
     let places = Arc::new(Semaphore::new(most as usize));
     loop {
+        panic_point!("connections::accept");
         let accepted = async {
             // Closed nowhere.
             let place = places.clone().acquire_owned().await.ok()?;
@@ -89,7 +91,7 @@ pub(super) async fn serve<S: Accepts, A: Answers>(
         };
         metrics::ACCEPTED.increment(1);
         let (tls, answers, stopping) = (tls.clone(), answers.clone(), stopping.clone());
-        drop(tokio::spawn(async move {
+        drop(short_task(async move {
             connection(stream, tls, answers, stopping, silence).await;
             drop(place);
         }));

@@ -18,6 +18,7 @@ pub mod token;
 mod traffic;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -39,6 +40,7 @@ use crate::encryption::rotate_dek::Deployment;
 use crate::encryption::survey::Surveyor;
 use crate::envelope::{Envelope, SystemClock, acting_as, actor, blocking};
 use crate::metrics;
+use crate::runtime::{self, Background, Kept, panic_point, short_task};
 use crate::scheduler::Scheduler;
 use crate::tenants::{StoreError, TenantProvider, TenantStore};
 use crate::usage::UsageCounter;
@@ -68,6 +70,8 @@ pub struct App {
     traffic: Traffic,
     /// Tenants that did not open when they were asked for last, and why.
     trouble: Mutex<BTreeMap<TenantId, &'static str>>,
+    /// Tasks that go on for as long as this exists.
+    kept: Mutex<Vec<Kept<Infallible>>>,
 }
 
 /// What an application is made of, opened.
@@ -123,6 +127,7 @@ impl App {
             places: Places::new(MAX_REQUESTS),
             traffic: Traffic::new(),
             trouble: Mutex::default(),
+            kept: Mutex::default(),
         }
     }
 
@@ -154,7 +159,7 @@ impl App {
         W: FnOnce(Arc<Self>) -> F + Send + 'static,
         F: Future<Output = Result<(), StoreError>> + Send + 'static,
     {
-        match tokio::spawn(acting_as(actor(), work(self.clone()))).await {
+        match short_task(acting_as(actor(), work(self.clone()))).await {
             Ok(result) => result.map_err(ApiError::from),
             Err(_panic) => Err(ApiError::new(Code::Internal, "a fault in the server")),
         }
@@ -164,18 +169,10 @@ impl App {
     pub fn keep_data_keys_young(self: &Arc<Self>, max_age: Duration) {
         let keeper = Keeper::new(self.deployment(), max_age, Arc::new(SystemClock));
         let operations = self.operations.clone();
-        drop(tokio::spawn(async move {
-            loop {
-                let due = keeper.look().await;
-                for (done, one) in due.iter().enumerate() {
-                    let renewed = operations.quietly(|progress| keeper.renew(one, progress));
-                    if renewed.await {
-                        dek_age::note(due.len() - done - 1);
-                    }
-                }
-                tokio::time::sleep(keeper.pause()).await;
-            }
-        }));
+        let keeping = runtime::keep(Background::DataKeyAge, move || {
+            renew_old_keys(keeper.clone(), operations.clone())
+        });
+        self.kept().push(keeping);
     }
 
     /// What a rotation of data keys goes through.
@@ -213,8 +210,27 @@ impl App {
         }
     }
 
+    fn kept(&self) -> MutexGuard<'_, Vec<Kept<Infallible>>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn trouble(&self) -> MutexGuard<'_, BTreeMap<TenantId, &'static str>> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Replaces the data keys that `keeper` finds too old, for ever.
+async fn renew_old_keys(keeper: Keeper, operations: Arc<Operations>) -> Infallible {
+    loop {
+        panic_point!("data-key-age::look");
+        let due = keeper.look().await;
+        for (done, one) in due.iter().enumerate() {
+            let renewed = operations.quietly(|progress| keeper.renew(one, progress));
+            if renewed.await {
+                dek_age::note(due.len() - done - 1);
+            }
+        }
+        tokio::time::sleep(keeper.pause()).await;
     }
 }
 
@@ -237,40 +253,49 @@ pub async fn serve(
         let _before = stopping.send_replace(true);
         tokio::time::sleep(STOP_PATIENCE).await;
     };
-    let keeping = async {
-        loop {
-            tokio::time::sleep(UPKEEP).await;
-            metrics::upkeep();
+    let upkeep = runtime::keep(Background::MetricsUpkeep, upkeep);
+    let of_figures = app.clone();
+    let figures = runtime::keep(Background::Figures, move || figures(of_figures.clone()));
+    let accepting = runtime::task(Background::Acceptor, async move {
+        let clients = connections::serve(listener, front.clone(), stopped.clone());
+        let commands = async {
+            if let Some(commands) = commands {
+                connections::serve(commands, front.clone(), stopped.clone()).await;
+            }
+        };
+        let ((), ()) = tokio::join!(clients, commands);
+    });
+    let accepted = tokio::select! {
+        ended = accepting => ended,
+        () = signal => {
+            tracing::warn!("some requests did not end in time and are cut off");
+            Ok(())
         }
     };
-    let looking = async {
-        loop {
-            tokio::time::sleep(LOOK).await;
-            figures::tell(
-                &app.envelope,
-                &app.surveyor.data_dir,
-                &app.surveyor.control_dir,
-            )
-            .await;
-        }
-    };
-    let commands = async {
-        if let Some(commands) = commands {
-            connections::serve(commands, front.clone(), stopped.clone()).await;
-        }
-    };
-    let clients = connections::serve(listener, front.clone(), stopped.clone());
-    let serving = async { tokio::join!(clients, commands) };
-    tokio::select! {
-        ((), ()) = serving => {}
-        () = looking => {}
-        () = signal => tracing::warn!("some requests did not end in time and are cut off"),
-        () = keeping => {}
-    }
+    drop((upkeep, figures));
+    app.kept().clear();
     app.scheduler.stop().await;
     let closed = app.tenants.close().await;
     blocking(move || app.usage.close()).await;
-    closed.map_err(ServeError::Close)
+    closed.map_err(ServeError::Close)?;
+    accepted.map_err(|_panic| ServeError::Acceptor)
+}
+
+async fn upkeep() -> Infallible {
+    loop {
+        panic_point!("metrics::upkeep");
+        tokio::time::sleep(UPKEEP).await;
+        metrics::upkeep();
+    }
+}
+
+async fn figures(app: Arc<App>) -> Infallible {
+    loop {
+        panic_point!("figures::look");
+        tokio::time::sleep(LOOK).await;
+        let surveyor = &app.surveyor;
+        figures::tell(&app.envelope, &surveyor.data_dir, &surveyor.control_dir).await;
+    }
 }
 
 /// Why serving ended badly.
@@ -282,6 +307,9 @@ pub enum ServeError {
         "a tenant did not close cleanly; what was answered is durable, the next start recovers the rest"
     )]
     Close(#[source] StoreError),
+    /// Connections were not accepted any more.
+    #[error("the acceptor of connections ended by a fault of the server; every tenant was closed")]
+    Acceptor,
 }
 
 /// How many requests may be under way: more are turned away with `Retry-After` rather than queued without bound.

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::error::{ApiError, Code};
 use crate::envelope::{acting_as, actor};
+use crate::runtime::{panic_point, short_task};
 use crate::sqlcipher::Progress;
 
 /// Operations under way, and the last ones that ended. One runs at a time.
@@ -29,6 +30,34 @@ struct Operation {
     done: u64,
     total: u64,
     end: Option<Result<Value, String>>,
+}
+
+/// Held by the task of an operation. However that ends, a panic included, the operation has ended with it.
+struct Running {
+    operations: Arc<Operations>,
+    id: Uuid,
+    kind: &'static str,
+    end: Result<Value, String>,
+}
+
+impl Running {
+    fn ended(mut self, end: Result<Value, String>) {
+        self.end = end;
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let end = std::mem::replace(&mut self.end, Ok(Value::Null));
+        let error = end.as_ref().err().cloned();
+        if let Some(operation) = self.operations.all().get_mut(&self.id) {
+            operation.end = Some(end);
+        }
+        if let Some(error) = error {
+            let (operation, kind) = (self.id, self.kind);
+            tracing::error!(%operation, kind, error, "an operation failed");
+        }
+    }
 }
 
 impl Operations {
@@ -70,22 +99,17 @@ impl Operations {
             }
             true
         });
-        // In a task of its own within another: a panic ends the operation, and is not waited for for ever.
-        let (operations, work) = (
-            self.clone(),
-            tokio::spawn(acting_as(actor(), self.clone().in_turn(work(progress)))),
-        );
-        drop(tokio::spawn(async move {
-            let end = work
-                .await
-                .unwrap_or_else(|_panic| Err("a fault in the server; see its log".to_owned()));
-            if let Err(error) = &end {
-                tracing::error!(operation = %id, kind, error, "an operation failed");
-            }
-            if let Some(operation) = operations.all().get_mut(&id) {
-                operation.end = Some(end);
-            }
-        }));
+        let running = Running {
+            operations: self.clone(),
+            id,
+            kind,
+            end: Err("a fault in the server; see its log".to_owned()),
+        };
+        let work = self.clone().in_turn(work(progress));
+        drop(short_task(acting_as(actor(), async move {
+            panic_point!("operations::run");
+            running.ended(work.await);
+        })));
         Ok(id)
     }
 

@@ -34,6 +34,7 @@ use super::wal::{Changes, Tail};
 use super::{Damage, Database, OpenError, exchange};
 use crate::envelope::{KeyedFile, parent, sync_dir};
 use crate::failpoints::crash_point;
+use crate::runtime::short_thread;
 
 /// A verified copy under the next key, and all that is needed to keep up with its source.
 pub(crate) struct Following {
@@ -150,10 +151,10 @@ impl Following {
     pub(crate) fn finish(&mut self) -> Result<(), CopyError> {
         let _changed = self.advance()?;
         let path = self.source.path();
-        let flush = self.copy.try_clone().and_then(|copy| {
-            let thread = thread::Builder::new().name("rekey-flush".into());
-            thread.spawn(move || copy.sync_data())
-        });
+        let flush = self
+            .copy
+            .try_clone()
+            .and_then(|copy| short_thread("rekey-flush", move || copy.sync_data()));
         self.flush = Some(flush.map_err(io_error("flush", self.target.path()))?);
         let failed = |error| sqlite("compare", path, error);
         let copy = self.target.fresh()?;
@@ -226,7 +227,7 @@ impl Following {
         sync_dir(dir).map_err(|source| not(true)(io_error("flush", dir)(source)))?;
         crash_point!("rekey::swapped");
         // Where no thread is to be had, it is closed here.
-        drop(thread::Builder::new().spawn(move || drop(old)));
+        drop(short_thread("rekey-close", move || drop(old)));
         Ok(self.file.share())
     }
 

@@ -25,6 +25,7 @@ use tracing::Instrument as _;
 use super::{StoreError, error::Limit};
 use crate::envelope::{acting_as, actor};
 use crate::metrics;
+use crate::runtime::short_task;
 
 /// What a registry keeps open.
 #[async_trait]
@@ -150,7 +151,7 @@ impl<R: Resource> Registry<R> {
                     let opened = answer.subscribe();
                     let open = open.take().expect("a vacant slot ends the loop");
                     let fill = Arc::clone(self).fill(tenant.clone(), open, answer);
-                    drop(tokio::spawn(acting_as(actor(), fill.in_current_span())));
+                    drop(short_task(acting_as(actor(), fill.in_current_span())));
                     return self.opened(tenant, opened).await;
                 }
                 Found::Wait => {
@@ -287,7 +288,7 @@ impl<R: Resource> Registry<R> {
         let started = std::time::Instant::now();
         // In a task of its own, so that a panic in it does not leave the slot taken.
         let opening = acting_as(actor(), open.in_current_span());
-        let result = joined(&tenant, tokio::spawn(opening).await);
+        let result = joined(&tenant, short_task(opening).await);
         metrics::OPENING_SECONDS.record(metrics::since(started));
         metrics::count(&result, &metrics::OPENED, &metrics::OPENING_FAILED);
         let result = {
@@ -338,8 +339,8 @@ impl<R: Resource> Registry<R> {
             return None;
         };
         let (registry, tenant) = (Arc::clone(self), tenant.clone());
-        Some(tokio::spawn(async move {
-            let closing = tokio::spawn(async move { resource.close().await });
+        Some(short_task(async move {
+            let closing = short_task(async move { resource.close().await });
             let result = joined(&tenant, closing.await);
             metrics::count(&result, &metrics::CLOSED, &metrics::CLOSING_FAILED);
             if let Err(error) = &result {

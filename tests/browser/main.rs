@@ -2,6 +2,11 @@
 //!
 //! The page is tests/browser/page.html. It does all that it is to do, whatever comes of it, and reports; here stands what must have.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests start threads and tasks of their own"
+)]
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};

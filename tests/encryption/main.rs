@@ -1,5 +1,10 @@
 //! `nimbus encryption …`, run as an operator runs it: the real binary on real directories.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests start threads and tasks of their own"
+)]
+
 mod audit;
 mod doctor;
 mod export;

@@ -36,6 +36,7 @@ mod schema;
 mod service;
 mod start;
 mod storage;
+mod supervision;
 mod tls;
 mod usage;
 

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::machine;
 
 /// `nimbus start` with `socket` handed over as systemd does it.
-fn activated(machine: &Machine, socket: TcpListener, arguments: &[&str]) -> Command {
+pub(super) fn activated(machine: &Machine, socket: TcpListener, arguments: &[&str]) -> Command {
     let command = machine.nimbus(&[&["start"], arguments].concat());
     let mut activated = Command::new("sh");
     let _ = activated

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use nimbus_test_support::{Machine, Server};
-use rustix::process::{Pid, Signal, kill_process};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -70,11 +69,6 @@ impl Identity {
     }
 }
 
-fn hang_up(server: &Server) {
-    let pid = i32::try_from(server.pid()).expect("a process id");
-    kill_process(Pid::from_raw(pid).expect("not zero"), Signal::HUP).expect("a signal");
-}
-
 fn wait_for(server: &Server, words: &str) {
     until(words, || server.log().contains(words));
 }
@@ -110,11 +104,11 @@ fn a_new_certificate_is_taken_on_hangup_and_a_bad_one_is_not() {
     let new = Identity::make(&machine, "new");
     fs::rename(&new.certificate, &old.certificate).expect("renamed");
     // A certificate without its key: what was in force stays.
-    hang_up(&server);
+    server.hang_up();
     wait_for(&server, "the TLS certificate in force is kept");
     assert!(old.health(&server).is_ok());
     fs::rename(&new.key, &old.key).expect("renamed");
-    hang_up(&server);
+    server.hang_up();
     wait_for(&server, "the TLS certificate was read again");
     assert!(new.health(&server).is_ok());
     assert!(old.health(&server).is_err());

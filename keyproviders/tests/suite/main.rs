@@ -2,6 +2,10 @@
 //! than the tests do.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests start threads and tasks of their own"
+)]
 
 mod aws_chain;
 mod aws_kms;

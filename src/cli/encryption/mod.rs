@@ -28,6 +28,7 @@ use crate::config::Settings;
 use crate::control::Control;
 use crate::encryption::Engine;
 use crate::envelope::manifest_path;
+use crate::runtime::short_task;
 use crate::sqlcipher::Progress;
 
 /// Look at, make, move and check what is encrypted.
@@ -195,7 +196,7 @@ fn stop_on_signals() -> std::io::Result<()> {
         SignalKind::hangup(),
     ] {
         let mut signals = signal(kind)?;
-        drop(tokio::spawn(async move {
+        drop(short_task(async move {
             while signals.recv().await.is_some() {
                 STOPPED.store(true, Ordering::Relaxed);
             }

@@ -12,6 +12,7 @@
 
 mod book;
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use tokio::task::JoinSet;
 use super::hold::Withdrawal;
 use super::{Envelope, EnvelopeError, Event, EventKind, EventOutcome, KeyRing};
 use crate::chain::chain;
+use crate::runtime::{panic_point, short_task};
 use book::{Answer, Book, Ended, Leased, Question};
 
 /// How long a yes of a remote provider counts, and how long its silence is ridden out after that.
@@ -166,8 +168,9 @@ impl Envelope {
     }
 
     /// Renews leases ahead of their ends, for ever. A server runs this once; files of which no lease is renewed are not closed by themselves.
-    pub async fn keep_leases(self) {
+    pub async fn keep_leases(self) -> Infallible {
         loop {
+            panic_point!("leases::keep");
             let changed = self.leases.changed.notified();
             let pause = self.renew_leases().await;
             tokio::select! {
@@ -312,7 +315,7 @@ impl Envelope {
         drop(book);
         if !ended.is_empty() {
             let core = self.clone();
-            drop(tokio::spawn(async move { core.close(ended).await }));
+            drop(short_task(async move { core.close(ended).await }));
         }
     }
 

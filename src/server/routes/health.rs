@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::chain::chain;
 use crate::envelope::LeaseReport;
+use crate::runtime;
 use crate::server::App;
 use crate::server::body::RawJson;
 use crate::server::openapi::shapes;
@@ -21,7 +22,7 @@ pub(in crate::server) async fn health() -> RawJson {
     RawJson(r#"{"ok":true}"#.to_owned())
 }
 
-/// Whether control file, key provider and storage work, and which tenants do not open.
+/// Whether control file, key provider, storage and background work go on, and which tenants do not open.
 #[utoipa::path(get, path = "/ready", operation_id = "ready", tag = "operation",
     responses(
         (status = 200, description = "Everything works", body = shapes::Readiness),
@@ -41,7 +42,15 @@ pub(in crate::server) async fn ready(State(app): State<Arc<App>>) -> (StatusCode
         Some(keys) => check(keys.current().check().await),
         None => (true, json!({"ok": true, "encryption": "off"})),
     };
-    let ready = control_ok && storage_ok && key_ok;
+    let gone = runtime::gone();
+    let background = match gone.iter().map(|who| who.name()).collect::<Vec<_>>() {
+        none if none.is_empty() => json!({"ok": true}),
+        names => json!({
+            "ok": false,
+            "error": format!("ended by a fault of the server: {}; its log says why", names.join(", ")),
+        }),
+    };
+    let ready = control_ok && storage_ok && key_ok && gone.is_empty();
     let status = if ready {
         StatusCode::OK
     } else {
@@ -49,7 +58,8 @@ pub(in crate::server) async fn ready(State(app): State<Arc<App>>) -> (StatusCode
     };
     let body = json!({
         "ready": ready,
-        "checks": {"control_file": control, "key_provider": key_provider, "storage": storage},
+        "checks": {"control_file": control, "key_provider": key_provider, "storage": storage,
+            "background": background},
         // A tenant's trouble is its own: it does not make the server unready.
         "tenants_in_trouble": app.troubled(),
         "leases": leases(&app.envelope.leases()),

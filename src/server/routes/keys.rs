@@ -16,6 +16,7 @@ use super::tenant_id;
 use crate::chain::chain;
 use crate::control::{AccessKey, KeyError, KeyId, KeyInfo, KeyName, Scope};
 use crate::envelope::{Event, EventKind, EventOutcome, acting_as, actor, blocking};
+use crate::runtime::short_task;
 use crate::server::App;
 use crate::server::body::Body;
 use crate::server::error::{ApiError, Code, of_trouble};
@@ -136,7 +137,7 @@ where
     // The log is sealed under the control file's key, too: that it was taken back says more than that the log cannot be written.
     let control = app.check_control().await;
     control.map_err(|error| failed(&error.into()))?;
-    let doing = tokio::spawn(acting_as(actor(), async move {
+    let doing = short_task(acting_as(actor(), async move {
         let begun = app.envelope.record(event.clone()).await;
         begun.map_err(|error| ApiError::new(Code::Unavailable, chain(&error)))?;
         let done = work(app.clone()).await;

@@ -10,6 +10,7 @@ use super::tenant_id;
 use crate::chain::chain;
 use crate::encryption::lock::{self, LockTenantError, TenantLock};
 use crate::envelope::{acting_as, actor};
+use crate::runtime::short_task;
 use crate::server::App;
 use crate::server::body::Body;
 use crate::server::error::{ApiError, Code};
@@ -52,7 +53,7 @@ pub(in crate::server) async fn unlock(
 async fn set(app: Arc<App>, tenant: &str, locked: bool) -> Result<Json<TenantLock>, ApiError> {
     let tenant = tenant_id(tenant)?;
     // In a task of its own: what is recorded is carried out, also when the caller goes away.
-    let setting = tokio::spawn(acting_as(actor(), async move {
+    let setting = short_task(acting_as(actor(), async move {
         let (envelope, control) = (&app.envelope, &app.control);
         let set = lock::set(envelope, control, &*app.tenants, &tenant, locked).await;
         if set.is_ok() && !locked {

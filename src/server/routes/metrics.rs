@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 
 use crate::metrics;
+use crate::runtime::log;
 use crate::server::App;
 use crate::server::error::{ApiError, Code};
 
@@ -16,6 +17,7 @@ use crate::server::error::{ApiError, Code};
         content_type = "text/plain")))]
 pub(in crate::server) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     metrics::IN_TROUBLE.set(app.troubled().len() as f64);
+    metrics::LOG_LINES_DROPPED.absolute(log::dropped());
     let text = metrics::render()
         .ok_or_else(|| ApiError::new(Code::Unavailable, "this process records no metrics"))?;
     let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");

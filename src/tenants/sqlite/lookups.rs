@@ -5,11 +5,13 @@
 //! what the other requests of that moment want is on the list by then. One snapshot answers all of it; it is taken after the last of
 //! them came. A lone request makes no list: it goes to a blocking thread by itself.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{
     Arc, Mutex, PoisonError,
     atomic::{AtomicUsize, Ordering},
 };
 
+use futures_util::FutureExt as _;
 use tokio::{
     sync::{OwnedSemaphorePermit, oneshot},
     task::yield_now,
@@ -19,6 +21,7 @@ use super::readers::Readers;
 use crate::{
     documents::{Document, DocumentId, TableName},
     metrics,
+    runtime::short_task,
     tenants::StoreError,
 };
 
@@ -89,7 +92,14 @@ impl Readers {
         }
         let (answer, found) = oneshot::channel();
         if self.lookups().add((wanted, answer)) {
-            drop(tokio::spawn(Arc::clone(self).see_to_lookups()));
+            let readers = Arc::clone(self);
+            drop(short_task(async move {
+                let seeing = AssertUnwindSafe(Arc::clone(&readers).see_to_lookups());
+                if seeing.catch_unwind().await.is_err() {
+                    // Whoever is left in the list is told, and the next sees to it anew.
+                    readers.lookups().list().clear();
+                }
+            }));
         }
         found.await.unwrap_or_else(|_gone| Err(self.closed()))
     }
@@ -104,7 +114,7 @@ impl Readers {
             if !more {
                 return answering.await;
             }
-            drop(tokio::spawn(answering));
+            drop(short_task(answering));
         }
     }
 

@@ -55,6 +55,7 @@ use crate::{
         actor, blocking,
     },
     failpoints::crash_point,
+    runtime::short_task,
     sqlcipher::{OpenError, Progress},
 };
 use store::{OpenTenant, SqliteTenant};
@@ -267,7 +268,7 @@ impl Shared {
             drop(turn);
             result
         };
-        let task = tokio::spawn(acting_as(actor(), work));
+        let task = short_task(acting_as(actor(), work));
         task.await.unwrap_or_else(|_panic| {
             Err(StoreError::Closed {
                 tenant: tenant.clone(),

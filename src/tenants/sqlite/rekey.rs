@@ -10,7 +10,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
@@ -24,6 +23,7 @@ use crate::{
         parent,
     },
     process::free_bytes,
+    runtime::{panic_point, short_thread},
     sqlcipher::{CopyError, Database, Following, NotSwapped, Progress, which_key},
     tenants::{StoreError, registry::Lease},
 };
@@ -332,14 +332,13 @@ impl Renewal for Handover {
 /// Runs `work` on a thread of its own that has little of the processor while others want it, but has some. `None` when it panicked.
 async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (answer, result) = oneshot::channel();
-    let spawned = thread::Builder::new()
-        .name("tenant-rekey".into())
-        .spawn(move || {
-            // Of this thread alone, and of those that it starts. Where it is refused, the work is merely not as quiet.
-            #[cfg(target_os = "linux")]
-            let _refused = rustix::process::setpriority_process(None, NICENESS);
-            drop(answer.send(work()));
-        });
+    let spawned = short_thread("tenant-rekey", move || {
+        // Of this thread alone, and of those that it starts. Where it is refused, the work is merely not as quiet.
+        #[cfg(target_os = "linux")]
+        let _refused = rustix::process::setpriority_process(None, NICENESS);
+        panic_point!("rekey::copy");
+        drop(answer.send(work()));
+    });
     drop(spawned.ok()?);
     result.await.ok()
 }

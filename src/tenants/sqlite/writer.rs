@@ -41,6 +41,7 @@ use crate::{
     failpoints::crash_point,
     metrics::{self, Held},
     process,
+    runtime::{self, Background, panic_point, short_task},
     tenants::{DueLog, StoreError, error::Limit},
 };
 
@@ -177,10 +178,8 @@ impl Writer {
             }
             None => Box::new(move || station.run()),
         };
-        let thread = thread::Builder::new()
-            .name("tenant-writer".into())
-            .spawn(work)
-            .map_err(|source| StoreError::Io {
+        let thread =
+            runtime::thread(Background::TenantWriter, work).map_err(|source| StoreError::Io {
                 action: "start a writer thread for",
                 path: tenant.as_str().into(),
                 source: Arc::new(source),
@@ -454,6 +453,7 @@ impl Work {
     fn write(&mut self, first: Queued) -> Option<Command> {
         let (group, then) = self.gather(first);
         crash_point!("tenants::writer::batch-taken");
+        panic_point!("tenants::writer::commit");
         self.commit(group);
         crash_point!("tenants::writer::answered");
         if self.broken {
@@ -562,7 +562,8 @@ impl Work {
         };
         match &self.station.runtime {
             Some(runtime) if group.len() > 1 => {
-                drop(runtime.spawn(async move { answering(group) }));
+                let _in_it = runtime.enter();
+                drop(short_task(async move { answering(group) }));
             }
             _ => answering(group),
         }

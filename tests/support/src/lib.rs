@@ -20,6 +20,10 @@
 //! Everything here panics when it cannot do its work, with a message that says what to install:
 //! a test without its KMS has failed, not passed.
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the proxy has a thread for each connection"
+)]
 mod fault;
 mod http;
 mod machine;

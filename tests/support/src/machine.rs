@@ -131,6 +131,23 @@ impl Machine {
         }
     }
 
+    /// Starts a server whose log goes to `stderr` and is read by nobody, and waits until it answers at `address`.
+    pub fn start_unheard(&self, mut command: Command, stderr: Stdio, address: &str) -> Server {
+        let log = self.path(&format!("server-{}.log", self.logs().len()));
+        drop(File::create_new(&log).expect("a log file"));
+        let child = command.stdout(Stdio::null()).stderr(stderr).spawn();
+        let server = Server {
+            child: child.expect("nimbus starts"),
+            address: address.to_owned(),
+            token_file: self.token_file(),
+            log,
+        };
+        let health = b"GET /health HTTP/1.1\r\nHost: nimbus\r\nConnection: close\r\n\r\n";
+        let answer = server.raw(health).expect("an answer");
+        assert_eq!(answer.status, 200);
+        server
+    }
+
     fn spawn(&self, mut command: Command) -> Server {
         let log = self.path(&format!("server-{}.log", self.logs().len()));
         let out = File::create_new(&log).expect("a log file");
@@ -410,6 +427,11 @@ impl Server {
         self.send(Signal::KILL);
     }
 
+    /// Sends it `SIGHUP`.
+    pub fn hang_up(&self) {
+        self.send(Signal::HUP);
+    }
+
     /// Sends it `SIGTERM`, and does not wait.
     pub fn send_stop(&self) {
         self.send(Signal::TERM);
@@ -419,6 +441,13 @@ impl Server {
     pub fn wait_until_stopped(mut self) {
         let status = self.wait_for_end();
         assert!(status.success(), "{status}\n{}", self.log());
+    }
+
+    /// Waits until it has ended by itself, well or not.
+    pub fn wait_until_ended(mut self) -> Ended {
+        let status = self.wait_for_end();
+        let said = self.log();
+        Ended { status, said }
     }
 
     /// Waits until it was killed at a crash point.

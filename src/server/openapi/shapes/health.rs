@@ -29,6 +29,8 @@ pub(in crate::server) struct Checks {
     control_file: Check,
     key_provider: Check,
     storage: Check,
+    /// Long-lived threads and tasks of the server.
+    background: Check,
 }
 
 #[derive(ToSchema)]
