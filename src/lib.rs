@@ -27,6 +27,7 @@ pub mod runtime;
 pub mod scheduler;
 pub mod server;
 pub mod sqlcipher;
+pub(crate) mod sqlite_file;
 pub mod tenants;
 pub mod usage;
 pub(crate) mod words;

@@ -8,6 +8,7 @@
 //! same directory, are flushed, and only then get the final name, in one step that fails if
 //! anything stands there, a dangling link included. A crash leaves the whole key, or no key and
 //! perhaps a `.<name>.<random>.tmp` that was never used and can be deleted.
+#![expect(clippy::disallowed_methods, reason = "key files are none of SQLite's")]
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};

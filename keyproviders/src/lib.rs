@@ -32,6 +32,11 @@
 //! # }
 //! ```
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests read files by hand")
+)]
+
 pub mod aws_kms;
 mod config;
 mod error;

@@ -2,6 +2,10 @@
 //! is not.
 //! Unwrapping and key derivation are tested on the same vectors where they are implemented, in `keyproviders`.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test reads and damages files by hand"
+)]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs;

@@ -9,6 +9,10 @@
 //! | a full part renamed | no `nimbus-audit.log`; the head is the last line of the last part | begins it with the next line |
 //!
 //! Anything else was not done by a crash: the log is set aside, and a new one begins with a line that says so.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the audit log's files are none of SQLite's"
+)]
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};

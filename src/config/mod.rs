@@ -3,6 +3,10 @@
 //! [`Persistence`] is the one struct that all three sources fill: clap reads flags and environment into it, serde the `persistence` object of
 //! the file named by `--config`; a flag wins over the environment, the environment over the file. [`Settings::check`] then looks at
 //! what was said, and touches nothing; [`keys`] touches the system.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "files of settings are none of SQLite's"
+)]
 
 mod duration;
 mod key_map;

@@ -2,6 +2,10 @@
 //!
 //! The device gives redb a file of 4096-byte blocks; those blocks, one after another, are a plaintext redb file. So a copy knows nothing of
 //! tables, takes constant memory, and is exact.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "redb locks by `flock`, which belongs to one open file and not to the process"
+)]
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,8 @@
 //! The one opener of redb: on the encrypted device, or on a plain file when encryption is off.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "redb locks by `flock`, which belongs to one open file and not to the process"
+)]
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;

@@ -1,8 +1,9 @@
 //! What kind of file stands at a path, told from its first bytes and nothing else.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
+
+use crate::sqlite_file;
 
 /// What stands at the path of a protected file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,10 +39,7 @@ pub fn classify(path: &Path) -> io::Result<FileKind> {
     if metadata.len() == 0 {
         return Ok(FileKind::Empty);
     }
-    let mut head = Vec::with_capacity(SQLITE_MAGIC.len());
-    let _bytes = File::open(path)?
-        .take(SQLITE_MAGIC.len() as u64)
-        .read_to_end(&mut head)?;
+    let head = sqlite_file::head(path, SQLITE_MAGIC.len())?;
     Ok(if head == SQLITE_MAGIC {
         FileKind::PlainSqlite
     } else if head.starts_with(REDB_MAGIC) {

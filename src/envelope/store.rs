@@ -2,6 +2,10 @@
 //!
 //! States a crash can leave: a temporary file nobody reads (removed at the next start), or the new manifest in place. The rename
 //! is the commit; the directory's flush makes it durable before anything relies on it.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "manifests and directories are none of SQLite's files"
+)]
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;

@@ -90,6 +90,8 @@ metrics! {
         "Time of one group's transaction, from its begin to the end of its commit.";
     COMMIT_FAILURES = "nimbus_commit_failures_total", Kind::Counter,
         "Transactions that failed whole.";
+    REPLACED_FILES = "nimbus_tenant_files_replaced_total", Kind::Counter,
+        "Commits that were not acknowledged because the database or its WAL was removed or replaced.";
     QUEUE_DEPTH = "nimbus_write_queue_depth", Kind::Gauge,
         "Callers whose work waits for a tenant's writer or is being written, over all tenants.";
     QUEUE_REFUSALS = "nimbus_write_queue_refusals_total", Kind::Counter,
@@ -210,6 +212,7 @@ fn show_from_the_start() {
         &*ACCEPTED,
         &*HANDSHAKE_FAILED,
         &*COMMIT_FAILED,
+        &*FILES_REPLACED,
         &*QUEUE_REFUSED,
         &*READ_INTERRUPTED,
         &*OPENED,
@@ -272,6 +275,7 @@ handles! {
     GROUP: Histogram = metrics::histogram!(GROUP_SIZE);
     COMMIT: Histogram = metrics::histogram!(COMMIT_DURATION);
     COMMIT_FAILED: Counter = metrics::counter!(COMMIT_FAILURES);
+    FILES_REPLACED: Counter = metrics::counter!(REPLACED_FILES);
     QUEUED: Gauge = metrics::gauge!(QUEUE_DEPTH);
     QUEUE_REFUSED: Counter = metrics::counter!(QUEUE_REFUSALS);
     WAL: Gauge = metrics::gauge!(WAL_BYTES);

@@ -2,6 +2,10 @@
 //!
 //! It lies in a private directory of the server's user, never in the data directory, which is untrusted storage. A client sends the
 //! admin token only to a process of a user who can read the token's file anyway.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the socket's directory is none of SQLite's files"
+)]
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};

@@ -2,6 +2,10 @@
 //!
 //! The lock is the kernel's (`flock`) and dies with its holder, so a file left behind by a killed server locks nothing. What stands in
 //! the file is untrusted, as all that lies in the data directory: it is shown to people and decides nothing.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the lock file is none of SQLite's; its lock is `flock`'s, which belongs to one open file"
+)]
 
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};

@@ -2,6 +2,10 @@
 //!
 //! On Linux it is opened with `O_TMPFILE` and named by `linkat` at the end. Until then it is the process's alone, and the kernel frees it with
 //! the process. Where the file system has no such files (NFS, FAT), and on other systems, it stands under a temporary name instead.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a file without a name is nobody else's"
+)]
 
 use std::fs::File;
 use std::io;

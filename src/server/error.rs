@@ -274,8 +274,11 @@ impl From<StoreError> for ApiError {
             StoreError::Busy { .. } => Code::ResourceExhausted,
             StoreError::Open { source, .. } => of_trouble(source.trouble()),
             StoreError::Envelope { source, .. } => of_trouble(source.trouble()),
-            StoreError::Corrupt { .. } | StoreError::ForeignFile { .. } => Code::StorageCorruption,
+            StoreError::Corrupt { .. }
+            | StoreError::ForeignFile { .. }
+            | StoreError::WalReplaced { saved: false, .. } => Code::StorageCorruption,
             StoreError::Closed { .. }
+            | StoreError::WalReplaced { saved: true, .. }
             | StoreError::LayoutTooNew { .. }
             | StoreError::StorageFull { .. }
             | StoreError::Engine { .. }

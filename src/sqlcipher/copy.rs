@@ -4,7 +4,7 @@
 //! the encrypted file with the plaintext one attached, so that no key is ever part of an SQL text, and carry over what it leaves
 //! out (`user_version`, `application_id`). Memory stays constant: pages spill into the target as the cache fills.
 
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ use crate::envelope::{
 };
 use crate::failpoints::crash_point;
 use crate::process::NewFile;
+use crate::sqlite_file::{self, SqliteFile};
 
 /// Told how many bytes of about how many were written, now and then; answers whether to go on. A copy that is stopped is removed.
 pub type Progress = Arc<dyn Fn(u64, u64) -> bool + Send + Sync>;
@@ -242,9 +243,7 @@ fn fill(
     connection
         .close()
         .map_err(|(_connection, error)| copy.failed("write", error))?;
-    std::fs::File::open(database.path())
-        .and_then(|file| file.sync_all())
-        .map_err(io_error("flush", database.path()))?;
+    sqlite_file::flush(database.path()).map_err(io_error("flush", database.path()))?;
     if validate {
         database.verify_pages()?;
     }
@@ -262,8 +261,7 @@ fn keep_wal(connection: &Connection, keep: bool) -> rusqlite::Result<()> {
 /// auto-vacuum (<https://www.sqlite.org/fileformat.html#the_database_header>).
 fn birth_settings(source: &Path) -> io::Result<String> {
     let mut header = [0; 100];
-    let mut file = std::fs::File::open(source)?;
-    file.read_exact(&mut header)?;
+    SqliteFile::open(source)?.read_exact_at(&mut header, 0)?;
     let number = |at: usize| {
         header[at..at + 4]
             .iter()

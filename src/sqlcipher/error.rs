@@ -30,6 +30,15 @@ pub enum OpenError {
         /// What was found.
         damage: Damage,
     },
+    /// The WAL beside the file is not the one that this process has open.
+    #[error(
+        "the WAL of {} was removed or replaced while it was in use; it is opened afresh once all its connections are closed",
+        .path.display()
+    )]
+    WalReplaced {
+        /// The database.
+        path: PathBuf,
+    },
     /// SQLite failed for another reason: a full disk, a permission, a lock.
     #[error("cannot {action} {}", .path.display())]
     Sqlite {
@@ -86,7 +95,9 @@ impl OpenError {
             Self::Envelope(error) => error.trouble(),
             Self::KeyMismatch { .. } => Trouble::KeyMismatch,
             Self::Damaged { .. } => Trouble::Corrupt,
-            Self::Sqlite { .. } | Self::Io { .. } | Self::Library(_) => Trouble::Storage,
+            Self::Sqlite { .. } | Self::Io { .. } | Self::Library(_) | Self::WalReplaced { .. } => {
+                Trouble::Storage
+            }
         }
     }
 }

@@ -14,11 +14,9 @@
 //! whole WAL in the file already does not keep the WAL from being begun afresh, but then it has seen all of it; nothing that is written
 //! after can go into the file, and so be overwritten, while it reads.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -35,13 +33,14 @@ use super::{Damage, Database, OpenError, exchange};
 use crate::envelope::{KeyedFile, parent, sync_dir};
 use crate::failpoints::crash_point;
 use crate::runtime::short_thread;
+use crate::sqlite_file::{self, SqliteFile};
 
 /// A verified copy under the next key, and all that is needed to keep up with its source.
 pub(crate) struct Following {
     file: KeyedFile,
     source: Database,
     target: Database,
-    copy: File,
+    copy: Copy,
     opens: PageKey,
     seals: PageKey,
     tail: Tail,
@@ -54,6 +53,9 @@ pub(crate) struct Following {
     /// Asked now and then whether to go on.
     progress: Progress,
 }
+
+/// The growing copy, which is written by one and flushed by another.
+type Copy = Arc<Mutex<SqliteFile>>;
 
 /// Why the copy did not take its source's place. The source is as it was.
 pub(crate) struct NotSwapped {
@@ -77,13 +79,10 @@ impl Following {
         };
         let source = Database::keyed(file.share());
         let target = Database::keyed(copy);
-        let copy = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(target.path())
+        let copy = sqlite_file::create(target.path())
+            .and_then(|()| SqliteFile::open_to_write(target.path()))
             .map_err(io_error("create", target.path()))?;
+        let copy = Copy::new(copy.into());
         let watch = source.fresh()?;
         let mut pin = pinned(&source)?;
         let tail = Tail::new(&path);
@@ -126,8 +125,8 @@ impl Following {
     pub(crate) fn catch_up(&mut self) -> Result<usize, CopyError> {
         let pin = pinned(&self.source)?;
         let changed = self.advance()?;
-        self.copy
-            .sync_data()
+        of(&self.copy)
+            .sync()
             .map_err(io_error("flush", self.target.path()))?;
         self.pin = Some(pin);
         match self
@@ -151,10 +150,8 @@ impl Following {
     pub(crate) fn finish(&mut self) -> Result<(), CopyError> {
         let _changed = self.advance()?;
         let path = self.source.path();
-        let flush = self
-            .copy
-            .try_clone()
-            .and_then(|copy| short_thread("rekey-flush", move || copy.sync_data()));
+        let copy = Arc::clone(&self.copy);
+        let flush = short_thread("rekey-flush", move || of(&copy).sync());
         self.flush = Some(flush.map_err(io_error("flush", self.target.path()))?);
         let failed = |error| sqlite("compare", path, error);
         let copy = self.target.fresh()?;
@@ -213,8 +210,7 @@ impl Following {
                 return Err(busy());
             }
             // Its blocks are given back when it is closed: not by the rename, and not while others wait.
-            // Nobody has it open, so that there are no locks of SQLite's that this could cost.
-            let old = File::open(path).map_err(io_error("open", path));
+            let old = SqliteFile::open(path).map_err(io_error("open", path));
             let renamed = |old| {
                 std::fs::rename(copy, path)
                     .map(|()| old)
@@ -239,7 +235,7 @@ impl Following {
             return Ok(0);
         };
         let on_copy = |action| io_error(action, self.target.path());
-        let had = self.copy.metadata().map_err(on_copy("read"))?.len();
+        let had = of(&self.copy).len().map_err(on_copy("read"))?;
         let had = u32::try_from(had / PAGE as u64).unwrap_or(u32::MAX);
         // A page that the database grew by and that was never written is all zeros.
         let grown = (had + 1..=pages).filter(|number| !changes.has(*number));
@@ -260,7 +256,7 @@ impl Following {
             self.put(number, &content)?;
         }
         if had > pages {
-            self.copy
+            of(&self.copy)
                 .set_len(u64::from(pages) * PAGE as u64)
                 .map_err(on_copy("cut"))?;
         }
@@ -287,13 +283,13 @@ impl Following {
             .seal(number, content, &OsRandom)
             .map_err(|error| io_error("draw randomness for", path)(io::Error::other(error)))?;
         let at = u64::from(number - 1) * PAGE as u64;
-        self.copy
-            .write_all_at(&sealed, at)
-            .map_err(io_error("write", path))?;
         let mut again = [0; PAGE];
-        self.copy
-            .read_exact_at(&mut again, at)
+        let copy = of(&self.copy);
+        copy.write_all_at(&sealed, at)
+            .map_err(io_error("write", path))?;
+        copy.read_exact_at(&mut again, at)
             .map_err(io_error("read", path))?;
+        drop(copy);
         if self.seals.open(number, &again).as_ref() == Some(content) {
             return Ok(());
         }
@@ -325,6 +321,11 @@ impl Following {
         let closed = || sqlite("look at", self.source.path(), told(ffi::SQLITE_MISUSE));
         self.watch.as_ref().ok_or_else(closed)
     }
+}
+
+fn of(copy: &Copy) -> MutexGuard<'_, SqliteFile> {
+    // It has no state of its own that a panic could leave half changed.
+    copy.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What came of a flush that was begun. It is asked exactly once: the system tells of a failed flush once, and the next one succeeds.
@@ -366,9 +367,9 @@ pub(super) fn page_key(database: &Database, connection: &Connection) -> Result<P
 /// Flushes the growing copy now and then, so that the disk is never given all of it at once while others wait for it; and leaves disk and processor
 /// to them for as long as copying and flushing took.
 /// A flush that failed stops the copy, and is in `failed`.
-fn spread(copy: &File, progress: &Progress, failed: &Arc<Mutex<Option<io::Error>>>) -> Progress {
+fn spread(copy: &Copy, progress: &Progress, failed: &Arc<Mutex<Option<io::Error>>>) -> Progress {
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-    let (copy, progress, failed) = (copy.try_clone(), progress.clone(), Arc::clone(failed));
+    let (copy, progress, failed) = (Arc::clone(copy), progress.clone(), Arc::clone(failed));
     let flushed = AtomicU64::new(0);
     let rested = Mutex::new(Instant::now());
     Arc::new(move |done, total| {
@@ -376,8 +377,7 @@ fn spread(copy: &File, progress: &Progress, failed: &Arc<Mutex<Option<io::Error>
             return progress(done, total);
         }
         flushed.store(done, Relaxed);
-        let flush = copy.as_ref().map_or(Ok(()), File::sync_data);
-        if let Err(error) = flush {
+        if let Err(error) = of(&copy).sync() {
             *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             return false;
         }
@@ -421,6 +421,9 @@ const ASK_EVERY: usize = 256;
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{File, OpenOptions};
+    use std::os::unix::fs::FileExt as _;
+
     use super::*;
     use crate::envelope::Opened;
     use crate::sqlcipher::tests::Fixture;

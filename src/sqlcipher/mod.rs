@@ -35,6 +35,7 @@ use crate::envelope::{
     Prepared, Stage, TEMPORARY_PREFIX, blocking,
 };
 use crate::failpoints::crash_point;
+use crate::sqlite_file;
 
 /// An opened database: whatever a new connection to it needs.
 #[derive(Debug)]
@@ -331,9 +332,7 @@ impl Database {
             .close()
             .map_err(|(_connection, error)| self.explain("create", error))?;
         crash_point!("sqlcipher::initialised");
-        std::fs::File::open(&temporary)
-            .and_then(|file| file.sync_all())
-            .map_err(io_error("flush", &temporary))?;
+        sqlite_file::flush(&temporary).map_err(io_error("flush", &temporary))?;
         crash_point!("sqlcipher::flushed");
         temporary
             .persist(&self.path)
@@ -398,13 +397,25 @@ impl Database {
         connection.execute_batch(SETTINGS)?;
         let _objects: i64 =
             connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        let page = key.map_or(SMALLEST_PAGE, |_key| PAGE_BYTES);
+        if wal::is_another(&connection, path, page)? {
+            // It has nothing of this database's to bring into it.
+            let _set =
+                connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+            let moved = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY_DBMOVED);
+            return Err(rusqlite::Error::SqliteFailure(moved, None));
+        }
         Ok(connection)
     }
 
     /// Turns SQLite's answer into what it means for this file: a wrong key and a damaged file are told apart where they can be.
     fn explain(&self, action: &'static str, error: rusqlite::Error) -> OpenError {
         let path = self.path.clone();
+        let extended = error.sqlite_error().map(|error| error.extended_code);
         match error.sqlite_error_code() {
+            _ if extended == Some(rusqlite::ffi::SQLITE_READONLY_DBMOVED) => {
+                OpenError::WalReplaced { path }
+            }
             Some(ErrorCode::NotADatabase) => {
                 self.diagnose().unwrap_or(OpenError::KeyMismatch { path })
             }
@@ -651,6 +662,8 @@ const SETTINGS: &str = "\
     PRAGMA cell_size_check = ON;";
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const PAGE_BYTES: u64 = 4096;
+/// Of a plaintext file.
+const SMALLEST_PAGE: u64 = 512;
 /// Up to this size a failed open looks at each page to say what is wrong.
 const DIAGNOSED_BYTES: u64 = 64 << 20;
 const WAL_RESET_FIXED: i32 = 3_051_003;

@@ -11,7 +11,6 @@
 //!
 //! No WAL of the old file may outlive it: its frames would be taken for the new one's.
 
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use rusqlite::backup::{Backup, StepResult};
@@ -23,6 +22,7 @@ use super::page::{Content, PAGE};
 use super::{Database, PAGE_BYTES};
 use crate::envelope::{KeyedFile, parent, sync_dir};
 use crate::failpoints::crash_point;
+use crate::sqlite_file::{self, SqliteFile};
 
 /// Puts a copy under the next key in the place of a database whose manifest says `rekeying`. Nobody else may have the database open. Blocks.
 ///
@@ -42,12 +42,7 @@ pub(crate) fn swap_to_next_key(
     };
     let (path, copy_path) = (file.path(), copy.path().to_owned());
     let mut connection = alone(&Database::keyed(file.share()))?;
-    let _file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&copy_path)
-        .map_err(io_error("create", &copy_path))?;
+    sqlite_file::create(&copy_path).map_err(io_error("create", &copy_path))?;
     let target = Database::keyed(copy);
     copy_pages(&connection, &target, path, progress)?;
     crash_point!("rekey::copied");
@@ -57,9 +52,7 @@ pub(crate) fn swap_to_next_key(
     connection
         .close()
         .map_err(|(_connection, error)| sqlite("close", path, error))?;
-    std::fs::File::open(&copy_path)
-        .and_then(|file| file.sync_all())
-        .map_err(io_error("flush", &copy_path))?;
+    sqlite_file::flush(&copy_path).map_err(io_error("flush", &copy_path))?;
     crash_point!("rekey::verified");
     // The old WAL's absence first: what is left of it would be taken for the new file's.
     let dir = parent(path);
@@ -126,8 +119,8 @@ impl Database {
     ) -> Result<(), CopyError> {
         let path = self.path();
         let key = page_key(self, connection)?;
-        let file = std::fs::File::open(path).map_err(io_error("open", path))?;
-        let pages = file.metadata().map_err(io_error("read", path))?.len() / PAGE_BYTES;
+        let file = SqliteFile::open(path).map_err(io_error("open", path))?;
+        let pages = file.len().map_err(io_error("read", path))? / PAGE_BYTES;
         let read = |number: u32| {
             let mut page = [0; PAGE];
             file.read_exact_at(&mut page, u64::from(number - 1) * PAGE_BYTES)

@@ -329,3 +329,27 @@ async fn makes_and_opens_plaintext_when_encryption_is_off_and_refuses_the_rest()
         .unwrap_err();
     assert_eq!(error.trouble(), crate::envelope::Trouble::KeyUnavailable);
 }
+
+/// The index of the WAL is shared in a process, and the WAL is opened by its name.
+#[tokio::test]
+async fn a_connection_that_finds_another_wal_than_the_ones_before_it_is_refused() {
+    let fixture = Fixture::new();
+    let path = fixture.filled("demo").await;
+    let mut wal = path.clone().into_os_string();
+    wal.push("-wal");
+    let database = fixture.opened("demo").await;
+    let writer = database.writer().unwrap();
+    let insert = "INSERT INTO t (value) VALUES ('acknowledged')";
+    assert_eq!(writer.execute(insert, []).unwrap(), 1);
+    assert_eq!(rows(&database.reader().unwrap()), 2001);
+    std::fs::remove_file(&wal).unwrap();
+    for _ in 0..2 {
+        let error = database.reader().unwrap_err();
+        assert!(matches!(error, OpenError::WalReplaced { .. }), "{error:?}");
+        assert_eq!(error.trouble(), crate::envelope::Trouble::Storage);
+    }
+    // The connections that were there before have all of it, and the last of them brings it into the file.
+    assert_eq!(rows(&writer), 2001);
+    writer.close().unwrap();
+    assert_eq!(rows(&database.reader().unwrap()), 2001);
+}

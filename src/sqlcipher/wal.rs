@@ -10,12 +10,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use rusqlite::wal::CheckpointMode;
+use rusqlite::{Connection, MAIN_DB};
+
 use super::page::{PAGE, Sealed};
+use crate::sqlite_file::SqliteFile;
 
 /// A place in the WAL: everything before it was seen.
 ///
@@ -34,18 +36,49 @@ pub(super) struct Changes {
     frames: BTreeMap<u32, u64>,
     /// Pages in the database; `None` when nothing was committed.
     pub(super) pages: Option<u32>,
-    wal: Option<File>,
+    wal: Option<SqliteFile>,
 }
 
 type Salts = [u8; 8];
 
+/// Whether the WAL that `connection` to `database` has open is another than the one its index is of. The connections of a process share the
+/// index, and each opens the WAL by its name: where that was removed or replaced under them, the next one finds less than the index says.
+/// `page` is the least that a page may have.
+pub(super) fn is_another(
+    connection: &Connection,
+    database: &Path,
+    page: u64,
+) -> rusqlite::Result<bool> {
+    let frames = || {
+        let looked = connection.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::NOOP);
+        looked.map(|(frames, _done)| frames)
+    };
+    let mut before = frames()?;
+    while before > 0 {
+        let length = std::fs::metadata(path(database)).map_or(0, |wal| wal.len());
+        let after = frames()?;
+        // It was not begun afresh meanwhile.
+        if before == after {
+            return Ok(
+                length < HEADER + u64::from(before.unsigned_abs()) * (FRAME_HEAD as u64 + page)
+            );
+        }
+        before = after;
+    }
+    Ok(false)
+}
+
+fn path(database: &Path) -> PathBuf {
+    let mut path = OsString::from(database);
+    path.push("-wal");
+    path.into()
+}
+
 impl Tail {
     /// Before the first frame of the WAL of `database`.
     pub(super) fn new(database: &Path) -> Self {
-        let mut path = OsString::from(database);
-        path.push("-wal");
         Self {
-            path: path.into(),
+            path: path(database),
             salts: None,
             frames: 0,
         }
@@ -91,8 +124,8 @@ impl Tail {
         Ok(changes)
     }
 
-    fn look(&self) -> io::Result<Option<(File, Salts)>> {
-        let wal = match File::open(&self.path) {
+    fn look(&self) -> io::Result<Option<(SqliteFile, Salts)>> {
+        let wal = match SqliteFile::open(&self.path) {
             Ok(wal) => wal,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),

@@ -248,6 +248,22 @@ pub enum StoreError {
         /// What the engine found.
         source: Arc<dyn StdError + Send + Sync>,
     },
+    /// The WAL is not the one that the tenant has open. The tenant is opened afresh.
+    #[error(
+        "{} was removed or replaced while tenant {tenant} was open, and this write is not acknowledged; {}", .path.display(), if *.saved {
+            "all that was acknowledged before is in the database: look whether this write is there, too, and try again"
+        } else {
+            "what was acknowledged since the last checkpoint may be lost: restore a backup if it is missing"
+        }
+    )]
+    WalReplaced {
+        /// The tenant.
+        tenant: TenantId,
+        /// The WAL.
+        path: PathBuf,
+        /// Whether all that it held came into the database.
+        saved: bool,
+    },
     /// The disk is full. Nothing was changed.
     #[error(
         "there is no space left for tenant {tenant}: free some on the data directory's disk; nothing was changed"

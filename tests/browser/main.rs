@@ -4,7 +4,7 @@
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "tests start threads and tasks of their own"
+    reason = "tests start threads of their own, and read and damage files by hand"
 )]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -4,6 +4,10 @@
 //! A crash point is armed with `FAILPOINTS="<name>=return"`; `<name>=2*off->return` lets it pass twice first.
 
 #![expect(
+    clippy::disallowed_methods,
+    reason = "a test reads and damages files by hand"
+)]
+#![expect(
     clippy::print_stderr,
     reason = "a test of many cases says at which one it is"
 )]

@@ -2,7 +2,7 @@
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "tests start threads and tasks of their own"
+    reason = "tests start threads of their own, and read and damage files by hand"
 )]
 
 mod audit;

@@ -1,5 +1,10 @@
 //! A tenant opened by others: Python's `cryptography` and `sqlcipher3-wheels`, and stock `age`. No code of ours is in the loop.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test reads and damages files by hand"
+)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

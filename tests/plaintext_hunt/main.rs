@@ -4,6 +4,11 @@
 //!
 //! Tenants come into being in each way that HTTP has: made, made anew after a deletion, and made in two attempts with a kill between.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test reads and damages files by hand"
+)]
+
 mod hunt;
 mod load;
 

@@ -1,6 +1,10 @@
 //! The real server from outside: what it answers, what it refuses, and how it stands trouble with its disk, its keys and its clients.
 
 #![expect(
+    clippy::disallowed_methods,
+    reason = "a test reads and damages files by hand"
+)]
+#![expect(
     clippy::print_stderr,
     reason = "a test that cannot run on this machine says so"
 )]
@@ -22,6 +26,7 @@ mod journal;
 mod keys;
 mod leases;
 mod lock;
+mod locks;
 mod logs;
 mod memory;
 mod metrics;

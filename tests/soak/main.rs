@@ -18,6 +18,10 @@
 //! What a client waited for when the server died may have come to be or not, whole; each client says what that was.
 
 #![expect(
+    clippy::disallowed_methods,
+    reason = "a test reads and damages files by hand"
+)]
+#![expect(
     clippy::print_stderr,
     reason = "a run of minutes says how it goes, and with which seed"
 )]

@@ -20,6 +20,7 @@ mod catalog;
 mod checkpoint;
 mod deploys;
 mod expressions;
+mod files;
 mod layout;
 mod lookups;
 mod plans;

@@ -17,7 +17,7 @@ use super::{apply::Reader, lookups::Lookups, opening};
 use crate::{
     envelope::{Envelope, EnvelopeError},
     metrics::{self, Held},
-    sqlcipher::Database,
+    sqlcipher::{Database, OpenError},
     tenants::StoreError,
 };
 
@@ -41,6 +41,8 @@ pub(super) struct Readers {
     followed: AtomicBool,
     /// Whether [`Readers::close`] was called.
     closing: AtomicBool,
+    /// Whether a connection found another WAL than the ones before it.
+    lost: AtomicBool,
 }
 
 /// While it exists, a copy follows the database.
@@ -81,6 +83,7 @@ impl Readers {
             used: AtomicBool::new(false),
             followed: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
         })
     }
 
@@ -136,6 +139,11 @@ impl Readers {
     /// Whether the tenant was closed, or is being closed and waits for the last queries.
     pub(super) fn is_closed(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Whether the tenant must be opened afresh: its WAL was removed or replaced.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// Runs a query on a blocking thread. One that nobody waits for any more (the request's deadline passed, the client went away) is
@@ -244,10 +252,12 @@ impl Readers {
             reader.plan_for(schema);
             return Ok(reader);
         }
-        let connection = self
-            .database()
-            .reader()
-            .map_err(|error| opening(&self.tenant, error))?;
+        let connection = self.database().reader().map_err(|error| {
+            if matches!(error, OpenError::WalReplaced { .. }) {
+                self.lost.store(true, Ordering::Relaxed);
+            }
+            opening(&self.tenant, error)
+        })?;
         self.reader(connection)
     }
 

@@ -133,7 +133,7 @@ impl Resource for OpenTenant {
     }
 
     fn is_broken(&self) -> bool {
-        self.writer.has_ended()
+        self.writer.has_ended() || self.readers.is_lost()
     }
 }
 

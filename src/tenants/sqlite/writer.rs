@@ -15,8 +15,6 @@
 //! | `tenants::writer::checkpointed` | after a checkpoint, if one was due |
 
 use std::{
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -27,13 +25,15 @@ use std::{
 };
 
 use nimbus_manifests::TenantId;
-use rusqlite::Connection;
+use rusqlite::{Connection, MAIN_DB, wal::CheckpointMode};
 use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
     apply::{Known, Writing},
     checkpoint::Checkpoints,
-    failure, layout,
+    failure,
+    files::{Files, Replaced},
+    layout,
     readers::Readers,
 };
 use crate::{
@@ -372,13 +372,13 @@ impl Station {
             .map_err(sqlite)?;
         let checkpoints = Checkpoints::install(&mut connection).map_err(sqlite)?;
         let sequence = layout::last_sequence(&connection).map_err(sqlite)?;
-        let file = identity(self.readers.path());
+        let files = Files::opened(self.readers.path());
         Ok(Work {
             station: self,
             connection,
             checkpoints,
             known: Known::default(),
-            file,
+            files,
             sequence,
             last_group: 0,
             broken: false,
@@ -404,13 +404,13 @@ struct Work {
     connection: Connection,
     checkpoints: Checkpoints,
     known: Known,
-    /// Which file it is, by device and number.
-    file: Option<(u64, u64)>,
+    /// What it writes to.
+    files: Files,
     /// The number of the last write.
     sequence: i64,
     /// How many callers the last group had.
     last_group: usize,
-    /// The file is damaged: this connection is not used again.
+    /// The file is damaged, or not where it was: this connection is not used again.
     broken: bool,
 }
 
@@ -569,16 +569,51 @@ impl Work {
         }
     }
 
-    /// Whether the file that was written is the one that the next opening finds. What is written to a file that was removed or replaced
-    /// under its open tenant is gone with it, and must not be acknowledged.
-    fn still_there(&self) -> Result<(), StoreError> {
-        if identity(self.station.readers.path()) == self.file {
+    /// Whether what was written is in the files that the next opening finds. If not, this connection acknowledges nothing any more.
+    fn still_there(&mut self) -> Result<(), StoreError> {
+        let Some(replaced) = self.files.replaced() else {
             return Ok(());
+        };
+        self.broken = true;
+        metrics::FILES_REPLACED.increment(1);
+        let tenant = self.station.tenant.clone();
+        let Replaced { path, wal } = &replaced;
+        if !wal {
+            tracing::error!(%tenant, path = %path.display(), "{replaced}; what was written since its last checkpoint may be lost");
+            let source = Arc::new(replaced);
+            return Err(StoreError::Corrupt { tenant, source });
         }
-        Err(StoreError::Corrupt {
-            tenant: self.station.tenant.clone(),
-            source: Arc::new(Replaced(self.station.readers.path().to_owned())),
+        let saved = self.save();
+        match &saved {
+            Ok(()) => {
+                tracing::error!(%tenant, path = %path.display(), "{replaced}; all that it held is in the database now")
+            }
+            Err(error) => {
+                tracing::error!(%tenant, path = %path.display(), %error, "{replaced}; what was written since the last checkpoint may be lost")
+            }
+        }
+        Err(StoreError::WalReplaced {
+            tenant,
+            path: path.clone(),
+            saved: saved.is_ok(),
         })
+    }
+
+    /// Brings what a WAL holds that has lost its name into the database, before it goes with the last connection.
+    fn save(&self) -> rusqlite::Result<()> {
+        let emptied = self
+            .connection
+            .wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::TRUNCATE);
+        match emptied {
+            // A reader is in the way of beginning the WAL afresh, which does not matter if nothing else is.
+            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
+                let (frames, done) = self
+                    .connection
+                    .wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::NOOP)?;
+                if frames == done { Ok(()) } else { Err(error) }
+            }
+            other => other.map(drop),
+        }
     }
 
     /// One transaction of all the group's work. An error means that nothing of it is there.
@@ -649,17 +684,6 @@ fn rest(station: &Station, connection: &Connection, checkpoints: &mut Checkpoint
         tracing::warn!(tenant = %station.tenant, %error, "checkpoint of an idle tenant failed");
     }
     false
-}
-
-/// A database file that is not where it was opened.
-#[derive(Debug, thiserror::Error)]
-#[error("{} was removed or replaced while the tenant was open", .0.display())]
-struct Replaced(PathBuf);
-
-/// Which file stands at `path`.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    let file = std::fs::symlink_metadata(path).ok()?;
-    Some((file.dev(), file.ino()))
 }
 
 /// Callers' work that may wait; most is of one mutation.
