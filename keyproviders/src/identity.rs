@@ -103,6 +103,7 @@ impl RecoveryIdentities {
             source,
         })?;
         let text = std::str::from_utf8(&text[..length]).unwrap_or_default();
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut identities = Vec::new();
         for (index, line) in text.lines().map(str::trim).enumerate() {
             if line.is_empty() || line.starts_with('#') {

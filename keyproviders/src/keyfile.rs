@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use crate::error::KeyFileError;
 use crate::local::LocalKey;
 use crate::memory::KEY_BYTES;
+use crate::mounted::is_private;
 use crate::random::SecureRandom;
 
 /// Reads the key in the file at `path`.
@@ -124,6 +125,15 @@ pub fn destroy(path: &Path) -> Result<bool, KeyFileError> {
     Ok(true)
 }
 
+/// Whether nobody can read the file at `path` but who may ([`is_private`]).
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn is_closed(path: &Path) -> Result<bool, KeyFileError> {
+    let file = open(path)?;
+    is_private(path, &file).map_err(|source| io_error(path, source))
+}
+
 /// Opens a file of secrets, if nobody but its owner can reach it.
 pub(crate) fn open_checked(path: &Path) -> Result<File, KeyFileError> {
     let file = open(path)?;
@@ -176,15 +186,15 @@ fn check(path: &Path, file: &File) -> Result<(), KeyFileError> {
             directory: false,
         });
     }
-    let mode = metadata.mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(KeyFileError::TooOpen {
+    match is_private(&path, file) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(KeyFileError::TooOpen {
             path,
-            mode,
+            mode: metadata.mode() & 0o7777,
             directory: false,
-        });
+        }),
+        Err(source) => Err(io_error(&path, source)),
     }
-    Ok(())
 }
 
 fn check_length(path: &Path, length: usize, file: &File) -> Result<(), KeyFileError> {

@@ -53,6 +53,7 @@ pub mod master_key_file;
 )]
 mod memory;
 mod memory_provider;
+mod mounted;
 mod provider;
 mod random;
 pub mod recovery;
@@ -64,6 +65,7 @@ pub use local::{LocalAlgorithm, LocalKey};
 pub use local_provider::{KeySource, LocalProvider};
 pub use memory::{KEY_BYTES, LockedMemory, locked_memory};
 pub use memory_provider::{MemoryKey, MemoryProvider};
+pub use mounted::is_private;
 pub use provider::{KeyProvider, Unwrapped, Wrapped};
 pub use random::{OsRandom, RandomError, SecureRandom};
 

@@ -19,7 +19,7 @@ use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcomma
 
 use crate::audit::{LogError, os_actor};
 use crate::config::keys::KeysError;
-use crate::config::{ConfigError, Persistence, Settings};
+use crate::config::{ConfigError, Persistence, Settings, as_meant};
 use crate::control::ControlError;
 use crate::encryption::OperationError;
 use crate::encryption::lock::LockTenantError;
@@ -149,7 +149,10 @@ pub enum Outcome {
 /// Runs one command line to its exit code: 0 done, 1 failed, 2 wrong usage, 3 done and it found problems.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let cli = match Cli::try_parse_from(&arguments) {
+    let parsed = as_meant(Cli::command())
+        .try_get_matches_from(&arguments)
+        .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are answers, not errors; clap knows which stream and code each has.
@@ -200,7 +203,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// The settings of a command that takes no server flags: environment and file, and the data directory if the command names one.
 fn settings(config: Option<&Path>, data_dir: Option<PathBuf>) -> Result<Settings, CliError> {
-    let mut command = Persistence::augment_args(clap::Command::new("nimbus").no_binary_name(true));
+    let command = Persistence::augment_args(clap::Command::new("nimbus").no_binary_name(true));
+    let mut command = as_meant(command);
     let mut said = command
         .try_get_matches_from_mut([""; 0])
         .and_then(|matches| Persistence::from_arg_matches(&matches))

@@ -17,7 +17,7 @@ use super::{CliError, Outcome, block_on};
 use crate::audit::AuditLog;
 use crate::chain::chain;
 use crate::config::keys::{self, Keys, Purpose};
-use crate::config::{Persistence, Settings};
+use crate::config::{Persistence, Settings, pieces};
 use crate::control::{Control, ControlError};
 use crate::encryption::survey::Surveyor;
 use crate::envelope::{Holder, act_as, blocking, remove_leftovers};
@@ -259,7 +259,7 @@ impl Start {
             surveyor,
             max_open_tenants: settings.max_open_tenants,
             tokens: TokenKeeper::new(token_path),
-            allowed_origins: self.cors_allow_origins,
+            allowed_origins: pieces(self.cors_allow_origins),
         });
         let app = Arc::new(app);
         if let Some(max_age) = settings.dek_max_age {

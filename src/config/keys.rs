@@ -9,6 +9,7 @@ use nimbus_keyproviders::{KeyProvider, OsRandom, ProviderConfig, ProviderError, 
 
 use super::{ProviderChoice, Settings};
 use crate::envelope::{Envelope, FileKind, KeyRing, blocking, classify, metered, migrate_command};
+use crate::process::{HomeError, user_dir};
 
 /// Why there are no keys. Nothing was made in place of what is missing.
 #[derive(Debug, thiserror::Error)]
@@ -122,9 +123,12 @@ pub async fn connect(settings: &Settings, purpose: Purpose) -> Result<Keys, Keys
 }
 
 /// Where the master key is when nobody says: `<platform data dir>/nimbus/keys/master.key`.
-#[must_use]
-pub fn default_master_key() -> Option<PathBuf> {
-    dirs::data_local_dir().map(|dir| dir.join("nimbus/keys/master.key"))
+///
+/// # Errors
+///
+/// [`HomeError`].
+pub fn default_master_key() -> Result<PathBuf, HomeError> {
+    Ok(user_dir()?.join("keys/master.key"))
 }
 
 /// Sees to the default master key: there, or made because nothing was ever stored. Answers whether it was made.

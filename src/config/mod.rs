@@ -11,6 +11,7 @@
 mod duration;
 mod key_map;
 pub mod keys;
+mod said;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::envelope::Terms;
+use crate::process::HomeError;
+use said::is_utf16;
+pub(crate) use said::{as_meant, pieces, without_mark};
 
 /// Where things are kept and what encrypts them, as an operator says it.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
@@ -177,6 +181,25 @@ pub enum ConfigError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// The file named by `--config`, or the file of tenants' keys, is UTF-16.
+    #[error("{} is written in UTF-16; save it as UTF-8", .path.display())]
+    Utf16 {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A path that cannot be what is meant.
+    #[error("{setting} is {}: {why}", .path.display())]
+    Path {
+        /// The flag.
+        setting: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// There is no directory for this user's data.
+    #[error(transparent)]
+    Home(#[from] HomeError),
     /// The file named by `--config` is not JSON of the documented keys.
     #[error("the configuration file {} is not right; docs/configuration.md lists its keys", .path.display())]
     Parse {
@@ -288,6 +311,7 @@ impl Settings {
             Some(path) => said.or(read(path)?),
             None => said,
         };
+        let said = said.tidied()?;
         let provider = said.provider()?;
         let recipients = said.recipients(&provider)?;
         let dek_max_age = said.encryption_dek_max_age.map(Time::duration);
@@ -327,10 +351,16 @@ fn read(path: &Path) -> Result<Persistence, ConfigError> {
         path: path.to_owned(),
         source,
     })?;
+    if is_utf16(&text) {
+        return Err(ConfigError::Utf16 {
+            path: path.to_owned(),
+        });
+    }
     let parse = || {
-        let file: ConfigFile = serde_json::from_slice(&text)?;
+        let text = without_mark(&text);
+        let file: ConfigFile = serde_json::from_slice(text)?;
         // serde takes a list for a struct: its members by their places.
-        let _objects: BTreeMap<String, BTreeMap<String, Value>> = serde_json::from_slice(&text)?;
+        let _objects: BTreeMap<String, BTreeMap<String, Value>> = serde_json::from_slice(text)?;
         Ok(file.persistence)
     };
     parse().map_err(|source: serde_json::Error| {
@@ -398,6 +428,48 @@ impl Persistence {
         }
     }
 
+    /// Lists without what is none of their pieces, and paths that can be meant.
+    fn tidied(mut self) -> Result<Self, ConfigError> {
+        self.encryption_recovery_recipients = pieces(self.encryption_recovery_recipients);
+        self.encryption_previous_master_key_file =
+            said::paths(self.encryption_previous_master_key_file);
+        let key_map = match &self.encryption_aws_kms_key_map {
+            Some(KeyMapSource::File(path)) => Some(path),
+            _ => None,
+        };
+        let one = [
+            ("--data-dir", self.data_dir.as_ref()),
+            ("--control-data-dir", self.control_data_dir.as_ref()),
+            (
+                "--encryption-master-key-file",
+                self.encryption_master_key_file.as_ref(),
+            ),
+            ("--encryption-key-dir", self.encryption_key_dir.as_ref()),
+            ("--encryption-aws-kms-key-map", key_map),
+            (
+                "--encryption-previous-key-dir",
+                self.encryption_previous_key_dir.as_ref(),
+            ),
+        ];
+        let one = one
+            .into_iter()
+            .filter_map(|(setting, path)| Some((setting, path?)));
+        let list = self.encryption_previous_master_key_file.iter();
+        let list = list.map(|path| ("--encryption-previous-master-key-file", path));
+        for (setting, path) in one.chain(list) {
+            let why = if path.as_os_str().is_empty() {
+                Some("empty; leave it out for the default")
+            } else {
+                said::refused(path)
+            };
+            if let Some(why) = why {
+                let path = path.clone();
+                return Err(ConfigError::Path { setting, path, why });
+            }
+        }
+        Ok(self)
+    }
+
     /// The provider that is selected, with its own settings and no other's.
     fn provider(&self) -> Result<ProviderChoice, ConfigError> {
         use KeyProviderKind::{AwsKms, KeyDir, MasterKeyFile, None as Off};
@@ -461,10 +533,8 @@ impl Persistence {
             setting,
         };
         let default_key = || {
-            self.encryption_master_key_file
-                .clone()
-                .or_else(keys::default_master_key)
-                .ok_or(missing("--encryption-master-key-file"))
+            let named = self.encryption_master_key_file.clone();
+            named.map_or_else(keys::default_master_key, Ok)
         };
         Ok(match (selected, self.encryption_key_provider) {
             (MasterKeyFile, None) => ProviderChoice::Default(default_key()?),
@@ -544,7 +614,8 @@ impl Persistence {
                 let path = path.clone();
                 match std::fs::read(&path) {
                     Err(source) => Err(ConfigError::Read { path, source }),
-                    Ok(text) => serde_json::from_slice::<KeyMap>(&text)
+                    Ok(text) if is_utf16(&text) => Err(ConfigError::Utf16 { path }),
+                    Ok(text) => serde_json::from_slice::<KeyMap>(without_mark(&text))
                         .map(|map| map.0)
                         .map_err(|source| ConfigError::KeyMap { path, source }),
                 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use nimbus_keyproviders::keyfile;
 use nimbus_keyproviders::locked_memory;
 use nimbus_manifests::{ProviderKind, Subject};
 use serde::{Deserialize, Serialize};
@@ -405,10 +406,13 @@ fn key_modes(key: Option<&Path>) -> Check {
             );
         };
         // A directory may be read by others, and not changed; a key neither.
-        let open = if file.is_dir() { 0o022 } else { 0o077 };
         // A sticky directory lets nobody else replace what is in it.
-        let sticky = file.is_dir() && file.mode() & 0o1000 != 0;
-        if file.mode() & open != 0 && !sticky {
+        let fine = if file.is_dir() {
+            file.mode() & 0o022 == 0 || file.mode() & 0o1000 != 0
+        } else {
+            keyfile::is_closed(&path).unwrap_or(file.mode() & 0o077 == 0)
+        };
+        if !fine {
             return check(
                 name,
                 Verdict::Problem,

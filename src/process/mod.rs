@@ -3,6 +3,7 @@
 mod control_socket;
 mod files;
 mod hardening;
+mod home;
 mod lock;
 #[expect(
     unsafe_code,
@@ -21,6 +22,7 @@ pub(crate) use control_socket::Place;
 pub use control_socket::{ControlListener, ControlSocket, ControlSocketError};
 pub use files::raise_file_limit;
 pub use hardening::{Hardening, harden};
+pub use home::{HomeError, user_dir};
 pub(crate) use lock::process;
 pub use lock::{DataDirLock, Holder, LockError, LockId, holder};
 pub use memory::{give_back, note_freed};

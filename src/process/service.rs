@@ -21,7 +21,8 @@ pub fn inherited_listener() -> io::Result<Option<TcpListener>> {
 
 /// Tells the service manager, if there is one that listens (`NOTIFY_SOCKET`), what became of this process: `READY=1`, `STOPPING=1`.
 pub fn notify(state: &str) {
-    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
+    let name = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
+    let Some(name) = name else {
         return;
     };
     if let Err(error) = send(&name, state) {

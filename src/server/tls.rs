@@ -5,19 +5,21 @@
 )]
 
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use nimbus_keyproviders::is_private;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject as _};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
-use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_rustls::rustls::{self, InconsistentKeys, ServerConfig};
 use zeroize::Zeroizing;
+
+use crate::config::without_mark;
 
 /// Why TLS cannot be had with what the operator named.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +63,23 @@ pub enum TlsError {
         /// The file.
         path: PathBuf,
     },
-    /// Certificate and key do not go together, or are of a kind that cannot be used.
+    /// The key needs a passphrase.
+    #[error(
+        "the TLS key {} is encrypted with a passphrase; write it without one with `(umask 077; openssl pkey -in {} -out …)` and name that file", .path.display(), .path.display()
+    )]
+    Passphrase {
+        /// The key file.
+        path: PathBuf,
+    },
+    /// The key is of a kind that TLS does not use here.
+    #[error(
+        "the TLS key {} is of a kind that cannot be used; RSA keys of 2048 to 4096 bits, ECDSA keys on P-256 or P-384 and Ed25519 keys can, in PEM form (PKCS #8, PKCS #1 or SEC 1)", .path.display()
+    )]
+    KeyKind {
+        /// The key file.
+        path: PathBuf,
+    },
+    /// Certificate and key do not go together.
     #[error("the certificate {} and the key {} cannot be used together", .certificate.display(), .key.display())]
     Unusable {
         /// The certificate file.
@@ -147,34 +165,53 @@ fn read(
     provider: &CryptoProvider,
 ) -> Result<CertifiedKey, TlsError> {
     let text = read_file(certificate, false)?;
-    let not_pem = |path: &Path| {
-        let path = path.to_owned();
-        move |source| TlsError::NotPem { path, source }
+    let not_pem = |source| TlsError::NotPem {
+        path: certificate.to_owned(),
+        source,
     };
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&text)
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(without_mark(&text))
         .map(|found| found.map(CertificateDer::into_owned))
         .collect::<Result<_, _>>()
-        .map_err(not_pem(certificate))?;
+        .map_err(not_pem)?;
     if chain.is_empty() {
         return Err(TlsError::NoCertificate {
             path: certificate.to_owned(),
         });
     }
     let text = read_file(key, true)?;
-    let private = match PrivateKeyDer::from_pem_slice(&text) {
-        Ok(private) => private,
-        Err(pem::Error::NoItemsFound) => {
-            return Err(TlsError::NoKey {
-                path: key.to_owned(),
-            });
-        }
-        Err(source) => return Err(not_pem(key)(source)),
+    let private = private_key(without_mark(&text), key)?;
+    let signing = provider.key_provider.load_private_key(private);
+    let signing = signing.map_err(|_as_no_kind_it_knows| TlsError::KeyKind {
+        path: key.to_owned(),
+    })?;
+    let pair = CertifiedKey::new(chain, signing);
+    match pair.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(pair),
+        Err(source) => Err(TlsError::Unusable {
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// The first private key of a PEM file; what stands before it (`EC PARAMETERS`, certificates) is passed over.
+fn private_key(text: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let has = |words: &str| {
+        text.windows(words.len())
+            .any(|part| part == words.as_bytes())
     };
-    CertifiedKey::from_der(chain, private, provider).map_err(|source| TlsError::Unusable {
-        certificate: certificate.to_owned(),
-        key: key.to_owned(),
-        source,
-    })
+    let path = path.to_owned();
+    if has("BEGIN ENCRYPTED PRIVATE KEY") || has("Proc-Type: 4,ENCRYPTED") {
+        return Err(TlsError::Passphrase { path });
+    }
+    match PrivateKeyDer::from_pem_slice(text) {
+        Ok(private) => Ok(private),
+        // Of DSA, or in the form of OpenSSH.
+        Err(pem::Error::NoItemsFound) if has("PRIVATE KEY-----") => Err(TlsError::KeyKind { path }),
+        Err(pem::Error::NoItemsFound) => Err(TlsError::NoKey { path }),
+        Err(source) => Err(TlsError::NotPem { path, source }),
+    }
 }
 
 /// A file's content, wiped when dropped. A secret one is refused when others can read it.
@@ -184,8 +221,7 @@ fn read_file(path: &Path, secret: bool) -> Result<Zeroizing<Vec<u8>>, TlsError> 
         source,
     };
     let file = std::fs::File::open(path).map_err(failed)?;
-    let about = file.metadata().map_err(failed)?;
-    if secret && about.mode() & 0o077 != 0 {
+    if secret && !is_private(path, &file).map_err(failed)? {
         return Err(TlsError::TooOpen {
             path: path.to_owned(),
         });

@@ -20,16 +20,16 @@ use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::access::CredentialId;
+use crate::config::without_mark;
+use crate::process::{HomeError, user_dir};
 
 /// Why the token file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// The platform names no directory for a user's data.
-    #[error(
-        "this user has no home directory to keep the admin token in; set HOME or XDG_DATA_HOME"
-    )]
-    NoHome,
+    /// There is no directory for this user's data.
+    #[error(transparent)]
+    Home(#[from] HomeError),
     /// There is none yet.
     #[error("there is no admin token at {}; `nimbus start` makes one", .path.display())]
     Missing {
@@ -37,7 +37,7 @@ pub enum TokenError {
         path: PathBuf,
     },
     /// The operating system refused.
-    #[error("cannot {action} the admin token {}", .path.display())]
+    #[error("cannot {action} the admin token {}; HOME and XDG_DATA_HOME say where it is", .path.display())]
     Io {
         /// What was being done.
         action: &'static str,
@@ -106,23 +106,18 @@ impl AdminToken {
 ///
 /// # Errors
 ///
-/// [`TokenError::NoHome`].
+/// [`TokenError::Home`].
 pub fn default_path() -> Result<PathBuf, TokenError> {
-    let name = if cfg!(windows) { "token.json" } else { "token" };
-    dirs::data_local_dir()
-        .map(|dir| dir.join("nimbus/auth").join(name))
-        .ok_or(TokenError::NoHome)
+    Ok(user_dir()?.join("auth/token"))
 }
 
 /// Where the control sockets of running servers are: a private directory beside that of the token.
 ///
 /// # Errors
 ///
-/// [`TokenError::NoHome`].
+/// [`TokenError::Home`].
 pub fn control_dir() -> Result<PathBuf, TokenError> {
-    dirs::data_local_dir()
-        .map(|dir| dir.join("nimbus/run"))
-        .ok_or(TokenError::NoHome)
+    Ok(user_dir()?.join("run"))
 }
 
 /// Who owns the token file; `None` when there is none.
@@ -169,7 +164,7 @@ pub fn read(path: &Path) -> Result<AdminToken, TokenError> {
         .take(MAX_BYTES as u64)
         .read_to_end(&mut text)
         .map_err(io_error)?;
-    serde_json::from_slice(&text).map_err(|_not_ours| TokenError::Damaged {
+    serde_json::from_slice(without_mark(&text)).map_err(|_not_ours| TokenError::Damaged {
         path: path.to_owned(),
     })
 }

@@ -33,6 +33,7 @@ mod metrics;
 mod names;
 mod operations;
 mod overload;
+mod platform;
 mod providers;
 mod query;
 mod removed;

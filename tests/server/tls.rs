@@ -117,6 +117,52 @@ fn a_new_certificate_is_taken_on_hangup_and_a_bad_one_is_not() {
     server.stop();
 }
 
+/// A key as `openssl ecparam -genkey` writes it, the curve before the key, and its certificate.
+const EC_KEY: &str = include_str!("pem/ec-parameters.key");
+const EC_CERTIFICATE: &str = include_str!("pem/ec-parameters.pem");
+const P521_KEY: &str = include_str!("pem/p521.key");
+
+#[test]
+fn keys_of_every_form_work_or_are_refused_for_what_they_are() {
+    let machine = machine();
+    let (certificate, key) = (machine.path("server.pem"), machine.path("server.key"));
+    let flags = ["--tls-cert", "server.pem", "--tls-key", "server.key"];
+    let write = |text: &str| {
+        fs::write(&key, text).expect("the key");
+        set_mode(&key, 0o600);
+    };
+    // With the mark that some editors put before a text.
+    fs::write(&certificate, format!("\u{feff}{EC_CERTIFICATE}")).expect("the certificate");
+    write(&format!("\u{feff}{EC_KEY}"));
+    machine.start(&flags).stop();
+    let begins = |label: &str| EC_KEY.replace("EC PRIVATE KEY", label);
+    for (text, words) in [
+        (P521_KEY.to_owned(), "is of a kind that cannot be used; RSA"),
+        (
+            begins("DSA PRIVATE KEY"),
+            "is of a kind that cannot be used",
+        ),
+        (
+            begins("OPENSSH PRIVATE KEY"),
+            "is of a kind that cannot be used",
+        ),
+        (begins("ENCRYPTED PRIVATE KEY"), "openssl pkey -in"),
+        (
+            EC_KEY.replace(
+                "MHcC",
+                "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nMHcC",
+            ),
+            "openssl pkey -in",
+        ),
+        ("\0\x01binary".to_owned(), "holds no private key"),
+    ] {
+        write(&text);
+        machine
+            .start_that_ends(&flags)
+            .expect(1, &["server.key", words]);
+    }
+}
+
 #[test]
 fn certificates_and_keys_that_cannot_be_used_are_refused_by_name() {
     let machine = machine();
