@@ -7,6 +7,7 @@ use nimbus_manifests::{KeyId, ProviderKind, Subject, WrapAlgorithm};
 
 use crate::aws_kms::KmsError;
 use crate::random::RandomError;
+use crate::recovery::RecipientError;
 
 /// Why a provider could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +43,33 @@ pub enum ProviderError {
     /// Something was to be wrapped by a recovery identity.
     #[error("a recovery identity only unwraps; name the provider that wraps from now on")]
     OnlyUnwraps,
+    /// A recovery recipient that a manifest names is none.
+    #[error(
+        "the recovery recipient {recipient} of the manifest is refused ({source}): leave it out with \
+         `nimbus encryption rotate-kek --drop-recipient {recipient}`"
+    )]
+    Recipient {
+        /// The recipient.
+        recipient: KeyId,
+        /// What is wrong with it.
+        source: RecipientError,
+    },
+    /// A wrap that was made just now does not give its data key back. It was thrown away.
+    #[error(
+        "the wrap that {provider} key {key_id} made for {subject} does not give the data key back, and \
+         was thrown away: see that the key may decrypt as well as encrypt, and that the endpoint is \
+         the right one"
+    )]
+    Unproven {
+        /// Whose wrap it was.
+        provider: ProviderKind,
+        /// The key that it named.
+        key_id: KeyId,
+        /// The subject it was made for.
+        subject: Subject,
+        /// How it failed.
+        source: Unproven,
+    },
     /// There was no randomness to draw a key or a salt from.
     #[error(transparent)]
     Random(#[from] RandomError),
@@ -84,6 +112,24 @@ pub enum ProviderError {
     ShuttingDown,
 }
 
+/// How a new wrap failed its proof.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unproven {
+    /// It does not open.
+    #[error("unwrapping it was refused")]
+    Refused(#[source] Box<ProviderError>),
+    /// It opens to something else.
+    #[error("unwrapping it gave another key")]
+    AnotherKey,
+    /// Its maker does not know it.
+    #[error("the provider does not know it as its own")]
+    NotItsOwn,
+    /// It is not what a recipient can read.
+    #[error("it is not a well-formed age file for the recipient")]
+    Malformed,
+}
+
 /// What a failure means for a key that is already in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureClass {
@@ -108,7 +154,13 @@ impl ProviderError {
                 FailureClass::Denied
             }
             Self::Kms(error) => error.class(),
-            Self::UnwrapFailed { .. }
+            Self::Unproven {
+                source: Unproven::Refused(why),
+                ..
+            } => why.class(),
+            Self::Unproven { .. }
+            | Self::Recipient { .. }
+            | Self::UnwrapFailed { .. }
             | Self::UnsupportedAlgorithm { .. }
             | Self::OnlyUnwraps
             | Self::Recovery { .. } => FailureClass::Invalid,
@@ -123,6 +175,10 @@ impl ProviderError {
             Self::Kms(KmsError::Denied { .. }) => false,
             Self::NotConfigured { .. } => true,
             Self::Kms(error) => error.class() != FailureClass::Invalid,
+            Self::Unproven {
+                source: Unproven::Refused(why),
+                ..
+            } => why.concerns_key(),
             _ => false,
         }
     }

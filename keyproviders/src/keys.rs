@@ -16,6 +16,7 @@ use nimbus_manifests::{
     FileId, HKDF_INFO_ARCHIVE, HKDF_INFO_AUDIT, HKDF_INFO_DATA, HKDF_INFO_MANIFEST, MacKey,
 };
 use sha2::Sha256;
+use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
 use crate::memory::{KEY_BYTES, KeyBytes};
@@ -78,6 +79,11 @@ impl Dek {
     /// The bytes, for wrapping.
     pub(crate) fn bytes(&self) -> &[u8; KEY_BYTES] {
         &self.0
+    }
+
+    /// Whether this is `other`, in constant time.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.bytes().ct_eq(other.bytes()).into()
     }
 
     fn derive(&self, file_id: &FileId, info: &[u8], out: &mut [u8; KEY_BYTES]) {

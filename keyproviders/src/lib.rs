@@ -6,7 +6,7 @@
 //! looks like is fixed by `nimbus_manifests`; policy on when to rotate is not here.
 //!
 //! ```
-//! use nimbus_keyproviders::{KeyProvider, MemoryProvider, Unwrapped};
+//! use nimbus_keyproviders::{KeyProvider, MemoryProvider, Unwrapped, proof};
 //! use nimbus_manifests::{Cipher, DekId, FileId, Subject, Timestamp, WrapContext};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -22,8 +22,8 @@
 //!     dek_id,
 //! };
 //!
-//! let (dek, wrapped) = provider.generate(&context).await?;
-//! let wrap = wrapped.at(Timestamp::from_unix(0).ok_or("out of range")?);
+//! let now = Timestamp::from_unix(0).ok_or("out of range")?;
+//! let (dek, wrap) = proof::generate(&provider, &context, now).await?;
 //! let Unwrapped::Key(again) = provider.unwrap(&wrap, &context).await? else {
 //!     return Err("the provider did not know its own wrap".into());
 //! };
@@ -54,12 +54,13 @@ pub mod master_key_file;
 mod memory;
 mod memory_provider;
 mod mounted;
+pub mod proof;
 mod provider;
 mod random;
 pub mod recovery;
 
 pub use config::ProviderConfig;
-pub use error::{FailureClass, KeyFileError, ProviderError};
+pub use error::{FailureClass, KeyFileError, ProviderError, Unproven};
 pub use keys::{ArchiveKey, AuditKey, CipherKey, Dek};
 pub use local::{LocalAlgorithm, LocalKey};
 pub use local_provider::{KeySource, LocalProvider};

@@ -83,12 +83,7 @@ impl LocalKey {
                 self.seal::<XChaCha20Poly1305>(salt, &context, dek, text, tag);
             }
         }
-        Ok(Wrapped {
-            provider: kind,
-            key_id: self.id.clone(),
-            algorithm: algorithm.into(),
-            blob,
-        })
+        Ok(Wrapped::new(kind, self.id.clone(), algorithm.into(), blob))
     }
 
     /// Opens `wrap` if it was made by a provider of this `kind` with this key.
@@ -272,12 +267,12 @@ mod tests {
             let wrapped = key
                 .wrap(kind, algorithm, &From(0x40), &dek, &context)
                 .unwrap();
+            let wrap = wrapped.at(Timestamp::from_unix(0).unwrap());
             assert_eq!(
-                data_encoding::HEXLOWER.encode(&wrapped.blob),
+                data_encoding::HEXLOWER.encode(&wrap.blob),
                 expected,
                 "{algorithm:?}"
             );
-            let wrap = wrapped.at(Timestamp::from_unix(0).unwrap());
             let Unwrapped::Key(opened) = key.unwrap(kind, &wrap, &context).unwrap() else {
                 panic!("not known as its own")
             };

@@ -59,6 +59,11 @@ pub trait KeyProvider: Debug + Send + Sync {
         false
     }
 
+    /// Whether an operator named a key for `subject` by itself (aws-kms with a key map).
+    fn is_mapped(&self, _subject: &Subject) -> bool {
+        false
+    }
+
     /// The key that wraps for `subject` and for nobody else, where the provider's own owner can disable it (aws-kms with a key map).
     ///
     /// # Errors
@@ -79,24 +84,6 @@ pub trait KeyProvider: Debug + Send + Sync {
     fn path(&self) -> Option<&Path> {
         None
     }
-
-    /// Wraps here the data key that `from` can unwrap; `None` when `wrap` is not `from`'s.
-    ///
-    /// A provider that can do so without the plaintext key leaving its home does (aws-kms).
-    ///
-    /// # Errors
-    /// As [`unwrap`](Self::unwrap) of `from` and [`wrap`](Self::wrap) of this one.
-    async fn rewrap(
-        &self,
-        from: &dyn KeyProvider,
-        wrap: &Wrap,
-        context: &WrapContext<'_>,
-    ) -> Result<Option<Wrapped>, ProviderError> {
-        match from.unwrap(wrap, context).await? {
-            Unwrapped::NotMine => Ok(None),
-            Unwrapped::Key(dek) => self.wrap(&dek, context).await.map(Some),
-        }
-    }
 }
 
 /// The answer of an unwrap that did not fail.
@@ -109,24 +96,34 @@ pub enum Unwrapped {
     Key(Dek),
 }
 
-/// A wrapped key as a provider made it: a manifest's [`Wrap`] but for the time, which is the
-/// caller's to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A wrapped key as a provider made it, of which nobody knows yet whether it opens. Only
+/// [`proof`](crate::proof) makes a manifest's [`Wrap`] of it.
+#[derive(Debug)]
 pub struct Wrapped {
-    /// The provider's kind.
-    pub provider: ProviderKind,
-    /// The key that wrapped.
-    pub key_id: KeyId,
-    /// How it wrapped.
-    pub algorithm: WrapAlgorithm,
-    /// The wrapped key.
-    pub blob: Vec<u8>,
+    provider: ProviderKind,
+    key_id: KeyId,
+    algorithm: WrapAlgorithm,
+    blob: Vec<u8>,
 }
 
 impl Wrapped {
-    /// The wrap as it goes into a manifest.
+    /// What `provider` made of a data key with the key `key_id`.
     #[must_use]
-    pub fn at(self, at: Timestamp) -> Wrap {
+    pub fn new(
+        provider: ProviderKind,
+        key_id: KeyId,
+        algorithm: WrapAlgorithm,
+        blob: Vec<u8>,
+    ) -> Self {
+        Self {
+            provider,
+            key_id,
+            algorithm,
+            blob,
+        }
+    }
+
+    pub(crate) fn at(self, at: Timestamp) -> Wrap {
         Wrap {
             provider: self.provider,
             key_id: self.key_id,

@@ -17,25 +17,30 @@
 //! The `age` crate wraps the file key. The payload, one chunk of 64 bytes, is sealed here, because
 //! the crate's stream writer frees its plaintext buffer unwiped. What it leaves on the stack while it
 //! wraps the file key (the X25519 shared secret's derivative) is beyond reach here.
+//!
+//! What is proven of a wrap before it is given out: the crate reads it as an age file with this one
+//! stanza and a header MAC under its file key, and the payload opens to this context and this data
+//! key. Not proven: that somebody holds the private half, and that the stanza gives it the file
+//! key. Only a drill with the identity shows that.
 
 use std::fmt;
 use std::str::FromStr;
 
 use age::Recipient as _;
 use age::secrecy::ExposeSecret;
-use age_core::format::{FileKey, Stanza};
+use age_core::format::{FILE_KEY_BYTES, FileKey, Stanza};
 use chacha20poly1305::ChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
-use data_encoding::BASE64_NOPAD;
+use data_encoding::{BASE64_NOPAD, Specification};
 use hmac::{Hmac, Mac};
-use nimbus_manifests::{KeyId, ProviderKind, WrapAlgorithm, WrapContext};
+use nimbus_manifests::{KeyId, ProviderKind, Timestamp, Wrap, WrapAlgorithm, WrapContext};
 use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use crate::error::ProviderError;
+use crate::error::{ProviderError, Unproven};
 use crate::keys::{Dek, hkdf_sha256};
 use crate::memory::KEY_BYTES;
-use crate::provider::Wrapped;
 use crate::random::{OsRandom, SecureRandom};
 
 /// Someone who can open every file that is wrapped for them: an age X25519 public key, `age1…`.
@@ -52,11 +57,17 @@ impl Recipient {
         &self.id
     }
 
-    /// Wraps `dek` for this recipient.
+    /// Wraps `dek` for this recipient, and proves the wrap as far as that goes without the identity.
     ///
     /// # Errors
-    /// When there is no randomness.
-    pub fn wrap(&self, dek: &Dek, context: &WrapContext<'_>) -> Result<Wrapped, ProviderError> {
+    /// When there is no randomness, or [`ProviderError::Unproven`].
+    pub fn wrap(
+        &self,
+        dek: &Dek,
+        context: &WrapContext<'_>,
+        at: Timestamp,
+    ) -> Result<Wrap, ProviderError> {
+        let subject = context.subject;
         let context = context.encode(ProviderKind::Age, &self.id);
         let file_key = FileKey::try_init_with_mut(|bytes| OsRandom.fill(bytes))?;
         let mut file = self.header(&file_key)?;
@@ -80,10 +91,19 @@ impl Recipient {
             .expect("64 bytes are within the cipher's limits");
         file.extend_from_slice(&*payload);
         file.extend_from_slice(&tag);
-        Ok(Wrapped {
+        if !opens(&file, &file_key, &Sha256::digest(&context), dek) {
+            return Err(ProviderError::Unproven {
+                provider: ProviderKind::Age,
+                key_id: self.id.clone(),
+                subject: subject.clone(),
+                source: Unproven::Malformed,
+            });
+        }
+        Ok(Wrap {
             provider: ProviderKind::Age,
             key_id: self.id.clone(),
             algorithm: WrapAlgorithm::X25519,
+            at,
             blob: file,
         })
     }
@@ -147,13 +167,83 @@ impl FromStr for Recipient {
                 });
             }
         };
+        let spelled = key.to_string();
+        if is_of_low_order(&spelled) {
+            return Err(RecipientError::LowOrder { given: given() });
+        }
         // Bech32 allows all capitals too; the manifest knows one spelling.
-        let id = KeyId::new(key.to_string()).map_err(|_| RecipientError::Invalid {
+        let id = KeyId::new(spelled).map_err(|_| RecipientError::Invalid {
             given: given(),
             reason: "not a key id",
         })?;
         Ok(Self { key, id })
     }
+}
+
+/// Whether `file` is an age file of one X25519 stanza under `file_key`, whose payload is `digest` and `dek`.
+fn opens(file: &[u8], file_key: &FileKey, digest: &[u8], dek: &Dek) -> bool {
+    let known = Known(file_key);
+    let header_is_right = age::Decryptor::new_buffered(file)
+        .and_then(|file| file.decrypt(std::iter::once(&known as &dyn age::Identity)))
+        .is_ok();
+    let Some((rest, tag)) = file.split_last_chunk::<16>() else {
+        return false;
+    };
+    let Some((rest, payload)) = rest.split_last_chunk::<{ 2 * KEY_BYTES }>() else {
+        return false;
+    };
+    let Some((_header, nonce)) = rest.split_last_chunk::<16>() else {
+        return false;
+    };
+    let mut key = Zeroizing::new([0; KEY_BYTES]);
+    hkdf_sha256(Some(nonce), file_key.expose_secret(), b"payload", &mut *key);
+    let mut payload = Zeroizing::new(*payload);
+    let opened = ChaCha20Poly1305::new_from_slice(&*key)
+        .expect("the cipher takes 32 bytes of key")
+        .decrypt_inout_detached(
+            &LAST_CHUNK.into(),
+            b"",
+            payload.as_mut_slice().into(),
+            tag.into(),
+        );
+    let same = payload[..KEY_BYTES].ct_eq(digest) & payload[KEY_BYTES..].ct_eq(dek.bytes());
+    header_is_right && opened.is_ok() && same.into()
+}
+
+/// Stands in for the identity: it knows the file key, and says so to one stanza of the right form.
+struct Known<'a>(&'a FileKey);
+
+impl age::Identity for Known<'_> {
+    fn unwrap_stanza(&self, stanza: &Stanza) -> Option<Result<FileKey, age::DecryptError>> {
+        let share = match stanza.args.as_slice() {
+            [share] => BASE64_NOPAD.decode(share.as_bytes()).ok()?,
+            _ => return None,
+        };
+        let right = stanza.tag == "X25519"
+            && share.len() == POINT_BYTES
+            && share.iter().any(|byte| *byte != 0)
+            && stanza.body.len() == FILE_KEY_BYTES + TAG_BYTES;
+        let copy = |bytes: &mut [u8; FILE_KEY_BYTES]| *bytes = *self.0.expose_secret();
+        right.then(|| Ok(FileKey::init_with_mut(copy)))
+    }
+}
+
+/// Whether the point of a recipient, spelled in Bech32, is one that makes every shared secret the same.
+fn is_of_low_order(spelled: &str) -> bool {
+    let mut bech32 = Specification::new();
+    bech32.symbols.push_str("qpzry9x8gf2tvdw0s3jn54khce6mua7l");
+    let encoding = bech32.encoding().expect("32 different symbols");
+    let data = spelled.strip_prefix("age1");
+    // The last six characters are the checksum, which the parser has looked at.
+    let data = data.and_then(|data| data.get(..data.len().checked_sub(6)?));
+    let Some(mut point) = data.and_then(|data| encoding.decode(data.as_bytes()).ok()) else {
+        return true;
+    };
+    // X25519 does not look at the highest bit.
+    if let Some(last) = point.last_mut() {
+        *last &= 0x7F;
+    }
+    LOW_ORDER.iter().any(|low| point == low)
 }
 
 impl fmt::Display for Recipient {
@@ -186,6 +276,15 @@ pub enum RecipientError {
         /// What was given.
         given: String,
     },
+    /// Its point is of low order: anybody could open what is wrapped to it, and no identity belongs to it.
+    #[error(
+        "{given} is not the public half of any identity (its point is of low order): give the \
+         age1… public key that `age-keygen -y <file>` prints"
+    )]
+    LowOrder {
+        /// What was given.
+        given: String,
+    },
     /// It is no age recipient.
     #[error(
         "{given} is not an age recipient ({reason}): give the age1… public key that `age-keygen -y <file>` prints"
@@ -197,6 +296,42 @@ pub enum RecipientError {
         reason: &'static str,
     },
 }
+
+const POINT_BYTES: usize = 32;
+const TAG_BYTES: usize = 16;
+
+/// The points of Curve25519 and of its twist whose order divides 8, every spelling of each below 2^255.
+const LOW_ORDER: [[u8; POINT_BYTES]; 7] = {
+    // 2^255 - 19 with another lowest byte.
+    const fn near_p(low: u8) -> [u8; POINT_BYTES] {
+        let mut point = [0xFF; POINT_BYTES];
+        point[0] = low;
+        point[POINT_BYTES - 1] = 0x7F;
+        point
+    }
+    const fn small(low: u8) -> [u8; POINT_BYTES] {
+        let mut point = [0; POINT_BYTES];
+        point[0] = low;
+        point
+    }
+    [
+        small(0),
+        small(1),
+        [
+            0xE0, 0xEB, 0x7A, 0x7C, 0x3B, 0x41, 0xB8, 0xAE, 0x16, 0x56, 0xE3, 0xFA, 0xF1, 0x9F,
+            0xC4, 0x6A, 0xDA, 0x09, 0x8D, 0xEB, 0x9C, 0x32, 0xB1, 0xFD, 0x86, 0x62, 0x05, 0x16,
+            0x5F, 0x49, 0xB8, 0x00,
+        ],
+        [
+            0x5F, 0x9C, 0x95, 0xBC, 0xA3, 0x50, 0x8C, 0x24, 0xB1, 0xD0, 0xB1, 0x55, 0x9C, 0x83,
+            0xEF, 0x5B, 0x04, 0x44, 0x5C, 0xC4, 0x58, 0x1C, 0x8E, 0x86, 0xD8, 0x22, 0x4E, 0xDD,
+            0xD0, 0x9F, 0x11, 0x57,
+        ],
+        near_p(0xEC),
+        near_p(0xED),
+        near_p(0xEE),
+    ]
+};
 
 /// The nonce of a payload's first chunk when it is also the last: counter 0, flag 1.
 const LAST_CHUNK: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];

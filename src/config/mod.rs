@@ -21,6 +21,7 @@ use clap::{Args, ValueEnum};
 use duration::Time;
 use key_map::{KeyMap, KeyMapSource};
 use nimbus_keyproviders::ProviderConfig;
+use nimbus_keyproviders::aws_kms::settings::{self as aws_settings, Field, InvalidSetting};
 use nimbus_keyproviders::recovery::{Recipient, RecipientError};
 use nimbus_manifests::TenantId;
 use serde::{Deserialize, Serialize};
@@ -227,6 +228,14 @@ pub enum ConfigError {
         provider: &'static str,
         /// The flag.
         setting: &'static str,
+    },
+    /// A key, a region or an endpoint of KMS that cannot be right.
+    #[error("{setting} is refused")]
+    Aws {
+        /// The flag.
+        setting: &'static str,
+        /// What is wrong with it.
+        source: InvalidSetting,
     },
     /// A recovery recipient that is none. What was given is not repeated here: it may be a secret key. The cause repeats what is none.
     #[error("--encryption-recovery-recipient is refused")]
@@ -550,7 +559,8 @@ impl Persistence {
             (AwsKms, _) => {
                 let key = self.encryption_aws_kms_key_id.clone();
                 let key = key.ok_or(missing("--encryption-aws-kms-key-id"))?;
-                ProviderChoice::Configured(self.aws(key, self.key_map()?))
+                let setting = "--encryption-aws-kms-key-id";
+                ProviderChoice::Configured(self.aws(setting, key, self.key_map()?)?)
             }
             (Off, _) => ProviderChoice::Off,
         })
@@ -566,11 +576,10 @@ impl Persistence {
                 .iter()
                 .map(|dir| ProviderConfig::KeyDir { dir: dir.clone() }),
         );
-        previous.extend(
-            self.encryption_previous_aws_kms_key_id
-                .iter()
-                .map(|key| self.aws(key.clone(), BTreeMap::new())),
-        );
+        if let Some(key) = self.encryption_previous_aws_kms_key_id.clone() {
+            let setting = "--encryption-previous-aws-kms-key-id";
+            previous.push(self.aws(setting, key, BTreeMap::new())?);
+        }
         if *provider == ProviderChoice::Off && !previous.is_empty() {
             return Err(ConfigError::Foreign {
                 setting: "--encryption-previous-…",
@@ -648,13 +657,42 @@ impl Persistence {
         Ok(terms)
     }
 
-    fn aws(&self, key_id: String, key_map: BTreeMap<TenantId, String>) -> ProviderConfig {
-        ProviderConfig::AwsKms {
+    /// The key that `setting` names, where region and endpoint say.
+    fn aws(
+        &self,
+        setting: &'static str,
+        key_id: String,
+        key_map: BTreeMap<TenantId, String>,
+    ) -> Result<ProviderConfig, ConfigError> {
+        let (region, endpoint_url) = (
+            self.encryption_aws_region.clone(),
+            self.encryption_aws_endpoint_url.clone(),
+        );
+        let given = [
+            (setting, Field::KeyId, Some(&key_id)),
+            ("--encryption-aws-region", Field::Region, region.as_ref()),
+            (
+                "--encryption-aws-endpoint-url",
+                Field::EndpointUrl,
+                endpoint_url.as_ref(),
+            ),
+        ];
+        let given = given
+            .into_iter()
+            .filter_map(|(setting, field, given)| Some((setting, field, given?)));
+        let of_tenants = key_map
+            .values()
+            .map(|key| ("--encryption-aws-kms-key-map", Field::KeyId, key));
+        for (setting, field, given) in given.chain(of_tenants) {
+            aws_settings::check(field, given)
+                .map_err(|source| ConfigError::Aws { setting, source })?;
+        }
+        Ok(ProviderConfig::AwsKms {
             key_map,
             key_id,
-            region: self.encryption_aws_region.clone(),
-            endpoint_url: self.encryption_aws_endpoint_url.clone(),
-        }
+            region,
+            endpoint_url,
+        })
     }
 }
 

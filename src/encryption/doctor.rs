@@ -138,7 +138,6 @@ impl Doctor {
             .and_then(|envelope| envelope.keys());
         let Some(keys) = keys else { return Vec::new() };
         let current = keys.current();
-        let kind = current.kind().to_string();
         // A key directory has a key a file; the others have one for all.
         let shared = match current.kind() {
             ProviderKind::KeyDir => None,
@@ -153,10 +152,12 @@ impl Doctor {
             else {
                 continue;
             };
+            let by = keys.wraps_for(&subject);
             let wanted = match &shared {
-                Some(id) => Some(id.clone()),
-                None => current.key_id(&subject).await.ok(),
+                Some(id) if !by.is_mapped(&subject) => Some(id.clone()),
+                _ => by.key_id(&subject).await.ok(),
             };
+            let kind = by.kind().to_string();
             let mut wraps = file.wraps.iter().filter(|wrap| wrap.provider == kind);
             // A file whose own key cannot be had is told by the check of the files.
             let there =

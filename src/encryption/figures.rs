@@ -42,17 +42,16 @@ pub(crate) async fn tell(envelope: &Envelope, data_dir: &Path, control_dir: &Pat
         };
         oldest = oldest.max(now - dek.created.unix());
         let Some(keys) = &keys else { continue };
-        let current = keys.current();
+        let by = keys.wraps_for(manifest.subject());
         // A tenant with a key of its own, or a directory with a key a file, is asked after by its subject.
-        let wanted = match current.own_key(manifest.subject()).await {
-            Ok(Some(own)) => Some(own),
-            _ if shared.is_some() => shared.clone(),
-            _ => current.key_id(manifest.subject()).await.ok(),
+        let wanted = match &shared {
+            Some(shared) if !by.is_mapped(manifest.subject()) => Some(shared.clone()),
+            _ => by.key_id(manifest.subject()).await.ok(),
         };
         let there = dek
             .wraps
             .iter()
-            .any(|wrap| wrap.provider == current.kind() && Some(&wrap.key_id) == wanted.as_ref());
+            .any(|wrap| wrap.provider == by.kind() && Some(&wrap.key_id) == wanted.as_ref());
         behind += u32::from(!there);
     }
     metrics::PROTECTED.set(manifests.len() as f64);

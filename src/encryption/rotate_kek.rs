@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nimbus_keyproviders::aws_kms::KmsConfig;
+use nimbus_keyproviders::aws_kms::settings::{Field, InvalidSetting};
 use nimbus_keyproviders::recovery::{Recipient, RecipientError};
 use nimbus_keyproviders::{
     KeyFileError, KeyProvider, OsRandom, ProviderConfig, ProviderError, key_dir, keyfile,
 };
-use nimbus_manifests::{InvalidName, KeyId, SUFFIX};
+use nimbus_manifests::{InvalidName, KeyId, SUFFIX, Subject};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
@@ -20,8 +22,8 @@ use crate::chain::chain;
 use crate::config::KeyProviderKind;
 use crate::config::keys::{KeysError, refuse_key_beside};
 use crate::envelope::{
-    Envelope, EnvelopeError, Event, EventKind, EventOutcome, Recipients, Rewrapped, blocking,
-    manifest_path, metered, read_manifest,
+    Envelope, EnvelopeError, Event, EventKind, EventOutcome, KeyRing, Mapped, Recipients,
+    Rewrapped, blocking, manifest_path, metered, read_manifest,
 };
 use crate::sqlcipher::Progress;
 
@@ -45,6 +47,8 @@ pub struct Request {
     pub new_aws_region: Option<String>,
     /// Its endpoint.
     pub new_aws_endpoint_url: Option<String>,
+    /// Whether tenants that the key map names leave the keys that it names for them.
+    pub move_mapped: bool,
     /// age recipients that each data key is to be wrapped to, too.
     pub add_recipients: Vec<String>,
     /// age recipients whose wraps are to go.
@@ -69,6 +73,19 @@ pub enum RotateKekError {
     /// `--new-aws-region` or `--new-aws-endpoint-url` without a KMS key.
     #[error("--new-aws-region and --new-aws-endpoint-url go with --new-aws-kms-key-id")]
     NoKmsKey,
+    /// `--move-mapped` without a key to move to.
+    #[error(
+        "--move-mapped goes with a new key; without one, tenants of the key map move to the keys that it names"
+    )]
+    NothingToMoveTo,
+    /// A key, a region or an endpoint of KMS that cannot be right.
+    #[error("{setting} is refused")]
+    Aws {
+        /// The flag.
+        setting: &'static str,
+        /// What is wrong with it.
+        source: InvalidSetting,
+    },
     /// There is no rotating to plaintext.
     #[error("a key cannot be rotated to none; `nimbus encryption export` writes plaintext")]
     ToNone,
@@ -112,7 +129,7 @@ pub enum RotateKekError {
     #[error(transparent)]
     Keys(#[from] KeysError),
     /// The new key cannot be used.
-    #[error("the new key cannot be used")]
+    #[error("the key to wrap with cannot be used; nothing was changed")]
     Provider(#[from] ProviderError),
     /// A key of the new directory cannot be made.
     #[error("a key of the new key directory cannot be made")]
@@ -150,6 +167,8 @@ impl RotateKekError {
                 | Self::ManyKeys
                 | Self::WrongSetting { .. }
                 | Self::NoKmsKey
+                | Self::NothingToMoveTo
+                | Self::Aws { .. }
                 | Self::ToNone
                 | Self::Recipient { .. }
                 | Self::Unnameable { .. }
@@ -163,7 +182,16 @@ pub struct RotateKek {
     path: PathBuf,
     all: bool,
     target: Option<ProviderConfig>,
+    mapped: Mapped,
     recipients: Recipients,
+}
+
+/// The keys of a rotation.
+struct Keys {
+    /// In force when it began.
+    before: Arc<KeyRing>,
+    /// As they are to wrap afterwards.
+    after: Arc<KeyRing>,
 }
 
 /// What came of it.
@@ -175,6 +203,8 @@ pub struct Rotated {
     pub rewrapped: u64,
     /// Files that had them already.
     pub unchanged: u64,
+    /// How many of these belong to tenants that the key map names: they are under their own keys, and not under the new one.
+    pub kept: u64,
     /// Files that are as they were, and why.
     pub failed: Vec<Failure>,
 }
@@ -199,6 +229,11 @@ impl Request {
             return Err(RotateKekError::NoPath);
         }
         let target = self.target()?;
+        let mapped = match self.move_mapped {
+            true if target.is_none() => return Err(RotateKekError::NothingToMoveTo),
+            true => Mapped::Move,
+            false => Mapped::Stay,
+        };
         let mut recipients = Recipients::default();
         for text in &self.add_recipients {
             let recipient: Recipient =
@@ -219,6 +254,7 @@ impl Request {
             path: self.path,
             all: self.all,
             target,
+            mapped,
             recipients,
         })
     }
@@ -244,17 +280,34 @@ impl Request {
             (None | Some(KeyDir), None, Some(dir), None) => {
                 Ok(Some(ProviderConfig::KeyDir { dir }))
             }
-            (None | Some(AwsKms), None, None, Some(key_id)) => Ok(Some(ProviderConfig::AwsKms {
-                key_id,
-                region: self.new_aws_region.clone(),
-                endpoint_url: self.new_aws_endpoint_url.clone(),
-                key_map: BTreeMap::new(),
-            })),
+            (None | Some(AwsKms), None, None, Some(key_id)) => self.kms(key_id).map(Some),
             (Some(MasterKeyFile), ..) => wrong("master-key-file", "--new-master-key-file"),
             (Some(KeyDir), ..) => wrong("key-dir", "--new-key-dir"),
             (Some(AwsKms), ..) => wrong("aws-kms", "--new-aws-kms-key-id"),
             (None, ..) => Err(RotateKekError::ManyKeys),
         }
+    }
+
+    fn kms(&self, key_id: String) -> Result<ProviderConfig, RotateKekError> {
+        let config = KmsConfig {
+            region: self.new_aws_region.clone(),
+            endpoint_url: self.new_aws_endpoint_url.clone(),
+            ..KmsConfig::new(key_id)
+        };
+        config.check().map_err(|source| RotateKekError::Aws {
+            setting: match source.field {
+                Field::Region => "--new-aws-region",
+                Field::EndpointUrl => "--new-aws-endpoint-url",
+                Field::KeyId | Field::Profile => "--new-aws-kms-key-id",
+            },
+            source,
+        })?;
+        Ok(ProviderConfig::AwsKms {
+            key_id: config.key_id,
+            region: config.region,
+            endpoint_url: config.endpoint_url,
+            key_map: BTreeMap::new(),
+        })
     }
 }
 
@@ -303,56 +356,28 @@ impl RotateKek {
         progress: Progress,
     ) -> Result<Rotated, RotateKekError> {
         self.check_path()?;
-        let keys = envelope.keys().ok_or(RotateKekError::EncryptionOff)?;
-        let list = || {
-            let (path, all) = (self.path.clone(), self.all);
-            let control_dir = control_dir.map(Path::to_owned);
-            blocking(move || files(path, all, control_dir))
-        };
-        let mut paths = list().await?;
-        let target = match &self.target {
-            None => keys.current_shared(),
-            Some(config) => {
-                let dirs: Vec<_> = paths
-                    .iter()
-                    .map(|path| crate::envelope::parent(path).to_owned())
-                    .collect::<BTreeSet<_>>()
-                    .into_iter()
-                    .collect();
-                refuse_key_beside(config, &dirs)?;
-                if let ProviderConfig::KeyDir { dir } = config {
-                    let (dir, paths) = (dir.clone(), paths.clone());
-                    blocking(move || make_keys(&dir, &paths)).await?;
-                }
-                let target = metered(config.connect().await?);
-                target.check().await?;
-                envelope.use_keys(if self.all {
-                    keys.moved_to(target.clone())
-                } else {
-                    keys.also_accepting(target.clone())
-                });
-                // What was created since is under the old key; what is created from here on is under the new one.
-                paths = list().await?;
-                if let ProviderConfig::KeyDir { dir } = config {
-                    let (dir, paths) = (dir.clone(), paths.clone());
-                    blocking(move || make_keys(&dir, &paths)).await?;
-                }
-                target
-            }
-        };
+        let keys = self.keys(envelope, control_dir).await?;
+        // What was created since is under the old key; what is created from here on is under the new one.
+        let mut paths = self.files(control_dir).await?;
+        if let Some(ProviderConfig::KeyDir { dir }) = &self.target {
+            let (dir, paths) = (dir.clone(), paths.clone());
+            blocking(move || make_keys(&dir, &paths)).await?;
+        }
         // Of files that had the key already, after a rotation that was cut short: of theirs, too, no copy under the old key is to stay.
         let (core, dir) = (envelope.clone(), self.dir().to_owned());
         blocking(move || core.settle_mirror(&dir)).await?;
         let mut rotated = Rotated {
-            key: describe(&*target).await,
+            key: describe(keys.after.current()).await,
             ..Rotated::default()
         };
+        let mut kept = BTreeSet::new();
         let total = paths.len() as u64;
         // Tenants that are made meanwhile write their manifests once more, others go away: both are looked at again.
         for left in (0..TRIES).rev() {
             let mut moving = Vec::new();
             for batch in paths.chunks(BATCH) {
-                moving.extend(self.rotate(envelope, &target, batch, &mut rotated).await?);
+                let rotating = self.rotate(envelope, &keys, batch, &mut rotated, &mut kept);
+                moving.extend(rotating.await?);
                 let done = rotated.rewrapped + rotated.unchanged + rotated.failed.len() as u64;
                 if !progress(done, total) {
                     return Err(RotateKekError::Stopped { done, total });
@@ -361,7 +386,7 @@ impl RotateKek {
             if moving.is_empty() {
                 break;
             }
-            paths = list().await?;
+            paths = self.files(control_dir).await?;
             moving.retain(|(path, _why)| paths.contains(path));
             if left == 0 {
                 let failed = moving.drain(..).map(|(path, error)| Failure {
@@ -372,7 +397,80 @@ impl RotateKek {
             }
             paths = moving.into_iter().map(|(path, _why)| path).collect();
         }
+        rotated.kept = kept.len() as u64;
         Ok(rotated)
+    }
+
+    async fn files(&self, control_dir: Option<&Path>) -> Result<Vec<PathBuf>, RotateKekError> {
+        let (path, all) = (self.path.clone(), self.all);
+        let control_dir = control_dir.map(Path::to_owned);
+        blocking(move || files(path, all, control_dir)).await
+    }
+
+    /// Connects the new key, proves it, and puts it in force.
+    async fn keys(
+        &self,
+        envelope: &Envelope,
+        control_dir: Option<&Path>,
+    ) -> Result<Keys, RotateKekError> {
+        let before = envelope.keys().ok_or(RotateKekError::EncryptionOff)?;
+        let paths = self.files(control_dir).await?;
+        let Some(config) = &self.target else {
+            let after = before.clone();
+            self.prove(envelope, &after, &paths).await?;
+            return Ok(Keys { before, after });
+        };
+        let dirs: Vec<_> = paths
+            .iter()
+            .map(|path| crate::envelope::parent(path).to_owned())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        refuse_key_beside(config, &dirs)?;
+        if let ProviderConfig::KeyDir { dir } = config {
+            let (dir, paths) = (dir.clone(), paths.clone());
+            blocking(move || make_keys(&dir, &paths)).await?;
+        }
+        let target = metered(config.connect().await?);
+        target.check().await?;
+        let moved = || before.moved_to(target.clone(), self.mapped);
+        let after = Arc::new(moved());
+        self.prove(envelope, &after, &paths).await?;
+        envelope.use_keys(if self.all {
+            moved()
+        } else {
+            before.also_accepting(target.clone())
+        });
+        Ok(Keys { before, after })
+    }
+
+    /// Has the key that is to wrap prove itself on a random data key, as soon as one file needs it. Tenants with keys of their own are left out:
+    /// what one customer does with its key stops nobody else, and each wrap is proven again by itself.
+    async fn prove(
+        &self,
+        envelope: &Envelope,
+        after: &KeyRing,
+        paths: &[PathBuf],
+    ) -> Result<(), RotateKekError> {
+        for path in paths {
+            let manifest = manifest_path(path);
+            // What cannot be read is reported when its turn comes.
+            let Ok(Some(sealed)) = blocking(move || read_manifest(&manifest)).await else {
+                continue;
+            };
+            let subject = sealed.claims().subject();
+            if after.is_mapped(subject) {
+                continue;
+            }
+            let by = after.wraps_for(subject);
+            let id = by.key_id(subject).await?;
+            let wraps = sealed.claims().deks().iter().map(|dek| &dek.wraps);
+            let mut there = wraps.map(|wraps| wraps.iter().any(|wrap| wrap.key_id == id));
+            if !there.all(|there| there) {
+                return Ok(envelope.prove(by, subject).await?);
+            }
+        }
+        Ok(())
     }
 
     /// One batch: wrapped anew side by side, published together. Gives those that are as they were because their manifests were written, or
@@ -380,9 +478,10 @@ impl RotateKek {
     async fn rotate(
         &self,
         envelope: &Envelope,
-        target: &Arc<dyn KeyProvider>,
+        keys: &Keys,
         paths: &[PathBuf],
         rotated: &mut Rotated,
+        kept: &mut BTreeSet<PathBuf>,
     ) -> Result<Vec<(PathBuf, String)>, RotateKekError> {
         let mut moving = Vec::new();
         let mut ready: Vec<Rewrapped> = Vec::with_capacity(paths.len());
@@ -393,9 +492,9 @@ impl RotateKek {
                 && let Some(path) = waiting.next()
             {
                 let (envelope, path) = (envelope.clone(), path.clone());
-                let (target, recipients) = (target.clone(), self.recipients.clone());
+                let (after, recipients) = (keys.after.clone(), self.recipients.clone());
                 drop(wrapping.spawn(async move {
-                    let result = envelope.rewrap(&path, &*target, &recipients).await;
+                    let result = envelope.rewrap(&path, &after, &recipients).await;
                     (path, result)
                 }));
             }
@@ -403,8 +502,15 @@ impl RotateKek {
                 break;
             };
             match result {
-                Ok(Some(rewrapped)) => ready.push(rewrapped),
-                Ok(None) => rotated.unchanged += 1,
+                Ok(found) => {
+                    if found.mapped && self.target.is_some() {
+                        let _new = kept.insert(path);
+                    }
+                    match found.change {
+                        Some(rewrapped) => ready.push(rewrapped),
+                        None => rotated.unchanged += 1,
+                    }
+                }
                 Err(error @ EnvelopeError::ManifestMissing { .. }) => {
                     moving.push((path, chain(&error)));
                 }
@@ -414,11 +520,17 @@ impl RotateKek {
                 }),
             }
         }
+        let leaves_its_own =
+            |subject: &Subject| self.mapped == Mapped::Move && keys.before.is_mapped(subject);
         let events: Vec<_> = ready
             .iter()
             .map(|one| {
-                let begun = Event::new(EventKind::Rewrap, EventOutcome::Begun);
-                (one.path().to_owned(), begun.of(one.manifest()))
+                let begun = Event::new(EventKind::Rewrap, EventOutcome::Begun).of(one.manifest());
+                let event = match leaves_its_own(one.subject()) {
+                    true => begun.saying(LEFT_THE_MAP),
+                    false => begun,
+                };
+                (one.path().to_owned(), event)
             })
             .collect();
         let begun = events.iter().map(|(_path, event)| event.clone());
@@ -480,6 +592,9 @@ async fn describe(provider: &dyn KeyProvider) -> String {
     }
 }
 
+/// What the audit log says of a tenant that the key map names, under another key.
+const LEFT_THE_MAP: &str =
+    "it leaves the key that the key map names for its tenant (--move-mapped)";
 const CHANGED: &str = "its manifest was changed meanwhile; run the command again";
 /// How often a file is taken up whose manifest was written meanwhile.
 const TRIES: usize = 4;

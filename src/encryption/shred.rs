@@ -237,8 +237,8 @@ async fn own_key(
         return Ok(None);
     };
     let found = match disable {
-        true => keys.current().disable_own_key(subject).await,
-        false => keys.current().own_key(subject).await,
+        true => keys.wraps_for(subject).disable_own_key(subject).await,
+        false => keys.wraps_for(subject).own_key(subject).await,
     };
     match found {
         Ok(key) => {

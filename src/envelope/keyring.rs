@@ -5,10 +5,21 @@ use std::sync::Arc;
 use nimbus_keyproviders::{KeyProvider, recovery::Recipient};
 use nimbus_manifests::{Subject, Wrap};
 
+/// What a rotation to another key does with tenants that a key map names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mapped {
+    /// They stay under the keys that the map names.
+    Stay,
+    /// They move with all others.
+    Move,
+}
+
 /// Who wraps new data keys, and who else may unwrap.
 #[derive(Debug)]
 pub struct KeyRing {
     current: Arc<dyn KeyProvider>,
+    /// After a rotation to another key: whose key map still says who wraps for the tenants that it names. It is among the previous ones.
+    keeping: Option<Arc<dyn KeyProvider>>,
     previous: Vec<Arc<dyn KeyProvider>>,
     recipients: Vec<Recipient>,
 }
@@ -23,18 +34,22 @@ impl KeyRing {
     ) -> Self {
         Self {
             current,
+            keeping: None,
             previous,
             recipients,
         }
     }
 
-    /// The same keys with `current` before them: it wraps from now on, the others are still accepted.
+    /// The same keys with `current` before them: it wraps from now on, the others are still accepted. Tenants that a key map names stay under
+    /// their own keys, unless these are to move, too.
     #[must_use]
-    pub fn moved_to(&self, current: Arc<dyn KeyProvider>) -> Self {
+    pub fn moved_to(&self, current: Arc<dyn KeyProvider>, mapped: Mapped) -> Self {
         let mut previous = vec![self.current.clone()];
         previous.extend(self.previous.iter().cloned());
+        let map = self.keeping.as_ref().unwrap_or(&self.current);
         Self {
             current,
+            keeping: (mapped == Mapped::Stay).then(|| map.clone()),
             previous,
             recipients: self.recipients.clone(),
         }
@@ -47,21 +62,29 @@ impl KeyRing {
         previous.push(other);
         Self {
             current: self.current.clone(),
+            keeping: self.keeping.clone(),
             previous,
             recipients: self.recipients.clone(),
         }
     }
 
-    /// The provider that wraps new data keys, to be held apart from this ring.
-    #[must_use]
-    pub fn current_shared(&self) -> Arc<dyn KeyProvider> {
-        self.current.clone()
-    }
-
-    /// The provider that wraps new data keys.
+    /// The provider that wraps new data keys, but for tenants with a key of their own: see [`wraps_for`](Self::wraps_for).
     #[must_use]
     pub fn current(&self) -> &dyn KeyProvider {
         &*self.current
+    }
+
+    /// The provider that wraps new data keys of `subject`.
+    #[must_use]
+    pub fn wraps_for(&self, subject: &Subject) -> &dyn KeyProvider {
+        let keeping = self.keeping.as_ref().filter(|map| map.is_mapped(subject));
+        &**keeping.unwrap_or(&self.current)
+    }
+
+    /// Whether a key map names a key for `subject`, which wraps for it.
+    #[must_use]
+    pub fn is_mapped(&self, subject: &Subject) -> bool {
+        self.wraps_for(subject).is_mapped(subject)
     }
 
     /// Every provider that may unwrap, in the order in which they are tried.

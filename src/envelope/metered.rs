@@ -92,6 +92,10 @@ impl KeyProvider for Metered {
         self.0.is_remote()
     }
 
+    fn is_mapped(&self, subject: &Subject) -> bool {
+        self.0.is_mapped(subject)
+    }
+
     async fn own_key(&self, subject: &Subject) -> Result<Option<KeyId>, ProviderError> {
         self.0.own_key(subject).await
     }
@@ -103,16 +107,5 @@ impl KeyProvider for Metered {
 
     fn path(&self) -> Option<&Path> {
         self.0.path()
-    }
-
-    async fn rewrap(
-        &self,
-        from: &dyn KeyProvider,
-        wrap: &Wrap,
-        context: &WrapContext<'_>,
-    ) -> Result<Option<Wrapped>, ProviderError> {
-        let started = Instant::now();
-        let result = self.0.rewrap(from, wrap, context).await;
-        self.count("rewrap", started, result)
     }
 }

@@ -33,7 +33,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use nimbus_keyproviders::{OsRandom, SecureRandom};
+use nimbus_keyproviders::{OsRandom, RandomError, SecureRandom};
 use nimbus_manifests::{
     Cipher, DekEntry, DekId, FileId, Manifest, SealedManifest, State, Subject, Timestamp,
     WrapContext,
@@ -45,11 +45,11 @@ pub use error::{EnvelopeError, Trouble};
 pub(crate) use file::Held;
 pub use file::{KeyedFile, Opened, PlainFile, Prepared, Stage};
 pub use hold::{Holder, Withdrawal};
-pub use keyring::KeyRing;
+pub use keyring::{KeyRing, Mapped};
 pub use lease::{LeaseReport, Terms, Trouble as KeyTrouble};
 pub use metered::metered;
 pub use probe::{FileKind, classify};
-pub use rewrap::{Recipients, Rewrapped};
+pub use rewrap::{Recipients, Rewrap, Rewrapped};
 pub(crate) use store::{CUT_SHORT, TEMPORARY_PREFIX, parent, set_aside, sync_dir};
 pub use store::{ReadError, manifest_path, read as read_manifest, remove_leftovers};
 pub use table::Intent;
@@ -416,15 +416,7 @@ impl Envelope {
         keys: &KeyRing,
     ) -> Result<KeyedFile, EnvelopeError> {
         let now = self.clock.now();
-        let mut drawn = [0; 10];
-        self.random.fill(&mut drawn)?;
-        let milliseconds = u64::try_from(now.unix()).unwrap_or(0) * 1000;
-        let file_id = FileId::from_uuid(
-            uuid::Builder::from_unix_timestamp_millis(milliseconds, &drawn).into_uuid(),
-        );
-        let mut id = [0; 8];
-        self.random.fill(&mut id)?;
-        let id = DekId::from_bytes(id);
+        let (file_id, id) = self.draw_ids(now)?;
         let context = WrapContext {
             subject,
             file_id,
@@ -480,6 +472,16 @@ impl Envelope {
             Ok(file)
         })
         .await
+    }
+
+    /// Ids for a new file and its data key.
+    fn draw_ids(&self, now: Timestamp) -> Result<(FileId, DekId), RandomError> {
+        let (mut file, mut dek) = ([0; 10], [0; 8]);
+        self.random.fill(&mut file)?;
+        self.random.fill(&mut dek)?;
+        let milliseconds = u64::try_from(now.unix()).unwrap_or(0) * 1000;
+        let uuid = uuid::Builder::from_unix_timestamp_millis(milliseconds, &file).into_uuid();
+        Ok((FileId::from_uuid(uuid), DekId::from_bytes(dek)))
     }
 
     /// Unwraps the keys that `sealed` holds, and lets nothing of it count before its MAC was verified.

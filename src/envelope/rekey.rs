@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nimbus_keyproviders::recovery::Recipient;
-use nimbus_manifests::{DekEntry, DekId, ProviderKind, WrapContext};
+use nimbus_keyproviders::{Dek, ProviderError, proof};
+use nimbus_manifests::{DekEntry, DekId, KeyId, ProviderKind, Timestamp, Wrap, WrapContext};
 
 use super::store;
 use super::{Envelope, EnvelopeError, KeyedFile, Opened, Stage, blocking};
@@ -22,7 +23,7 @@ impl Envelope {
         let keys = self
             .keys()
             .ok_or_else(|| EnvelopeError::EncryptionOff { path: path.clone() })?;
-        let wrap_failed = |source: Arc<nimbus_keyproviders::ProviderError>| EnvelopeError::Wrap {
+        let wrap_failed = |source: Arc<ProviderError>| EnvelopeError::Wrap {
             path: path.clone(),
             source,
         };
@@ -36,19 +37,15 @@ impl Envelope {
             cipher: file.manifest.cipher(),
             dek_id: id,
         };
-        let (dek, wrapped) = keys
-            .current()
-            .generate(&context)
+        let provider = keys.wraps_for(context.subject);
+        let (dek, wrap) = proof::generate(provider, &context, now)
             .await
             .map_err(|error| wrap_failed(error.into()))?;
-        let mut wraps = vec![wrapped.at(now)];
+        let mut wraps = vec![wrap];
         for wrap in &file.manifest.deks()[0].wraps {
-            // A recipient that was accepted once parses again.
-            if wrap.provider == ProviderKind::Age
-                && let Ok(recipient) = wrap.key_id.as_str().parse::<Recipient>()
-            {
-                let wrapped = recipient.wrap(&dek, &context);
-                wraps.push(wrapped.map_err(|error| wrap_failed(error.into()))?.at(now));
+            if wrap.provider == ProviderKind::Age {
+                let wrapped = for_recipient(&wrap.key_id, &dek, &context, now);
+                wraps.push(wrapped.map_err(|error| wrap_failed(error.into()))?);
             }
         }
         let entry = DekEntry {
@@ -97,6 +94,23 @@ impl Envelope {
         })
         .await
     }
+}
+
+/// A wrap for a recipient that a manifest names. One that is refused by now is said to be, and not left out in silence.
+fn for_recipient(
+    id: &KeyId,
+    dek: &Dek,
+    context: &WrapContext<'_>,
+    now: Timestamp,
+) -> Result<Wrap, ProviderError> {
+    let recipient: Recipient = id
+        .as_str()
+        .parse()
+        .map_err(|source| ProviderError::Recipient {
+            recipient: id.clone(),
+            source,
+        })?;
+    recipient.wrap(dek, context, now)
 }
 
 /// Where a rekey builds the copy under the next key.

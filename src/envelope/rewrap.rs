@@ -17,13 +17,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use nimbus_keyproviders::recovery::Recipient;
-use nimbus_keyproviders::{Dek, KeyProvider};
+use nimbus_keyproviders::{Dek, KeyProvider, ProviderError, proof};
 use nimbus_manifests::{
     DekEntry, KeyId, Manifest, ProviderKind, SealedManifest, State, Subject, Wrap, WrapContext,
 };
 
 use super::store;
-use super::{Envelope, EnvelopeError, MirrorError, blocking, look, manifest_path};
+use super::{Envelope, EnvelopeError, KeyRing, MirrorError, blocking, look, manifest_path};
 use crate::failpoints::crash_point;
 
 /// Recovery recipients to add to manifests, and to drop from them. All others are kept.
@@ -63,9 +63,41 @@ impl Rewrapped {
     }
 }
 
+/// What [`Envelope::rewrap`] found.
+#[derive(Debug)]
+pub struct Rewrap {
+    /// Whether a key map has it under a key of its own.
+    pub mapped: bool,
+    /// The manifest wrapped anew; `None` when it was so already.
+    pub change: Option<Rewrapped>,
+}
+
 impl Envelope {
-    /// Wraps the data keys of `path` by `target`, and to the `recipients`; `None` when they are so already. What unwraps them now is in force.
-    /// The manifest is verified first. Nothing is written.
+    /// Proves that `by` can wrap for `subject` and unwrap it again, with a random data key that nothing is encrypted under.
+    ///
+    /// # Errors
+    ///
+    /// What the provider said.
+    pub async fn prove(
+        &self,
+        by: &dyn KeyProvider,
+        subject: &Subject,
+    ) -> Result<(), ProviderError> {
+        let now = self.clock.now();
+        let (file_id, dek_id) = self.draw_ids(now)?;
+        let context = WrapContext {
+            subject,
+            file_id,
+            cipher: subject.cipher(),
+            dek_id,
+        };
+        let dek = Dek::generate(&*self.random)?;
+        let _proven = proof::wrap(by, &dek, &context, now).await?;
+        Ok(())
+    }
+
+    /// Wraps the data keys of `path` by who wraps for it in `target`, and to the `recipients`. What unwraps them now is in force. The manifest is
+    /// verified first. Nothing is written.
     ///
     /// # Errors
     ///
@@ -73,9 +105,9 @@ impl Envelope {
     pub async fn rewrap(
         &self,
         path: &Path,
-        target: &dyn KeyProvider,
+        target: &KeyRing,
         recipients: &Recipients,
-    ) -> Result<Option<Rewrapped>, EnvelopeError> {
+    ) -> Result<Rewrap, EnvelopeError> {
         let keys = self.keys().ok_or_else(|| EnvelopeError::EncryptionOff {
             path: path.to_owned(),
         })?;
@@ -88,10 +120,12 @@ impl Envelope {
             path: path.to_owned(),
         })?;
         let (subject, cipher) = (before.claims().subject().clone(), before.claims().cipher());
-        let wrap_failed = |source: Arc<nimbus_keyproviders::ProviderError>| EnvelopeError::Wrap {
+        let wrap_failed = |source: Arc<ProviderError>| EnvelopeError::Wrap {
             path: path.to_owned(),
             source,
         };
+        let mapped = target.is_mapped(&subject);
+        let target = target.wraps_for(&subject);
         let wanted = (
             target.kind(),
             target
@@ -101,7 +135,8 @@ impl Envelope {
         );
         let done = |dek: &DekEntry| is_wrapped(dek, &wanted, recipients);
         if before.claims().deks().iter().all(done) {
-            return Ok(None);
+            let change = None;
+            return Ok(Rewrap { mapped, change });
         }
         let file = self
             .unseal(path, &subject, cipher, before.clone(), &keys)
@@ -126,11 +161,15 @@ impl Envelope {
                 source,
             })?;
         let after = manifest.seal(&file.dek.manifest_key(&manifest.file_id()));
-        Ok(Some(Rewrapped {
+        let change = Rewrapped {
             path: path.to_owned(),
             before,
             after,
-        }))
+        };
+        Ok(Rewrap {
+            mapped,
+            change: Some(change),
+        })
     }
 
     /// The wraps of one data key: the target's, then the recipients'.
@@ -142,12 +181,12 @@ impl Envelope {
         target: &dyn KeyProvider,
         wanted: &(ProviderKind, KeyId),
         recipients: &Recipients,
-    ) -> Result<Vec<Wrap>, nimbus_keyproviders::ProviderError> {
+    ) -> Result<Vec<Wrap>, ProviderError> {
         let now = self.clock.now();
         let old = entry.wraps.iter().find(|wrap| is_by(wrap, wanted));
         let mut wraps = vec![match old {
             Some(wrap) => wrap.clone(),
-            None => target.wrap(dek, context).await?.at(now),
+            None => proof::wrap(target, dek, context, now).await?,
         }];
         let kept = |wrap: &&Wrap| {
             wrap.provider == ProviderKind::Age && !recipients.drop.contains(&wrap.key_id)
@@ -155,7 +194,7 @@ impl Envelope {
         wraps.extend(entry.wraps.iter().filter(kept).cloned());
         for recipient in &recipients.add {
             if !wraps.iter().any(|wrap| wrap.key_id == *recipient.key_id()) {
-                wraps.push(recipient.wrap(dek, context)?.at(now));
+                wraps.push(recipient.wrap(dek, context, now)?);
             }
         }
         Ok(wraps)

@@ -19,6 +19,12 @@ fn core(key: &Arc<MemoryProvider>) -> Envelope {
     Envelope::new(KeyRing::new(key.clone(), vec![], vec![]))
 }
 
+/// The keys of `envelope` after a rotation to `new`.
+fn moved(envelope: &Envelope, new: &Arc<MemoryProvider>) -> KeyRing {
+    let keys = envelope.keys().unwrap();
+    keys.moved_to(new.clone(), Mapped::Stay)
+}
+
 fn subject(tenant: &str) -> Subject {
     let tenant: TenantId = tenant.parse().unwrap();
     Subject::sqlite_tenant(&tenant, &format!("{tenant}.sqlite3")).unwrap()
@@ -372,9 +378,10 @@ async fn a_rewrap_that_cannot_be_written_leaves_no_copy_under_the_new_key() {
     });
     let envelope = core(&old).with_mirror(mirror.clone());
     let rewrapped = envelope
-        .rewrap(&path, &*new, &Recipients::default())
+        .rewrap(&path, &moved(&envelope, &new), &Recipients::default())
         .await
         .unwrap()
+        .change
         .unwrap();
     assert!(matches!(
         envelope.publish_rewrapped(vec![rewrapped]),
@@ -392,8 +399,9 @@ async fn a_manifest_that_opens_becomes_the_mirrors_only_copy_unless_it_was_repla
     let before = std::fs::read(manifest_path(&path)).unwrap();
     // A rotation that is cut short after it was announced.
     let nobody = Recipients::default();
-    let rewrapped = envelope.rewrap(&path, &*new, &nobody).await.unwrap();
-    let rewrapped = rewrapped.unwrap();
+    let target = moved(&envelope, &new);
+    let rewrapped = envelope.rewrap(&path, &target, &nobody).await.unwrap();
+    let rewrapped = rewrapped.change.unwrap();
     let after = rewrapped.after.as_bytes().to_vec();
     let announce = || mirror.announce(&[(&subject("demo"), &*after)]).unwrap();
     announce();

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use nimbus_keyproviders::{Dek, KeyProvider, ProviderError, Unwrapped};
+use nimbus_keyproviders::{Dek, KeyProvider, ProviderError, Unwrapped, proof};
 use nimbus_manifests::{DekEntry, Timestamp, Wrap, WrapContext};
 
 use super::lease::{Admitted, LeaseGuard};
@@ -17,20 +17,22 @@ impl Envelope {
         context: &WrapContext<'_>,
         now: Timestamp,
     ) -> Result<(Dek, Vec<Wrap>, Option<LeaseGuard>), Arc<ProviderError>> {
-        let provider = keys.current();
+        let provider = keys.wraps_for(context.subject);
         let admitted = match provider.is_remote() {
             true => Some(self.admit(&provider.key_id(context.subject).await?, context.subject)?),
             false => None,
         };
-        let generated = provider.generate(context).await.map_err(Arc::new);
+        let generated = proof::generate(provider, context, now)
+            .await
+            .map_err(Arc::new);
         if let (Err(why), Some(admitted)) = (&generated, &admitted)
             // Who may not make a data key may be allowed to open those that are there.
             && why.concerns_key()
         {
             self.refused(admitted, why);
         }
-        let (dek, wrapped) = generated?;
-        let mut wraps = vec![wrapped.at(now)];
+        let (dek, wrap) = generated?;
+        let mut wraps = vec![wrap];
         let lease = match &admitted {
             Some(admitted) => {
                 admitted.confirm();
@@ -39,7 +41,7 @@ impl Envelope {
             None => None,
         };
         for recipient in keys.recipients() {
-            wraps.push(recipient.wrap(&dek, context)?.at(now));
+            wraps.push(recipient.wrap(&dek, context, now)?);
         }
         Ok((dek, wraps, lease))
     }

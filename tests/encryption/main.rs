@@ -12,6 +12,7 @@ mod key_files;
 mod memory;
 mod migrate;
 mod places;
+mod proofs;
 mod recover;
 mod repair;
 mod rotate_dek;

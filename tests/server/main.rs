@@ -28,6 +28,7 @@ mod leases;
 mod lock;
 mod locks;
 mod logs;
+mod mapped;
 mod memory;
 mod metrics;
 mod names;

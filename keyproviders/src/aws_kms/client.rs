@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, Region};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_kms::Client;
 use aws_sdk_kms::config::retry::RetryPartition;
 use aws_smithy_http_client::tls;
+use aws_types::service_config::ServiceConfigKey;
 
 use super::error::{KmsError, no_credentials};
+use super::settings::{self, Field};
 
 /// Which KMS key, where, and how patiently.
 #[derive(Clone, PartialEq, Eq)]
@@ -63,6 +65,19 @@ pub(super) async fn connect(
     config: &KmsConfig,
     credentials: Option<SharedCredentialsProvider>,
 ) -> Result<(Client, String), KmsError> {
+    let refused = |setting| move |source| KmsError::Setting { setting, source };
+    config.check().map_err(|source| KmsError::Setting {
+        setting: match source.field {
+            Field::KeyId => "the KMS key",
+            Field::Region => "the AWS region",
+            Field::EndpointUrl => "the KMS endpoint",
+            Field::Profile => "the AWS profile",
+        },
+        source,
+    })?;
+    if let Ok(profile) = std::env::var("AWS_PROFILE") {
+        settings::check(Field::Profile, &profile).map_err(refused("AWS_PROFILE"))?;
+    }
     let arn_region = region_of_arn(&config.key_id);
     if let (Some(region), Some(arn_region)) = (&config.region, arn_region)
         && region != arn_region
@@ -102,6 +117,11 @@ pub(super) async fn connect(
     }
     let sdk = loader.load().await;
     let region = sdk.region().ok_or(KmsError::NoRegion)?.to_string();
+    settings::check(Field::Region, &region).map_err(refused("AWS_REGION"))?;
+    let endpoint = config.endpoint_url.clone().or_else(|| chain_endpoint(&sdk));
+    if let Some(endpoint) = &endpoint {
+        settings::check(Field::EndpointUrl, endpoint).map_err(refused("AWS_ENDPOINT_URL_KMS"))?;
+    }
     // Asked once here, so that their absence is told at the start and not as a failed Decrypt.
     match sdk.credentials_provider() {
         Some(chain) => {
@@ -115,18 +135,29 @@ pub(super) async fn connect(
         }
     }
     let mut builder = aws_sdk_kms::config::Builder::from(&sdk);
-    if let Some(endpoint) = &config.endpoint_url {
+    if let Some(endpoint) = &endpoint {
         // For KMS alone: where credentials come from has endpoints of its own.
         builder = builder.endpoint_url(endpoint);
     }
-    let endpoint = match config.endpoint_url.as_deref().or(sdk.endpoint_url()) {
-        Some(endpoint) => endpoint.to_owned(),
-        None => format!("kms.{region}"),
-    };
+    let endpoint = endpoint.unwrap_or_else(|| format!("kms.{region}"));
     // What throttling teaches about one endpoint holds for every key there, and for no other.
     let partition = RetryPartition::new(format!("nimbus {region} {endpoint}"));
     let client = Client::from_conf(builder.retry_partition(partition).build());
     Ok((client, endpoint))
+}
+
+/// The endpoint for KMS that environment and profile name, looked up as the client itself does.
+fn chain_endpoint(sdk: &SdkConfig) -> Option<String> {
+    let key = ServiceConfigKey::builder()
+        .service_id("KMS")
+        .env("AWS_ENDPOINT_URL")
+        .profile("endpoint_url")
+        .build()
+        .ok()?;
+    let of_kms = sdk
+        .service_config()
+        .and_then(|chain| chain.load_config(key));
+    of_kms.or_else(|| sdk.endpoint_url().map(str::to_owned))
 }
 
 /// The region in the ARN of a key (`arn:aws:kms:<region>:<account>:key/<id>`), if it is one.

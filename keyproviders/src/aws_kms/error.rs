@@ -7,6 +7,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_kms::config::http::HttpResponse;
 use aws_sdk_kms::error::{BoxError, ProvideErrorMetadata, SdkError};
 
+use super::settings::InvalidSetting;
 use crate::error::FailureClass;
 
 /// Why KMS did not do what it was asked. `key` is the ARN where it is known, else the key as
@@ -192,6 +193,14 @@ pub enum KmsError {
         /// What KMS said.
         message: String,
     },
+    /// A setting that cannot be right.
+    #[error("{setting} is refused: {source}")]
+    Setting {
+        /// Its name: a flag, or a variable of the environment.
+        setting: &'static str,
+        /// What is wrong with it.
+        source: InvalidSetting,
+    },
     /// Neither configuration nor the standard chain names a region.
     #[error(
         "no AWS region is set: give --encryption-aws-region, set AWS_REGION, or name the key by its ARN"
@@ -245,6 +254,7 @@ impl KmsError {
             | Self::WrongKey { .. }
             | Self::WrongKeyType { .. }
             | Self::InvalidRequest { .. }
+            | Self::Setting { .. }
             | Self::NoRegion
             | Self::RegionMismatch { .. } => FailureClass::Invalid,
         }

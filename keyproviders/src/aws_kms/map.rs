@@ -97,6 +97,10 @@ impl KeyProvider for KmsKeyMap {
         true
     }
 
+    fn is_mapped(&self, subject: &Subject) -> bool {
+        self.own(subject).is_some()
+    }
+
     async fn key_id(&self, subject: &Subject) -> Result<KeyId, ProviderError> {
         self.key(subject).key_id(subject).await
     }
@@ -144,15 +148,6 @@ impl KeyProvider for KmsKeyMap {
         };
         key.disable().await?;
         Ok(Some(arn))
-    }
-
-    async fn rewrap(
-        &self,
-        from: &dyn KeyProvider,
-        wrap: &Wrap,
-        context: &WrapContext<'_>,
-    ) -> Result<Option<Wrapped>, ProviderError> {
-        self.key(context.subject).rewrap(from, wrap, context).await
     }
 }
 

@@ -1,8 +1,7 @@
 //! `aws-kms`: data keys come from AWS KMS and go back to it.
 //!
-//! A new data key is made by `GenerateDataKey`, opened by `Decrypt`, and moved between KMS keys by
-//! `ReEncrypt` without leaving KMS. `Encrypt` is used only for a data key that came from elsewhere
-//! (a rotation from a local key into KMS). Every call carries the encryption context
+//! A new data key is made by `GenerateDataKey` and opened by `Decrypt`. `Encrypt` wraps a data key that
+//! there is: a rotation to another key. Every call carries the encryption context
 //! `nimbus:format`, `nimbus:subject`, `nimbus:file-id`, `nimbus:cipher`, `nimbus:dek-id`, which
 //! key policies can name and CloudTrail shows.
 //!
@@ -19,6 +18,7 @@
 mod client;
 mod error;
 mod map;
+pub mod settings;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -231,27 +231,12 @@ impl AwsKms {
         if blob.is_empty() {
             return Err(call.unexpected("no wrapped key"));
         }
-        Ok(Wrapped {
-            provider: ProviderKind::AwsKms,
-            key_id: arn.clone(),
-            algorithm: WrapAlgorithm::SymmetricDefault,
+        Ok(Wrapped::new(
+            ProviderKind::AwsKms,
+            arn.clone(),
+            WrapAlgorithm::SymmetricDefault,
             blob,
-        })
-    }
-
-    /// Whether the wrap can be moved by `ReEncrypt`, which stays within one region.
-    async fn can_re_encrypt(
-        &self,
-        from: &dyn KeyProvider,
-        wrap: &Wrap,
-        subject: &Subject,
-    ) -> Result<bool, ProviderError> {
-        if from.kind() != ProviderKind::AwsKms || wrap.provider != ProviderKind::AwsKms {
-            return Ok(false);
-        }
-        let here = client::region_of_key_arn(self.arn().await?.as_str());
-        Ok(from.key_id(subject).await? == wrap.key_id
-            && client::region_of_key_arn(wrap.key_id.as_str()) == here)
+        ))
     }
 }
 
@@ -355,35 +340,6 @@ impl KeyProvider for AwsKms {
             }
         }
         .into())
-    }
-
-    async fn rewrap(
-        &self,
-        from: &dyn KeyProvider,
-        wrap: &Wrap,
-        context: &WrapContext<'_>,
-    ) -> Result<Option<Wrapped>, ProviderError> {
-        if !self.can_re_encrypt(from, wrap, context.subject).await? {
-            return match from.unwrap(wrap, context).await? {
-                Unwrapped::NotMine => Ok(None),
-                Unwrapped::Key(dek) => self.wrap(&dek, context).await.map(Some),
-            };
-        }
-        let arn = self.arn().await?;
-        let call = self.call("ReEncrypt", arn.as_str(), context.subject.as_str());
-        let request = self
-            .client
-            .re_encrypt()
-            .ciphertext_blob(Blob::new(wrap.blob.as_slice()))
-            .source_key_id(wrap.key_id.as_str())
-            .source_encryption_algorithm(EncryptionAlgorithmSpec::SymmetricDefault)
-            .set_source_encryption_context(Some(encryption_context(context)))
-            .destination_key_id(arn.as_str())
-            .destination_encryption_algorithm(EncryptionAlgorithmSpec::SymmetricDefault)
-            .set_destination_encryption_context(Some(encryption_context(context)));
-        let reply = self.send(call, request.send()).await?;
-        let wrapped = self.wrapped(call, arn, reply.key_id.as_deref(), reply.ciphertext_blob)?;
-        Ok(Some(wrapped))
     }
 }
 

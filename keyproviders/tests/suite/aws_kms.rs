@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use nimbus_keyproviders::aws_kms::{AwsKms, KmsConfig, KmsError};
 use nimbus_keyproviders::{
-    Dek, FailureClass, KeyProvider, MemoryProvider, OsRandom, ProviderError, Unwrapped,
+    Dek, FailureClass, KeyProvider, MemoryProvider, OsRandom, ProviderError, Unproven, Unwrapped,
+    proof,
 };
 use nimbus_manifests::Wrap;
 use nimbus_test_support::{Fault, FaultProxy, Moto};
 use serde_json::{Value, json};
 
-use crate::common::{Owned, key, kms, kms_config, same, stand};
+use crate::common::{Owned, generate, key, kms, kms_config, now, same, try_wrap, wrap};
 
 /// A KMS with one key, a proxy in front of it, a provider behind that, and a wrap it made.
 struct Scene {
@@ -37,7 +38,7 @@ impl Scene {
         change(&mut config);
         let kms = kms(config).await;
         let owned = Owned::demo();
-        let (dek, wrapped) = kms.generate(&owned.context()).await.unwrap();
+        let (dek, wrap) = generate(&kms, &owned.context()).await;
         Self {
             moto,
             proxy,
@@ -45,7 +46,7 @@ impl Scene {
             kms,
             owned,
             dek,
-            wrap: stand(wrapped),
+            wrap,
         }
     }
 
@@ -73,14 +74,7 @@ impl Scene {
 #[tokio::test]
 async fn every_call_carries_the_context_and_names_the_key() {
     let scene = Scene::new().await;
-    drop(key(scene.unwrap().await.unwrap()));
-    drop(
-        scene
-            .kms
-            .wrap(&scene.dek, &scene.owned.context())
-            .await
-            .unwrap(),
-    );
+    drop(wrap(&scene.kms, &scene.dek, &scene.owned.context()).await);
     let expected = json!({
         "nimbus:format": "nimbus-enc/1",
         "nimbus:subject": "db:sqlite:tenant:demo:demo.sqlite3",
@@ -88,14 +82,15 @@ async fn every_call_carries_the_context_and_names_the_key() {
         "nimbus:cipher": "sqlcipher4",
         "nimbus:dek-id": "4f1c0a9be2d35577",
     });
-    for action in ["GenerateDataKey", "Decrypt", "Encrypt"] {
+    // Both wraps were proven by a call of their own.
+    for (action, times) in [("GenerateDataKey", 1), ("Encrypt", 1), ("Decrypt", 2)] {
         let calls = scene.proxy.calls(action);
-        let [call] = calls.as_slice() else {
-            panic!("{action}: {calls:?}")
-        };
-        let call: Value = serde_json::from_str(call).unwrap();
-        assert_eq!(call["EncryptionContext"], expected, "{action}");
-        assert_eq!(call["KeyId"], json!(scene.arn), "{action}");
+        assert_eq!(calls.len(), times, "{action}: {calls:?}");
+        for call in calls {
+            let call: Value = serde_json::from_str(&call).unwrap();
+            assert_eq!(call["EncryptionContext"], expected, "{action}");
+            assert_eq!(call["KeyId"], json!(scene.arn), "{action}");
+        }
     }
 }
 
@@ -148,9 +143,8 @@ async fn an_alias_is_resolved_once_and_pinned() {
     ));
     let provider = kms(kms_config(proxy.url(), &alias)).await;
     let owned = Owned::demo();
-    let (dek, wrapped) = provider.generate(&owned.context()).await.unwrap();
-    assert_eq!(wrapped.key_id.as_str(), first);
-    let wrap = stand(wrapped);
+    let (dek, wrap) = generate(&provider, &owned.context()).await;
+    assert_eq!(wrap.key_id.as_str(), first);
 
     drop(moto.kms(
         "us-east-1",
@@ -169,43 +163,61 @@ async fn an_alias_is_resolved_once_and_pinned() {
     assert!(matches!(unwrapped, Unwrapped::NotMine));
 }
 
+/// What a wrap must not become a manifest's with: a KMS that encrypts and does not decrypt.
 #[tokio::test]
-async fn rotates_between_kms_keys_inside_kms() {
+async fn a_wrap_that_does_not_give_its_key_back_is_given_to_nobody() {
     let scene = Scene::new().await;
-    let target = kms(kms_config(scene.proxy.url(), &scene.moto.create_key())).await;
     let context = scene.owned.context();
-    let moved = target
-        .rewrap(&scene.kms, &scene.wrap, &context)
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(scene.proxy.calls("ReEncrypt").len(), 1);
-    assert!(
-        scene.proxy.calls("Decrypt").is_empty(),
-        "the plaintext key left KMS"
-    );
-    assert!(same(
-        &scene.dek,
-        &key(target.unwrap(&stand(moved), &context).await.unwrap())
-    ));
-}
-
-#[tokio::test]
-async fn takes_over_a_key_from_a_local_provider() {
-    let scene = Scene::new().await;
     let local = MemoryProvider::random().unwrap();
-    let context = scene.owned.context();
-    let (dek, wrapped) = local.generate(&context).await.unwrap();
-    let moved = scene
-        .kms
-        .rewrap(&local, &stand(wrapped), &context)
-        .await
-        .unwrap()
-        .unwrap();
-    assert!(same(
-        &dek,
-        &key(scene.kms.unwrap(&stand(moved), &context).await.unwrap())
-    ));
+    let (dek, _) = generate(&local, &context).await;
+    let other = scene.moto.create_key();
+    let denied = || Fault::error(400, "AccessDeniedException", "kms:Decrypt");
+    let elsewhere = || Fault::Rewrite(scene.arn.clone(), other.clone());
+    let wrong = data_encoding::BASE64.encode(&[7; 32]);
+    let wrong = || Fault::Reply(json!({"KeyId": scene.arn, "Plaintext": wrong}).to_string());
+    type Case<'a> = (&'a str, &'a dyn Fn() -> Fault, FailureClass, &'a str);
+    let cases: [Case<'_>; 5] = [
+        ("Decrypt", &denied, FailureClass::Denied, "kms:Decrypt"),
+        ("Decrypt", &wrong, FailureClass::Invalid, "another key"),
+        (
+            "Encrypt",
+            &elsewhere,
+            FailureClass::Denied,
+            "denied Decrypt",
+        ),
+        (
+            "GenerateDataKey",
+            &elsewhere,
+            FailureClass::Denied,
+            "denied Decrypt",
+        ),
+        (
+            "Decrypt",
+            &|| Fault::Reset,
+            FailureClass::Unavailable,
+            "reached",
+        ),
+    ];
+    for (action, fault, class, words) in cases {
+        scene.proxy.inject(action, fault());
+        let mut failures = vec![proof::generate(&scene.kms, &context, now()).await.err()];
+        failures.push(try_wrap(&scene.kms, &dek, &context).await.err());
+        scene.proxy.clear();
+        let failures: Vec<_> = failures.into_iter().flatten().collect();
+        assert!(!failures.is_empty(), "{action}");
+        for failure in failures {
+            let ProviderError::Unproven { source, .. } = &failure else {
+                panic!("{failure:?}")
+            };
+            assert_eq!(failure.class(), class, "{action} {failure:?}");
+            let why = match source {
+                Unproven::Refused(why) => why.to_string(),
+                why => why.to_string(),
+            };
+            assert!(why.contains(words), "{action}: {why}");
+        }
+    }
+    drop(wrap(&scene.kms, &dek, &context).await);
 }
 
 #[tokio::test]
@@ -374,8 +386,9 @@ async fn throttling_is_ridden_out_or_told() {
     let scene = Scene::new().await;
     let throttled = || Fault::error(400, "ThrottlingException", "You have exceeded the rate");
     scene.proxy.inject_times("Decrypt", throttled(), 2);
+    let before = scene.proxy.calls("Decrypt").len();
     assert!(same(&scene.dek, &key(scene.unwrap().await.unwrap())));
-    assert_eq!(scene.proxy.calls("Decrypt").len(), 3);
+    assert_eq!(scene.proxy.calls("Decrypt").len(), before + 3);
 
     scene.proxy.inject("Decrypt", throttled());
     let error = scene.failure().await;

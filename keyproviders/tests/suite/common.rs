@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nimbus_keyproviders::aws_kms::{AwsKms, Credentials, KmsConfig, SharedCredentialsProvider};
-use nimbus_keyproviders::{Dek, Unwrapped, Wrapped};
+use nimbus_keyproviders::{Dek, KeyProvider, ProviderError, Unwrapped, proof};
 use nimbus_manifests::{Cipher, DekId, FileId, Subject, Timestamp, Wrap, WrapContext};
 
 /// An owned wrap context.
@@ -42,9 +42,27 @@ pub(crate) fn other_subject() -> Subject {
     "db:sqlite:tenant:other:demo.sqlite3".parse().unwrap()
 }
 
-/// The wrap as it would stand in a manifest.
-pub(crate) fn stand(wrapped: Wrapped) -> Wrap {
-    wrapped.at(Timestamp::from_unix(1_795_370_645).unwrap())
+/// When the tests wrap.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from_unix(1_795_370_645).unwrap()
+}
+
+/// A new data key and its wrap, as it would stand in a manifest.
+pub(crate) async fn generate(by: &dyn KeyProvider, context: &WrapContext<'_>) -> (Dek, Wrap) {
+    proof::generate(by, context, now()).await.unwrap()
+}
+
+/// A wrap of a data key that there is.
+pub(crate) async fn wrap(by: &dyn KeyProvider, dek: &Dek, context: &WrapContext<'_>) -> Wrap {
+    try_wrap(by, dek, context).await.unwrap()
+}
+
+pub(crate) async fn try_wrap(
+    by: &dyn KeyProvider,
+    dek: &Dek,
+    context: &WrapContext<'_>,
+) -> Result<Wrap, ProviderError> {
+    proof::wrap(by, dek, context, now()).await
 }
 
 /// The data key of an unwrap that must have given one.

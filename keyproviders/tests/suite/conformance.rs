@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::common::{Owned, key, kms, kms_config, other_subject, private_dir, same, stand};
+use crate::common::{
+    Owned, generate, key, kms, kms_config, other_subject, private_dir, same, wrap,
+};
 use nimbus_keyproviders::key_dir::{self, KeyDir};
 use nimbus_keyproviders::master_key_file::MasterKeyFile;
 use nimbus_keyproviders::{
@@ -20,7 +22,7 @@ async fn conforms(provider: &Arc<dyn KeyProvider>, stranger: &dyn KeyProvider) {
     binds_the_wrap_to_its_context(&**provider).await;
     refuses_damaged_wraps(&**provider).await;
     tells_not_mine_from_failed(&**provider, stranger).await;
-    rewraps(&**provider, stranger).await;
+    takes_over(&**provider, stranger).await;
     serves_many_at_once(provider).await;
     prints_no_secret(&**provider).await;
 }
@@ -28,37 +30,30 @@ async fn conforms(provider: &Arc<dyn KeyProvider>, stranger: &dyn KeyProvider) {
 async fn round_trips(provider: &dyn KeyProvider) {
     let owned = Owned::demo();
     let context = owned.context();
-    let (dek, wrapped) = provider.generate(&context).await.unwrap();
-    assert_eq!(wrapped.provider, provider.kind());
-    assert_eq!(
-        wrapped.key_id,
-        provider.key_id(context.subject).await.unwrap()
-    );
-    assert!(wrapped.key_id.fits(wrapped.provider) && wrapped.provider.uses(wrapped.algorithm));
-    assert!(wrapped.blob.len() <= nimbus_manifests::MAX_WRAPPED_BYTES);
+    let (dek, made) = generate(provider, &context).await;
+    assert_eq!(made.provider, provider.kind());
+    assert_eq!(made.key_id, provider.key_id(context.subject).await.unwrap());
+    assert!(made.key_id.fits(made.provider) && made.provider.uses(made.algorithm));
+    assert!(made.blob.len() <= nimbus_manifests::MAX_WRAPPED_BYTES);
     assert!(same(
         &dek,
-        &key(provider
-            .unwrap(&stand(wrapped.clone()), &context)
-            .await
-            .unwrap())
+        &key(provider.unwrap(&made, &context).await.unwrap())
     ));
 
     // Wrapped once more it is another blob and the same key; another generate is another key.
-    let again = provider.wrap(&dek, &context).await.unwrap();
-    assert_ne!(again.blob, wrapped.blob);
+    let again = wrap(provider, &dek, &context).await;
+    assert_ne!(again.blob, made.blob);
     assert!(same(
         &dek,
-        &key(provider.unwrap(&stand(again), &context).await.unwrap())
+        &key(provider.unwrap(&again, &context).await.unwrap())
     ));
-    let (other, _) = provider.generate(&context).await.unwrap();
+    let (other, _) = generate(provider, &context).await;
     assert!(!same(&dek, &other));
 }
 
 async fn binds_the_wrap_to_its_context(provider: &dyn KeyProvider) {
     let right = Owned::demo();
-    let (_, wrapped) = provider.generate(&right.context()).await.unwrap();
-    let wrap = stand(wrapped);
+    let (_, wrap) = generate(provider, &right.context()).await;
     let file_id = "0198f2c4-7d0e-7a51-9a3e-0f6f7f1f2a11".parse().unwrap();
     let dek_id = "4f1c0a9be2d35578".parse().unwrap();
     for wrong in [
@@ -88,8 +83,7 @@ async fn binds_the_wrap_to_its_context(provider: &dyn KeyProvider) {
 async fn refuses_damaged_wraps(provider: &dyn KeyProvider) {
     let owned = Owned::demo();
     let context = owned.context();
-    let (_, wrapped) = provider.generate(&context).await.unwrap();
-    let whole = stand(wrapped);
+    let (_, whole) = generate(provider, &context).await;
     let length = whole.blob.len();
     let mut damaged: Vec<Vec<u8>> = [0, 1, length / 2, length - 1]
         .into_iter()
@@ -128,10 +122,9 @@ async fn refuses_damaged_wraps(provider: &dyn KeyProvider) {
 async fn tells_not_mine_from_failed(provider: &dyn KeyProvider, stranger: &dyn KeyProvider) {
     let owned = Owned::demo();
     let context = owned.context();
-    let (_, wrapped) = provider.generate(&context).await.unwrap();
-    let mine = stand(wrapped);
-    let (_, theirs) = stranger.generate(&context).await.unwrap();
-    let unwrapped = provider.unwrap(&stand(theirs), &context).await.unwrap();
+    let (_, mine) = generate(provider, &context).await;
+    let (_, theirs) = generate(stranger, &context).await;
+    let unwrapped = provider.unwrap(&theirs, &context).await.unwrap();
     assert!(
         matches!(unwrapped, Unwrapped::NotMine),
         "another key of the same kind"
@@ -149,29 +142,20 @@ async fn tells_not_mine_from_failed(provider: &dyn KeyProvider, stranger: &dyn K
     }
 }
 
-async fn rewraps(provider: &dyn KeyProvider, stranger: &dyn KeyProvider) {
+/// A rotation: the data key of one is wrapped by the other.
+async fn takes_over(provider: &dyn KeyProvider, stranger: &dyn KeyProvider) {
     let owned = Owned::demo();
     let context = owned.context();
-    let (dek, wrapped) = provider.generate(&context).await.unwrap();
-    let wrap = stand(wrapped);
-    let moved = stranger
-        .rewrap(provider, &wrap, &context)
-        .await
-        .unwrap()
-        .unwrap();
+    let (dek, _) = generate(provider, &context).await;
+    let moved = wrap(stranger, &dek, &context).await;
     assert_eq!(
         moved.key_id,
         stranger.key_id(context.subject).await.unwrap()
     );
     assert!(same(
         &dek,
-        &key(stranger.unwrap(&stand(moved), &context).await.unwrap())
+        &key(stranger.unwrap(&moved, &context).await.unwrap())
     ));
-    assert_eq!(
-        provider.rewrap(stranger, &wrap, &context).await.unwrap(),
-        None,
-        "not the stranger's"
-    );
 }
 
 async fn serves_many_at_once(provider: &Arc<dyn KeyProvider>) {
@@ -180,11 +164,8 @@ async fn serves_many_at_once(provider: &Arc<dyn KeyProvider>) {
             let provider = Arc::clone(provider);
             tokio::spawn(async move {
                 let owned = Owned::demo();
-                let (dek, wrapped) = provider.generate(&owned.context()).await.unwrap();
-                let again = provider
-                    .unwrap(&stand(wrapped), &owned.context())
-                    .await
-                    .unwrap();
+                let (dek, wrap) = generate(&*provider, &owned.context()).await;
+                let again = provider.unwrap(&wrap, &owned.context()).await.unwrap();
                 same(&dek, &key(again))
             })
         })
@@ -196,11 +177,8 @@ async fn serves_many_at_once(provider: &Arc<dyn KeyProvider>) {
 
 async fn prints_no_secret(provider: &dyn KeyProvider) {
     let owned = Owned::demo();
-    let (_, wrapped) = provider.generate(&owned.context()).await.unwrap();
-    let unwrapped = provider
-        .unwrap(&stand(wrapped), &owned.context())
-        .await
-        .unwrap();
+    let (_, wrap) = generate(provider, &owned.context()).await;
+    let unwrapped = provider.unwrap(&wrap, &owned.context()).await.unwrap();
     assert_eq!(format!("{unwrapped:?}"), "Key(Dek([REDACTED]))");
     let printed = format!("{provider:#?}");
     for secret in KNOWN_KEYS {
@@ -287,32 +265,6 @@ async fn aws_kms_conforms() {
     conforms(&provider, &stranger).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rewraps_between_any_two() {
-    let moto = Moto::start();
-    let (files, keys) = (private_dir(), private_dir());
-    let providers: [Box<dyn KeyProvider>; 4] = [
-        Box::new(memory(0).with_algorithm(LocalAlgorithm::XChaCha20Poly1305)),
-        Box::new(master_key_file(files.path(), 1)),
-        Box::new(key_dir(keys.path(), 0)),
-        Box::new(kms(kms_config(moto.url(), &moto.create_key())).await),
-    ];
-    let owned = Owned::demo();
-    let context = owned.context();
-    for from in &providers {
-        let (dek, wrapped) = from.generate(&context).await.unwrap();
-        let wrap = stand(wrapped);
-        for to in &providers {
-            let moved = to.rewrap(&**from, &wrap, &context).await.unwrap().unwrap();
-            assert_eq!(moved.provider, to.kind());
-            assert!(same(
-                &dek,
-                &key(to.unwrap(&stand(moved), &context).await.unwrap())
-            ));
-        }
-    }
-}
-
 /// The same key bytes under another provider's name: the key id matches, the wrap does not.
 #[tokio::test]
 async fn binds_the_wrap_to_its_provider() {
@@ -320,11 +272,11 @@ async fn binds_the_wrap_to_its_provider() {
     let keys = key_dir(dir.path(), 0);
     let owned = Owned::demo();
     let context = owned.context();
-    let (_, wrapped) = memory(0).generate(&context).await.unwrap();
-    assert_eq!(wrapped.key_id, keys.key_id(context.subject).await.unwrap());
+    let (_, made) = generate(&memory(0), &context).await;
+    assert_eq!(made.key_id, keys.key_id(context.subject).await.unwrap());
     let wrap = Wrap {
         provider: ProviderKind::KeyDir,
-        ..stand(wrapped)
+        ..made
     };
     let failed = keys.unwrap(&wrap, &context).await.unwrap_err();
     assert!(
@@ -338,12 +290,8 @@ async fn either_algorithm_is_unwrapped_whatever_the_provider_wraps_with() {
     let owned = Owned::demo();
     let context = owned.context();
     let xchacha = memory(0).with_algorithm(LocalAlgorithm::XChaCha20Poly1305);
-    let (dek, wrapped) = xchacha.generate(&context).await.unwrap();
-    assert_eq!(
-        wrapped.algorithm,
-        WrapAlgorithm::HkdfSha256XChaCha20Poly1305
-    );
-    let wrap = stand(wrapped);
+    let (dek, wrap) = generate(&xchacha, &context).await;
+    assert_eq!(wrap.algorithm, WrapAlgorithm::HkdfSha256XChaCha20Poly1305);
     assert!(same(
         &dek,
         &key(memory(0).unwrap(&wrap, &context).await.unwrap())

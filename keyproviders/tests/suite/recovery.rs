@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nimbus_keyproviders::recovery::{Recipient, RecipientError};
-use nimbus_keyproviders::{Dek, OsRandom, Wrapped};
-use nimbus_manifests::{ProviderKind, WrapAlgorithm};
+use nimbus_keyproviders::{Dek, OsRandom};
+use nimbus_manifests::{ProviderKind, Wrap, WrapAlgorithm};
 use sha2::{Digest, Sha256};
 
-use crate::common::{Owned, private_dir};
+use crate::common::{Owned, now, private_dir};
 
 #[test]
 fn stock_age_opens_the_wrap() {
@@ -18,7 +18,7 @@ fn stock_age_opens_the_wrap() {
     let (identity, recipient) = identity(dir.path(), "one.txt");
     let owned = Owned::demo();
     let dek = Dek::generate(&OsRandom).unwrap();
-    let wrapped = recipient.wrap(&dek, &owned.context()).unwrap();
+    let wrapped = recipient.wrap(&dek, &owned.context(), now()).unwrap();
     assert_eq!(wrapped.provider, ProviderKind::Age);
     assert_eq!(wrapped.key_id.as_str(), recipient.to_string());
     assert_eq!(wrapped.algorithm, WrapAlgorithm::X25519);
@@ -45,8 +45,8 @@ fn each_wrap_is_for_its_recipient_only() {
     let (stranger, _) = identity(dir.path(), "two.txt");
     let owned = Owned::demo();
     let dek = Dek::generate(&OsRandom).unwrap();
-    let one = recipient.wrap(&dek, &owned.context()).unwrap();
-    let two = recipient.wrap(&dek, &owned.context()).unwrap();
+    let one = recipient.wrap(&dek, &owned.context(), now()).unwrap();
+    let two = recipient.wrap(&dek, &owned.context(), now()).unwrap();
     assert_ne!(one.blob, two.blob, "file key and nonce are fresh each time");
     assert!(decrypt(&stranger, &one).is_err());
 }
@@ -57,7 +57,9 @@ fn the_age_library_opens_the_wrap() {
     let identity = age::x25519::Identity::generate();
     let recipient: Recipient = identity.to_public().to_string().parse().unwrap();
     let dek = Dek::generate(&OsRandom).unwrap();
-    let wrapped = recipient.wrap(&dek, &Owned::demo().context()).unwrap();
+    let wrapped = recipient
+        .wrap(&dek, &Owned::demo().context(), now())
+        .unwrap();
     assert_eq!(age::decrypt(&identity, &wrapped.blob).unwrap().len(), 64);
     for index in 0..wrapped.blob.len() {
         let mut flipped = wrapped.blob.clone();
@@ -111,6 +113,10 @@ fn refuses_what_is_no_recipient() {
             "{wrong}: {error}"
         );
     }
+    for point in LOW_ORDER {
+        let error = point.parse::<Recipient>().unwrap_err();
+        assert!(matches!(error, RecipientError::LowOrder { .. }), "{error}");
+    }
     let capitals: Recipient = public.to_uppercase().parse().unwrap();
     assert_eq!(
         capitals.key_id().as_str(),
@@ -140,7 +146,7 @@ fn identity(dir: &Path, name: &str) -> (PathBuf, Recipient) {
 }
 
 /// What `age -d` makes of the wrap, or what it says against it.
-fn decrypt(identity: &Path, wrapped: &Wrapped) -> Result<Vec<u8>, String> {
+fn decrypt(identity: &Path, wrapped: &Wrap) -> Result<Vec<u8>, String> {
     let mut age = tool("age")
         .args(["-d", "-i"])
         .arg(identity)
@@ -163,3 +169,21 @@ fn tool(name: &str) -> Command {
 }
 
 const MISSING: &str = "this test opens a wrap with stock age: install the Debian package `age`";
+
+/// The points of order 1, 2, 4 and 8, each spelled with the highest bit clear and set.
+const LOW_ORDER: [&str; 14] = [
+    "age1qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq5cu47z",
+    "age1qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqzqqsuwj9m",
+    "age1qyqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqj7vrya",
+    "age1qyqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqzqqk67yly",
+    "age1anlllllllllllllllllllllllllllllllllllllllllllllllals4n2t7m",
+    "age1anllllllllllllllllllllllllllllllllllllllllllllllllls3hcv9z",
+    "age1ahlllllllllllllllllllllllllllllllllllllllllllllllalsn46ayy",
+    "age1ahlllllllllllllllllllllllllllllllllllllllllllllllllsh3g6la",
+    "age1amlllllllllllllllllllllllllllllllllllllllllllllllalselrwrv",
+    "age1amlllllllllllllllllllllllllllllllllllllllllllllllllsam3fc4",
+    "age1ur4h5lpmgxu2u9jku0a0r87ydtdqnr0tnsetrlvxvgz3vh6fhqqqzyt4v9",
+    "age1ur4h5lpmgxu2u9jku0a0r87ydtdqnr0tnsetrlvxvgz3vh6fhzqqxqejhu",
+    "age1t7wft09r2zxzfvwsk92eeql0tvzyghxytqwgapkcyf8dm5ylz9ts6wm9s8",
+    "age1t7wft09r2zxzfvwsk92eeql0tvzyghxytqwgapkcyf8dm5ylz8ts72fzt7",
+];

@@ -29,6 +29,8 @@ Examples:
 
 The settings name the keys that open the files now. Without a new key, files
 move to the key of the settings. A rotation that was interrupted is run again.
+The new key is tried before anything is changed. Tenants that the key map names
+stay under their own keys.
 Afterwards the new key must be in the settings; the old one is needed no more
 but for backups that were made before.")]
 pub(super) struct RotateKek {
@@ -64,6 +66,10 @@ pub(super) struct RotateKek {
     #[arg(long, value_name = "URL")]
     new_aws_endpoint_url: Option<String>,
 
+    /// Move tenants that the key map names off their own keys, too
+    #[arg(long)]
+    move_mapped: bool,
+
     /// Wrap each data key to this age recipient, too; may be given several times
     #[arg(long = "add-recipient", value_name = "RECIPIENT")]
     add_recipients: Vec<String>,
@@ -87,6 +93,7 @@ impl RotateKek {
             new_aws_kms_key_id: self.new_aws_kms_key_id,
             new_aws_region: self.new_aws_region,
             new_aws_endpoint_url: self.new_aws_endpoint_url,
+            move_mapped: self.move_mapped,
             add_recipients: self.add_recipients,
             drop_recipients: self.drop_recipients,
         };
@@ -168,6 +175,13 @@ fn say(rotated: &Rotated) -> std::io::Result<Outcome> {
         rotated.failed.len(),
         rotated.key
     ))?;
+    if rotated.kept > 0 {
+        output::note(&format!(
+            "{} of them stay under the keys that the key map names for their tenants, whose holders can still take them back; \
+             --move-mapped moves them, too.",
+            rotated.kept
+        ));
+    }
     for failure in &rotated.failed {
         output::note(&format!("{}: {}", failure.path, failure.error));
     }

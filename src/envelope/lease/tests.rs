@@ -421,16 +421,18 @@ async fn after_a_rotation_the_new_key_is_asked_and_the_old_one_may_go() {
     let house = House::new(old.clone());
     house.create("one").await;
     let keys = house.core.keys().unwrap();
-    house.core.use_keys(keys.moved_to(new.clone()));
+    let moved = || keys.moved_to(new.clone(), crate::envelope::Mapped::Stay);
+    house.core.use_keys(moved());
     let rewrapped = house
         .core
         .rewrap(
             &house.path("one"),
-            &*new,
+            &moved(),
             &crate::envelope::Recipients::default(),
         )
         .await
         .unwrap()
+        .change
         .unwrap();
     let core = house.core.clone();
     let changed = tokio::task::spawn_blocking(move || core.publish_rewrapped(vec![rewrapped]));

@@ -31,6 +31,8 @@ pub enum Fault {
     Reset,
     /// Pass the request on after a pause.
     Delay(Duration),
+    /// Pass the request on with the first text replaced by the second, and the answer the other way round: another key works under the first one's name.
+    Rewrite(String, String),
 }
 
 impl Fault {
@@ -203,11 +205,12 @@ impl State {
         let body = String::from_utf8_lossy(&request.body).into_owned();
         lock(&self.calls).push((action.clone(), body.clone()));
         match self.next_fault(&action, &body) {
-            None => self.forward(request, client),
+            None => self.forward(request, client, None),
             Some(Fault::Delay(pause)) => {
                 thread::sleep(pause);
-                self.forward(request, client)
+                self.forward(request, client, None)
             }
+            Some(Fault::Rewrite(from, to)) => self.forward(request, client, Some((&from, &to))),
             Some(Fault::Error {
                 status,
                 code,
@@ -239,7 +242,12 @@ impl State {
         Some(planned.fault.clone())
     }
 
-    fn forward(&self, request: &Message, client: &mut TcpStream) -> io::Result<bool> {
+    fn forward(
+        &self,
+        request: &Message,
+        client: &mut TcpStream,
+        rewritten: Option<(&str, &str)>,
+    ) -> io::Result<bool> {
         let mut upstream = TcpStream::connect(&self.upstream)?;
         let mut head: Vec<String> = request
             .head
@@ -249,6 +257,11 @@ impl State {
             .collect();
         head.push("Connection: close".into());
         let mut body = request.body.clone();
+        if let Some((from, to)) = rewritten {
+            body = replace(&body, from, to);
+            head.retain(|line| !line.to_ascii_lowercase().starts_with("content-length:"));
+            head.push(format!("Content-Length: {}", body.len()));
+        }
         if request.action() == "DisableKey" {
             // AWS takes an ARN; moto knows its keys by their bare ids there.
             let text = String::from_utf8_lossy(&body).into_owned();
@@ -268,6 +281,14 @@ impl State {
             .head
             .retain(|line| !line.to_ascii_lowercase().starts_with("connection:"));
         response.head[0] = response.head[0].replacen("HTTP/1.0", "HTTP/1.1", 1);
+        if let Some((from, to)) = rewritten {
+            response.body = replace(&response.body, to, from);
+            let is_length =
+                |line: &String| line.to_ascii_lowercase().starts_with("content-length:");
+            response.head.retain(|line| !is_length(line));
+            let length = format!("Content-Length: {}", response.body.len());
+            response.head.push(length);
+        }
         response.write(client)?;
         Ok(true)
     }
@@ -284,6 +305,10 @@ impl State {
         }
         Ok(())
     }
+}
+
+fn replace(body: &[u8], from: &str, to: &str) -> Vec<u8> {
+    String::from_utf8_lossy(body).replace(from, to).into_bytes()
 }
 
 fn respond(client: &mut TcpStream, status: u16, body: &str) -> io::Result<()> {

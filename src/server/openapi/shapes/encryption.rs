@@ -146,6 +146,9 @@ pub(in crate::server) struct RotateKek {
     new_aws_kms_key_id: Option<String>,
     new_aws_region: Option<String>,
     new_aws_endpoint_url: Option<String>,
+    /// Whether tenants that the key map names leave their own keys, too.
+    #[schema(required = false)]
+    move_mapped: bool,
     #[schema(required = false)]
     add_recipients: Vec<String>,
     #[schema(required = false)]
@@ -161,6 +164,8 @@ pub(in crate::server) struct KekRotated {
     rewrapped: u64,
     /// How many had them already.
     unchanged: u64,
+    /// How many of these stay under the keys that the key map names for their tenants.
+    kept: u64,
     failed: Vec<NotRotated>,
 }
 
