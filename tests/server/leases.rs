@@ -213,6 +213,35 @@ fn an_unreachable_kms_is_ridden_out_for_the_grace_and_then_closes() {
 }
 
 #[test]
+fn clocks_that_are_apart_revoke_nobody() {
+    let cloud = Cloud::new();
+    let server = cloud.start_with(&["--encryption-key-lease", "1s"]);
+    populate(&server, &["one"]);
+    let renewals = || cloud.proxy.calls("Decrypt").len();
+    for message in [
+        "Signature not yet current: 20261129T031500Z is still later than 20261129T030730Z (20261129T030230Z + 5 min.)",
+        "Signature expired: 20261129T030000Z is now earlier than 20261129T030730Z (20261129T031230Z - 5 min.)",
+    ] {
+        let apart = Fault::error(400, "InvalidSignatureException", message);
+        cloud.proxy.inject("Decrypt", apart);
+        let before = renewals();
+        until("renewals have failed", || renewals() > before + 3);
+        assert!(serves(&server, "one"));
+        let (_status, state) = ready(&server);
+        let trouble = &state["leases"]["keys_in_trouble"][0];
+        assert_eq!(trouble["state"], "unavailable", "{state}");
+        cloud.proxy.clear();
+        until("the clocks agree again", || {
+            ready(&server).1["leases"]["keys_in_trouble"] == json!([])
+        });
+    }
+    assert!(serves(&server, "one"));
+    server.stop();
+    let log = fs::read_to_string(cloud.machine.find("nimbus-audit.log")).expect("the audit log");
+    assert!(!log.contains("\"revocation\""), "{log}");
+}
+
+#[test]
 fn a_start_asks_for_the_control_file_alone_and_a_tenant_once_when_it_is_first_used() {
     let cloud = Cloud::new();
     let server = cloud.start();

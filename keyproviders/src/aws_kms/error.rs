@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_kms::config::http::HttpResponse;
-use aws_sdk_kms::error::{BoxError, ProvideErrorMetadata, SdkError};
+use aws_sdk_kms::error::{BoxError, ErrorMetadata, ProvideErrorMetadata, SdkError};
 
 use super::settings::InvalidSetting;
+use super::table;
 use crate::error::FailureClass;
 
 /// Why KMS did not do what it was asked. `key` is the ARN where it is known, else the key as
@@ -113,6 +114,39 @@ pub enum KmsError {
         /// The subject it was opened for.
         subject: String,
     },
+    /// The custom key store that holds the key does not answer, or the key is being changed.
+    #[error(
+        "the key store of KMS key {key} does not answer now ({message}): see to the key store, its proxy and \
+         the external key manager; it is safe to try again"
+    )]
+    KeyStore {
+        /// The key.
+        key: String,
+        /// What KMS said.
+        message: String,
+    },
+    /// The clocks of this machine and of AWS are apart.
+    #[error(
+        "AWS rejects the time of the request ({code}: {message}): set the clock of this machine (NTP); it is safe \
+         to try again"
+    )]
+    Clock {
+        /// The error code.
+        code: String,
+        /// What KMS said.
+        message: String,
+    },
+    /// The signature is not the one of the request that arrived.
+    #[error(
+        "AWS does not accept the signature of the request ({code}: {message}): see that no proxy changes requests, \
+         and that AWS_SECRET_ACCESS_KEY belongs to the access key"
+    )]
+    Unsigned {
+        /// The error code.
+        code: String,
+        /// What KMS said.
+        message: String,
+    },
     /// Too many requests, and retrying did not get through.
     #[error(
         "KMS throttles {action} on {key} ({message}): it is safe to try again; raise the account's \
@@ -165,19 +199,19 @@ pub enum KmsError {
         /// What KMS said.
         message: String,
     },
-    /// The standard chain found no credentials.
+    /// The standard chain gives no credentials: there are none, or their source does not answer.
     #[error(
-        "no AWS credentials were found ({reason}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or \
+        "no AWS credentials are to be had ({reason}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or \
          AWS_PROFILE, or give the machine, task or pod a role"
     )]
     NoCredentials {
         /// The whole chain of what went wrong.
         reason: String,
     },
-    /// The credentials are not, or no longer, valid: revoked, deactivated or mistyped.
+    /// AWS does not, or no longer, know who asks: an access key that was deactivated, a role that may not be assumed.
     #[error(
         "AWS rejected the credentials ({code}: {message}): see whose they are with \
-         `aws sts get-caller-identity`, and check that the access key is active and the clock right"
+         `aws sts get-caller-identity`, and check that the access key is active and the role may be assumed"
     )]
     CredentialsRejected {
         /// The error code.
@@ -244,6 +278,9 @@ impl KmsError {
             | Self::InvalidState { .. }
             | Self::CredentialsRejected { .. } => FailureClass::Denied,
             Self::Throttled { .. }
+            | Self::KeyStore { .. }
+            | Self::Clock { .. }
+            | Self::Unsigned { .. }
             | Self::Unreachable { .. }
             | Self::TimedOut { .. }
             | Self::Internal { .. }
@@ -266,6 +303,8 @@ impl KmsError {
         matches!(
             self,
             Self::Throttled { .. }
+                | Self::KeyStore { .. }
+                | Self::Clock { .. }
                 | Self::Unreachable { .. }
                 | Self::TimedOut { .. }
                 | Self::Internal { .. }
@@ -285,6 +324,15 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
+    /// No call at all, where only the kind of an error counts.
+    pub(super) const NONE: Call<'static> = Call {
+        action: "",
+        key: "",
+        subject: "",
+        endpoint: "",
+        deadline: Duration::ZERO,
+    };
+
     /// Turns what the SDK says into what happened.
     pub(super) fn failed<E>(&self, error: SdkError<E, HttpResponse>) -> KmsError
     where
@@ -328,88 +376,35 @@ impl Call<'_> {
     /// An error that the service answered with. Told apart by its code, which covers the errors
     /// that the SDK has no type for as well.
     fn refused(&self, code: Option<&str>, message: Option<&str>, status: u16) -> KmsError {
-        let action = self.action;
-        let key = self.key.to_owned();
-        let subject = self.subject.to_owned();
-        let message = message.unwrap_or("no message").to_owned();
-        match code.unwrap_or_default() {
-            "NotFoundException" => KmsError::NotFound { key, message },
-            "AccessDeniedException" | "AccessDenied" => KmsError::Denied {
-                action,
-                key,
-                message,
+        let code = code.unwrap_or_default();
+        let message = message.unwrap_or("no message");
+        match table::find(code, message) {
+            Some(row) => row.error(self, code, message),
+            None if status >= 500 => KmsError::Internal {
+                action: self.action,
+                code: match code {
+                    "" => format!("HTTP {status}"),
+                    code => code.to_owned(),
+                },
+                message: message.to_owned(),
             },
-            "DisabledException" => KmsError::Disabled { key },
-            // One code for several states; the sentence says which.
-            "KMSInvalidStateException" => {
-                let lower = message.to_ascii_lowercase();
-                if lower.contains("pending deletion") || lower.contains("pendingdeletion") {
-                    KmsError::PendingDeletion { key }
-                } else if lower.contains("disabled") {
-                    KmsError::Disabled { key }
-                } else {
-                    KmsError::InvalidState { key, message }
-                }
-            }
-            "InvalidCiphertextException" => KmsError::WrongContext { key, subject },
-            "IncorrectKeyException" => KmsError::WrongKey { key, subject },
-            "InvalidKeyUsageException" => KmsError::WrongKeyType { key, message },
-            "ValidationException"
-            | "InvalidArnException"
-            | "InvalidAliasNameException"
-            | "SerializationException" => KmsError::InvalidRequest { key, message },
-            "ThrottlingException"
-            | "Throttling"
-            | "LimitExceededException"
-            | "RequestLimitExceeded"
-            | "TooManyRequestsException"
-            | "SlowDown" => KmsError::Throttled {
-                action,
-                key,
-                message,
-            },
-            "ExpiredTokenException" | "ExpiredToken" | "RequestExpired" => {
-                KmsError::CredentialsExpired { message }
-            }
-            code @ ("UnrecognizedClientException"
-            | "InvalidClientTokenId"
-            | "InvalidSignatureException"
-            | "SignatureDoesNotMatch"
-            | "IncompleteSignature"
-            | "IncompleteSignatureException"
-            | "MissingAuthenticationToken"
-            | "MissingAuthenticationTokenException"
-            | "NotAuthorized"
-            | "OptInRequired") => KmsError::CredentialsRejected {
-                code: code.to_owned(),
-                message,
-            },
-            "KMSInternalException" | "KeyUnavailableException" | "DependencyTimeoutException" => {
-                let code = code.unwrap_or_default().to_owned();
-                KmsError::Internal {
-                    action,
-                    code,
-                    message,
-                }
-            }
-            code if status >= 500 => {
-                let code = if code.is_empty() {
-                    format!("HTTP {status}")
-                } else {
-                    code.to_owned()
-                };
-                KmsError::Internal {
-                    action,
-                    code,
-                    message,
-                }
-            }
-            code => self.unexpected(format!("HTTP {status} {code}: {message}")),
+            None => self.unexpected(format!("HTTP {status} {code}: {message}")),
         }
     }
 }
 
+/// Where credentials come from has none. What AWS has decided about who asks for them is a denial, as it is from KMS.
 pub(super) fn no_credentials(error: &(dyn Error + 'static)) -> KmsError {
+    let said = causes(error).find_map(|cause| cause.downcast_ref::<ErrorMetadata>());
+    if let Some(said) = said
+        && let (Some(code), message) = (said.code(), said.message().unwrap_or("no message"))
+        && table::find(code, message).is_some_and(|row| row.class() == FailureClass::Denied)
+    {
+        return KmsError::CredentialsRejected {
+            code: code.to_owned(),
+            message: message.to_owned(),
+        };
+    }
     KmsError::NoCredentials {
         reason: chain(error),
     }

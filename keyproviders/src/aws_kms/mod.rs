@@ -19,6 +19,7 @@ mod client;
 mod error;
 mod map;
 pub mod settings;
+pub mod table;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod aws_chain;
+mod aws_errors;
 mod aws_kms;
 mod common;
 mod conformance;
