@@ -146,7 +146,11 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         codes: &["KMSInvalidStateException"],
-        words: &["pending deletion", "pendingdeletion", "pending replica deletion"],
+        words: &[
+            "pending deletion",
+            "pendingdeletion",
+            "pending replica deletion",
+        ],
         kind: Kind::PendingDeletion,
         why: "the holder of the key has it deleted",
     },
@@ -194,7 +198,11 @@ pub const TABLE: &[Row] = &[
         why: "temporary credentials ended by the clock, and their source has not renewed them; who takes a role back makes it `AccessDenied`",
     },
     Row {
-        codes: &["RequestExpired", "RequestTimeTooSkewed", "RequestInTheFuture"],
+        codes: &[
+            "RequestExpired",
+            "RequestTimeTooSkewed",
+            "RequestInTheFuture",
+        ],
         words: &[],
         kind: Kind::Clock,
         why: "the clocks here and at AWS are apart",

@@ -66,7 +66,11 @@ async fn every_row_of_the_table_means_over_the_wire_what_it_says() {
     let mut told = 0;
     for row in table::TABLE {
         for code in row.codes {
-            let words = if row.words.is_empty() { &[""] } else { row.words };
+            let words = if row.words.is_empty() {
+                &[""]
+            } else {
+                row.words
+            };
             for word in words {
                 let message = format!("Key arn:aws:kms:us-east-1:1:key/2 {word} (Service: Kms)");
                 for action in ["Decrypt", "GenerateDataKey"] {
@@ -81,7 +85,10 @@ async fn every_row_of_the_table_means_over_the_wire_what_it_says() {
                     let class = failure.class();
                     assert_eq!(class, expected(code, word), "{code} {word:?}: {failure}");
                     assert_eq!(class, row.class(), "{code} {word:?}: {failure}");
-                    let known = !matches!(failure, ProviderError::Kms(KmsError::UnexpectedReply { .. }));
+                    let known = !matches!(
+                        failure,
+                        ProviderError::Kms(KmsError::UnexpectedReply { .. })
+                    );
                     assert!(known, "{code} {word:?}: {failure}");
                 }
                 told += 1;
@@ -90,10 +97,21 @@ async fn every_row_of_the_table_means_over_the_wire_what_it_says() {
     }
     assert!(told > 50, "{told}");
     // What nobody knows takes nothing away.
-    for (status, code) in [(400, "NeverHeardOf"), (403, ""), (404, ""), (407, ""), (500, ""), (503, "X")] {
+    for (status, code) in [
+        (400, "NeverHeardOf"),
+        (403, ""),
+        (404, ""),
+        (407, ""),
+        (500, ""),
+        (503, "X"),
+    ] {
         proxy.inject("Decrypt", Fault::error(status, code, "?"));
         let failure = kms.unwrap(&wrap, &owned.context()).await.unwrap_err();
-        assert_eq!(failure.class(), FailureClass::Unavailable, "{status} {code}: {failure}");
+        assert_eq!(
+            failure.class(),
+            FailureClass::Unavailable,
+            "{status} {code}: {failure}"
+        );
     }
 }
 
@@ -112,10 +130,15 @@ async fn what_the_network_does_takes_no_key_away() {
     // Answers TLS with something else.
     let _ends_with_the_process = std::thread::spawn(move || {
         for stream in plaintext.incoming() {
-            drop(stream.map(|mut stream| std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 no\r\n\r\n")));
+            drop(stream.map(|mut stream| {
+                std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 no\r\n\r\n")
+            }));
         }
     });
-    for endpoint in [format!("https://{address}"), "https://kms.invalid".to_owned()] {
+    for endpoint in [
+        format!("https://{address}"),
+        "https://kms.invalid".to_owned(),
+    ] {
         let config = KmsConfig {
             max_attempts: 1,
             attempt_timeout: Duration::from_secs(3),
