@@ -116,7 +116,7 @@ impl House {
         fs::create_dir(&dir).expect("a directory");
         let control = Control::open(&envelope, &dir).await;
         let control = Arc::new(control.expect("a control file"));
-        let envelope = envelope.with_mirror(control.clone());
+        let envelope = envelope.with_mirror(control.clone(), &dir);
         let options = SqliteOptions::default();
         let tenants = SqliteTenants::open(envelope, control, dir.clone(), options).await;
         Self {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use ureq::http::Method;
 
+use super::encryption::knowing;
 use super::output::{self, Format};
 use super::remote::Remote;
 use super::{CliError, Outcome, block_on, settings};
@@ -67,12 +68,16 @@ async fn here(settings: &Settings) -> Result<Examination, CliError> {
         }
         _ => Err(LogError::EncryptionOff),
     };
+    let envelope = match envelope {
+        Ok(envelope) => Ok(knowing(envelope, settings).await),
+        Err(error) => Err(chain(&error)),
+    };
     let doctor = Doctor {
         surveyor: Surveyor {
             data_dir: settings.data_dir.clone(),
             control_dir: settings.control_data_dir.clone(),
             provider: settings.provider.clone(),
-            envelope: envelope.map_err(|error| chain(&error)),
+            envelope,
             dek_max_age: settings.dek_max_age,
             holds_control: false,
         },

@@ -200,7 +200,7 @@ impl Start {
             move || control.locked_tenants()
         });
         envelope.keep_locked(locked.await?);
-        let mut envelope = envelope.with_mirror(control.clone());
+        let mut envelope = envelope.with_mirror(control.clone(), &settings.data_dir);
         let mut audit = None;
         if envelope.keys().is_some() {
             let (control, dir) = (control.clone(), settings.control_data_dir.clone());

@@ -11,15 +11,16 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
-use nimbus_keyproviders::CipherKey;
+use nimbus_keyproviders::{CipherKey, OsRandom};
 use nimbus_manifests::FileId;
 use redb::StorageBackend as _;
 use redb::backends::FileBackend;
 
 use super::ControlError;
 use super::database::{self, Protection, explain};
-use super::device::{BLOCK, BlockFile as _};
+use super::device::{BLOCK, BlockFile as _, Device};
 use super::overlay::Overlay;
 use crate::envelope::{
     EnvelopeError, KeyedFile, Opened, Stage, TEMPORARY_PREFIX, blocking, parent, sync_dir,
@@ -184,6 +185,22 @@ pub(crate) fn check(file: &KeyedFile) -> Result<(), ControlError> {
     database::check(file.path(), overlay)
 }
 
+/// Reads in the database of `file` without writing to it or taking it: who writes there meanwhile makes this fail.
+pub(super) fn look_into<T>(
+    file: &KeyedFile,
+    work: impl FnOnce(&redb::Database) -> Result<T, redb::Error>,
+) -> Result<T, ControlError> {
+    let path = file.path();
+    let (key, file_id) = opening_key(file)?;
+    let looked = File::open(path).and_then(|looked| {
+        let device = Device::open(looked, &key, file_id, Arc::new(OsRandom))?;
+        Overlay::on(device)
+    });
+    let overlay = looked.map_err(|error| explain(path, redb::Error::Io(error)))?;
+    let database = database::open_on(path, overlay)?;
+    work(&database).map_err(|error| explain(path, error))
+}
+
 /// The key that opens `file`, when anything was ever in it.
 fn opening_key(file: &KeyedFile) -> Result<(CipherKey, FileId), ControlError> {
     let key = match (file.stage(), file.next_cipher_key()) {
@@ -192,7 +209,7 @@ fn opening_key(file: &KeyedFile) -> Result<(CipherKey, FileId), ControlError> {
             return Err(EnvelopeError::NeverInitialised { path }.into());
         }
         (Stage::Rekeying, Some(next)) if super::which_key(file)? == Opened::Next => next,
-        (Stage::Ready | Stage::Rekeying, _) => file.cipher_key(),
+        (Stage::Ready | Stage::Initialised | Stage::Rekeying, _) => file.cipher_key(),
     };
     Ok((key, file.manifest().file_id()))
 }

@@ -55,14 +55,21 @@ pub(super) fn open(path: &Path, protection: &Protection) -> Result<Database, Con
 }
 
 /// Opens what `backend` holds, which is a copy of the database at `path`, and verifies every checksum in it.
+pub(super) fn check(path: &Path, backend: impl redb::StorageBackend) -> Result<(), ControlError> {
+    open_on(path, backend).map(drop)
+}
+
+/// As [`check`], and gives the database.
 #[expect(
     clippy::disallowed_methods,
     reason = "this is the one opener that the lint protects"
 )]
-pub(super) fn check(path: &Path, backend: impl redb::StorageBackend) -> Result<(), ControlError> {
+pub(super) fn open_on(
+    path: &Path,
+    backend: impl redb::StorageBackend,
+) -> Result<Database, ControlError> {
     builder()
         .create_with_backend(backend)
-        .map(drop)
         .map_err(|error| explain(path, error))
 }
 

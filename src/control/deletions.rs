@@ -1,7 +1,7 @@
 //! Deletions of tenants under way.
 
 use nimbus_manifests::TenantId;
-use redb::{ReadableDatabase as _, ReadableTable as _};
+use redb::{ReadTransaction, ReadableDatabase as _, ReadableTable as _};
 
 use super::tables::{ANNOUNCED, DELETIONS, DUE, LOCKS, MANIFESTS};
 use super::{Control, ControlError};
@@ -50,14 +50,16 @@ impl Control {
     ///
     /// [`ControlError`].
     pub fn pending_deletes(&self) -> Result<Vec<TenantId>, ControlError> {
-        self.with(|database| {
-            let transaction = database.begin_read()?;
-            let mut tenants = Vec::new();
-            for entry in transaction.open_table(DELETIONS)?.iter()? {
-                // Only this file's own writer put it there.
-                tenants.extend(entry?.0.value().parse::<TenantId>().ok());
-            }
-            Ok(tenants)
-        })
+        self.with(|database| pending(&database.begin_read()?))
     }
+}
+
+/// As [`Control::pending_deletes`].
+pub(super) fn pending(transaction: &ReadTransaction) -> Result<Vec<TenantId>, redb::Error> {
+    let mut tenants = Vec::new();
+    for entry in transaction.open_table(DELETIONS)?.iter()? {
+        // Only this file's own writer put it there.
+        tenants.extend(entry?.0.value().parse::<TenantId>().ok());
+    }
+    Ok(tenants)
 }

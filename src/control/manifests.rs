@@ -1,33 +1,22 @@
 //! The mirror of all manifests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use nimbus_manifests::Subject;
-use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use nimbus_manifests::{Subject, TenantId};
+use redb::{ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
 use super::tables::{ANNOUNCED, MANIFESTS};
-use super::{Control, ControlError};
-use crate::envelope::{ManifestMirror, MirrorError};
+use super::{Control, ControlError, deletions};
+use crate::envelope::{Copies, KeyedFile, ManifestMirror, MirrorError};
 
 impl Control {
-    /// The mirrored manifests of every subject, as they lay on the disk: one, or the one that was announced and the one before it.
+    /// The mirrored manifests of every subject, as they lay on the disk.
     ///
     /// # Errors
     ///
     /// [`ControlError`].
-    pub fn manifests(&self) -> Result<Vec<Vec<Vec<u8>>>, ControlError> {
-        self.with(|database| {
-            let transaction = database.begin_read()?;
-            let mut all: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
-            for table in NEWEST_FIRST {
-                for entry in transaction.open_table(table)?.iter()? {
-                    let (subject, manifest) = entry?;
-                    let copies = all.entry(subject.value().to_owned()).or_default();
-                    copies.push(manifest.value().to_vec());
-                }
-            }
-            Ok(all.into_values().collect())
-        })
+    pub fn manifests(&self) -> Result<BTreeMap<Subject, Copies>, ControlError> {
+        self.with(|database| copies(&database.begin_read()?))
     }
 
     /// Mirrors many manifests in one commit; what was announced in their place is dropped.
@@ -71,15 +60,33 @@ impl ManifestMirror for Control {
         .map_err(MirrorError::new)
     }
 
-    fn get(&self, subject: &Subject) -> Result<Vec<Vec<u8>>, MirrorError> {
+    fn get(&self, subject: &Subject) -> Result<Copies, MirrorError> {
         self.with(|database| {
             let transaction = database.begin_read()?;
-            let mut copies = Vec::with_capacity(1);
-            for table in NEWEST_FIRST {
+            let copy = |table: TableDefinition<'_, &str, &[u8]>| -> Result<_, redb::Error> {
                 let copy = transaction.open_table(table)?.get(subject.as_str())?;
-                copies.extend(copy.map(|copy| copy.value().to_vec()));
+                Ok(copy.map(|copy| copy.value().to_vec()))
+            };
+            Ok(Copies {
+                announced: copy(ANNOUNCED)?,
+                settled: copy(MANIFESTS)?,
+            })
+        })
+        .map_err(MirrorError::new)
+    }
+
+    fn subjects(&self) -> Result<Vec<Subject>, MirrorError> {
+        self.with(|database| {
+            let transaction = database.begin_read()?;
+            let going = deletions::pending(&transaction)?;
+            let mut subjects = BTreeSet::new();
+            for table in [ANNOUNCED, MANIFESTS] {
+                for entry in transaction.open_table(table)?.iter()? {
+                    // Only this file's own writer put it there.
+                    subjects.extend(entry?.0.value().parse::<Subject>().ok());
+                }
             }
-            Ok(copies)
+            Ok(staying(subjects, &going))
         })
         .map_err(MirrorError::new)
     }
@@ -98,7 +105,7 @@ impl ManifestMirror for Control {
 
     fn remove(&self, subject: &Subject) -> Result<(), MirrorError> {
         self.write(|transaction| {
-            for table in NEWEST_FIRST {
+            for table in [ANNOUNCED, MANIFESTS] {
                 drop(transaction.open_table(table)?.remove(subject.as_str())?);
             }
             Ok(())
@@ -107,4 +114,79 @@ impl ManifestMirror for Control {
     }
 }
 
-const NEWEST_FIRST: [TableDefinition<'_, &str, &[u8]>; 2] = [ANNOUNCED, MANIFESTS];
+/// The subjects but those of tenants that are being deleted.
+fn staying(subjects: impl IntoIterator<Item = Subject>, going: &[TenantId]) -> Vec<Subject> {
+    let stays = |subject: &Subject| subject.tenant().is_none_or(|one| !going.contains(one));
+    subjects.into_iter().filter(stays).collect()
+}
+
+/// Every copy that there is.
+fn copies(transaction: &ReadTransaction) -> Result<BTreeMap<Subject, Copies>, redb::Error> {
+    let mut all: BTreeMap<Subject, Copies> = BTreeMap::new();
+    for (table, announced) in [(ANNOUNCED, true), (MANIFESTS, false)] {
+        for entry in transaction.open_table(table)?.iter()? {
+            let (subject, manifest) = entry?;
+            // Only this file's own writer put it there.
+            let Ok(subject) = subject.value().parse::<Subject>() else {
+                continue;
+            };
+            let copies = all.entry(subject).or_default();
+            let copy = Some(manifest.value().to_vec());
+            match announced {
+                true => copies.announced = copy,
+                false => copies.settled = copy,
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// The copies as they were when the file was looked at, for who looks without a server and changes nothing.
+#[derive(Debug)]
+pub(crate) struct MirrorSeen {
+    copies: BTreeMap<Subject, Copies>,
+    going: Vec<TenantId>,
+}
+
+impl MirrorSeen {
+    /// Reads them from the control file of `file`, which nobody else writes meanwhile; nothing is written. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`].
+    pub(crate) fn of(file: &KeyedFile) -> Result<Self, ControlError> {
+        super::copy::look_into(file, |database| {
+            let transaction = database.begin_read()?;
+            Ok(Self {
+                copies: copies(&transaction)?,
+                going: deletions::pending(&transaction)?,
+            })
+        })
+    }
+}
+
+impl ManifestMirror for MirrorSeen {
+    fn put_many(&self, _manifests: &[(&Subject, &[u8])]) -> Result<(), MirrorError> {
+        Err(MirrorError::new("the control file is only looked at"))
+    }
+
+    fn announce(&self, manifests: &[(&Subject, &[u8])]) -> Result<(), MirrorError> {
+        self.put_many(manifests)
+    }
+
+    fn get(&self, subject: &Subject) -> Result<Copies, MirrorError> {
+        Ok(self.copies.get(subject).cloned().unwrap_or_default())
+    }
+
+    fn subjects(&self) -> Result<Vec<Subject>, MirrorError> {
+        Ok(staying(self.copies.keys().cloned(), &self.going))
+    }
+
+    fn announced(&self) -> Result<Vec<Subject>, MirrorError> {
+        Ok(Vec::new())
+    }
+
+    fn remove(&self, _subject: &Subject) -> Result<(), MirrorError> {
+        self.put_many(&[])
+    }
+}

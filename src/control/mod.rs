@@ -36,6 +36,7 @@ pub use copy::{export_plaintext, import_plaintext};
 pub use device::BadBlock;
 pub use due::DueIndex;
 pub use error::ControlError;
+pub(crate) use manifests::MirrorSeen;
 pub use usage::{
     Identity, InvalidMonth, KEPT_MONTHS, MAX_IDENTITIES, Month, MonthUsage, Sighting, TenantUsage,
     UsageReport,
@@ -118,7 +119,7 @@ impl Control {
             }
             Prepared::Keyed(file) => {
                 let file = match file.stage() {
-                    Stage::Ready => file,
+                    Stage::Ready | Stage::Initialised => file,
                     Stage::Initialise => {
                         let file = blocking(move || initialise(file)).await?;
                         envelope.publish_ready(file).await?
@@ -243,7 +244,7 @@ impl Control {
                         let opened = which_key(&file)?;
                         file.under(opened)?
                     }
-                    Stage::Ready | Stage::Initialise => file,
+                    Stage::Ready | Stage::Initialise | Stage::Initialised => file,
                 };
                 open.hold(&file);
                 Ok(())

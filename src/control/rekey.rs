@@ -18,8 +18,6 @@ impl Control {
     ///
     /// [`ControlError`]; it goes on under the key it has.
     pub async fn rotate_dek(self: &Arc<Self>, envelope: &Envelope) -> Result<(), ControlError> {
-        // Its own manifest is not copied into it: that would help nobody.
-        let envelope = envelope.clone().without_mirror();
         let own = subject();
         let prepare = || envelope.prepare(&self.path, &own, Cipher::Blocks1, Intent::Open);
         let mut prepared = prepare().await?;
@@ -39,7 +37,7 @@ impl Control {
         };
         let begun = Event::new(EventKind::Rekey, EventOutcome::Begun).of(file.manifest());
         envelope.record(begun.clone()).await?;
-        let rekeyed = self.rekey(&envelope, file).await;
+        let rekeyed = self.rekey(envelope, file).await;
         let event = match &rekeyed {
             Ok(file) => Event::new(EventKind::Rekey, EventOutcome::Done).of(file.manifest()),
             Err(_) => begun.ended(&rekeyed),

@@ -361,7 +361,8 @@ impl Migrate {
         }
         let mirrored = match Control::open(envelope, &self.control_dir).await {
             Ok(control) => {
-                let envelope = envelope.clone().with_mirror(std::sync::Arc::new(control));
+                let control = std::sync::Arc::new(control);
+                let envelope = envelope.clone().with_mirror(control, parent(&self.source));
                 blocking(move || envelope.refresh_mirror(&file))
                     .await
                     .map_err(OperationError::from)

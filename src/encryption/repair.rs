@@ -6,17 +6,19 @@ use std::sync::Arc;
 
 use nimbus_keyproviders::ProviderError;
 use nimbus_keyproviders::aws_kms::KmsError;
-use nimbus_manifests::{SealedManifest, Subject};
+use nimbus_manifests::{Cipher, SealedManifest, Subject, TenantId};
 
 use super::OperationError;
 use super::error::io_error;
+use super::shred::place;
 use crate::audit::AuditLog;
-use crate::control::Control;
+use crate::control::{Control, ControlError};
 use crate::envelope::{
-    self, Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, Intent, blocking,
-    classify, manifest_path, read_manifest,
+    self, Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, Intent, Prepared,
+    blocking, classify, manifest_path, read_manifest,
 };
 use crate::process::DataDirLock;
+use crate::sqlcipher;
 
 /// What was found about one manifest that is not right.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +29,10 @@ pub enum Repaired {
     DatabaseMissing,
     /// Its database is plaintext: no manifest belongs beside it.
     Plaintext,
+    /// It is an older one, and so is its database: the newer manifest does not open it. Nothing was changed.
+    BothOlder,
+    /// It is an older one, and is the newest from now on, as the operator said.
+    Accepted,
 }
 
 impl Repaired {
@@ -35,6 +41,8 @@ impl Repaired {
             Self::PutBack => "the manifest was put back from its copy",
             Self::DatabaseMissing => "the database is gone",
             Self::Plaintext => "the database is plaintext",
+            Self::BothOlder => "the newer manifest does not open the database",
+            Self::Accepted => "the older manifest and its database were accepted",
         }
     }
 }
@@ -50,8 +58,10 @@ pub struct Repair {
     pub outcome: Repaired,
 }
 
-/// Puts back every tenant's manifest in `data_dir` that is missing, cannot be read, was changed or is another file's, and has a copy in
-/// the control file of `control_dir`. What stands in its place is set aside. The server must be stopped.
+/// Puts back every tenant's manifest in `data_dir` that is missing, cannot be read, was changed, is older or another file's, and has a copy
+/// in the control file of `control_dir`. What stands in its place is set aside. The server must be stopped.
+///
+/// Of the tenants in `accepted`, the manifest that stands there becomes the newest, older or not, once it has opened its database.
 ///
 /// # Errors
 ///
@@ -60,6 +70,7 @@ pub async fn repair(
     envelope: &Envelope,
     data_dir: &Path,
     control_dir: &Path,
+    accepted: &[TenantId],
 ) -> Result<Vec<Repair>, OperationError> {
     if envelope.keys().is_none() {
         return Err(OperationError::EncryptionOff);
@@ -73,85 +84,178 @@ pub async fn repair(
     let (log, dir) = (control.clone(), control_dir.to_owned());
     let log = blocking(move || AuditLog::open(log, &dir)).await?;
     let envelope = &envelope.clone().with_audit(Arc::new(log));
-    let copies = blocking(move || control.manifests()).await?;
     let mut repairs = Vec::new();
-    for copies in copies {
+    for tenant in accepted {
+        repairs.push(accept(envelope, &control, data_dir, tenant).await?);
+    }
+    let envelope = &envelope.clone().with_mirror(control.clone(), data_dir);
+    let copies = blocking(move || {
+        let mut copies = control.manifests()?;
+        let going = control.pending_deletes()?;
+        copies.retain(|one, _| one.tenant().is_some_and(|tenant| !going.contains(tenant)));
+        Ok::<_, ControlError>(copies)
+    })
+    .await?;
+    for (subject, copies) in copies {
         // Only this deployment's own core wrote it there; what does not parse is of a newer release, and none of ours.
         let copies: Vec<SealedManifest> = copies
-            .iter()
+            .all()
             .filter_map(|copy| SealedManifest::parse(copy).ok())
             .collect();
-        let Some(last) = copies.last() else { continue };
-        let path = data_dir.join(last.claims().subject().file_name());
-        if let Some(copy) = replacement(envelope, &path, &copies).await {
-            let event = Event::new(EventKind::Repair, EventOutcome::Begun).of(copy.claims());
-            envelope.record(event.clone()).await?;
-            let copy = copy.clone();
-            let repaired = blocking(move || put_back(path, &copy)).await;
-            let event = event.ended(&repaired);
-            let event = match &repaired {
-                Ok(Some(repair)) => event.saying(repair.outcome.as_str()),
-                _ => event,
-            };
-            envelope.record(event).await?;
-            repairs.extend(repaired?);
+        let path = data_dir.join(subject.file_name());
+        match verdict(envelope, &path, &copies).await {
+            Verdict::Right => {}
+            Verdict::BothOlder => repairs.push(Repair {
+                subject,
+                path,
+                outcome: Repaired::BothOlder,
+            }),
+            Verdict::Wrong(copy) => {
+                let event = Event::new(EventKind::Repair, EventOutcome::Begun).of(copy.claims());
+                envelope.record(event.clone()).await?;
+                let copy = copy.clone();
+                let repaired = blocking(move || put_back(path, &copy)).await;
+                let event = event.ended(&repaired);
+                let event = match &repaired {
+                    Ok(repair) => event.saying(repair.outcome.as_str()),
+                    _ => event,
+                };
+                envelope.record(event).await?;
+                repairs.push(repaired?);
+            }
         }
     }
     Ok(repairs)
 }
 
-/// The copy that is to take the place of what stands beside `path`; `None` when that is right. Where a rotation was cut short there are two
-/// copies, under different keys: the one that a key opens is wanted.
-async fn replacement<'a>(
+/// Makes the manifest of a tenant the newest there is, once it has opened its database. `envelope` goes by no copies.
+async fn accept(
+    envelope: &Envelope,
+    control: &Arc<Control>,
+    data_dir: &Path,
+    tenant: &TenantId,
+) -> Result<Repair, OperationError> {
+    let (subject, path) = place(data_dir, tenant);
+    let prepared = envelope
+        .prepare(&path, &subject, Cipher::Sqlcipher4, Intent::Open)
+        .await?;
+    let Prepared::Keyed(file) = prepared else {
+        return Err(OperationError::EncryptionOff);
+    };
+    let event = Event::new(EventKind::Restore, EventOutcome::Begun).of(file.manifest());
+    let sealed = blocking({
+        let path = path.clone();
+        move || {
+            drop(sqlcipher::open_as_it_is(file)?);
+            // It was proven just now, under the lock of the directory.
+            let manifest = manifest_path(&path);
+            match read_manifest(&manifest) {
+                Ok(Some(sealed)) => Ok(sealed),
+                Ok(None) => Err(EnvelopeError::ManifestMissing { path }.into()),
+                Err(source) => Err(OperationError::Manifest {
+                    path: manifest,
+                    source,
+                }),
+            }
+        }
+    })
+    .await?;
+    envelope.record(event.clone()).await?;
+    let (control, of) = (control.clone(), subject.clone());
+    let accepted = blocking(move || control.put_many([(&of, sealed.as_bytes())])).await;
+    let outcome = Repaired::Accepted;
+    let event = event.ended(&accepted);
+    envelope
+        .record(match &accepted {
+            Ok(()) => event.saying(outcome.as_str()),
+            Err(_) => event,
+        })
+        .await?;
+    accepted?;
+    Ok(Repair {
+        subject,
+        path,
+        outcome,
+    })
+}
+
+/// What is to become of the manifest of a file.
+enum Verdict<'a> {
+    /// It is right, or its key cannot be had.
+    Right,
+    /// This copy is to take its place.
+    Wrong(&'a SealedManifest),
+    /// It is older than the copy, which does not open the database.
+    BothOlder,
+}
+
+/// Judges what stands beside `path`. Where a rotation was cut short there are two copies, under different keys: the one that a key opens is wanted.
+async fn verdict<'a>(
     envelope: &Envelope,
     path: &Path,
     copies: &'a [SealedManifest],
-) -> Option<&'a SealedManifest> {
-    let (before, announced) = copies.split_last()?;
+) -> Verdict<'a> {
+    let Some((before, announced)) = copies.split_last() else {
+        return Verdict::Right;
+    };
     let mut opens = None;
     for copy in announced {
-        if envelope.unwraps(path, copy).await {
+        if envelope.under(path, copy).await.is_ok() {
             opens = Some(copy);
         }
     }
-    if announced.is_empty() || opens.is_none() && envelope.unwraps(path, before).await {
+    if announced.is_empty() || opens.is_none() && envelope.under(path, before).await.is_ok() {
         opens = Some(before);
     }
+    let wanted = opens.unwrap_or(before);
     let manifest = manifest_path(path);
     let there = match blocking(move || read_manifest(&manifest)).await {
         Ok(Some(there)) => there,
-        Ok(None) | Err(_) => return Some(opens.unwrap_or(before)),
+        Ok(None) | Err(_) => return Verdict::Wrong(wanted),
     };
     let is_there = |copy: &SealedManifest| copy.as_bytes() == there.as_bytes();
     if opens.is_some_and(is_there) {
-        return None;
+        return Verdict::Right;
     }
     // A copy whose key is gone, while that of the other is here.
     if let Some(opens) = opens
         && copies.iter().any(is_there)
-        && !envelope.unwraps(path, &there).await
+        && envelope.under(path, &there).await.is_err()
     {
-        return Some(opens);
+        return Verdict::Wrong(opens);
     }
-    let wrong = is_wrong(envelope, path, before).await;
-    wrong.then_some(opens.unwrap_or(before))
-}
-
-/// Whether the manifest of `path`, which can be read, is anything else than what its key holder wrote for this file.
-async fn is_wrong(envelope: &Envelope, path: &Path, copy: &SealedManifest) -> bool {
-    let subject = copy.claims().subject();
+    let subject = before.claims().subject();
     let opened = envelope
-        .prepare(path, subject, copy.claims().cipher(), Intent::Open)
+        .prepare(path, subject, before.claims().cipher(), Intent::Open)
         .await;
     match opened {
-        Err(
-            EnvelopeError::SubjectMismatch { .. }
-            | EnvelopeError::CipherMismatch { .. }
-            | EnvelopeError::ManifestTampered { .. },
-        ) => true,
+        Err(EnvelopeError::ManifestOlder { .. }) => match is_opened(envelope, path, wanted).await {
+            true => Verdict::Wrong(wanted),
+            false => Verdict::BothOlder,
+        },
+        Err(error) if is_wrong(&error) => Verdict::Wrong(wanted),
+        _ => Verdict::Right,
+    }
+}
+
+/// Whether the database at `path` opens by this manifest.
+async fn is_opened(envelope: &Envelope, path: &Path, manifest: &SealedManifest) -> bool {
+    match envelope.under(path, manifest).await {
+        Ok(file) => blocking(move || sqlcipher::open_as_it_is(file).is_ok()).await,
+        Err(_) => false,
+    }
+}
+
+/// Whether it means that a manifest which can be read is not what its key holder wrote for this file, or is not all that there was of it.
+fn is_wrong(error: &EnvelopeError) -> bool {
+    match error {
+        EnvelopeError::SubjectMismatch { .. }
+        | EnvelopeError::CipherMismatch { .. }
+        | EnvelopeError::ManifestTampered { .. }
+        | EnvelopeError::Lost { .. } => true,
         // A key that is there and does not open the wrap; not one that cannot be had now, or settings that are wrong.
-        Err(EnvelopeError::Unwrap { source, .. }) => matches!(
-            *source,
+        EnvelopeError::Unwrap { source, .. } => matches!(
+            **source,
             ProviderError::UnwrapFailed { .. }
                 | ProviderError::UnsupportedAlgorithm { .. }
                 | ProviderError::Kms(KmsError::WrongContext { .. } | KmsError::WrongKey { .. })
@@ -160,14 +264,11 @@ async fn is_wrong(envelope: &Envelope, path: &Path, copy: &SealedManifest) -> bo
     }
 }
 
-/// One manifest that is wrong; `None` when there is nothing that it could belong to.
-fn put_back(path: PathBuf, copy: &SealedManifest) -> Result<Option<Repair>, OperationError> {
+/// One manifest that is wrong.
+fn put_back(path: PathBuf, copy: &SealedManifest) -> Result<Repair, OperationError> {
     let subject = copy.claims().subject().clone();
     let manifest = manifest_path(&path);
     let kind = classify(&path).map_err(io_error("read", &path))?;
-    if kind == FileKind::Absent && fs::symlink_metadata(&manifest).is_err() {
-        return Ok(None);
-    }
     let outcome = match kind {
         FileKind::Absent => Repaired::DatabaseMissing,
         FileKind::PlainSqlite | FileKind::PlainRedb => Repaired::Plaintext,
@@ -180,9 +281,9 @@ fn put_back(path: PathBuf, copy: &SealedManifest) -> Result<Option<Repair>, Oper
             Repaired::PutBack
         }
     };
-    Ok(Some(Repair {
+    Ok(Repair {
         subject,
         path,
         outcome,
-    }))
+    })
 }

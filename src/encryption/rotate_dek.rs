@@ -317,7 +317,7 @@ async fn settled(
         };
         match file.stage() {
             Stage::Ready => return Ok(file),
-            Stage::Initialise => {
+            Stage::Initialise | Stage::Initialised => {
                 let path = path.to_owned();
                 return Err(EnvelopeError::NeverInitialised { path }.into());
             }

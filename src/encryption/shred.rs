@@ -167,7 +167,7 @@ pub async fn shred(
 }
 
 /// Who a tenant's file belongs to, and where it lies.
-fn place(data_dir: &Path, tenant: &TenantId) -> (Subject, PathBuf) {
+pub(super) fn place(data_dir: &Path, tenant: &TenantId) -> (Subject, PathBuf) {
     let name = format!("{tenant}.sqlite3");
     let subject = Subject::sqlite_tenant(tenant, &name)
         .expect("a tenant id with our extension is a file name");

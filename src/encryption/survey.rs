@@ -41,6 +41,16 @@ pub enum Verify {
 }
 
 impl Verify {
+    /// What was asked for; without that, data keys are unwrapped where it costs no call over the network.
+    #[must_use]
+    pub fn of(asked: Option<Self>, provider: &ProviderChoice) -> Self {
+        let remote = matches!(
+            provider,
+            ProviderChoice::Configured(ProviderConfig::AwsKms { .. })
+        );
+        asked.unwrap_or(if remote { Self::None } else { Self::Unwrap })
+    }
+
     /// Its name on the command line, in a query and in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -219,15 +229,15 @@ impl Surveyor {
     ///
     /// [`SurveyError`] when a directory cannot be read. Trouble with a file, or with the keys, is part of the answer.
     pub async fn run(self, verify: Option<Verify>) -> Result<Survey, SurveyError> {
-        let remote = matches!(
-            self.provider,
-            ProviderChoice::Configured(ProviderConfig::AwsKms { .. })
-        );
-        let verify = verify.unwrap_or(if remote { Verify::None } else { Verify::Unwrap });
+        let verify = Verify::of(verify, &self.provider);
         let this = Arc::new(self);
         let paths = blocking({
             let this = this.clone();
-            move || this.candidates()
+            move || {
+                let mut paths = this.candidates()?;
+                paths.extend(this.known());
+                Ok::<_, SurveyError>(paths)
+            }
         })
         .await?;
         let mut files = Vec::with_capacity(paths.len());
@@ -336,6 +346,17 @@ impl Surveyor {
         Ok(paths)
     }
 
+    /// Where the files of tenants belong that the control file knows, whatever is left of them. Blocks.
+    fn known(&self) -> Vec<PathBuf> {
+        let envelope = self.envelope.as_ref().ok();
+        // Where the control file cannot be read, its own line says so.
+        let known = envelope.and_then(|envelope| envelope.mirrored().ok());
+        let paths = known.into_iter().flatten();
+        paths
+            .map(|subject| self.data_dir.join(subject.file_name()))
+            .collect()
+    }
+
     /// One file; `None` when it is none of ours. One that is given a new key meanwhile, so that manifest and file were not of one time, is
     /// looked at again.
     async fn look(&self, path: &Path, verify: Verify) -> Option<FileReport> {
@@ -367,6 +388,7 @@ impl Surveyor {
         };
         let (manifest, kind) = match seen {
             (Ok(Some(sealed)), Ok(kind)) => (sealed.claims().clone(), kind),
+            (Ok(None), Ok(FileKind::Absent)) => return self.lost(path, ours?).await,
             (Ok(None), Ok(kind)) => return self.without_manifest(path, kind, ours.is_some()),
             (Ok(Some(sealed)), Err(error)) => {
                 return Some(self.report(path, Some(sealed.claims()), unreadable(error)));
@@ -398,6 +420,20 @@ impl Surveyor {
             Err(finding) => finding,
         };
         Some(self.report(path, Some(&manifest), finding))
+    }
+
+    /// Neither a file nor a manifest: the control file may know of it.
+    async fn lost(&self, path: &Path, subject: Subject) -> Option<FileReport> {
+        let envelope = self.envelope.as_ref().ok()?;
+        let cipher = subject.cipher();
+        match envelope.check(path, &subject, cipher).await {
+            Err(error @ EnvelopeError::Lost { .. }) => {
+                let mut report = self.report(path, None, Finding::of(&error));
+                report.subject = Some(subject.to_string());
+                Some(report)
+            }
+            _ => None,
+        }
     }
 
     fn without_manifest(&self, path: &Path, kind: FileKind, ours: bool) -> Option<FileReport> {
@@ -484,6 +520,10 @@ impl Surveyor {
                 return Err(Finding(Health::KeyUnavailable, Some(why)));
             }
         };
+        if known_place && envelope.keys().is_some() {
+            let checked = envelope.check(path, manifest.subject(), manifest.cipher());
+            checked.await.map_err(|error| Finding::of(&error))?;
+        }
         // A lock holds for looking, too.
         if verify == Verify::None || self.is_locked(manifest) {
             return named_key(envelope, path, manifest).await;
@@ -567,6 +607,8 @@ impl Finding {
     fn of(error: &EnvelopeError) -> Self {
         let health = match (error, error.trouble()) {
             (EnvelopeError::SubjectMismatch { .. }, _) => Health::SubjectMismatch,
+            // Its key may have been taken back; whatever it is, the control file's own line says it.
+            (EnvelopeError::Mirror { .. }, _) => Health::KeyUnavailable,
             (_, trouble) => Self::health(trouble),
         };
         Self(health, Some(chain(error)))

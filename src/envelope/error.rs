@@ -79,6 +79,26 @@ pub enum EnvelopeError {
         /// The protected file.
         path: PathBuf,
     },
+    /// The control file has a copy of the manifest, and there is no database; there is no manifest either, or one that says `new`.
+    #[error(
+        "the database {} is gone: the control file has a copy of its manifest, so it existed; restore database and manifest from a \
+         backup{}",
+        .path.display(), without_backup(.path)
+    )]
+    Lost {
+        /// The protected file.
+        path: PathBuf,
+    },
+    /// The control file has a copy of a newer manifest.
+    #[error(
+        "the manifest {}.nimbus-enc is an older one than the control file has a copy of; put the newer back with `nimbus encryption repair`, \
+         or, if database and manifest come from a backup, accept them with `nimbus encryption repair --accept-older {}`",
+        .path.display(), tenant_of(.path)
+    )]
+    ManifestOlder {
+        /// The protected file.
+        path: PathBuf,
+    },
     /// The manifest says `ready`, and the database has 0 bytes.
     #[error(
         "the database {} was cut to 0 bytes; it is damaged, not new; restore it from a backup",
@@ -191,7 +211,7 @@ pub enum EnvelopeError {
         source: InvalidManifest,
     },
     /// The copy of the manifest in the control file could not be read or written.
-    #[error("the manifest of {} could not be mirrored in the control file", .path.display())]
+    #[error("the copy of the manifest of {} in the control file could not be read or written", .path.display())]
     Mirror {
         /// The protected file.
         path: PathBuf,
@@ -231,6 +251,13 @@ fn without_backup(path: &Path) -> &'static str {
         }
         Place::Other => "",
     }
+}
+
+/// The tenant whose file this is by its name, for a command.
+fn tenant_of(path: &Path) -> &str {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.and_then(|name| name.strip_suffix(".sqlite3"))
+        .unwrap_or("<tenant>")
 }
 
 /// Which of the files that the server opens this is, by its name or its manifest's.
@@ -303,8 +330,11 @@ impl EnvelopeError {
             Self::AlreadyExists { .. } => Trouble::AlreadyExists,
             Self::Plaintext { .. } | Self::NotEncrypted { .. } => Trouble::Plaintext,
             Self::ManifestMissing { .. } => Trouble::ManifestMissing,
-            Self::DatabaseMissing { .. } | Self::DatabaseEmpty { .. } => Trouble::DatabaseMissing,
+            Self::DatabaseMissing { .. } | Self::Lost { .. } | Self::DatabaseEmpty { .. } => {
+                Trouble::DatabaseMissing
+            }
             Self::ManifestUnparsable { .. }
+            | Self::ManifestOlder { .. }
             | Self::ManifestTampered { .. }
             | Self::CipherMismatch { .. } => Trouble::ManifestCorrupt,
             Self::SubjectMismatch { .. } => Trouble::KeyMismatch,

@@ -45,6 +45,9 @@ impl PlainFile {
 pub enum Stage {
     /// The file is to be initialised, then [`Envelope::publish_ready`](super::Envelope::publish_ready) called. Nothing was ever in it.
     Initialise,
+    /// The creation was cut short at its end: the file is there and must open, then [`Envelope::publish_ready`](super::Envelope::publish_ready)
+    /// is called.
+    Initialised,
     /// The file holds data under [`KeyedFile::cipher_key`].
     Ready,
     /// The file holds data under [`KeyedFile::cipher_key`] or [`KeyedFile::next_cipher_key`]: find out, then call [`Envelope::settle`](super::Envelope::settle).

@@ -7,11 +7,11 @@
 //! | --- | --- | --- |
 //! | 1. manifest `new` published | manifest `new`, no file | [`Prepared::Keyed`] in [`Stage::Initialise`]: initialise again, same key |
 //! | 2. file initialised and flushed | manifest `new`, file | the same |
-//! | 3. manifest `ready` mirrored | manifest `new`, file, mirror `ready` | the same; the mirror is written again |
+//! | 3. manifest `ready` mirrored | manifest `new`, file, mirror `ready` | [`Stage::Initialised`]: it exists; the first opening goes on with 4 |
 //! | 4. manifest `ready` published | manifest `ready`, file | open |
 //!
 //! The mirror is always written before the sidecar, so that a durable sidecar never lacks one; `new` manifests, whose files
-//! hold nothing, are not mirrored.
+//! hold nothing, are not mirrored. So a copy in the mirror proves that a file exists, and which of its manifests is the newest: see [`standing`].
 
 mod audit;
 mod error;
@@ -23,12 +23,13 @@ mod metered;
 mod probe;
 mod rekey;
 mod rewrap;
+mod standing;
 mod store;
 mod table;
 mod unwrap;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -58,6 +59,7 @@ use crate::chain::chain;
 use crate::failpoints::crash_point;
 use hold::Holders;
 use lease::Leases;
+use standing::Standing;
 use store::Publish;
 use table::Step;
 use unwrap::Failure;
@@ -96,6 +98,38 @@ impl MirrorError {
     }
 }
 
+/// The copies of one manifest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Copies {
+    /// What a rotation is about to publish, or has published.
+    pub announced: Option<Vec<u8>>,
+    /// What was published, or was about to be.
+    pub settled: Option<Vec<u8>>,
+}
+
+impl Copies {
+    /// All of them, the newest first.
+    pub fn all(&self) -> impl Iterator<Item = &[u8]> {
+        self.announced
+            .iter()
+            .chain(&self.settled)
+            .map(Vec::as_slice)
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.all().next().is_none()
+    }
+}
+
+/// The mirror, and the directory of the files that it knows. Copies of them elsewhere are none of its business.
+#[derive(Debug, Clone)]
+struct Mirror {
+    copies: Arc<dyn ManifestMirror>,
+    home: PathBuf,
+}
+
 /// Where a copy of each manifest is kept, so that a lost sidecar can be put back. All calls block and are durable when they return.
 pub trait ManifestMirror: fmt::Debug + Send + Sync {
     /// Keeps each manifest as the one copy of its subject's, all in one go.
@@ -113,12 +147,19 @@ pub trait ManifestMirror: fmt::Debug + Send + Sync {
     /// [`MirrorError`] when they are not all durable.
     fn announce(&self, manifests: &[(&Subject, &[u8])]) -> Result<(), MirrorError>;
 
-    /// The copies of `subject`'s manifest: none, one, or the one that was announced and the one before it.
+    /// The copies of `subject`'s manifest.
     ///
     /// # Errors
     ///
     /// [`MirrorError`] when the control file cannot be read.
-    fn get(&self, subject: &Subject) -> Result<Vec<Vec<u8>>, MirrorError>;
+    fn get(&self, subject: &Subject) -> Result<Copies, MirrorError>;
+
+    /// Whose manifests there are copies of, but for tenants that are being deleted.
+    ///
+    /// # Errors
+    ///
+    /// [`MirrorError`] when the control file cannot be read.
+    fn subjects(&self) -> Result<Vec<Subject>, MirrorError>;
 
     /// Whose manifests were announced and not put since.
     ///
@@ -142,7 +183,7 @@ pub struct Envelope {
     keys: Option<Arc<ArcSwap<KeyRing>>>,
     /// Held shared by whoever writes one manifest, alone by who replaces many: see [`rewrap`].
     publishing: Arc<RwLock<()>>,
-    mirror: Option<Arc<dyn ManifestMirror>>,
+    mirror: Option<Mirror>,
     audit: Arc<dyn AuditSink>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn SecureRandom>,
@@ -182,13 +223,43 @@ impl Envelope {
         }
     }
 
-    /// The same core, keeping a copy of every manifest in `mirror`.
+    /// The same core, which keeps a copy of the manifest of every tenant in the directory `home` in `mirror`, and goes by those copies.
     #[must_use]
-    pub fn with_mirror(self, mirror: Arc<dyn ManifestMirror>) -> Self {
+    pub fn with_mirror(self, mirror: Arc<dyn ManifestMirror>, home: &Path) -> Self {
+        let mirror = Mirror {
+            copies: mirror,
+            home: home.canonicalize().unwrap_or_else(|_| home.to_owned()),
+        };
         Self {
             mirror: Some(mirror),
             ..self
         }
+    }
+
+    /// The mirror, where it has a copy of the manifest of `path` or is to have one: not of the control file, whose own copy would help nobody.
+    fn mirror_of(&self, path: &Path, subject: &Subject) -> Option<&dyn ManifestMirror> {
+        let mirror = self.mirror.as_ref()?;
+        let _tenant = subject.tenant()?;
+        let same_name = path.file_name() == Some(subject.file_name().as_ref());
+        let dir = store::parent(path);
+        let at_home = dir == mirror.home || dir.canonicalize().is_ok_and(|dir| dir == mirror.home);
+        (same_name && at_home).then_some(&*mirror.copies)
+    }
+
+    /// Whose manifests the mirror has copies of: these files exist, or are lost. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvelopeError::Mirror`].
+    pub fn mirrored(&self) -> Result<Vec<Subject>, EnvelopeError> {
+        let Some(mirror) = &self.mirror else {
+            return Ok(Vec::new());
+        };
+        let subjects = mirror.copies.subjects();
+        subjects.map_err(|source| EnvelopeError::Mirror {
+            path: mirror.home.clone(),
+            source,
+        })
     }
 
     /// The same core, whose key events go to `audit`.
@@ -221,15 +292,6 @@ impl Envelope {
     /// Has a key event recorded soon: one that changes nothing.
     pub fn note(&self, event: Event) {
         self.audit.note(event);
-    }
-
-    /// The same core, keeping no copies.
-    #[must_use]
-    pub(crate) fn without_mirror(self) -> Self {
-        Self {
-            mirror: None,
-            ..self
-        }
     }
 
     /// The keys in force; `None` when encryption is off.
@@ -269,13 +331,7 @@ impl Envelope {
                 tenant: tenant.clone(),
             });
         }
-        let (manifest, kind) = blocking({
-            let path = path.to_owned();
-            move || look(&path)
-        })
-        .await?;
-        let state = manifest.as_ref().map(|sealed| sealed.claims().state());
-        let step = table::decide(path, state, kind, cipher, self.keys.is_some(), intent)?;
+        let (step, manifest) = self.examine(path, subject, cipher, intent).await?;
         let plain = |exists| {
             Ok(Prepared::Plain(PlainFile {
                 path: path.to_owned(),
@@ -285,16 +341,25 @@ impl Envelope {
         match (step, manifest, self.keys()) {
             (Step::OpenPlain, ..) => plain(true),
             (Step::CreatePlain, ..) => plain(false),
-            (Step::Initialise | Step::Open | Step::Settle, Some(sealed), Some(keys)) => self
-                .unseal(path, subject, cipher, sealed, &keys)
-                .await
-                .map(Prepared::Keyed),
+            (
+                Step::Initialise | Step::Finish | Step::Open | Step::Settle,
+                Some(sealed),
+                Some(keys),
+            ) => {
+                let unsealed = self.unseal(path, subject, cipher, sealed, &keys).await;
+                unsealed.map(|mut file| {
+                    if step == Step::Finish {
+                        file.stage = Stage::Initialised;
+                    }
+                    Prepared::Keyed(file)
+                })
+            }
             (Step::Create, _, Some(keys)) => self
                 .create(path, subject, cipher, &keys)
                 .await
                 .map(Prepared::Keyed),
             // `decide` takes these steps only with keys and, but for `Create`, a manifest; should that change, fail closed.
-            (Step::Initialise | Step::Open | Step::Settle | Step::Create, ..) => {
+            (Step::Initialise | Step::Finish | Step::Open | Step::Settle | Step::Create, ..) => {
                 Err(EnvelopeError::EncryptionOff {
                     path: path.to_owned(),
                 })
@@ -302,7 +367,84 @@ impl Envelope {
         }
     }
 
-    /// Publishes `ready` for a file that was in [`Stage::Initialise`], once it is initialised and flushed.
+    /// What the opening table says of `path`, and the manifest that it said it of. No key is used.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvelopeError`] names the row of the table.
+    async fn examine(
+        &self,
+        path: &Path,
+        subject: &Subject,
+        cipher: Cipher,
+        intent: Intent,
+    ) -> Result<(Step, Option<SealedManifest>), EnvelopeError> {
+        let (manifest, kind, standing) = blocking({
+            let (this, path, subject) = (self.clone(), path.to_owned(), subject.clone());
+            move || this.look(&path, &subject)
+        })
+        .await?;
+        let state = manifest.as_ref().map(|sealed| sealed.claims().state());
+        let encryption = self.keys.is_some();
+        let step = table::decide(path, state, standing, kind, cipher, encryption, intent)?;
+        Ok((step, manifest))
+    }
+
+    /// Whether the opening table lets the file of `subject` at `path` be opened. No key is used.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvelopeError`] names the row of the table.
+    pub(crate) async fn check(
+        &self,
+        path: &Path,
+        subject: &Subject,
+        cipher: Cipher,
+    ) -> Result<(), EnvelopeError> {
+        let examined = self.examine(path, subject, cipher, Intent::Open);
+        examined.await.map(drop)
+    }
+
+    /// What stands at `path`, its manifest, and how that stands to its copies. Blocks.
+    fn look(
+        &self,
+        path: &Path,
+        subject: &Subject,
+    ) -> Result<(Option<SealedManifest>, FileKind, Standing), EnvelopeError> {
+        let (mut manifest, mut kind) = look(path)?;
+        let Some(mirror) = self.mirror_of(path, subject) else {
+            return Ok((manifest, kind, Standing::Unknown));
+        };
+        for _again in 0..LOOKS {
+            let copies = mirror
+                .get(subject)
+                .map_err(|source| EnvelopeError::Mirror {
+                    path: path.to_owned(),
+                    source,
+                })?;
+            let standing = match &manifest {
+                // Whose it is comes first.
+                Some(there) if there.claims().subject() != subject => Standing::Known,
+                there => Standing::of(there.as_ref(), &copies),
+            };
+            let suspect = standing == Standing::Older
+                || standing == Standing::Known && kind == FileKind::Absent;
+            if !suspect {
+                return Ok((manifest, kind, standing));
+            }
+            // Manifest and copies are of one moment only if nobody wrote the manifest meanwhile.
+            let (now, kind_now) = look(path)?;
+            if now == manifest && kind_now == kind {
+                return Ok((manifest, kind, standing));
+            }
+            (manifest, kind) = (now, kind_now);
+        }
+        Err(EnvelopeError::ChangedMeanwhile {
+            path: path.to_owned(),
+        })
+    }
+
+    /// Publishes `ready` for a file that was in [`Stage::Initialise`] or [`Stage::Initialised`], once it is initialised and flushed.
     ///
     /// # Errors
     ///
@@ -318,15 +460,17 @@ impl Envelope {
     ///
     /// [`EnvelopeError::Mirror`].
     pub fn refresh_mirror(&self, file: &KeyedFile) -> Result<(), EnvelopeError> {
-        let Some(mirror) = &self.mirror else {
+        let subject = file.manifest.subject();
+        let Some(mirror) = self.mirror_of(&file.path, subject) else {
             return Ok(());
         };
         let failed = |source| EnvelopeError::Mirror {
             path: file.path.clone(),
             source,
         };
-        let (subject, sealed) = (file.manifest.subject(), file.seal());
-        if mirror.get(subject).map_err(failed)? == [sealed.as_bytes()] {
+        let sealed = file.seal();
+        let copies = mirror.get(subject).map_err(failed)?;
+        if copies.all().eq([sealed.as_bytes()]) {
             return Ok(());
         }
         // Nobody publishes between the look and the copy.
@@ -348,9 +492,16 @@ impl Envelope {
     ///
     /// [`EnvelopeError::Mirror`].
     pub fn settle_mirror(&self, dir: &Path) -> Result<(), EnvelopeError> {
-        let Some(mirror) = &self.mirror else {
+        let Some(Mirror {
+            copies: mirror,
+            home,
+        }) = &self.mirror
+        else {
             return Ok(());
         };
+        if !dir.canonicalize().is_ok_and(|dir| dir == *home) {
+            return Ok(());
+        }
         let failed = |source| EnvelopeError::Mirror {
             path: dir.to_owned(),
             source,
@@ -367,7 +518,7 @@ impl Envelope {
                 && mirror
                     .get(&subject)
                     .map_err(failed)?
-                    .iter()
+                    .all()
                     .any(|copy| copy == there.as_bytes())
             {
                 settled.push((subject, there));
@@ -380,15 +531,22 @@ impl Envelope {
         mirror.put_many(&copies).map_err(failed)
     }
 
-    /// Whether the keys in force unwrap what `sealed`, a manifest for `path`, holds, and its MAC is right.
-    pub(crate) async fn unwraps(&self, path: &Path, sealed: &SealedManifest) -> bool {
-        let Some(keys) = self.keys() else {
-            return false;
-        };
+    /// The file at `path` under `sealed`, a manifest for it wherever that came from; whether its database opens by it is not known yet.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvelopeError`]: the keys in force do not unwrap it, or its MAC is wrong.
+    pub(crate) async fn under(
+        &self,
+        path: &Path,
+        sealed: &SealedManifest,
+    ) -> Result<KeyedFile, EnvelopeError> {
+        let keys = self.keys().ok_or_else(|| EnvelopeError::EncryptionOff {
+            path: path.to_owned(),
+        })?;
         let (subject, cipher) = (sealed.claims().subject(), sealed.claims().cipher());
         self.unseal(path, subject, cipher, sealed.clone(), &keys)
             .await
-            .is_ok()
     }
 
     /// Removes the manifest of `path`, durably: whatever is left of the file is then unreadable. The mirror's copy is the caller's
@@ -574,7 +732,9 @@ impl Envelope {
         publish: Publish,
     ) -> Result<(), EnvelopeError> {
         let manifest = sealed.claims();
-        if let (Some(mirror), false) = (&self.mirror, manifest.state() == State::New) {
+        if manifest.state() != State::New
+            && let Some(mirror) = self.mirror_of(path, manifest.subject())
+        {
             mirror
                 .put_many(&[(manifest.subject(), sealed.as_bytes())])
                 .map_err(|source| EnvelopeError::Mirror {
@@ -640,6 +800,9 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
         },
     }
 }
+
+/// How often a manifest is looked at again that was written meanwhile.
+const LOOKS: usize = 8;
 
 #[cfg(test)]
 mod tests;

@@ -22,6 +22,7 @@ use nimbus_manifests::{
     DekEntry, KeyId, Manifest, ProviderKind, SealedManifest, State, Subject, Wrap, WrapContext,
 };
 
+use super::standing::Standing;
 use super::store;
 use super::{Envelope, EnvelopeError, KeyRing, MirrorError, blocking, look, manifest_path};
 use crate::failpoints::crash_point;
@@ -111,14 +112,25 @@ impl Envelope {
         let keys = self.keys().ok_or_else(|| EnvelopeError::EncryptionOff {
             path: path.to_owned(),
         })?;
-        let (sealed, _kind) = blocking({
-            let path = path.to_owned();
-            move || look(&path)
+        let (before, standing) = blocking({
+            let (this, path) = (self.clone(), path.to_owned());
+            move || {
+                let (sealed, _kind) = look(&path)?;
+                let Some(sealed) = sealed else {
+                    return Err(EnvelopeError::ManifestMissing { path });
+                };
+                let (sealed, _kind, standing) = this.look(&path, sealed.claims().subject())?;
+                let sealed = sealed.ok_or(EnvelopeError::ManifestMissing { path })?;
+                Ok((sealed, standing))
+            }
         })
         .await?;
-        let before = sealed.ok_or_else(|| EnvelopeError::ManifestMissing {
-            path: path.to_owned(),
-        })?;
+        // Written anew it would be the newest.
+        if standing == Standing::Older {
+            return Err(EnvelopeError::ManifestOlder {
+                path: path.to_owned(),
+            });
+        }
         let (subject, cipher) = (before.claims().subject().clone(), before.claims().cipher());
         let wrap_failed = |source: Arc<ProviderError>| EnvelopeError::Wrap {
             path: path.to_owned(),
@@ -222,7 +234,11 @@ impl Envelope {
             return Ok(changed);
         };
         if let Some(mirror) = &self.mirror {
-            to_mirror(&batch, |one| &one.after, |copies| mirror.announce(copies))?;
+            self.to_mirror(
+                &batch,
+                |one| &one.after,
+                |copies| mirror.copies.announce(copies),
+            )?;
             crash_point!("manifests::announced");
         }
         let manifests: Vec<_> = batch
@@ -236,10 +252,10 @@ impl Envelope {
             new.for_each(|one| self.move_leases(&keys, &one.after));
         }
         if let Some(mirror) = &self.mirror {
-            to_mirror(
+            self.to_mirror(
                 &batch,
                 |one| if is_new(one) { &one.after } else { &one.before },
-                |copies| mirror.put_many(copies),
+                |copies| mirror.copies.put_many(copies),
             )?;
             crash_point!("manifests::mirrored");
         }
@@ -250,6 +266,31 @@ impl Envelope {
         })?;
         Ok(changed)
     }
+
+    /// Gives manifests to the mirror, but `new` ones, and those that are none of its business.
+    fn to_mirror<'a>(
+        &self,
+        batch: &'a [Rewrapped],
+        which: impl Fn(&'a Rewrapped) -> &'a SealedManifest,
+        give: impl FnOnce(&[(&Subject, &[u8])]) -> Result<(), MirrorError>,
+    ) -> Result<(), EnvelopeError> {
+        let wanted = |one: &&Rewrapped| {
+            one.after.claims().state() != State::New
+                && self.mirror_of(&one.path, one.subject()).is_some()
+        };
+        let copies: Vec<_> = batch
+            .iter()
+            .filter(wanted)
+            .map(|one| (one.subject(), which(one).as_bytes()))
+            .collect();
+        let Some(first) = batch.first() else {
+            return Ok(());
+        };
+        give(&copies).map_err(|source| EnvelopeError::Mirror {
+            path: first.path.clone(),
+            source,
+        })
+    }
 }
 
 /// Whether this very manifest stands beside `path`.
@@ -258,29 +299,6 @@ pub(super) fn is_at_place(path: &Path, manifest: &SealedManifest) -> bool {
         store::read(&manifest_path(path)),
         Ok(Some(now)) if now.as_bytes() == manifest.as_bytes()
     )
-}
-
-/// Gives manifests to the mirror, but `new` ones, and the mirror's own, which would help nobody there.
-fn to_mirror<'a>(
-    batch: &'a [Rewrapped],
-    which: impl Fn(&'a Rewrapped) -> &'a SealedManifest,
-    give: impl FnOnce(&[(&Subject, &[u8])]) -> Result<(), MirrorError>,
-) -> Result<(), EnvelopeError> {
-    let wanted = |one: &&Rewrapped| {
-        one.after.claims().state() != State::New && one.subject().tenant().is_some()
-    };
-    let copies: Vec<_> = batch
-        .iter()
-        .filter(wanted)
-        .map(|one| (one.subject(), which(one).as_bytes()))
-        .collect();
-    let Some(first) = batch.first() else {
-        return Ok(());
-    };
-    give(&copies).map_err(|source| EnvelopeError::Mirror {
-        path: first.path.clone(),
-        source,
-    })
 }
 
 /// Whether a data key has the wanted wrap, no other provider's, and the recipients as asked for.

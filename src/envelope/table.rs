@@ -1,7 +1,7 @@
 //! The opening table: what is on disk decides.
 //!
 //! One row of `docs/lifecycle.md`, "Opening", is one arm of [`decide`]. No path leads from encrypted to plaintext, from a wrong key
-//! to a new key, or from a missing manifest to a new database.
+//! to a new key, from a missing manifest to a new database, or from a newer manifest back to an older one.
 
 use std::path::Path;
 
@@ -9,6 +9,7 @@ use nimbus_manifests::{Cipher, State};
 
 use super::EnvelopeError;
 use super::probe::FileKind;
+use super::standing::Standing;
 
 /// What the caller wants of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub(super) enum Step {
     Create,
     /// A creation was cut short: initialise again under the key of the manifest.
     Initialise,
+    /// A creation was cut short after its copy was kept: the file must open under the key of the manifest.
+    Finish,
     /// Open under the key of the manifest.
     Open,
     /// A rekey was cut short: open under whichever of the two keys fits.
@@ -42,11 +45,13 @@ pub(super) enum Step {
 pub(super) fn decide(
     path: &Path,
     manifest: Option<State>,
+    standing: Standing,
     file: FileKind,
     cipher: Cipher,
     encryption: bool,
     intent: Intent,
 ) -> Result<Step, EnvelopeError> {
+    let known = standing != Standing::Unknown;
     let path = path.to_owned();
     let plain = match cipher {
         Cipher::Sqlcipher4 => FileKind::PlainSqlite,
@@ -58,6 +63,7 @@ pub(super) fn decide(
     };
     match (manifest, file) {
         (_, FileKind::NotAFile) => Err(EnvelopeError::NotAFile { path }),
+        (None, FileKind::Absent) if known => Err(EnvelopeError::Lost { path }),
         (None, FileKind::Absent) if intent == Intent::Open => Err(EnvelopeError::NotFound { path }),
         (None, FileKind::Absent) if encryption => Ok(Step::Create),
         (None, FileKind::Absent) => Ok(Step::CreatePlain),
@@ -65,16 +71,21 @@ pub(super) fn decide(
         (None, kind) if kind == plain => existing(Step::OpenPlain),
         (None, _) => Err(EnvelopeError::ManifestMissing { path }),
         (Some(_), _) if !encryption => Err(EnvelopeError::EncryptionOff { path }),
-        (Some(State::New), _) => Ok(Step::Initialise),
+        (Some(State::New), _) if !known => Ok(Step::Initialise),
+        (Some(State::New), FileKind::Absent | FileKind::Empty) => Err(EnvelopeError::Lost { path }),
         (Some(State::Ready | State::Rekeying), FileKind::Absent) => {
             Err(EnvelopeError::DatabaseMissing { path })
         }
         (Some(State::Ready | State::Rekeying), FileKind::Empty) => {
             Err(EnvelopeError::DatabaseEmpty { path })
         }
-        (Some(State::Ready | State::Rekeying), FileKind::PlainSqlite | FileKind::PlainRedb) => {
+        (Some(_), FileKind::PlainSqlite | FileKind::PlainRedb) => {
             Err(EnvelopeError::NotEncrypted { path })
         }
+        (Some(_), FileKind::Other) if standing == Standing::Older => {
+            Err(EnvelopeError::ManifestOlder { path })
+        }
+        (Some(State::New), FileKind::Other) => existing(Step::Finish),
         (Some(State::Ready), FileKind::Other) => existing(Step::Open),
         (Some(State::Rekeying), FileKind::Other) => existing(Step::Settle),
     }
@@ -91,9 +102,20 @@ mod tests {
         encryption: bool,
         intent: Intent,
     ) -> Result<Step, EnvelopeError> {
+        ask_knowing(Standing::Unknown, manifest, file, encryption, intent)
+    }
+
+    fn ask_knowing(
+        standing: Standing,
+        manifest: Option<State>,
+        file: FileKind,
+        encryption: bool,
+        intent: Intent,
+    ) -> Result<Step, EnvelopeError> {
         decide(
             Path::new("t.sqlite3"),
             manifest,
+            standing,
             file,
             Cipher::Sqlcipher4,
             encryption,
@@ -199,6 +221,66 @@ mod tests {
             ask(Some(State::Ready), Other, true, Intent::Create),
             Err(EnvelopeError::AlreadyExists { .. })
         ));
+    }
+
+    const INTENTS: [Intent; 3] = [Intent::Open, Intent::Create, Intent::OpenOrCreate];
+
+    #[test]
+    fn makes_nothing_in_place_of_a_file_that_is_known() {
+        for standing in [Standing::Known, Standing::Older] {
+            for intent in INTENTS {
+                for (manifest, file) in [
+                    (None, Absent),
+                    (Some(State::New), Absent),
+                    (Some(State::New), Empty),
+                ] {
+                    assert!(matches!(
+                        ask_knowing(standing, manifest, file, true, intent),
+                        Err(EnvelopeError::Lost { .. })
+                    ));
+                }
+                assert!(matches!(
+                    ask_knowing(standing, Some(State::New), PlainSqlite, true, intent),
+                    Err(EnvelopeError::NotEncrypted { .. })
+                ));
+            }
+        }
+    }
+
+    #[test]
+    fn opens_a_known_file_whose_creation_was_cut_short_and_sets_nothing_aside() {
+        let finish = |intent| ask_knowing(Standing::Known, Some(State::New), Other, true, intent);
+        assert_eq!(finish(Intent::Open).unwrap(), Step::Finish);
+        assert_eq!(finish(Intent::OpenOrCreate).unwrap(), Step::Finish);
+        assert!(matches!(
+            finish(Intent::Create),
+            Err(EnvelopeError::AlreadyExists { .. })
+        ));
+    }
+
+    #[test]
+    fn refuses_an_older_manifest() {
+        for state in [State::New, State::Ready, State::Rekeying] {
+            for intent in INTENTS {
+                assert!(matches!(
+                    ask_knowing(Standing::Older, Some(state), Other, true, intent),
+                    Err(EnvelopeError::ManifestOlder { .. })
+                ));
+            }
+        }
+    }
+
+    #[test]
+    fn a_known_manifest_changes_nothing_else() {
+        for state in [State::Ready, State::Rekeying] {
+            for file in [Absent, Empty, Other, PlainSqlite, PlainRedb] {
+                for intent in INTENTS {
+                    let unknown = ask(Some(state), file, true, intent);
+                    let known = ask_knowing(Standing::Known, Some(state), file, true, intent);
+                    assert_eq!(format!("{unknown:?}"), format!("{known:?}"));
+                }
+            }
+        }
     }
 
     #[test]

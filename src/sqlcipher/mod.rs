@@ -110,6 +110,10 @@ pub(crate) async fn open_and<T: Send + 'static>(
             let file = blocking(move || initialise_again(file)).await?;
             envelope.publish_ready(file).await?
         }
+        Stage::Initialised => {
+            let proven = blocking(move || Database::keyed(file).proven()).await?;
+            envelope.publish_ready(proven.into_file()).await?
+        }
         Stage::Rekeying => {
             let (file, opened) = blocking(move || which_key(file)).await?;
             envelope.settle(file, opened).await?
@@ -145,7 +149,7 @@ pub(crate) fn open_beside_others(file: KeyedFile) -> Result<Database, OpenError>
 fn as_it_is(database: Database) -> Result<Database, OpenError> {
     let beside_others = database.beside_others;
     let opened = match database.keyed.as_ref().map(KeyedFile::stage) {
-        None | Some(Stage::Ready) => return database.proven(),
+        None | Some(Stage::Ready | Stage::Initialised) => return database.proven(),
         Some(Stage::Rekeying) => database.which_key()?,
         Some(Stage::Initialise) => {
             let path = database.path;

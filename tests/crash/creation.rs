@@ -19,6 +19,8 @@ pub(super) enum Left {
     New,
     /// A manifest `new`, and the whole file.
     NewWithFile,
+    /// The same, and a copy of the manifest `ready` in the control file: a tenant.
+    Mirrored,
     /// A manifest `ready`, and the file: a tenant.
     Ready,
 }
@@ -34,10 +36,10 @@ pub(super) const POINTS: &[(&str, u32, Left, bool)] = &[
     ("sqlcipher::initialised", 0, Left::New, true),
     ("sqlcipher::flushed", 0, Left::New, true),
     ("sqlcipher::renamed", 0, Left::NewWithFile, false),
-    ("manifest::mirrored", 0, Left::NewWithFile, false),
-    ("manifest::temporary-created", 1, Left::NewWithFile, true),
-    ("manifest::temporary-written", 1, Left::NewWithFile, true),
-    ("manifest::temporary-flushed", 1, Left::NewWithFile, true),
+    ("manifest::mirrored", 0, Left::Mirrored, false),
+    ("manifest::temporary-created", 1, Left::Mirrored, true),
+    ("manifest::temporary-written", 1, Left::Mirrored, true),
+    ("manifest::temporary-flushed", 1, Left::Mirrored, true),
     ("manifest::renamed", 1, Left::Ready, false),
     ("manifest::published", 1, Left::Ready, false),
     ("tenants::create::opened", 0, Left::Ready, false),
@@ -56,6 +58,11 @@ fn a_creation_killed_before_its_file_goes_on_under_the_same_key() {
 #[test]
 fn a_creation_killed_behind_its_file_goes_on_with_that_file() {
     sweep(Left::NewWithFile);
+}
+
+#[test]
+fn a_creation_killed_behind_its_copy_is_a_tenant() {
+    sweep(Left::Mirrored);
 }
 
 #[test]
@@ -81,16 +88,13 @@ fn kill_and_go_on(failpoints: &str, left: Left, temporary: bool) {
     let server = machine.start(&[]);
     assert_eq!(names(&machine, TEMPORARY), [""; 0], "leftovers are removed");
     let mut expected = vec![BYSTANDER.to_owned()];
-    if left == Left::Ready {
+    let made = matches!(left, Left::Mirrored | Left::Ready);
+    if made {
         expected.push(TENANT.to_owned());
     }
     assert_eq!(tenants(&server), expected);
     let (status, answer) = server.request("POST", "/api/tenants", Some(&json!({"id": TENANT})));
-    assert_eq!(
-        status,
-        if left == Left::Ready { 409 } else { 201 },
-        "{answer}"
-    );
+    assert_eq!(status, if made { 409 } else { 201 }, "{answer}");
     if key.is_some() {
         assert_eq!(
             identity(&machine, FILE),
@@ -121,8 +125,6 @@ fn a_creation_killed_again_and_again_ends_under_its_first_key() {
         "sqlcipher::flushed",
         "sqlcipher::renamed",
         "manifest::mirrored",
-        "manifest::temporary-written",
-        "manifest::temporary-flushed",
     ] {
         die_at(point);
         assert_eq!(
@@ -131,9 +133,21 @@ fn a_creation_killed_again_and_again_ends_under_its_first_key() {
             "killed at {point}"
         );
     }
+    // From here on it is a tenant, whose first opening ends its creation.
+    for point in ["manifest::temporary-written", "manifest::temporary-flushed"] {
+        let server = start_armed(&machine, &[], &armed(point, 0));
+        assert_eq!(tenants(&server), [BYSTANDER, TENANT]);
+        let path = format!("/api/tenants/{TENANT}/documents/things");
+        send_to_death(&machine, server, "GET", &path, None);
+        assert_eq!(
+            manifest_field(&machine, FILE, "state").as_deref(),
+            Some("new")
+        );
+    }
     let server = machine.start(&[]);
-    assert_eq!(tenants(&server), [BYSTANDER]);
-    let _ = server.create("/api/tenants", &json!({"id": TENANT}));
+    assert_eq!(tenants(&server), [BYSTANDER, TENANT]);
+    let documents = server.get(&format!("/api/tenants/{TENANT}/documents/things"));
+    assert_eq!(documents, json!({"data": []}));
     assert_eq!(identity(&machine, FILE), Some(first));
     bystander.assert_undisturbed(&machine, &server);
     assert_keeps_documents(&machine, &[], server, TENANT);
@@ -192,11 +206,11 @@ fn assert_left(machine: &Machine, left: Left, temporary: bool) {
     let state = manifest_field(machine, FILE, "state");
     let expected = match left {
         Left::Nothing => None,
-        Left::New | Left::NewWithFile => Some("new"),
+        Left::New | Left::NewWithFile | Left::Mirrored => Some("new"),
         Left::Ready => Some("ready"),
     };
     assert_eq!(state.as_deref(), expected);
-    let file = matches!(left, Left::NewWithFile | Left::Ready);
+    let file = matches!(left, Left::NewWithFile | Left::Mirrored | Left::Ready);
     assert_eq!(data_file(machine, FILE).exists(), file);
 }
 

@@ -1,6 +1,10 @@
 use std::fs;
+use std::path::PathBuf;
 
-use super::{assert_audited, deployment, encryption, health, served, snapshot, status};
+use nimbus_test_support::Machine;
+use serde_json::json;
+
+use super::{as_str, assert_audited, deployment, encryption, health, served, snapshot, status};
 
 #[test]
 fn puts_lost_manifests_back_and_keeps_what_stood_in_their_place() {
@@ -150,4 +154,124 @@ fn refuses_while_the_server_runs_and_without_the_control_file() {
     server.stop();
     fs::remove_file(machine.data_dir().join("nimbus-control.db")).expect("it is lost");
     let _ = encryption(&machine, &["repair"]).expect(1, &["nimbus-control.db is gone"]);
+}
+
+/// The database and the manifest of alpha.
+fn pair(machine: &Machine) -> [(PathBuf, Vec<u8>); 2] {
+    ["alpha.sqlite3", "alpha.sqlite3.nimbus-enc"].map(|name| {
+        let path = machine.data_dir().join(name);
+        let content = fs::read(&path).expect("a file of alpha");
+        (path, content)
+    })
+}
+
+fn put([database, manifest]: &[(PathBuf, Vec<u8>); 2]) {
+    for (path, content) in [database, manifest] {
+        fs::write(path, content).expect("a file of alpha");
+    }
+}
+
+#[test]
+fn an_older_manifest_under_a_key_that_was_given_up_is_refused_and_the_newest_put_back() {
+    let machine = deployment(&["alpha"], &[]);
+    let [_, (manifest, old)] = pair(&machine);
+    let key = machine.path("new.key");
+    let _ = encryption(&machine, &["keygen", "--master-key-file", as_str(&key)]).expect(0, &[]);
+    let rotate = ["rotate-kek", "--path", "data", "--all"];
+    let to_new = [&rotate[..], &["--new-master-key-file", "new.key"]].concat();
+    let _ = encryption(&machine, &to_new).expect(0, &["2 rewrapped", "0 failed"]);
+    let old_key = machine.path("old.key");
+    fs::rename(machine.master_key(), &old_key).expect("the old key is put by");
+    fs::rename(key, machine.master_key()).expect("the new one is in its place");
+    let [_, (_, newest)] = pair(&machine);
+
+    // Whoever has the old key still has everything, if this opened.
+    fs::write(&manifest, &old).expect("replayed");
+    let accepting = ["--encryption-previous-master-key-file", as_str(&old_key)];
+    let server = machine.start(&accepting);
+    let path = "/api/tenants/alpha/documents/notes";
+    let (code, answer) = server.request("GET", path, None);
+    assert_eq!(
+        (code, &answer["error"]["code"]),
+        (503, &json!("service.storage_corruption")),
+        "{answer}"
+    );
+    assert!(answer.to_string().contains("older"), "{answer}");
+    let found = server.get("/debug/encryption/status?verify=none");
+    assert_eq!(health(&found, "alpha.sqlite3"), "manifest-corrupt");
+    server.stop();
+    let with_old = |arguments: &[&str]| {
+        let mut command = machine.nimbus(&["encryption"]);
+        let _ = command
+            .args(arguments)
+            .env("NIMBUS_ENCRYPTION_PREVIOUS_MASTER_KEY_FILE", &old_key);
+        super::run(command)
+    };
+    // Written anew it would be the newest.
+    let _ = with_old(&rotate).expect(1, &["1 failed", "is an older one"]);
+    let renew = [
+        "rotate-dek",
+        "--path",
+        "data/alpha.sqlite3",
+        "--tenant-id",
+        "alpha",
+    ];
+    let renew = [&renew[..], &["--provider", "sqlite"]].concat();
+    let _ = with_old(&renew).expect(1, &["is an older one"]);
+    let found = with_old(&["status", "--format", "json"])
+        .expect(3, &[])
+        .json();
+    assert_eq!(health(&found, "alpha.sqlite3"), "manifest-corrupt");
+    assert_eq!(fs::read(&manifest).expect("it"), old, "nobody touched it");
+
+    let _ =
+        encryption(&machine, &["repair"]).expect(0, &["alpha.sqlite3: its manifest was put back"]);
+    assert_eq!(fs::read(&manifest).expect("it"), newest);
+    assert_eq!(served(&machine, "alpha")[0]["of"], "alpha");
+}
+
+#[test]
+fn a_database_and_its_manifest_from_before_a_new_data_key_are_taken_back_only_when_told_to() {
+    let machine = deployment(&["alpha", "beta"], &[]);
+    let backup = pair(&machine);
+    let renew = ["rotate-dek", "--path", "data", "--all"];
+    let _ = encryption(&machine, &renew).expect(0, &["has a new data key"]);
+    let newest = pair(&machine);
+    put(&backup);
+    let found = status(&machine, &[], 3);
+    assert_eq!(health(&found, "alpha.sqlite3"), "manifest-corrupt");
+    let words = ["does not open the database", "--accept-older alpha"];
+    let _ = encryption(&machine, &["repair"]).expect(3, &words);
+    assert_eq!(pair(&machine), backup, "as it was");
+    // A database that does not open by the manifest is accepted by nobody.
+    fs::write(&newest[0].0, &newest[0].1).expect("the newer database");
+    let accept = ["repair", "--accept-older", "alpha"];
+    let _ = encryption(&machine, &accept).expect(1, &["do not match"]);
+    put(&backup);
+    let _ = encryption(&machine, &accept).expect(
+        0,
+        &["alpha.sqlite3: the older manifest and its database are accepted"],
+    );
+    assert_audited(&machine, "restore", "db:sqlite:tenant:alpha:alpha.sqlite3");
+    let _ = status(&machine, &["--verify", "pages"], 0);
+    assert_eq!(served(&machine, "alpha")[0]["of"], "alpha");
+    // From then on the newer one is only another newer one.
+    put(&newest);
+    let _ = status(&machine, &["--verify", "pages"], 0);
+    assert_eq!(served(&machine, "alpha")[0]["of"], "alpha");
+    put(&backup);
+    assert_eq!(
+        health(&status(&machine, &[], 3), "alpha.sqlite3"),
+        "manifest-corrupt"
+    );
+}
+
+#[test]
+fn says_of_a_tenant_whose_files_are_gone_that_they_are() {
+    let machine = deployment(&["alpha", "beta"], &[]);
+    for (path, _) in pair(&machine) {
+        fs::remove_file(path).expect("lost");
+    }
+    let _ = encryption(&machine, &["repair"]).expect(3, &["alpha.sqlite3: the database is gone"]);
+    assert_eq!(served(&machine, "beta")[0]["of"], "beta");
 }

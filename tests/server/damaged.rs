@@ -24,7 +24,10 @@ struct Town {
 
 impl Town {
     fn new() -> Self {
-        let machine = machine();
+        Self::on(machine())
+    }
+
+    fn on(machine: Machine) -> Self {
         let server = machine.start(&[]);
         for tenant in ["alice", "bob"] {
             let _ = server.create("/api/tenants", &json!({"id": tenant}));
@@ -237,12 +240,21 @@ fn files_of_an_earlier_tenant_of_the_same_name_do_not_open() {
     server.stop();
     let town = Town { alice, ..town };
     town.refuses(
-        |town| town.write(MANIFEST, manifest),
-        MISMATCH,
-        &["do not match"],
+        |town| town.write(MANIFEST, &manifest),
+        CORRUPTION,
+        &["older", "nimbus encryption repair"],
+    );
+    // Nor both of them, which do match.
+    town.refuses(
+        |town| {
+            town.write(MANIFEST, &manifest);
+            town.write(DATABASE, &database);
+        },
+        CORRUPTION,
+        &["older", "nimbus encryption repair"],
     );
     town.refuses(
-        |town| town.write(DATABASE, database),
+        |town| town.write(DATABASE, &database),
         MISMATCH,
         &["do not match"],
     );
@@ -373,6 +385,109 @@ fn a_link_or_a_directory_in_place_of_a_file_is_not_followed() {
         "service.unavailable",
         &["not a regular file"],
     );
+}
+
+/// The manifest `new` with which alice's creation began.
+fn first_manifest(machine: &Machine) -> Vec<u8> {
+    let mut command = machine.nimbus(&["start", "--port", "0"]);
+    let _ = command.env("FAILPOINTS", "manifest::published=return");
+    let server = machine.start_command(command);
+    let body = json!({"id": "alice"});
+    let died = server.try_request_as(&machine.token(), "POST", "/api/tenants", Some(&body));
+    assert!(died.is_err(), "{died:?}");
+    server.wait_until_killed();
+    fs::read(machine.data_dir().join(MANIFEST)).expect("a manifest")
+}
+
+#[test]
+fn a_replayed_new_manifest_never_makes_a_lost_tenant_come_back_empty() {
+    let machine = machine();
+    let new = first_manifest(&machine);
+    let town = Town::on(machine);
+    town.refuses(
+        |town| {
+            town.write(MANIFEST, &new);
+            fs::remove_file(town.file(DATABASE)).expect("removed");
+        },
+        CORRUPTION,
+        &["alice.sqlite3", "is gone", "it existed", "restore"],
+    );
+    town.refuses(
+        |town| {
+            town.write(MANIFEST, &new);
+            town.write(DATABASE, "");
+        },
+        CORRUPTION,
+        &["alice.sqlite3", "it existed", "restore"],
+    );
+    // A file that does not open under its key is not set aside for an empty one either.
+    town.refuses(
+        |town| {
+            town.write(MANIFEST, &new);
+            town.write(DATABASE, vec![7; 8192]);
+        },
+        MISMATCH,
+        &["do not match"],
+    );
+    // With its file it is what a crash leaves at the end of a creation.
+    town.write(MANIFEST, &new);
+    let server = town.machine.start(&[]);
+    let (status, answer) = server.request("POST", "/api/tenants", Some(&json!({"id": "alice"})));
+    let _ = assert_error(status, &answer, (409, "op.already_exists"));
+    assert_eq!(server.get(&path("alice")), town.alice);
+}
+
+#[test]
+fn a_tenant_whose_files_are_all_gone_is_listed_and_told_until_it_is_deleted() {
+    let machine = machine();
+    let new = first_manifest(&machine);
+    let town = Town::on(machine);
+    let lose = |town: &Town| {
+        for name in [DATABASE, MANIFEST] {
+            fs::remove_file(town.file(name)).expect("removed");
+        }
+    };
+    town.refuses(lose, CORRUPTION, &["is gone", "it existed", "restore"]);
+    lose(&town);
+    for replayed in [false, true] {
+        if replayed {
+            town.write(MANIFEST, &new);
+        }
+        // Told with a server and without one, with a key and, by the server, without.
+        let server = town.machine.start(&[]);
+        for verify in ["none", "unwrap", "open"] {
+            let found = server.get(&format!("/debug/encryption/status?verify={verify}"));
+            assert_eq!(health(&found), "database-missing", "{found}");
+        }
+        let doctor = server.get("/debug/doctor");
+        let files = &doctor["checks"][1];
+        assert_eq!(files["name"], "files");
+        assert_eq!(files["verdict"], "problem", "{doctor}");
+        server.stop();
+        let mut command = town
+            .machine
+            .nimbus(&["encryption", "status", "--format", "json"]);
+        let told = command.output().expect("it runs");
+        assert_eq!(told.status.code(), Some(3));
+        let found = serde_json::from_slice(&told.stdout).expect("JSON");
+        assert_eq!(health(&found), "database-missing", "{found}");
+        let doctor = town.machine.nimbus(&["doctor"]).output().expect("it runs");
+        let told = String::from_utf8(doctor.stdout).expect("UTF-8");
+        assert!(told.contains("1 of 3 files in need"), "{told}");
+    }
+    let server = town.machine.start(&[]);
+    assert_eq!(server.request("DELETE", "/api/tenants/alice", None).0, 204);
+    let _ = server.create("/api/tenants", &json!({"id": "alice"}));
+    assert_eq!(server.get(&path("alice")), json!({"data": []}));
+    assert_bob(&server, &town);
+}
+
+/// What a look at every file says of alice's.
+fn health(found: &Value) -> &str {
+    let files = found["files"].as_array().expect("files");
+    let alice = files.iter().find(|file| file["path"] == DATABASE);
+    let alice = alice.unwrap_or_else(|| panic!("no alice in {found}"));
+    alice["health"].as_str().expect("its health")
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use nimbus_manifests::Cipher;
 use ureq::http::Method;
 
 use super::super::CliError;
@@ -13,8 +14,8 @@ use super::super::remote::Remote;
 use crate::audit::{AuditLog, LogError, OfflineLog, Reported};
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
-use crate::control::Control;
-use crate::envelope::{AuditError, AuditSink, Envelope, Event, blocking, parent};
+use crate::control::{self, Control, MirrorSeen};
+use crate::envelope::{AuditError, AuditSink, Envelope, Event, Intent, Prepared, blocking, parent};
 use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
 
 /// The core of a command on `file` that does not have the control file open itself. A file elsewhere is none of this deployment's, and only the
@@ -56,6 +57,21 @@ pub(super) async fn with_log(
     Ok(envelope.with_audit(Arc::new(log)))
 }
 
+/// The same core, which also goes by what the control file knows of the tenants, where that can be read: it is only looked at.
+pub(in crate::cli) async fn knowing(envelope: Envelope, settings: &Settings) -> Envelope {
+    let path = Control::path_in(&settings.control_data_dir);
+    let prepared = envelope
+        .prepare(&path, &control::subject(), Cipher::Blocks1, Intent::Open)
+        .await;
+    let Ok(Prepared::Keyed(file)) = prepared else {
+        return envelope;
+    };
+    match blocking(move || MirrorSeen::of(&file)).await {
+        Ok(seen) => envelope.with_mirror(Arc::new(seen), &settings.data_dir),
+        Err(_told_by_its_own_line) => envelope,
+    }
+}
+
 /// A deployment that no server has, with the directory's lock held by the caller.
 pub(super) struct Opened {
     pub(super) envelope: Envelope,
@@ -68,6 +84,7 @@ impl Opened {
         let envelope = keys::connect(settings, Purpose::Inspect).await?.envelope;
         let dir = &settings.control_data_dir;
         let control = Arc::new(Control::open(&envelope, dir).await?);
+        let envelope = envelope.with_mirror(control.clone(), &settings.data_dir);
         let envelope = with_log(envelope, control.clone(), dir).await?;
         let tenants = SqliteTenants::open(
             envelope.clone(),

@@ -22,6 +22,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
+pub(super) use audited::knowing;
+
 use super::output::{self, Format};
 use super::{CliError, Outcome};
 use crate::config::Settings;

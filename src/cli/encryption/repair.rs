@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use nimbus_manifests::TenantId;
 
 use super::super::{CliError, Outcome, block_on, output, settings};
 use crate::config::keys::{self, Purpose};
@@ -19,6 +20,10 @@ pub(super) struct Repair {
     /// Directory of the tenants' databases [default: that of the settings]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+
+    /// Accept the older manifest and database of this tenant, from a backup, say; may be given several times
+    #[arg(long, value_name = "TENANT")]
+    accept_older: Vec<TenantId>,
 }
 
 impl Repair {
@@ -30,6 +35,7 @@ impl Repair {
                 &keys.envelope,
                 &settings.data_dir,
                 &settings.control_data_dir,
+                &self.accept_older,
             )
             .await;
             Ok(repairs.map_err(Box::new)?)
@@ -45,6 +51,17 @@ impl Repair {
                         "{path}: the database is gone; restore it from a backup, or delete the tenant"
                     )
                 }
+                Repaired::Accepted => {
+                    format!("{path}: the older manifest and its database are accepted")
+                }
+                Repaired::BothOlder => {
+                    outcome = Outcome::Problems;
+                    let tenant = repair.subject.tenant().map_or("", |tenant| tenant.as_str());
+                    format!(
+                        "{path}: its manifest is an older one, and the newer does not open the database; if both come from a backup, accept them \
+                         with `nimbus encryption repair --accept-older {tenant}`"
+                    )
+                }
                 Repaired::Plaintext => {
                     outcome = Outcome::Problems;
                     format!(
@@ -54,7 +71,7 @@ impl Repair {
             })?;
         }
         output::note(match repairs.len() {
-            0 => "No manifest is missing, unreadable or another file's.",
+            0 => "No manifest is missing, unreadable, older than its copy or another file's.",
             _ => {
                 "What stood in a manifest's place is kept beside it as .set-aside-<n>. Now: `nimbus encryption status --verify open` proves that key and file \
                  belong together."

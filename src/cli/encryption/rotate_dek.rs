@@ -123,7 +123,12 @@ impl RotateDek {
             if ours && manifest_path(&control).exists() {
                 let dir = &settings.control_data_dir;
                 let control = Arc::new(Control::open(&envelope, dir).await?);
-                core = with_log(core.with_mirror(control.clone()), control, dir).await?;
+                core = with_log(
+                    core.with_mirror(control.clone(), &settings.data_dir),
+                    control,
+                    dir,
+                )
+                .await?;
             }
             for path in tenants {
                 outcome = self.rotate(&core, &path, outcome).await?;

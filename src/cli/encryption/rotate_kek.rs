@@ -150,7 +150,12 @@ async fn here(
         if manifest_path(&control).exists() {
             let dir = &settings.control_data_dir;
             let control = Arc::new(Control::open(&envelope, dir).await?);
-            envelope = with_log(envelope.with_mirror(control.clone()), control, dir).await?;
+            envelope = with_log(
+                envelope.with_mirror(control.clone(), &settings.data_dir),
+                control,
+                dir,
+            )
+            .await?;
         }
         control_dir = Some(settings.control_data_dir.canonicalize()?);
     }

@@ -9,6 +9,7 @@ use ureq::http::Method;
 use super::super::output::{self, Format};
 use super::super::remote::Remote;
 use super::super::{CliError, Outcome, block_on, settings};
+use super::audited::knowing;
 use crate::chain::chain;
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
@@ -74,13 +75,19 @@ fn here(settings: &Settings, verify: Option<Verify>) -> Result<Survey, CliError>
     };
     block_on(async {
         let keys = keys::connect(settings, Purpose::Inspect).await;
+        let envelope = match keys {
+            // Looking into the control file takes its key.
+            Ok(keys) if Verify::of(verify, &settings.provider) > Verify::None => {
+                Ok(knowing(keys.envelope, settings).await)
+            }
+            Ok(keys) => Ok(keys.envelope),
+            Err(error) => Err(chain(&error)),
+        };
         let surveyor = Surveyor {
             data_dir: settings.data_dir.clone(),
             control_dir: settings.control_data_dir.clone(),
             provider: settings.provider.clone(),
-            envelope: keys
-                .map(|keys| keys.envelope)
-                .map_err(|error| chain(&error)),
+            envelope,
             dek_max_age: settings.dek_max_age,
             holds_control: false,
         };

@@ -23,9 +23,13 @@ pub(super) fn file_name(tenant: &TenantId) -> String {
     format!("{tenant}{EXTENSION}")
 }
 
-/// The tenants in `dir`. A manifest that says `new` is one of a creation that never came to its end, so no tenant;
-/// a manifest that cannot be read is a tenant in trouble, and a tenant still. Other files are none of ours.
-pub(super) fn scan(dir: &Path) -> Result<BTreeSet<TenantId>, StoreError> {
+/// The tenants in `dir`, and those that are `known` to exist, whatever is left of their files. A manifest that says `new` is
+/// otherwise one of a creation that never came to its end, so no tenant; a manifest that cannot be read is a tenant in
+/// trouble, and a tenant still. Other files are none of ours.
+pub(super) fn scan(
+    dir: &Path,
+    known: BTreeSet<TenantId>,
+) -> Result<BTreeSet<TenantId>, StoreError> {
     let unreadable = |source| StoreError::Io {
         action: "list",
         path: dir.into(),
@@ -51,10 +55,11 @@ pub(super) fn scan(dir: &Path) -> Result<BTreeSet<TenantId>, StoreError> {
     for tenant in unfinished(&protected) {
         let _was_there = tenants.remove(tenant);
     }
+    tenants.extend(known);
     Ok(tenants)
 }
 
-/// Whether [`scan`] would list the tenant of this database.
+/// Whether [`scan`] would list the tenant of this database that is not known otherwise.
 pub(super) fn is_tenant(database: &Path) -> bool {
     match read_manifest(&manifest_path(database)) {
         Ok(Some(sealed)) => sealed.claims().state() != State::New,

@@ -12,7 +12,7 @@
 //!
 //! The key goes first, so that a tenant created later under the same name can never come into the old one's key or
 //! data. A creation that was cut short leaves a manifest that says `new`, which is no tenant; creating it again goes on
-//! from there. After the manifest says `ready` the tenant exists; its tables are made when it is first opened
+//! from there. Once the control file has a copy of the manifest the tenant exists, also when its files are lost; its tables are made when it is first opened
 //! (`tenants::create::opened` lies after both).
 
 mod apply;
@@ -153,7 +153,7 @@ impl SqliteTenants {
                     }
                 }
             }
-            known.tenants = catalog::scan(&shared.dir)?;
+            known.tenants = catalog::scan(&shared.dir, shared.mirrored()?)?;
             known.tenants.retain(|tenant| !known.condemned.contains(tenant));
             shared.known = Mutex::new(known);
             Ok(shared)
@@ -302,8 +302,8 @@ impl Shared {
                 Err(error) => {
                     // It may have failed so late (a disk that got full, say) that the next start would list the tenant: then it is
                     // one from now on, and is not told to exist while it cannot be found.
-                    let path = self.path(&tenant);
-                    if blocking(move || catalog::is_tenant(&path)).await {
+                    let (shared, new) = (Arc::clone(&self), tenant.clone());
+                    if blocking(move || shared.is_tenant(&new)).await {
                         let _new = self.known().tenants.insert(tenant);
                     }
                     return Err(error);
@@ -414,6 +414,24 @@ impl Shared {
     fn is_awaited(&self, tenant: &TenantId) -> bool {
         let known = self.known();
         known.closing || known.awaited.contains(tenant)
+    }
+
+    /// Tenants whose manifests the core has copies of. Blocks.
+    fn mirrored(&self) -> Result<BTreeSet<TenantId>, StoreError> {
+        let subjects = self
+            .envelope
+            .mirrored()
+            .map_err(|source| StoreError::Control {
+                source: Arc::new(source),
+            })?;
+        let tenants = subjects.iter().filter_map(Subject::tenant);
+        Ok(tenants.cloned().collect())
+    }
+
+    /// Whether the next start would list the tenant. Blocks.
+    fn is_tenant(&self, tenant: &TenantId) -> bool {
+        let known = self.mirrored();
+        catalog::is_tenant(&self.path(tenant)) || known.is_ok_and(|known| known.contains(tenant))
     }
 
     fn exists(&self, tenant: &TenantId) -> bool {

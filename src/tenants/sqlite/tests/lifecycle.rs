@@ -306,7 +306,8 @@ async fn a_deletion_takes_the_mirror_of_the_manifest_with_it() {
             .unwrap(),
     );
     let open = || {
-        let envelope = house.envelope.clone().with_mirror(control.clone());
+        let envelope = house.envelope.clone();
+        let envelope = envelope.with_mirror(control.clone(), house.dir.path());
         let (dir, options) = (house.dir.path().into(), SqliteOptions::default());
         SqliteTenants::open(envelope, control.clone(), dir, options)
     };
