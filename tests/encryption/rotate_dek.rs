@@ -51,14 +51,16 @@ fn a_file_gets_a_new_data_key_and_the_old_one_opens_nothing_of_it() {
         files.iter().map(|(name, _)| name.clone()).collect()
     };
     assert_eq!(names(&old), names(&new), "nothing is left over");
-    // The old manifest put back: its key does not open the file.
+    // The old manifest put back: it is not the newest, nor does its key open the file.
     let manifest = machine.data_dir().join("alpha.sqlite3.nimbus-enc");
     let current = fs::read(&manifest).expect("the manifest");
     fs::write(&manifest, old_manifest).expect("the old manifest");
     assert_eq!(
         health(&status(&machine, &["--verify", "open"], 3), "alpha.sqlite3"),
-        "key-mismatch"
+        "manifest-corrupt"
     );
+    let accept = ["repair", "--accept-older", "alpha"];
+    let _ = encryption(&machine, &accept).expect(1, &["do not match"]);
     fs::write(&manifest, current).expect("the new one again");
     // The copy in the control file is the new one.
     fs::remove_file(&manifest).expect("a lost sidecar");
