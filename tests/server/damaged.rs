@@ -190,6 +190,8 @@ fn a_manifest_edited_to_say_new_never_makes_room_for_an_empty_tenant() {
     let edited = tenant_files(&town.machine);
     let server = town.machine.start(&[]);
     let (status, answer) = server.request("POST", "/api/tenants", Some(&json!({"id": "alice"})));
+    let _ = assert_error(status, &answer, (409, "op.already_exists"));
+    let (status, answer) = server.request("GET", &path("alice"), None);
     let message = assert_error(status, &answer, (503, CORRUPTION));
     assert!(message.contains("MAC"), "{message}");
     assert_eq!(tenant_files(&town.machine), edited);
@@ -389,6 +391,8 @@ fn a_link_or_a_directory_in_place_of_a_file_is_not_followed() {
 
 /// The manifest `new` with which alice's creation began.
 fn first_manifest(machine: &Machine) -> Vec<u8> {
+    // The control file has a manifest, too.
+    machine.start(&[]).stop();
     let mut command = machine.nimbus(&["start", "--port", "0"]);
     let _ = command.env("FAILPOINTS", "manifest::published=return");
     let server = machine.start_command(command);
