@@ -567,13 +567,15 @@ async fn an_older_manifest_is_refused_and_not_wrapped_anew() {
     town.envelope
         .use_keys(KeyRing::new(new.clone(), vec![town.key.clone()], vec![]));
     let nobody = Recipients::default();
-    let rewrapped = town.envelope.rewrap(&path, &*new, &nobody).await.unwrap();
-    let rewrapped = town.envelope.publish_rewrapped(vec![rewrapped.unwrap()]);
+    let target = moved(&town.envelope, &new);
+    let rewrapped = town.envelope.rewrap(&path, &target, &nobody).await;
+    let rewrapped = rewrapped.unwrap().change.unwrap();
+    let rewrapped = town.envelope.publish_rewrapped(vec![rewrapped]);
     assert!(rewrapped.unwrap().is_empty());
     let under_new = town.manifest();
     town.put(&under_old);
     Mirrored::assert_older(town.open().await);
-    let again = town.envelope.rewrap(&path, &*new, &nobody).await;
+    let again = town.envelope.rewrap(&path, &target, &nobody).await;
     assert!(matches!(again, Err(EnvelopeError::ManifestOlder { .. })));
     assert_eq!(copies(&*town.mirror), std::slice::from_ref(&under_new));
     town.put(&under_new);
@@ -610,8 +612,9 @@ async fn a_crash_between_a_copy_and_its_manifest_leaves_what_opens() {
     let keys = || KeyRing::new(new.clone(), vec![town.key.clone()], vec![]);
     town.envelope.use_keys(keys());
     let nobody = Recipients::default();
-    let rewrapped = town.envelope.rewrap(&path, &*new, &nobody).await.unwrap();
-    let announced = rewrapped.unwrap().after.as_bytes().to_vec();
+    let target = moved(&town.envelope, &new);
+    let rewrapped = town.envelope.rewrap(&path, &target, &nobody).await;
+    let announced = rewrapped.unwrap().change.unwrap().after.as_bytes().to_vec();
     let announce = || {
         town.mirror
             .announce(&[(&subject("demo"), &*announced)])
