@@ -41,6 +41,12 @@ impl Document {
         out.push_str(members);
     }
 
+    /// About how many bytes it occupies, and will as JSON.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        HEAD_BYTES + self.fields.as_json().len()
+    }
+
     /// The document as one JSON object, see [`Document::write_json`].
     #[must_use]
     pub fn to_json(&self) -> String {

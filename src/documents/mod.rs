@@ -20,10 +20,11 @@ mod written;
 
 pub use at_most::AtMost;
 pub use document::Document;
-pub use error::{InputError, reason};
+pub use error::InputError;
 pub use fields::{Fields, MAX_DEPTH, MAX_FIELDS_BYTES};
 pub use id::DocumentId;
 pub use journal::{Change, JOURNAL_RECORDS, JournalPage, JournalRecord, MAX_JOURNAL_PAGE};
 pub use mutation::{MAX_BATCH, Mutation, MutationOutcome};
 pub use table_name::{MAX_TABLE_NAME_BYTES, TableName};
 pub(crate) use whole::whole;
+pub use written::read_object;

@@ -6,7 +6,7 @@ use serde_json::Value;
 /// Reads a number that has no fraction and no sign, if there is one.
 pub(crate) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged, expecting = "a whole number of 0 or more was expected")]
+    #[serde(untagged, expecting = "a whole number of 0 or more is expected")]
     enum Number {
         Integer(usize),
         Double(f64),

@@ -1,13 +1,322 @@
-//! JSON objects of a known shape, as clients write them.
+//! JSON as clients write it, and what is wrong with it in words for them: never in those of the libraries that read it.
 
 use serde::Deserialize;
+use serde_json::error::Category;
 
-use super::error::reason;
+use super::error::excerpt;
 
-/// Reads an object. `serde` would take a list for it: its members by their places.
+/// Reads an object from the bytes of a body. `serde` would take a list for it: its members by their places.
+pub fn read_object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, String> {
+    if !json.trim_ascii_start().starts_with(b"{") {
+        return Err(NO_OBJECT.to_owned());
+    }
+    serde_json::from_slice(json).map_err(|error| explain::<T>(json, &error))
+}
+
+/// The same from text.
 pub(super) fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
     if !text.trim_start().starts_with('{') {
-        return Err("it must be a JSON object".to_owned());
+        return Err(NO_OBJECT.to_owned());
     }
-    serde_json::from_str(text).map_err(|error| reason(&error))
+    serde_json::from_str(text).map_err(|error| explain::<T>(text.as_bytes(), &error))
+}
+
+/// What is wrong with JSON that was to be a `T`, and in which of its fields.
+fn explain<'a, T: Deserialize<'a>>(json: &'a [u8], error: &serde_json::Error) -> String {
+    let reason = reason(error);
+    if error.classify() != Category::Data || reason.starts_with('"') {
+        return reason;
+    }
+    // Read again: to keep count of where it is would slow down what is right.
+    let mut json = serde_json::Deserializer::from_slice(json);
+    let again = serde_path_to_error::deserialize::<_, T>(&mut json);
+    let path = again.err().map(|error| error.path().to_string());
+    match path {
+        // A dot is the whole, a question mark what cannot be named.
+        Some(path) if path != "." && path != "?" => format!("\"{}\": {reason}", excerpt(&path)),
+        _ => reason,
+    }
+}
+
+/// What is wrong with JSON.
+pub(super) fn reason(error: &serde_json::Error) -> String {
+    let (line, column) = (error.line(), error.column());
+    let said = error.to_string();
+    let said = said.strip_suffix(&format!(" at line {line} column {column}"));
+    let said = said.map_or_else(|| error.to_string(), str::to_owned);
+    match error.classify() {
+        Category::Data => of_data(&said),
+        _ => {
+            let fault = match said.strip_prefix("EOF while parsing ") {
+                Some(part) => format!("it ends in the middle of {part}"),
+                None => said,
+            };
+            format!("it is not valid JSON (line {line}, column {column}): {fault}")
+        }
+    }
+}
+
+/// What is wrong with valid JSON, from what `serde` says of it. Checks of our own come as they are.
+fn of_data(said: &str) -> String {
+    if let Some(name) = said.strip_prefix("missing field ") {
+        return format!("{} is missing", quoted(name));
+    }
+    if let Some(name) = said.strip_prefix("duplicate field ") {
+        return format!("{} is there twice", quoted(name));
+    }
+    for (prefix, fault) in [
+        ("unknown field ", "is not a field here"),
+        ("unknown variant ", "is not one of the values"),
+    ] {
+        if let Some(rest) = said.strip_prefix(prefix) {
+            // What the client wrote may hold a comma, what is known does not.
+            let known = ["`, expected ", "`, there are no "];
+            let known = known.iter().filter_map(|known| rest.rfind(known)).max();
+            let (name, known) = rest.split_at(known.map_or(rest.len(), |at| at + 1));
+            return match known.strip_prefix(", expected ") {
+                Some(known) => {
+                    let known = known.strip_prefix("one of ").unwrap_or(known);
+                    let known = known.replace(" or ", ", ").replace('`', "\"");
+                    format!("{} {fault}: {known}", quoted(name))
+                }
+                None => format!("{} {fault}", quoted(name)),
+            };
+        }
+    }
+    if let Some(rest) = said.strip_prefix("invalid length ") {
+        let expected = rest.rsplit_once(", expected ").map_or(rest, |both| both.1);
+        return match kind(expected) {
+            Some(kind) => format!("{kind} is expected"),
+            None => format!("{expected} is expected"),
+        };
+    }
+    if let Some(rest) = said.strip_prefix("invalid value: ")
+        && let Some((_found, expected)) = rest.rsplit_once(", expected ")
+    {
+        return match kind(expected) {
+            // Of the right kind, and too large, or less than nothing.
+            Some(kind) => format!("{kind} in range is expected"),
+            None => format!("{expected} is expected"),
+        };
+    }
+    if let Some(rest) = said.strip_prefix("invalid type: ")
+        && let Some((found, expected)) = rest.rsplit_once(", expected ")
+    {
+        let (expected, found) = (kind(expected).unwrap_or(expected), shown(found));
+        return format!("{expected} is expected, and this is {found}");
+    }
+    match said.char_indices().nth(MOST_CHARS) {
+        Some((end, _)) => format!("{}…", &said[..end]),
+        None => said.to_owned(),
+    }
+}
+
+/// A kind of value, from how `serde` calls what it wants; `None` where it is called by words of our own.
+fn kind(expected: &str) -> Option<&'static str> {
+    const INTEGERS: &[&str] = &[
+        "u8", "u16", "u32", "u64", "u128", "usize", "i8", "i16", "i32", "i64", "i128", "isize",
+    ];
+    Some(match expected {
+        "f32" | "f64" => "a number",
+        "a boolean" | "bool" => "true or false",
+        "str" | "string" | "a string" | "a borrowed string" | "string or map"
+        | "variant identifier" | "field identifier" | "char" | "a character" => "text",
+        "any valid JSON value" => "a value",
+        "unit" | "null" => "null",
+        "a sequence" | "an array" => "a list",
+        "a map" => "an object",
+        integer if INTEGERS.contains(&integer) => "a whole number",
+        other => {
+            let first = other.split(' ').next().unwrap_or_default();
+            match first {
+                "struct" | "internally" | "adjacently" | "externally" => "an object",
+                "enum" => "text",
+                "tuple" => "a list",
+                "unit" | "newtype" | "option" => "another value",
+                _ => return None,
+            }
+        }
+    })
+}
+
+/// A kind of value that was found, from how `serde` calls it.
+fn shown(found: &str) -> &'static str {
+    let first = found.split(' ').next().unwrap_or_default();
+    match first {
+        "string" | "character" => "text",
+        "integer" | "floating" => "a number",
+        "boolean" if found.contains("true") => "true",
+        "boolean" => "false",
+        "null" | "unit" | "Option" => "null",
+        "map" => "an object",
+        "sequence" => "a list",
+        _ => "something else",
+    }
+}
+
+/// A name that `serde` quotes, as we do.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", excerpt(name.trim_matches('`')))
+}
+
+/// Of a reason.
+const MOST_CHARS: usize = 320;
+const NO_OBJECT: &str = "it must be a JSON object";
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::documents::{AtMost, Mutation, query::Query, schedule::Cron, whole};
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "it is read, and looked at no further")]
+    struct Shape<'a> {
+        name: &'a str,
+        count: u8,
+        #[serde(default)]
+        on: bool,
+        kind: Option<Kind>,
+        #[serde(default, deserialize_with = "whole")]
+        limit: Option<usize>,
+        list: Option<AtMost<u8, 2>>,
+        inner: Option<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[expect(dead_code, reason = "it is read, and looked at no further")]
+    struct Inner {
+        a: String,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Kind {
+        One,
+        Two,
+    }
+
+    #[test]
+    fn says_which_field_is_wrong_and_what_is_expected() {
+        for (json, expected) in [
+            ("[]", NO_OBJECT),
+            (
+                "{\n\"name\":}",
+                "it is not valid JSON (line 2, column 8): expected value",
+            ),
+            (
+                r#"{"name":"a""#,
+                "it is not valid JSON (line 1, column 11): it ends in the middle of an object",
+            ),
+            (r#"{"count":1}"#, r#""name" is missing"#),
+            (
+                r#"{"name":"a","count":1,"more":1}"#,
+                r#""more" is not a field here: "name", "count", "on", "kind", "limit", "list", "inner""#,
+            ),
+            (r#"{"name":"a","name":"b"}"#, r#""name" is there twice"#),
+            (
+                r#"{"name":5}"#,
+                r#""name": text is expected, and this is a number"#,
+            ),
+            (
+                r#"{"name":"a","count":300}"#,
+                r#""count": a whole number in range is expected"#,
+            ),
+            (
+                r#"{"name":"a","count":"1"}"#,
+                r#""count": a whole number is expected, and this is text"#,
+            ),
+            (
+                r#"{"name":"a","count":1,"on":null}"#,
+                r#""on": true or false is expected, and this is null"#,
+            ),
+            (
+                r#"{"name":"a","count":1,"kind":"three, expected `x`"}"#,
+                r#""three, expected `x" is not one of the values: "one", "two""#,
+            ),
+            (
+                r#"{"name":"a","count":1,"limit":-1}"#,
+                r#""limit": a whole number of 0 or more is expected"#,
+            ),
+            (
+                r#"{"name":"a","count":1,"list":[1,2,3]}"#,
+                r#""list": a list of at most 2 is expected"#,
+            ),
+            (
+                r#"{"name":"a","count":1,"inner":{"a":[]}}"#,
+                r#""inner.a": text is expected, and this is a list"#,
+            ),
+            (
+                r#"{"name":"a","count":1,"inner":5}"#,
+                r#""inner": an object is expected, and this is a number"#,
+            ),
+        ] {
+            let said = read_object::<Shape<'_>>(json.as_bytes()).unwrap_err();
+            assert_eq!(said, expected, "{json}");
+            assert_eq!(object::<Shape<'_>>(json).unwrap_err(), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn does_not_quote_a_megabyte() {
+        let name = "é".repeat(1 << 19);
+        for json in [
+            format!(r#"{{"{name}":1}}"#),
+            format!(r#"{{"name":"a","count":1,"kind":"{name}"}}"#),
+        ] {
+            let said = object::<Shape<'_>>(&json).unwrap_err();
+            assert!(said.len() < 512, "{}", said.len());
+        }
+    }
+
+    fn any_json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(serde_json::Value::from),
+            any::<i64>().prop_map(serde_json::Value::from),
+            any::<f64>().prop_map(serde_json::Value::from),
+            ".*".prop_map(serde_json::Value::from),
+        ];
+        let name = prop_oneof![
+            Just("name".to_owned()),
+            Just("count".to_owned()),
+            Just("kind".to_owned()),
+            Just("limit".to_owned()),
+            Just("list".to_owned()),
+            Just("inner".to_owned()),
+            Just("type".to_owned()),
+            Just("table".to_owned()),
+            Just("filters".to_owned()),
+            Just("schedule".to_owned()),
+            Just("mutation".to_owned()),
+            ".{0,4}",
+        ];
+        leaf.prop_recursive(3, 24, 4, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(serde_json::Value::from),
+                prop::collection::btree_map(name.clone(), inner, 0..6)
+                    .prop_map(|members| members.into_iter().collect()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn never_speaks_as_serde_does(value in any_json()) {
+            let json = value.to_string();
+            let said = [
+                object::<Shape<'_>>(&json).err(),
+                Query::from_json(&json).err().map(|error| error.to_string()),
+                Mutation::from_json(&json).err().map(|error| error.to_string()),
+                Cron::from_json(&json).err().map(|error| error.to_string()),
+            ];
+            for said in said.into_iter().flatten() {
+                for word in ["struct ", "invalid type", "invalid value", "missing field", "unknown field", "column 1 ", "u8"] {
+                    prop_assert!(!said.contains(word) || json.contains(word), "{}", said);
+                }
+            }
+        }
+    }
 }

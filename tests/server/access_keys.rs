@@ -256,16 +256,16 @@ fn what_does_not_make_a_key_is_refused_with_its_reason() {
             r#"{"name":"a\u202eb","scope":"read"}"#,
             "1 to 100 characters",
         ),
-        (r#"{"name":1,"scope":"read"}"#, "string"),
-        (r#"{"name":"a","scope":"admin"}"#, "`read` or `write`"),
-        (r#"{"name":"a","scope":"Read"}"#, "`read` or `write`"),
+        (r#"{"name":1,"scope":"read"}"#, "text is expected"),
+        (r#"{"name":"a","scope":"admin"}"#, r#""read", "write""#),
+        (r#"{"name":"a","scope":"Read"}"#, r#""read", "write""#),
         (
             r#"{"name":"a","scope":"read","key":"nk_mine"}"#,
-            "unknown field",
+            "is not a field here",
         ),
         (
             r#"{"name":"a","name":"b","scope":"read"}"#,
-            "duplicate field",
+            "is there twice",
         ),
         ("[]", "JSON object"),
     ] {

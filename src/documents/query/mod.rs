@@ -13,7 +13,7 @@ pub use cursor::{Key, Position};
 pub use field::Field;
 pub use value::{Number, Value};
 
-use super::{AtMost, Document, InputError, TableName, error::reason, whole, written};
+use super::{AtMost, Document, InputError, TableName, whole, written, written::reason};
 
 /// The most filters in a query.
 pub const MAX_FILTERS: usize = 50;

@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json, value::RawValue};
 
 use super::{Violation, effort};
-use crate::documents::error::excerpt;
+use crate::documents::{error::excerpt, written::reason};
 
 /// A JSON Schema: its text, and what it was compiled into once it is needed.
 #[derive(Debug, Clone)]
@@ -82,7 +82,7 @@ fn compile(text: &str) -> Result<Validator, String> {
             text.len()
         ));
     }
-    let schema: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let schema: Value = serde_json::from_str(text).map_err(|error| reason(&error))?;
     let object = schema
         .as_object()
         .ok_or_else(|| "it must be an object".to_owned())?;

@@ -11,7 +11,7 @@ mod violation;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{AtMost, Fields, InputError, TableName, written};
+use super::{AtMost, Fields, InputError, TableName, written, written::reason};
 use json_schema::JsonSchema;
 
 pub use rules::{FieldPath, FieldRule, FieldType, IndexRule};
@@ -142,7 +142,7 @@ impl TableSchema {
         }
         let document =
             serde_json::from_str(document.as_json()).map_err(|error| Violation::Unreadable {
-                reason: error.to_string(),
+                reason: reason(&error),
             })?;
         for rule in &self.fields {
             rule.check(&document)?;
