@@ -1,18 +1,114 @@
-//! How many files this process may have open: an open tenant takes a handful.
+//! How many files this process may have open, and how they are shared out.
 
+use std::fs::File;
+use std::io;
+
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the soft limit on open files (1024 on many systems, too few for the tenants that may be open) to the hard one, which an
-/// operator sets. Gives the limit as it is then, `None` when there is none.
+/// The files that this process may have open; `None` when there is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileLimit(Option<u64>);
+
+impl FileLimit {
+    /// Raises the soft limit (1024 on many systems, too few for the tenants that may be open) to the hard one, which an operator sets.
+    #[must_use]
+    pub fn raise() -> Self {
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        let raised = Rlimit {
+            current: maximum,
+            maximum,
+        };
+        Self(match setrlimit(Resource::Nofile, raised) {
+            Ok(()) => maximum,
+            Err(_refused) => current,
+        })
+    }
+
+    /// How many connections may be open: a quarter, and all that [`USUAL_TENANTS`] leave, so that tenants can be opened whatever clients do.
+    #[must_use]
+    pub fn connections(self) -> u32 {
+        let left = |files: u64| files.saturating_sub(OWN_FILES + USUAL_TENANTS * FILES_A_TENANT);
+        let part = self
+            .0
+            .map_or(MOST_CONNECTIONS.into(), |files| left(files).max(files / 4));
+        let part = u32::try_from(part).unwrap_or(MOST_CONNECTIONS);
+        part.clamp(FEWEST_CONNECTIONS, MOST_CONNECTIONS)
+    }
+
+    /// How many tenants may be open at most: as the rest allows, whatever each of them does.
+    #[must_use]
+    pub fn tenants(self) -> usize {
+        let Some(files) = self.0 else {
+            return usize::MAX;
+        };
+        let rest = files.saturating_sub(u64::from(self.connections()) + OWN_FILES);
+        usize::try_from(rest / FILES_A_TENANT).map_or(usize::MAX, |tenants| tenants.max(1))
+    }
+}
+
+/// Whether the system refused for want of files, threads or memory.
 #[must_use]
-pub fn raise_file_limit() -> Option<u64> {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: maximum,
-        maximum,
-    };
-    match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => maximum,
-        Err(_refused) => current,
+pub fn is_exhaustion(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(
+        errno,
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN)
+    )
+}
+
+/// Whether this process can open no more files than one or two, which is not enough for a database.
+#[must_use]
+pub fn files_ran_out() -> bool {
+    let opened: Vec<_> = (0..FILES_TO_OPEN)
+        .map(|_| File::open("/dev/null"))
+        .collect();
+    opened
+        .iter()
+        .any(|file| file.as_ref().is_err_and(is_exhaustion))
+}
+
+/// Database and WAL of the writer and of each of four readers, and their shared memory.
+const FILES_A_TENANT: u64 = 11;
+/// Of the server itself: the control file, the log, key providers, what a rotation copies.
+const OWN_FILES: u64 = 64;
+/// What one more connection to a database may need.
+const FILES_TO_OPEN: usize = 4;
+/// As many as are kept open where nobody says how many.
+const USUAL_TENANTS: u64 = 512;
+const FEWEST_CONNECTIONS: u32 = 64;
+const MOST_CONNECTIONS: u32 = 8192;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_and_tenants_share_what_there_is() {
+        for (files, connections, tenants) in [
+            (Some(64), 64, 1),
+            (Some(256), 64, 11),
+            (Some(1024), 256, 64),
+            (Some(20_000), 8192, 1067),
+            (Some(65_536), 8192, 5207),
+            (None, 8192, usize::MAX),
+        ] {
+            let limit = FileLimit(files);
+            assert_eq!(
+                (limit.connections(), limit.tenants()),
+                (connections, tenants),
+                "{files:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn tells_want_of_resources_from_other_errors() {
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN] {
+            assert!(is_exhaustion(&errno.into()), "{errno}");
+        }
+        assert!(!is_exhaustion(&Errno::NOENT.into()));
+        assert!(!is_exhaustion(&io::ErrorKind::UnexpectedEof.into()));
+        assert!(!files_ran_out());
     }
 }

@@ -129,11 +129,12 @@ impl<R: Resource> Registry<R> {
         }
     }
 
-    /// The open tenant, opened by `open` when it is not open yet and nobody else is opening it.
+    /// The open tenant, opened by `open` when it is not open yet and nobody else is opening it. It is tried again when the process has no
+    /// files, threads or memory left for it, as long as there is an idle tenant that can be closed instead.
     pub(super) async fn lease<F>(
         self: &Arc<Self>,
         tenant: &TenantId,
-        open: F,
+        open: impl Fn() -> F + Send + 'static,
     ) -> Result<Lease<R>, StoreError>
     where
         F: Future<Output = Result<R, StoreError>> + Send + 'static,
@@ -280,15 +281,21 @@ impl<R: Resource> Registry<R> {
     async fn fill<F>(
         self: Arc<Self>,
         tenant: TenantId,
-        open: F,
+        open: impl Fn() -> F + Send + 'static,
         answer: watch::Sender<Option<Result<Lease<R>, StoreError>>>,
     ) where
         F: Future<Output = Result<R, StoreError>> + Send + 'static,
     {
         let started = std::time::Instant::now();
-        // In a task of its own, so that a panic in it does not leave the slot taken.
-        let opening = acting_as(actor(), open.in_current_span());
-        let result = joined(&tenant, short_task(opening).await);
+        let result = loop {
+            // In a task of its own, so that a panic in it does not leave the slot taken.
+            let opening = acting_as(actor(), open().in_current_span());
+            let result = joined(&tenant, short_task(opening).await);
+            match &result {
+                Err(error) if error.is_exhaustion() && self.give_way(&tenant, error).await => {}
+                _ => break result,
+            }
+        };
         metrics::OPENING_SECONDS.record(metrics::since(started));
         metrics::count(&result, &metrics::OPENED, &metrics::OPENING_FAILED);
         let result = {
@@ -309,6 +316,23 @@ impl<R: Resource> Registry<R> {
         };
         let _before = answer.send_replace(Some(result));
         self.changed.notify_waiters();
+    }
+
+    /// Closes the tenant that is idle longest, for `tenant` to be opened. `false` when all are in use.
+    async fn give_way(self: &Arc<Self>, tenant: &TenantId, error: &StoreError) -> bool {
+        let closing = {
+            let mut state = self.state();
+            let idle = state.least_recently_used();
+            let closing = idle.and_then(|idle| self.start_closing(&mut state, &idle));
+            let open = state.slots.len();
+            tracing::warn!(%tenant, open, %error, "the process has nothing left to open a tenant with; the one idle longest is closed");
+            closing
+        };
+        match closing {
+            // Closed badly, it has let go of what it had all the same.
+            Some(closing) => closing.await.is_ok(),
+            None => false,
+        }
     }
 
     /// Waits for an opening under way.

@@ -3,6 +3,7 @@ use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
+use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::time::sleep;
 
 use super::*;
@@ -14,6 +15,8 @@ struct World {
     most: AtomicUsize,
     openings: AtomicUsize,
     failing: AtomicBool,
+    /// How many the process can have open.
+    room: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -48,31 +51,43 @@ impl World {
     fn open(
         self: &Arc<Self>,
         tenant: &TenantId,
-    ) -> impl Future<Output = Result<Thing, StoreError>> + use<> {
+    ) -> impl Fn() -> BoxFuture<'static, Result<Thing, StoreError>> + Send + use<> {
         let (world, tenant) = (Arc::clone(self), tenant.clone());
-        async move {
-            let _before = world.openings.fetch_add(1, Ordering::SeqCst);
-            sleep(Duration::from_millis(1)).await;
-            if world.failing.load(Ordering::SeqCst) {
-                return Err(StoreError::StorageFull { tenant });
-            }
-            let mut open = world.open.lock().unwrap();
-            assert_eq!(
-                open.insert(tenant.clone(), 1),
-                None,
-                "{tenant} was opened twice"
-            );
-            let _before = world.most.fetch_max(open.len(), Ordering::SeqCst);
-            drop(open);
-            Ok(Thing {
-                tenant,
-                world,
-                broken: AtomicBool::new(false),
-                closed: AtomicBool::new(false),
-            })
+        move || Arc::clone(&world).opened(tenant.clone()).boxed()
+    }
+
+    async fn opened(self: Arc<Self>, tenant: TenantId) -> Result<Thing, StoreError> {
+        let world = self;
+        let _before = world.openings.fetch_add(1, Ordering::SeqCst);
+        sleep(Duration::from_millis(1)).await;
+        if world.failing.load(Ordering::SeqCst) {
+            return Err(StoreError::StorageFull { tenant });
         }
+        let mut open = world.open.lock().unwrap();
+        if open.len() >= world.room.load(Ordering::SeqCst) {
+            return Err(StoreError::Io {
+                action: "open",
+                path: "file".into(),
+                source: Arc::new(std::io::Error::from_raw_os_error(EMFILE)),
+            });
+        }
+        assert_eq!(
+            open.insert(tenant.clone(), 1),
+            None,
+            "{tenant} was opened twice"
+        );
+        let _before = world.most.fetch_max(open.len(), Ordering::SeqCst);
+        drop(open);
+        Ok(Thing {
+            tenant,
+            world,
+            broken: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        })
     }
 }
+
+const EMFILE: i32 = 24;
 
 fn tenant(number: usize) -> TenantId {
     format!("t{number}").parse().unwrap()
@@ -81,7 +96,10 @@ fn tenant(number: usize) -> TenantId {
 fn setting(max_open: usize, patience_ms: u64) -> (Arc<Registry<Thing>>, Arc<World>) {
     (
         Registry::new(max_open, Duration::from_millis(patience_ms)),
-        Arc::new(World::default()),
+        Arc::new(World {
+            room: AtomicUsize::new(usize::MAX),
+            ..World::default()
+        }),
     )
 }
 
@@ -156,7 +174,7 @@ async fn a_failed_opening_is_reported_and_tried_again() {
 async fn an_opening_that_panics_gives_its_place_back() {
     let (registry, world) = setting(1, 1000);
     let lease = registry
-        .lease(&tenant(1), async { panic!("on purpose") })
+        .lease(&tenant(1), || async { panic!("on purpose") })
         .await;
     assert!(matches!(lease, Err(StoreError::Closed { .. })));
     drop(
@@ -255,4 +273,31 @@ async fn after_the_end_nothing_is_opened() {
     assert!(held.closed.load(Ordering::SeqCst));
     let refused = registry.lease(&tenant(2), world.open(&tenant(2))).await;
     assert!(matches!(refused, Err(StoreError::Closed { .. })));
+}
+
+#[tokio::test]
+async fn without_files_the_one_idle_longest_makes_way_and_without_an_idle_one_it_is_refused() {
+    let (registry, world) = setting(100, 30_000);
+    world.room.store(3, Ordering::SeqCst);
+    let mut held = Vec::new();
+    for number in 0..10 {
+        let tenant = tenant(number);
+        let lease = registry.lease(&tenant, world.open(&tenant)).await.unwrap();
+        assert_eq!(lease.tenant, tenant);
+        if number < 2 {
+            held.push(lease);
+        }
+    }
+    // Those in use are there still, beside the last one.
+    assert_eq!(registry.occupied(), 3);
+    assert!(
+        held.iter()
+            .all(|lease| !lease.closed.load(Ordering::SeqCst))
+    );
+    held.push(registry.ready(&tenant(9)).unwrap());
+    let refused = registry.lease(&tenant(10), world.open(&tenant(10))).await;
+    assert!(matches!(refused, Err(StoreError::Io { .. })), "{refused:?}");
+    drop(held.pop());
+    let lease = registry.lease(&tenant(10), world.open(&tenant(10))).await;
+    assert_eq!(lease.unwrap().tenant, tenant(10));
 }

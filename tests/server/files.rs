@@ -1,0 +1,100 @@
+//! Fewer files than the tenants want: every tenant is answered all the same.
+
+use std::io::Write as _;
+use std::process::Command;
+
+use nimbus_test_support::Server;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use serde_json::json;
+
+use super::machine;
+
+/// The same command, in a process that may have no more than `files` open.
+fn limited(command: &Command, files: u32) -> Command {
+    let mut limited = Command::new("sh");
+    let _ = limited
+        .args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\"")])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env_clear()
+        .stdin(std::process::Stdio::null());
+    if let Some(dir) = command.get_current_dir() {
+        let _ = limited.current_dir(dir);
+    }
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            let _ = limited.env(name, value);
+        }
+    }
+    limited
+}
+
+#[test]
+fn every_tenant_is_answered_with_fewer_files_than_all_of_them_take() {
+    let machine = machine();
+    let start = machine.nimbus(&["start", "--port", "0"]);
+    let server = machine.start_command(limited(&start, 256));
+    let log = server.log();
+    assert!(
+        log.contains("do not suffice for --max-open-tenants"),
+        "{log}"
+    );
+    let tenants: Vec<String> = (0..80).map(|number| format!("t{number}")).collect();
+    for tenant in &tenants {
+        let _ = server.create("/api/tenants", &json!({"id": tenant}));
+        let _ = server.insert(tenant, "places", &json!({"of": tenant}));
+    }
+    // By many at once, each on a connection of its own.
+    std::thread::scope(|scope| {
+        for part in tenants.chunks(10) {
+            let server = &server;
+            let _thread = scope.spawn(move || {
+                for tenant in part.iter().cycle().take(30) {
+                    let path = format!("/api/tenants/{tenant}/documents/places");
+                    let list = server.get(&path);
+                    assert_eq!(list["data"][0]["of"], json!(tenant), "{list}");
+                }
+            });
+        }
+    });
+    server.stop();
+}
+
+#[test]
+fn a_tenant_that_is_idle_makes_way_when_files_run_out_all_the_same() {
+    let machine = machine();
+    let server = machine.start(&[]);
+    let tenants: Vec<String> = (0..24).map(|number| format!("t{number}")).collect();
+    for tenant in &tenants {
+        let _ = server.create("/api/tenants", &json!({"id": tenant}));
+        let _ = server.insert(tenant, "places", &json!({"of": tenant}));
+    }
+    server.stop();
+    let server = machine.start(&[]);
+    // All on one connection: another one would take a file.
+    let mut stream = server.connect();
+    let token = machine.token();
+    let mut read = |tenant: &str| {
+        let head = format!(
+            "GET /api/tenants/{tenant}/documents/places HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).expect("sent");
+        let answer = Server::answer(&mut stream).expect("an answer");
+        assert_eq!(answer.status, 200, "{}\n{}", answer.body, server.log());
+        assert_eq!(answer.body["data"][0]["of"], json!(tenant));
+    };
+    let (first, rest) = tenants.split_at(8);
+    first.iter().for_each(|tenant| read(tenant));
+    let open = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("its files");
+    let few = Rlimit {
+        current: Some(open.count() as u64),
+        maximum: Some(20_000),
+    };
+    let pid = i32::try_from(server.pid()).expect("a process id");
+    let _before = prlimit(Pid::from_raw(pid), Resource::Nofile, few).expect("a limit");
+    rest.iter().for_each(|tenant| read(tenant));
+    first.iter().for_each(|tenant| read(tenant));
+    let log = server.log();
+    assert!(log.contains("the one idle longest is closed"), "{log}");
+    server.stop();
+}
