@@ -13,6 +13,7 @@
 )]
 
 pub mod audit;
+pub(crate) mod budget;
 pub(crate) mod chain;
 pub mod cli;
 pub mod config;

@@ -25,6 +25,7 @@ mod point_reads;
 mod queries;
 mod report;
 mod setup;
+mod slow_clients;
 
 use std::process::ExitCode;
 
@@ -67,4 +68,5 @@ const PARTS: &[(&str, Part)] = &[
     ("rotate-kek", keys::rewrapping),
     ("keys", keys::run),
     ("leases", leases::run),
+    ("slow-clients", slow_clients::run),
 ];

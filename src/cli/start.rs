@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use clap::Args;
 use tokio::net::TcpListener;
@@ -17,20 +18,20 @@ use super::{CliError, Outcome, block_on};
 use crate::audit::AuditLog;
 use crate::chain::chain;
 use crate::config::keys::{self, Keys, Purpose};
-use crate::config::{Persistence, Settings, pieces};
+use crate::config::{NoTime, Persistence, Settings, Time, pieces};
 use crate::control::{Control, ControlError};
 use crate::encryption::survey::Surveyor;
 use crate::envelope::{Holder, act_as, blocking, remove_leftovers};
 use crate::metrics;
 use crate::process::{
-    ControlListener, ControlSocket, DataDirLock, LockError, LockId, harden, holder,
-    inherited_listener, notify, raise_file_limit,
+    ControlListener, ControlSocket, DataDirLock, FileLimit, LockError, LockId, harden, holder,
+    inherited_listener, notify,
 };
 use crate::runtime::{self, Background, Kept, log, panic_point};
 use crate::scheduler::{Agenda, Scheduler, SystemClock};
 use crate::server::tls::{Tls, TlsError};
 use crate::server::token::{self, AdminToken, TokenError, TokenKeeper};
-use crate::server::{App, Listener, Local, Parts, SILENCE, local, serve};
+use crate::server::{App, Listener, Local, Parts, Patience, local, serve};
 use crate::sqlcipher::check_library;
 use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
 
@@ -63,6 +64,16 @@ pub(super) struct Start {
     /// The certificate's private key: a PEM file, mode 0600, without a passphrase
     #[arg(long, requires = "tls_cert", value_name = "FILE")]
     tls_key: Option<PathBuf>,
+
+    /// How long a connection waits for its next request: longer than a load balancer keeps it
+    #[arg(
+        long,
+        env = "NIMBUS_KEEP_ALIVE",
+        value_name = "TIME",
+        default_value = "75s",
+        value_parser = keep_alive
+    )]
+    keep_alive: Duration,
 
     /// Accept browsers on this origin besides loopback ones; may be given several times
     #[arg(
@@ -167,16 +178,8 @@ impl Start {
         runtime::show_metrics();
         let hardening = harden();
         tracing::info!(?hardening, "process hardened");
-        let files = raise_file_limit();
-        if let Some(files) = files
-            && files < settings.max_open_tenants as u64 * FILES_A_TENANT
-        {
-            tracing::warn!(
-                files,
-                max_open_tenants = settings.max_open_tenants,
-                "few files may be open for so many tenants; raise the hard limit (`ulimit -Hn`), or lower --max-open-tenants"
-            );
-        }
+        let files = FileLimit::raise();
+        let max_open_tenants = open_tenants(files, settings.max_open_tenants);
         check_library()?;
         // Who connects while the rest comes up waits in the kernel's queue, as at a socket of the service manager's.
         let (socket, address) = listen(inherited, address, &settings.data_dir).await?;
@@ -214,7 +217,7 @@ impl Start {
         });
         let agenda = Arc::new(agenda(&control).await?);
         let options = SqliteOptions {
-            max_open_tenants: settings.max_open_tenants,
+            max_open_tenants,
             due: agenda.clone(),
             ..SqliteOptions::default()
         };
@@ -237,8 +240,11 @@ impl Start {
         let listener = Listener {
             socket,
             tls,
-            most: connections(files),
-            silence: SILENCE,
+            most: files.connections(),
+            patience: Patience {
+                keep_alive: self.keep_alive,
+                ..Patience::default()
+            },
         };
         let surveyor = Surveyor {
             data_dir: settings.data_dir,
@@ -257,7 +263,7 @@ impl Start {
             envelope,
             audit,
             surveyor,
-            max_open_tenants: settings.max_open_tenants,
+            max_open_tenants,
             tokens: TokenKeeper::new(token_path),
             allowed_origins: pieces(self.cors_allow_origins),
         });
@@ -303,6 +309,15 @@ fn port(text: &str) -> Result<u16, &'static str> {
         .map_err(|_in_its_words| "a port is a whole number, 0 to 65535")
 }
 
+fn keep_alive(text: &str) -> Result<Duration, String> {
+    let time: Time = text.parse().map_err(|error: NoTime| error.to_string())?;
+    let kept = time.duration();
+    if !(MIN_KEEP_ALIVE..=MAX_KEEP_ALIVE).contains(&kept) {
+        return Err("it is 1s to 1h; load balancers need it longer than their own".to_owned());
+    }
+    Ok(kept)
+}
+
 /// Refuses a network address to a token that was never rotated, and to one that the first start would make.
 fn refuse_first_token(host: IpAddr, token: Result<AdminToken, TokenError>) -> Result<(), CliError> {
     match token {
@@ -345,11 +360,19 @@ async fn listen(
     Ok((socket, address))
 }
 
-/// How many connections may be open: a part of the files that may, so that tenants can be opened whatever clients do.
-fn connections(files: Option<u64>) -> u32 {
-    let part = files.map_or(MOST_CONNECTIONS.into(), |files| files / 4);
-    let part = u32::try_from(part).unwrap_or(MOST_CONNECTIONS);
-    part.clamp(FEWEST_CONNECTIONS, MOST_CONNECTIONS)
+/// How many tenants may be open: as many as the settings say, if the files suffice.
+fn open_tenants(files: FileLimit, wanted: usize) -> usize {
+    let most = files.tenants();
+    if wanted > most {
+        tracing::warn!(
+            ?files,
+            max_open_tenants = wanted,
+            open_tenants = most,
+            "the files that this process may have open do not suffice for --max-open-tenants: fewer are kept open; \
+             raise the hard limit (`ulimit -Hn`, or LimitNOFILE= of the service), or lower --max-open-tenants"
+        );
+    }
+    wanted.min(most)
 }
 
 /// Where commands of this machine are taken. A server that cannot take any serves its clients all the same.
@@ -458,7 +481,5 @@ fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     })
 }
 
-/// Database, WAL and shared memory of the writer, database and WAL of a reader or two.
-const FILES_A_TENANT: u64 = 8;
-const FEWEST_CONNECTIONS: u32 = 64;
-const MOST_CONNECTIONS: u32 = 8192;
+const MIN_KEEP_ALIVE: Duration = Duration::from_secs(1);
+const MAX_KEEP_ALIVE: Duration = Duration::from_secs(3600);

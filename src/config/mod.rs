@@ -18,7 +18,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use duration::Time;
 use key_map::{KeyMap, KeyMapSource};
 use nimbus_keyproviders::ProviderConfig;
 use nimbus_keyproviders::aws_kms::settings::{self as aws_settings, Field, InvalidSetting};
@@ -26,6 +25,8 @@ use nimbus_keyproviders::recovery::{Recipient, RecipientError};
 use nimbus_manifests::TenantId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub(crate) use duration::{NoTime, Time};
 
 use crate::envelope::Terms;
 use crate::process::HomeError;

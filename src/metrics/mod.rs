@@ -63,9 +63,15 @@ metrics! {
     HTTP_DURATION = "nimbus_http_request_duration_seconds", Kind::Histogram(REQUEST_SECONDS),
         "Time from a request's head to its answer, by method and route.";
     HTTP_UNDER_WAY = "nimbus_http_requests_under_way", Kind::Gauge,
-        "Requests that are not answered yet.";
+        "Requests whose answers are not sent to the last byte.";
     HTTP_REFUSED = "nimbus_http_requests_refused_total", Kind::Counter,
         "Requests turned away for overload, by reason: the server is full, or one tenant has its share of it.";
+    BUFFERED_BYTES = "nimbus_http_buffered_bytes", Kind::Gauge,
+        "Bytes buffered for requests: bodies that arrive and are worked on, answers that are not sent.";
+    BUFFERED_LIMIT = "nimbus_http_buffered_bytes_limit", Kind::Gauge,
+        "Bytes that may be buffered for requests.";
+    BUFFER_REFUSALS = "nimbus_http_buffer_refusals_total", Kind::Counter,
+        "Requests turned away because no more bytes may be buffered, in all or for their tenant.";
     HTTP_TIMEOUTS = "nimbus_http_request_timeouts_total", Kind::Counter,
         "Requests that took longer than their deadline.";
     CONNECTIONS = "nimbus_http_connections", Kind::Gauge,
@@ -225,11 +231,13 @@ fn show_from_the_start() {
         &*REFUSED_SHARE,
         &*PANICKED,
         &*LOG_LINES_DROPPED,
+        &*BUFFER_REFUSED,
     ] {
         counter.increment(0);
     }
     for gauge in [
         &*UNDER_WAY,
+        &*BUFFERED,
         &*OPEN_CONNECTIONS,
         &*OPEN_TENANTS,
         &*IN_TROUBLE,
@@ -261,6 +269,9 @@ handles! {
     REFUSED_SHARE: Counter = metrics::counter!(HTTP_REFUSED, "reason" => "tenant_share");
     PANICKED: Counter = metrics::counter!(PANICS);
     LOG_LINES_DROPPED: Counter = metrics::counter!(LOG_DROPPED);
+    BUFFER_REFUSED: Counter = metrics::counter!(BUFFER_REFUSALS);
+    BUFFERED: Gauge = metrics::gauge!(BUFFERED_BYTES);
+    BUFFER_LIMIT: Gauge = metrics::gauge!(BUFFERED_LIMIT);
     UNDER_WAY: Gauge = metrics::gauge!(HTTP_UNDER_WAY);
     OPEN_CONNECTIONS: Gauge = metrics::gauge!(CONNECTIONS);
     ACCEPTED: Counter = metrics::counter!(CONNECTIONS_ACCEPTED);

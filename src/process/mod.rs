@@ -20,7 +20,7 @@ mod wiping;
 
 pub(crate) use control_socket::Place;
 pub use control_socket::{ControlListener, ControlSocket, ControlSocketError};
-pub use files::raise_file_limit;
+pub use files::{FileLimit, files_ran_out, is_exhaustion};
 pub use hardening::{Hardening, harden};
 pub use home::{HomeError, user_dir};
 pub(crate) use lock::process;
@@ -29,6 +29,27 @@ pub use memory::{give_back, note_freed};
 pub(crate) use new_file::NewFile;
 pub use service::{inherited_listener, notify};
 pub use wiping::WipingAllocator;
+
+/// How much memory this process may use: the machine's, or what its container is limited to. `None` where neither is to be found.
+#[must_use]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "files of the kernel, and no database"
+)]
+pub fn memory_limit() -> Option<u64> {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok();
+    let machine = machine.and_then(|text| {
+        let kib = text
+            .lines()
+            .find_map(|line| line.strip_prefix("MemTotal:"))?;
+        let kib: u64 = kib.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        kib.checked_mul(1024)
+    });
+    // Without a limit it says `max`.
+    let container = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let container = container.and_then(|text| text.trim().parse().ok());
+    machine.into_iter().chain(container).min()
+}
 
 /// How many bytes this process may still write to the file system of `dir`.
 ///

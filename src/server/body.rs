@@ -1,17 +1,24 @@
 //! Bodies in and out: JSON with limits, and raw JSON that is not parsed again.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Bytes, HttpBody as _};
+use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use hyper::body::{Frame, SizeHint};
 use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::{ApiError, Code};
-use crate::documents::reason;
+use super::front::{DEADLINE, crowded};
+use crate::budget;
+use crate::documents::read_object;
 
 /// The largest body, in bytes.
 pub const MAX_BODY_BYTES: usize = 16 << 20;
@@ -23,40 +30,52 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
-        let json = request
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .is_none_or(is_json);
-        if !json {
-            return Err(ApiError::new(
-                Code::InvalidInput,
-                "the body must be JSON; send `Content-Type: application/json`",
-            ));
-        }
-        if let Some(length) = declared(request.headers())
-            && length > MAX_BODY_BYTES as u64
-        {
-            let asks_first = request.headers().contains_key(header::EXPECT);
-            if length <= MAX_DISCARDED_BYTES && !asks_first {
-                let discarded = discard(request.into_body());
-                // Whether it came to its end or not, the answer is the same.
-                drop(tokio::time::timeout(DISCARD_PATIENCE, discarded).await);
+        let (head, mut body) = request.into_parts();
+        let length = declared(&head.headers);
+        let read = async {
+            check_form(&head.headers)?;
+            if length.is_some_and(|length| length > MAX_BODY_BYTES as u64) {
+                return Err(too_large());
             }
-            return Err(too_large());
-        }
-        let bytes = collect(request.into_body()).await?;
-        // serde takes a list for a struct: its members by their places.
-        if !bytes.trim_ascii_start().starts_with(b"{") {
-            let message = "the body is not right: it must be a JSON object";
-            return Err(ApiError::new(Code::InvalidInput, message));
-        }
-        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
-            ApiError::new(
-                Code::InvalidInput,
-                format!("the body is not right: {}", reason(&error)),
-            )
+            collect(&mut body, length).await
+        };
+        let bytes = match read.await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let asks_first = head.headers.contains_key(header::EXPECT);
+                let is_late = error.code == Code::BodyTimeout;
+                if !is_late && !asks_first && length.is_some_and(|all| all <= MAX_DISCARDED_BYTES) {
+                    // Whether it came to its end or not, the answer is the same.
+                    drop(timeout(DISCARD_PATIENCE, discard(body)).await);
+                }
+                return Err(error);
+            }
+        };
+        // What is made of it is about as large, and there for as long as the request is worked on.
+        budget::take(bytes.len()).map_err(|_refused| crowded())?;
+        read_object(&bytes).map(Self).map_err(|reason| {
+            let message = format!("the body is not right: {reason}");
+            ApiError::new(Code::InvalidInput, message)
         })
     }
+}
+
+/// Refuses a body that says it is no JSON, or is packed.
+fn check_form(headers: &HeaderMap) -> Result<(), ApiError> {
+    if !headers.get(header::CONTENT_TYPE).is_none_or(is_json) {
+        return Err(ApiError::new(
+            Code::UnsupportedBody,
+            "the body must be JSON; send `Content-Type: application/json`",
+        ));
+    }
+    let packed = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if headers.get_all(header::CONTENT_ENCODING).iter().any(packed) {
+        return Err(ApiError::new(
+            Code::UnsupportedBody,
+            "the body must not be compressed; send it without `Content-Encoding`",
+        ));
+    }
+    Ok(())
 }
 
 fn too_large() -> ApiError {
@@ -69,31 +88,72 @@ fn declared(headers: &HeaderMap) -> Option<u64> {
     length.to_str().ok()?.parse().ok()
 }
 
-/// The whole body. Most come in one piece, which is not copied.
-async fn collect(mut body: axum::body::Body) -> Result<Bytes, ApiError> {
-    let mut whole = Bytes::new();
-    let mut pieces = Vec::new();
-    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+/// The whole body, for which room is taken as it arrives. Most come in one piece, which is not copied.
+async fn collect(body: &mut axum::body::Body, length: Option<u64>) -> Result<Bytes, ApiError> {
+    let account = budget::account();
+    let due = |due| {
+        if let Some(account) = &account {
+            account.set_due(due);
+        }
+    };
+    let mut whole = Vec::new();
+    let (mut arrived, mut patience) = (0, Instant::now() + BODY_PATIENCE);
+    due(patience + DEADLINE);
+    loop {
+        let frame = poll_fn(|context| Pin::new(&mut *body).poll_frame(context));
+        let frame = timeout_at(patience, frame).await.map_err(|_late| late())?;
+        let Some(frame) = frame else { break };
         let broken =
             |_error| ApiError::new(Code::InvalidInput, "the body could not be read to its end");
         let Ok(piece) = frame.map_err(broken)?.into_data() else {
             continue;
         };
-        if whole.len() + pieces.len() + piece.len() > MAX_BODY_BYTES {
+        let length_now = whole.len() + piece.len();
+        if length_now > MAX_BODY_BYTES {
             return Err(too_large());
         }
-        if whole.is_empty() && pieces.is_empty() {
-            whole = piece;
-        } else {
-            pieces.extend_from_slice(&std::mem::take(&mut whole));
-            pieces.extend_from_slice(&piece);
+        if whole.is_empty() && body.is_end_stream() {
+            budget::take(piece.len()).map_err(|_refused| crowded())?;
+            due(Instant::now() + DEADLINE);
+            return Ok(piece);
         }
+        arrived += piece.len();
+        if arrived >= LEAST_PROGRESS {
+            (arrived, patience) = (0, Instant::now() + BODY_PATIENCE);
+            due(patience + DEADLINE);
+        }
+        grow(&mut whole, length_now, length)?;
+        whole.extend_from_slice(&piece);
     }
-    Ok(if pieces.is_empty() {
-        whole
-    } else {
-        pieces.into()
-    })
+    due(Instant::now() + DEADLINE);
+    Ok(whole.into())
+}
+
+/// Makes room for `needed` bytes, and for more as long as more is to come.
+fn grow(whole: &mut Vec<u8>, needed: usize, length: Option<u64>) -> Result<(), ApiError> {
+    let before = whole.capacity();
+    if needed <= before {
+        return Ok(());
+    }
+    let most = length.and_then(|length| usize::try_from(length).ok());
+    let most = most.unwrap_or(MAX_BODY_BYTES).max(needed);
+    let after = needed.max(2 * before).max(FIRST_BYTES).min(most);
+    // Both are there while one is copied into the other.
+    budget::take(after).map_err(|_refused| crowded())?;
+    whole.reserve_exact(after - whole.len());
+    if let Some(account) = budget::account() {
+        account.give_back(before);
+    }
+    Ok(())
+}
+
+fn late() -> ApiError {
+    let seconds = BODY_PATIENCE.as_secs();
+    let message = format!(
+        "the body did not arrive: less than {} KiB of it came within {seconds} seconds",
+        LEAST_PROGRESS >> 10
+    );
+    ApiError::new(Code::BodyTimeout, message)
 }
 
 /// Reads a body and forgets it: a client that is still sending would see a broken connection, and not the answer.
@@ -117,6 +177,64 @@ impl IntoResponse for RawJson {
     }
 }
 
-/// How long, and up to which length, a body that is too large is still read.
+/// JSON text of any length, in pieces that are let go as they are sent.
+#[derive(Default)]
+pub(super) struct Pieces {
+    full: VecDeque<Bytes>,
+    last: String,
+}
+
+impl Pieces {
+    /// Where the next `length` bytes are to be appended.
+    pub(super) fn room_for(&mut self, length: usize) -> &mut String {
+        if !self.last.is_empty() && self.last.len() + length > PIECE_BYTES {
+            let full = std::mem::replace(&mut self.last, String::with_capacity(PIECE_BYTES));
+            self.full.push_back(full.into());
+        }
+        &mut self.last
+    }
+}
+
+impl IntoResponse for Pieces {
+    fn into_response(self) -> Response {
+        let Self { mut full, last } = self;
+        full.push_back(last.into());
+        let json = HeaderValue::from_static("application/json");
+        let body = axum::body::Body::new(Sending(full));
+        ([(header::CONTENT_TYPE, json)], body).into_response()
+    }
+}
+
+/// The pieces that are not sent.
+struct Sending(VecDeque<Bytes>);
+
+impl HttpBody for Sending {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
+    }
+}
+
+/// How long, and up to which length, a body that is refused is still read.
 const DISCARD_PATIENCE: Duration = Duration::from_secs(5);
 const MAX_DISCARDED_BYTES: u64 = 256 << 20;
+/// How long [`LEAST_PROGRESS`] bytes of a body, or all of it, are waited for.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
+const LEAST_PROGRESS: usize = 64 << 10;
+/// What is set aside for a body that does not come in one piece.
+const FIRST_BYTES: usize = 16 << 10;
+/// Most pieces of an answer are no larger: one document may be.
+const PIECE_BYTES: usize = 64 << 10;

@@ -13,12 +13,13 @@ use hyper::Request;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
+use super::pace::{Paced, Patience, Received, Talk, UnderWay};
 use super::tls::Tls;
 use crate::metrics;
 use crate::runtime::{panic_point, short_task};
@@ -32,8 +33,8 @@ pub struct Listener<S = TcpListener> {
     pub tls: Option<Arc<Tls>>,
     /// How many connections may be open. Further ones wait in the kernel's queue.
     pub most: u32,
-    /// How long a client may take for a request's head, or be silent between two requests: [`SILENCE`], but for tests.
-    pub silence: Duration,
+    /// How long a connection waits for its peer.
+    pub patience: Patience,
 }
 
 /// A socket that listens.
@@ -58,8 +59,20 @@ impl Accepts for TcpListener {
 
 /// What answers requests.
 pub(super) trait Answers: Clone + Send + 'static {
+    /// What a request holds until the last byte of its answer is sent or dropped.
+    type Hold: Hold;
+
     /// The answer to one.
-    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response> + Send;
+    fn answer(
+        &self,
+        request: Request<Received>,
+    ) -> impl Future<Output = (Response, Self::Hold)> + Send;
+}
+
+/// What a request holds until the last byte of its answer is sent or dropped.
+pub(super) trait Hold: Send + Sync + 'static {
+    /// So many bytes of it were sent, or will not be.
+    fn sent(&self, bytes: usize);
 }
 
 /// Serves until `stopping` says so and every connection has ended.
@@ -72,7 +85,7 @@ pub(super) async fn serve<S: Accepts, A: Answers>(
         socket,
         tls,
         most,
-        silence,
+        patience,
     } = listener;
     let places = Arc::new(Semaphore::new(most as usize));
     loop {
@@ -92,7 +105,7 @@ pub(super) async fn serve<S: Accepts, A: Answers>(
         metrics::ACCEPTED.increment(1);
         let (tls, answers, stopping) = (tls.clone(), answers.clone(), stopping.clone());
         drop(short_task(async move {
-            connection(stream, tls, answers, stopping, silence).await;
+            connection(stream, tls, answers, stopping, patience).await;
             drop(place);
         }));
     }
@@ -129,13 +142,13 @@ async fn connection(
     tls: Option<Arc<Tls>>,
     answers: impl Answers,
     stopping: watch::Receiver<bool>,
-    silence: Duration,
+    patience: Patience,
 ) {
     let _open = metrics::Held::new(&metrics::OPEN_CONNECTIONS);
     match tls {
-        None => converse(stream, answers, stopping, silence).await,
+        None => converse(stream, answers, stopping, patience).await,
         Some(tls) => match timeout(HANDSHAKE_PATIENCE, tls.acceptor().accept(stream)).await {
-            Ok(Ok(stream)) => converse(stream, answers, stopping, silence).await,
+            Ok(Ok(stream)) => converse(stream, answers, stopping, patience).await,
             failed => {
                 metrics::HANDSHAKE_FAILED.increment(1);
                 let error = failed.map(Result::err);
@@ -145,35 +158,34 @@ async fn connection(
     }
 }
 
-/// Answers the requests of one connection, one after the other, until it is closed, silent for too long, or the server stops.
+/// Answers the requests of one connection, one after the other, until it is closed, its peer keeps no pace, or the server stops.
 async fn converse<S>(
     stream: S,
     answers: impl Answers,
     mut stopping: watch::Receiver<bool>,
-    silence: Duration,
+    patience: Patience,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    // Each request under way holds one more.
-    let requests = Arc::new(());
-    let held = Arc::clone(&requests);
-    let service = service_fn(move |request| {
-        let under_way = Arc::clone(&held);
-        let answers = answers.clone();
+    let talk = Arc::new(Talk::default());
+    let stream = Paced::new(stream, Arc::clone(&talk), patience);
+    let requests = Arc::clone(&talk);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let under_way = requests.begin();
+        let (talk, answers) = (Arc::clone(&requests), answers.clone());
+        let request = request.map(|body| Received::new(body, Arc::clone(&talk)));
         async move {
-            let answer = answers.answer(request).await;
-            // Until the last of it is taken: some are long.
-            let hold = |body| Held {
-                body,
-                _under_way: under_way,
-            };
-            Ok::<_, Infallible>(answer.map(hold))
+            talk.taken().await;
+            let (answer, hold) = answers.answer(request).await;
+            talk.answered();
+            let hold = Arc::new((hold, under_way));
+            Ok::<_, Infallible>(answer.map(|body| Held { body, hold }))
         }
     });
     let mut conversation = pin!(
         http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(silence)
+            .header_read_timeout(None)
+            .max_buf_size(MOST_BUFFERED)
             .serve_connection(TokioIo::new(stream), service)
     );
     let ended = tokio::select! {
@@ -184,8 +196,8 @@ async fn converse<S>(
                 tokio::select! {
                     ended = conversation.as_mut() => break ended,
                     () = tokio::time::sleep(HALF_SENT_PATIENCE) => {
-                        // Only half of a request is there, or its client does not take the answer.
-                        if Arc::strong_count(&requests) == IDLE {
+                        // Only half of a request is there.
+                        if talk.is_idle() {
                             break Ok(());
                         }
                     }
@@ -198,13 +210,34 @@ async fn converse<S>(
     }
 }
 
-/// An answer's body, and the request under way that it belongs to.
-struct Held {
+/// An answer's body, and what the request holds that it belongs to.
+struct Held<H> {
     body: Body,
-    _under_way: Arc<()>,
+    hold: Arc<(H, UnderWay)>,
 }
 
-impl HttpBody for Held {
+/// Part of an answer, until it is sent or dropped.
+struct Part<H: Hold> {
+    bytes: Bytes,
+    hold: Arc<(H, UnderWay)>,
+}
+
+impl<H: Hold> AsRef<[u8]> for Part<H> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl<H: Hold> Drop for Part<H> {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        let length = bytes.len();
+        drop(bytes);
+        self.hold.0.sent(length);
+    }
+}
+
+impl<H: Hold> HttpBody for Held<H> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -212,7 +245,13 @@ impl HttpBody for Held {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        frame.map_ok(|frame| {
+            frame.map_data(|bytes| {
+                let hold = Arc::clone(&self.hold);
+                Bytes::from_owner(Part { bytes, hold })
+            })
+        })
     }
 
     fn is_end_stream(&self) -> bool {
@@ -229,13 +268,11 @@ async fn begun(stopping: &mut watch::Receiver<bool>) {
     drop(stopping.wait_for(|stopping| *stopping).await);
 }
 
-/// Handles on the count of requests while none is under way: that of the connection, that of its service.
-const IDLE: usize = 2;
-/// How long a client may take for a request's head, or be silent between two requests.
-pub const SILENCE: Duration = Duration::from_secs(30);
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a stop waits for a connection on which no request is under way.
 const HALF_SENT_PATIENCE: Duration = Duration::from_secs(2);
+/// What a connection buffers of a request, and of an answer besides its last part; a head is no longer.
+const MOST_BUFFERED: usize = 32 << 10;
 /// Before the next try when connections cannot be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 

@@ -69,6 +69,11 @@ codes! {
     /// The request is right and too large.
     TooLarge = "op.invalid_input", PAYLOAD_TOO_LARGE, "error", false,
         "send less: a body may have 16 MiB, a document 1 MiB";
+    /// The body is not in a form that is read.
+    UnsupportedBody = "op.invalid_input", UNSUPPORTED_MEDIA_TYPE, "error", false,
+        "send JSON, as it is: `Content-Type: application/json`, and no `Content-Encoding`";
+    /// The body did not arrive.
+    BodyTimeout = "op.invalid_input", REQUEST_TIMEOUT, "warning", true, "send the whole body without a pause";
     /// No such document.
     DocumentNotFound = "op.document_not_found", NOT_FOUND, "error", false, "list the table to see which documents there are";
     /// No such job or cron.

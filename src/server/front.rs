@@ -4,28 +4,31 @@
 //! layer of a router is cloned and boxed for each request, which cost more than what they did.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{MatchedPath, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
-use hyper::body::Incoming;
+use tokio::time::{Instant as Moment, timeout_at};
 use tower_http::cors::{AllowOrigin, Cors, CorsLayer};
 use tower_layer::Layer as _;
 use tower_service::Service as _;
 use tracing::Span;
 
-use super::connections::Answers;
+use super::connections::{Answers, Hold};
 use super::error::{ApiError, Code};
-use super::places::{Refused, tenant_in};
+use super::pace::Received;
 use super::traffic::UNMATCHED;
 use super::{App, access};
-use crate::metrics::{self, Held};
+use crate::budget::{self, Account, Refused};
+use crate::metrics;
+use crate::tenants::Limit;
 
 /// All routes, and what stands before them.
 #[derive(Clone)]
@@ -103,14 +106,13 @@ impl Front {
     }
 
     /// Gives the request an id, lets it in or turns it away, logs it, and writes the error envelope.
-    async fn receive(&self, mut request: Request) -> Response {
+    async fn receive(&self, mut request: Request) -> (Response, Holding) {
         let started = Instant::now();
-        let _under_way = Held::new(&metrics::UNDER_WAY);
         let id = request_id(request.headers());
         let ticket = Ticket::new(id, request.method().clone());
         let _none = request.extensions_mut().insert(ticket.clone());
         let page = accepted_origin(&self.app, request.headers());
-        let mut response = self.guarded(request).await;
+        let (mut response, holding) = self.guarded(request).await;
         let id = &ticket.0.id;
         if let Some(error) = response.extensions_mut().remove::<ApiError>() {
             response = error.respond(id);
@@ -133,23 +135,46 @@ impl Front {
         let traffic = &self.app.traffic;
         traffic.record(ticket.route(), &ticket.0.method, status, took);
         ticket.log(status, took);
-        response
+        (response, holding)
     }
 
     /// Overload, deadline and faults: each ends in one clear answer.
-    async fn guarded(&self, request: Request) -> Response {
+    async fn guarded(&self, request: Request) -> (Response, Holding) {
         let path = request.uri().path();
-        let _place = match self.app.places.take(tenant_in(path)) {
-            Ok(place) => place,
-            Err(refused) => return exhausted(refused).into_response(),
-        };
         let deadline = if path == super::ENCRYPTION_STATUS {
             LONG_DEADLINE
         } else {
             DEADLINE
         };
-        let answer = AssertUnwindSafe(self.route(request)).catch_unwind();
-        match tokio::time::timeout(deadline, answer).await {
+        let App { places, bytes, .. } = &*self.app;
+        let due = Moment::now() + deadline;
+        let account = match Account::open(places, bytes, tenant_in(path), due) {
+            Ok(account) => account,
+            Err(refused) => return (exhausted(refused).into_response(), Holding(None)),
+        };
+        let answering = self.answered(request, &account, deadline);
+        let mut response = budget::charged(Arc::clone(&account), answering).await;
+        // What came in is done with: from here on it is the answer that takes memory.
+        if let Some(length) = response.body().size_hint().exact()
+            && account
+                .settle(usize::try_from(length).unwrap_or(usize::MAX))
+                .is_err()
+        {
+            response = crowded().into_response();
+        }
+        (response, Holding(Some(account)))
+    }
+
+    /// The answer to one request, by its deadline, which moves on while its body arrives.
+    async fn answered(&self, request: Request, account: &Account, deadline: Duration) -> Response {
+        let mut answer = pin!(AssertUnwindSafe(self.route(request)).catch_unwind());
+        let answer = loop {
+            match timeout_at(account.due(), answer.as_mut()).await {
+                Err(_elapsed) if account.due() > Moment::now() => {}
+                answer => break answer,
+            }
+        };
+        match answer {
             Ok(Ok(response)) => response,
             Ok(Err(_panic)) => {
                 tracing::error!("a request ended in a fault of the server");
@@ -204,8 +229,24 @@ fn for_page(headers: &mut HeaderMap, origin: HeaderValue) {
     );
 }
 
+/// What a request holds until its answer is sent: nothing when it was turned away.
+pub(super) struct Holding(Option<Arc<Account>>);
+
+impl Hold for Holding {
+    fn sent(&self, bytes: usize) {
+        if let Some(account) = &self.0 {
+            account.sent(bytes);
+        }
+    }
+}
+
 impl Answers for Front {
-    fn answer(&self, request: hyper::Request<Incoming>) -> impl Future<Output = Response> + Send {
+    type Hold = Holding;
+
+    fn answer(
+        &self,
+        request: hyper::Request<Received>,
+    ) -> impl Future<Output = (Response, Holding)> + Send {
         self.receive(request.map(Body::new))
     }
 }
@@ -272,6 +313,25 @@ fn exhausted(refused: Refused) -> ApiError {
     };
     counter.increment(1);
     ApiError::new(Code::ResourceExhausted, message)
+}
+
+/// No more may be buffered.
+pub(super) fn crowded() -> ApiError {
+    ApiError::new(Code::ResourceExhausted, format!("{}", Limit::BufferedBytes))
+}
+
+/// The tenant that a path names, as it is written there. A tenant's id needs no escapes: what is escaped is nobody's, and all of it shares
+/// one place in the count.
+fn tenant_in(path: &str) -> Option<&str> {
+    let rest = path
+        .strip_prefix("/api/tenants/")
+        .or_else(|| path.strip_prefix("/apps/"))?;
+    let tenant = rest.split('/').next().unwrap_or_default();
+    Some(if tenant.parse::<nimbus_manifests::TenantId>().is_ok() {
+        tenant
+    } else {
+        ""
+    })
 }
 
 /// A request that names a foreign origin comes from a browser on somebody else's page.
@@ -346,13 +406,28 @@ const REQUEST_ID: &str = "x-request-id";
 const MAX_ID_BYTES: usize = 128;
 /// What is logged although nothing went wrong.
 const SLOW: Duration = Duration::from_secs(1);
-/// How long a request may take.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a request may take once its body is there.
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 const LONG_DEADLINE: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn finds_the_tenant_of_a_path() {
+        for (path, tenant) in [
+            ("/api/tenants/demo/query", Some("demo")),
+            ("/api/tenants/demo", Some("demo")),
+            ("/apps/demo/index.html", Some("demo")),
+            ("/api/tenants/%64emo/query", Some("")),
+            ("/api/tenants/", Some("")),
+            ("/api/tenants", None),
+            ("/health", None),
+        ] {
+            assert_eq!(tenant_in(path), tenant, "{path}");
+        }
+    }
 
     #[test]
     fn tells_loopback_origins_from_others() {

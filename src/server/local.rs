@@ -4,7 +4,8 @@ use std::io;
 
 use tokio::net::{UnixListener, UnixStream};
 
-use super::connections::{Accepts, Listener, SILENCE};
+use super::connections::{Accepts, Listener};
+use super::pace::Patience;
 use crate::process::{ControlListener, Place};
 
 /// A control socket that accepts connections. Its name goes before it stops to.
@@ -38,7 +39,7 @@ pub fn local(listener: ControlListener) -> io::Result<Listener<Local>> {
         },
         tls: None,
         most: MOST,
-        silence: SILENCE,
+        patience: Patience::default(),
     })
 }
 

@@ -8,8 +8,8 @@ mod front;
 mod local;
 mod openapi;
 mod operations;
+mod pace;
 mod parameters;
-mod places;
 mod range;
 mod router;
 mod routes;
@@ -28,11 +28,13 @@ use tokio::sync::watch;
 
 pub use access::{Caller, CredentialId, Needs, Route};
 pub use body::MAX_BODY_BYTES;
-pub use connections::{Listener, SILENCE};
+pub use connections::Listener;
 pub use local::{Local, local};
+pub use pace::Patience;
 pub use router::route_table;
 
 use crate::audit::AuditLog;
+use crate::budget::{self, Shares};
 use crate::control::{Control, ControlError};
 use crate::encryption::dek_age::{self, Keeper};
 use crate::encryption::figures;
@@ -47,7 +49,6 @@ use crate::usage::UsageCounter;
 use error::{ApiError, Code};
 use front::Front;
 use operations::Operations;
-use places::Places;
 use token::TokenKeeper;
 use traffic::Traffic;
 
@@ -66,7 +67,8 @@ pub struct App {
     tokens: TokenKeeper,
     allowed_origins: Vec<String>,
     usage: UsageCounter,
-    places: Arc<Places>,
+    places: Arc<Shares>,
+    bytes: Arc<Shares>,
     traffic: Traffic,
     /// Tenants that did not open when they were asked for last, and why.
     trouble: Mutex<BTreeMap<TenantId, &'static str>>,
@@ -124,7 +126,8 @@ impl App {
             operations: Arc::default(),
             tokens,
             allowed_origins,
-            places: Places::new(MAX_REQUESTS),
+            places: Shares::new(MAX_REQUESTS),
+            bytes: budget::bytes(),
             traffic: Traffic::new(),
             trouble: Mutex::default(),
             kept: Mutex::default(),

@@ -4,6 +4,7 @@ use std::{error::Error as StdError, io, path::PathBuf, sync::Arc};
 
 use nimbus_keyproviders::RandomError;
 use nimbus_manifests::TenantId;
+use rusqlite::ErrorCode;
 use thiserror::Error;
 
 use super::{MAX_LIST_BYTES, MAX_TABLES};
@@ -15,6 +16,7 @@ use crate::{
         schema::Violation,
     },
     envelope::EnvelopeError,
+    process,
     sqlcipher::OpenError,
 };
 
@@ -323,6 +325,17 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the process, or the machine, had no files, threads or memory left. It may have once something is closed.
+    pub(super) fn is_exhaustion(&self) -> bool {
+        match self {
+            Self::Open { source, .. } => is_exhaustion(&**source),
+            Self::Envelope { source, .. } => is_exhaustion(&**source),
+            Self::Engine { source, .. } | Self::Control { source } => is_exhaustion(&**source),
+            Self::Io { source, .. } => is_exhaustion(&**source),
+            _ => false,
+        }
+    }
+
     /// Whether it is about the mutation that was asked for, and not about the tenant or the machine.
     #[must_use]
     pub fn concerns_mutation(&self) -> bool {
@@ -336,6 +349,21 @@ impl StoreError {
                 | Self::NotUnique { .. }
         )
     }
+}
+
+fn is_exhaustion(error: &(dyn StdError + 'static)) -> bool {
+    std::iter::successors(Some(error), |&error| error.source()).any(|error| {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return process::is_exhaustion(error);
+        }
+        let error = error.downcast_ref::<rusqlite::Error>();
+        match error.and_then(rusqlite::Error::sqlite_error_code) {
+            Some(ErrorCode::OutOfMemory) => true,
+            // SQLite does not say why.
+            Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure) => process::files_ran_out(),
+            _ => false,
+        }
+    })
 }
 
 /// Documents that do not fit a schema that is to be set.
@@ -373,6 +401,8 @@ pub enum Limit {
     OpenTenants,
     /// The database file is locked by another process.
     FileLock,
+    /// The bytes that are buffered for requests.
+    BufferedBytes,
 }
 
 impl std::fmt::Display for Limit {
@@ -381,6 +411,9 @@ impl std::fmt::Display for Limit {
             Self::WriteQueue => "the tenant's write queue is full",
             Self::OpenTenants => "all tenants that may be open at once are in use",
             Self::FileLock => "another process holds the tenant's file locked",
+            Self::BufferedBytes => {
+                "requests and answers that are not sent take all the memory that they may, or this tenant's share of it"
+            }
         })
     }
 }

@@ -32,6 +32,9 @@ pub const MAX_LIST: usize = 1000;
 /// The most bytes of documents that [`TenantStore::list`] returns (64 MiB).
 pub const MAX_LIST_BYTES: usize = 64 << 20;
 
+/// The most bytes of documents that [`TenantStore::query_page`] returns (4 MiB): the next page has the rest.
+pub const MAX_PAGE_BYTES: usize = 4 << 20;
+
 /// The most tables a tenant may have.
 pub const MAX_TABLES: usize = 1000;
 
@@ -115,6 +118,14 @@ pub trait TenantStore: Debug + Send + Sync {
     /// The documents that a query finds, after a position or from the beginning: at most `limit`, at most
     /// [`MAX_PAGE`](crate::documents::query::MAX_PAGE) and at most [`MAX_LIST_BYTES`]. A table that does not exist has none.
     async fn query(
+        &self,
+        query: Query,
+        after: Option<Position>,
+        limit: usize,
+    ) -> Result<QueryPage, StoreError>;
+
+    /// The same as one page of many: at most [`MAX_PAGE_BYTES`], so that it may be less than `limit` although there is more.
+    async fn query_page(
         &self,
         query: Query,
         after: Option<Position>,

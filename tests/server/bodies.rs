@@ -135,14 +135,16 @@ fn slow_clients_do_not_keep_others_waiting_and_store_nothing() {
 }
 
 #[test]
-fn a_body_that_never_ends_is_answered_at_the_deadline() {
+fn a_body_that_does_not_arrive_is_given_up() {
     let (machine, server) = demo();
     let mut stream = server.connect();
     let head = head(&machine.token(), "Content-Length: 1000");
     stream.write_all(head.as_bytes()).expect("a head");
     let answer = Server::answer(&mut stream).expect("an answer");
-    let message = assert_refused(&answer, 503, "service.unavailable");
-    assert!(message.contains("deadline"), "{message}");
+    let message = assert_refused(&answer, 408, "op.invalid_input");
+    assert!(message.contains("did not arrive"), "{message}");
+    // Nothing more is read on that connection.
+    assert!(Server::answer(&mut stream).is_none());
 }
 
 #[test]
@@ -214,9 +216,19 @@ fn a_body_that_says_it_is_no_json_is_refused() {
             &header,
             body,
         );
-        let message = assert_refused(&answer, 400, "op.invalid_input");
+        let message = assert_refused(&answer, 415, "op.invalid_input");
         assert!(message.contains("application/json"), "{message}");
     }
+    for encoding in ["gzip", "br", "zstd", "deflate", "identity, gzip", "x", ""] {
+        let header = format!("Content-Encoding: {encoding}\r\n");
+        let line = format!("POST {DOCUMENTS}");
+        let answer = send(&machine, &server, &line, &header, body);
+        let message = assert_refused(&answer, 415, "op.invalid_input");
+        assert!(message.contains("Content-Encoding"), "{message}");
+    }
+    let line = format!("POST {DOCUMENTS}");
+    let header = "Content-Encoding: Identity\r\n";
+    assert_eq!(send(&machine, &server, &line, header, body).status, 201);
     let header = "Content-Type: application/json; charset=utf-8\r\n";
     let answer = send(
         &machine,
@@ -246,6 +258,23 @@ fn what_is_no_http_is_refused_and_harms_nothing() {
         assert_eq!(answer.status, 431);
     }
     assert_eq!(server.get("/health"), json!({"ok": true}));
+}
+
+#[test]
+fn who_ends_its_side_after_the_request_has_its_answer() {
+    let (machine, server) = demo();
+    let body = r#"{"table":"halves","fields":{"n":1}}"#;
+    let mut stream = server.connect();
+    let head = head(&machine.token(), &format!("Content-Length: {}", body.len()));
+    stream
+        .write_all(format!("{head}{body}").as_bytes())
+        .expect("a request");
+    stream.shutdown(Shutdown::Write).expect("no more");
+    let answer = Server::answer(&mut stream).expect("an answer");
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    assert!(Server::answer(&mut stream).is_none());
+    let list = server.get(&format!("{DOCUMENTS}/halves"));
+    assert_eq!(list["data"][0]["n"], 1);
 }
 
 /// A POST of a document up to its body, with the admin token and one more header.

@@ -21,6 +21,7 @@ mod damaged;
 mod deploy;
 mod disk;
 mod documents;
+mod files;
 mod full;
 mod journal;
 mod keys;
@@ -46,6 +47,7 @@ mod storage;
 mod supervision;
 mod tls;
 mod usage;
+mod words;
 
 use std::collections::BTreeSet;
 use std::fs;

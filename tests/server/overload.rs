@@ -1,6 +1,6 @@
 //! One tenant's flood, and clients that send half of something.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use nimbus_test_support::Server;
@@ -10,10 +10,14 @@ use super::{assert_refused, demo};
 
 /// A write whose body does not come: it is under way until it does.
 fn slow_write(server: &Server, token: &str, tenant: &str) -> TcpStream {
+    slow_write_of(server, token, tenant, 100)
+}
+
+fn slow_write_of(server: &Server, token: &str, tenant: &str, length: usize) -> TcpStream {
     let mut stream = server.connect();
     let head = format!(
         "POST /api/tenants/{tenant}/documents HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
-         Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{"
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{{"
     );
     stream.write_all(head.as_bytes()).expect("sent");
     stream
@@ -50,6 +54,135 @@ fn the_flood_of_one_tenant_is_turned_away_and_the_others_do_not_notice() {
     {
         std::thread::yield_now();
     }
+    server.stop();
+}
+
+/// So many documents of a mebibyte, nearly.
+fn fill(server: &Server, tenant: &str, documents: usize) {
+    let path = format!("/api/tenants/{tenant}/batch");
+    let insert =
+        json!({"type": "insert", "table": "large", "fields": {"a": "x".repeat(1_000_000)}});
+    let all = vec![insert; documents];
+    for part in all.chunks(15) {
+        let (status, answer) = server.request("POST", &path, Some(&json!({"mutations": part})));
+        assert_eq!(status, 200, "{answer}");
+    }
+}
+
+/// What the process has had in memory at most, in MiB.
+fn most_memory(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid()));
+    let status = status.expect("its status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    kib.and_then(|kib| kib.parse::<u64>().ok())
+        .expect("a number")
+        >> 10
+}
+
+/// The value of a metric that has no labels.
+fn metric(server: &Server, name: &str) -> f64 {
+    let all = server.get("/metrics");
+    let all = all.as_str().expect("text");
+    let value = all
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.and_then(|value| value.parse().ok()).expect("a value")
+}
+
+fn wait_until(server: &Server, name: &str, is: impl Fn(f64) -> bool) {
+    let started = std::time::Instant::now();
+    while !is(metric(server, name)) {
+        assert!(
+            started.elapsed().as_secs() < 60,
+            "{name}: {}",
+            metric(server, name)
+        );
+    }
+}
+
+const BUFFERED: &str = "nimbus_http_buffered_bytes";
+/// The most that is buffered on any machine, and what a server that rests takes besides, both in MiB.
+const BOUND: u64 = 512 + 160;
+
+#[test]
+fn a_hundred_clients_that_do_not_read_cost_no_more_than_the_budget() {
+    let (machine, server) = demo();
+    let _ = server.create("/api/tenants", &json!({"id": "other"}));
+    let id = server.insert("other", "places", &json!({"n": 1}));
+    fill(&server, "demo", 62);
+    let query = r#"{"table":"large"}"#;
+    let request = format!(
+        "POST /api/tenants/demo/query HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{query}",
+        machine.token(),
+        query.len()
+    );
+    let mut silent: Vec<_> = (0..100)
+        .map(|_| {
+            let mut stream = server.connect();
+            stream.write_all(request.as_bytes()).expect("sent");
+            stream
+        })
+        .collect();
+    // Each has its answer begun, or is told to come again.
+    let mut begun = 0;
+    for stream in &mut silent {
+        let mut head = [0; 12];
+        stream
+            .read_exact(&mut head)
+            .expect("the beginning of an answer");
+        match &head[9..] {
+            b"200" => begun += 1,
+            b"503" => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!((1..10).contains(&begun), "{begun}");
+    // What is said to be under way is what has not been sent.
+    assert!(metric(&server, "nimbus_http_requests_under_way") > f64::from(begun));
+    assert!(metric(&server, BUFFERED) > f64::from(begun) * 50e6);
+    assert!(metric(&server, BUFFERED) <= metric(&server, "nimbus_http_buffered_bytes_limit"));
+    assert!(metric(&server, "nimbus_http_buffer_refusals_total") >= 90.0);
+    // Others are served, and so is this tenant where it asks for less.
+    let read = server.get(&format!("/api/tenants/other/documents/places/{id}"));
+    assert_eq!(read["document"]["n"], 1);
+    let _ = server.insert("demo", "places", &json!({"n": 2}));
+    assert!(most_memory(&server) < BOUND, "{} MiB", most_memory(&server));
+    drop(silent);
+    wait_until(&server, BUFFERED, |bytes| bytes == 0.0);
+    // A page ends early, and says so.
+    let body = json!({"query": {"table": "large"}, "page_size": 50});
+    let path = "/api/tenants/demo/query/paginated";
+    let (status, page) = server.request("POST", path, Some(&body));
+    assert_eq!((status, &page["has_more"]), (200, &json!(true)));
+    assert!((1..=4).contains(&page["data"].as_array().expect("documents").len()));
+    server.stop();
+}
+
+#[test]
+fn bodies_that_are_half_sent_cost_no_more_than_the_budget() {
+    let (machine, server) = demo();
+    let _ = server.create("/api/tenants", &json!({"id": "other"}));
+    let token = machine.token();
+    let half = vec![b'x'; 15 << 20];
+    let waiting = std::thread::scope(|scope| {
+        let send = || {
+            let mut stream = slow_write_of(&server, &token, "demo", 16 << 20);
+            // Refused, it is read no further after a while.
+            drop(stream.write_all(&half));
+            stream
+        };
+        let all: Vec<_> = (0..60).map(|_| scope.spawn(send)).collect();
+        let all = all.into_iter().map(|one| one.join().expect("sent"));
+        all.collect::<Vec<_>>()
+    });
+    assert!(metric(&server, "nimbus_http_buffer_refusals_total") >= 20.0);
+    assert!(metric(&server, BUFFERED) > 100e6);
+    let _ = server.insert("other", "places", &json!({"n": 1}));
+    assert!(most_memory(&server) < BOUND, "{} MiB", most_memory(&server));
+    drop(waiting);
+    wait_until(&server, BUFFERED, |bytes| bytes == 0.0);
     server.stop();
 }
 

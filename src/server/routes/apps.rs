@@ -11,9 +11,11 @@ use futures_util::stream::{self, StreamExt as _};
 use nimbus_manifests::TenantId;
 
 use super::tenant_id;
+use crate::budget;
 use crate::documents::deploy::{AppFile, AppPath, ContentHash};
 use crate::server::App;
 use crate::server::error::ApiError;
+use crate::server::front::crowded;
 use crate::server::openapi::shapes;
 use crate::server::parameters::PageQuery;
 use crate::server::range::{self, Part};
@@ -147,6 +149,9 @@ async fn body(
     bytes: Range<u64>,
 ) -> Result<Body, ApiError> {
     let (now, later) = split(bytes);
+    // One step that is being sent, and one that is read.
+    let most = 2 * usize::try_from(now.end - now.start).unwrap_or(usize::MAX);
+    budget::take(most).map_err(|_refused| crowded())?;
     let first = Bytes::from(store.app_content(file.hash, now).await?);
     if later.is_empty() {
         return Ok(Body::from(first));

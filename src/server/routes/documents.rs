@@ -13,7 +13,7 @@ use super::query::data;
 use super::tenant_id;
 use crate::documents::{DocumentId, Fields, Mutation, TableName};
 use crate::server::App;
-use crate::server::body::{Body, RawJson};
+use crate::server::body::{Body, Pieces, RawJson};
 use crate::server::error::ApiError;
 use crate::server::openapi::shapes;
 use crate::tenants::MAX_LIST;
@@ -67,13 +67,13 @@ pub(in crate::server) async fn insert(
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
     Path((tenant, table)): Path<(String, String)>,
-) -> Result<RawJson, ApiError> {
+) -> Result<Pieces, ApiError> {
     let table: TableName = table.parse()?;
     let store = app.open(&tenant_id(&tenant)?).await?;
     let documents = store.list(&table, MAX_LIST).await?;
-    let mut json = data(&documents);
-    json.push('}');
-    Ok(RawJson(json))
+    let mut json = data(documents);
+    json.room_for(1).push('}');
+    Ok(json)
 }
 
 /// One document

@@ -10,7 +10,7 @@ use super::tenant_id;
 use crate::documents::query::{MAX_PAGE, Query};
 use crate::documents::{Document, whole};
 use crate::server::App;
-use crate::server::body::{Body, RawJson};
+use crate::server::body::{Body, Pieces};
 use crate::server::error::{ApiError, Code};
 use crate::server::openapi::shapes;
 use crate::tenants::StoreError;
@@ -23,7 +23,7 @@ pub(in crate::server) async fn query(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
     Body(query): Body<Box<RawValue>>,
-) -> Result<RawJson, ApiError> {
+) -> Result<Pieces, ApiError> {
     let query = Query::from_json(query.get())?;
     let (table, limit) = (query.table.clone(), query.limit.unwrap_or(MAX_PAGE));
     let store = app.open(&tenant_id(&tenant)?).await?;
@@ -31,9 +31,9 @@ pub(in crate::server) async fn query(
     if page.next.is_some() && page.documents.len() < limit {
         return Err(StoreError::ListTooLarge { table }.into());
     }
-    let mut json = data(&page.documents);
-    json.push('}');
-    Ok(RawJson(json))
+    let mut json = data(page.documents);
+    json.room_for(1).push('}');
+    Ok(json)
 }
 
 #[derive(Deserialize)]
@@ -53,7 +53,7 @@ pub(in crate::server) async fn paginated(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
     Body(wanted): Body<Paginated>,
-) -> Result<RawJson, ApiError> {
+) -> Result<Pieces, ApiError> {
     let query = Query::from_json(wanted.query.get())?;
     let tenant = tenant_id(&tenant)?;
     let size = wanted.page_size.unwrap_or(DEFAULT_PAGE);
@@ -71,31 +71,33 @@ pub(in crate::server) async fn paginated(
         .after
         .map(|cursor| store.cursors().open_position(&query, &cursor))
         .transpose()?;
-    let page = store.query(query.clone(), after, size).await?;
-    let mut json = data(&page.documents);
-    json.push_str(r#","next_cursor":"#);
-    match &page.next {
+    let page = store.query_page(query.clone(), after, size).await?;
+    let rest = match &page.next {
         Some(next) => {
-            json.push('"');
-            json.push_str(&store.cursors().seal_position(&query, next)?);
-            json.push_str(r#"","has_more":true}"#);
+            let cursor = store.cursors().seal_position(&query, next)?;
+            format!(r#","next_cursor":"{cursor}","has_more":true}}"#)
         }
-        None => json.push_str(r#"null,"has_more":false}"#),
-    }
-    Ok(RawJson(json))
+        None => r#","next_cursor":null,"has_more":false}"#.to_owned(),
+    };
+    let mut json = data(page.documents);
+    json.room_for(rest.len()).push_str(&rest);
+    Ok(json)
 }
 
 /// `{"data":[…]`, open for more.
-pub(super) fn data(documents: &[Document]) -> String {
-    let mut json = String::from(r#"{"data":["#);
-    for (index, document) in documents.iter().enumerate() {
+pub(super) fn data(documents: Vec<Document>) -> Pieces {
+    let mut pieces = Pieces::default();
+    pieces.room_for(0).push_str(r#"{"data":["#);
+    // Each document is let go once it is written.
+    for (index, document) in documents.into_iter().enumerate() {
+        let json = pieces.room_for(document.weight() + 1);
         if index > 0 {
             json.push(',');
         }
-        document.write_json(&mut json);
+        document.write_json(json);
     }
-    json.push(']');
-    json
+    pieces.room_for(1).push(']');
+    pieces
 }
 
 const DEFAULT_PAGE: usize = 100;

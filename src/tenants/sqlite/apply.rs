@@ -15,6 +15,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::{failure, layout, lookups::Wanted, plans::Plans, readers::is_sound};
 use crate::{
+    budget,
     documents::{
         Change, Document, DocumentId, Fields, JournalPage, JournalRecord, MAX_JOURNAL_PAGE,
         Mutation, MutationOutcome, TableName, schema::TableSchema,
@@ -487,7 +488,9 @@ impl Reader {
         let mut bytes = 0;
         for document in rows {
             let document = document.map_err(sqlite)?;
-            bytes += document.fields.as_json().len();
+            let size = document.weight();
+            take_room(size).map_err(sqlite)?;
+            bytes += size;
             if bytes > MAX_LIST_BYTES {
                 return Err(StoreError::ListTooLarge {
                     table: table.clone(),
@@ -572,6 +575,11 @@ pub(super) fn stored_document(row: &Row<'_>, first: usize) -> rusqlite::Result<D
         updated_ms: row.get(first + 2)?,
         fields: stored_fields(row, first + 3)?,
     })
+}
+
+/// Takes room in memory for part of an answer. [`failure`] knows the error.
+pub(super) fn take_room(bytes: usize) -> rusqlite::Result<()> {
+    budget::take(bytes).map_err(|refused| rusqlite::Error::UserFunctionError(Box::new(refused)))
 }
 
 fn journal_record(row: &Row<'_>) -> rusqlite::Result<JournalRecord> {

@@ -42,6 +42,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use nimbus_manifests::{Subject, TenantId};
 use rusqlite::ErrorCode;
 use tokio::sync::Notify;
@@ -51,6 +52,7 @@ use super::{
     registry::Registry,
 };
 use crate::{
+    budget::Refused,
     envelope::{
         Envelope, Event, EventKind, EventOutcome, Holder, Intent, Trouble, Withdrawal, acting_as,
         actor, blocking,
@@ -386,16 +388,19 @@ impl Shared {
         Ok(())
     }
 
-    /// Opens a tenant's file when it is polled.
+    /// Opens a tenant's file, as often as it is asked to.
     fn opener(
         &self,
         tenant: &TenantId,
         intent: Intent,
-    ) -> impl Future<Output = Result<OpenTenant, StoreError>> + Send + use<> {
-        let subject = subject(tenant);
+    ) -> impl Fn() -> BoxFuture<'static, Result<OpenTenant, StoreError>> + Send + use<> {
         let (envelope, path, tenant) = (self.envelope.clone(), self.path(tenant), tenant.clone());
         let (readers, due) = (self.readers, Arc::clone(&self.due));
-        OpenTenant::open(envelope, path, subject, tenant, intent, readers, due)
+        move || {
+            let (envelope, path) = (envelope.clone(), path.clone());
+            let (subject, tenant, due) = (subject(&tenant), tenant.clone(), Arc::clone(&due));
+            OpenTenant::open(envelope, path, subject, tenant, intent, readers, due).boxed()
+        }
     }
 
     /// Waits until no tenant is being created, deleted or given a new key.
@@ -493,8 +498,21 @@ fn opening(tenant: &TenantId, error: OpenError) -> StoreError {
     }
 }
 
+/// What it means that an answer may not take more memory.
+fn no_room(tenant: &TenantId, _refused: Refused) -> StoreError {
+    StoreError::Busy {
+        what: Limit::BufferedBytes,
+        tenant: tenant.clone(),
+    }
+}
+
 /// What a failure of the engine means. Corruption stays corruption and a full disk a full disk.
 fn failure(tenant: &TenantId, error: rusqlite::Error) -> StoreError {
+    if let rusqlite::Error::UserFunctionError(ours) = &error
+        && let Some(refused) = ours.downcast_ref::<Refused>()
+    {
+        return no_room(tenant, *refused);
+    }
     let tenant = tenant.clone();
     let code = error.sqlite_error_code();
     // A stored value of the wrong kind is damage, too.

@@ -5,7 +5,7 @@ use nimbus_manifests::TenantId;
 use rusqlite::{Connection, Row, Transaction, params, params_from_iter, types::Value as Sql};
 
 use super::{
-    apply::{Reader, malformed, stored_document},
+    apply::{Reader, malformed, stored_document, take_room},
     failure,
     plans::Plans,
     statement::Statement,
@@ -15,7 +15,7 @@ use crate::{
         Document, MAX_FIELDS_BYTES,
         query::{Key, MAX_PAGE, Position, Query, QueryPage},
     },
-    tenants::{MAX_LIST_BYTES, StoreError},
+    tenants::StoreError,
 };
 
 impl Reader {
@@ -26,6 +26,7 @@ impl Reader {
         query: &Query,
         after: Option<&Position>,
         limit: usize,
+        most_bytes: usize,
     ) -> Result<QueryPage, StoreError> {
         let sqlite = |error| failure(tenant, error);
         let Some(number) = self.number(&query.table).map_err(sqlite)? else {
@@ -41,27 +42,27 @@ impl Reader {
         match &statements[..] {
             // A statement by itself sees one state of the file.
             [statement] if !plans.sorts(connection, statement).map_err(sqlite)? => {
-                let mut page = Page::new(limit);
+                let mut page = Page::new(limit, most_bytes);
                 let full = page.read(connection, statement).map_err(sqlite)?;
                 Ok(page.finish(full))
             }
             statements => {
                 let snapshot = connection.transaction().map_err(sqlite)?;
-                page(&snapshot, plans, number, statements, limit).map_err(sqlite)
+                let page = Page::new(limit, most_bytes);
+                fill(page, &snapshot, plans, number, statements).map_err(sqlite)
             }
         }
     }
 }
 
 /// Runs statement after statement, until the page is full.
-fn page(
+fn fill(
+    mut page: Page,
     snapshot: &Transaction<'_>,
     plans: &mut Plans,
     number: i64,
     statements: &[Statement],
-    limit: usize,
 ) -> rusqlite::Result<QueryPage> {
-    let mut page = Page::new(limit);
     for statement in statements {
         let full = if plans.sorts(snapshot, statement)? {
             page.find_and_read(snapshot, number, statement)?
@@ -78,6 +79,7 @@ fn page(
 /// A page that is being filled.
 struct Page {
     limit: usize,
+    most_bytes: usize,
     documents: Vec<Document>,
     /// Of their fields.
     bytes: usize,
@@ -86,9 +88,10 @@ struct Page {
 }
 
 impl Page {
-    fn new(limit: usize) -> Self {
+    fn new(limit: usize, most_bytes: usize) -> Self {
         Self {
             limit,
+            most_bytes,
             documents: Vec::with_capacity(limit.min(COMMON)),
             bytes: 0,
             last: None,
@@ -141,13 +144,15 @@ impl Page {
             return Ok(false);
         }
         let document = read()?;
-        self.bytes += document.fields.as_json().len();
-        if self.bytes > MAX_LIST_BYTES {
+        let size = document.weight();
+        self.bytes += size;
+        if self.bytes > self.most_bytes {
             return Ok(false);
         }
+        take_room(size)?;
         self.documents.push(document);
         // Kept for the last one alone: a key may be as long as a document.
-        if self.documents.len() == self.limit || self.bytes + MAX_FIELDS_BYTES > MAX_LIST_BYTES {
+        if self.documents.len() == self.limit || self.bytes + LARGEST > self.most_bytes {
             self.last = Some(position(place)?);
         }
         Ok(true)
@@ -161,6 +166,8 @@ impl Page {
     }
 }
 
+/// The weight of no document is more.
+const LARGEST: usize = MAX_FIELDS_BYTES + 1024;
 /// As many documents as most pages have.
 const COMMON: usize = 32;
 

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::{apply::Reader, lookups::Lookups, opening};
 use crate::{
+    budget,
     envelope::{Envelope, EnvelopeError},
     metrics::{self, Held},
     sqlcipher::{Database, OpenError},
@@ -156,10 +157,11 @@ impl Readers {
         let readers = Arc::clone(self);
         let caller = Caller::default();
         let gone = Arc::clone(&caller.gone);
+        let account = budget::account();
         let reading = move |_: &OwnedSemaphorePermit| {
             let mut reader = readers.take()?;
             reader.stop_once(Some(Arc::clone(&gone)), &readers.tenant)?;
-            let result = query(&mut reader, &readers.tenant);
+            let result = budget::charged_to(account, || query(&mut reader, &readers.tenant));
             if result.is_err() && gone.load(Ordering::Relaxed) {
                 metrics::READ_INTERRUPTED.increment(1);
             }

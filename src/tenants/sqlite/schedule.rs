@@ -13,7 +13,7 @@
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, params};
 
-use super::apply::{Reader, Writing, malformed};
+use super::apply::{Reader, Writing, malformed, take_room};
 use super::failure;
 use crate::documents::schedule::{
     CLOCK_SLACK_MS, Cron, CronName, CronState, DueWork, FinishedJob, JOB_HISTORY, Job, JobId,
@@ -72,7 +72,11 @@ pub(super) fn earliest_due(connection: &Connection) -> rusqlite::Result<Option<i
 pub(super) fn crons(connection: &Connection) -> rusqlite::Result<Vec<CronState>> {
     let sql = format!("SELECT {CRON} FROM nimbus_crons ORDER BY name");
     let mut statement = connection.prepare_cached(&sql)?;
-    let rows = statement.query_map([], stored_cron)?;
+    let rows = statement.query_map([], |row| {
+        let cron = stored_cron(row)?;
+        take_room(cron.cron.mutation.weight())?;
+        Ok(cron)
+    })?;
     rows.collect()
 }
 
@@ -429,7 +433,9 @@ impl Reader {
         let mut bytes = 0;
         for job in rows {
             let job = job.map_err(sqlite)?;
-            bytes += job.mutation.weight();
+            let size = job.mutation.weight();
+            take_room(size).map_err(sqlite)?;
+            bytes += size;
             if bytes > MAX_LIST_BYTES {
                 break;
             }

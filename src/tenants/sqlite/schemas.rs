@@ -26,7 +26,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    apply::{Reader, Writing, malformed, stored_fields},
+    apply::{Reader, Writing, malformed, stored_fields, take_room},
     expressions::Ordered,
     failure, layout,
 };
@@ -323,7 +323,11 @@ pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<TableSchema>>
         .prepare_cached(
             "SELECT definition FROM nimbus_schemas JOIN nimbus_tables USING (number) ORDER BY name",
         )?
-        .query_map([], |row| read(&row.get::<_, String>(0)?))?
+        .query_map([], |row| {
+            let definition: String = row.get(0)?;
+            take_room(definition.len())?;
+            read(&definition)
+        })?
         .collect()
 }
 

@@ -31,7 +31,7 @@ use crate::{
     metrics::{self, Held},
     sqlcipher::{self, Database},
     tenants::{
-        Cursors, DueLog, StoreError, TenantStore,
+        Cursors, DueLog, MAX_LIST_BYTES, MAX_PAGE_BYTES, StoreError, TenantStore,
         registry::{Lease, Resource},
     },
 };
@@ -267,7 +267,25 @@ impl TenantStore for SqliteTenant {
         let result = self
             .lease
             .readers
-            .read(move |reader, tenant| reader.query(tenant, &query, after.as_ref(), limit))
+            .read(move |reader, tenant| {
+                reader.query(tenant, &query, after.as_ref(), limit, MAX_LIST_BYTES)
+            })
+            .await;
+        self.explained(result)
+    }
+
+    async fn query_page(
+        &self,
+        query: Query,
+        after: Option<Position>,
+        limit: usize,
+    ) -> Result<QueryPage, StoreError> {
+        let result = self
+            .lease
+            .readers
+            .read(move |reader, tenant| {
+                reader.query(tenant, &query, after.as_ref(), limit, MAX_PAGE_BYTES)
+            })
             .await;
         self.explained(result)
     }
