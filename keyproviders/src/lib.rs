@@ -59,6 +59,7 @@ mod provider;
 mod random;
 pub mod recovery;
 
+pub use aws_kms::same_key;
 pub use config::ProviderConfig;
 pub use error::{FailureClass, KeyFileError, ProviderError, Unproven};
 pub use keys::{ArchiveKey, AuditKey, CipherKey, Dek};

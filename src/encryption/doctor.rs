@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nimbus_keyproviders::keyfile;
-use nimbus_keyproviders::locked_memory;
-use nimbus_manifests::{ProviderKind, Subject};
+use nimbus_keyproviders::{locked_memory, same_key};
+use nimbus_manifests::{KeyId, ProviderKind, Subject};
 use serde::{Deserialize, Serialize};
 
 use super::survey::{Health, Survey, SurveyError, Surveyor, Verify};
@@ -160,8 +160,11 @@ impl Doctor {
             let kind = by.kind().to_string();
             let mut wraps = file.wraps.iter().filter(|wrap| wrap.provider == kind);
             // A file whose own key cannot be had is told by the check of the files.
-            let there =
-                wraps.any(|wrap| wanted.as_ref().is_none_or(|id| wrap.key_id == id.as_str()));
+            let there = wraps.any(|wrap| {
+                let found = KeyId::new(wrap.key_id.as_str());
+                let is_it = |id| found.is_ok_and(|found| same_key(&found, id));
+                wanted.as_ref().is_none_or(is_it)
+            });
             if !there {
                 behind.push(file.path.clone());
             }

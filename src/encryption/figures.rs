@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nimbus_keyproviders::locked_memory;
+use nimbus_keyproviders::{locked_memory, same_key};
 use nimbus_manifests::ProviderKind;
 
 use super::protected_files;
@@ -48,10 +48,10 @@ pub(crate) async fn tell(envelope: &Envelope, data_dir: &Path, control_dir: &Pat
             Some(shared) if !by.is_mapped(manifest.subject()) => Some(shared.clone()),
             _ => by.key_id(manifest.subject()).await.ok(),
         };
-        let there = dek
-            .wraps
-            .iter()
-            .any(|wrap| wrap.provider == by.kind() && Some(&wrap.key_id) == wanted.as_ref());
+        let there = dek.wraps.iter().any(|wrap| {
+            let is_it = |wanted| same_key(&wrap.key_id, wanted);
+            wrap.provider == by.kind() && wanted.as_ref().is_some_and(is_it)
+        });
         behind += u32::from(!there);
     }
     metrics::PROTECTED.set(manifests.len() as f64);

@@ -11,7 +11,7 @@ use nimbus_keyproviders::aws_kms::KmsConfig;
 use nimbus_keyproviders::aws_kms::settings::{Field, InvalidSetting};
 use nimbus_keyproviders::recovery::{Recipient, RecipientError};
 use nimbus_keyproviders::{
-    KeyFileError, KeyProvider, OsRandom, ProviderConfig, ProviderError, key_dir, keyfile,
+    KeyFileError, KeyProvider, OsRandom, ProviderConfig, ProviderError, key_dir, keyfile, same_key,
 };
 use nimbus_manifests::{InvalidName, KeyId, SUFFIX, Subject};
 use serde::{Deserialize, Serialize};
@@ -465,7 +465,7 @@ impl RotateKek {
             let by = after.wraps_for(subject);
             let id = by.key_id(subject).await?;
             let wraps = sealed.claims().deks().iter().map(|dek| &dek.wraps);
-            let mut there = wraps.map(|wraps| wraps.iter().any(|wrap| wrap.key_id == id));
+            let mut there = wraps.map(|wraps| wraps.iter().any(|wrap| same_key(&wrap.key_id, &id)));
             if !there.all(|there| there) {
                 return Ok(envelope.prove(by, subject).await?);
             }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nimbus_keyproviders::ProviderConfig;
-use nimbus_manifests::{Manifest, ProviderKind, SUFFIX, State, Subject, TenantId};
+use nimbus_keyproviders::{ProviderConfig, same_key};
+use nimbus_manifests::{KeyId, Manifest, ProviderKind, SUFFIX, State, Subject, TenantId};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
@@ -663,10 +663,12 @@ async fn named_key(envelope: &Envelope, path: &Path, manifest: &Manifest) -> Res
         }
     }
     for dek in manifest.deks() {
-        let known = dek
-            .wraps
-            .iter()
-            .any(|wrap| configured.contains(&(wrap.provider, wrap.key_id.clone())));
+        let known = dek.wraps.iter().any(|wrap| {
+            let is_it = |(kind, id): &(ProviderKind, KeyId)| {
+                *kind == wrap.provider && same_key(id, &wrap.key_id)
+            };
+            configured.iter().any(is_it)
+        });
         if !known {
             return Err(Finding::of(&EnvelopeError::NoMatchingKey {
                 path: path_owned,

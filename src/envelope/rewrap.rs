@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use nimbus_keyproviders::recovery::Recipient;
-use nimbus_keyproviders::{Dek, KeyProvider, ProviderError, proof};
+use nimbus_keyproviders::{Dek, KeyProvider, ProviderError, proof, same_key};
 use nimbus_manifests::{
     DekEntry, KeyId, Manifest, ProviderKind, SealedManifest, State, Subject, Wrap, WrapContext,
 };
@@ -319,5 +319,5 @@ fn is_wrapped(entry: &DekEntry, wanted: &(ProviderKind, KeyId), recipients: &Rec
 }
 
 fn is_by(wrap: &Wrap, (provider, key_id): &(ProviderKind, KeyId)) -> bool {
-    wrap.provider == *provider && wrap.key_id == *key_id
+    wrap.provider == *provider && same_key(&wrap.key_id, key_id)
 }

@@ -39,6 +39,7 @@ mod platform;
 mod providers;
 mod query;
 mod removed;
+mod replica;
 mod schedule;
 mod schema;
 mod service;

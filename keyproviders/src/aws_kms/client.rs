@@ -9,10 +9,11 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_kms::Client;
 use aws_sdk_kms::config::retry::RetryPartition;
-use aws_smithy_http_client::tls;
 use aws_types::service_config::ServiceConfigKey;
+use nimbus_manifests::KeyId;
 
 use super::error::{KmsError, no_credentials};
+use super::http;
 use super::settings::{self, Field};
 
 /// Which KMS key, where, and how patiently.
@@ -87,15 +88,8 @@ pub(super) async fn connect(
             region: region.clone(),
         });
     }
-    let http_client = aws_smithy_http_client::Builder::new()
-        .tls_provider(tls::Provider::Rustls(
-            tls::rustls_provider::CryptoMode::Ring,
-        ))
-        // The buffers of a connection hold the last answer, and with it a data key, until they are freed.
-        .pool_idle_timeout(Duration::from_secs(1))
-        .build_https();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
-        .http_client(http_client)
+        .http_client(http::client().await?)
         .retry_config(
             RetryConfig::adaptive()
                 .with_max_attempts(config.max_attempts)
@@ -158,6 +152,34 @@ fn chain_endpoint(sdk: &SdkConfig) -> Option<String> {
         .service_config()
         .and_then(|chain| chain.load_config(key));
     of_kms.or_else(|| sdk.endpoint_url().map(str::to_owned))
+}
+
+/// The name of a key as seen from the configured region: of a multi-Region key that is named by the ARN of a replica elsewhere, the replica's here.
+pub(super) fn localised(key_id: &str, region: Option<&str>) -> String {
+    match (region, replica(key_id)) {
+        (Some(region), Some((partition, account, key))) => {
+            format!("arn:{partition}:kms:{region}:{account}:{key}")
+        }
+        _ => key_id.to_owned(),
+    }
+}
+
+/// Whether two names are those of one key: the same name, or two replicas of one multi-Region key, which open each other's wraps.
+#[must_use]
+pub fn same_key(one: &KeyId, other: &KeyId) -> bool {
+    let replicas = || replica(one.as_str()).zip(replica(other.as_str()));
+    one == other || replicas().is_some_and(|(one, other)| one == other)
+}
+
+/// What the ARNs of all replicas of a multi-Region key have in common: partition, account, `key/mrk-…`.
+fn replica(arn: &str) -> Option<(&str, &str, &str)> {
+    let fields: Vec<&str> = arn.splitn(6, ':').collect();
+    match fields.as_slice() {
+        ["arn", partition, "kms", _region, account, key] if key.starts_with("key/mrk-") => {
+            Some((partition, account, key))
+        }
+        _ => None,
+    }
 }
 
 /// The region in the ARN of a key (`arn:aws:kms:<region>:<account>:key/<id>`), if it is one.

@@ -1,6 +1,7 @@
 //! Each way in which KMS can fail, and what to do about it.
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
@@ -235,6 +236,23 @@ pub enum KmsError {
         /// What is wrong with it.
         source: InvalidSetting,
     },
+    /// The proxy of the environment cannot be used. Not shown: there may be a password in it.
+    #[error(
+        "the value of {setting} is refused: it must be [http://][user:password@]host:port, or https://…; it is not \
+         shown here, as it may hold a password"
+    )]
+    Proxy {
+        /// The variable.
+        setting: &'static str,
+    },
+    /// `AWS_CA_BUNDLE` names no certificates.
+    #[error("AWS_CA_BUNDLE is refused: {}: {reason}", path.display())]
+    CaBundle {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Neither configuration nor the standard chain names a region.
     #[error(
         "no AWS region is set: give --encryption-aws-region, set AWS_REGION, or name the key by its ARN"
@@ -292,6 +310,8 @@ impl KmsError {
             | Self::WrongKeyType { .. }
             | Self::InvalidRequest { .. }
             | Self::Setting { .. }
+            | Self::Proxy { .. }
+            | Self::CaBundle { .. }
             | Self::NoRegion
             | Self::RegionMismatch { .. } => FailureClass::Invalid,
         }

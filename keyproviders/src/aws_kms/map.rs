@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use nimbus_manifests::{KeyId, ProviderKind, Subject, TenantId, Wrap, WrapContext};
 
-use super::{AwsKms, KmsConfig, KmsError};
+use super::{AwsKms, KmsConfig, KmsError, SharedCredentialsProvider, client, same_key};
 use crate::error::ProviderError;
 use crate::keys::Dek;
 use crate::provider::{KeyProvider, Unwrapped, Wrapped};
@@ -27,24 +27,39 @@ impl KmsKeyMap {
         config: KmsConfig,
         tenants: &BTreeMap<TenantId, String>,
     ) -> Result<Self, KmsError> {
-        let shared = AwsKms::connect(config).await?;
+        Self::connect_as(config, tenants, None).await
+    }
+
+    /// As [`connect`](Self::connect), with `credentials` instead of the chain's if there are any.
+    ///
+    /// # Errors
+    /// As `connect`.
+    pub async fn connect_as(
+        config: KmsConfig,
+        tenants: &BTreeMap<TenantId, String>,
+        credentials: Option<SharedCredentialsProvider>,
+    ) -> Result<Self, KmsError> {
+        let region = config.region.clone();
+        let shared = AwsKms::connect_as(config, credentials.clone()).await?;
         let mut elsewhere: BTreeMap<String, Arc<AwsKms>> = BTreeMap::new();
-        let mut keys: BTreeMap<&str, Arc<AwsKms>> = BTreeMap::new();
+        let mut keys: BTreeMap<String, Arc<AwsKms>> = BTreeMap::new();
         let mut own = BTreeMap::new();
         for (tenant, id) in tenants {
-            let key = match keys.get(id.as_str()) {
+            let id = client::localised(id, region.as_deref());
+            let key = match keys.get(&id) {
                 Some(key) => key.clone(),
-                None => match shared.foreign_region(id) {
-                    None => Arc::new(shared.beside(id)?),
+                None => match shared.foreign_region(&id) {
+                    None => Arc::new(shared.beside(&id)?),
                     Some(region) => match elsewhere.get(region) {
-                        Some(there) => Arc::new(there.beside(id)?),
+                        Some(there) => Arc::new(there.beside(&id)?),
                         None => {
                             let config = KmsConfig {
                                 key_id: id.clone(),
                                 region: None,
                                 ..shared.config.clone()
                             };
-                            let there = Arc::new(AwsKms::connect(config).await?);
+                            let there =
+                                Arc::new(AwsKms::connect_as(config, credentials.clone()).await?);
                             drop(elsewhere.insert(region.to_owned(), there.clone()));
                             there
                         }
@@ -79,7 +94,7 @@ impl KmsKeyMap {
             .map(|(_, key)| &**key)
             .chain([&self.shared]);
         for other in others {
-            if other.arn().await? == arn {
+            if same_key(other.arn().await?, arn) {
                 return Ok(None);
             }
         }

@@ -6,8 +6,8 @@
 //! key policies can name and CloudTrail shows.
 //!
 //! The configured key may be an id or an alias; what it means is asked once, and from then on the
-//! ARN is used. A wrap whose ARN is another one is not this provider's, and `Decrypt` always
-//! names the ARN it expects.
+//! ARN is used. A wrap whose ARN is another one is not this provider's, but for replicas of one
+//! multi-Region key; and `Decrypt` always names the ARN it expects.
 //!
 //! **What is wiped**: the plaintext key in the SDK's answer, in place. **What is not, here**: the
 //! buffers below it, which hold the same key as base64 in JSON (the HTTP body, the TLS record
@@ -17,6 +17,7 @@
 
 mod client;
 mod error;
+mod http;
 mod map;
 pub mod settings;
 pub mod table;
@@ -44,7 +45,7 @@ use crate::error::ProviderError;
 use crate::keys::Dek;
 use crate::provider::{KeyProvider, Unwrapped, Wrapped};
 
-pub use self::client::KmsConfig;
+pub use self::client::{KmsConfig, same_key};
 pub use self::error::KmsError;
 pub use self::map::KmsKeyMap;
 pub use aws_credential_types::Credentials;
@@ -76,9 +77,10 @@ impl AwsKms {
     /// # Errors
     /// As `connect`.
     pub async fn connect_as(
-        config: KmsConfig,
+        mut config: KmsConfig,
         credentials: Option<SharedCredentialsProvider>,
     ) -> Result<Self, KmsError> {
+        config.key_id = client::localised(&config.key_id, config.region.as_deref());
         let (client, endpoint) = client::connect(&config, credentials).await?;
         let permits = Arc::new(Semaphore::new(config.max_concurrency));
         Self::over(client, config, endpoint, permits)
@@ -297,7 +299,7 @@ impl KeyProvider for AwsKms {
             return Ok(Unwrapped::NotMine);
         }
         let arn = self.arn().await?;
-        if wrap.key_id != *arn {
+        if !same_key(&wrap.key_id, arn) {
             return Ok(Unwrapped::NotMine);
         }
         if wrap.algorithm != WrapAlgorithm::SymmetricDefault {

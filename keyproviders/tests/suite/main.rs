@@ -10,8 +10,10 @@
 mod aws_chain;
 mod aws_errors;
 mod aws_kms;
+mod aws_network;
 mod common;
 mod conformance;
 mod key_files;
 mod recovery;
+mod replicas;
 mod vectors;

@@ -59,10 +59,18 @@ struct State {
     upstream: String,
     faults: Mutex<Vec<Planned>>,
     calls: Mutex<Vec<(String, String)>>,
+    replicas: Mutex<Vec<Replicated>>,
     connections: AtomicUsize,
     in_flight: AtomicUsize,
     max_in_flight: AtomicUsize,
     stopped: AtomicBool,
+}
+
+/// A key that stands for the replicas of a multi-Region key in all regions: moto makes such keys, and does not decrypt with them.
+#[derive(Debug)]
+struct Replicated {
+    arn: String,
+    id: String,
 }
 
 #[derive(Debug)]
@@ -134,6 +142,29 @@ impl FaultProxy {
     /// Fails the next `times` requests for `action`, then lets them pass.
     pub fn inject_times(&self, action: &str, fault: Fault, times: usize) {
         self.plan(action, "", fault, Some(times));
+    }
+
+    /// Has the key `arn` of us-east-1 work as a multi-Region key that has a replica in every region; the ARN of the one in `region`.
+    #[must_use]
+    pub fn replica(&self, arn: &str, region: &str) -> String {
+        let arn = arn.to_owned();
+        let mut known = Replicated {
+            arn,
+            id: String::new(),
+        };
+        // Nothing of the real id is in it: each is replaced by the other.
+        let other: String = known
+            .real_id()
+            .chars()
+            .rev()
+            .filter(|c| *c != '-')
+            .collect();
+        known.id = format!("mrk-{other}");
+        let here = known.arn_in(region);
+        let mut replicas = lock(&self.state.replicas);
+        replicas.retain(|other| other.id != known.id);
+        replicas.push(known);
+        here
     }
 
     /// Lets everything pass.
@@ -256,12 +287,19 @@ impl State {
             .cloned()
             .collect();
         head.push("Connection: close".into());
+        let translation = self.translation(request, rewritten);
         let mut body = request.body.clone();
-        if let Some((from, to)) = rewritten {
+        for (from, to) in &translation {
             body = replace(&body, from, to);
-            head.retain(|line| !line.to_ascii_lowercase().starts_with("content-length:"));
-            head.push(format!("Content-Length: {}", body.len()));
         }
+        if translation.len() > 1 {
+            let region = format!("/{}/kms/", request.region());
+            for line in &mut head {
+                *line = line.replace(&region, "/us-east-1/kms/");
+            }
+        }
+        head.retain(|line| !line.to_ascii_lowercase().starts_with("content-length:"));
+        head.push(format!("Content-Length: {}", body.len()));
         if request.action() == "DisableKey" {
             // AWS takes an ARN; moto knows its keys by their bare ids there.
             let text = String::from_utf8_lossy(&body).into_owned();
@@ -281,8 +319,10 @@ impl State {
             .head
             .retain(|line| !line.to_ascii_lowercase().starts_with("connection:"));
         response.head[0] = response.head[0].replacen("HTTP/1.0", "HTTP/1.1", 1);
-        if let Some((from, to)) = rewritten {
+        for (from, to) in &translation {
             response.body = replace(&response.body, to, from);
+        }
+        if !translation.is_empty() {
             let is_length =
                 |line: &String| line.to_ascii_lowercase().starts_with("content-length:");
             response.head.retain(|line| !is_length(line));
@@ -291,6 +331,24 @@ impl State {
         }
         response.write(client)?;
         Ok(true)
+    }
+
+    /// What is replaced in the body on the way there, and put back on the way back.
+    fn translation(
+        &self,
+        request: &Message,
+        rewritten: Option<(&str, &str)>,
+    ) -> Vec<(String, String)> {
+        let body = String::from_utf8_lossy(&request.body);
+        let rewritten = rewritten.map(|(from, to)| (from.to_owned(), to.to_owned()));
+        let mut pairs: Vec<_> = rewritten.into_iter().collect();
+        for known in lock(&self.replicas).iter() {
+            if body.contains(&known.id) {
+                pairs.push((known.arn_in(request.region()), known.arn.clone()));
+                pairs.push((known.id.clone(), known.real_id().to_owned()));
+            }
+        }
+        pairs
     }
 
     /// Holds the connection without a word until the client gives up or the proxy goes.
@@ -304,6 +362,17 @@ impl State {
             }
         }
         Ok(())
+    }
+}
+
+impl Replicated {
+    fn real_id(&self) -> &str {
+        self.arn.rsplit('/').next().unwrap_or_default()
+    }
+
+    fn arn_in(&self, region: &str) -> String {
+        let before = self.arn.split(":key/").next().unwrap_or_default();
+        format!("{}:key/{}", before.replace("us-east-1", region), self.id)
     }
 }
 

@@ -1,7 +1,6 @@
 //! As much HTTP/1.1 as a test needs: one request or response with a Content-Length.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 
 /// A request or a response, its head as it came.
 #[derive(Debug)]
@@ -13,7 +12,7 @@ pub(crate) struct Message {
 
 impl Message {
     /// Reads one message; `None` when the peer closed before it began.
-    pub(crate) fn read(stream: &mut TcpStream) -> io::Result<Option<Self>> {
+    pub(crate) fn read(stream: &mut impl Read) -> io::Result<Option<Self>> {
         let mut head = Vec::new();
         let mut byte = [0];
         while !head.ends_with(b"\r\n\r\n") {
@@ -53,7 +52,13 @@ impl Message {
         target.rsplit('.').next().unwrap_or_default()
     }
 
-    pub(crate) fn write(&self, stream: &mut TcpStream) -> io::Result<()> {
+    /// The region of the signature: `us-east-1` of `Credential=<key>/<date>/us-east-1/kms/aws4_request`.
+    pub(crate) fn region(&self) -> &str {
+        let signature = self.header("authorization").unwrap_or_default();
+        signature.split('/').nth(2).unwrap_or_default()
+    }
+
+    pub(crate) fn write(&self, stream: &mut impl Write) -> io::Result<()> {
         let mut bytes = Vec::new();
         for line in &self.head {
             bytes.extend_from_slice(line.as_bytes());

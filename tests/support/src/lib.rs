@@ -4,6 +4,7 @@
 //! named in `NIMBUS_TEST_MOTO_URL`, or one started here and stopped with its last user.
 //! [`FaultProxy`] stands in front of it for what moto does not model: disabled keys, refusals,
 //! throttling, silence, broken connections.
+//! [`TlsFront`] puts TLS of a private authority before it, and [`ConnectProxy`] tunnels to that.
 //! [`Machine`] is a home, a data directory and an environment of a test's own; [`Server`] is the real binary on it.
 //!
 //! ```no_run
@@ -29,7 +30,9 @@ mod fault;
 mod http;
 mod machine;
 mod moto;
+mod tls;
 
 pub use fault::{Fault, FaultProxy};
 pub use machine::{Answer, Ended, Machine, Server, files_under};
 pub use moto::Moto;
+pub use tls::{ConnectProxy, TlsFront};
