@@ -18,6 +18,7 @@ pub(crate) mod chain;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub(crate) mod data_dir;
 pub mod documents;
 pub mod encryption;
 pub mod envelope;

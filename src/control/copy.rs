@@ -22,9 +22,8 @@ use super::ControlError;
 use super::database::{self, Protection, explain};
 use super::device::{BLOCK, BlockFile as _, Device};
 use super::overlay::Overlay;
-use crate::envelope::{
-    EnvelopeError, KeyedFile, Opened, Stage, TEMPORARY_PREFIX, blocking, parent, sync_dir,
-};
+use crate::data_dir::TEMPORARY_PREFIX;
+use crate::envelope::{EnvelopeError, KeyedFile, Opened, Stage, blocking, parent, sync_dir};
 use crate::failpoints::crash_point;
 use crate::process::NewFile;
 use crate::sqlcipher::Progress;

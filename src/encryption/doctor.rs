@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::survey::{Health, Survey, SurveyError, Surveyor, Verify};
 use crate::audit::{LogError, Verified};
-use crate::envelope::{TEMPORARY_PREFIX, blocking};
+use crate::data_dir::{self, PLAINTEXT, TEMPORARY_PREFIX};
+use crate::envelope::{FileKind, blocking, classify};
 use crate::process::harden;
 use crate::words::count;
 
@@ -456,24 +457,44 @@ fn directory_modes(dirs: &[&Path]) -> Check {
 
 fn leftovers(dirs: &[&Path]) -> Check {
     let name = "plaintext-left";
-    for dir in dirs {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            let file = entry.file_name();
-            let file = file.to_string_lossy();
-            if file.ends_with(".plaintext") || file.starts_with(TEMPORARY_PREFIX) {
-                return check(
-                    name,
-                    Verdict::Warning,
-                    format!(
-                        "{} is left of a migration or an export",
-                        entry.path().display()
-                    ),
-                    Some("look what it is, and remove it: it may be plaintext"),
-                );
-            }
-        }
+    let mut left: Vec<String> = dirs
+        .iter()
+        .flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten())
+        .map(|entry| entry.path())
+        .filter(|path| may_be_plaintext(path))
+        .map(|path| path.display().to_string())
+        .collect();
+    // The two directories may be one.
+    left.sort();
+    left.dedup();
+    if left.is_empty() {
+        return fine(name, "no plaintext is left beside the data");
     }
-    fine(name, "no plaintext is left beside the data")
+    check(
+        name,
+        Verdict::Warning,
+        format!(
+            "left of a migration, an export or a creation: {}",
+            named(&left)
+        ),
+        Some("look what it is, and remove it: it may be plaintext"),
+    )
+}
+
+/// Whether it is left of something that handles plaintext. What is set aside holds whatever stood there.
+fn may_be_plaintext(path: &Path) -> bool {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+        return false;
+    };
+    let set_aside =
+        data_dir::derived(name).is_some_and(|derived| derived.kind == data_dir::Kind::SetAside);
+    let plain = || {
+        matches!(
+            classify(path),
+            Ok(FileKind::PlainSqlite | FileKind::PlainRedb)
+        )
+    };
+    name.contains(PLAINTEXT) || name.starts_with(TEMPORARY_PREFIX) || set_aside && plain()
 }
 
 fn disk(data_dir: &Path) -> Check {
@@ -583,7 +604,11 @@ fn audit_log(audit: Result<Verified, LogError>) -> Check {
         Ok(verified) => check(
             name,
             Verdict::Problem,
-            format!("not whole: {}", count(verified.problems.len(), "fault")),
+            format!(
+                "not whole: {}: {}",
+                count(verified.problems.len(), "fault"),
+                verified.problems[0].problem
+            ),
             Some("`nimbus encryption audit --verify` names them"),
         ),
         Err(LogError::EncryptionOff) => fine(name, "there is none: encryption is off"),

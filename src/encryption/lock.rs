@@ -4,10 +4,11 @@
 
 use std::sync::Arc;
 
-use nimbus_manifests::{Subject, TenantId};
+use nimbus_manifests::TenantId;
 use serde::{Deserialize, Serialize};
 
 use crate::control::{Control, ControlError};
+use crate::data_dir;
 use crate::envelope::{Envelope, EnvelopeError, Event, EventKind, EventOutcome, blocking};
 use crate::failpoints::crash_point;
 use crate::tenants::{StoreError, TenantProvider};
@@ -72,9 +73,7 @@ pub async fn set(
     } else {
         EventKind::Unlock
     };
-    let subject = Subject::sqlite_tenant(tenant, &format!("{tenant}.sqlite3"))
-        .expect("a tenant id with our extension is a file name");
-    let event = Event::new(kind, EventOutcome::Begun).about(&subject);
+    let event = Event::new(kind, EventOutcome::Begun).about(&data_dir::subject(tenant));
     if !locked {
         envelope.record(event.clone()).await?;
     }

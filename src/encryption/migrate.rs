@@ -23,8 +23,9 @@ use std::path::{Path, PathBuf};
 use nimbus_manifests::{State, Subject, TenantId};
 
 use super::error::io_error;
-use super::{Engine, OperationError, beside, check_space, file_name, make_parent, size_of};
+use super::{Engine, OperationError, check_space, file_name, make_parent, size_of};
 use crate::control::{self, Control};
+use crate::data_dir::{MIGRATING, PLAINTEXT, beside, database_name, side_files};
 use crate::envelope::{
     Envelope, Event, EventKind, EventOutcome, FileKind, Intent, KeyedFile, PlainFile, Prepared,
     blocking, classify, manifest_path, parent, read_manifest, sync_dir,
@@ -110,7 +111,7 @@ impl Migrate {
             }),
             (Engine::Sqlite, None) => Err(OperationError::TenantNeeded),
             (Engine::Sqlite, Some(tenant)) => {
-                let served = format!("{tenant}.sqlite3");
+                let served = database_name(tenant);
                 let name = match &self.destination {
                     Destination::File(target) if file_name(target)? == served => &served,
                     _ => name,
@@ -162,8 +163,8 @@ impl Migrate {
     ) -> Result<Migrated, OperationError> {
         let dir = parent(&self.source).to_owned();
         let lock = DataDirLock::acquire(&dir)?;
-        let copy = beside(&self.source, ".migrating");
-        let plaintext = beside(&self.source, ".plaintext");
+        let copy = beside(&self.source, MIGRATING);
+        let plaintext = beside(&self.source, PLAINTEXT);
         if self.is_done(&plaintext)? {
             self.refuse_other_names(&plaintext, 1)?;
             drop(self.open_in_place(envelope, &subject).await?);
@@ -418,8 +419,9 @@ impl Migrate {
 
     /// Removes a plaintext database with its WAL.
     fn retire(&self, plaintext: &Path) -> Result<(), OperationError> {
-        for suffix in ["", "-wal", "-shm", "-journal"] {
-            remove(&beside(plaintext, suffix))?;
+        remove(plaintext)?;
+        for path in side_files(plaintext) {
+            remove(&path)?;
         }
         let dir = parent(plaintext);
         sync_dir(dir).map_err(io_error("flush", dir))
@@ -488,12 +490,8 @@ fn is_unfinished(target: &Path) -> bool {
 
 /// Removes a copy, its manifest last: while any of it is there, it is known for what it is.
 fn remove_copy(copy: &Path) -> Result<(), OperationError> {
-    for path in [
-        copy.to_owned(),
-        beside(copy, "-wal"),
-        beside(copy, "-shm"),
-        manifest_path(copy),
-    ] {
+    remove(copy)?;
+    for path in side_files(copy).into_iter().chain([manifest_path(copy)]) {
         remove(&path)?;
     }
     let dir = parent(copy);

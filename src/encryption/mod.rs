@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use error::OperationError;
 
+use crate::data_dir::{SIDE_FILES, beside, tenant_of_database};
 use crate::envelope::{blocking, manifest_path, parent, read_manifest};
 use crate::process::free_bytes;
 
@@ -75,10 +76,10 @@ pub fn protected_files(
         for entry in std::fs::read_dir(dir).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
             let name = path.file_name().and_then(|name| name.to_str());
-            let tenant = name.and_then(|name| name.strip_suffix(".sqlite3"));
+            let tenant = name.and_then(tenant_of_database);
             if let Some(file) = path.to_str().and_then(|path| path.strip_suffix(SUFFIX)) {
                 let _new = files.insert(PathBuf::from(file));
-            } else if tenant.is_some_and(|tenant| tenant.parse::<TenantId>().is_ok()) {
+            } else if tenant.is_some() {
                 // Its manifest may be lost: what is done to all files must not pass it over in silence.
                 let _new = files.insert(path);
             }
@@ -156,14 +157,7 @@ async fn was_rewritten(path: &Path, seen: Option<u64>) -> bool {
 /// What a file takes on the disk, its WAL included.
 fn size_of(path: &Path) -> u64 {
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
-    size(path) + size(&beside(path, "-wal"))
-}
-
-/// `<path><suffix>`.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
+    size(path) + size(&beside(path, SIDE_FILES[0]))
 }
 
 /// The name of a file, for a subject.

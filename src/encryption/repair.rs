@@ -10,9 +10,9 @@ use nimbus_manifests::{Cipher, SealedManifest, Subject, TenantId};
 
 use super::OperationError;
 use super::error::io_error;
-use super::shred::place;
 use crate::audit::AuditLog;
 use crate::control::{Control, ControlError};
+use crate::data_dir;
 use crate::envelope::{
     self, Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, Intent, Prepared,
     blocking, classify, manifest_path, read_manifest,
@@ -132,10 +132,11 @@ pub async fn repair(
 async fn accept(
     envelope: &Envelope,
     control: &Arc<Control>,
-    data_dir: &Path,
+    dir: &Path,
     tenant: &TenantId,
 ) -> Result<Repair, OperationError> {
-    let (subject, path) = place(data_dir, tenant);
+    let subject = data_dir::subject(tenant);
+    let path = dir.join(subject.file_name());
     let prepared = envelope
         .prepare(&path, &subject, Cipher::Sqlcipher4, Intent::Open)
         .await?;

@@ -4,11 +4,13 @@
 //! after it leaves a tenant that does not open; running it again goes on.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nimbus_keyproviders::{KeyFileError, KeyProvider, ProviderError, key_dir, keyfile};
 use nimbus_manifests::{ProviderKind, SealedManifest, Subject, TenantId};
 use serde::{Deserialize, Serialize};
 
+use crate::data_dir;
 use crate::envelope::{
     Envelope, EnvelopeError, Event, EventKind, EventOutcome, blocking, manifest_path, read_manifest,
 };
@@ -87,19 +89,29 @@ pub struct LivingKey {
 pub async fn is_there(
     envelope: &Envelope,
     tenants: &dyn TenantProvider,
-    data_dir: &Path,
+    dir: &Path,
     tenant: &TenantId,
 ) -> Result<bool, StoreError> {
     if tenants.list_tenants().await?.contains(tenant) {
         return Ok(true);
     }
-    let (subject, path) = place(data_dir, tenant);
-    let mut paths = vec![manifest_path(&path), path];
+    let subject = data_dir::subject(tenant);
+    let mut keys_of_its_own: Vec<PathBuf> = Vec::new();
     if let Some(keys) = envelope.keys() {
-        paths.extend(key_dirs(keys.providers()).map(|dir| key_dir::path_for(dir, &subject)));
+        let dirs = key_dirs(keys.providers());
+        keys_of_its_own.extend(dirs.map(|dir| key_dir::path_for(dir, &subject)));
     }
-    let there = |path: &PathBuf| std::fs::symlink_metadata(path).is_ok();
-    Ok(blocking(move || paths.iter().any(there)).await)
+    let (looked, tenant) = (dir.to_owned(), tenant.clone());
+    let there = blocking(move || {
+        let there = |path: &PathBuf| std::fs::symlink_metadata(path).is_ok();
+        let files = data_dir::of_tenant(&looked, &tenant)?;
+        Ok(!files.is_empty() || keys_of_its_own.iter().any(there))
+    });
+    there.await.map_err(|source| StoreError::Io {
+        action: "list",
+        path: dir.to_owned(),
+        source: Arc::new(source),
+    })
 }
 
 /// Finishes the deletion of a tenant that [is not there](is_there), if one was cut short.
@@ -121,26 +133,30 @@ pub async fn finish(
     })
 }
 
-/// Destroys the key file of `tenant`, where it has one, then its manifest, its data and the copy of its manifest.
+/// Destroys the key file of `tenant`, where it has one, then its manifest, every other file that was ever derived from its name, and the
+/// copy of its manifest.
 ///
 /// # Errors
 ///
-/// [`ShredError`].
+/// [`ShredError`] names what is left.
 pub async fn shred(
     envelope: &Envelope,
     tenants: &dyn TenantProvider,
-    data_dir: &Path,
+    dir: &Path,
     tenant: &TenantId,
     disable_kms_key: bool,
 ) -> Result<Shredded, ShredError> {
-    if !is_there(envelope, tenants, data_dir, tenant).await? {
+    if !is_there(envelope, tenants, dir, tenant).await? {
         return Ok(finish(tenants, tenant).await?);
     }
-    let (subject, path) = place(data_dir, tenant);
-    let manifest = blocking(move || read_manifest(&manifest_path(&path))).await;
-    let claims = manifest.ok().flatten();
+    let subject = data_dir::subject(tenant);
+    let manifests = blocking({
+        let (envelope, dir, subject) = (envelope.clone(), dir.to_owned(), subject.clone());
+        move || Manifests::of(&envelope, &dir, &subject)
+    })
+    .await;
     let mut event = Event::new(EventKind::Shred, EventOutcome::Begun).about(&subject);
-    if let Some(sealed) = &claims {
+    if let Some(sealed) = &manifests.in_use {
         event = event.of(sealed.claims());
     }
     envelope.record(event.clone()).await?;
@@ -149,7 +165,7 @@ pub async fn shred(
         tenants,
         tenant,
         &subject,
-        claims.as_ref(),
+        &manifests,
         disable_kms_key,
     )
     .await;
@@ -166,12 +182,31 @@ pub async fn shred(
     erased
 }
 
-/// Who a tenant's file belongs to, and where it lies.
-pub(super) fn place(data_dir: &Path, tenant: &TenantId) -> (Subject, PathBuf) {
-    let name = format!("{tenant}.sqlite3");
-    let subject = Subject::sqlite_tenant(tenant, &name)
-        .expect("a tenant id with our extension is a file name");
-    (subject, data_dir.join(name))
+/// Every manifest of a tenant that can be read: each names keys by which copies still open.
+struct Manifests {
+    in_use: Option<SealedManifest>,
+    /// Set aside, of copies, and those in the control file.
+    others: Vec<SealedManifest>,
+}
+
+impl Manifests {
+    fn of(envelope: &Envelope, dir: &Path, subject: &Subject) -> Self {
+        let path = dir.join(subject.file_name());
+        let read = |path: &Path| read_manifest(path).ok().flatten();
+        let files = subject
+            .tenant()
+            .map(|tenant| data_dir::of_tenant(dir, tenant));
+        let files = files.and_then(Result::ok).into_iter().flatten();
+        let mut others: Vec<_> = files
+            .filter(|(kind, _)| *kind == data_dir::Kind::Manifest)
+            .filter_map(|(_, path)| read(&path))
+            .collect();
+        others.extend(envelope.copies_of(&path, subject));
+        Self {
+            in_use: read(&manifest_path(&path)),
+            others,
+        }
+    }
 }
 
 /// The directories of keys that are one subject's each.
@@ -188,11 +223,13 @@ async fn erase(
     tenants: &dyn TenantProvider,
     tenant: &TenantId,
     subject: &Subject,
-    claims: Option<&SealedManifest>,
+    manifests: &Manifests,
     disable_kms_key: bool,
 ) -> Result<Shredded, ShredError> {
-    let wraps = claims
+    let wraps = manifests
+        .in_use
         .iter()
+        .chain(&manifests.others)
         .flat_map(|sealed| sealed.claims().deks())
         .flat_map(|dek| &dek.wraps);
     let (destroyed_keys, in_key_dir) = destroy_keys(envelope, tenant, subject).await?;
@@ -202,7 +239,7 @@ async fn erase(
         destroyed_keys,
         alive: Vec::new(),
         own_kms_key,
-        manifest_read: claims.is_some(),
+        manifest_read: manifests.in_use.is_some(),
     };
     crash_point!("shred::key-destroyed");
     for wrap in wraps {
@@ -219,8 +256,8 @@ async fn erase(
         }
     }
     match tenants.delete_tenant(tenant).await {
-        // An earlier run came as far as its deletion, and not to its key.
-        Err(StoreError::TenantNotFound { .. }) if !shredded.destroyed_keys.is_empty() => {}
+        // A creation that was cut short, what is left of a migration, or only a key.
+        Err(StoreError::TenantNotFound { .. }) => tenants.erase_leftovers(tenant).await?,
         deleted => deleted?,
     }
     Ok(shredded)

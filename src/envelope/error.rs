@@ -7,6 +7,8 @@ use std::sync::Arc;
 use nimbus_keyproviders::{FailureClass, ProviderError, RandomError};
 use nimbus_manifests::{Cipher, InvalidManifest, ParseError, SUFFIX, Subject, TenantId};
 
+use crate::data_dir::DATABASE;
+
 /// Why a protected file was not opened, created or changed. Nothing was written in its place.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -256,7 +258,7 @@ fn without_backup(path: &Path) -> &'static str {
 /// The tenant whose file this is by its name, for a command.
 fn tenant_of(path: &Path) -> &str {
     let name = path.file_name().and_then(|name| name.to_str());
-    name.and_then(|name| name.strip_suffix(".sqlite3"))
+    name.and_then(|name| name.strip_suffix(DATABASE))
         .unwrap_or("<tenant>")
 }
 
@@ -270,7 +272,7 @@ enum Place {
 fn place(path: &Path) -> Place {
     let name = path.file_name().and_then(|name| name.to_str());
     match name.map(|name| name.strip_suffix(SUFFIX).unwrap_or(name)) {
-        Some(name) if name.ends_with(".sqlite3") => Place::Tenant,
+        Some(name) if name.ends_with(DATABASE) => Place::Tenant,
         // By its ending, as the tenants: the core knows no file by name.
         Some(name) if name.ends_with("-control.db") => Place::Control,
         _ => Place::Other,
@@ -282,7 +284,7 @@ pub(crate) fn migrate_command(path: &Path) -> String {
     let shown = path.display();
     let tenant = path
         .file_name()
-        .and_then(|name| name.to_str()?.strip_suffix(".sqlite3"));
+        .and_then(|name| name.to_str()?.strip_suffix(DATABASE));
     match tenant {
         Some(tenant) => format!(
             "nimbus encryption migrate --provider sqlite --tenant-id {tenant} --source {shown} --in-place"

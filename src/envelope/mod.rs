@@ -51,7 +51,7 @@ pub use lease::{LeaseReport, Terms, Trouble as KeyTrouble};
 pub use metered::metered;
 pub use probe::{FileKind, classify};
 pub use rewrap::{Recipients, Rewrap, Rewrapped};
-pub(crate) use store::{CUT_SHORT, TEMPORARY_PREFIX, parent, set_aside, sync_dir};
+pub(crate) use store::{CUT_SHORT, parent, set_aside, sync_dir};
 pub use store::{ReadError, manifest_path, read as read_manifest, remove_leftovers};
 pub use table::Intent;
 
@@ -529,6 +529,15 @@ impl Envelope {
             .map(|(subject, there)| (subject, there.as_bytes()))
             .collect();
         mirror.put_many(&copies).map_err(failed)
+    }
+
+    /// The copies of the manifest of `path` that the mirror has and that can be read. Blocks.
+    pub(crate) fn copies_of(&self, path: &Path, subject: &Subject) -> Vec<SealedManifest> {
+        let mirror = self.mirror_of(path, subject);
+        let copies = mirror.and_then(|mirror| mirror.get(subject).ok());
+        let copies = copies.unwrap_or_default();
+        let parsed = copies.all().map(|copy| SealedManifest::parse(copy).ok());
+        parsed.flatten().collect()
     }
 
     /// The file at `path` under `sealed`, a manifest for it wherever that came from; whether its database opens by it is not known yet.

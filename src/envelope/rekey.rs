@@ -9,6 +9,7 @@ use nimbus_manifests::{DekEntry, DekId, KeyId, ProviderKind, Timestamp, Wrap, Wr
 
 use super::store;
 use super::{Envelope, EnvelopeError, KeyedFile, Opened, Stage, blocking};
+use crate::data_dir::{REKEY, beside, side_files};
 use crate::failpoints::crash_point;
 
 impl Envelope {
@@ -116,18 +117,13 @@ fn for_recipient(
 /// Where a rekey builds the copy under the next key.
 #[must_use]
 pub(crate) fn rekey_copy(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".rekey");
-    PathBuf::from(name)
+    beside(path, REKEY)
 }
 
 /// Removes the copy that an unfinished rekey left, with its WAL.
 fn remove_copy(path: &Path) -> Result<(), EnvelopeError> {
     let copy = rekey_copy(path);
-    for suffix in ["-wal", "-shm", ""] {
-        let mut path = copy.as_os_str().to_owned();
-        path.push(suffix);
-        let path = PathBuf::from(path);
+    for path in side_files(&copy).into_iter().chain([copy]) {
         store::remove(&path).map_err(|source| EnvelopeError::Io {
             action: "remove",
             path,

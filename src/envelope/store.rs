@@ -8,7 +8,6 @@
 )]
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -16,14 +15,13 @@ use std::path::{Path, PathBuf};
 
 use nimbus_manifests::{MAX_MANIFEST_BYTES, ParseError, SUFFIX, SealedManifest};
 
+use crate::data_dir::{self, TEMPORARY_PREFIX, beside};
 use crate::failpoints::crash_point;
 
 /// Where the manifest of `file` stands: `<file>.nimbus-enc`.
 #[must_use]
 pub fn manifest_path(file: &Path) -> PathBuf {
-    let mut name = OsString::from(file);
-    name.push(SUFFIX);
-    PathBuf::from(name)
+    beside(file, SUFFIX)
 }
 
 /// Why a manifest could not be read.
@@ -181,13 +179,8 @@ pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
 
 /// Renames `path` to `<path>.set-aside-<n>`, for the reason `why`: what is found in the place of something new is kept, never overwritten.
 pub(crate) fn set_aside(path: &Path, why: &str) -> io::Result<()> {
-    let numbered = |n: u32| {
-        let mut name = OsString::from(path);
-        name.push(format!(".set-aside-{n}"));
-        PathBuf::from(name)
-    };
     let target = (1..=u32::MAX)
-        .map(numbered)
+        .map(|n| data_dir::set_aside(path, n))
         .find(|target| std::fs::symlink_metadata(target).is_err())
         .ok_or(io::ErrorKind::AlreadyExists)?;
     tracing::warn!(
@@ -211,8 +204,6 @@ pub(crate) fn parent(path: &Path) -> &Path {
     }
 }
 
-/// What the name of every temporary file of Nimbus begins with.
-pub(crate) const TEMPORARY_PREFIX: &str = ".nimbus-tmp-";
 /// Why a creation sets something aside.
 pub(crate) const CUT_SHORT: &str =
     "a creation was cut short here, and what stands there does not open under its key";

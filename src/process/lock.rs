@@ -203,7 +203,7 @@ pub(crate) fn process(pid: Option<u32>) -> String {
     )
 }
 
-const FILE_NAME: &str = "nimbus.lock";
+const FILE_NAME: &str = crate::data_dir::LOCK;
 const MAX_BYTES: u64 = 4096;
 const ATTEMPTS: u32 = 5;
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);

@@ -290,6 +290,7 @@ impl From<StoreError> for ApiError {
             | StoreError::Unrunnable { .. }
             | StoreError::Io { .. }
             | StoreError::Random(_)
+            | StoreError::LeftBehind { .. }
             | StoreError::Rekey { .. } => Code::Unavailable,
             // Its key may have been taken back while it was open.
             StoreError::Control { source } => match source.downcast_ref::<ControlError>() {

@@ -13,9 +13,8 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 use super::{Database, OpenError, handed};
-use crate::envelope::{
-    Envelope, EnvelopeError, Intent, PlainFile, Prepared, TEMPORARY_PREFIX, blocking, parent,
-};
+use crate::data_dir::TEMPORARY_PREFIX;
+use crate::envelope::{Envelope, EnvelopeError, Intent, PlainFile, Prepared, blocking, parent};
 use crate::failpoints::crash_point;
 use crate::process::NewFile;
 use crate::sqlite_file::{self, SqliteFile};

@@ -15,7 +15,7 @@
 //! after can go into the file, and so be overwritten, while it reads.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -30,6 +30,7 @@ use super::page::{Content, LOCK_PAGE, PAGE, PageKey, SALT};
 use super::rekey::{copy_pages, sqlite, told, verify};
 use super::wal::{Changes, Tail};
 use super::{Damage, Database, OpenError, exchange};
+use crate::data_dir::{SIDE_FILES, beside};
 use crate::envelope::{KeyedFile, parent, sync_dir};
 use crate::failpoints::crash_point;
 use crate::runtime::short_thread;
@@ -195,7 +196,7 @@ impl Following {
             let path = path.to_owned();
             not(false)(CopyError::Busy { path })
         };
-        let wal = beside(path, "-wal");
+        let wal = beside(path, SIDE_FILES[0]);
         let has_wal = || std::fs::symlink_metadata(&wal).is_ok();
         if has_wal() {
             return Err(busy());
@@ -405,12 +406,6 @@ pub(super) fn io_error(
         path,
         source,
     }
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 /// 1 MiB.

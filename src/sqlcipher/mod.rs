@@ -30,9 +30,10 @@ pub use error::{Damage, OpenError};
 pub(crate) use follow::{Following, NotSwapped};
 pub(crate) use rekey::swap_to_next_key;
 
+use crate::data_dir::{SIDE_FILES, TEMPORARY_PREFIX, beside, side_files};
 use crate::envelope::{
     self, Envelope, EnvelopeError, Event, EventKind, EventOutcome, Intent, KeyedFile, Opened,
-    Prepared, Stage, TEMPORARY_PREFIX, blocking,
+    Prepared, Stage, blocking,
 };
 use crate::failpoints::crash_point;
 use crate::sqlite_file;
@@ -347,8 +348,7 @@ impl Database {
 
     /// Opens once and reads page 1.
     fn prove(&self) -> Result<Connection, OpenError> {
-        let mut wal = self.path.as_os_str().to_owned();
-        wal.push("-wal");
+        let wal = beside(&self.path, SIDE_FILES[0]);
         let size = self.size()?;
         // A checkpoint that was cut short may leave half a page at the end; the WAL then still holds it.
         if size % PAGE_BYTES != 0 && std::fs::metadata(wal).map_or(0, |wal| wal.len()) == 0 {
@@ -576,10 +576,8 @@ fn initialise_again(file: KeyedFile) -> Result<KeyedFile, OpenError> {
 
 /// Sets aside what stands at the database's path, with its WAL.
 fn set_aside(database: &Database) -> Result<(), OpenError> {
-    for suffix in ["-wal", "-shm", ""] {
-        let mut old = database.path.as_os_str().to_owned();
-        old.push(suffix);
-        let old = PathBuf::from(old);
+    let path = database.path.clone();
+    for old in side_files(&path).into_iter().chain([path]) {
         if there(&old) {
             envelope::set_aside(&old, envelope::CUT_SHORT).map_err(|source| OpenError::Io {
                 action: "set aside",
@@ -601,9 +599,7 @@ struct Beside(PathBuf);
 
 impl Drop for Beside {
     fn drop(&mut self) {
-        for suffix in ["-wal", "-shm", "-journal"] {
-            let mut path = self.0.as_os_str().to_owned();
-            path.push(suffix);
+        for path in side_files(&self.0) {
             // Rarely there; what cannot be removed now goes at the next start.
             drop(std::fs::remove_file(path));
         }

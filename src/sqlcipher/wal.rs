@@ -9,7 +9,6 @@
 //! the database file, encrypted under its key. Which frames are committed is asked of SQLite; nothing is guessed from checksums.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +16,7 @@ use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, MAIN_DB};
 
 use super::page::{PAGE, Sealed};
+use crate::data_dir::{SIDE_FILES, beside};
 use crate::sqlite_file::SqliteFile;
 
 /// A place in the WAL: everything before it was seen.
@@ -69,9 +69,7 @@ pub(super) fn is_another(
 }
 
 fn path(database: &Path) -> PathBuf {
-    let mut path = OsString::from(database);
-    path.push("-wal");
-    path.into()
+    beside(database, SIDE_FILES[0])
 }
 
 impl Tail {

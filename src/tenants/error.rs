@@ -316,6 +316,17 @@ pub enum StoreError {
         /// Why not.
         source: Arc<dyn StdError + Send + Sync>,
     },
+    /// Files of a tenant that was deleted could not be removed.
+    #[error(
+        "tenant {tenant} is deleted but for files that cannot be removed; remove them, then run the command again, or restart the server: {}",
+        .left.join("; ")
+    )]
+    LeftBehind {
+        /// The tenant.
+        tenant: TenantId,
+        /// Each, and why.
+        left: Vec<String>,
+    },
     /// The control file could not be read or written.
     #[error("the control file failed: {source}")]
     Control {

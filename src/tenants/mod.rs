@@ -65,6 +65,10 @@ pub trait TenantProvider: Debug + Send + Sync {
     /// for one request.
     async fn open(&self, tenant: &TenantId) -> Result<Arc<dyn TenantStore>, StoreError>;
 
+    /// Removes whatever is left under the name of a tenant that is none: of a creation that was cut short, a migration, or a deletion by
+    /// an earlier release.
+    async fn erase_leftovers(&self, tenant: &TenantId) -> Result<(), StoreError>;
+
     /// Whether the place where tenants are kept can be reached.
     async fn check(&self) -> Result<(), StoreError>;
 

@@ -8,6 +8,7 @@ use nimbus_manifests::{Subject, TenantId};
 
 use super::super::{CliError, Outcome, output};
 use super::EncryptionError;
+use crate::data_dir;
 
 /// Make a new key file of 32 random bytes, mode 0400, never over an old one
 #[derive(Debug, Args)]
@@ -64,9 +65,7 @@ impl Keygen {
             (Some(path), ..) => path,
             (None, Some(dir), Some(subject), _) => key_dir::path_for(&dir, &subject),
             (None, Some(dir), None, Some(tenant)) => {
-                let subject = Subject::sqlite_tenant(&tenant, &format!("{tenant}.sqlite3"))
-                    .expect("a tenant id makes a file name");
-                key_dir::path_for(&dir, &subject)
+                key_dir::path_for(&dir, &data_dir::subject(&tenant))
             }
             _ => unreachable!("clap asks for one of the two, and for whose key it is"),
         };

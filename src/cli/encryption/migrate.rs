@@ -9,6 +9,7 @@ use super::super::{CliError, Outcome, block_on, output, settings};
 use super::audited::audited;
 use super::{Provider, progress_bar, stop_on_signals};
 use crate::config::keys::{self, Purpose};
+use crate::data_dir;
 use crate::encryption::migrate::{self, Destination, Migrated};
 
 /// Encrypt a plaintext database
@@ -62,11 +63,7 @@ impl Migrate {
         let destination = match (self.in_place, self.target) {
             (true, _) => Destination::InPlace,
             (false, Some(target)) => Destination::File(target),
-            (false, None) => {
-                let mut name = self.source.clone().into_os_string();
-                name.push(".encrypted");
-                Destination::File(name.into())
-            }
+            (false, None) => Destination::File(data_dir::beside(&self.source, data_dir::ENCRYPTED)),
         };
         let migrated = block_on(async {
             stop_on_signals()?;

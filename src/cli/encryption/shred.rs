@@ -84,7 +84,7 @@ async fn here(
 
 fn text(shredded: &Shredded) -> String {
     let mut text = format!(
-        "Tenant {} is shredded: its manifest, the copy of it and its data are removed.\n",
+        "Tenant {} is shredded: its manifest, the copy of it, its data and every other file of its name are removed.\n",
         shredded.tenant
     );
     for key in &shredded.destroyed_keys {

@@ -7,7 +7,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use nimbus_manifests::{Subject, TenantId};
+use nimbus_manifests::TenantId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::tenant_id;
 use crate::chain::chain;
 use crate::control::{AccessKey, KeyError, KeyId, KeyInfo, KeyName, Scope};
+use crate::data_dir;
 use crate::envelope::{Event, EventKind, EventOutcome, acting_as, actor, blocking};
 use crate::runtime::short_task;
 use crate::server::App;
@@ -118,9 +119,7 @@ pub(in crate::server) async fn revoke(
 }
 
 fn event(kind: EventKind, tenant: &TenantId) -> Event {
-    let subject = Subject::sqlite_tenant(tenant, &format!("{tenant}.sqlite3"))
-        .expect("a tenant id with our extension is a file name");
-    Event::new(kind, EventOutcome::Begun).about(&subject)
+    Event::new(kind, EventOutcome::Begun).about(&data_dir::subject(tenant))
 }
 
 /// Does something to an access key between two lines of the audit log, to its end also when the client has gone. What is done comes with what the

@@ -2,11 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs,
     num::NonZero,
     panic::resume_unwind,
     path::{Path, PathBuf},
-    str::FromStr as _,
     sync::Arc,
     thread,
 };
@@ -14,14 +13,10 @@ use std::{
 use nimbus_manifests::{SUFFIX, State, TenantId};
 
 use crate::{
-    envelope::{ReadError, manifest_path, read_manifest, sync_dir},
+    data_dir::{self, tenant_of_database},
+    envelope::{ReadError, manifest_path, read_manifest},
     tenants::StoreError,
 };
-
-/// What a tenant's file is called: `<tenant>.sqlite3`.
-pub(super) fn file_name(tenant: &TenantId) -> String {
-    format!("{tenant}{EXTENSION}")
-}
 
 /// The tenants in `dir`, and those that are `known` to exist, whatever is left of their files. A manifest that says `new` is
 /// otherwise one of a creation that never came to its end, so no tenant; a manifest that cannot be read is a tenant in
@@ -43,8 +38,9 @@ pub(super) fn scan(
         let Some(name) = name.to_str() else { continue };
         let manifest_of = name.strip_suffix(SUFFIX);
         let file = manifest_of.unwrap_or(name);
-        let tenant = file.strip_suffix(EXTENSION).map(TenantId::from_str);
-        let Some(Ok(tenant)) = tenant else { continue };
+        let Some(tenant) = tenant_of_database(file) else {
+            continue;
+        };
         if manifest_of.is_some() {
             protected.push((tenant, entry.path()));
         } else if !entry.file_type().map_err(unreadable)?.is_dir() {
@@ -91,46 +87,30 @@ fn unfinished(protected: &[(TenantId, PathBuf)]) -> Vec<&TenantId> {
     })
 }
 
-/// Removes what is left of a tenant whose manifest is gone: the database and what SQLite keeps beside it, an
-/// unfinished copy of a key rotation too. Makes their absence durable.
-pub(super) fn remove_files(database: &Path) -> Result<(), StoreError> {
-    for suffix in LEFT_BEHIND {
-        let mut path = database.as_os_str().to_owned();
-        path.push(suffix);
-        let path = PathBuf::from(path);
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(StoreError::Io {
-                    action: "remove",
-                    path,
-                    source: Arc::new(source),
-                });
-            }
-            Ok(()) | Err(_) => {}
-        }
-    }
-    let dir = database.parent().unwrap_or(database);
-    sync_dir(dir).map_err(|source| StoreError::Io {
-        action: "flush",
+/// Removes all files of a tenant whose manifest is gone, whatever they are left of, and makes their absence durable.
+pub(super) fn remove_files(dir: &Path, tenant: &TenantId) -> Result<(), StoreError> {
+    let left = data_dir::remove_all(dir, tenant).map_err(|source| StoreError::Io {
+        action: "remove the files of a tenant in",
         path: dir.into(),
         source: Arc::new(source),
+    })?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::LeftBehind {
+        tenant: tenant.clone(),
+        left: left.iter().map(ToString::to_string).collect(),
     })
 }
 
-/// Whether anything of a tenant's file is there.
+/// What is there of a tenant's files.
 #[cfg(test)]
 pub(super) fn leftovers(database: &Path) -> Vec<PathBuf> {
-    let mut paths = vec![manifest_path(database)];
-    paths.extend(LEFT_BEHIND.map(|suffix| {
-        let mut path = database.as_os_str().to_owned();
-        path.push(suffix);
-        PathBuf::from(path)
-    }));
-    paths.retain(|path| path.exists());
-    paths
+    let name = database.file_name().and_then(|name| name.to_str());
+    let tenant = name.and_then(tenant_of_database).unwrap();
+    let found = data_dir::of_tenant(database.parent().unwrap(), &tenant);
+    found.unwrap().into_iter().map(|(_, path)| path).collect()
 }
 
-const EXTENSION: &str = ".sqlite3";
 /// Threads that read manifests at the start.
 const MAX_SCANNERS: usize = 8;
-const LEFT_BEHIND: [&str; 6] = ["", "-wal", "-shm", ".rekey", ".rekey-wal", ".rekey-shm"];

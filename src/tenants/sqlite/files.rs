@@ -8,6 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::data_dir::{SIDE_FILES, beside};
+
 /// The database and the WAL that a connection has open, as they stood at their paths when it was opened.
 #[derive(Debug)]
 pub(super) struct Files {
@@ -36,11 +38,9 @@ type Identity = (u64, u64);
 impl Files {
     /// Those of a connection to the database at `path` that was opened just now.
     pub(super) fn opened(path: &Path) -> Self {
-        let mut wal = path.as_os_str().to_owned();
-        wal.push("-wal");
         Self {
             database: File::at(path.to_owned()),
-            wal: File::at(wal.into()),
+            wal: File::at(beside(path, SIDE_FILES[0])),
         }
     }
 

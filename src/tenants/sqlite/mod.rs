@@ -7,7 +7,7 @@
 //! | 1. tombstone in the control file | `tenants::delete::condemned` | carries the deletion out; the tenant is not listed |
 //! | 2. tenant closed | `tenants::delete::closed` | the same |
 //! | 3. manifest removed: the data is unreadable now | `tenants::delete::key-removed` | the same |
-//! | 4. database, `-wal`, `-shm` removed | `tenants::delete::files-removed` | the same |
+//! | 4. [all its other files](crate::data_dir) removed | `tenants::delete::files-removed` | the same |
 //! | 5. tombstone and the manifest's mirror removed, one commit | `tenants::delete::finished` | nothing is left |
 //!
 //! The key goes first, so that a tenant created later under the same name can never come into the old one's key or
@@ -36,7 +36,7 @@ mod writer;
 use std::{
     collections::{BTreeSet, HashSet},
     error::Error as StdError,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -53,6 +53,7 @@ use super::{
 };
 use crate::{
     budget::Refused,
+    data_dir::{self, subject},
     envelope::{
         Envelope, Event, EventKind, EventOutcome, Holder, Intent, Trouble, Withdrawal, acting_as,
         actor, blocking,
@@ -194,6 +195,10 @@ impl TenantProvider for SqliteTenants {
         let deleted = self.0.in_task(tenant, Shared::delete).await;
         let _was_there = self.0.known().awaited.remove(tenant);
         deleted
+    }
+
+    async fn erase_leftovers(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        self.0.in_task(tenant, Shared::erase_leftovers).await
     }
 
     async fn rotate_dek(&self, tenant: &TenantId, progress: Progress) -> Result<(), StoreError> {
@@ -352,6 +357,17 @@ impl Shared {
         result
     }
 
+    /// A deletion of what is no tenant.
+    async fn erase_leftovers(self: Arc<Self>, tenant: TenantId) -> Result<(), StoreError> {
+        if self.exists(&tenant) {
+            return Err(StoreError::TenantExists { tenant });
+        }
+        let (shared, condemned) = (Arc::clone(&self), tenant.clone());
+        blocking(move || shared.deletions.begin_delete(&condemned)).await?;
+        let _new = self.known().condemned.insert(tenant.clone());
+        self.finish(&tenant).await
+    }
+
     async fn record(&self, tenant: &TenantId, event: Event) -> Result<(), StoreError> {
         self.envelope
             .record(event)
@@ -380,7 +396,7 @@ impl Shared {
                 source: Arc::new(source),
             })?;
         crash_point!("tenants::delete::key-removed");
-        catalog::remove_files(&path)?;
+        catalog::remove_files(&self.dir, tenant)?;
         crash_point!("tenants::delete::files-removed");
         self.deletions.finish_delete(tenant)?;
         self.due.forget(tenant);
@@ -444,19 +460,13 @@ impl Shared {
     }
 
     fn path(&self, tenant: &TenantId) -> PathBuf {
-        self.dir.join(Path::new(&catalog::file_name(tenant)))
+        self.dir.join(data_dir::database_name(tenant))
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
         // Every change under the lock is complete in itself: a panic leaves no half of it.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The subject of a tenant's file.
-fn subject(tenant: &TenantId) -> Subject {
-    Subject::sqlite_tenant(tenant, &catalog::file_name(tenant))
-        .expect("a tenant id with our extension is a file name")
 }
 
 /// The right to create or delete one tenant, or to give it a new key; there is one at a time.
