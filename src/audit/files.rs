@@ -68,11 +68,7 @@ impl Part {
         full: u64,
     ) -> io::Result<(Self, Head, Option<Broken>)> {
         let path = dir.join(FILE_NAME);
-        let text = match read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error),
-        };
+        let text = read_growing(dir)?;
         let (ends, found, first, mut broken) = follow(&text, head, sealer);
         if found.is_none() && ends > 0 && broken.is_none() {
             broken = Some(if head == Head::START {
@@ -291,8 +287,16 @@ impl Parts {
     }
 }
 
+/// The part that is written, as far as it is there.
+pub(super) fn read_growing(dir: &Path) -> io::Result<String> {
+    match read(&dir.join(FILE_NAME)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        read => read,
+    }
+}
+
 /// A part, whole.
-fn read(path: &Path) -> io::Result<String> {
+pub(super) fn read(path: &Path) -> io::Result<String> {
     text(open_to_read(path)?, MAX_PART_BYTES)
 }
 

@@ -1,7 +1,7 @@
 //! One line of the log, and what chains it to the one before.
 //!
 //! ```text
-//! {"seq":7,"time":"…","event":"rewrap",…,"prev":"<hex>","key":"<hex>","mac":"<base64>"}\n
+//! {"seq":7,"settled":6,"time":"…","event":"rewrap",…,"prev":"<hex>","key":"<hex>","mac":"<base64>"}\n
 //!  └──────────────── under the MAC ────────────────────────────────┘
 //!  └──────────────── under the SHA-256 that the next line has as "prev" ──────────────┘
 //! ```
@@ -25,6 +25,9 @@ use crate::envelope::Event;
 pub struct Line {
     /// Its number, one more than that of the line before; the first is 1.
     pub seq: u64,
+    /// Up to which line the control file had the head, durably, when it was written. Lines of earlier releases do not say.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub settled: Option<u64>,
     /// When it was written, RFC 3339, UTC.
     pub time: String,
     /// What happened.
@@ -53,6 +56,7 @@ pub struct Line {
 #[derive(Serialize)]
 struct Unsealed<'a> {
     seq: u64,
+    settled: u64,
     time: &'a str,
     event: &'a str,
     outcome: &'a str,
@@ -97,10 +101,17 @@ pub enum LineError {
     Forged,
 }
 
-/// The line of an event, line end included, and the head after it.
-pub(super) fn seal(sealer: Sealer<'_>, before: Head, time: &str, event: &Event) -> (String, Head) {
+/// The line of an event, line end included, and the head after it. `settled` is the number of the head that is durable now.
+pub(super) fn seal(
+    sealer: Sealer<'_>,
+    before: Head,
+    settled: u64,
+    time: &str,
+    event: &Event,
+) -> (String, Head) {
     let unsealed = Unsealed {
         seq: before.seq + 1,
+        settled,
         time,
         event: event.kind.as_str(),
         outcome: event.outcome.as_str(),

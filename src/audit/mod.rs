@@ -8,7 +8,9 @@
 mod files;
 mod line;
 mod offline;
+mod reapply;
 mod reported;
+mod rolled_back;
 mod verify;
 
 use std::collections::HashMap;
@@ -25,13 +27,17 @@ pub use files::FILE_NAME;
 pub use line::{Line, LineError};
 pub use offline::{OfflineLog, os_actor};
 pub use reported::Reported;
+pub use rolled_back::RolledBack;
 pub use verify::{Problem, Verified, lines};
 
-use crate::control::{AuditHead as Head, Control, ControlError};
-use crate::envelope::{AuditError, AuditSink, Event, EventKind, EventOutcome, blocking};
+use crate::control::{AuditHead, AuditHead as Head, Control, ControlError};
+use crate::envelope::{
+    AuditError, AuditSink, Event, EventKind, EventOutcome, KeyedFile, Stage, blocking,
+};
 use crate::failpoints::crash_point;
 use crate::runtime::{self, Background, panic_point};
 use files::Part;
+use reapply::Deeds;
 
 /// Why the log cannot be opened or verified.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +54,17 @@ pub enum LogError {
     /// The control file, which holds its head, fails.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The control file is older than the log.
+    #[error(
+        "the control file in {} is older than the audit log beside it: an older copy was put back, which does not know what was revoked, locked or deleted \
+         since. The log holds {found}. Put the newest control file and its manifest back; if there is none, `nimbus start \
+         --accept-rolled-back-control` goes on with this one and does again what can be done again (docs/runbook.md)",
+        .found.dir.display()
+    )]
+    RolledBack {
+        /// What the log holds that the control file does not know.
+        found: Box<RolledBack>,
+    },
     /// There is no control file, which would hold the log's head.
     #[error("there is no control file at {}: no server has run here yet, or the directory is another", .path.display())]
     NoControlFile {
@@ -83,11 +100,30 @@ impl AuditLog {
     ///
     /// [`LogError`].
     pub fn open(control: Arc<Control>, dir: &Path) -> Result<Self, LogError> {
-        Self::open_with(control, dir, FULL)
+        Self::open_with(control, dir, FULL, None)
     }
 
-    fn open_with(control: Arc<Control>, dir: &Path, full: u64) -> Result<Self, LogError> {
-        let chain = Chain::open(control.clone(), dir, full)?;
+    /// As [`AuditLog::open`], and goes on with a control file that is older than the log: what was revoked, locked and deleted since is so
+    /// again, as far as the log proves it. The tenants' files are in `data_dir`; deletions are left to the start. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError`].
+    pub fn open_accepting(
+        control: Arc<Control>,
+        dir: &Path,
+        data_dir: &Path,
+    ) -> Result<Self, LogError> {
+        Self::open_with(control, dir, FULL, Some(data_dir))
+    }
+
+    fn open_with(
+        control: Arc<Control>,
+        dir: &Path,
+        full: u64,
+        accepting: Option<&Path>,
+    ) -> Result<Self, LogError> {
+        let chain = Chain::open(control.clone(), dir, full, accepting)?;
         let (queue, messages) = mpsc::channel();
         let work = move || write(chain, &messages);
         let thread =
@@ -124,18 +160,58 @@ fn verify_log(control: &Control, dir: &Path) -> Result<Verified, LogError> {
         dir: dir.to_owned(),
         source,
     };
-    let (sealer, head, parts) = {
+    let (sealer, head, parts, beyond) = {
         // Of one moment: no line is written meanwhile, no part begun, and the key does not change.
         let _chaining = control.chaining();
         let sealer = control.audit_sealer().ok_or(LogError::EncryptionOff)?;
         let parts = files::Parts::open(dir).map_err(io_error)?;
-        (sealer, control.audit_head()?, parts)
+        let head = control.audit_head()?;
+        let by = line::Sealer {
+            key: &sealer.0,
+            id: sealer.1,
+        };
+        let beyond = rolled_back::look(dir, head, by).map_err(io_error)?;
+        (sealer, head, parts, beyond)
     };
     let sealer = line::Sealer {
         key: &sealer.0,
         id: sealer.1,
     };
-    verify::verify(parts, sealer, head).map_err(io_error)
+    let mut verified = verify::verify(parts, sealer, head).map_err(io_error)?;
+    if let Some(found) = beyond.rolled_back(dir, head) {
+        verified.problems.insert(
+            0,
+            Problem {
+                file: FILE_NAME.to_owned(),
+                line: 0,
+                problem: format!("the control file is older than the log: the log holds {found}"),
+            },
+        );
+    }
+    Ok(verified)
+}
+
+/// Whether the control file of `file` is older than the log beside it; nothing is changed. Blocks.
+///
+/// # Errors
+///
+/// [`LogError`]: one of the two cannot be read.
+pub(crate) fn rolled_back(file: &KeyedFile, dir: &Path) -> Result<Option<RolledBack>, LogError> {
+    if file.stage() == Stage::Rekeying {
+        // Which of its two keys it has is found out by who opens it, and that it is older as well.
+        return Ok(None);
+    }
+    let head = AuditHead::of(file)?;
+    let key = file.audit_key();
+    let sealer = line::Sealer {
+        key: &key,
+        id: file.manifest().deks()[0].id,
+    };
+    let beyond = rolled_back::look(dir, head, sealer).map_err(|source| LogError::Io {
+        dir: dir.to_owned(),
+        source,
+    })?;
+    Ok(beyond.rolled_back(dir, head))
 }
 
 #[async_trait]
@@ -176,10 +252,17 @@ struct Chain {
     control: Arc<Control>,
     part: Part,
     head: Head,
+    /// The number of the head that is durable in the control file.
+    settled: u64,
 }
 
 impl Chain {
-    fn open(control: Arc<Control>, dir: &Path, full: u64) -> Result<Self, LogError> {
+    fn open(
+        control: Arc<Control>,
+        dir: &Path,
+        full: u64,
+        accepting: Option<&Path>,
+    ) -> Result<Self, LogError> {
         let sealer = control.audit_sealer().ok_or(LogError::EncryptionOff)?;
         let sealer = line::Sealer {
             key: &sealer.0,
@@ -190,32 +273,64 @@ impl Chain {
             dir: dir.to_owned(),
             source,
         };
-        let (part, head, broken) = Part::open(dir, known, sealer, full).map_err(io_error)?;
-        if head != known {
-            control.set_audit_head(head)?;
-        }
+        let beyond = rolled_back::look(dir, known, sealer).map_err(io_error)?;
+        let again = match (beyond.rolled_back(dir, known), accepting) {
+            (Some(found), None) => {
+                let found = Box::new(found);
+                return Err(LogError::RolledBack { found });
+            }
+            (Some(found), Some(data_dir)) => {
+                let mut events = Deeds::of(&beyond.lines).apply(&control, data_dir)?;
+                events.push(reapply::accepted(&found, events.len()));
+                events
+            }
+            // A crash left them, and what they tell was done; or a copy from just before was put back.
+            (None, _) => {
+                let deeds = Deeds::of(&beyond.lines).restrictive();
+                deeds.apply(&control, dir)?
+            }
+        };
+        // Proven lines are the log's; of others, the first one breaks it.
+        let from = if beyond.is_proven() {
+            beyond.end
+        } else {
+            known
+        };
+        let (part, head, broken) = Part::open(dir, from, sealer, full).map_err(io_error)?;
         let mut chain = Self {
             control,
             part,
             head,
+            settled: known.seq,
         };
-        let first = match broken {
+        let mut events = Vec::new();
+        match broken {
             Some(broken) => {
-                Some(Event::new(EventKind::LogBroken, EventOutcome::Failed).saying(broken))
+                events.push(Event::new(EventKind::LogBroken, EventOutcome::Failed).saying(broken))
             }
             None if head == Head::START => {
-                Some(Event::new(EventKind::LogBegun, EventOutcome::Done))
+                events.push(Event::new(EventKind::LogBegun, EventOutcome::Done));
             }
-            None => None,
-        };
-        if let Some(event) = first {
-            event.trace();
-            chain.append(&[event]).map_err(|error| match error {
-                Refused::Io(source) => io_error(source),
-                Refused::Control(error) => error.into(),
-                Refused::Off => LogError::EncryptionOff,
-            })?;
+            None => {}
         }
+        events.extend(again);
+        if events.is_empty() {
+            if head != known {
+                chain.control.set_audit_head(head)?;
+                chain.settled = head.seq;
+            }
+            return Ok(chain);
+        }
+        events.iter().for_each(Event::trace);
+        if head != known {
+            *chain.control.chaining() = Some(head);
+        }
+        // The head moves with the line that says what was done again: a crash before it leaves it all to be done once more.
+        chain.append(&events).map_err(|error| match error {
+            Refused::Io(source) => io_error(source),
+            Refused::Control(error) => error.into(),
+            Refused::Off => LogError::EncryptionOff,
+        })?;
         Ok(chain)
     }
 
@@ -231,9 +346,13 @@ impl Chain {
         let time = jiff::Timestamp::now()
             .strftime("%Y-%m-%dT%H:%M:%S.%3fZ")
             .to_string();
+        if unsettled.is_none() {
+            // By the last writing, or by who changed the key of the control file since.
+            self.settled = self.head.seq;
+        }
         let (mut head, mut lines) = (self.head, String::new());
         for event in events {
-            let (line, after) = line::seal(sealer, head, &time, event);
+            let (line, after) = line::seal(sealer, head, self.settled, &time, event);
             lines.push_str(&line);
             head = after;
         }

@@ -30,7 +30,7 @@ impl House {
         let control = Control::open(&self.envelope, self.dir.path())
             .await
             .unwrap();
-        AuditLog::open_with(Arc::new(control), self.dir.path(), full).unwrap()
+        AuditLog::open_with(Arc::new(control), self.dir.path(), full, None).unwrap()
     }
 
     /// A closed log with some lines in it.
@@ -43,6 +43,27 @@ impl House {
 
     fn path(&self) -> PathBuf {
         self.dir.path().join(FILE_NAME)
+    }
+
+    async fn control(&self) -> Control {
+        Control::open(&self.envelope, self.dir.path())
+            .await
+            .unwrap()
+    }
+
+    /// The control file and its manifest, as they are.
+    fn control_file(&self) -> [(PathBuf, Vec<u8>); 2] {
+        let path = Control::path_in(self.dir.path());
+        [crate::envelope::manifest_path(&path), path].map(|path| {
+            let content = fs::read(&path).unwrap();
+            (path, content)
+        })
+    }
+
+    fn put_back(&self, control: &[(PathBuf, Vec<u8>); 2]) {
+        for (path, content) in control {
+            fs::write(path, content).unwrap();
+        }
     }
 
     fn text(&self) -> String {
@@ -159,31 +180,128 @@ async fn the_half_line_of_a_crash_is_cut_off_and_no_alarm_is_raised() {
 #[tokio::test]
 async fn lines_whose_head_was_not_written_are_taken_over() {
     let house = House::new();
+    // The first line of all, and then some that were written together.
+    for lines in [0, 3] {
+        let head = match lines {
+            0 => Head::START,
+            _ => house.control().await.audit_head().unwrap(),
+        };
+        let log = house.open().await;
+        if lines > 0 {
+            log.record((0..lines).map(event).collect()).await.unwrap();
+        }
+        drop(log);
+        // As if the process had died between the flush and the control file's commit.
+        house.control().await.set_audit_head(head).unwrap();
+        assert_eq!(house.verified().await.problems, []);
+        drop(house.open().await);
+        assert_eq!(house.verified().await.problems, []);
+    }
+    assert_eq!(house.verified().await.head, 4);
+}
+
+#[tokio::test]
+async fn lines_whose_head_cannot_be_written_for_long_raise_no_alarm() {
+    let house = House::new();
     house.filled(2).await;
-    let control = Control::open(&house.envelope, house.dir.path())
-        .await
-        .unwrap();
-    let head = control.audit_head().unwrap();
-    drop(control);
-    house.filled(3).await;
-    // As if the process had died between the flush and the control file's commit.
-    let control = Control::open(&house.envelope, house.dir.path())
-        .await
-        .unwrap();
-    control.set_audit_head(head).unwrap();
-    drop(control);
+    let control = Arc::new(house.control().await);
+    let mut chain = Chain::open(control.clone(), house.dir.path(), FULL, None).unwrap();
+    let head = chain.head;
+    for n in 0..3 {
+        chain.append(&[event(n)]).unwrap();
+        // As if the commit had failed: the next lines are written all the same.
+        chain.settled = head.seq;
+        *control.chaining() = Some(chain.head);
+        control.set_audit_head(head).unwrap();
+    }
+    drop((chain, control));
     drop(house.open().await);
     let found = house.verified().await;
     assert_eq!((found.head, found.problems), (6, vec![]));
+}
 
-    // All of them, the first included.
-    let control = Control::open(&house.envelope, house.dir.path())
-        .await
-        .unwrap();
-    control.set_audit_head(Head::START).unwrap();
-    drop(control);
-    drop(house.open().await);
-    assert_eq!(house.verified().await.problems, []);
+#[tokio::test]
+async fn a_control_file_that_is_older_than_the_log_is_found_out() {
+    for full in [FULL, 700] {
+        let house = House::new();
+        let log = house.open_with(full).await;
+        log.record(vec![event(0)]).await.unwrap();
+        drop(log);
+        let control = house.control_file();
+        let log = house.open_with(full).await;
+        for n in 1..6 {
+            log.record(vec![event(n)]).await.unwrap();
+        }
+        drop(log);
+        assert_eq!(house.problems().await, [""; 0]);
+        house.put_back(&control);
+        let opened = Chain::open(
+            Arc::new(house.control().await),
+            house.dir.path(),
+            full,
+            None,
+        );
+        let Err(LogError::RolledBack { found }) = opened.map(drop) else {
+            panic!("it was not found out");
+        };
+        let said = found.to_string();
+        assert!(said.contains("5 lines after number 2"), "{said}");
+        assert!(
+            said.contains("5 rewrap") && !said.contains("verified"),
+            "{said}"
+        );
+        assert!(house.problems().await[0].contains("older than the log"));
+        // Without the lines right behind the head it is found out all the same.
+        let text = house.text();
+        let last = text.split_inclusive('\n').next_back().unwrap();
+        fs::write(house.path(), last).unwrap();
+        let opened = Chain::open(
+            Arc::new(house.control().await),
+            house.dir.path(),
+            full,
+            None,
+        );
+        assert!(matches!(opened.map(drop), Err(LogError::RolledBack { .. })));
+        fs::write(house.path(), text).unwrap();
+
+        let dir = house.dir.path();
+        let accepted = Chain::open(Arc::new(house.control().await), dir, full, Some(dir)).unwrap();
+        drop(accepted);
+        assert_eq!(house.problems().await, [""; 0]);
+        assert_eq!(house.events().last().map(String::as_str), Some("restore"));
+        drop(house.open().await);
+    }
+}
+
+#[tokio::test]
+async fn lines_under_a_later_key_of_the_control_file_stop_an_older_one() {
+    let house = House::new();
+    house.filled(1).await;
+    let control = house.control_file();
+    let path = Control::path_in(house.dir.path());
+    let progress: crate::sqlcipher::Progress = Arc::new(|_, _| true);
+    let rotate = crate::encryption::rotate_dek::rotate_dek;
+    drop(
+        rotate(&house.envelope, &path, None, None, progress)
+            .await
+            .unwrap(),
+    );
+    house.filled(1).await;
+    house.put_back(&control);
+    let opened = Chain::open(
+        Arc::new(house.control().await),
+        house.dir.path(),
+        FULL,
+        None,
+    );
+    let Err(LogError::RolledBack { found }) = opened.map(drop) else {
+        panic!("it was not found out");
+    };
+    assert!(
+        found.to_string().contains("1 of them cannot be verified"),
+        "{found}"
+    );
+    assert!(house.problems().await[0].contains("older than the log"));
 }
 
 #[tokio::test]

@@ -68,9 +68,12 @@ async fn here(settings: &Settings) -> Result<Examination, CliError> {
         }
         _ => Err(LogError::EncryptionOff),
     };
-    let envelope = match envelope {
-        Ok(envelope) => Ok(knowing(envelope, settings).await),
-        Err(error) => Err(chain(&error)),
+    let (envelope, rolled_back) = match envelope {
+        Ok(envelope) => {
+            let (envelope, rolled_back) = knowing(envelope, settings).await;
+            (Ok(envelope), rolled_back)
+        }
+        Err(error) => (Err(chain(&error)), None),
     };
     let doctor = Doctor {
         surveyor: Surveyor {
@@ -80,6 +83,7 @@ async fn here(settings: &Settings) -> Result<Examination, CliError> {
             envelope,
             dek_max_age: settings.dek_max_age,
             holds_control: false,
+            rolled_back,
         },
         max_open_tenants: settings.max_open_tenants,
     };

@@ -84,6 +84,10 @@ pub(super) struct Start {
     )]
     cors_allow_origins: Vec<String>,
 
+    /// Go on with a control file that is older than its audit log: what was revoked, locked or deleted since is so again
+    #[arg(long)]
+    accept_rolled_back_control: bool,
+
     /// Form of the log on standard error
     #[arg(long, value_enum, default_value_t = Format::Text)]
     log_format: Format,
@@ -198,19 +202,27 @@ impl Start {
         let control = Arc::new(Control::open(&envelope, &settings.control_data_dir).await?);
         let holder: Weak<dyn Holder> = Arc::<Control>::downgrade(&control);
         envelope.held_by(holder);
+        let mut envelope = envelope.with_mirror(control.clone(), &settings.data_dir);
+        let mut audit = None;
+        if envelope.keys().is_some() {
+            let (control, dir) = (control.clone(), settings.control_data_dir.clone());
+            let accepting = self
+                .accept_rolled_back_control
+                .then(|| settings.data_dir.clone());
+            let opened = blocking(move || match accepting {
+                None => AuditLog::open(control, &dir),
+                Some(data_dir) => AuditLog::open_accepting(control, &dir, &data_dir),
+            });
+            let log = Arc::new(opened.await?);
+            envelope = envelope.with_audit(log.clone());
+            audit = Some(log);
+        }
+        // After the log: that may have locked some again.
         let locked = blocking({
             let control = control.clone();
             move || control.locked_tenants()
         });
         envelope.keep_locked(locked.await?);
-        let mut envelope = envelope.with_mirror(control.clone(), &settings.data_dir);
-        let mut audit = None;
-        if envelope.keys().is_some() {
-            let (control, dir) = (control.clone(), settings.control_data_dir.clone());
-            let log = Arc::new(blocking(move || AuditLog::open(control, &dir)).await?);
-            envelope = envelope.with_audit(log.clone());
-            audit = Some(log);
-        }
         let renewing = envelope.clone();
         let leases = runtime::keep(Background::LeaseKeeper, move || {
             renewing.clone().keep_leases()
@@ -253,6 +265,7 @@ impl Start {
             envelope: Ok(envelope.clone()),
             dek_max_age: settings.dek_max_age,
             holds_control: true,
+            rolled_back: None,
         };
         let tenants = Arc::new(tenants);
         let scheduler = Scheduler::start(tenants.clone(), agenda, Arc::new(SystemClock));

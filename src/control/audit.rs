@@ -4,10 +4,11 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use nimbus_keyproviders::AuditKey;
 use nimbus_manifests::DekId;
-use redb::ReadableDatabase as _;
+use redb::{ReadTransaction, ReadableDatabase as _};
 
 use super::tables::AUDIT;
 use super::{Control, ControlError};
+use crate::envelope::KeyedFile;
 
 /// Where the audit log's chain ends: the number of its last line, and that line's hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,27 @@ impl AuditHead {
         seq: 0,
         hash: [0; 32],
     };
+}
+
+impl AuditHead {
+    /// The head in the control file of `file`, which is only looked at. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`].
+    pub(crate) fn of(file: &KeyedFile) -> Result<Self, ControlError> {
+        super::copy::look_into(file, |database| head(&database.begin_read()?))
+    }
+}
+
+/// The head as a transaction sees it.
+fn head(transaction: &ReadTransaction) -> Result<AuditHead, redb::Error> {
+    let table = transaction.open_table(AUDIT)?;
+    let head = table.get(HEAD)?.map(|head| {
+        let (seq, hash) = head.value();
+        AuditHead { seq, hash }
+    });
+    Ok(head.unwrap_or(AuditHead::START))
 }
 
 impl Control {
@@ -57,14 +79,7 @@ impl Control {
     ///
     /// [`ControlError`].
     pub fn audit_head(&self) -> Result<AuditHead, ControlError> {
-        self.with(|database| {
-            let table = database.begin_read()?.open_table(AUDIT)?;
-            let head = table.get(HEAD)?.map(|head| {
-                let (seq, hash) = head.value();
-                AuditHead { seq, hash }
-            });
-            Ok(head.unwrap_or(AuditHead::START))
-        })
+        self.with(|database| head(&database.begin_read()?))
     }
 
     /// Moves the end of the chain, durably.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nimbus_keyproviders::{ProviderConfig, same_key};
-use nimbus_manifests::{KeyId, Manifest, ProviderKind, SUFFIX, State, Subject, TenantId};
+use nimbus_manifests::{KeyId, Manifest, ProviderKind, SUFFIX, State, Subject};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
@@ -18,6 +18,7 @@ use super::was_rewritten;
 use crate::chain::chain;
 use crate::config::ProviderChoice;
 use crate::control::{self, ControlError};
+use crate::data_dir;
 use crate::envelope::{
     Clock as _, Envelope, EnvelopeError, FileKind, Intent, KeyedFile, Prepared, ReadError,
     SystemClock, Trouble, blocking, classify, manifest_path, read_manifest,
@@ -220,6 +221,8 @@ pub struct Surveyor {
     pub dek_max_age: Option<Duration>,
     /// Whether this process is the server, which has the control file open and verified it whole when it started.
     pub holds_control: bool,
+    /// What is wrong with the control file beside its audit log. A server with such a one does not start.
+    pub rolled_back: Option<String>,
 }
 
 impl Surveyor {
@@ -338,7 +341,7 @@ impl Surveyor {
                 let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
                 if let Some(name) = name.strip_suffix(SUFFIX) {
                     let _new = paths.insert(path.with_file_name(name));
-                } else if !SIDE_FILES.iter().any(|suffix| name.ends_with(suffix)) {
+                } else if !data_dir::is_side_file(name) && name != data_dir::LOCK {
                     let _new = paths.insert(path);
                 }
             }
@@ -411,7 +414,11 @@ impl Surveyor {
                 return Some(self.report(path, None, finding));
             }
         };
+        let is_control = *manifest.subject() == control::subject();
         let finding = match self.judge(path, &manifest, kind, ours, verify).await {
+            Ok(()) if is_control && self.rolled_back.is_some() => {
+                Finding(Health::ManifestCorrupt, self.rolled_back.clone())
+            }
             Ok(()) if manifest.state() == State::Rekeying => Finding(
                 Health::Rekeying,
                 Some("a new data key is under way; the next opening settles it".to_owned()),
@@ -693,13 +700,10 @@ fn owner_by_name(path: &Path) -> Option<Subject> {
     if name == control::FILE_NAME {
         return Some(control::subject());
     }
-    let tenant: TenantId = name.strip_suffix(".sqlite3")?.parse().ok()?;
-    Subject::sqlite_tenant(&tenant, name).ok()
+    data_dir::tenant_of_database(name).map(|tenant| data_dir::subject(&tenant))
 }
 
 /// How often a file is looked at again whose manifest changed meanwhile.
 const LOOKS: usize = 3;
-/// What SQLite and the lock keep beside a database.
-const SIDE_FILES: [&str; 4] = ["-wal", "-shm", "-journal", "nimbus.lock"];
 /// Files looked at at a time: more than cores, since KMS and disks make each wait.
 const AT_ONCE: usize = 32;

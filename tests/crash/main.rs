@@ -34,6 +34,8 @@ const ELSEWHERE: &[&str] = &[
     "audit::appended",
     "audit::recorded",
     "audit::renamed",
+    "audit::reapplied",
+    "audit::reapplied-one",
     "export::filled",
     "export::copied",
     "export::flushed",

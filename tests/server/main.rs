@@ -40,6 +40,7 @@ mod providers;
 mod query;
 mod removed;
 mod replica;
+mod rolled_back;
 mod schedule;
 mod schema;
 mod service;

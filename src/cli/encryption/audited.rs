@@ -11,7 +11,7 @@ use ureq::http::Method;
 
 use super::super::CliError;
 use super::super::remote::Remote;
-use crate::audit::{AuditLog, LogError, OfflineLog, Reported};
+use crate::audit::{self, AuditLog, LogError, OfflineLog, Reported};
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
 use crate::control::{self, Control, MirrorSeen};
@@ -57,18 +57,35 @@ pub(super) async fn with_log(
     Ok(envelope.with_audit(Arc::new(log)))
 }
 
-/// The same core, which also goes by what the control file knows of the tenants, where that can be read: it is only looked at.
-pub(in crate::cli) async fn knowing(envelope: Envelope, settings: &Settings) -> Envelope {
+/// The same core, which also goes by what the control file knows of the tenants, where that can be read: it is only looked at. And what is wrong
+/// when that file is older than its audit log.
+pub(in crate::cli) async fn knowing(
+    envelope: Envelope,
+    settings: &Settings,
+) -> (Envelope, Option<String>) {
     let path = Control::path_in(&settings.control_data_dir);
     let prepared = envelope
         .prepare(&path, &control::subject(), Cipher::Blocks1, Intent::Open)
         .await;
     let Ok(Prepared::Keyed(file)) = prepared else {
-        return envelope;
+        return (envelope, None);
     };
-    match blocking(move || MirrorSeen::of(&file)).await {
-        Ok(seen) => envelope.with_mirror(Arc::new(seen), &settings.data_dir),
-        Err(_told_by_its_own_line) => envelope,
+    let dir = settings.control_data_dir.clone();
+    let (seen, rolled_back) = blocking(move || {
+        let rolled_back = audit::rolled_back(&file, &dir).ok().flatten();
+        (MirrorSeen::of(&file), rolled_back)
+    })
+    .await;
+    let rolled_back = rolled_back.map(|found| {
+        let found = Box::new(found);
+        LogError::RolledBack { found }.to_string()
+    });
+    match seen {
+        Ok(seen) => {
+            let envelope = envelope.with_mirror(Arc::new(seen), &settings.data_dir);
+            (envelope, rolled_back)
+        }
+        Err(_told_by_its_own_line) => (envelope, rolled_back),
     }
 }
 

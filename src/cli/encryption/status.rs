@@ -75,10 +75,13 @@ fn here(settings: &Settings, verify: Option<Verify>) -> Result<Survey, CliError>
     };
     block_on(async {
         let keys = keys::connect(settings, Purpose::Inspect).await;
+        let mut rolled_back = None;
         let envelope = match keys {
             // Looking into the control file takes its key.
             Ok(keys) if Verify::of(verify, &settings.provider) > Verify::None => {
-                Ok(knowing(keys.envelope, settings).await)
+                let (envelope, found) = knowing(keys.envelope, settings).await;
+                rolled_back = found;
+                Ok(envelope)
             }
             Ok(keys) => Ok(keys.envelope),
             Err(error) => Err(chain(&error)),
@@ -90,6 +93,7 @@ fn here(settings: &Settings, verify: Option<Verify>) -> Result<Survey, CliError>
             envelope,
             dek_max_age: settings.dek_max_age,
             holds_control: false,
+            rolled_back,
         };
         Ok(surveyor.run(verify).await?)
     })
