@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use nimbus_manifests::{Subject, TenantId};
+use nimbus_manifests::{SealedManifest, Subject, TenantId};
 
 use super::rolled_back::{BeyondLine, RolledBack};
 use crate::control::{self, Control, ControlError, KeyId};
@@ -77,6 +77,8 @@ impl Deeds {
                     }
                 }
             }
+            // Nothing is deleted that may be a later one's.
+            ("create", _) if self.gone.contains_key(&tenant) => drop(self.again.insert(tenant)),
             _ => {}
         }
     }
@@ -104,17 +106,26 @@ impl Deeds {
         };
         let mut locked = self.locked;
         for (tenant, later_keys) in &self.gone {
-            if !self.again.contains(tenant) {
-                // The start carries it out.
-                control.begin_delete(tenant)?;
-                tell(EventKind::Delete, EventOutcome::Begun, tenant, AGAIN);
-                crash_point!("audit::reapplied-one");
-                continue;
+            let files = Files::of(control, data_dir, tenant)?;
+            let again = self.again.contains(tenant);
+            match &files {
+                Files::Nothing | Files::Known if !again => {
+                    // The start carries it out.
+                    control.begin_delete(tenant)?;
+                    tell(EventKind::Delete, EventOutcome::Begun, tenant, AGAIN);
+                }
+                // What the control file knows is of the one that was deleted.
+                _ => control.finish_delete(tenant)?,
             }
-            // What the control file knows is of the one that was deleted. Files of its name are the later one's, or came back with a backup.
-            control.finish_delete(tenant)?;
             crash_point!("audit::reapplied-one");
-            if is_other(data_dir, tenant, later_keys) {
+            let lock = match files {
+                Files::Nothing => false,
+                // They came back in the place of a later one's.
+                Files::Known => again,
+                // Of a later one, if the log names their key.
+                Files::Other(keys) => keys.is_disjoint(later_keys),
+            };
+            if lock {
                 let _later = locked.entry(tenant.clone()).or_insert(true);
             }
         }
@@ -178,16 +189,35 @@ fn is_there(data_dir: &Path, tenant: &TenantId) -> bool {
     files.map_or(true, |files| !files.is_empty())
 }
 
-/// Whether files of the tenant are there that are not of the one with these data keys.
-fn is_other(data_dir: &Path, tenant: &TenantId, keys: &BTreeSet<String>) -> bool {
-    let path = data_dir.join(data_dir::database_name(tenant));
-    match read_manifest(&manifest_path(&path)) {
-        Ok(Some(sealed)) => {
-            let deks = sealed.claims().deks();
-            !deks.iter().any(|dek| keys.contains(&dek.id.to_string()))
+/// What stands on the disk under the name of a tenant that was deleted.
+enum Files {
+    /// Neither a database nor a manifest.
+    Nothing,
+    /// The very file that the control file knows.
+    Known,
+    /// Another, with these data keys; none of one whose manifest is lost or unreadable.
+    Other(BTreeSet<String>),
+}
+
+impl Files {
+    fn of(control: &Control, data_dir: &Path, tenant: &TenantId) -> Result<Self, ControlError> {
+        let subject = data_dir::subject(tenant);
+        let path = data_dir.join(subject.file_name());
+        let sealed = match read_manifest(&manifest_path(&path)) {
+            Ok(Some(sealed)) => sealed,
+            Ok(None) if std::fs::symlink_metadata(&path).is_err() => return Ok(Self::Nothing),
+            Ok(None) | Err(_) => return Ok(Self::Other(BTreeSet::new())),
+        };
+        let copies = control.copies(&subject)?;
+        let known = copies
+            .all()
+            .filter_map(|copy| SealedManifest::parse(copy).ok())
+            .any(|copy| copy.claims().file_id() == sealed.claims().file_id());
+        if known {
+            return Ok(Self::Known);
         }
-        Ok(None) => path.exists(),
-        Err(_unreadable) => true,
+        let deks = sealed.claims().deks().iter();
+        Ok(Self::Other(deks.map(|dek| dek.id.to_string()).collect()))
     }
 }
 

@@ -19,6 +19,25 @@ impl Control {
         self.with(|database| copies(&database.begin_read()?))
     }
 
+    /// The mirrored manifests of one subject.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`].
+    pub fn copies(&self, subject: &Subject) -> Result<Copies, ControlError> {
+        self.with(|database| {
+            let transaction = database.begin_read()?;
+            let copy = |table: TableDefinition<'_, &str, &[u8]>| -> Result<_, redb::Error> {
+                let copy = transaction.open_table(table)?.get(subject.as_str())?;
+                Ok(copy.map(|copy| copy.value().to_vec()))
+            };
+            Ok(Copies {
+                announced: copy(ANNOUNCED)?,
+                settled: copy(MANIFESTS)?,
+            })
+        })
+    }
+
     /// Mirrors many manifests in one commit; what was announced in their place is dropped.
     ///
     /// # Errors
@@ -61,18 +80,7 @@ impl ManifestMirror for Control {
     }
 
     fn get(&self, subject: &Subject) -> Result<Copies, MirrorError> {
-        self.with(|database| {
-            let transaction = database.begin_read()?;
-            let copy = |table: TableDefinition<'_, &str, &[u8]>| -> Result<_, redb::Error> {
-                let copy = transaction.open_table(table)?.get(subject.as_str())?;
-                Ok(copy.map(|copy| copy.value().to_vec()))
-            };
-            Ok(Copies {
-                announced: copy(ANNOUNCED)?,
-                settled: copy(MANIFESTS)?,
-            })
-        })
-        .map_err(MirrorError::new)
+        self.copies(subject).map_err(MirrorError::new)
     }
 
     fn subjects(&self) -> Result<Vec<Subject>, MirrorError> {

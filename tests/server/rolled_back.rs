@@ -69,15 +69,19 @@ impl Town {
             live,
             later,
         };
-        for name in CONTROL {
-            town.put_back(name);
-        }
+        town.put_back_control();
         town
     }
 
     fn put_back(&self, name: &str) {
         let from = self.machine.path("kept").join(name);
         let _ = fs::copy(from, self.file(name)).expect("put back");
+    }
+
+    fn put_back_control(&self) {
+        for name in CONTROL {
+            self.put_back(name);
+        }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -116,7 +120,7 @@ impl Town {
         let _ = assert_error(status, &answer, (503, "encryption.key_revoked"));
         for tenant in ["gone", "shredded"] {
             let (status, answer) = read(server, tenant);
-            let _ = assert_error(status, &answer, (404, "op.tenant_not_found"));
+            let _ = assert_error(status, &answer, (404, "session.tenant_not_found"));
             assert!(!self.file(&format!("{tenant}.sqlite3")).exists());
         }
         for (tenant, life) in [("unlocked", 1), ("stays", 1), ("reborn", 2)] {
@@ -200,7 +204,7 @@ fn a_kill_while_it_is_accepted_leaves_it_to_be_accepted_again() {
     town.bring_back("gone");
     for failpoints in points {
         // From the beginning, and then on from what the kill left.
-        CONTROL.map(|name| town.put_back(name));
+        town.put_back_control();
         for _ in 0..2 {
             let mut command = town.machine.nimbus(&["start", "--port", "0", ACCEPT[0]]);
             let _ = command.env("FAILPOINTS", &failpoints);
@@ -209,7 +213,7 @@ fn a_kill_while_it_is_accepted_leaves_it_to_be_accepted_again() {
                 // The second time less is left to be done.
                 Ok(server) => {
                     server.stop();
-                    CONTROL.map(|name| town.put_back(name));
+                    town.put_back_control();
                 }
             }
             town.refuses_to_start(&[]);
@@ -243,9 +247,9 @@ fn what_cannot_be_verified_takes_rights_away_and_destroys_nothing() {
     let refused = server.request_as(&town.revoked, "GET", list, None);
     let _ = assert_error(refused.0, &refused.1, (401, "auth.token_revoked"));
     let (status, answer) = read(&server, "gone");
-    let _ = assert_error(status, &answer, (404, "op.tenant_not_found"));
-    // Locked by a line that proves nothing; said to be shredded by another; and never unlocked by one.
-    for tenant in ["locked", "shredded", "unlocked"] {
+    let _ = assert_error(status, &answer, (404, "session.tenant_not_found"));
+    // Locked by a line that proves nothing; said to be shredded by another; never unlocked by one; and not proven to be the later one of its name.
+    for tenant in ["locked", "shredded", "unlocked", "reborn"] {
         let (status, answer) = read(&server, tenant);
         let _ = assert_error(status, &answer, (503, "encryption.key_revoked"));
     }
@@ -256,8 +260,15 @@ fn what_cannot_be_verified_takes_rights_away_and_destroys_nothing() {
     assert!(town.file("nimbus-audit.log.set-aside-1").exists());
     let server = town.machine.start(&[]);
     assert_eq!(read(&server, "locked").0, 503);
-    lock(&server, "unlocked", false);
-    assert_eq!(read(&server, "unlocked").0, 200);
+    for (tenant, life) in [("unlocked", 1), ("reborn", 2), ("shredded", 1)] {
+        lock(&server, tenant, false);
+        let (status, answer) = read(&server, tenant);
+        assert_eq!(
+            (status, &answer["data"][0]["life"]),
+            (200, &json!(life)),
+            "{answer}"
+        );
+    }
 }
 
 #[test]
