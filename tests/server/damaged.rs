@@ -360,6 +360,10 @@ fn a_tenant_under_a_key_that_is_not_configured_is_refused_by_the_keys_name() {
         |town| {
             town.write(DATABASE, stranger.read(DATABASE));
             town.write(MANIFEST, stranger.read(MANIFEST));
+            // It would say that hers is the newer one.
+            for name in ["nimbus-control.db", "nimbus-control.db.nimbus-enc"] {
+                fs::remove_file(town.file(name)).expect("removed");
+            }
         },
         UNAVAILABLE,
         &[id.expect("a key id"), "--encryption-previous"],

@@ -188,7 +188,7 @@ async fn a_deletion_that_gets_stuck_hides_the_tenant_and_is_carried_on() {
     fs::create_dir(&obstacle).unwrap();
     assert!(matches!(
         tenants.delete_tenant(&id("acme")).await,
-        Err(StoreError::Io { .. })
+        Err(StoreError::LeftBehind { .. })
     ));
     assert_eq!(tenants.list_tenants().await.unwrap(), []);
     assert!(matches!(
@@ -197,7 +197,7 @@ async fn a_deletion_that_gets_stuck_hides_the_tenant_and_is_carried_on() {
     ));
     assert!(matches!(
         tenants.create_tenant(&id("acme")).await,
-        Err(StoreError::Io { .. })
+        Err(StoreError::LeftBehind { .. })
     ));
     fs::remove_dir(&obstacle).unwrap();
     tenants.delete_tenant(&id("acme")).await.unwrap();
@@ -267,7 +267,7 @@ async fn refuses_a_newer_layout_and_a_foreign_database() {
         tenants.open(&id("newer")).await,
         Err(StoreError::LayoutTooNew {
             found: 99,
-            known: 3,
+            known: 4,
             ..
         })
     ));
