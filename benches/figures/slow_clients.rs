@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use nimbus_test_support::Server;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 
@@ -24,6 +25,9 @@ pub(crate) fn run() -> Vec<Figure> {
         }
     }
     let at_rest = memory(&house, "VmRSS:");
+    // Before all others: a later one would wait for its place.
+    let mut looking = house.server.connect();
+    let look = house.request("GET", "/metrics", "");
     let mut clients: Vec<Client> = (0..CONNECTIONS)
         .map(|number| Client::new(&house, number))
         .collect();
@@ -34,24 +38,26 @@ pub(crate) fn run() -> Vec<Figure> {
             client.go_on(&house);
         }
         // It names no tenant, and so finds a place beside all of them.
-        let (status, metrics) = house.server.request("GET", "/metrics", None);
-        if let (200, Some(metrics)) = (status, metrics.as_str()) {
-            most = most.max(metric(metrics, "nimbus_http_connections"));
-            refused = metric(metrics, "nimbus_http_buffer_refusals_total");
+        looking.write_all(&look).expect("a request");
+        let answer = Server::answer(&mut looking).expect("an answer");
+        let metrics = String::from_utf8_lossy(answer.bytes());
+        if answer.status == 200 {
+            most = most.max(metric(&metrics, "nimbus_http_connections"));
+            refused = metric(&metrics, "nimbus_http_buffer_refusals_total");
         }
     }
     let peak = memory(&house, "VmHWM:");
     vec![
         Figure {
-            name: "connections of slow readers and writers",
-            measured: format!("{most:.0}"),
+            name: "connections of slow readers and writers, at the server",
+            measured: format!("{most:.0} of {CONNECTIONS}"),
             against: format!("{refused:.0} requests refused"),
             value: most,
             unit: "",
-            target: Target::AtLeast(CONNECTIONS as f64),
+            target: Target::None,
         },
         Figure {
-            name: "peak memory under them",
+            name: "peak memory under slow readers and writers",
             measured: format!("{peak:.0} MiB"),
             against: format!("{at_rest:.0} MiB at rest"),
             value: peak,
@@ -187,7 +193,7 @@ fn raise_file_limit() {
     setrlimit(Resource::Nofile, raised).expect("as many files as may be open");
 }
 
-/// One less than the server takes: the measuring one is the last.
+/// One less than the server takes: the one that looks is another.
 const CONNECTIONS: usize = 8191;
 const TENANTS: usize = 4;
 /// Of a megabyte, in each.
