@@ -60,7 +60,7 @@ impl Bare {
     fn commit(&mut self) -> rusqlite::Result<()> {
         let transaction = self.connection.unchecked_transaction()?;
         let mut insert = transaction
-            .prepare_cached("INSERT INTO documents_1 VALUES (?1, ?2, ?3, ?3, jsonb(?4))")?;
+            .prepare_cached("INSERT INTO documents_1 (seq, id, created, updated, fields) VALUES (?1, ?2, ?3, ?3, jsonb(?4))")?;
         let mut note =
             transaction.prepare_cached("INSERT INTO nimbus_journal VALUES (?1, 1, 1, ?2, ?3)")?;
         for _ in 0..self.group {

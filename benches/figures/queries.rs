@@ -183,14 +183,14 @@ impl Bare {
             Kind::Range => (">=", format!("{key}, seq")),
         };
         let sql = format!(
-            "SELECT id, created, updated, json(fields) FROM documents_1
+            "SELECT id, created, updated, ifnull(version, seq), json(fields) FROM documents_1
              WHERE {rank} = 3 AND {key} {relation} ?1 ORDER BY {order} LIMIT 21"
         );
         let time = seconds(|| {
             for value in values {
                 let mut statement = self.connection.prepare_cached(&sql).expect("SQL");
                 let mut rows = statement.query(params![value as i64]).expect("rows");
-                let mut found: Vec<([u8; 16], i64, i64, String)> = Vec::with_capacity(20);
+                let mut found: Vec<([u8; 16], i64, i64, i64, String)> = Vec::with_capacity(20);
                 // One more says whether there are more, which is part of the library's answer.
                 while let Some(row) = rows.next().expect("a row")
                     && found.len() < 20
@@ -201,6 +201,7 @@ impl Bare {
                             row.get(1)?,
                             row.get(2)?,
                             row.get(3)?,
+                            row.get(4)?,
                         ))
                     };
                     found.push(get(row).expect("its columns"));

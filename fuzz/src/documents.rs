@@ -11,7 +11,7 @@ use nimbus_documents::documents::schema::{
     MAX_INDEXES, MAX_SCHEMA_BYTES, MAX_SCHEMA_FIELDS, TableSchema, Violation,
 };
 use nimbus_documents::documents::{
-    AtMost, Fields, InputError, MAX_BATCH, MAX_FIELDS_BYTES, Mutation,
+    AtMost, Expected, Fields, InputError, MAX_BATCH, MAX_FIELDS_BYTES, Mutation,
 };
 use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
@@ -90,10 +90,12 @@ pub fn mutation(bytes: &[u8]) {
 pub fn schedule(bytes: &[u8]) {
     if let Some(job) = accepted(bytes, NewJob::from_json) {
         assert!(job.delay <= MAX_DELAY);
+        assert!(!matches!(job.mutation, Mutation::Check { .. }));
     }
     let Some(cron) = accepted(bytes, Cron::from_json) else {
         return;
     };
+    assert!(!cron.mutation.is_conditional());
     let schedule = cron.schedule;
     assert_eq!(
         Schedule::from_json(&schedule.to_json()).as_ref(),
@@ -264,6 +266,7 @@ fn field_text(field: &Field) -> String {
         Field::Id => "_id".to_owned(),
         Field::Created => "_creationTime".to_owned(),
         Field::Updated => "_updateTime".to_owned(),
+        Field::Version => "_version".to_owned(),
         Field::Path(names) => names.join("."),
     }
 }
@@ -276,15 +279,43 @@ fn mutation_json(mutation: &Mutation) -> String {
             let fields = fields.as_json();
             format!(r#"{{"type":"insert","table":"{table}","fields":{fields}{id}}}"#)
         }
-        Mutation::Update { table, id, patch } => {
-            let patch = patch.as_json();
-            format!(r#"{{"type":"update","table":"{table}","id":"{id}","patch":{patch}}}"#)
+        Mutation::Update {
+            table,
+            id,
+            patch,
+            if_version,
+        } => {
+            let (patch, condition) = (patch.as_json(), condition(*if_version));
+            format!(
+                r#"{{"type":"update","table":"{table}","id":"{id}","patch":{patch}{condition}}}"#
+            )
         }
-        Mutation::Delete { table, id } => {
-            format!(r#"{{"type":"delete","table":"{table}","id":"{id}"}}"#)
+        Mutation::Delete {
+            table,
+            id,
+            if_version,
+        } => {
+            let condition = condition(*if_version);
+            format!(r#"{{"type":"delete","table":"{table}","id":"{id}"{condition}}}"#)
+        }
+        Mutation::Check {
+            table,
+            id,
+            expected,
+        } => {
+            let version = match expected {
+                Expected::Absent => "null".to_owned(),
+                Expected::OneOf(versions) => versions[0].to_string(),
+                Expected::Present => panic!("a client does not write it"),
+            };
+            format!(r#"{{"type":"check","table":"{table}","id":"{id}","version":{version}}}"#)
         }
         other => panic!("how a client writes {other:?} is not told here yet"),
     }
+}
+
+fn condition(if_version: Option<i64>) -> String {
+    if_version.map_or_else(String::new, |version| format!(r#","if_version":{version}"#))
 }
 
 /// How many documents are held to one schema.

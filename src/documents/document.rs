@@ -13,12 +13,14 @@ pub struct Document {
     pub created_ms: i64,
     /// When it was last changed (`_updateTime`), in milliseconds since the Unix epoch; never before `created_ms`.
     pub updated_ms: i64,
+    /// The number of the write that wrote it last (`_version`), as the journal counts.
+    pub version: i64,
     /// The user's fields.
     pub fields: Fields,
 }
 
 impl Document {
-    /// Appends the document as one JSON object: `_id`, `_creationTime` and `_updateTime`, then the user's fields.
+    /// Appends the document as one JSON object: `_id`, `_creationTime`, `_updateTime` and `_version`, then the user's fields.
     ///
     /// The stored text is spliced in as it is; nothing is parsed.
     pub fn write_json(&self, out: &mut String) {
@@ -26,13 +28,14 @@ impl Document {
             id,
             created_ms,
             updated_ms,
+            version,
             fields,
         } = self;
         let members = &fields.as_json()[1..];
         out.reserve(HEAD_BYTES + members.len());
         write!(
             out,
-            r#"{{"_id":"{id}","_creationTime":{created_ms},"_updateTime":{updated_ms}"#
+            r#"{{"_id":"{id}","_creationTime":{created_ms},"_updateTime":{updated_ms},"_version":{version}"#
         )
         .expect("a String takes every write");
         if members != "}" {
@@ -57,7 +60,7 @@ impl Document {
 }
 
 /// Room for the server's own members.
-const HEAD_BYTES: usize = 128;
+const HEAD_BYTES: usize = 160;
 
 #[cfg(test)]
 mod tests {
@@ -68,6 +71,7 @@ mod tests {
             id: "017f22e2-79b0-7cc3-98c4-dc0c0c07398f".parse().unwrap(),
             created_ms: 1,
             updated_ms: 2,
+            version: 3,
             fields: Fields::from_json(fields).unwrap(),
         }
     }
@@ -76,7 +80,7 @@ mod tests {
     fn splices_the_stored_text() {
         assert_eq!(
             document(r#"{"a":1.10,"ü":{"_x":[]}}"#).to_json(),
-            r#"{"_id":"017f22e2-79b0-7cc3-98c4-dc0c0c07398f","_creationTime":1,"_updateTime":2,"a":1.10,"ü":{"_x":[]}}"#
+            r#"{"_id":"017f22e2-79b0-7cc3-98c4-dc0c0c07398f","_creationTime":1,"_updateTime":2,"_version":3,"a":1.10,"ü":{"_x":[]}}"#
         );
     }
 
@@ -84,7 +88,7 @@ mod tests {
     fn an_empty_document_is_an_object_too() {
         assert_eq!(
             document("{ }").to_json(),
-            r#"{"_id":"017f22e2-79b0-7cc3-98c4-dc0c0c07398f","_creationTime":1,"_updateTime":2}"#
+            r#"{"_id":"017f22e2-79b0-7cc3-98c4-dc0c0c07398f","_creationTime":1,"_updateTime":2,"_version":3}"#
         );
     }
 }

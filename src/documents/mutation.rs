@@ -1,9 +1,9 @@
 //! Changes to documents, as data.
 
-use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
-use serde_json::value::RawValue;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap as _};
+use serde_json::{Value, value::RawValue};
 
-use super::{Change, DocumentId, Fields, InputError, TableName, written};
+use super::{DocumentId, Fields, InputError, TableName, whole::whole_number, written};
 
 /// The most mutations in one batch.
 pub const MAX_BATCH: usize = 10_000;
@@ -29,6 +29,8 @@ pub enum Mutation {
         id: DocumentId,
         /// The fields to set.
         patch: Fields,
+        /// The version that it must have.
+        if_version: Option<i64>,
     },
     /// Removes a document.
     Delete {
@@ -36,7 +38,42 @@ pub enum Mutation {
         table: TableName,
         /// Which document.
         id: DocumentId,
+        /// The version that it must have.
+        if_version: Option<i64>,
     },
+    /// Changes nothing, and is refused unless a document is as it is expected.
+    Check {
+        /// Where the document would be.
+        table: TableName,
+        /// Which document.
+        id: DocumentId,
+        /// How it must be.
+        expected: Expected,
+    },
+}
+
+/// How a document must be for what is asked to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// There is none.
+    Absent,
+    /// There is one, of whatever version.
+    Present,
+    /// It has one of these versions.
+    OneOf(Vec<i64>),
+}
+
+impl Expected {
+    /// Whether it holds of a document of this version, or of none.
+    #[must_use]
+    pub fn holds(&self, version: Option<i64>) -> bool {
+        match (self, version) {
+            (Self::Absent, version) => version.is_none(),
+            (Self::Present, version) => version.is_some(),
+            (Self::OneOf(versions), Some(version)) => versions.contains(&version),
+            (Self::OneOf(_), None) => false,
+        }
+    }
 }
 
 impl Mutation {
@@ -44,15 +81,39 @@ impl Mutation {
     ///
     /// ```json
     /// {"type": "insert", "table": "places", "fields": {}, "id": "…"}
-    /// {"type": "update", "table": "places", "id": "…", "patch": {}}
-    /// {"type": "delete", "table": "places", "id": "…"}
+    /// {"type": "update", "table": "places", "id": "…", "patch": {}, "if_version": 7}
+    /// {"type": "delete", "table": "places", "id": "…", "if_version": 7}
+    /// {"type": "check", "table": "places", "id": "…", "version": 7}
     /// ```
     ///
-    /// The `id` of an insert may be left out. Anything else that is missing, or does not belong there, is refused.
+    /// The `id` of an insert and `if_version` may be left out. The `version` of a check is null where there must be no document. Anything else that is missing, or does not belong there, is refused.
     pub fn from_json(text: &str) -> Result<Self, InputError> {
         let written: Written<'_> =
             written::object(text).map_err(|reason| InputError::Mutation { reason })?;
         written.mutation()
+    }
+
+    /// The table that it is about.
+    #[must_use]
+    pub fn table(&self) -> &TableName {
+        match self {
+            Self::Insert { table, .. }
+            | Self::Update { table, .. }
+            | Self::Delete { table, .. }
+            | Self::Check { table, .. } => table,
+        }
+    }
+
+    /// Whether it depends on the version of a document.
+    #[must_use]
+    pub fn is_conditional(&self) -> bool {
+        match self {
+            Self::Insert { .. } => false,
+            Self::Update { if_version, .. } | Self::Delete { if_version, .. } => {
+                if_version.is_some()
+            }
+            Self::Check { .. } => true,
+        }
     }
 
     /// It as JSON text, which [`from_json`](Self::from_json) reads.
@@ -68,6 +129,10 @@ impl Mutation {
             Self::Insert { fields, .. } => fields.as_json().len(),
             Self::Update { patch, .. } => patch.as_json().len(),
             Self::Delete { .. } => 0,
+            Self::Check { expected, .. } => match expected {
+                Expected::OneOf(versions) => size_of_val(&**versions),
+                Expected::Absent | Expected::Present => 0,
+            },
         };
         size_of::<Self>() + fields
     }
@@ -75,14 +140,15 @@ impl Mutation {
 
 impl Serialize for Mutation {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (kind, table) = match self {
-            Self::Insert { table, .. } => ("insert", table),
-            Self::Update { table, .. } => ("update", table),
-            Self::Delete { table, .. } => ("delete", table),
+        let kind = match self {
+            Self::Insert { .. } => "insert",
+            Self::Update { .. } => "update",
+            Self::Delete { .. } => "delete",
+            Self::Check { .. } => "check",
         };
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("type", kind)?;
-        map.serialize_entry("table", table)?;
+        map.serialize_entry("table", self.table())?;
         match self {
             Self::Insert { fields, id, .. } => {
                 if let Some(id) = id {
@@ -90,54 +156,65 @@ impl Serialize for Mutation {
                 }
                 map.serialize_entry("fields", fields)?;
             }
-            Self::Update { id, patch, .. } => {
+            Self::Update {
+                id,
+                patch,
+                if_version,
+                ..
+            } => {
                 map.serialize_entry("id", id)?;
                 map.serialize_entry("patch", patch)?;
+                if let Some(version) = if_version {
+                    map.serialize_entry("if_version", version)?;
+                }
             }
-            Self::Delete { id, .. } => map.serialize_entry("id", id)?,
+            Self::Delete { id, if_version, .. } => {
+                map.serialize_entry("id", id)?;
+                if let Some(version) = if_version {
+                    map.serialize_entry("if_version", version)?;
+                }
+            }
+            Self::Check { id, expected, .. } => {
+                map.serialize_entry("id", id)?;
+                match expected {
+                    Expected::Absent => map.serialize_entry("version", &())?,
+                    Expected::OneOf(versions) if versions.len() == 1 => {
+                        map.serialize_entry("version", &versions[0])?;
+                    }
+                    // Only made of request headers, and never written down.
+                    Expected::OneOf(versions) => map.serialize_entry("version", versions)?,
+                    Expected::Present => map.serialize_entry("version", "*")?,
+                }
+            }
         }
         map.end()
     }
 }
 
-/// What a mutation that was applied did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum MutationOutcome {
-    /// A document was added.
-    Inserted {
-        /// Its id.
-        id: DocumentId,
-    },
-    /// A document was changed.
-    Updated {
-        /// Its id.
-        id: DocumentId,
-    },
-    /// A document was removed.
-    Deleted {
-        /// Its id.
-        id: DocumentId,
-    },
+/// What a mutation that was applied came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MutationOutcome {
+    id: DocumentId,
+    version: Option<i64>,
 }
 
 impl MutationOutcome {
-    /// What was done to the document, as the journal has it.
+    /// What came of the document `id`: its version, or none where it is not there.
     #[must_use]
-    pub fn change(&self) -> Change {
-        match self {
-            Self::Inserted { .. } => Change::Inserted,
-            Self::Updated { .. } => Change::Updated,
-            Self::Deleted { .. } => Change::Deleted,
-        }
+    pub fn new(id: DocumentId, version: Option<i64>) -> Self {
+        Self { id, version }
     }
 
-    /// The document that was added, changed or removed.
+    /// The document that was added, changed, removed or looked at.
     #[must_use]
     pub fn id(&self) -> DocumentId {
-        match *self {
-            Self::Inserted { id } | Self::Updated { id } | Self::Deleted { id } => id,
-        }
+        self.id
+    }
+
+    /// The number of the write, which is the document's version; of a check the version that is there.
+    #[must_use]
+    pub fn version(&self) -> Option<i64> {
+        self.version
     }
 }
 
@@ -153,6 +230,15 @@ struct Written<'a> {
     fields: Option<&'a RawValue>,
     #[serde(borrow)]
     patch: Option<&'a RawValue>,
+    #[serde(default, deserialize_with = "given")]
+    if_version: Option<Value>,
+    #[serde(default, deserialize_with = "given")]
+    version: Option<Value>,
+}
+
+/// A member that is there, also where it is null.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -161,6 +247,24 @@ enum Kind {
     Insert,
     Update,
     Delete,
+    Check,
+}
+
+impl Kind {
+    fn takes(self) -> &'static str {
+        match self {
+            Self::Insert => "an insert takes \"table\", \"fields\" and, if you choose it, \"id\"",
+            Self::Update => {
+                "an update takes \"table\", \"id\", \"patch\" and, if it depends on it, \"if_version\""
+            }
+            Self::Delete => {
+                "a delete takes \"table\", \"id\" and, if it depends on it, \"if_version\""
+            }
+            Self::Check => {
+                "a check takes \"table\", \"id\" and \"version\", which is null where there must be no document"
+            }
+        }
+    }
 }
 
 impl Written<'_> {
@@ -171,36 +275,54 @@ impl Written<'_> {
             id,
             fields,
             patch,
+            if_version,
+            version,
         } = self;
         let table = table.parse()?;
         let id = id.map(|id| id.parse()).transpose()?;
         let json = |raw: &RawValue| Fields::from_json(raw.get());
-        Ok(match (kind, id, fields, patch) {
-            (Kind::Insert, id, Some(fields), None) => Mutation::Insert {
+        let conditions = (if_version, version);
+        Ok(match (kind, id, fields, patch, conditions) {
+            (Kind::Insert, id, Some(fields), None, (None, None)) => Mutation::Insert {
                 table,
                 fields: json(fields)?,
                 id,
             },
-            (Kind::Update, Some(id), None, Some(patch)) => Mutation::Update {
+            (Kind::Update, Some(id), None, Some(patch), (if_version, None)) => Mutation::Update {
                 table,
                 id,
                 patch: json(patch)?,
+                if_version: if_version.map(|written| number(&written)).transpose()?,
             },
-            (Kind::Delete, Some(id), None, None) => Mutation::Delete { table, id },
+            (Kind::Delete, Some(id), None, None, (if_version, None)) => Mutation::Delete {
+                table,
+                id,
+                if_version: if_version.map(|written| number(&written)).transpose()?,
+            },
+            (Kind::Check, Some(id), None, None, (None, Some(version))) => Mutation::Check {
+                table,
+                id,
+                expected: match version {
+                    Value::Null => Expected::Absent,
+                    written => Expected::OneOf(vec![number(&written)?]),
+                },
+            },
             (kind, ..) => {
-                let takes = match kind {
-                    Kind::Insert => {
-                        "an insert takes \"table\", \"fields\" and, if you choose it, \"id\""
-                    }
-                    Kind::Update => "an update takes \"table\", \"id\" and \"patch\"",
-                    Kind::Delete => "a delete takes \"table\" and \"id\"",
-                };
                 return Err(InputError::Mutation {
-                    reason: takes.to_owned(),
+                    reason: kind.takes().to_owned(),
                 });
             }
         })
     }
+}
+
+/// A version as clients write it. Null is none: it may stand for a version that the client does not have.
+fn number(written: &Value) -> Result<i64, InputError> {
+    whole_number(written)
+        .filter(|version| *version >= 1)
+        .ok_or_else(|| InputError::Mutation {
+            reason: "a version is a whole number of 1 or more, as \"_version\" says it".to_owned(),
+        })
 }
 
 #[cfg(test)]
@@ -235,13 +357,43 @@ mod tests {
             Ok(Mutation::Update {
                 table: table.clone(),
                 id,
-                patch: fields.clone()
+                patch: fields.clone(),
+                if_version: None,
             })
         );
         assert_eq!(
-            read(r#"{"type":"delete","table":"t","id":"ID"}"#),
-            Ok(Mutation::Delete { table, id })
+            read(r#"{"type":"delete","table":"t","id":"ID","if_version":7.0}"#),
+            Ok(Mutation::Delete {
+                table: table.clone(),
+                id,
+                if_version: Some(7)
+            })
         );
+        for (version, expected) in [("null", Expected::Absent), ("7", Expected::OneOf(vec![7]))] {
+            let json = format!(r#"{{"type":"check","table":"t","id":"ID","version":{version}}}"#);
+            assert_eq!(
+                read(&json),
+                Ok(Mutation::Check {
+                    table: table.clone(),
+                    id,
+                    expected
+                })
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_expected_holds_of_what_is_there() {
+        for (expected, absent, seven) in [
+            (Expected::Absent, true, false),
+            (Expected::Present, false, true),
+            (Expected::OneOf(vec![6, 7]), false, true),
+            (Expected::OneOf(vec![8]), false, false),
+            (Expected::OneOf(vec![]), false, false),
+        ] {
+            let found = (expected.holds(None), expected.holds(Some(7)));
+            assert_eq!(found, (absent, seven), "{expected:?}");
+        }
     }
 
     #[test]
@@ -251,6 +403,10 @@ mod tests {
             r#"{"type":"insert","table":"t","id":"ID","fields":{}}"#,
             r#"{"type":"update","table":"t","id":"ID","patch":{"é":null}}"#,
             r#"{"type":"delete","table":"t","id":"ID"}"#,
+            r#"{"type":"update","table":"t","id":"ID","patch":{},"if_version":7}"#,
+            r#"{"type":"delete","table":"t","id":"ID","if_version":7}"#,
+            r#"{"type":"check","table":"t","id":"ID","version":7}"#,
+            r#"{"type":"check","table":"t","id":"ID","version":null}"#,
         ] {
             let mutation = read(json).unwrap();
             assert_eq!(mutation.to_json(), json.replace("ID", ID));
@@ -277,6 +433,22 @@ mod tests {
             r#"{"type":"update","table":"t","id":"ID","fields":{}}"#,
             r#"{"type":"delete","table":"t"}"#,
             r#"{"type":"delete","table":"t","id":"ID","patch":{}}"#,
+            // A condition that is not understood must not be passed over.
+            r#"{"type":"insert","table":"t","fields":{},"if_version":1}"#,
+            r#"{"type":"update","table":"t","id":"ID","patch":{},"if_version":null}"#,
+            r#"{"type":"update","table":"t","id":"ID","patch":{},"if_version":"7"}"#,
+            r#"{"type":"update","table":"t","id":"ID","patch":{},"if_version":0}"#,
+            r#"{"type":"update","table":"t","id":"ID","patch":{},"if_version":-1}"#,
+            r#"{"type":"update","table":"t","id":"ID","patch":{},"if_version":1.5}"#,
+            r#"{"type":"update","table":"t","id":"ID","patch":{},"version":1}"#,
+            r#"{"type":"delete","table":"t","id":"ID","if_version":[7]}"#,
+            r#"{"type":"delete","table":"t","id":"ID","if_version":7,"if_version":8}"#,
+            r#"{"type":"check","table":"t","id":"ID"}"#,
+            r#"{"type":"check","table":"t","version":1}"#,
+            r#"{"type":"check","table":"t","id":"ID","if_version":1}"#,
+            r#"{"type":"check","table":"t","id":"ID","version":"*"}"#,
+            r#"{"type":"check","table":"t","id":"ID","version":[1]}"#,
+            r#"{"type":"check","table":"t","id":"ID","version":1,"fields":{}}"#,
         ] {
             assert!(
                 matches!(read(json), Err(InputError::Mutation { .. })),

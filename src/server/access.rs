@@ -95,6 +95,53 @@ impl fmt::Debug for CredentialId {
     }
 }
 
+/// A header that makes a request conditional, partial or repeatable. A route that does not honour one refuses it: passing over it would do
+/// something else than what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Special {
+    /// Only if the document has one of these versions.
+    IfMatch,
+    /// Only if it has none of these, or is not there.
+    IfNoneMatch,
+    /// Only if it was changed after a time.
+    IfModifiedSince,
+    /// Only if it was not changed after a time.
+    IfUnmodifiedSince,
+    /// Only some of the bytes.
+    Range,
+    /// Only some of the bytes, if they are still the same.
+    IfRange,
+    /// Once, however often it is sent.
+    IdempotencyKey,
+}
+
+impl Special {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::IfMatch,
+        Self::IfNoneMatch,
+        Self::IfModifiedSince,
+        Self::IfUnmodifiedSince,
+        Self::Range,
+        Self::IfRange,
+        Self::IdempotencyKey,
+    ];
+
+    /// The header's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::IfMatch => "If-Match",
+            Self::IfNoneMatch => "If-None-Match",
+            Self::IfModifiedSince => "If-Modified-Since",
+            Self::IfUnmodifiedSince => "If-Unmodified-Since",
+            Self::Range => "Range",
+            Self::IfRange => "If-Range",
+            Self::IdempotencyKey => "Idempotency-Key",
+        }
+    }
+}
+
 /// One route, as the table of all of them lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
@@ -104,6 +151,8 @@ pub struct Route {
     pub path: &'static str,
     /// What it needs.
     pub needs: Needs,
+    /// Which of these headers it honours.
+    pub honours: &'static [Special],
 }
 
 /// Routes that need the same of their callers. Methods of one path may stand in different groups.
@@ -174,11 +223,20 @@ impl Group {
             method,
             path,
             needs,
+            honours: &[],
         });
         Self {
             router: self.router.route(path, handler),
             ..self
         }
+    }
+
+    /// The route named last honours these headers.
+    pub(super) fn honouring(mut self, headers: &'static [Special]) -> Self {
+        if let Some(route) = self.table.last_mut() {
+            route.honours = headers;
+        }
+        self
     }
 
     /// The routes, in the order in which they were named.
@@ -191,6 +249,7 @@ impl Group {
         let gate = Gate {
             app: app.clone(),
             needs: self.needs,
+            table: self.table.into(),
         };
         self.router.layer(from_fn_with_state(gate, admit))
     }
@@ -201,6 +260,7 @@ impl Group {
 struct Gate {
     app: Arc<App>,
     needs: Needs,
+    table: Arc<[Route]>,
 }
 
 /// Lets in whom the routes behind it are for, and tells them who it is.
@@ -227,7 +287,7 @@ impl Gate {
     /// key.
     async fn examine(&self, request: &mut Request) -> Result<Option<String>, ApiError> {
         if self.needs == Needs::Nothing {
-            return Ok(None);
+            return self.check_headers(request).map(|()| None);
         }
         let caller = identify(&self.app, request.headers())?;
         if let Caller::Key { .. } = caller {
@@ -236,10 +296,46 @@ impl Gate {
                 return Err(forbidden(self.needs));
             }
         }
+        self.check_headers(request)?;
         note_use(&self.app, &caller, request.headers())?;
         let actor = (self.needs == Needs::Administration).then(|| caller.to_string());
         let _none = request.extensions_mut().insert(caller);
         Ok(actor)
+    }
+
+    /// Refuses what the route does not honour.
+    fn check_headers(&self, request: &Request) -> Result<(), ApiError> {
+        let headers = request.headers();
+        let there = |special: &Special| headers.contains_key(special.name());
+        if !Special::ALL.iter().any(there) {
+            return Ok(());
+        }
+        let Some(path) = request.extensions().get::<MatchedPath>() else {
+            return Ok(());
+        };
+        let method = match *request.method() {
+            Method::HEAD => &Method::GET,
+            ref method => method,
+        };
+        let mut table = self.table.iter();
+        let Some(route) =
+            table.find(|route| route.path == path.as_str() && route.method == *method)
+        else {
+            return Ok(());
+        };
+        match Special::ALL
+            .iter()
+            .find(|special| there(special) && !route.honours.contains(special))
+        {
+            None => Ok(()),
+            Some(special) => Err(ApiError::new(
+                Code::InvalidInput,
+                format!(
+                    "`{}` is not honoured here, and passing over it would do something else than you ask: send the request without it",
+                    special.name()
+                ),
+            )),
+        }
     }
 }
 

@@ -30,34 +30,45 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
-        let (head, mut body) = request.into_parts();
-        let length = declared(&head.headers);
-        let read = async {
-            check_form(&head.headers)?;
-            if length.is_some_and(|length| length > MAX_BODY_BYTES as u64) {
-                return Err(too_large());
-            }
-            collect(&mut body, length).await
-        };
-        let bytes = match read.await {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                let asks_first = head.headers.contains_key(header::EXPECT);
-                let is_late = error.code == Code::BodyTimeout;
-                if !is_late && !asks_first && length.is_some_and(|all| all <= MAX_DISCARDED_BYTES) {
-                    // Whether it came to its end or not, the answer is the same.
-                    drop(timeout(DISCARD_PATIENCE, discard(body)).await);
-                }
-                return Err(error);
-            }
-        };
-        // What is made of it is about as large, and there for as long as the request is worked on.
-        budget::take(bytes.len()).map_err(|_refused| crowded())?;
-        read_object(&bytes).map(Self).map_err(|reason| {
-            let message = format!("the body is not right: {reason}");
-            ApiError::new(Code::InvalidInput, message)
-        })
+        let bytes = read(request).await?;
+        parse(&bytes).map(Self)
     }
+}
+
+/// The bytes of a JSON body, for which room is taken.
+pub(super) async fn read(request: Request) -> Result<Bytes, ApiError> {
+    let (head, mut body) = request.into_parts();
+    let length = declared(&head.headers);
+    let read = async {
+        check_form(&head.headers)?;
+        if length.is_some_and(|length| length > MAX_BODY_BYTES as u64) {
+            return Err(too_large());
+        }
+        collect(&mut body, length).await
+    };
+    let bytes = match read.await {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            let asks_first = head.headers.contains_key(header::EXPECT);
+            let is_late = error.code == Code::BodyTimeout;
+            if !is_late && !asks_first && length.is_some_and(|all| all <= MAX_DISCARDED_BYTES) {
+                // Whether it came to its end or not, the answer is the same.
+                drop(timeout(DISCARD_PATIENCE, discard(body)).await);
+            }
+            return Err(error);
+        }
+    };
+    // What is made of it is about as large, and there for as long as the request is worked on.
+    budget::take(bytes.len()).map_err(|_refused| crowded())?;
+    Ok(bytes)
+}
+
+/// What a JSON body says.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    read_object(bytes).map_err(|reason| {
+        let message = format!("the body is not right: {reason}");
+        ApiError::new(Code::InvalidInput, message)
+    })
 }
 
 /// Refuses a body that says it is no JSON, or is packed.

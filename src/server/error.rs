@@ -94,6 +94,9 @@ codes! {
     /// What lies after the cursor is forgotten.
     CursorExpired = "op.cursor_expired", GONE, "error", false,
         "read the tenant's tables again, then follow the journal from the \"latest_sequence\" noted before; without \"after\" it is read from its beginning";
+    /// A document is not of the version that the request is for.
+    PreconditionFailed = "op.precondition_failed", PRECONDITION_FAILED, "error", false,
+        "read the document again, decide anew, and send the request with the version that it has now";
     /// More work is waiting than is let in.
     ResourceExhausted = "rate.resource_exhausted", SERVICE_UNAVAILABLE, "warning", true, "wait as long as Retry-After says, and try again";
     /// The key cannot be had now.
@@ -252,6 +255,12 @@ impl From<StoreError> for ApiError {
             StoreError::GenerationNotFound { .. } => Code::GenerationNotFound,
             StoreError::FileNotFound { .. } | StoreError::ContentGone { .. } => Code::FileNotFound,
             StoreError::Input(error) => return error.clone().into(),
+            StoreError::PreconditionFailed { version, .. } => {
+                return Self {
+                    detail: version.map(|version| version.to_string()),
+                    ..Self::new(Code::PreconditionFailed, error.to_string())
+                };
+            }
             StoreError::InBatch { source, .. } => {
                 return Self {
                     message: error.to_string(),
@@ -264,6 +273,8 @@ impl From<StoreError> for ApiError {
             | StoreError::TooManyJobs
             | StoreError::CronOwned { .. }
             | StoreError::TooManyCrons
+            | StoreError::KeyReused
+            | StoreError::TooManyRemembered
             | StoreError::NotUnique { .. } => Code::Conflict,
             StoreError::SchemaNotFound { .. } => Code::SchemaNotFound,
             StoreError::SchemaViolation { .. } | StoreError::SchemaOffended { .. } => {

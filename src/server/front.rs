@@ -25,7 +25,7 @@ use super::connections::{Answers, Hold};
 use super::error::{ApiError, Code};
 use super::pace::Received;
 use super::traffic::UNMATCHED;
-use super::{App, access};
+use super::{App, access, once};
 use crate::budget::{self, Account, Refused};
 use crate::metrics;
 use crate::tenants::Limit;
@@ -291,12 +291,15 @@ fn cors(app: Arc<App>) -> CorsLayer {
             header::RANGE,
             header::IF_RANGE,
             header::IF_NONE_MATCH,
+            header::IF_MATCH,
+            HeaderName::from_static(once::KEY),
         ])
         .expose_headers([
             header::RETRY_AFTER,
             HeaderName::from_static("x-request-id"),
             header::ETAG,
             header::CONTENT_RANGE,
+            HeaderName::from_static(once::REPLAYED),
         ])
 }
 

@@ -2,10 +2,12 @@
 
 mod access;
 mod body;
+mod conditions;
 mod connections;
 pub mod error;
 mod front;
 mod local;
+mod once;
 mod openapi;
 mod operations;
 mod pace;

@@ -21,6 +21,7 @@ use super::App;
 use super::access::Caller;
 use super::body::Body;
 use super::error::{ApiError, Code};
+use super::once::Keyed;
 use crate::documents::TableName;
 use crate::documents::schedule::CronName;
 
@@ -207,6 +208,7 @@ pub(super) trait Extractor {
 impl Extractor for State<Arc<App>> {}
 impl<T> Extractor for Path<T> {}
 impl<T> Extractor for Body<T> {}
+impl<T> Extractor for Keyed<T> {}
 impl Extractor for Extension<Caller> {}
 impl Extractor for Method {}
 impl Extractor for HeaderMap {}

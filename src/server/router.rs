@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 
-use super::access::{Group, Needs, Route};
+use super::access::{Group, Needs, Route, Special};
 use super::routes::{
     admin, apps, audit, batch, crons, deploy, documents, health, journal, keys, lock, metrics,
     openapi, query, schedule, schema, tenants, usage,
@@ -18,6 +18,7 @@ fn groups() -> [Group; 5] {
         Group::new(Needs::Reading)
             .get("/api/tenants/{t}/documents/{table}", documents::list)
             .get("/api/tenants/{t}/documents/{table}/{id}", documents::get)
+            .honouring(&[Special::IfNoneMatch])
             .post("/api/tenants/{t}/query", query::query)
             .post("/api/tenants/{t}/query/paginated", query::paginated)
             .get("/api/tenants/{t}/schema", schema::list)
@@ -25,16 +26,23 @@ fn groups() -> [Group; 5] {
             .get("/api/tenants/{t}/journal", journal::read)
             .get("/api/tenants/{t}/deploy", deploy::list)
             .get("/apps/{t}", apps::moved)
+            .honouring(FILES)
             .get("/apps/{t}/", apps::root)
+            .honouring(FILES)
             .get("/apps/{t}/{*path}", apps::file)
+            .honouring(FILES)
             .get("/api/tenants/{t}/schedule", schedule::list)
             .get("/api/tenants/{t}/schedule/history/{job}", schedule::history)
             .get("/api/tenants/{t}/crons", crons::list),
         Group::new(Needs::Writing)
             .post("/api/tenants/{t}/documents", documents::insert)
+            .honouring(&[Special::IfNoneMatch, Special::IdempotencyKey])
             .patch("/api/tenants/{t}/documents/{table}/{id}", documents::patch)
+            .honouring(&[Special::IfMatch])
             .delete("/api/tenants/{t}/documents/{table}/{id}", documents::delete)
+            .honouring(&[Special::IfMatch])
             .post("/api/tenants/{t}/batch", batch::apply)
+            .honouring(&[Special::IdempotencyKey])
             .put("/api/tenants/{t}/schema/{table}", schema::put)
             .delete("/api/tenants/{t}/schema/{table}", schema::delete)
             .post("/api/tenants/{t}/deploy", deploy::deploy)
@@ -43,6 +51,7 @@ fn groups() -> [Group; 5] {
                 deploy::activate,
             )
             .post("/api/tenants/{t}/schedule", schedule::create)
+            .honouring(&[Special::IdempotencyKey])
             .delete("/api/tenants/{t}/schedule/{job}", schedule::cancel)
             .post("/api/tenants/{t}/crons", crons::put)
             .delete("/api/tenants/{t}/crons/{name}", crons::delete),
@@ -70,6 +79,14 @@ fn groups() -> [Group; 5] {
             .get("/debug/usage", usage::usage),
     ]
 }
+
+/// What files honour. They have no date, so that one that is asked about is passed over, as RFC 9110 has it.
+const FILES: &[Special] = &[
+    Special::Range,
+    Special::IfRange,
+    Special::IfNoneMatch,
+    Special::IfModifiedSince,
+];
 
 /// The table of all routes: what documentation and tests are held to.
 #[must_use]
@@ -107,11 +124,15 @@ mod tests {
             method,
             path,
             needs,
+            honours,
         } in route_table()
         {
             assert!(seen.insert((method.clone(), path)), "{method} {path} twice");
             let names_tenant =
                 path.starts_with("/api/tenants/{t}/") || path.starts_with("/apps/{t}");
+            // What is only read is not done twice, and an answer that is made up each time has no parts.
+            assert!(method != Method::GET || !honours.contains(&Special::IdempotencyKey));
+            assert!(path.starts_with("/apps/{t}") || !honours.contains(&Special::Range));
             match needs {
                 Needs::Reading => assert!(names_tenant, "{method} {path}"),
                 Needs::Writing => {

@@ -11,7 +11,7 @@ use super::{MAX_LIST_BYTES, MAX_TABLES};
 use crate::{
     documents::deploy::{AppPath, ContentHash, GENERATIONS_KEPT},
     documents::{
-        DocumentId, InputError, TableName,
+        DocumentId, InputError, MAX_REMEMBERED, MAX_REMEMBERED_BYTES, TableName,
         schedule::{CronName, DueWork, JobId, MAX_CRONS, MAX_JOBS, Origin},
         schema::Violation,
     },
@@ -56,6 +56,29 @@ pub enum StoreError {
         /// The id that is taken.
         id: DocumentId,
     },
+    /// A document is not of the version that the request is for, so nothing was done.
+    #[error("the condition on document {id} of table {table} does not hold: {}", match version {
+        Some(version) => format!("it is at version {version}"),
+        None => "there is no such document".to_owned(),
+    })]
+    PreconditionFailed {
+        /// The table.
+        table: TableName,
+        /// The document.
+        id: DocumentId,
+        /// The version that is there; none when there is no such document.
+        version: Option<i64>,
+    },
+    /// The key of a request was used with another request.
+    #[error(
+        "this Idempotency-Key was used with another request or credential within the last 24 hours: take a new key for a new request"
+    )]
+    KeyReused,
+    /// As many keys of requests are remembered as may be.
+    #[error(
+        "the request cannot be remembered: a tenant remembers {MAX_REMEMBERED} keys and {MAX_REMEMBERED_BYTES} bytes of answers in 24 hours; send it without Idempotency-Key, or later"
+    )]
+    TooManyRemembered,
     /// There is no such generation, or it is not kept any more.
     #[error(
         "there is no generation {generation}: the last {GENERATIONS_KEPT} deploys are kept, GET /api/tenants/{{t}}/deploy lists them"
@@ -354,6 +377,7 @@ impl StoreError {
             self,
             Self::DocumentNotFound { .. }
                 | Self::DocumentExists { .. }
+                | Self::PreconditionFailed { .. }
                 | Self::Input(_)
                 | Self::TooManyTables { .. }
                 | Self::SchemaViolation { .. }

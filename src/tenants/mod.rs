@@ -23,7 +23,9 @@ use crate::documents::schedule::{
     Cron, CronName, CronState, DueWork, FinishedJob, Job, JobId, NewJob, Ran,
 };
 use crate::documents::schema::TableSchema;
-use crate::documents::{Document, DocumentId, JournalPage, Mutation, MutationOutcome, TableName};
+use crate::documents::{
+    Document, DocumentId, Done, Expected, JournalPage, Mutation, MutationOutcome, Once, TableName,
+};
 use crate::sqlcipher::Progress;
 
 /// The most documents that [`TenantStore::list`] returns.
@@ -82,12 +84,42 @@ pub trait TenantStore: Debug + Send + Sync {
     /// Applies mutations in their order, all or none of them, and gives the outcome of each. An answer of `Ok` is
     /// durable. What one of them is refused for comes as [`StoreError::InBatch`], which says which one.
     ///
+    /// Under a key it is done once: sent again, it gives the outcomes of the first time and changes nothing.
+    ///
     /// A caller that goes away does not withdraw its mutations.
-    async fn apply_all(&self, batch: Vec<Mutation>) -> Result<Vec<MutationOutcome>, StoreError>;
+    async fn apply_once(
+        &self,
+        batch: Vec<Mutation>,
+        once: Option<Once>,
+    ) -> Result<Done<Vec<MutationOutcome>>, StoreError>;
+
+    /// Applies mutations as [`TenantStore::apply_once`] does, without a key.
+    async fn apply_all(&self, batch: Vec<Mutation>) -> Result<Vec<MutationOutcome>, StoreError> {
+        Ok(self.apply_once(batch, None).await?.outcome)
+    }
 
     /// Applies one mutation, as [`TenantStore::apply_all`] does, but with its error bare.
     async fn apply(&self, mutation: Mutation) -> Result<MutationOutcome, StoreError> {
         alone(self.apply_all(vec![mutation]).await)
+    }
+
+    /// Applies one mutation if its document is as it is expected to be, as [`TenantStore::apply_once`] does, but with the error bare.
+    async fn apply_if(
+        &self,
+        expected: Option<(DocumentId, Expected)>,
+        mutation: Mutation,
+        once: Option<Once>,
+    ) -> Result<Done<MutationOutcome>, StoreError> {
+        let check = expected.map(|(id, expected)| Mutation::Check {
+            table: mutation.table().clone(),
+            id,
+            expected,
+        });
+        let batch = check.into_iter().chain([mutation]).collect();
+        let done = self.apply_once(batch, once).await;
+        let replayed = done.as_ref().is_ok_and(|done| done.replayed);
+        let outcome = alone(done.map(|done| done.outcome))?;
+        Ok(Done { outcome, replayed })
     }
 
     /// Stores a deploy as the newest generation and activates it, all at once: schemas with their indexes, crons and files.
@@ -146,7 +178,18 @@ pub trait TenantStore: Debug + Send + Sync {
 
     /// Has a mutation applied later: its delay after `now_ms`. An answer of `Ok` is durable, and the job runs whether the tenant is open
     /// then or not.
-    async fn schedule(&self, job: NewJob, now_ms: i64) -> Result<Job, StoreError>;
+    /// Under a key it is done once, as [`TenantStore::apply_once`] does it.
+    async fn schedule_once(
+        &self,
+        job: NewJob,
+        now_ms: i64,
+        once: Option<Once>,
+    ) -> Result<Done<Job>, StoreError>;
+
+    /// Schedules a job as [`TenantStore::schedule_once`] does, without a key.
+    async fn schedule(&self, job: NewJob, now_ms: i64) -> Result<Job, StoreError> {
+        Ok(self.schedule_once(job, now_ms, None).await?.outcome)
+    }
 
     /// The jobs that wait, in the order in which they will run: at most [`MAX_JOB_LIST`](crate::documents::schedule::MAX_JOB_LIST),
     /// and at most [`MAX_LIST_BYTES`].
@@ -264,12 +307,12 @@ impl DeletionLog for Control {
 #[error("tenants of this provider have no data keys")]
 struct NoDataKeys;
 
-/// The answer to a batch of one mutation, as the answer to that mutation.
+/// The answer to a batch, as the answer to its last mutation.
 fn alone(
     outcomes: Result<Vec<MutationOutcome>, StoreError>,
 ) -> Result<MutationOutcome, StoreError> {
     match outcomes {
-        Ok(outcomes) => Ok(outcomes[0]),
+        Ok(outcomes) => Ok(outcomes[outcomes.len() - 1]),
         Err(StoreError::InBatch { source, .. }) => Err(*source),
         Err(error) => Err(error),
     }

@@ -122,6 +122,46 @@ fn a_batch_killed_at_its_commit_is_whole_or_absent_and_the_journal_says_the_same
     }
 }
 
+#[test]
+fn a_request_under_a_key_that_is_sent_again_after_a_kill_has_one_effect() {
+    for (point, survives) in POINTS {
+        eprintln!("killed at {point}");
+        let machine = machine();
+        let server = start_armed(&machine, &[], &armed(point, 1));
+        let _ = server.create("/api/tenants", &json!({"id": "tenant"}));
+        let _ = server.insert("tenant", "things", &json!({"n": 0}));
+        let send = |server: &Server| {
+            let body = json!({"table": "things", "fields": {"n": 1}});
+            let headers = [("idempotency-key", "the-one")];
+            let path = "/api/tenants/tenant/documents";
+            server.try_request_with(&machine.token(), &headers, "POST", path, Some(&body))
+        };
+        // From `answered` on the first answer may have come.
+        let first = send(&server).ok();
+        server.wait_until_killed();
+
+        let server = machine.start(&[]);
+        let before = numbers(&server);
+        assert_eq!(before, if *survives { vec![0, 1] } else { vec![0] });
+        let again = send(&server).expect("an answer");
+        assert_eq!(again.0, 201, "{again:?}");
+        if let Some(first) = first {
+            assert_eq!(again, first);
+        }
+        assert_eq!(numbers(&server), [0, 1]);
+        let listed = server.get("/api/tenants/tenant/documents/things");
+        let there = &listed["data"][1];
+        assert_eq!(
+            (&there["_id"], &there["_version"]),
+            (&again.1["id"], &again.1["version"])
+        );
+        // And again, as the document stands there already.
+        assert_eq!(send(&server).expect("an answer"), again);
+        assert_eq!(numbers(&server), [0, 1]);
+        server.stop();
+    }
+}
+
 /// From `answered` on the answer may still reach the client before the process is gone.
 fn die(machine: &Machine, server: Server, method: &str, path: &str, body: Option<&Value>) {
     let _ = server.try_request_as(&machine.token(), method, path, body);

@@ -56,14 +56,16 @@ def dump(database, manifest, deks):
 def documents(connection):
     """The documents of every table, in the order of insertion."""
     (layout,) = connection.execute("PRAGMA user_version").fetchone()
-    if layout not in (1, 2, 3):
-        raise nimbus_enc.Refused(f"this reads layouts 1 to 3 of a tenant's tables; the file has {layout}")
+    if layout not in (1, 2, 3, 4):
+        raise nimbus_enc.Refused(f"this reads layouts 1 to 4 of a tenant's tables; the file has {layout}")
+    # Nimbus gives older files their versions when it opens them.
+    version = "ifnull(version, seq)" if layout >= 4 else "seq"
     tables = connection.execute("SELECT number, name FROM nimbus_tables ORDER BY name").fetchall()
     for number, table in tables:
-        rows = connection.execute(f"SELECT id, created, updated, json(fields) FROM documents_{number:d} ORDER BY seq")
-        for identifier, created, updated, fields in rows:
-            times = {"_creationTime": created, "_updateTime": updated}
-            yield table, {"_id": str(uuid.UUID(bytes=identifier)), **times, **json.loads(fields)}
+        rows = connection.execute(f"SELECT id, created, updated, {version}, json(fields) FROM documents_{number:d} ORDER BY seq")
+        for identifier, created, updated, version_found, fields in rows:
+            own = {"_creationTime": created, "_updateTime": updated, "_version": version_found}
+            yield table, {"_id": str(uuid.UUID(bytes=identifier)), **own, **json.loads(fields)}
 
 
 def connect(database, key):

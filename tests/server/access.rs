@@ -168,7 +168,13 @@ fn an_origin_that_the_operator_named_is_accepted_and_no_other() {
         Some("https://app.example")
     );
     let told = answer.header("access-control-expose-headers");
-    for name in ["x-request-id", "retry-after", "etag", "content-range"] {
+    for name in [
+        "x-request-id",
+        "retry-after",
+        "etag",
+        "content-range",
+        "idempotency-replayed",
+    ] {
         assert!(told.is_some_and(|told| told.contains(name)), "{told:?}");
     }
     for origin in [
@@ -188,7 +194,7 @@ fn an_origin_that_the_operator_named_is_accepted_and_no_other() {
     for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
         let preflight = format!(
             "Origin: https://app.example\r\nAccess-Control-Request-Method: {method}\r\n\
-             Access-Control-Request-Headers: authorization,content-type,x-nimbus-identity,if-none-match\r\n"
+             Access-Control-Request-Headers: authorization,content-type,x-nimbus-identity,if-none-match,if-match,idempotency-key\r\n"
         );
         let answer = send_bare(&server, "OPTIONS /api/tenants", &preflight, b"");
         assert_eq!(answer.status, 200);
@@ -200,6 +206,8 @@ fn an_origin_that_the_operator_named_is_accepted_and_no_other() {
             "content-type",
             "x-nimbus-identity",
             "if-none-match",
+            "if-match",
+            "idempotency-key",
         ] {
             let allowed = header("access-control-allow-headers");
             assert!(allowed.contains(name), "{allowed}");

@@ -23,8 +23,12 @@ fn a_batch_inserts_updates_and_deletes_at_once() {
     assert_eq!(status, 200, "{answer}");
     let results = answer["results"].as_array().expect("results");
     let drawn = results[1]["id"].as_str().expect("an id");
-    let ids = [chosen, drawn, chosen, &old, &gone].map(|id| json!({"id": id}));
-    assert_eq!(results[..], ids);
+    let ids = [chosen, drawn, chosen, &old, &gone];
+    let expected = ids.iter().zip(3..);
+    let expected: Vec<Value> = expected
+        .map(|(id, version)| json!({"id": id, "version": version}))
+        .collect();
+    assert_eq!(*results, expected);
     let list = |table: &str, field: &str| -> Vec<Value> {
         let listed = server.get(&format!("/api/tenants/demo/documents/{table}"));
         let documents = listed["data"].as_array().expect("a list").iter();

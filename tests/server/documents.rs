@@ -28,7 +28,7 @@ fn a_document_lives_through_insert_get_list_patch_and_delete() {
 
     let patch = json!({"patch": {"visits": 2, "tags": ["alps"], "name": null}});
     let (status, answer) = server.request("PATCH", &path, Some(&patch));
-    assert_eq!((status, answer), (200, json!({"id": first})));
+    assert_eq!((status, answer), (200, json!({"id": first, "version": 3})));
     let document = server.get(&path)["document"].take();
     assert_eq!(document["visits"], 2);
     assert_eq!(document["tags"], json!(["alps"]));

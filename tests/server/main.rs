@@ -49,6 +49,7 @@ mod storage;
 mod supervision;
 mod tls;
 mod usage;
+mod versions;
 mod words;
 
 use std::collections::BTreeSet;

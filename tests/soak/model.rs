@@ -8,6 +8,8 @@ pub(crate) struct Document {
     /// The id that the server gave it; none as long as nobody was told.
     pub(crate) id: Option<String>,
     pub(crate) version: u64,
+    /// The number of the write that the server says wrote it last; none as long as nobody was told.
+    pub(crate) written: Option<u64>,
 }
 
 pub(crate) type Documents = BTreeMap<u64, Document>;
@@ -30,17 +32,21 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// The changes that were pending are made; the ids of the inserted ones in their order.
-    pub(crate) fn acknowledge(&mut self, mut ids: impl Iterator<Item = String>) {
+    /// The changes that were pending are made; what the server answered to each, its id and the number of the write, in their order.
+    pub(crate) fn acknowledge(&mut self, mut answers: impl Iterator<Item = (String, u64)>) {
         let pending = std::mem::take(&mut self.pending);
         self.applied += pending.len() as u64;
         apply(&mut self.documents, &pending);
         for change in pending {
-            let id = ids.next();
-            if let Change::Insert(number) = change
-                && let Some(document) = self.documents.get_mut(&number)
-            {
-                document.id = id;
+            let (id, written) = answers.next().unzip();
+            let (Change::Insert(number) | Change::Update(number, _)) = change else {
+                continue;
+            };
+            if let Some(document) = self.documents.get_mut(&number) {
+                document.written = written;
+                if let Change::Insert(_) = change {
+                    document.id = id;
+                }
             }
         }
     }
@@ -78,6 +84,7 @@ fn apply(documents: &mut Documents, changes: &[Change]) {
                 let document = Document {
                     id: None,
                     version: 0,
+                    written: None,
                 };
                 assert_eq!(
                     documents.insert(number, document),
@@ -86,7 +93,8 @@ fn apply(documents: &mut Documents, changes: &[Change]) {
                 );
             }
             Change::Update(number, version) => {
-                documents.get_mut(&number).expect("it is known").version = version;
+                let document = documents.get_mut(&number).expect("it is known");
+                (document.version, document.written) = (version, None);
             }
             Change::Delete(number) => {
                 let _document = documents.remove(&number).expect("it is known");
@@ -108,6 +116,12 @@ fn differences(expected: &Documents, found: &Documents) -> Vec<String> {
             Some(there) if document.id.is_some() && there.id != document.id => {
                 differences.push(format!("{number} is another document"));
             }
+            Some(there) if document.written.is_some() && there.written != document.written => {
+                differences.push(format!(
+                    "{number} says it was written by {:?}, not {:?}",
+                    there.written, document.written
+                ));
+            }
             Some(_) => {}
         }
     }
@@ -122,7 +136,20 @@ mod tests {
     fn there(documents: &[(u64, u64)]) -> Documents {
         let document = |&(number, version)| {
             let id = Some(format!("id-{number}"));
-            (number, Document { id, version })
+            // Of those that the test makes: 1, 2 and 3 were inserted by these writes, and 2 was updated by the fourth.
+            let written = Some(if (number, version) == (2, 1) {
+                4
+            } else {
+                number
+            });
+            (
+                number,
+                Document {
+                    id,
+                    version,
+                    written,
+                },
+            )
         };
         documents.iter().map(document).collect()
     }
@@ -132,9 +159,9 @@ mod tests {
             pending: vec![Change::Insert(1), Change::Insert(2), Change::Insert(3)],
             ..Model::default()
         };
-        model.acknowledge(["id-1", "id-2", "id-3"].map(str::to_owned).into_iter());
+        model.acknowledge((1..=3).map(|number| (format!("id-{number}"), number)));
         model.pending = vec![Change::Update(2, 1)];
-        model.acknowledge(["id-2".to_owned()].into_iter());
+        model.acknowledge([("id-2".to_owned(), 4)].into_iter());
         model
     }
 
@@ -165,6 +192,10 @@ mod tests {
                 .unwrap_err()
                 .contains("1 is another document")
         );
+        let mut other = there(&ACKNOWLEDGED);
+        other.get_mut(&1).expect("it").written = Some(9);
+        let refused = model.settle(other).unwrap_err();
+        assert!(refused.contains("1 says it was written by"), "{refused}");
         assert_eq!(model.applied, 4);
     }
 

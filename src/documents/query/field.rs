@@ -15,6 +15,8 @@ pub enum Field {
     Created,
     /// `_updateTime`.
     Updated,
+    /// `_version`.
+    Version,
     /// The names on the way to it, from the document through objects within objects; at least one. A path does not
     /// lead into a list.
     Path(Vec<String>),
@@ -28,12 +30,13 @@ impl FromStr for Field {
             "_id" => return Ok(Self::Id),
             "_creationTime" => return Ok(Self::Created),
             "_updateTime" => return Ok(Self::Updated),
+            "_version" => return Ok(Self::Version),
             _ => {}
         }
         let name = excerpt(text);
         if text.starts_with('_') {
             return Err(format!(
-                "field {name:?}: of the names that begin with '_' there are _id, _creationTime and _updateTime"
+                "field {name:?}: of the names that begin with '_' there are _id, _creationTime, _updateTime and _version"
             ));
         }
         if text.len() > MAX_PATH_BYTES || text.split('.').count() > MAX_DEPTH {
@@ -65,6 +68,7 @@ mod tests {
             ("_id", Field::Id),
             ("_creationTime", Field::Created),
             ("_updateTime", Field::Updated),
+            ("_version", Field::Version),
             ("a", path(&["a"])),
             (
                 "größe.日本._x.\"$[0]",

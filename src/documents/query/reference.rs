@@ -40,6 +40,7 @@ fn lookup(document: &Document, field: &Field) -> Option<Json> {
         Field::Id => Some(document.id.to_string().into()),
         Field::Created => Some(document.created_ms.into()),
         Field::Updated => Some(document.updated_ms.into()),
+        Field::Version => Some(document.version.into()),
         Field::Path(names) => {
             let mut at: Json =
                 serde_json::from_str(document.fields.as_json()).expect("stored JSON");

@@ -205,10 +205,17 @@ impl Cron {
         }
         let written: Written<'_> =
             written::object(text).map_err(|reason| InputError::Cron { reason })?;
+        let mutation = Mutation::from_json(written.mutation.get())?;
+        if mutation.is_conditional() {
+            let reason = "it runs again and again, and a version is there once: leave \"if_version\" out, and use no check";
+            return Err(InputError::Cron {
+                reason: reason.to_owned(),
+            });
+        }
         Ok(Self {
             name: written.name.parse()?,
             schedule: Schedule::from_json(written.schedule.get())?,
-            mutation: Mutation::from_json(written.mutation.get())?,
+            mutation,
         })
     }
 }

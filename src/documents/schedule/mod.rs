@@ -106,10 +106,14 @@ impl NewJob {
                     reason: format!("\"run_after_ms\" is a whole number of milliseconds, 0 to {most} (3650 days)"),
                 }
             })?;
-        Ok(Self {
-            delay,
-            mutation: Mutation::from_json(written.mutation.get())?,
-        })
+        let mutation = Mutation::from_json(written.mutation.get())?;
+        if matches!(mutation, Mutation::Check { .. }) {
+            let reason = "a check changes nothing: give an update or a delete \"if_version\"";
+            return Err(InputError::Job {
+                reason: reason.to_owned(),
+            });
+        }
+        Ok(Self { delay, mutation })
     }
 }
 

@@ -36,7 +36,7 @@ impl FromStr for FieldPath {
             Field::Id => {
                 Err("field \"_id\" is the server's own, and is indexed already".to_owned())
             }
-            Field::Created | Field::Updated => Err(format!(
+            Field::Created | Field::Updated | Field::Version => Err(format!(
                 "field {text:?} is the server's own: a schema names fields of the user"
             )),
         }

@@ -20,7 +20,7 @@ use utoipa::openapi::{
 };
 use utoipa::{PartialSchema as _, ToSchema as _};
 
-use super::access::{MAX_IDENTITY_BYTES, Needs, Route};
+use super::access::{MAX_IDENTITY_BYTES, Needs, Route, Special};
 use super::router::route_table;
 use super::routes;
 use shapes::{CronName, DocumentId, ErrorEnvelope, JobId, TableName, TenantId};
@@ -105,11 +105,12 @@ fn build() -> utoipa::openapi::OpenApi {
         method,
         path,
         needs,
+        honours,
     } in route_table()
     {
         let item = document.paths.paths.get_mut(&documented(path));
         if let Some(operation) = item.and_then(|item| operation(item, &method)) {
-            complete(operation, path, needs);
+            complete(operation, path, needs, honours);
         }
     }
     document
@@ -120,11 +121,21 @@ fn documented(path: &str) -> String {
     path.replace("{*", "{")
 }
 
-/// Adds what follows from a route's path and from what it needs.
-fn complete(operation: &mut Operation, path: &'static str, needs: Needs) {
+/// Adds what follows from a route's path, from what it needs and from the headers that it honours.
+fn complete(
+    operation: &mut Operation,
+    path: &'static str,
+    needs: Needs,
+    honours: &'static [Special],
+) {
+    let writes = operation.request_body.is_some();
     let parameters = operation.parameters.get_or_insert_default();
     parameters.retain(|parameter| !stands_in(parameter, ParameterIn::Path));
     parameters.extend(names_in(path).map(|name| RefOr::T(path_parameter(path, name))));
+    let honoured = honours
+        .iter()
+        .map(|special| RefOr::T(honoured_header(*special, writes)));
+    parameters.extend(honoured);
     parameters.push(RefOr::T(header(
         "X-Request-Id",
         "1 to 128 of letters, digits, `-_.`: the id of this request in answers and logs; another is replaced",
@@ -165,6 +176,18 @@ fn complete(operation: &mut Operation, path: &'static str, needs: Needs) {
     }
     if operation.request_body.is_some() {
         refusals.push(("413", "The body, or a document in it, is too large"));
+    }
+    if honours.contains(&Special::IdempotencyKey) {
+        for (status, answer) in &mut operation.responses.responses {
+            if let RefOr::T(answer) = answer
+                && status.starts_with('2')
+            {
+                let replayed = text_header("`true` where this was done before, under this key");
+                let _none = answer
+                    .headers
+                    .insert("Idempotency-Replayed".to_owned(), RefOr::T(replayed));
+            }
+        }
     }
     if path.contains('{') {
         refusals.push(("404", "What the path names is not there"));
@@ -252,6 +275,36 @@ fn path_parameter(path: &str, name: &'static str) -> Parameter {
         .description(Some(description))
         .schema(Some(schema))
         .build()
+}
+
+/// A header that a route honours; `writes` tells `If-None-Match` of an insert from that of a read.
+fn honoured_header(special: Special, writes: bool) -> Parameter {
+    let text = || ObjectBuilder::new().schema_type(Type::String);
+    let (description, schema) = match special {
+        Special::IfMatch => (
+            "Only if the document has one of these versions, as `ETag` gave them; `*`: if it is there",
+            text().pattern(Some(
+                "^(\\*|\"[1-9][0-9]{0,17}\"(, \"[1-9][0-9]{0,17}\")*)$",
+            )),
+        ),
+        Special::IfNoneMatch if writes => (
+            "Only if there is no document of this id",
+            text().enum_values(Some(["*"])),
+        ),
+        Special::IfNoneMatch => ("`ETag`s of copies that the client has", text()),
+        Special::IfModifiedSince => ("Passed over: what is here has no date", text()),
+        Special::IfUnmodifiedSince => ("Only if it was not changed since", text()),
+        Special::Range => ("One range of bytes: `bytes=0-1023`", text()),
+        Special::IfRange => (
+            "The `ETag` of the copy that the range continues; the whole is answered when it has another",
+            text(),
+        ),
+        Special::IdempotencyKey => (
+            "A name for this request, remembered for 24 hours: sent again, it is answered again and not done again",
+            text().pattern(Some("^[!-~]{1,255}$")),
+        ),
+    };
+    header(special.name(), description, schema.into())
 }
 
 fn stands_in(parameter: &RefOr<Parameter>, place: ParameterIn) -> bool {

@@ -36,7 +36,6 @@ pub(in crate::server) async fn moved(
 
 /// The page at the root of an app.
 #[utoipa::path(get, path = "/apps/{t}/", operation_id = "appRoot", tag = "apps",
-    params(shapes::FileConditions),
     responses(
         (status = 200, description = "The file",
             content((shapes::FileBytes = "application/octet-stream"), (shapes::FileBytes = "*/*")),
@@ -65,7 +64,6 @@ pub(in crate::server) async fn root(
 
 /// One file, or part of it; the path of a directory, with `/` at its end, is that of the page in it.
 #[utoipa::path(get, path = "/apps/{t}/{path}", operation_id = "appFile", tag = "apps",
-    params(shapes::FileConditions),
     responses(
         (status = 200, description = "The file",
             content((shapes::FileBytes = "application/octet-stream"), (shapes::FileBytes = "*/*")),

@@ -9,10 +9,10 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::tenant_id;
-use crate::documents::{AtMost, MAX_BATCH, Mutation};
+use crate::documents::{AtMost, Done, MAX_BATCH, Mutation};
 use crate::server::App;
-use crate::server::body::Body;
 use crate::server::error::ApiError;
+use crate::server::once::{Answered, Keyed};
 use crate::server::openapi::shapes;
 use crate::tenants::StoreError;
 
@@ -28,12 +28,15 @@ pub(in crate::server) struct Batch {
     responses(
         (status = 200, description = "All of it is on the disk", body = shapes::BatchResults),
         (status = 409, description = "It cannot be done to what is there", body = shapes::ErrorEnvelope),
+        (status = 412, description = "A document is not of the version that it must have", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn apply(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
-    Body(batch): Body<Batch>,
-) -> Result<Json<Value>, ApiError> {
+    Keyed {
+        body: batch, once, ..
+    }: Keyed<Batch>,
+) -> Result<Answered<Json<Value>>, ApiError> {
     let mutations = batch.mutations.0.iter().enumerate();
     let mutations = mutations
         .map(|(index, json)| {
@@ -44,10 +47,7 @@ pub(in crate::server) async fn apply(
         })
         .collect::<Result<_, _>>()?;
     let store = app.open(&tenant_id(&tenant)?).await?;
-    let outcomes = store.apply_all(mutations).await?;
-    let results: Vec<Value> = outcomes
-        .iter()
-        .map(|outcome| json!({"id": outcome.id()}))
-        .collect();
-    Ok(Json(json!({"results": results})))
+    let Done { outcome, replayed } = store.apply_once(mutations, once).await?;
+    let answer = Json(json!({"results": outcome}));
+    Ok(Answered { answer, replayed })
 }

@@ -4,18 +4,20 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{AppendHeaders, IntoResponse, Response};
 use serde::Deserialize;
+use serde_json::json;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 use super::query::data;
 use super::tenant_id;
-use crate::documents::{DocumentId, Fields, Mutation, TableName};
-use crate::server::App;
+use crate::documents::{DocumentId, Done, Expected, Fields, Mutation, MutationOutcome, TableName};
 use crate::server::body::{Body, Pieces, RawJson};
-use crate::server::error::ApiError;
+use crate::server::error::{ApiError, Code};
+use crate::server::once::{Answered, Keyed};
 use crate::server::openapi::shapes;
+use crate::server::{App, conditions, range};
 use crate::tenants::MAX_LIST;
 
 /// `fields` is not parsed here: it is checked once, by [`Fields`], and stored as text.
@@ -24,6 +26,7 @@ use crate::tenants::MAX_LIST;
 pub(in crate::server) struct NewDocument {
     table: String,
     fields: Box<RawValue>,
+    id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -38,23 +41,38 @@ pub(in crate::server) struct Patch {
 #[utoipa::path(post, path = "/api/tenants/{t}/documents", operation_id = "insertDocument",
     tag = "documents", request_body = shapes::NewDocument,
     responses(
-        (status = 201, description = "It is on the disk", body = shapes::Written),
+        (status = 201, description = "It is on the disk", body = shapes::Written,
+            headers(("ETag" = String, description = "The version of the document"))),
         (status = 409, description = "It cannot be done to what is there", body = shapes::ErrorEnvelope),
+        (status = 412, description = "There is a document of this id", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn insert(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
-    Body(new): Body<NewDocument>,
-) -> Result<(StatusCode, RawJson), ApiError> {
+    Keyed {
+        body: new,
+        once,
+        headers,
+    }: Keyed<NewDocument>,
+) -> Result<impl IntoResponse, ApiError> {
+    let id = new.id.map(|id| id.parse()).transpose()?;
+    let expected = match (conditions::must_be_new(&headers)?, id) {
+        (false, _) => None,
+        (true, Some(id)) => Some((id, Expected::Absent)),
+        (true, None) => {
+            let message = "`If-None-Match: *` is about the document of an id: send the \"id\"";
+            return Err(ApiError::new(Code::InvalidInput, message));
+        }
+    };
     let mutation = Mutation::Insert {
         table: new.table.parse()?,
         fields: Fields::from_json(new.fields.get())?,
-        id: None,
+        id,
     };
     let store = app.open(&tenant_id(&tenant)?).await?;
-    let outcome = store.apply(mutation).await?;
-    let json = format!(r#"{{"id":"{}"}}"#, outcome.id());
-    Ok((StatusCode::CREATED, RawJson(json)))
+    let Done { outcome, replayed } = store.apply_if(expected, mutation, once).await?;
+    let answer = (StatusCode::CREATED, written(&outcome));
+    Ok(Answered { answer, replayed })
 }
 
 /// The documents of a table, oldest first, at most 1000
@@ -79,55 +97,84 @@ pub(in crate::server) async fn list(
 /// One document
 #[utoipa::path(get, path = "/api/tenants/{t}/documents/{table}/{id}", operation_id = "getDocument",
     tag = "documents",
-    responses((status = 200, description = "It", body = shapes::OneDocument)))]
+    responses(
+        (status = 200, description = "It", body = shapes::OneDocument,
+            headers(("ETag" = String, description = "Its version"))),
+        (status = 304, description = "The client has this version"),
+    ))]
 pub(in crate::server) async fn get(
     State(app): State<Arc<App>>,
     Path((tenant, table, id)): Path<(String, String, String)>,
-) -> Result<RawJson, ApiError> {
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let (table, id): (TableName, DocumentId) = (table.parse()?, id.parse()?);
     let store = app.open(&tenant_id(&tenant)?).await?;
     let document = store.get(&table, id).await?;
+    let etag = conditions::etag(document.version);
+    if range::is_known(&headers, &etag) {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
+    }
     let mut json = String::from(r#"{"document":"#);
     document.write_json(&mut json);
     json.push('}');
-    Ok(RawJson(json))
+    Ok(([(header::ETAG, etag)], RawJson(json)).into_response())
 }
 
 /// Merges fields into a document
 #[utoipa::path(patch, path = "/api/tenants/{t}/documents/{table}/{id}",
     operation_id = "patchDocument", tag = "documents", request_body = shapes::Patch,
     responses(
-        (status = 200, description = "It is on the disk", body = shapes::Written),
+        (status = 200, description = "It is on the disk", body = shapes::Written,
+            headers(("ETag" = String, description = "The new version of the document"))),
         (status = 409, description = "It cannot be done to what is there", body = shapes::ErrorEnvelope),
+        (status = 412, description = "The document is not of this version", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn patch(
     State(app): State<Arc<App>>,
     Path((tenant, table, id)): Path<(String, String, String)>,
+    headers: HeaderMap,
     Body(body): Body<Patch>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<impl IntoResponse, ApiError> {
+    let id = id.parse()?;
+    let expected = conditions::if_match(&headers)?.map(|expected| (id, expected));
     let mutation = Mutation::Update {
         table: table.parse()?,
-        id: id.parse()?,
+        id,
         patch: Fields::from_json(body.patch.get())?,
+        if_version: None,
     };
     let store = app.open(&tenant_id(&tenant)?).await?;
-    let outcome = store.apply(mutation).await?;
-    Ok(Json(json!({"id": outcome.id()})))
+    let done = store.apply_if(expected, mutation, None).await?;
+    Ok(written(&done.outcome))
 }
 
 /// Removes a document
 #[utoipa::path(delete, path = "/api/tenants/{t}/documents/{table}/{id}",
     operation_id = "deleteDocument", tag = "documents",
-    responses((status = 204, description = "It is gone")))]
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 412, description = "The document is not of this version", body = shapes::ErrorEnvelope),
+    ))]
 pub(in crate::server) async fn delete(
     State(app): State<Arc<App>>,
     Path((tenant, table, id)): Path<(String, String, String)>,
+    headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
+    let id = id.parse()?;
+    let expected = conditions::if_match(&headers)?.map(|expected| (id, expected));
     let mutation = Mutation::Delete {
         table: table.parse()?,
-        id: id.parse()?,
+        id,
+        if_version: None,
     };
     let store = app.open(&tenant_id(&tenant)?).await?;
-    let _outcome = store.apply(mutation).await?;
+    let _done = store.apply_if(expected, mutation, None).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// What a write came to: the document and its version, which is its tag.
+fn written(outcome: &MutationOutcome) -> impl IntoResponse + use<> {
+    let etag = outcome.version().map(conditions::etag);
+    let etag = etag.map(|etag| AppendHeaders([(header::ETAG, etag)]));
+    (etag, Json(json!(outcome)))
 }

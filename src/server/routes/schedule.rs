@@ -9,10 +9,12 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{named, tenant_id};
+use crate::documents::Done;
 use crate::documents::schedule::{JobId, NewJob};
 use crate::server::App;
-use crate::server::body::{Body, RawJson};
+use crate::server::body::RawJson;
 use crate::server::error::ApiError;
+use crate::server::once::{Answered, Keyed};
 use crate::server::openapi::shapes;
 
 /// Schedules a mutation to be done once
@@ -25,12 +27,14 @@ use crate::server::openapi::shapes;
 pub(in crate::server) async fn create(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
-    Body(body): Body<Box<RawValue>>,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
+    Keyed { body, once, .. }: Keyed<Box<RawValue>>,
+) -> Result<Answered<(StatusCode, Json<Value>)>, ApiError> {
     let job = NewJob::from_json(body.get())?;
     let store = app.open(&tenant_id(&tenant)?).await?;
-    let job = store.schedule(job, app.scheduler.now_ms()).await?;
-    Ok((StatusCode::CREATED, Json(json!({"job_id": job.id}))))
+    let now = app.scheduler.now_ms();
+    let Done { outcome, replayed } = store.schedule_once(job, now, once).await?;
+    let answer = (StatusCode::CREATED, Json(json!({"job_id": outcome.id})));
+    Ok(Answered { answer, replayed })
 }
 
 /// Jobs that wait for their time

@@ -13,12 +13,18 @@ use std::{
 use nimbus_manifests::TenantId;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
-use super::{failure, layout, lookups::Wanted, plans::Plans, readers::is_sound};
+use super::{
+    failure, layout,
+    lookups::Wanted,
+    plans::Plans,
+    readers::is_sound,
+    remembered::{Expiry, Part},
+};
 use crate::{
     budget,
     documents::{
-        Change, Document, DocumentId, Fields, JournalPage, JournalRecord, MAX_JOURNAL_PAGE,
-        Mutation, MutationOutcome, TableName, schema::TableSchema,
+        Change, Document, DocumentId, Done, Expected, Fields, JournalPage, JournalRecord,
+        MAX_JOURNAL_PAGE, Mutation, MutationOutcome, Once, TableName, schema::TableSchema,
     },
     tenants::{DueLog, MAX_LIST, MAX_LIST_BYTES, StoreError},
 };
@@ -59,7 +65,9 @@ pub(super) struct Writing<'a> {
 
 /// What a mutation did, for the journal.
 pub(super) struct Applied {
-    pub(super) outcome: MutationOutcome,
+    change: Change,
+    /// The document.
+    pub(super) id: DocumentId,
     /// The number of its table.
     pub(super) number: i64,
     /// When, in milliseconds since the Unix epoch.
@@ -70,11 +78,12 @@ impl Applied {
     /// Notes it in the journal.
     fn note(&self, connection: &Connection, sequence: i64) -> rusqlite::Result<()> {
         let Self {
-            outcome,
+            change,
+            id,
             number,
             at,
         } = self;
-        let (change, id) = (change_number(outcome.change()), outcome.id());
+        let change = change_number(*change);
         let _one = connection
             .prepare_cached("INSERT INTO nimbus_journal VALUES (?1, ?2, ?3, ?4, ?5)")?
             .execute(params![sequence, change, number, id.as_bytes(), at])?;
@@ -196,13 +205,110 @@ impl<'a> Writing<'a> {
     pub(super) fn apply(&mut self, mutation: &Mutation) -> Result<MutationOutcome, StoreError> {
         let applied = match mutation {
             Mutation::Insert { table, fields, id } => self.insert(table, fields, *id),
-            Mutation::Update { table, id, patch } => self.update(table, *id, patch),
-            Mutation::Delete { table, id } => self.delete(table, *id),
+            Mutation::Update {
+                table,
+                id,
+                patch,
+                if_version,
+            } => self.update(table, *id, patch, *if_version),
+            Mutation::Delete {
+                table,
+                id,
+                if_version,
+            } => self.delete(table, *id, *if_version),
+            Mutation::Check {
+                table,
+                id,
+                expected,
+            } => {
+                let version = self.demand(table, *id, expected)?;
+                return Ok(MutationOutcome::new(*id, version));
+            }
         }?;
-        let outcome = applied.outcome;
         self.sequence += 1;
+        let outcome = MutationOutcome::new(applied.id, Some(self.sequence));
         self.applied.push(applied);
         Ok(outcome)
+    }
+
+    /// Applies mutations under a key, which is done once.
+    pub(super) fn apply_once(
+        &mut self,
+        batch: &[Mutation],
+        once: &Once,
+    ) -> Result<Done<Vec<MutationOutcome>>, StoreError> {
+        let (parts, replayed) = self.once(once, |writing| {
+            let outcomes = writing.apply_all(batch)?;
+            let part = |outcome: &MutationOutcome| Part {
+                id: *outcome.id().as_bytes(),
+                // No write has this number.
+                number: outcome.version().unwrap_or(0),
+            };
+            Ok(outcomes.iter().map(part).collect())
+        })?;
+        let outcome = parts.iter().map(|part| {
+            let id = DocumentId::from_bytes(part.id).ok_or_else(|| malformed(0, "answer"))?;
+            let version = (part.number > 0).then_some(part.number);
+            Ok(MutationOutcome::new(id, version))
+        });
+        let outcome: rusqlite::Result<Vec<_>> = outcome.collect();
+        Ok(Done {
+            outcome: outcome.map_err(|error| self.failure(error))?,
+            replayed,
+        })
+    }
+
+    /// Refuses what depends on a document that is not as it is expected; gives the version that is there.
+    fn demand(
+        &mut self,
+        table: &TableName,
+        id: DocumentId,
+        expected: &Expected,
+    ) -> Result<Option<i64>, StoreError> {
+        let version = match self.number(table)? {
+            None => None,
+            Some(number) => {
+                let sql = format!("SELECT {VERSION} FROM documents_{number} WHERE id = ?1");
+                self.connection
+                    .prepare_cached(&sql)
+                    .and_then(|mut find| {
+                        find.query_row([&id.as_bytes()[..]], |row| row.get(0))
+                            .optional()
+                    })
+                    .map_err(|error| self.failure(error))?
+            }
+        };
+        if expected.holds(version) {
+            return Ok(version);
+        }
+        Err(StoreError::PreconditionFailed {
+            table: table.clone(),
+            id,
+            version,
+        })
+    }
+
+    /// [`Writing::demand`] of a version, if one is named.
+    fn demand_version(
+        &mut self,
+        table: &TableName,
+        id: DocumentId,
+        if_version: Option<i64>,
+    ) -> Result<(), StoreError> {
+        match if_version {
+            None => Ok(()),
+            Some(version) => {
+                let expected = Expected::OneOf(vec![version]);
+                self.demand(table, id, &expected).map(drop)
+            }
+        }
+    }
+
+    /// Forgets keys of requests that are old, if it is time to.
+    pub(super) fn forget(&self, expiry: &mut Expiry) -> Result<(), StoreError> {
+        expiry
+            .forget(self.connection)
+            .map_err(|error| self.failure(error))
     }
 
     /// Notes in the journal what was done after the write `before`, and gives the number of the last write.
@@ -238,7 +344,9 @@ impl<'a> Writing<'a> {
                 (id, id.unix_ms())
             }
         };
-        let sql = format!("INSERT INTO documents_{number} VALUES (?1, ?2, ?3, ?3, jsonb(?4))");
+        let sql = format!(
+            "INSERT INTO documents_{number} (seq, id, created, updated, fields) VALUES (?1, ?2, ?3, ?3, jsonb(?4))"
+        );
         let _one = self
             .connection
             .prepare_cached(&sql)
@@ -252,7 +360,8 @@ impl<'a> Writing<'a> {
             })
             .map_err(|error| self.refusal(error, table, id))?;
         Ok(Applied {
-            outcome: MutationOutcome::Inserted { id },
+            change: Change::Inserted,
+            id,
             number,
             at: now,
         })
@@ -263,7 +372,9 @@ impl<'a> Writing<'a> {
         table: &TableName,
         id: DocumentId,
         patch: &Fields,
+        if_version: Option<i64>,
     ) -> Result<Applied, StoreError> {
+        self.demand_version(table, id, if_version)?;
         let number = self.number_of(table, id)?;
         let find =
             format!("SELECT seq, updated, json(fields) FROM documents_{number} WHERE id = ?1");
@@ -287,21 +398,28 @@ impl<'a> Writing<'a> {
         // A clock that was set back does not make a document older than it is.
         let now = now_ms().max(updated);
         let set = format!(
-            "UPDATE documents_{number} SET updated = ?2, fields = jsonb(?3) WHERE seq = ?1"
+            "UPDATE documents_{number} SET updated = ?2, fields = jsonb(?3), version = ?4 WHERE seq = ?1"
         );
         let _one = self
             .connection
             .prepare_cached(&set)
-            .and_then(|mut set| set.execute(params![seq, now, merged.as_json()]))
+            .and_then(|mut set| set.execute(params![seq, now, merged.as_json(), self.sequence + 1]))
             .map_err(|error| self.refusal(error, table, id))?;
         Ok(Applied {
-            outcome: MutationOutcome::Updated { id },
+            change: Change::Updated,
+            id,
             number,
             at: now,
         })
     }
 
-    fn delete(&mut self, table: &TableName, id: DocumentId) -> Result<Applied, StoreError> {
+    fn delete(
+        &mut self,
+        table: &TableName,
+        id: DocumentId,
+        if_version: Option<i64>,
+    ) -> Result<Applied, StoreError> {
+        self.demand_version(table, id, if_version)?;
         let number = self.number_of(table, id)?;
         let sql = format!("DELETE FROM documents_{number} WHERE id = ?1");
         let deleted = self
@@ -313,7 +431,8 @@ impl<'a> Writing<'a> {
             return Err(not_found(table, id));
         }
         Ok(Applied {
-            outcome: MutationOutcome::Deleted { id },
+            change: Change::Deleted,
+            id,
             number,
             at: now_ms(),
         })
@@ -412,8 +531,10 @@ impl Reader {
     ) -> Result<Document, StoreError> {
         self.number(table)
             .and_then(|number| {
-                let Some(number) = number else { return Ok(None) };
-                let sql = format!("SELECT id, created, updated, json(fields) FROM documents_{number} WHERE id = ?1");
+                let Some(number) = number else {
+                    return Ok(None);
+                };
+                let sql = format!("SELECT {DOCUMENT} FROM documents_{number} WHERE id = ?1");
                 self.connection
                     .prepare_cached(&sql)?
                     .query_row(params![id.as_bytes()], |row| stored_document(row, 0))
@@ -476,9 +597,7 @@ impl Reader {
             return Ok(Vec::new());
         };
         let limit = limit.min(MAX_LIST);
-        let sql = format!(
-            "SELECT id, created, updated, json(fields) FROM documents_{number} ORDER BY seq LIMIT ?1"
-        );
+        let sql = format!("SELECT {DOCUMENT} FROM documents_{number} ORDER BY seq LIMIT ?1");
         let mut statement = self.connection.prepare_cached(&sql).map_err(sqlite)?;
         // `limit` is at most MAX_LIST, which fits.
         let rows = statement
@@ -566,6 +685,12 @@ impl Reader {
     }
 }
 
+/// The version of a stored document: a write that only inserted it is its number.
+pub(super) const VERSION: &str = "ifnull(version, seq)";
+
+/// The columns of a stored document, which [`stored_document`] reads.
+pub(super) const DOCUMENT: &str = "id, created, updated, ifnull(version, seq), json(fields)";
+
 /// A document whose columns begin with this one.
 pub(super) fn stored_document(row: &Row<'_>, first: usize) -> rusqlite::Result<Document> {
     let id = DocumentId::from_bytes(row.get(first)?).ok_or_else(|| malformed(first, "id"))?;
@@ -573,7 +698,8 @@ pub(super) fn stored_document(row: &Row<'_>, first: usize) -> rusqlite::Result<D
         id,
         created_ms: row.get(first + 1)?,
         updated_ms: row.get(first + 2)?,
-        fields: stored_fields(row, first + 3)?,
+        version: row.get(first + 3)?,
+        fields: stored_fields(row, first + 4)?,
     })
 }
 

@@ -15,6 +15,8 @@
 //! nimbus_sequence  (id = 1, last INTEGER NOT NULL)
 //! -- One row: the key that seals the cursors of this tenant.
 //! nimbus_cursor_key (id = 1, key BLOB NOT NULL)
+//! -- Requests that were sent under a key: see `remembered.rs`.
+//! nimbus_remembered
 //! -- The schemas of tables, and the indexes made from them: see `schemas.rs`.
 //! nimbus_schemas, nimbus_indexes, nimbus_index_<slot>
 //! -- One table for each table of documents, in the order of insertion.
@@ -23,19 +25,21 @@
 //!     id      BLOB NOT NULL UNIQUE, -- 16 bytes, UUIDv7
 //!     created INTEGER NOT NULL,     -- milliseconds since the Unix epoch
 //!     updated INTEGER NOT NULL,     -- the same; never before `created`
-//!     fields  BLOB NOT NULL         -- JSONB; `json(fields)` is the text that came in, compact
+//!     fields  BLOB NOT NULL,        -- JSONB; `json(fields)` is the text that came in, compact
+//!     version INTEGER               -- the number of the write that wrote it last, if that is not `seq`
 //! )
 //! ```
 //!
 //! `PRAGMA user_version` holds the layout's version. Version 1 had no journal, version 2 nothing but
-//! documents and their journal, version 3 no cursor key; such files are brought up to date when they are opened. Why it is so: `docs/decisions/0003-document-storage.md`.
+//! documents and their journal, version 3 no versions of documents,
+//! no keys of requests and no cursor key; such files are brought up to date when they are opened. Why it is so: `docs/decisions/0003-document-storage.md`.
 
 use nimbus_keyproviders::{OsRandom, SecureRandom as _};
 use nimbus_manifests::TenantId;
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 use zeroize::Zeroizing;
 
-use super::{deploys, failure, schedule, schemas};
+use super::{deploys, failure, remembered, schedule, schemas};
 use crate::{
     documents::{JOURNAL_RECORDS, TableName},
     tenants::{CURSOR_KEY_BYTES, MAX_TABLES, StoreError},
@@ -63,13 +67,17 @@ const ADD_JOURNAL: &str = "
 /// Makes version 3 of version 2; each resource has the tables of its own module.
 const ADD_RESOURCES: &[&str] = &[deploys::TABLES, schedule::TABLES, schemas::TABLES];
 
-/// Makes version 4 of version 3, but for the key itself.
+/// Makes version 4 of version 3, but for the key itself and what documents have.
 const ADD_CURSOR_KEY: &str = "
     CREATE TABLE nimbus_cursor_key (id INTEGER PRIMARY KEY CHECK (id = 1), key BLOB NOT NULL) STRICT;";
 
 /// What makes each version of the one before it.
-const STEPS: [&[&str]; VERSION as usize] =
-    [&[CREATE], &[ADD_JOURNAL], ADD_RESOURCES, &[ADD_CURSOR_KEY]];
+const STEPS: [&[&str]; VERSION as usize] = [
+    &[CREATE],
+    &[ADD_JOURNAL],
+    ADD_RESOURCES,
+    &[ADD_CURSOR_KEY, remembered::TABLE],
+];
 
 /// Whether the file has the layout of this version.
 pub(super) fn is_current(connection: &Connection, tenant: &TenantId) -> Result<bool, StoreError> {
@@ -105,6 +113,8 @@ pub(super) fn establish(connection: &mut Connection, tenant: &TenantId) -> Resul
     for sql in steps.iter().copied().flatten() {
         transaction.execute_batch(sql).map_err(sqlite)?;
     }
+    // Every older version lacks these.
+    add_versions(&transaction).map_err(sqlite)?;
     draw_cursor_key(&transaction, tenant)?;
     transaction
         .pragma_update(None, "user_version", VERSION)
@@ -112,7 +122,32 @@ pub(super) fn establish(connection: &mut Connection, tenant: &TenantId) -> Resul
     transaction.commit().map_err(sqlite)
 }
 
-/// Every older version lacks it.
+/// Gives documents their versions, as far as the journal knows of them; the rest keep the number of their insertion.
+fn add_versions(connection: &Connection) -> rusqlite::Result<()> {
+    let mut tables = connection.prepare("SELECT number FROM nimbus_tables")?;
+    let tables = tables.query_map([], |row| row.get::<_, i64>(0))?;
+    for number in tables {
+        let number = number?;
+        connection.execute_batch(&format!(
+            "ALTER TABLE documents_{number} ADD COLUMN version INTEGER"
+        ))?;
+    }
+    let mut updates = connection.prepare(
+        "SELECT number, id, max(sequence) FROM nimbus_journal WHERE change = 2 GROUP BY number, id",
+    )?;
+    let mut updates = updates.query([])?;
+    while let Some(update) = updates.next()? {
+        let number: i64 = update.get(0)?;
+        let (id, sequence): (Vec<u8>, i64) = (update.get(1)?, update.get(2)?);
+        // One that was removed and inserted again under its id is younger than that update.
+        let set = format!("UPDATE documents_{number} SET version = ?2 WHERE id = ?1 AND seq < ?2");
+        let _changed = connection
+            .prepare_cached(&set)?
+            .execute(params![id, sequence])?;
+    }
+    Ok(())
+}
+
 fn draw_cursor_key(connection: &Connection, tenant: &TenantId) -> Result<(), StoreError> {
     let mut key = Zeroizing::new([0; CURSOR_KEY_BYTES]);
     OsRandom.fill(&mut *key)?;
@@ -173,7 +208,8 @@ pub(super) fn create_table(
             id BLOB NOT NULL UNIQUE,
             created INTEGER NOT NULL,
             updated INTEGER NOT NULL,
-            fields BLOB NOT NULL
+            fields BLOB NOT NULL,
+            version INTEGER
         ) STRICT"
     ))?;
     Ok(Some(number))

@@ -27,6 +27,7 @@ mod plans;
 mod query;
 mod readers;
 mod rekey;
+mod remembered;
 mod schedule;
 mod schemas;
 mod statement;

@@ -5,7 +5,7 @@ use nimbus_manifests::TenantId;
 use rusqlite::{Connection, Row, Transaction, params, params_from_iter, types::Value as Sql};
 
 use super::{
-    apply::{Reader, malformed, stored_document, take_room},
+    apply::{DOCUMENT, Reader, malformed, stored_document, take_room},
     failure,
     plans::Plans,
     statement::Statement,
@@ -118,9 +118,7 @@ impl Page {
         number: i64,
         statement: &Statement,
     ) -> rusqlite::Result<bool> {
-        let fetch = format!(
-            "SELECT id, created, updated, json(fields) FROM documents_{number} WHERE seq = ?1"
-        );
+        let fetch = format!("SELECT {DOCUMENT} FROM documents_{number} WHERE seq = ?1");
         let mut fetch = snapshot.prepare_cached(&fetch)?;
         let mut find = snapshot.prepare_cached(&statement.places())?;
         let mut places = find.query(params_from_iter(&statement.parameters))?;

@@ -15,11 +15,12 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, params};
 
 use super::apply::{Reader, Writing, malformed, take_room};
 use super::failure;
+use super::remembered::Part;
 use crate::documents::schedule::{
     CLOCK_SLACK_MS, Cron, CronName, CronState, DueWork, FinishedJob, JOB_HISTORY, Job, JobId,
     LastRun, MAX_CRONS, MAX_JOB_LIST, MAX_JOBS, NewJob, Origin, Outcome, Ran, Schedule,
 };
-use crate::documents::{InputError, Mutation};
+use crate::documents::{Done, InputError, Mutation, Once};
 use crate::failpoints::crash_point;
 use crate::metrics;
 use crate::tenants::{MAX_LIST_BYTES, StoreError};
@@ -104,6 +105,39 @@ impl Writing<'_> {
             params![job.id.as_bytes(), job.run_at_ms, job.mutation.to_json()],
         )?;
         Ok(job)
+    }
+
+    /// Adds a job, and once under a key.
+    pub(super) fn put_job_once(
+        &mut self,
+        job: &NewJob,
+        now_ms: i64,
+        once: Option<&Once>,
+    ) -> Result<Done<Job>, StoreError> {
+        let Some(once) = once else {
+            let outcome = self.put_job(job, now_ms)?;
+            return Ok(Done {
+                outcome,
+                replayed: false,
+            });
+        };
+        let (parts, replayed) = self.once(once, |writing| {
+            let job = writing.put_job(job, now_ms)?;
+            Ok(vec![Part {
+                id: *job.id.as_bytes(),
+                number: job.run_at_ms,
+            }])
+        })?;
+        let outcome = parts.first().and_then(|part| {
+            Some(Job {
+                id: JobId::from_bytes(part.id)?,
+                run_at_ms: part.number,
+                // The same request asked for the same.
+                mutation: job.mutation.clone(),
+            })
+        });
+        let outcome = outcome.ok_or_else(|| self.failure(malformed(0, "answer")))?;
+        Ok(Done { outcome, replayed })
     }
 
     /// Takes back a job that waits.

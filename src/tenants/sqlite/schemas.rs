@@ -226,7 +226,7 @@ impl Writing<'_> {
         ids.extend(
             applied
                 .filter(|applied| applied.number == number)
-                .map(|applied| applied.outcome.id()),
+                .map(|applied| applied.id),
         );
         Ok(Some(ids))
     }

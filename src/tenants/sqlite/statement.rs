@@ -15,6 +15,7 @@ use std::ops::Range;
 use rusqlite::types::Value as Sql;
 
 use super::{
+    apply::{DOCUMENT, VERSION},
     expressions::{Ordered, path, rank},
     schemas::{Indexed, Indexes},
 };
@@ -133,7 +134,7 @@ fn parts<'a>(query: &Query, after: Option<&'a Position>, indexed: &[&Indexed]) -
 fn ordered_names(query: &Query) -> Option<&[String]> {
     match &query.order.as_ref()?.field {
         Field::Path(names) => Some(names),
-        Field::Id | Field::Created | Field::Updated => None,
+        Field::Id | Field::Created | Field::Updated | Field::Version => None,
     }
 }
 
@@ -234,6 +235,7 @@ impl<'a> Draft<'a> {
             text.push_str(part);
         }
         let places = text.len();
+        text.push_str(", ");
         text.push_str(DOCUMENT);
         let document = places..text.len();
         // One more says whether there are more. SQLite plans by the limit: were it bound, each binding would have it plan anew.
@@ -498,6 +500,7 @@ impl<'a> Draft<'a> {
             Field::Id => ("'text'".to_owned(), ID_TEXT.to_owned()),
             Field::Created => ("'integer'".to_owned(), "created".to_owned()),
             Field::Updated => ("'integer'".to_owned(), "updated".to_owned()),
+            Field::Version => ("'integer'".to_owned(), VERSION.to_owned()),
             Field::Path(names) => {
                 let path = self.bind(path(names));
                 (
@@ -605,8 +608,6 @@ impl From<Key> for Sql {
     }
 }
 
-/// The columns of a stored document.
-const DOCUMENT: &str = ", id, created, updated, json(fields)";
 /// A document's id as its clients know it.
 const ID_TEXT: &str = "lower(substr(hex(id), 1, 8) || '-' || substr(hex(id), 9, 4) || '-' || substr(hex(id), 13, 4) || '-' \
                        || substr(hex(id), 17, 4) || '-' || substr(hex(id), 21))";

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     documents::{
-        Document, DocumentId, JournalPage, Mutation, MutationOutcome, TableName,
+        Document, DocumentId, Done, JournalPage, Mutation, MutationOutcome, Once, TableName,
         deploy::{AppFile, AppPath, ContentHash, Deploy, Deployed, Generations},
         query::{Position, Query, QueryPage},
         schedule::{
@@ -181,8 +181,12 @@ impl SqliteTenant {
 
 #[async_trait]
 impl TenantStore for SqliteTenant {
-    async fn apply_all(&self, batch: Vec<Mutation>) -> Result<Vec<MutationOutcome>, StoreError> {
-        self.written(self.lease.writer.submit(batch)).await
+    async fn apply_once(
+        &self,
+        batch: Vec<Mutation>,
+        once: Option<Once>,
+    ) -> Result<Done<Vec<MutationOutcome>>, StoreError> {
+        self.written(self.lease.writer.submit(batch, once)).await
     }
 
     async fn deploy(&self, deploy: Deploy) -> Result<Deployed, StoreError> {
@@ -303,12 +307,18 @@ impl TenantStore for SqliteTenant {
         self.explained(result)
     }
 
-    async fn schedule(&self, job: NewJob, now_ms: i64) -> Result<Job, StoreError> {
+    async fn schedule_once(
+        &self,
+        job: NewJob,
+        now_ms: i64,
+        once: Option<Once>,
+    ) -> Result<Done<Job>, StoreError> {
         let size = Size {
             bytes: job.mutation.weight(),
             changes: 1,
         };
-        let work = move |writing: &mut Writing<'_>| writing.put_job(&job, now_ms);
+        let work =
+            move |writing: &mut Writing<'_>| writing.put_job_once(&job, now_ms, once.as_ref());
         self.written(self.lease.writer.run(size, work)).await
     }
 

@@ -191,8 +191,10 @@ mod plans;
 mod query;
 mod readers;
 mod rekey;
+mod remembered;
 mod schedule;
 mod schemas;
+mod versions;
 
 #[tokio::test]
 async fn documents_survive_closing() {
@@ -209,18 +211,20 @@ async fn documents_survive_closing() {
             table: table("t"),
             id: changed,
             patch: fields(r#"{"n":null,"new":[1]}"#),
+            if_version: None,
         };
         assert_eq!(
             store.apply(patch).await.unwrap(),
-            MutationOutcome::Updated { id: changed }
+            MutationOutcome::new(changed, Some(4))
         );
         let delete = Mutation::Delete {
             table: table("t"),
             id: gone,
+            if_version: None,
         };
         assert_eq!(
             store.apply(delete).await.unwrap(),
-            MutationOutcome::Deleted { id: gone }
+            MutationOutcome::new(gone, Some(5))
         );
         let before = store.list(&table("t"), 1000).await.unwrap();
         drop(store);
@@ -241,6 +245,7 @@ async fn documents_survive_closing() {
         assert_eq!(document.created_ms, kept.unix_ms());
         assert_eq!(document.updated_ms, document.created_ms);
         assert!(after[1].updated_ms >= after[1].created_ms);
+        assert_eq!((after[0].version, after[1].version), (1, 4));
         assert!(matches!(
             store.get(&table("t"), gone).await,
             Err(StoreError::DocumentNotFound { .. })
@@ -279,14 +284,17 @@ async fn what_is_not_there_is_not_found() {
             table: table("t"),
             id: absent,
             patch: fields("{}"),
+            if_version: None,
         },
         Mutation::Delete {
             table: table("t"),
             id: absent,
+            if_version: None,
         },
         Mutation::Delete {
             table: table("u"),
             id: absent,
+            if_version: None,
         },
     ] {
         assert!(matches!(
@@ -312,7 +320,7 @@ async fn lists_follow_insertion_and_not_the_ids_clients_chose() {
     };
     assert_eq!(
         store.apply(chosen.clone()).await.unwrap(),
-        MutationOutcome::Inserted { id: old }
+        MutationOutcome::new(old, Some(2))
     );
     assert!(
         matches!(store.apply(chosen).await, Err(StoreError::DocumentExists { id, .. }) if id == old)
@@ -411,6 +419,7 @@ async fn a_patch_that_makes_a_document_too_large_is_refused() {
             table: table("t"),
             id: there,
             patch,
+            if_version: None,
         })
         .await;
     assert!(matches!(result, Err(StoreError::Input(_))));

@@ -35,9 +35,10 @@ use super::{
     files::{Files, Replaced},
     layout,
     readers::Readers,
+    remembered::Expiry,
 };
 use crate::{
-    documents::{Mutation, MutationOutcome},
+    documents::{Done, Mutation, MutationOutcome, Once},
     failpoints::crash_point,
     metrics::{self, Held},
     process,
@@ -46,7 +47,7 @@ use crate::{
 };
 
 /// What came of a batch: the outcome of each of its mutations, or why none of them was applied.
-pub(super) type Outcome = Result<Vec<MutationOutcome>, StoreError>;
+pub(super) type Outcome = Result<Done<Vec<MutationOutcome>>, StoreError>;
 
 /// The way to a tenant's writer thread.
 #[derive(Debug)]
@@ -193,21 +194,28 @@ impl Writer {
         })
     }
 
-    /// Queues a batch of mutations, which are applied all or not at all.
+    /// Queues a batch of mutations, which are applied all or not at all, and once under a key.
     pub(super) fn submit(
         &self,
         batch: Vec<Mutation>,
+        once: Option<Once>,
     ) -> Result<oneshot::Receiver<Outcome>, StoreError> {
         let size = Size {
             bytes: batch.iter().map(Mutation::weight).sum(),
             changes: batch.len(),
         };
-        match batch.len() {
-            1 => self.queue(size, Undo::Statement, move |writing| {
-                writing.apply_all(&batch)
+        // A lone mutation is one statement. The memory of a key is a second one.
+        let undo = match (&once, batch.len()) {
+            (None, 1) => Undo::Statement,
+            _ => Undo::Savepoint,
+        };
+        self.queue(size, undo, move |writing| match once {
+            Some(once) => writing.apply_once(&batch, &once),
+            None => writing.apply_all(&batch).map(|outcome| Done {
+                outcome,
+                replayed: false,
             }),
-            _ => self.run(size, move |writing| writing.apply_all(&batch)),
-        }
+        })
     }
 
     /// Queues work that is done all or not at all, within a transaction that it shares with others' work. The answer comes
@@ -378,6 +386,7 @@ impl Station {
             connection,
             checkpoints,
             known: Known::default(),
+            expiry: Expiry::default(),
             files,
             sequence,
             last_group: 0,
@@ -404,6 +413,8 @@ struct Work {
     connection: Connection,
     checkpoints: Checkpoints,
     known: Known,
+    /// When keys of requests are old.
+    expiry: Expiry,
     /// What it writes to.
     files: Files,
     /// The number of the last write.
@@ -541,6 +552,7 @@ impl Work {
             metrics::COMMIT_FAILED.increment(1);
             self.sequence = sequence;
             self.known.clear();
+            self.expiry.unknown();
             self.broken |= matches!(error, StoreError::Corrupt { .. });
             if !self.connection.is_autocommit()
                 && let Err(error) = self.connection.execute_batch("ROLLBACK")
@@ -627,6 +639,7 @@ impl Work {
             &*self.station.due,
             before,
         );
+        writing.forget(&mut self.expiry)?;
         for queued in group {
             // What was refused alone is kept by the work itself, for its answer.
             let work = |writing: &mut Writing<'_>| queued.work.apply(writing);

@@ -2,7 +2,7 @@
 
 use utoipa::ToSchema;
 
-use super::{DocumentId, Fields, TableName, Written, shape, word};
+use super::{DocumentId, Fields, TableName, Version, shape, word};
 
 /// One change to one document.
 #[derive(ToSchema)]
@@ -18,6 +18,22 @@ pub(in crate::server) enum Mutation {
     Delete(DeleteMutation),
 }
 
+/// One change to one document, or what must be true of one.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[schema(discriminator(property_name = "type", mapping(
+    ("insert" = "#/components/schemas/InsertMutation"),
+    ("update" = "#/components/schemas/UpdateMutation"),
+    ("delete" = "#/components/schemas/DeleteMutation"),
+    ("check" = "#/components/schemas/CheckMutation"),
+)))]
+pub(in crate::server) enum BatchMutation {
+    Insert(InsertMutation),
+    Update(UpdateMutation),
+    Delete(DeleteMutation),
+    Check(CheckMutation),
+}
+
 shape! {
     /// The `type` of an insert.
     InsertType = word(&["insert"]);
@@ -31,6 +47,11 @@ shape! {
 shape! {
     /// The `type` of a deletion.
     DeleteType = word(&["delete"]);
+}
+
+shape! {
+    /// The `type` of a check.
+    CheckType = word(&["check"]);
 }
 
 #[derive(ToSchema)]
@@ -53,6 +74,9 @@ pub(in crate::server) struct UpdateMutation {
     id: DocumentId,
     /// Merged into the document's top level.
     patch: Fields,
+    /// The version that it must have. Not in a cron.
+    #[schema(value_type = Version, required = false)]
+    if_version: Option<Version>,
 }
 
 #[derive(ToSchema)]
@@ -62,18 +86,42 @@ pub(in crate::server) struct DeleteMutation {
     r#type: DeleteType,
     table: TableName,
     id: DocumentId,
+    /// The version that it must have. Not in a cron.
+    #[schema(value_type = Version, required = false)]
+    if_version: Option<Version>,
+}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::server) struct CheckMutation {
+    #[schema(inline)]
+    r#type: CheckType,
+    table: TableName,
+    id: DocumentId,
+    /// The version that it must have; null where there must be no document.
+    #[schema(required)]
+    version: Option<Version>,
 }
 
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct Batch {
     #[schema(max_items = 10_000)]
-    mutations: Vec<Mutation>,
+    mutations: Vec<BatchMutation>,
 }
 
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct BatchResults {
     /// One a mutation, in their order.
-    results: Vec<Written>,
+    results: Vec<BatchResult>,
+}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::server) struct BatchResult {
+    id: DocumentId,
+    /// Of a check the version that is there, or null.
+    #[schema(required)]
+    version: Option<Version>,
 }

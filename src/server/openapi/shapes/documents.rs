@@ -14,6 +14,15 @@ shape! {
 }
 
 shape! {
+    /// A version of a document.
+    Version = ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .minimum(Some(1))
+        .maximum(Some(9_007_199_254_740_991_i64))
+        .description(Some("The version of a document: the number of the write that wrote it last"));
+}
+
+shape! {
     /// The user's part of a document.
     Fields = fields("The fields of a document: any JSON, at most 1 MiB and 64 levels; no name begins with '_'");
 }
@@ -27,6 +36,8 @@ shape! {
         .required("_creationTime")
         .property("_updateTime", milliseconds("When it was changed last"))
         .required("_updateTime")
+        .property("_version", Version::schema())
+        .required("_version")
         .additional_properties(Some(AdditionalProperties::FreeForm(true)))
         .description(Some("A document: its fields, and what the server keeps of it"));
 }
@@ -47,6 +58,8 @@ fn fields(description: &str) -> ObjectBuilder {
 pub(in crate::server) struct NewDocument {
     table: TableName,
     fields: Fields,
+    /// Drawn where it is left out.
+    id: Option<DocumentId>,
 }
 
 #[derive(ToSchema)]
@@ -60,6 +73,7 @@ pub(in crate::server) struct Patch {
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct Written {
     id: DocumentId,
+    version: Version,
 }
 
 #[derive(ToSchema)]

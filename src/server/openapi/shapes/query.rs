@@ -17,7 +17,7 @@ shape! {
 shape! {
     /// A field of a document.
     Field = text(
-        "^(_id|_creationTime|_updateTime|[^_.\\x00][^.\\x00]*(\\.[^.\\x00]+)*)$",
+        "^(_id|_creationTime|_updateTime|_version|[^_.\\x00][^.\\x00]*(\\.[^.\\x00]+)*)$",
         "A field: one of the server's, or the names on the way to it with dots between them; at most 1024 bytes and 64 names",
     );
 }

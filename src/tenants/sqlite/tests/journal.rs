@@ -11,7 +11,11 @@ fn numbers(page: &JournalPage) -> Vec<i64> {
 
 fn delete(id: DocumentId) -> Mutation {
     let table = table("t");
-    Mutation::Delete { table, id }
+    Mutation::Delete {
+        table,
+        id,
+        if_version: None,
+    }
 }
 
 #[tokio::test]
@@ -29,6 +33,7 @@ async fn the_journal_has_every_applied_write_in_order_and_nothing_else() {
         table: table("t"),
         id: first,
         patch: fields(r#"{"n":2}"#),
+        if_version: None,
     };
     let other = Mutation::Insert {
         table: table("other"),

@@ -3,20 +3,33 @@
 use super::*;
 use crate::documents::query::Query;
 
-/// Makes the file of `acme` one of an earlier version, and gives it back closed.
+/// Makes the file of `acme` one of an earlier version.
 async fn age(house: &House, layout: i64) {
     let connection = house.connection("acme").await;
+    let first = ["nimbus_tables", "nimbus_sequence"];
     let later = match layout {
-        1 => later_tables(&connection, &["nimbus_tables", "nimbus_sequence"]),
-        2 => later_tables(
-            &connection,
-            &["nimbus_tables", "nimbus_sequence", "nimbus_journal"],
-        ),
-        _ => vec!["nimbus_cursor_key".to_owned()],
+        1 => later_tables(&connection, &first),
+        2 => later_tables(&connection, &[&first[..], &["nimbus_journal"]].concat()),
+        _ => ["nimbus_cursor_key", "nimbus_remembered"]
+            .map(str::to_owned)
+            .into(),
     };
     for table in later {
         connection
             .execute_batch(&format!("DROP TABLE {table}"))
+            .unwrap();
+    }
+    for number in 1..=2 {
+        connection
+            .execute_batch(&format!(
+                "ALTER TABLE documents_{number} DROP COLUMN version"
+            ))
+            .unwrap();
+    }
+    if layout == 1 {
+        // It counted the writes that inserted something.
+        connection
+            .execute_batch("UPDATE nimbus_sequence SET last = 7")
             .unwrap();
     }
     connection
@@ -35,50 +48,134 @@ fn later_tables(connection: &rusqlite::Connection, known: &[&str]) -> Vec<String
     names
 }
 
-/// A tenant `acme` with three documents, closed again.
+/// A tenant `acme`, closed again: three documents in `t`, the second of which was changed last, and one in `u` that was changed, removed
+/// and inserted again.
 async fn furnished(house: &House) -> Vec<Document> {
     let tenants = house.open().await;
     tenants.create_tenant(&id("acme")).await.unwrap();
     let store = tenants.open(&id("acme")).await.unwrap();
+    let mut ids = Vec::new();
     for n in 1..=3 {
-        let _there = add(&store, &format!(r#"{{"n":{n}}}"#)).await;
+        ids.push(add(&store, &format!(r#"{{"n":{n}}}"#)).await);
     }
-    let documents = store.list(&table("t"), 10).await.unwrap();
+    let update = |name: &str, id: DocumentId| Mutation::Update {
+        table: table(name),
+        id,
+        patch: fields("{}"),
+        if_version: None,
+    };
+    let again = DocumentId::generate();
+    let insert = Mutation::Insert {
+        table: table("u"),
+        fields: fields("{}"),
+        id: Some(again),
+    };
+    let delete = Mutation::Delete {
+        table: table("u"),
+        id: again,
+        if_version: None,
+    };
+    let batch = vec![insert.clone(), update("u", again), delete, insert];
+    let _outcomes = store.apply_all(batch).await.unwrap();
+    let _outcome = store.apply(update("t", ids[1])).await.unwrap();
+    let documents = both(&store).await;
+    let versions: Vec<i64> = documents.iter().map(|document| document.version).collect();
+    assert_eq!(versions, [1, 8, 3, 7]);
     drop(store);
     tenants.close().await.unwrap();
     documents
 }
 
-#[tokio::test]
-async fn a_file_from_before_the_journal_is_opened_with_all_that_is_in_it() {
-    for envelope in [encryption(), Envelope::plaintext()] {
-        let house = House::new(envelope);
-        let before = furnished(&house).await;
-        age(&house, 1).await;
-        let connection = house.connection("acme").await;
-        connection
-            .execute_batch("UPDATE nimbus_sequence SET last = 3")
-            .unwrap();
-        drop(connection);
+/// The documents of both tables.
+async fn both(store: &Arc<dyn TenantStore>) -> Vec<Document> {
+    let mut documents = store.list(&table("t"), 10).await.unwrap();
+    documents.extend(store.list(&table("u"), 10).await.unwrap());
+    documents
+}
 
-        let tenants = house.open().await;
-        let store = tenants.open(&id("acme")).await.unwrap();
-        assert_eq!(store.list(&table("t"), 10).await.unwrap(), before);
-        let page = store.journal(None, 10).await.unwrap();
-        assert_eq!((page.latest, page.floor, page.next_cursor()), (3, 3, 3));
-        let _there = add(&store, r#"{"n":4}"#).await;
-        let page = store.journal(Some(3), 10).await.unwrap();
-        assert_eq!((page.records[0].sequence, page.floor), (4, 3));
-        assert!(matches!(
-            store.journal(Some(2), 10).await,
-            Err(StoreError::JournalExpired { after: 2, floor: 3 })
-        ));
-        let list = store.list(&table("t"), 10).await.unwrap();
-        assert_eq!(
-            bodies(&list),
-            [r#"{"n":1}"#, r#"{"n":2}"#, r#"{"n":3}"#, r#"{"n":4}"#]
-        );
+#[tokio::test]
+async fn files_of_every_earlier_version_are_opened_with_all_that_is_in_them() {
+    for envelope in [encryption(), Envelope::plaintext()] {
+        for layout in 1..=3 {
+            let house = House::new(envelope.clone());
+            let mut before = furnished(&house).await;
+            age(&house, layout).await;
+            let tenants = house.open().await;
+            let store = tenants.open(&id("acme")).await.unwrap();
+            let (latest, floor) = match layout {
+                // Of what was written before, nobody kept more than the insertion.
+                1 => {
+                    before[1].version = 2;
+                    (7, 7)
+                }
+                _ => (8, 0),
+            };
+            assert_eq!(both(&store).await, before, "layout {layout}");
+            let page = store.journal(None, 10).await.unwrap();
+            assert_eq!(
+                (page.latest, page.floor),
+                (latest, floor),
+                "layout {layout}"
+            );
+            // Versions go on, and are what conditions are about.
+            let update = |version| Mutation::Update {
+                table: table("t"),
+                id: before[1].id,
+                patch: fields(r#"{"n":4}"#),
+                if_version: Some(version),
+            };
+            let outcome = store.apply(update(before[1].version)).await.unwrap();
+            assert_eq!(outcome.version(), Some(latest + 1));
+            assert!(matches!(
+                store.apply(update(before[1].version)).await,
+                Err(StoreError::PreconditionFailed { version, .. }) if version == Some(latest + 1)
+            ));
+            if let Some(behind) = u64::try_from(floor)
+                .ok()
+                .and_then(|floor| floor.checked_sub(1))
+            {
+                assert!(matches!(
+                    store.journal(Some(behind), 1).await,
+                    Err(StoreError::JournalExpired { .. })
+                ));
+            }
+        }
     }
+}
+
+#[tokio::test]
+async fn an_upgrade_that_cannot_be_finished_changes_nothing() {
+    let house = House::new(encryption());
+    let before = furnished(&house).await;
+    age(&house, 3).await;
+    // Its last table cannot be made: others have the name.
+    let connection = house.connection("acme").await;
+    connection
+        .execute_batch("CREATE TABLE nimbus_remembered (x)")
+        .unwrap();
+    drop(connection);
+    let tenants = house.open().await;
+    let refused = tenants.open(&id("acme")).await;
+    assert!(matches!(refused, Err(StoreError::Engine { .. })));
+    tenants.close().await.unwrap();
+    drop(tenants);
+    let connection = house.connection("acme").await;
+    let layout: i64 = connection
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(layout, 3);
+    assert!(
+        connection
+            .prepare("SELECT version FROM documents_1")
+            .is_err()
+    );
+    connection
+        .execute_batch("DROP TABLE nimbus_remembered")
+        .unwrap();
+    drop(connection);
+    let tenants = house.open().await;
+    let store = tenants.open(&id("acme")).await.unwrap();
+    assert_eq!(both(&store).await, before);
 }
 
 #[tokio::test]
@@ -90,7 +187,7 @@ async fn files_of_every_earlier_version_get_a_cursor_key_that_stays() {
         age(&house, layout).await;
         let tenants = house.open().await;
         let store = tenants.open(&id("acme")).await.unwrap();
-        assert_eq!(store.list(&table("t"), 10).await.unwrap(), before);
+        assert_eq!(both(&store).await.len(), before.len());
         let page = store.query(query.clone(), None, 1).await.unwrap();
         let cursor = store
             .cursors()

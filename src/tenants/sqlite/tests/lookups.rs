@@ -130,6 +130,7 @@ async fn an_answer_is_of_after_the_question() {
             table: t.clone(),
             id: document,
             patch,
+            if_version: None,
         };
         // One look-up is under way while the write is answered.
         let early = store.get(&t, document);

@@ -210,7 +210,7 @@ fn object(
 fn any_path() -> impl Strategy<Value = String> {
     prop_oneof![
         8 => prop::collection::vec(prop::sample::select(NAMES.to_vec()), 1..4).prop_map(|names| names.join(".")),
-        1 => prop::sample::select(vec!["_id", "_creationTime", "_updateTime"]).prop_map(str::to_owned),
+        1 => prop::sample::select(vec!["_id", "_creationTime", "_updateTime", "_version"]).prop_map(str::to_owned),
     ]
 }
 
@@ -352,6 +352,7 @@ async fn a_document_that_stays_is_seen_once_whatever_is_written_meanwhile() {
                 let delete = Mutation::Delete {
                     table: table(direction),
                     id: last.id,
+                    if_version: None,
                 };
                 let _outcome = store.apply(delete).await.unwrap();
             }

@@ -32,7 +32,11 @@ fn numbered(n: usize) -> Mutation {
 
 fn impossible() -> Mutation {
     let (table, id) = (table("t"), DocumentId::generate());
-    Mutation::Delete { table, id }
+    Mutation::Delete {
+        table,
+        id,
+        if_version: None,
+    }
 }
 
 fn cron(name: &str, schedule: &str, mutation: &Mutation) -> Cron {

@@ -28,6 +28,7 @@ fn update(id: DocumentId, patch: &str) -> Mutation {
         table: table("t"),
         id,
         patch: fields(patch),
+        if_version: None,
     }
 }
 
@@ -143,6 +144,7 @@ async fn a_schema_is_refused_while_documents_do_not_fit_and_the_first_are_named(
     let delete = Mutation::Delete {
         table: table("t"),
         id: offending[14],
+        if_version: None,
     };
     let _outcome = store.apply(delete).await.unwrap();
     store.put_schema(numbered()).await.unwrap();
@@ -374,6 +376,7 @@ async fn documents_written_between_the_scan_and_the_setting_are_looked_at() {
     let delete = Mutation::Delete {
         table: table("t"),
         id: wrong,
+        if_version: None,
     };
     assert!(put(Some(delete.clone())).is_ok());
     let _outcome = store.apply(delete).await.unwrap();

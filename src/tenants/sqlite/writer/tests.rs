@@ -92,7 +92,7 @@ async fn desk(prepare: impl FnOnce(&Connection)) -> Desk {
 impl Desk {
     /// Queues one mutation.
     fn submit(&self, mutation: Mutation) -> Result<oneshot::Receiver<Outcome>, StoreError> {
-        self.writer.submit(vec![mutation])
+        self.writer.submit(vec![mutation], None)
     }
 
     async fn apply(&self, mutation: Mutation) -> Result<MutationOutcome, StoreError> {
@@ -116,11 +116,14 @@ async fn answered(answer: oneshot::Receiver<Outcome>) -> Result<MutationOutcome,
     alone(all_answered(answer).await)
 }
 
-async fn all_answered(answer: oneshot::Receiver<Outcome>) -> Outcome {
-    timeout(Duration::from_secs(30), answer)
+async fn all_answered(
+    answer: oneshot::Receiver<Outcome>,
+) -> Result<Vec<MutationOutcome>, StoreError> {
+    let answer = timeout(Duration::from_secs(30), answer)
         .await
         .expect("stranded in the queue")
-        .expect("answered")
+        .expect("answered");
+    answer.map(|done| done.outcome)
 }
 
 /// Keeps the writer from taking a group for this long, so that one can be made up.
@@ -169,10 +172,12 @@ async fn a_bad_mutation_fails_alone() {
             table: table(),
             id: absent,
             patch: Fields::from_json("{}").unwrap(),
+            if_version: None,
         },
         Mutation::Delete {
             table: "nowhere".parse().unwrap(),
             id: absent,
+            if_version: None,
         },
         insert(r#"{"n":2}"#),
     ];
@@ -429,6 +434,7 @@ async fn reads_go_on_while_the_writer_is_inside_a_transaction() {
             table: table(),
             id,
             patch: Fields::from_json(r#"{"n":2}"#).unwrap(),
+            if_version: None,
         })
         .unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -453,7 +459,7 @@ async fn the_first_mutation_opens_the_connection_that_a_tenant_only_read_does_wi
     )
     .unwrap();
     assert_eq!(desk.bodies().await.len(), 1);
-    let outcome = answered(writer.submit(vec![insert(r#"{"n":2}"#)]).unwrap()).await;
+    let outcome = answered(writer.submit(vec![insert(r#"{"n":2}"#)], None).unwrap()).await;
     assert!(outcome.is_ok());
     assert_eq!(desk.bodies().await, [r#"{"n":1}"#, r#"{"n":2}"#]);
     writer.close().unwrap();
@@ -483,7 +489,7 @@ async fn a_first_mutation_that_finds_no_database_is_answered_and_ends_the_writer
         Arc::new(Unscheduled),
     )
     .unwrap();
-    let outcome = answered(writer.submit(vec![insert("{}")]).unwrap()).await;
+    let outcome = answered(writer.submit(vec![insert("{}")], None).unwrap()).await;
     assert!(
         matches!(outcome, Err(StoreError::Open { .. })),
         "{outcome:?}"
@@ -493,7 +499,11 @@ async fn a_first_mutation_that_finds_no_database_is_answered_and_ends_the_writer
 }
 
 fn delete(id: DocumentId) -> Mutation {
-    Mutation::Delete { table: table(), id }
+    Mutation::Delete {
+        table: table(),
+        id,
+        if_version: None,
+    }
 }
 
 fn into(name: &str) -> Mutation {
@@ -513,22 +523,19 @@ async fn a_batch_is_applied_in_order_and_sees_its_own_changes() {
         table: table(),
         id,
         patch: Fields::from_json(r#"{"n":1}"#).unwrap(),
+        if_version: None,
     };
     let batch = vec![chosen(id), patch, delete(there), insert(r#"{"n":2}"#)];
-    let outcomes = all_answered(desk.writer.submit(batch).unwrap())
+    let outcomes = all_answered(desk.writer.submit(batch, None).unwrap())
         .await
         .unwrap();
     assert!(
-        matches!(outcomes[..], [
-            MutationOutcome::Inserted { id: first },
-            MutationOutcome::Updated { id: second },
-            MutationOutcome::Deleted { id: third },
-            MutationOutcome::Inserted { .. },
-        ] if first == id && second == id && third == there),
+        matches!(outcomes[..], [first, second, third, fourth]
+            if first.id() == id && second.id() == id && third.id() == there && fourth.version() == Some(5)),
         "{outcomes:?}"
     );
     assert_eq!(desk.bodies().await, [r#"{"n":1}"#, r#"{"n":2}"#]);
-    let empty = all_answered(desk.writer.submit(Vec::new()).unwrap()).await;
+    let empty = all_answered(desk.writer.submit(Vec::new(), None).unwrap()).await;
     assert_eq!(empty.unwrap(), []);
 }
 
@@ -546,7 +553,7 @@ async fn a_batch_with_one_bad_mutation_leaves_nothing_and_harms_no_neighbour() {
         delete(absent),
         into("made"),
     ];
-    let bad = desk.writer.submit(batch).unwrap();
+    let bad = desk.writer.submit(batch, None).unwrap();
     let after = desk.submit(insert(r#"{"n":3}"#)).unwrap();
     fail::remove("tenants::writer::batch-taken");
     let _outcome = answered(before).await.unwrap();
@@ -564,7 +571,7 @@ async fn a_batch_with_one_bad_mutation_leaves_nothing_and_harms_no_neighbour() {
     // The table whose making went with the batch is made again.
     let again = all_answered(
         desk.writer
-            .submit(vec![into("made"), into("made")])
+            .submit(vec![into("made"), into("made")], None)
             .unwrap(),
     )
     .await;
