@@ -7,7 +7,7 @@
 
 use nimbus_manifests::{Timestamp, Wrap, WrapContext};
 
-use crate::error::{ProviderError, Unproven};
+use crate::error::{FailureClass, ProviderError, Unproven};
 use crate::keys::Dek;
 use crate::provider::{KeyProvider, Unwrapped, Wrapped};
 
@@ -37,6 +37,24 @@ pub async fn wrap(
 ) -> Result<Wrap, ProviderError> {
     let wrapped = by.wrap(dek, context).await?;
     prove(wrapped, by, dek, context, at).await
+}
+
+/// Whether `by` gives `dek` back for a wrap that there is.
+///
+/// # Errors
+/// When nobody answers.
+pub async fn opens(
+    by: &dyn KeyProvider,
+    wrap: &Wrap,
+    dek: &Dek,
+    context: &WrapContext<'_>,
+) -> Result<bool, ProviderError> {
+    match by.unwrap(wrap, context).await {
+        Ok(Unwrapped::Key(again)) => Ok(again.is(dek)),
+        Ok(Unwrapped::NotMine) => Ok(false),
+        Err(error) if error.class() == FailureClass::Unavailable => Err(error),
+        Err(_refused) => Ok(false),
+    }
 }
 
 async fn prove(

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use nimbus_manifests::SealedManifest;
 use nimbus_test_support::{Fault, FaultProxy, Machine, Moto};
 use serde_json::json;
 
@@ -194,6 +195,38 @@ fn a_recovery_to_a_key_that_gives_nothing_back_changes_nothing() {
     let _ = recover().expect(0, &["2 rewrapped"]);
     let look = kms.selected(machine.nimbus(&["encryption", "status", "--verify", "open"]));
     let _ = run(look).expect(0, &["2 files, 2 ok"]);
+}
+
+#[test]
+fn a_recovery_replaces_a_wrap_that_names_the_key_and_does_not_open() {
+    let kms = Kms::new();
+    let machine = super::machine();
+    let recipient = identity(&machine, "recovery.txt");
+    let mut start = kms.selected(machine.nimbus(&["start", "--port", "0"]));
+    let _ = start.args(["--encryption-recovery-recipient", &recipient]);
+    let server = machine.start_command(start);
+    let _ = server.create("/api/tenants", &json!({"id": "alpha"}));
+    server.stop();
+    // As an earlier release may have left it: the wrap in the manifest is one that KMS does not open.
+    let manifest = machine.data_dir().join("alpha.sqlite3.nimbus-enc");
+    let sealed = SealedManifest::parse(&fs::read(&manifest).expect("it")).expect("a manifest");
+    let blob = data_encoding::BASE64.encode(&sealed.claims().deks()[0].wraps[0].blob);
+    let no = Fault::error(400, "InvalidCiphertextException", "");
+    kms.proxy.inject_for("Decrypt", &blob, no);
+    let look = || {
+        let command = machine.nimbus(&["encryption", "status", "--verify", "open"]);
+        run(kms.selected(command))
+    };
+    let _ = look().expect(3, &["alpha.sqlite3"]);
+    let recover = || {
+        let command = machine.nimbus(&["encryption", "recover", "--path", "data", "--all"]);
+        let mut command = kms.selected(command);
+        let _ = command.args(["--identity", "recovery.txt"]);
+        run(command)
+    };
+    let _ = recover().expect(0, &["1 rewrapped, 1 had it already, 0 failed"]);
+    let _ = look().expect(0, &["2 files, 2 ok"]);
+    let _ = recover().expect(0, &["0 rewrapped, 2 had it already, 0 failed"]);
 }
 
 #[test]
