@@ -16,6 +16,7 @@ pub mod audit;
 pub(crate) mod budget;
 pub(crate) mod chain;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod control;
 pub(crate) mod data_dir;

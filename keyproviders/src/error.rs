@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nimbus_manifests::{KeyId, ProviderKind, Subject, WrapAlgorithm};
 
@@ -107,6 +108,21 @@ pub enum ProviderError {
         /// The key that it names.
         key_id: KeyId,
     },
+    /// A lease on a key ran out before the provider was asked again: whoever renews is late, or ended by a fault.
+    #[error(
+        "the lease on the key ran out before it was renewed; the provider is asked again, try again in a moment"
+    )]
+    LeaseRanOut,
+    /// The provider did not answer a renewal in the time that a lease leaves for it.
+    #[error("{provider} key {key_id} did not answer within {} s when its lease was to be renewed", within.as_secs_f64())]
+    NotRenewed {
+        /// Whose wrap it is.
+        provider: ProviderKind,
+        /// The key that it names.
+        key_id: KeyId,
+        /// The time.
+        within: Duration,
+    },
     /// The runtime ended before a file was read.
     #[error("the process is shutting down; the key was not read")]
     ShuttingDown,
@@ -146,9 +162,11 @@ impl ProviderError {
     #[must_use]
     pub fn class(&self) -> FailureClass {
         match self {
-            Self::KeyFile(KeyFileError::Io { .. }) | Self::Random(_) | Self::ShuttingDown => {
-                FailureClass::Unavailable
-            }
+            Self::KeyFile(KeyFileError::Io { .. })
+            | Self::Random(_)
+            | Self::LeaseRanOut
+            | Self::NotRenewed { .. }
+            | Self::ShuttingDown => FailureClass::Unavailable,
             // A key file taken away, replaced or locked is how an operator withholds it.
             Self::KeyFile(_) | Self::SubjectKeyMissing { .. } | Self::NotConfigured { .. } => {
                 FailureClass::Denied
@@ -173,7 +191,7 @@ impl ProviderError {
     pub fn concerns_key(&self) -> bool {
         match self {
             Self::Kms(KmsError::Denied { .. }) => false,
-            Self::NotConfigured { .. } => true,
+            Self::NotConfigured { .. } | Self::LeaseRanOut | Self::NotRenewed { .. } => true,
             Self::Kms(error) => error.class() != FailureClass::Invalid,
             Self::Unproven {
                 source: Unproven::Refused(why),
@@ -191,6 +209,7 @@ impl ProviderError {
             Self::KeyFile(KeyFileError::Io { source, .. }) => {
                 source.kind() == io::ErrorKind::Interrupted
             }
+            Self::LeaseRanOut | Self::NotRenewed { .. } => true,
             _ => false,
         }
     }

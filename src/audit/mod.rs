@@ -30,6 +30,7 @@ pub use reported::Reported;
 pub use rolled_back::RolledBack;
 pub use verify::{Problem, Verified, lines};
 
+use crate::clock;
 use crate::control::{AuditHead, AuditHead as Head, Control, ControlError};
 use crate::envelope::{
     AuditError, AuditSink, Event, EventKind, EventOutcome, KeyedFile, Stage, blocking,
@@ -343,9 +344,7 @@ impl Chain {
             key: &sealer.0,
             id: sealer.1,
         };
-        let time = jiff::Timestamp::now()
-            .strftime("%Y-%m-%dT%H:%M:%S.%3fZ")
-            .to_string();
+        let time = clock::stamp();
         if unsettled.is_none() {
             // By the last writing, or by who changed the key of the control file since.
             self.settled = self.head.seq;

@@ -18,6 +18,7 @@ use subtle::ConstantTimeEq as _;
 use super::access_key::{AccessKey, KeyId, KeyName, Scope, SecretHash};
 use super::tables::ACCESS_KEYS;
 use super::{Control, ControlError, usage};
+use crate::clock;
 use crate::failpoints::crash_point;
 
 /// What everybody who may list keys sees of one.
@@ -186,7 +187,7 @@ impl Control {
         let Some(mut record) = found.filter(|one| one.is_live() && one.tenant.0 == *tenant) else {
             return Ok(false);
         };
-        record.revoked = Some(Timestamp::now());
+        record.revoked = Some(clock::now());
         // The longest revoked are forgotten: they are then refused as keys that never were.
         let revoked = self.keys.of(tenant, |one| !one.is_live());
         let surplus = (revoked.len() + 1).saturating_sub(MAX_REVOKED);
@@ -411,7 +412,7 @@ mod hex {
 
 /// The time, to the millisecond: people look at it.
 fn now() -> Timestamp {
-    let now = Timestamp::now();
+    let now = clock::now();
     Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
 }
 

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 
 use async_trait::async_trait;
-use nimbus_keyproviders::AuditKey;
+use nimbus_keyproviders::{AuditKey, ProviderError};
 use nimbus_manifests::{Cipher, DekId, Subject, TenantId};
 use redb::{Database, WriteTransaction};
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -44,7 +44,7 @@ pub use usage::{
 
 use crate::envelope::{
     CUT_SHORT, Envelope, EnvelopeError, Held, Holder, Intent, KeyedFile, Opened, Prepared, Stage,
-    Withdrawal, blocking, set_aside,
+    LeaseStanding, Withdrawal, blocking, set_aside,
 };
 use access_keys::KeyTable;
 use database::{Protection, explain};
@@ -76,10 +76,7 @@ struct Open {
 /// What the file is opened with.
 #[derive(Debug)]
 enum Key {
-    Had(
-        Protection,
-        #[expect(dead_code, reason = "held for its drop")] Option<Held>,
-    ),
+    Had(Protection, Option<Held>),
     /// The key provider did not go on saying yes, and the key is wiped; or it is not known which one the file has. It is asked for again.
     Withheld,
 }
@@ -186,6 +183,7 @@ impl Control {
         &self,
         work: impl Fn(&Database) -> Result<T, redb::Error>,
     ) -> Result<T, ControlError> {
+        self.check_lease()?;
         let attempt = || {
             let open = self.state.read().unwrap_or_else(PoisonError::into_inner);
             match &open.database {
@@ -204,6 +202,31 @@ impl Control {
             self.changing().database = None;
         }
         result.map_err(|error| explain(&self.path, error))
+    }
+
+    /// Refuses while the lease on the file's key has run out. Where nobody renews it, the key is asked for again.
+    fn check_lease(&self) -> Result<(), ControlError> {
+        let standing = |open: &Open| match &open.key {
+            Key::Had(_, Some(held)) => held.standing(),
+            Key::Had(_, None) | Key::Withheld => LeaseStanding::Good,
+        };
+        let open = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let found = standing(&open);
+        drop(open);
+        match found {
+            LeaseStanding::Good => Ok(()),
+            LeaseStanding::RanOut => Err(ControlError::Withheld {
+                path: self.path.clone(),
+                source: Arc::new(ProviderError::LeaseRanOut),
+            }),
+            LeaseStanding::Abandoned => {
+                let mut open = self.changing();
+                if standing(&open) == LeaseStanding::Abandoned {
+                    (open.database, open.key) = (None, Key::Withheld);
+                }
+                Ok(())
+            }
+        }
     }
 
     fn reopen(&self) -> Result<(), ControlError> {

@@ -16,7 +16,7 @@ impl DocumentId {
     /// one millisecond and when the clock is set back.
     #[must_use]
     pub fn generate() -> Self {
-        Self(Uuid::now_v7())
+        Self(crate::clock::uuid())
     }
 
     /// The time in the id, in milliseconds since the Unix epoch.

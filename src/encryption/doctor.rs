@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::survey::{Health, Survey, SurveyError, Surveyor, Verify};
 use crate::audit::{LogError, Verified};
+use crate::clock;
 use crate::data_dir::{self, PLAINTEXT, TEMPORARY_PREFIX};
 use crate::envelope::{FileKind, blocking, classify};
 use crate::process::harden;
@@ -273,7 +274,7 @@ fn named(files: &[impl AsRef<str>]) -> String {
 
 fn data_key_age(survey: &Survey) -> Check {
     let name = "data-key-age";
-    let now = jiff::Timestamp::now();
+    let now = clock::now();
     let ages = survey.files.iter().filter_map(|file| {
         let created: jiff::Timestamp = file.dek_created.as_ref()?.parse().ok()?;
         Some((now.as_second() - created.as_second(), &file.path))
@@ -533,7 +534,7 @@ fn disk(data_dir: &Path) -> Check {
 
 fn clock(survey: &Survey) -> Check {
     let name = "clock";
-    let now = jiff::Timestamp::now().as_second();
+    let now = clock::now().as_second();
     let ahead = survey.files.iter().find(|file| {
         let times = file
             .wraps

@@ -6,6 +6,7 @@ use nimbus_keyproviders::{locked_memory, same_key};
 use nimbus_manifests::ProviderKind;
 
 use super::protected_files;
+use crate::clock;
 use crate::envelope::{Envelope, blocking, manifest_path, read_manifest};
 use crate::metrics;
 
@@ -30,7 +31,7 @@ pub(crate) async fn tell(envelope: &Envelope, data_dir: &Path, control_dir: &Pat
         }
         _ => None,
     };
-    let now = jiff::Timestamp::now().as_second();
+    let now = clock::now().as_second();
     let (mut unreadable, mut behind, mut oldest) = (0_u32, 0_u32, 0_i64);
     for manifest in &manifests {
         let Some(manifest) = manifest.as_ref().map(|sealed| sealed.claims()) else {

@@ -7,7 +7,7 @@ use nimbus_keyproviders::{AuditKey, CipherKey, Dek};
 use nimbus_manifests::{Manifest, SealedManifest};
 
 use super::EnvelopeError;
-use super::lease::LeaseGuard;
+use super::lease::{LeaseGuard, LeaseStanding};
 use super::rekey::rekey_copy;
 
 /// What [`Envelope::prepare`](super::Envelope::prepare) allows.
@@ -165,6 +165,12 @@ impl KeyedFile {
         self.lease.clone().map(Held)
     }
 
+    /// Whether it may be used now.
+    pub(crate) fn standing(&self) -> LeaseStanding {
+        let lease = self.lease.as_ref();
+        lease.map_or(LeaseStanding::Good, |lease| lease.standing())
+    }
+
     pub(super) fn seal(&self) -> SealedManifest {
         self.manifest
             .seal(&self.dek.manifest_key(&self.manifest.file_id()))
@@ -173,4 +179,11 @@ impl KeyedFile {
 
 /// A lease, to be held for as long as the key of its file.
 #[derive(Debug)]
-pub(crate) struct Held(#[expect(dead_code, reason = "held for its drop")] Arc<LeaseGuard>);
+pub(crate) struct Held(Arc<LeaseGuard>);
+
+impl Held {
+    /// Whether the key may be used now.
+    pub(crate) fn standing(&self) -> LeaseStanding {
+        self.0.standing()
+    }
+}

@@ -31,7 +31,6 @@ mod unwrap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use nimbus_keyproviders::{OsRandom, RandomError, SecureRandom};
@@ -47,6 +46,7 @@ pub(crate) use file::Held;
 pub use file::{KeyedFile, Opened, PlainFile, Prepared, Stage};
 pub use hold::{Holder, Withdrawal};
 pub use keyring::{KeyRing, Mapped};
+pub(crate) use lease::LeaseStanding;
 pub use lease::{LeaseReport, Terms, Trouble as KeyTrouble};
 pub use metered::metered;
 pub use probe::{FileKind, classify};
@@ -56,6 +56,7 @@ pub use store::{ReadError, manifest_path, read as read_manifest, remove_leftover
 pub use table::Intent;
 
 use crate::chain::chain;
+use crate::clock::{self, Moment};
 use crate::failpoints::crash_point;
 use hold::Holders;
 use lease::Leases;
@@ -70,8 +71,8 @@ pub trait Clock: fmt::Debug + Send + Sync {
     fn now(&self) -> Timestamp;
 
     /// A moment that only moves forward, for leases.
-    fn instant(&self) -> Instant {
-        Instant::now()
+    fn moment(&self) -> Moment {
+        Moment::now()
     }
 }
 
@@ -81,8 +82,8 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        let seconds = jiff::Timestamp::now().as_second();
-        Timestamp::from_unix(seconds).expect("the clock stands between the years 1970 and 9998")
+        let seconds = clock::now().as_second();
+        Timestamp::from_unix(seconds).expect("the clock is held between the years 1970 and 9998")
     }
 }
 

@@ -7,10 +7,12 @@
 mod gauge;
 
 use std::sync::{LazyLock, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use metrics::{Counter, Gauge, Histogram, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::clock;
 
 pub(crate) use gauge::{Held, Share};
 
@@ -184,8 +186,7 @@ pub fn install() -> Result<(), InstallError> {
         }
     }
     metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    let started = SystemTime::now().duration_since(UNIX_EPOCH);
-    metrics::gauge!(PROCESS_START).set(started.unwrap_or_default().as_secs_f64());
+    metrics::gauge!(PROCESS_START).set(clock::now().as_duration().as_secs_f64());
     show_from_the_start();
     drop(RECORDER.set(handle));
     Ok(())

@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::clock;
 use crate::control::ControlError;
 use crate::documents::InputError;
 use crate::documents::deploy::DeployError;
@@ -192,12 +193,12 @@ impl ApiError {
             detail,
             length,
         } = self;
-        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%3fZ");
+        let now = clock::stamp();
         let body = json!({"error": {
             "code": code.as_str(),
             "message": message,
             "requestId": request_id,
-            "timestamp": now.to_string(),
+            "timestamp": now,
             "severity": code.severity(),
             "retryable": code.retryable(),
             "detail": detail,

@@ -383,7 +383,7 @@ fn request_id(headers: &HeaderMap) -> String {
         .get(REQUEST_ID)
         .and_then(|value| value.to_str().ok())
         .filter(|id| (1..=MAX_ID_BYTES).contains(&id.len()) && id.bytes().all(plain))
-        .map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
+        .map_or_else(|| crate::clock::uuid().to_string(), str::to_owned)
 }
 
 /// `http://localhost:5173`, `http://127.0.0.1:8080`, `http://[::1]`: pages of this machine.

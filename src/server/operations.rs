@@ -10,6 +10,7 @@ use tokio::sync::Mutex as Turn;
 use uuid::Uuid;
 
 use super::error::{ApiError, Code};
+use crate::clock;
 use crate::envelope::{acting_as, actor};
 use crate::runtime::{panic_point, short_task};
 use crate::sqlcipher::Progress;
@@ -74,7 +75,7 @@ impl Operations {
     where
         F: Future<Output = Result<Value, String>> + Send + 'static,
     {
-        let id = Uuid::now_v7();
+        let id = clock::uuid();
         {
             let mut all = self.all();
             if let Some((id, other)) = all.iter().find(|(_, one)| one.end.is_none()) {

@@ -33,7 +33,7 @@ pub(crate) use rekey::swap_to_next_key;
 use crate::data_dir::{SIDE_FILES, TEMPORARY_PREFIX, beside, side_files};
 use crate::envelope::{
     self, Envelope, EnvelopeError, Event, EventKind, EventOutcome, Intent, KeyedFile, Opened,
-    Prepared, Stage, blocking,
+    LeaseStanding, Prepared, Stage, blocking,
 };
 use crate::failpoints::crash_point;
 use crate::sqlite_file;
@@ -203,6 +203,12 @@ impl Database {
     #[must_use]
     pub fn manifest(&self) -> Option<&Manifest> {
         self.keyed.as_ref().map(KeyedFile::manifest)
+    }
+
+    /// Whether its key may be used now.
+    pub(crate) fn standing(&self) -> LeaseStanding {
+        let keyed = self.keyed.as_ref();
+        keyed.map_or(LeaseStanding::Good, KeyedFile::standing)
     }
 
     /// A connection that may write. Blocks.

@@ -1,6 +1,8 @@
 //! Keys in KMS that are taken back under a running server, and KMS out of reach.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::time::{Duration, Instant};
 
 use nimbus_test_support::{Fault, Server};
 use serde_json::{Value, json};
@@ -364,4 +366,86 @@ fn shred_can_disable_the_key_that_was_the_tenants_alone() {
     // The last one under a key that two had: the map still names both.
     shred("three", &[]).expect(0, &["rotate-kek"]);
     server.stop();
+}
+
+/// Within the lease and this, whatever happens, nothing is served under a key that was denied.
+const MARGIN: Duration = Duration::from_secs(5);
+
+#[test]
+fn a_denial_is_noticed_in_time_beside_a_key_that_does_not_answer_and_for_each_of_many_files() {
+    const LEASE: Duration = Duration::from_secs(12);
+    let cloud = Cloud::new();
+    let (silent, many) = (cloud.moto.create_key(), cloud.moto.create_key());
+    let names: Vec<String> = (0..60).map(|number| format!("m{number}")).collect();
+    let mut keys: BTreeMap<&str, &str> = names.iter().map(|name| (&**name, &*many)).collect();
+    let _none = keys.insert("silent", &silent);
+    let map = cloud.machine.path("keys.json");
+    fs::write(&map, json!(keys).to_string()).expect("the key map");
+    let server = cloud.start_with(&[
+        "--encryption-key-lease",
+        "12s",
+        "--encryption-aws-kms-key-map",
+        map.to_str().expect("UTF-8"),
+    ]);
+    populate(&server, &["silent"]);
+    populate(
+        &server,
+        &names.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    cloud.proxy.inject_for("Decrypt", &silent, Fault::Hang);
+    let asked = || {
+        let calls = cloud.proxy.calls("Decrypt");
+        calls.iter().filter(|call| call.contains(&*silent)).count()
+    };
+    let before = asked();
+    until("the silent key is asked", || asked() > before);
+
+    // One of many, by a policy that looks at the encryption context.
+    let denied = Fault::error(400, "AccessDeniedException", "by the key policy");
+    let subject = "db:sqlite:tenant:m59:";
+    cloud.proxy.inject_for("Decrypt", subject, denied);
+    let closed = |what: &str, count: usize, since: Instant| {
+        until(what, || {
+            let log = server.log();
+            log.matches("its lease was not renewed").count() == count
+        });
+        let took = since.elapsed();
+        assert!(took < LEASE + MARGIN, "{what}: {took:?}");
+    };
+    closed("one file is closed", 1, Instant::now());
+    assert_eq!(code(&server, "m59").1, "encryption.key_revoked");
+    assert!(serves(&server, "m0") && serves(&server, "m58"));
+
+    // All of them, by the key itself.
+    cloud.disable(&many);
+    closed("all files are closed", 60, Instant::now());
+    for name in ["m0", "m30", "m58"] {
+        assert_eq!(code(&server, name).1, "encryption.key_revoked");
+    }
+    assert!(serves(&server, "silent"), "silence is ridden out");
+    server.stop();
+}
+
+#[test]
+fn without_its_keeper_a_lease_ends_all_the_same() {
+    let cloud = Cloud::new();
+    let mut command = cloud.command();
+    let _ = command
+        .args(["--encryption-key-lease", "1s"])
+        .env("FAILPOINTS", "leases::keep=8*off->panic");
+    let server = cloud.machine.start_command(command);
+    populate(&server, &["one"]);
+    until("the keeper is gone", || {
+        ready(&server).1["checks"]["background"]["error"].is_string()
+    });
+    cloud.disable(&cloud.key);
+    let denied = Instant::now();
+    until("nothing is served", || code(&server, "one").0 == 503);
+    assert!(denied.elapsed() < Duration::from_secs(1) + MARGIN);
+    // It is closed by whoever asks for it, and the key asked for.
+    until("the provider's answer is told", || {
+        code(&server, "one").1 == "encryption.key_revoked"
+    });
+    cloud.proxy.clear();
+    until("it is served again", || serves(&server, "one"));
 }

@@ -25,7 +25,6 @@ pub mod table;
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_kms::Client;
@@ -57,8 +56,8 @@ pub struct AwsKms {
     config: KmsConfig,
     /// Where calls go, for messages: the endpoint, or the region whose default one it is.
     endpoint: String,
-    /// Shared by all keys of one client.
-    permits: Arc<Semaphore>,
+    /// How many calls with this key may be under way.
+    permits: Semaphore,
     arn: OnceCell<KeyId>,
 }
 
@@ -82,7 +81,7 @@ impl AwsKms {
     ) -> Result<Self, KmsError> {
         config.key_id = client::localised(&config.key_id, config.region.as_deref());
         let (client, endpoint) = client::connect(&config, credentials).await?;
-        let permits = Arc::new(Semaphore::new(config.max_concurrency));
+        let permits = Semaphore::new(config.max_concurrency);
         Self::over(client, config, endpoint, permits)
     }
 
@@ -93,7 +92,9 @@ impl AwsKms {
             ..self.config.clone()
         };
         let (client, endpoint) = (self.client.clone(), self.endpoint.clone());
-        Self::over(client, config, endpoint, self.permits.clone())
+        // Of its own: calls with a key that does not answer hold up no other key's.
+        let permits = Semaphore::new(config.max_concurrency);
+        Self::over(client, config, endpoint, permits)
     }
 
     /// The region that `key_id` names, when it is not this client's.
@@ -116,7 +117,7 @@ impl AwsKms {
         client: Client,
         config: KmsConfig,
         endpoint: String,
-        permits: Arc<Semaphore>,
+        permits: Semaphore,
     ) -> Result<Self, KmsError> {
         let arn = OnceCell::new();
         if client::region_of_key_arn(&config.key_id).is_some() {

@@ -11,6 +11,7 @@ use super::super::remote::Remote;
 use super::super::{CliError, Outcome, block_on, settings};
 use super::audited::knowing;
 use crate::chain::chain;
+use crate::clock;
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
 use crate::encryption::survey::{FileReport, Survey, Surveyor, Verify};
@@ -56,7 +57,7 @@ impl Status {
             Format::Json => output::answer(
                 &serde_json::to_string_pretty(&survey).map_err(std::io::Error::from)?,
             )?,
-            Format::Text => output::answer(&text(&survey, jiff::Timestamp::now()))?,
+            Format::Text => output::answer(&text(&survey, clock::now()))?,
         }
         Ok(if survey.summary.problems == 0 {
             Outcome::Done

@@ -3,12 +3,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use nimbus_keyproviders::{FailureClass, ProviderError};
 use nimbus_manifests::{Cipher, DekId, FileId, KeyId, Subject, Wrap, WrapContext};
 
 use super::{Terms, Trouble};
+use crate::clock::Moment;
 
 /// Everything that is known.
 #[derive(Debug)]
@@ -22,13 +24,12 @@ pub(super) struct Book {
 }
 
 /// One remote key.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Key {
-    /// When it was asked for the last time and said yes.
-    confirmed: Instant,
-    /// When to ask again.
-    due: Instant,
-    renewing: bool,
+    /// Not asked before then: there was no answer, or a round ended by a fault. The next round asks for one file.
+    again: Option<Moment>,
+    /// Since when a round is under way.
+    renewing: Option<Moment>,
     trouble: Option<Refusal>,
 }
 
@@ -36,8 +37,8 @@ struct Key {
 #[derive(Debug)]
 struct Refusal {
     why: Arc<ProviderError>,
-    since: Instant,
-    again: Instant,
+    since: Moment,
+    again: Moment,
     /// Somebody asks just now; all others go by the last answer.
     asking: bool,
 }
@@ -46,8 +47,15 @@ struct Refusal {
 #[derive(Debug)]
 struct Open {
     file: Leased,
-    asked: Instant,
+    /// When it was asked for the last time and the answer was yes.
+    confirmed: Moment,
+    /// When to ask again.
+    due: Moment,
+    until: Until,
 }
+
+/// Until when a file may be used, in milliseconds of a [`Moment`]; shared with whoever has it open.
+pub(super) type Until = Arc<AtomicU64>;
 
 /// What it takes to ask for a file's key again.
 #[derive(Debug, Clone)]
@@ -81,7 +89,7 @@ pub(super) struct Question {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) lease: u64,
-    pub(super) asked: Instant,
+    pub(super) asked: Moment,
     pub(super) result: Result<(), Arc<ProviderError>>,
 }
 
@@ -114,7 +122,7 @@ impl Book {
         &mut self,
         key: &KeyId,
         subject: &Subject,
-        now: Instant,
+        now: Moment,
     ) -> Result<(), Arc<ProviderError>> {
         let trouble = self.keys.get(key).and_then(|key| key.trouble.as_ref());
         for refusal in trouble.into_iter().chain(self.denied.get(subject)) {
@@ -141,7 +149,7 @@ impl Book {
     }
 
     /// Notes a yes to a question that was asked at `asked`. One that is older than a no says nothing any more.
-    pub(super) fn confirm(&mut self, key: &KeyId, subject: &Subject, asked: Instant) {
+    pub(super) fn confirm(&mut self, key: &KeyId, subject: &Subject, asked: Moment) {
         if self.denied.get(subject).is_some_and(|no| no.since <= asked) {
             drop(self.denied.remove(subject));
         }
@@ -152,7 +160,6 @@ impl Book {
             entry.trouble = None;
             tracing::info!(%key, "the key provider answers for this key again");
         }
-        entry.confirmed = entry.confirmed.max(asked);
     }
 
     /// Notes that `why` was the answer for `subject`; gives the files that end by it.
@@ -161,7 +168,7 @@ impl Book {
         key: &KeyId,
         subject: &Subject,
         why: &Arc<ProviderError>,
-        now: Instant,
+        now: Moment,
     ) -> Vec<Ended> {
         match why.class() {
             FailureClass::Denied if why.concerns_key() => {
@@ -182,13 +189,8 @@ impl Book {
     }
 
     /// Notes what keeps a key from being used. An outage does not lift a denial.
-    fn trouble(&mut self, key: &KeyId, why: &Arc<ProviderError>, now: Instant) {
-        let entry = self.keys.entry(key.clone()).or_insert_with(|| Key {
-            confirmed: now,
-            due: now,
-            renewing: false,
-            trouble: None,
-        });
+    fn trouble(&mut self, key: &KeyId, why: &Arc<ProviderError>, now: Moment) {
+        let entry = self.keys.entry(key.clone()).or_default();
         match &mut entry.trouble {
             Some(trouble)
                 if trouble.why.class() == why.class() || why.class() != FailureClass::Denied =>
@@ -210,18 +212,10 @@ impl Book {
     pub(super) fn open(
         &mut self,
         file: Leased,
-        asked: Instant,
-        first_due: Instant,
-    ) -> Result<u64, Arc<ProviderError>> {
-        let key = self
-            .keys
-            .entry(file.wrap.key_id.clone())
-            .or_insert_with(|| Key {
-                confirmed: asked,
-                due: first_due,
-                renewing: false,
-                trouble: None,
-            });
+        asked: Moment,
+        due: Moment,
+    ) -> Result<(u64, Until), Arc<ProviderError>> {
+        let key = self.keys.entry(file.wrap.key_id.clone()).or_default();
         if let Some(trouble) = &key.trouble
             && trouble.why.class() == FailureClass::Denied
         {
@@ -229,8 +223,16 @@ impl Book {
         }
         let lease = self.next;
         self.next += 1;
-        drop(self.files.insert(lease, Open { file, asked }));
-        Ok(lease)
+        let open = Open {
+            file,
+            confirmed: asked,
+            due,
+            until: Until::default(),
+        };
+        open.use_until(asked + self.terms.lease);
+        let until = open.until.clone();
+        drop(self.files.insert(lease, open));
+        Ok((lease, until))
     }
 
     /// A file was closed.
@@ -250,8 +252,8 @@ impl Book {
         subject: &Subject,
         dek_id: DekId,
         wrap: Option<&Wrap>,
-        now: Instant,
-        due: Instant,
+        now: Moment,
+        due: Moment,
     ) {
         let leases: Vec<u64> = self
             .files
@@ -261,121 +263,195 @@ impl Book {
             .collect();
         for lease in leases {
             let Some(wrap) = wrap else {
+                if let Some(open) = self.files.get(&lease) {
+                    // Nobody can take it back any more.
+                    open.until.store(u64::MAX, Ordering::Relaxed);
+                }
                 self.close(lease);
                 continue;
             };
             let Some(open) = self.files.get(&lease) else {
                 continue;
             };
-            let file = Leased {
-                dek_id,
-                wrap: wrap.clone(),
-                ..open.file.clone()
-            };
-            self.close(lease);
-            let _new = self.keys.entry(wrap.key_id.clone()).or_insert(Key {
+            let open = Open {
+                file: Leased {
+                    dek_id,
+                    wrap: wrap.clone(),
+                    ..open.file.clone()
+                },
                 confirmed: now,
                 due,
-                renewing: false,
-                trouble: None,
-            });
-            drop(self.files.insert(lease, Open { file, asked: now }));
+                until: open.until.clone(),
+            };
+            open.use_until(now + self.terms.lease);
+            self.close(lease);
+            let _key = self.keys.entry(wrap.key_id.clone()).or_default();
+            drop(self.files.insert(lease, open));
         }
     }
 
-    /// What is to be asked now: of each key that is due, the files that were not asked for longest.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<(KeyId, Vec<Question>)> {
-        let due: Vec<KeyId> = self
-            .keys
-            .iter()
-            .filter(|(_, key)| !key.renewing && key.due <= now)
-            .map(|(id, _)| id.clone())
-            .collect();
+    /// What is to be asked now: of each key of which no round is under way, the files that are due, the one that was confirmed longest ago first.
+    pub(super) fn due(&mut self, now: Moment) -> Vec<(KeyId, Vec<Question>)> {
+        let mut due: BTreeMap<KeyId, Vec<(Moment, u64)>> = BTreeMap::new();
+        for (lease, open) in &self.files {
+            let key = &open.file.wrap.key_id;
+            if open.due <= now && self.may_be_asked(key, now) {
+                let of_key = due.entry(key.clone()).or_default();
+                of_key.push((open.confirmed, *lease));
+            }
+        }
         let mut rounds = Vec::new();
-        for id in due {
-            let mut questions = self.questions(&id);
-            questions.truncate(A_ROUND);
-            let Some(key) = self.keys.get_mut(&id) else {
-                continue;
+        for (id, mut files) in due {
+            files.sort_unstable();
+            let entry = self.keys.entry(id.clone()).or_default();
+            entry.renewing = Some(now);
+            if entry.again.take().is_some() {
+                // Is it there again?
+                files.truncate(1);
+            }
+            let question = |(_, lease): &(Moment, u64)| {
+                let file = self.files.get(lease)?.file.clone();
+                Some(Question {
+                    lease: *lease,
+                    file,
+                })
             };
-            if questions.is_empty() {
-                // Nobody has a file open under it: whoever opens one asks by that.
-                key.due = now + self.terms.lease;
-                continue;
-            }
-            key.renewing = true;
-            for question in &questions {
-                if let Some(open) = self.files.get_mut(&question.lease) {
-                    open.asked = now;
-                }
-            }
-            rounds.push((id, questions));
+            rounds.push((id, files.iter().filter_map(question).collect()));
         }
         rounds
     }
 
-    /// All files under a key, the one that was not asked for longest first.
-    pub(super) fn questions(&self, key: &KeyId) -> Vec<Question> {
-        let mut open: Vec<_> = self
-            .files
-            .iter()
-            .filter(|(_, open)| open.file.wrap.key_id == *key)
-            .collect();
-        open.sort_by_key(|(lease, open)| (open.asked, **lease));
-        open.into_iter()
-            .map(|(lease, open)| Question {
-                lease: *lease,
-                file: open.file.clone(),
-            })
-            .collect()
+    fn may_be_asked(&self, key: &KeyId, now: Moment) -> bool {
+        let Some(key) = self.keys.get(key) else {
+            return true;
+        };
+        !self.is_under_way(key, now) && key.again.is_none_or(|again| again <= now)
     }
 
-    /// Notes the answers of a round and when to ask next; gives the files that end by it.
+    /// Whether a round of `key` is under way. One that takes longer than a lease is given up.
+    fn is_under_way(&self, key: &Key, now: Moment) -> bool {
+        let lasting = key
+            .renewing
+            .map(|since| now.saturating_duration_since(since));
+        lasting.is_some_and(|lasting| lasting < self.terms.lease + MARGIN)
+    }
+
+    /// Notes the answers of a round that began at `began`, and by `next` when to ask again after a yes; gives the files that end by it.
     pub(super) fn renewed(
         &mut self,
         key: &KeyId,
+        began: Moment,
         answers: &[Answer],
-        now: Instant,
-        next: Instant,
+        now: Moment,
+        mut next: impl FnMut(Moment) -> Moment,
     ) -> Vec<Ended> {
-        let mut ended = Vec::new();
-        let mut heard = false;
+        let (mut ended, mut silence) = (Vec::new(), None);
         for answer in answers {
-            let Some(open) = self.files.get(&answer.lease) else {
+            let Some(open) = self.files.get_mut(&answer.lease) else {
                 continue;
             };
             let subject = open.file.subject.clone();
             match &answer.result {
                 Ok(()) => {
-                    heard = true;
+                    open.confirmed = open.confirmed.max(answer.asked);
+                    open.due = next(answer.asked);
+                    open.use_until(open.confirmed + self.terms.lease);
                     self.confirm(key, &subject, answer.asked);
                 }
                 Err(why) => {
-                    heard |= why.class() == FailureClass::Denied;
+                    // A wrap that does not open any more, which did, is no yes either.
+                    if why.class() != FailureClass::Denied {
+                        silence = Some(why.clone());
+                    }
                     ended.extend(self.refuse(key, &subject, why, now));
                 }
             }
         }
-        let retry = now + self.retry();
-        let Some(entry) = self.keys.get_mut(key) else {
-            return ended;
-        };
-        entry.renewing = false;
-        let end = entry.confirmed + self.terms.lease + self.terms.grace;
-        // Asked for a last time when the grace ends, and not some seconds after it.
-        let retry = if now < end { retry.min(end) } else { retry };
-        entry.due = if heard { next } else { retry };
-        if !heard && now >= end {
-            // A wrap that does not open any more, which did, is no yes either.
-            let why = answers
-                .iter()
-                .find_map(|answer| answer.result.clone().err());
-            ended.extend(
-                why.map(|why| self.end(key, &why, |_| true))
-                    .unwrap_or_default(),
-            );
+        if ended.iter().any(|ended| !ended.why.concerns_key()) {
+            // Others may be under the same condition of a policy: their turn comes now.
+            for open in self.files.values_mut() {
+                if open.file.wrap.key_id == *key && open.confirmed < began {
+                    open.due = now;
+                }
+            }
+        }
+        if let Some(entry) = self.keys.get_mut(key) {
+            entry.renewing = None;
+        }
+        if let Some(why) = silence {
+            ended.extend(self.bear(key, &why, now));
         }
         ended
+    }
+
+    /// There was no answer: files go on until their grace ends, as long as the key is asked again and again. Gives those whose grace has ended.
+    fn bear(&mut self, key: &KeyId, why: &Arc<ProviderError>, now: Moment) -> Vec<Ended> {
+        let Terms { lease, grace } = self.terms;
+        let end = |open: &Open| open.confirmed + lease + grace;
+        let over: Vec<u64> = self
+            .files
+            .iter()
+            .filter(|(_, open)| open.file.wrap.key_id == *key && end(open) <= now)
+            .map(|(lease, _)| *lease)
+            .collect();
+        let ended = over.into_iter().filter_map(|lease| self.take(lease, why));
+        let ended = ended.collect();
+        // Asked for a last time when a grace ends, and not some seconds after it.
+        let mut again = now + (lease / 10).max(PAUSE);
+        for open in self.files.values() {
+            if open.file.wrap.key_id == *key {
+                again = again.min(end(open));
+                open.use_until(end(open).min(now + lease));
+            }
+        }
+        if let Some(entry) = self.keys.get_mut(key) {
+            entry.again = Some(again);
+        }
+        ended
+    }
+
+    /// A round ended by a fault and has told nothing.
+    pub(super) fn failed(&mut self, key: &KeyId, now: Moment) {
+        if let Some(entry) = self.keys.get_mut(key) {
+            (entry.renewing, entry.again) = (None, Some(now + PAUSE));
+        }
+    }
+
+    /// No round is under way any more: whoever waited for them ended by a fault.
+    pub(super) fn forget_rounds(&mut self) {
+        for key in self.keys.values_mut() {
+            key.renewing = None;
+        }
+    }
+
+    /// The files that may not be used any more although nobody said no, and of which nobody is about to ask.
+    pub(super) fn run_out(&mut self, now: Moment) -> Vec<Ended> {
+        let is_out = |open: &Open| open.until.load(Ordering::Relaxed) <= now.milliseconds();
+        let asked = |key: &KeyId| {
+            let key = self.keys.get(key);
+            key.is_some_and(|key| self.is_under_way(key, now))
+        };
+        let out: Vec<u64> = self
+            .files
+            .iter()
+            .filter(|(_, open)| is_out(open) && !asked(&open.file.wrap.key_id))
+            .map(|(lease, _)| *lease)
+            .collect();
+        let why = Arc::new(ProviderError::LeaseRanOut);
+        let ended = out.into_iter().filter_map(|lease| self.take(lease, &why));
+        ended.collect()
+    }
+
+    /// Takes a file off the book.
+    fn take(&mut self, lease: u64, why: &Arc<ProviderError>) -> Option<Ended> {
+        let open = self.files.remove(&lease)?;
+        // Whoever has it open still does not use it any more.
+        open.until.store(0, Ordering::Relaxed);
+        Some(Ended {
+            subject: open.file.subject,
+            key: open.file.wrap.key_id,
+            why: why.clone(),
+        })
     }
 
     fn end(
@@ -390,24 +466,23 @@ impl Book {
             .filter(|(_, open)| open.file.wrap.key_id == *key && which(&open.file))
             .map(|(lease, _)| *lease)
             .collect();
-        ending
-            .into_iter()
-            .filter_map(|lease| self.files.remove(&lease))
-            .map(|open| Ended {
-                subject: open.file.subject,
-                key: key.clone(),
-                why: why.clone(),
-            })
-            .collect()
+        let ended = ending.into_iter().filter_map(|lease| self.take(lease, why));
+        ended.collect()
     }
 
-    /// When the next key is due; `None` while no file is open.
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        if self.files.is_empty() {
-            return None;
-        }
-        let waiting = self.keys.values().filter(|key| !key.renewing);
-        waiting.map(|key| key.due).min()
+    /// When to ask next; `None` while there is nothing to ask.
+    pub(super) fn next_due(&self) -> Option<Moment> {
+        let waiting =
+            self.files
+                .values()
+                .filter_map(|open| match self.keys.get(&open.file.wrap.key_id) {
+                    Some(key) if key.renewing.is_some() => None,
+                    Some(Key {
+                        again: Some(again), ..
+                    }) => Some(open.due.max(*again)),
+                    _ => Some(open.due),
+                });
+        waiting.min()
     }
 
     pub(super) fn terms(&self) -> Terms {
@@ -435,31 +510,35 @@ impl Book {
     }
 
     /// Every key that does not answer, or answers no.
-    pub(super) fn troubles(&self, now: Instant) -> Vec<Trouble> {
+    pub(super) fn troubles(&self, now: Moment) -> Vec<Trouble> {
         let troubled = self.keys.iter().filter_map(|(id, key)| {
             let refusal = key.trouble.as_ref()?;
             let files = self.files.values();
-            let files = files.filter(|open| open.file.wrap.key_id == *id).count();
-            let end = key.confirmed + self.terms.lease + self.terms.grace;
+            let files = files.filter(|open| open.file.wrap.key_id == *id);
+            let first = files.clone().map(|open| open.confirmed).min();
+            let end = |confirmed| confirmed + self.terms.lease + self.terms.grace;
             Some(Trouble {
                 key: id.clone(),
                 class: refusal.why.class(),
                 lasting: now.saturating_duration_since(refusal.since),
-                files,
-                left: (files > 0).then(|| end.saturating_duration_since(now)),
+                files: files.count(),
+                left: first.map(|first| end(first).saturating_duration_since(now)),
             })
         });
         troubled.collect()
     }
+}
 
-    /// How soon to ask again where there was no answer.
-    fn retry(&self) -> Duration {
-        (self.terms.lease / 10).max(PAUSE)
+impl Open {
+    /// It may be used until `end`, and for as long after that as a renewal may be late.
+    fn use_until(&self, end: Moment) {
+        let end = end + MARGIN;
+        self.until.store(end.milliseconds(), Ordering::Relaxed);
     }
 }
 
 impl Refusal {
-    fn new(why: &Arc<ProviderError>, now: Instant) -> Self {
+    fn new(why: &Arc<ProviderError>, now: Moment) -> Self {
         Self {
             why: why.clone(),
             since: now,
@@ -471,6 +550,5 @@ impl Refusal {
 
 /// Between two questions for a key that was refused, however many requests want it.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
-/// How many files of a key are asked for in one round. Up to so many open files each has its own answer every lease; of more, they take turns,
-/// and a round still proves the key itself.
-pub(super) const A_ROUND: usize = 50;
+/// How late a renewal may be on a machine that is busy. No file is used for longer than its lease and this.
+pub(super) const MARGIN: Duration = Duration::from_secs(5);

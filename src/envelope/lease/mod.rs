@@ -7,26 +7,32 @@
 //! | no, of this file (a policy on its encryption context) | it is closed, and all others of the key are asked for at once | the same, for this file |
 //! | nothing (unreachable, throttled, timed out) | goes on until lease and grace have passed since the last yes, then is closed | the failure; one asks each second |
 //!
-//! A round asks for the data keys of at most 50 files of each key, in turn, by the operation that opened them: a real decryption of the file's
-//! own wrap under its own encryption context. What comes of it is wiped.
+//! Each file is asked for once a lease, by the operation that opened it: a real decryption of the file's own wrap under its own encryption
+//! context. What comes of it is wiped. Each key has rounds of its own, so that one that does not answer holds up no other; each question
+//! has a time of its own. Whoever uses a file looks at its lease ([`LeaseStanding`]): should nobody renew any more, for whatever reason,
+//! nothing is served beyond lease and margin.
 
 mod book;
 
 use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use nimbus_keyproviders::{FailureClass, ProviderError, Unwrapped};
 use nimbus_manifests::{KeyId, Manifest, SealedManifest, Subject, Wrap, WrapContext};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::hold::Withdrawal;
-use super::{Envelope, EnvelopeError, Event, EventKind, EventOutcome, KeyRing};
+use super::{Clock, Envelope, EnvelopeError, Event, EventKind, EventOutcome, KeyRing};
 use crate::chain::chain;
+use crate::clock::Moment;
 use crate::runtime::{panic_point, short_task};
-use book::{Answer, Book, Ended, Leased, Question};
+use book::{Answer, Book, Ended, Leased, Question, Until};
 
 /// How long a yes of a remote provider counts, and how long its silence is ridden out after that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,12 +76,32 @@ pub struct LeaseReport {
     pub troubles: Vec<Trouble>,
 }
 
+impl Terms {
+    /// How long one question may take: with it, the answer comes before the lease ends.
+    fn patience(self) -> Duration {
+        (self.lease / 4).clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE)
+    }
+}
+
 /// Every lease of this process.
 #[derive(Debug)]
 pub(super) struct Leases {
     book: Mutex<Book>,
-    /// A file was opened, or the terms changed.
+    /// A file was opened, or the lease of one that is used has run out.
     changed: Notify,
+    /// Whether somebody renews leases: a server does, a command holds a key for as long as it runs.
+    kept: Arc<AtomicBool>,
+}
+
+/// Whether what is held under a lease may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LeaseStanding {
+    /// It may.
+    Good,
+    /// The lease ran out; the key is about to be asked for.
+    RanOut,
+    /// The lease ran out a while ago, and nobody asks: it is to be closed.
+    Abandoned,
 }
 
 /// Held with a file that is open under a remote key. Dropped with it.
@@ -83,6 +109,30 @@ pub(super) struct Leases {
 pub(super) struct LeaseGuard {
     leases: Weak<Leases>,
     lease: u64,
+    until: Until,
+    kept: Arc<AtomicBool>,
+    clock: Arc<dyn Clock>,
+}
+
+impl LeaseGuard {
+    /// Whether what is held under it may be used now.
+    pub(super) fn standing(&self) -> LeaseStanding {
+        if !self.kept.load(Ordering::Relaxed) {
+            return LeaseStanding::Good;
+        }
+        let until = self.until.load(Ordering::Relaxed);
+        let now = self.clock.moment().milliseconds();
+        if now < until {
+            return LeaseStanding::Good;
+        }
+        if let Some(leases) = self.leases.upgrade() {
+            leases.changed.notify_one();
+        }
+        match now - until < ABANDONED_AFTER {
+            true => LeaseStanding::RanOut,
+            false => LeaseStanding::Abandoned,
+        }
+    }
 }
 
 impl Drop for LeaseGuard {
@@ -98,7 +148,7 @@ pub(super) struct Admitted<'a> {
     leases: &'a Leases,
     key: KeyId,
     subject: &'a Subject,
-    asked: Instant,
+    asked: Moment,
 }
 
 impl Drop for Admitted<'_> {
@@ -120,6 +170,7 @@ impl Leases {
         Self {
             book: Mutex::new(Book::new(Terms::default())),
             changed: Notify::new(),
+            kept: Arc::default(),
         }
     }
 
@@ -132,7 +183,7 @@ impl Leases {
         &'a self,
         key: &KeyId,
         subject: &'a Subject,
-        now: Instant,
+        now: Moment,
     ) -> Result<Admitted<'a>, Arc<ProviderError>> {
         self.book().admit(key, subject, now)?;
         Ok(Admitted {
@@ -163,50 +214,82 @@ impl Envelope {
         let book = self.leases.book();
         LeaseReport {
             files: book.open_files(),
-            troubles: book.troubles(self.clock.instant()),
+            troubles: book.troubles(self.clock.moment()),
         }
     }
 
-    /// Renews leases ahead of their ends, for ever. A server runs this once; files of which no lease is renewed are not closed by themselves.
+    /// Renews leases ahead of their ends, for ever. A server runs this once; from then on nothing is used whose lease ran out.
     pub async fn keep_leases(self) -> Infallible {
+        self.enforce();
+        let mut rounds = JoinSet::new();
         loop {
             panic_point!("leases::keep");
             let changed = self.leases.changed.notified();
-            let pause = self.renew_leases().await;
+            self.begin_rounds(&mut rounds);
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(self.pause()) => {}
                 // The first file under a key may be due sooner than anything before it.
                 () = changed => {}
+                Some(_ended) = rounds.join_next() => {}
             }
         }
     }
 
-    /// Asks for what is due now, closes what was denied or not answered for too long, and says how long there is nothing to ask.
-    pub async fn renew_leases(&self) -> Duration {
-        let now = self.clock.instant();
-        let rounds = self.leases.book().due(now);
-        let mut renewing = JoinSet::new();
-        for (key, questions) in rounds {
-            let core = self.clone();
-            drop(renewing.spawn(async move { core.renew(&key, questions).await }));
-        }
-        // A round that panicked has said so; its key stays marked as being renewed, so nothing else is to be done about it here.
-        while renewing.join_next().await.is_some() {}
-        let next = self.leases.book().next_due();
-        let now = self.clock.instant();
-        next.map_or(IDLE, |due| due.saturating_duration_since(now))
-            .clamp(SHORTEST, IDLE)
+    /// How long there is nothing to ask.
+    fn pause(&self) -> Duration {
+        let (next, files) = {
+            let book = self.leases.book();
+            (book.next_due(), book.open_files())
+        };
+        let now = self.clock.moment();
+        let longest = if files == 0 { IDLE } else { BEAT };
+        let pause = next.map_or(longest, |due| due.saturating_duration_since(now));
+        pause.clamp(SHORTEST, longest)
     }
 
-    /// One round for one key.
+    /// From here on nothing is used whose lease ran out.
+    fn enforce(&self) {
+        // Those of a keeper that ended by a fault were cut off with it.
+        self.leases.book().forget_rounds();
+        self.leases.kept.store(true, Ordering::Relaxed);
+    }
+
+    /// Begins to ask for what is due now, and to close what ran out.
+    fn begin_rounds(&self, rounds: &mut JoinSet<()>) {
+        let now = self.clock.moment();
+        let (due, ended) = {
+            let mut book = self.leases.book();
+            (book.due(now), book.run_out(now))
+        };
+        for (key, questions) in due {
+            let core = self.clone();
+            drop(rounds.spawn(async move { core.round(&key, questions).await }));
+        }
+        if !ended.is_empty() {
+            let core = self.clone();
+            drop(rounds.spawn(async move { core.close(ended).await }));
+        }
+    }
+
+    /// One round for one key. A fault in it closes nothing and extends nothing: what it asked for is closed when it runs out.
+    async fn round(&self, key: &KeyId, questions: Vec<Question>) {
+        let renewing = AssertUnwindSafe(self.renew(key, questions));
+        if renewing.catch_unwind().await.is_err() {
+            self.leases.book().failed(key, self.clock.moment());
+            tracing::error!(%key, "renewing leases ended by a fault; it is tried again, and what is not renewed is closed");
+        }
+    }
+
     async fn renew(&self, key: &KeyId, questions: Vec<Question>) {
+        let began = self.clock.moment();
         let answers = self.ask_all(questions).await;
         let troubled = self.leases.book().trouble_class(key);
         let (ended, now_troubled) = {
-            let now = self.clock.instant();
+            let now = self.clock.moment();
             let mut book = self.leases.book();
-            let next = self.next_renewal(now, book.terms());
-            let ended = book.renewed(key, &answers, now, next);
+            let terms = book.terms();
+            let next = |asked| self.next_renewal(asked, terms);
+            let ended = book.renewed(key, began, &answers, now, next);
             (ended, book.trouble_class(key))
         };
         if let (Some(FailureClass::Unavailable), None) = (now_troubled, troubled) {
@@ -217,54 +300,54 @@ impl Envelope {
             let why = why.map(|why| chain(&*why)).unwrap_or_default();
             tracing::warn!(%key, ?grace, why, "a key provider does not answer; what is open under its key is served on until the grace ends");
         }
-        let of_one_file = ended.iter().any(|ended| !ended.why.concerns_key());
         self.close(ended).await;
-        if of_one_file {
-            // Others may be under the same condition of a policy: their turn comes now.
-            let rest = self.leases.book().questions(key);
-            let answers = self.ask_all(rest).await;
-            let ended = {
-                let now = self.clock.instant();
-                let mut book = self.leases.book();
-                let next = self.next_renewal(now, book.terms());
-                book.renewed(key, &answers, now, next)
-            };
-            self.close(ended).await;
-        }
     }
 
-    /// Between a half and two thirds of the lease from now, so that keys do not come due together, nor servers.
-    fn next_renewal(&self, now: Instant, terms: Terms) -> Instant {
+    /// Between a half and two thirds of the lease from when it was asked, so that files do not come due together, nor servers.
+    fn next_renewal(&self, asked: Moment, terms: Terms) -> Moment {
         let mut drawn = [0; 2];
         // Without randomness there is no jitter, and nothing else is lost.
         drop(self.random.fill(&mut drawn));
         let jitter = terms.lease / 6 * u32::from(u16::from_be_bytes(drawn)) / (1 << 16);
-        now + terms.lease / 2 + jitter
+        asked + terms.lease / 2 + jitter
     }
 
+    /// Asks until all have answered, or one answer holds for all: the key does not answer, or says no.
     async fn ask_all(&self, questions: Vec<Question>) -> Vec<Answer> {
         let Some(keys) = self.keys() else {
             return Vec::new();
         };
+        let patience = self.leases.book().terms().patience();
         let mut answers = Vec::with_capacity(questions.len());
         let mut asking = JoinSet::new();
         let mut waiting = questions.into_iter();
+        let mut known = false;
         loop {
-            while asking.len() < AT_ONCE
+            while !known
+                && asking.len() < AT_ONCE
                 && let Some(question) = waiting.next()
             {
-                let (keys, asked) = (keys.clone(), self.clock.instant());
+                let (keys, asked) = (keys.clone(), self.clock.moment());
                 drop(asking.spawn(async move {
                     Answer {
                         lease: question.lease,
                         asked,
-                        result: ask(&keys, &question.file).await.map_err(Arc::new),
+                        result: ask_within(patience, &keys, &question.file).await,
                     }
                 }));
             }
             match asking.join_next().await {
                 None => return answers,
-                Some(answer) => answers.extend(answer),
+                Some(Ok(answer)) => {
+                    let why = answer.result.as_ref().err();
+                    known |= why.is_some_and(|why| why.concerns_key());
+                    answers.push(answer);
+                }
+                Some(Err(error)) => {
+                    if let Ok(panic) = error.try_into_panic() {
+                        resume_unwind(panic);
+                    }
+                }
             }
         }
     }
@@ -304,12 +387,12 @@ impl Envelope {
         key: &KeyId,
         subject: &'a Subject,
     ) -> Result<Admitted<'a>, Arc<ProviderError>> {
-        self.leases.admit(key, subject, self.clock.instant())
+        self.leases.admit(key, subject, self.clock.moment())
     }
 
     /// Notes a failure of a remote key, and closes what ends by it without being waited for.
     pub(super) fn refused(&self, admitted: &Admitted<'_>, why: &Arc<ProviderError>) {
-        let now = self.clock.instant();
+        let now = self.clock.moment();
         let mut book = self.leases.book();
         let ended = book.refuse(&admitted.key, admitted.subject, why, now);
         drop(book);
@@ -339,12 +422,15 @@ impl Envelope {
         };
         let mut book = self.leases.book();
         let due = self.next_renewal(admitted.asked, book.terms());
-        let lease = book.open(file, admitted.asked, due)?;
+        let (lease, until) = book.open(file, admitted.asked, due)?;
         drop(book);
         self.leases.changed.notify_one();
         Ok(LeaseGuard {
             leases: Arc::downgrade(&self.leases),
             lease,
+            until,
+            kept: self.leases.kept.clone(),
+            clock: self.clock.clone(),
         })
     }
 
@@ -355,7 +441,7 @@ impl Envelope {
             return;
         };
         let wrap = entry.wraps.iter().find(|wrap| keys.is_remote(wrap));
-        let now = self.clock.instant();
+        let now = self.clock.moment();
         let mut book = self.leases.book();
         let due = self.next_renewal(now, book.terms());
         book.rewrapped(manifest.subject(), entry.id, wrap, now, due);
@@ -389,6 +475,24 @@ impl Ended {
     }
 }
 
+/// Asks for a file's data key once more. No answer in time is one.
+async fn ask_within(
+    patience: Duration,
+    keys: &KeyRing,
+    file: &Leased,
+) -> Result<(), Arc<ProviderError>> {
+    let asked = tokio::time::timeout(patience, ask(keys, file)).await;
+    asked
+        .unwrap_or_else(|_elapsed| {
+            Err(ProviderError::NotRenewed {
+                provider: file.wrap.provider,
+                key_id: file.wrap.key_id.clone(),
+                within: patience,
+            })
+        })
+        .map_err(Arc::new)
+}
+
 /// Asks for a file's data key once more, and wipes it.
 async fn ask(keys: &KeyRing, file: &Leased) -> Result<(), ProviderError> {
     for provider in keys.providers() {
@@ -406,9 +510,16 @@ async fn ask(keys: &KeyRing, file: &Leased) -> Result<(), ProviderError> {
 
 /// How many questions of one key are under way at once: openings come first.
 const AT_ONCE: usize = 8;
+/// A question has at least this long, also under a short lease, and at most as long as a provider has.
+const SHORTEST_PATIENCE: Duration = Duration::from_secs(1);
+const LONGEST_PATIENCE: Duration = Duration::from_secs(15);
 /// How long nobody looks when no file is open under a remote key.
 const IDLE: Duration = Duration::from_secs(3600);
+/// How long nobody looks otherwise: sleep is measured by a clock that stands still while the machine does.
+const BEAT: Duration = Duration::from_secs(1);
 const SHORTEST: Duration = Duration::from_millis(10);
+/// For how long what ran out waits for whoever renews, in milliseconds.
+const ABANDONED_AFTER: u64 = 10_000;
 
 #[cfg(test)]
 mod tests;

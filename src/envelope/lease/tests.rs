@@ -16,7 +16,7 @@ use crate::envelope::{
 
 #[derive(Debug)]
 struct Hands {
-    start: Instant,
+    start: Moment,
     moved: Mutex<Duration>,
 }
 
@@ -31,7 +31,7 @@ impl Clock for Hands {
         Timestamp::from_unix(1_800_000_000).unwrap()
     }
 
-    fn instant(&self) -> Instant {
+    fn moment(&self) -> Moment {
         self.start + *self.moved.lock().unwrap()
     }
 }
@@ -42,6 +42,10 @@ enum Mood {
     Disabled,
     Denied,
     Silent,
+    /// It never answers.
+    Hangs,
+    /// A fault of the server's own.
+    Panics,
 }
 
 /// A key in memory that pretends to be far away.
@@ -73,7 +77,7 @@ impl Remote {
         self.asked.swap(0, Ordering::SeqCst)
     }
 
-    fn answer(&self, subject: &Subject) -> Result<(), ProviderError> {
+    async fn answer(&self, subject: &Subject) -> Result<(), ProviderError> {
         let _before = self.asked.fetch_add(1, Ordering::SeqCst);
         let key = "the key".to_owned();
         let mut mood = *self.mood.lock().unwrap();
@@ -82,6 +86,8 @@ impl Remote {
         }
         Err(match mood {
             Mood::Yes => return Ok(()),
+            Mood::Hangs => return std::future::pending().await,
+            Mood::Panics => panic!("as told"),
             Mood::Disabled => KmsError::Disabled { key },
             Mood::Denied => KmsError::Denied {
                 action: "Decrypt",
@@ -113,12 +119,12 @@ impl KeyProvider for Remote {
     }
 
     async fn generate(&self, context: &WrapContext<'_>) -> Result<(Dek, Wrapped), ProviderError> {
-        self.answer(context.subject)?;
+        self.answer(context.subject).await?;
         self.key.generate(context).await
     }
 
     async fn wrap(&self, dek: &Dek, context: &WrapContext<'_>) -> Result<Wrapped, ProviderError> {
-        self.answer(context.subject)?;
+        self.answer(context.subject).await?;
         self.key.wrap(dek, context).await
     }
 
@@ -130,7 +136,7 @@ impl KeyProvider for Remote {
         if wrap.key_id != self.key.key_id(context.subject).await? {
             return Ok(Unwrapped::NotMine);
         }
-        self.answer(context.subject)?;
+        self.answer(context.subject).await?;
         self.key.unwrap(wrap, context).await
     }
 
@@ -160,7 +166,7 @@ struct House {
 impl House {
     fn new(provider: Arc<dyn KeyProvider>) -> Self {
         let clock = Arc::new(Hands {
-            start: Instant::now(),
+            start: Moment::now(),
             moved: Mutex::default(),
         });
         let keys = KeyRing::new(provider, vec![], vec![]);
@@ -220,8 +226,25 @@ impl House {
     async fn pass(&self, seconds: u64) {
         for _second in 0..seconds {
             self.clock.move_by(1);
-            let _pause = self.core.renew_leases().await;
+            self.renew().await;
         }
+    }
+
+    /// Asks for what is due, until nothing is.
+    async fn renew(&self) {
+        loop {
+            let mut rounds = JoinSet::new();
+            self.core.begin_rounds(&mut rounds);
+            if rounds.is_empty() {
+                return;
+            }
+            while rounds.join_next().await.is_some() {}
+        }
+    }
+
+    fn standing(&self, tenant: &str) -> LeaseStanding {
+        let tenant: TenantId = tenant.parse().unwrap();
+        self.table.0.lock().unwrap()[&tenant].standing()
     }
 }
 
@@ -285,18 +308,115 @@ async fn a_denial_of_one_file_closes_that_one_alone_and_asks_for_all_others_at_o
 }
 
 #[tokio::test]
-async fn files_of_one_key_take_turns() {
+async fn each_of_many_files_is_asked_for_within_its_lease() {
     let remote = Remote::new();
     let house = House::new(remote.clone());
-    for number in 0..100 {
+    for number in 0..120 {
         house.create(&format!("t{number}")).await;
     }
     let _creations = remote.asked();
     house.pass(42).await;
-    assert_eq!(remote.asked(), 50, "one round");
-    *remote.denied.lock().unwrap() = vec![subject("t99").to_string()];
+    assert_eq!(remote.asked(), 120, "each once");
+    // The last of them, which alone is denied, is no later than the first.
+    *remote.denied.lock().unwrap() = vec![subject("t119").to_string()];
     house.pass(42).await;
-    assert!(!house.is_open("t99"), "its turn came with the second round");
+    assert!(!house.is_open("t119") && house.is_open("t0"));
+}
+
+#[tokio::test]
+async fn a_key_that_does_not_answer_is_asked_for_one_file_until_it_does() {
+    let remote = Remote::new();
+    let house = House::new(remote.clone());
+    for number in 0..60 {
+        house.create(&format!("t{number}")).await;
+    }
+    remote.be(Mood::Silent);
+    house.pass(45).await;
+    let _first = remote.asked();
+    house.pass(60).await;
+    let asked = remote.asked();
+    assert!((5..=20).contains(&asked), "{asked} in a minute");
+    remote.be(Mood::Yes);
+    house.pass(10).await;
+    assert_eq!(remote.asked(), 60, "all of them at once");
+    assert_eq!(house.core.leases().troubles, []);
+}
+
+#[tokio::test]
+async fn a_question_without_an_answer_ends_in_time() {
+    let remote = Remote::new();
+    let house = House::new(remote.clone());
+    house.core.leases.book().agree(Terms {
+        lease: Duration::from_secs(4),
+        grace: Duration::ZERO,
+    });
+    house.create("one").await;
+    remote.be(Mood::Hangs);
+    house.pass(5).await;
+    assert!(!house.is_open("one"));
+    let report = house.core.leases();
+    assert_eq!(report.troubles[0].class, FailureClass::Unavailable);
+}
+
+#[tokio::test]
+async fn nothing_is_used_beyond_its_lease_when_nobody_renews() {
+    let remote = Remote::new();
+    let house = House::new(remote.clone());
+    house.create("one").await;
+    house.clock.move_by(1000);
+    assert_eq!(
+        house.standing("one"),
+        LeaseStanding::Good,
+        "a command's is its own"
+    );
+    house.core.enforce();
+    assert_eq!(house.standing("one"), LeaseStanding::Abandoned);
+    house.renew().await;
+    assert_eq!(house.standing("one"), LeaseStanding::Good, "asked, and said yes");
+    house.clock.move_by(64);
+    assert_eq!(house.standing("one"), LeaseStanding::Good);
+    house.clock.move_by(1);
+    assert_eq!(house.standing("one"), LeaseStanding::RanOut);
+    house.clock.move_by(10);
+    assert_eq!(house.standing("one"), LeaseStanding::Abandoned);
+}
+
+#[tokio::test]
+async fn a_machine_that_slept_asks_before_it_serves() {
+    let remote = Remote::new();
+    let house = House::new(remote.clone());
+    house.core.enforce();
+    house.create("one").await;
+    house.pass(30).await;
+    // The clock of leases goes on while the machine sleeps.
+    house.clock.move_by(1800);
+    assert_ne!(house.standing("one"), LeaseStanding::Good);
+    remote.be(Mood::Silent);
+    house.renew().await;
+    assert_eq!(house.standing("one"), LeaseStanding::Good, "within the grace");
+    house.clock.move_by(3600);
+    house.renew().await;
+    assert!(!house.is_open("one"), "beyond it");
+}
+
+#[tokio::test]
+async fn a_fault_while_renewing_closes_what_it_does_not_renew_and_goes_on() {
+    let remote = Remote::new();
+    let house = House::new(remote.clone());
+    house.core.enforce();
+    house.create("one").await;
+    remote.be(Mood::Panics);
+    house.pass(64).await;
+    assert!(remote.asked() > 5, "it is tried again");
+    assert!(house.is_open("one"));
+    assert_eq!(house.standing("one"), LeaseStanding::Good);
+    house.pass(2).await;
+    assert!(!house.is_open("one"));
+    remote.be(Mood::Yes);
+    house.clock.move_by(2);
+    house.open("one").await.unwrap();
+    house.pass(120).await;
+    assert!(house.is_open("one"));
 }
 
 #[tokio::test]

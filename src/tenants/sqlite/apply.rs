@@ -7,7 +7,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::SystemTime,
 };
 
 use nimbus_manifests::TenantId;
@@ -753,11 +752,7 @@ fn not_found(table: &TableName, id: DocumentId) -> StoreError {
 
 /// The time now, in milliseconds since the Unix epoch.
 pub(super) fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .ok()
-        .and_then(|since| i64::try_from(since.as_millis()).ok())
-        .unwrap_or(0)
+    crate::clock::now_ms()
 }
 
 /// Steps of SQLite's machine between two looks whether anybody waits: a fraction of a millisecond.

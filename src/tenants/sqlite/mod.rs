@@ -44,20 +44,22 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::{FutureExt as _, future::BoxFuture};
+use nimbus_keyproviders::ProviderError;
 use nimbus_manifests::{Subject, TenantId};
 use rusqlite::ErrorCode;
 use tokio::sync::Notify;
 
 use super::{
-    DeletionLog, DueLog, StoreError, TenantProvider, TenantStore, Unscheduled, error::Limit,
-    registry::Registry,
+    DeletionLog, DueLog, StoreError, TenantProvider, TenantStore, Unscheduled,
+    error::Limit,
+    registry::{Lease, Registry},
 };
 use crate::{
     budget::Refused,
     data_dir::{self, subject},
     envelope::{
-        Envelope, Event, EventKind, EventOutcome, Holder, Intent, Trouble, Withdrawal, acting_as,
-        actor, blocking,
+        Envelope, EnvelopeError, Event, EventKind, EventOutcome, Holder, Intent, LeaseStanding, Trouble,
+        Withdrawal, acting_as, actor, blocking,
     },
     failpoints::crash_point,
     runtime::short_task,
@@ -220,6 +222,10 @@ impl TenantProvider for SqliteTenants {
         }
         let registry = &self.0.registry;
         let lease = match registry.ready(tenant) {
+            Some(lease) => self.0.in_good_standing(tenant, lease).await?,
+            None => None,
+        };
+        let lease = match lease {
             Some(lease) => lease,
             None => {
                 let opener = self.0.opener(tenant, Intent::Open);
@@ -283,6 +289,32 @@ impl Shared {
                 tenant: tenant.clone(),
             })
         })
+    }
+
+    /// An open tenant whose key may be used. `None` for one of which nobody renews the lease: it was closed, and is to be opened again.
+    async fn in_good_standing(
+        &self,
+        tenant: &TenantId,
+        lease: Lease<OpenTenant>,
+    ) -> Result<Option<Lease<OpenTenant>>, StoreError> {
+        let database = lease.readers().database();
+        match database.standing() {
+            LeaseStanding::Good => Ok(Some(lease)),
+            LeaseStanding::RanOut => {
+                let unwrap = EnvelopeError::Unwrap {
+                    path: database.path().to_owned(),
+                    source: Arc::new(ProviderError::LeaseRanOut),
+                };
+                Err(opening(tenant, unwrap.into()))
+            }
+            LeaseStanding::Abandoned => {
+                drop((lease, database));
+                if let Err(error) = self.registry.close(tenant).await {
+                    tracing::warn!(%tenant, %error, "a tenant whose lease nobody renewed was not closed cleanly");
+                }
+                Ok(None)
+            }
+        }
     }
 
     async fn create(self: Arc<Self>, tenant: TenantId) -> Result<(), StoreError> {
