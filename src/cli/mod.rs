@@ -27,7 +27,7 @@ use crate::encryption::rotate_kek::RotateKekError;
 use crate::encryption::shred::ShredError;
 use crate::encryption::survey::SurveyError;
 use crate::envelope::act_as;
-use crate::process::{ControlSocketError, LockError};
+use crate::process::{ControlSocketError, LockError, exit_now};
 use crate::runtime::log;
 use crate::server::ServeError;
 use crate::server::token::TokenError;
@@ -169,8 +169,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let config = cli.config.as_deref();
+    let serves = matches!(cli.command, Command::Start(_));
     // The server acts as itself, or as who sent the request.
-    if !matches!(cli.command, Command::Start(_)) {
+    if !serves {
         act_as(&os_actor());
     }
     let result = match cli.command {
@@ -182,23 +183,25 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Doctor(command) => command.run(config),
     };
     let code = match result {
-        Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::Problems) => ExitCode::from(PROBLEMS),
-        Ok(Outcome::Failed) => ExitCode::from(FAILED),
-        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-            ExitCode::SUCCESS
-        }
+        Ok(Outcome::Done) => DONE,
+        Ok(Outcome::Problems) => PROBLEMS,
+        Ok(Outcome::Failed) => FAILED,
+        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => DONE,
         Err(error) => {
             output::error(&error);
-            ExitCode::from(match error {
+            match error {
                 CliError::Config(_) => USAGE,
                 CliError::RotateKek(error) if error.is_usage() => USAGE,
                 _ => FAILED,
-            })
+            }
         }
     };
     log::flush();
-    code
+    if serves {
+        // Threads that hang are no reason to stay. The lock on the data goes with the process, and so after all that may write.
+        exit_now(code);
+    }
+    ExitCode::from(code)
 }
 
 /// The settings of a command that takes no server flags: environment and file, and the data directory if the command names one.
@@ -247,6 +250,7 @@ fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> Result<T, C
         .block_on(future)
 }
 
+const DONE: u8 = 0;
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const PROBLEMS: u8 = 3;

@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use clap::Args;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Mutex;
+use tokio::sync::watch;
 
 use super::output::{self, Format};
-use super::{CliError, Outcome, block_on};
+use super::{CliError, Outcome};
 use crate::audit::AuditLog;
 use crate::chain::chain;
+use crate::clock::{self, WrongClock};
 use crate::config::keys::{self, Keys, Purpose};
 use crate::config::{NoTime, Persistence, Settings, Time, pieces};
 use crate::control::{Control, ControlError};
@@ -24,10 +24,11 @@ use crate::encryption::survey::Surveyor;
 use crate::envelope::{Holder, act_as, blocking, remove_leftovers};
 use crate::metrics;
 use crate::process::{
-    ControlListener, ControlSocket, DataDirLock, FileLimit, LockError, LockId, harden, holder,
-    inherited_listener, notify,
+    ControlListener, ControlSocket, DataDirLock, FileLimit, InheritedError, LockError, LockId,
+    exit_now, harden, holder, inherited_listener, notify,
 };
-use crate::runtime::{self, Background, Kept, log, panic_point};
+use crate::runtime::signals::{Signals, Stop, end_waits_for};
+use crate::runtime::{self, Background, log, panic_point, short_task};
 use crate::scheduler::{Agenda, Scheduler, SystemClock};
 use crate::server::tls::{Tls, TlsError};
 use crate::server::token::{self, AdminToken, TokenError, TokenKeeper};
@@ -126,12 +127,12 @@ pub enum StartError {
         /// What the operating system said.
         source: io::Error,
     },
-    /// What the service manager handed over is no TCP socket.
-    #[error("the socket that the service manager handed over cannot be listened on")]
-    Inherited {
-        /// What the operating system said.
-        source: io::Error,
-    },
+    /// The service manager's socket is none to serve.
+    #[error(transparent)]
+    Inherited(#[from] InheritedError),
+    /// The clock is wrong.
+    #[error(transparent)]
+    Clock(#[from] WrongClock),
     /// TLS cannot be had.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -154,18 +155,26 @@ impl Start {
         log::start()?;
         output::init_log(self.log_format, "info");
         runtime::log_panics();
+        let signals = Signals::listen()?;
         act_as("nimbus");
-        block_on(self.serve(settings))?;
-        Ok(Outcome::Done)
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
+        let served = runtime.block_on(self.serve(settings, signals));
+        end_waits_for("threads that do not end");
+        // Some may wait for a key provider that does not answer: nothing that they do counts any more.
+        runtime.shutdown_timeout(LAST_PATIENCE);
+        served.map(|()| Outcome::Done)
     }
 
-    async fn serve(self, settings: Settings) -> Result<(), CliError> {
+    async fn serve(self, settings: Settings, signals: Signals) -> Result<(), CliError> {
+        // Until it serves there is nothing to end in order.
+        let starting = short_task(end_if_stopped(signals.stop.clone()));
         // Before anything is touched: what can be refused without looking.
-        let inherited = inherited_listener().map_err(|source| StartError::Inherited { source })?;
+        clock::check().map_err(StartError::from)?;
+        let inherited = inherited_listener().map_err(StartError::from)?;
         let address = match &inherited {
-            Some(socket) => socket
-                .local_addr()
-                .map_err(|source| StartError::Inherited { source })?,
+            Some((_socket, address)) => *address,
             None => SocketAddr::new(self.host, self.port),
         };
         if !address.ip().is_loopback() && !self.allow_network {
@@ -177,7 +186,6 @@ impl Start {
             refuse_first_token(address.ip(), blocking(move || token::read(&path)).await)?;
         }
         let tls = self.tls().await?;
-        let stop = stop_signal()?;
         metrics::install().map_err(StartError::from)?;
         runtime::show_metrics();
         let hardening = harden();
@@ -190,7 +198,10 @@ impl Start {
 
         let (data_dir, control_dir) =
             (settings.data_dir.clone(), settings.control_data_dir.clone());
-        let lock = blocking(move || take_dirs(&data_dir, &control_dir)).await?;
+        // Kept until the process is gone.
+        let lock: &DataDirLock = Box::leak(Box::new(
+            blocking(move || take_dirs(&data_dir, &control_dir)).await?,
+        ));
         let Keys { envelope, made } = keys::connect(&settings, Purpose::Start).await?;
         announce_keys(made.as_deref(), &settings);
         if let Some(keys) = envelope.keys() {
@@ -248,7 +259,10 @@ impl Start {
         drop(token.await?);
 
         let commands = commands(&token_path, lock.id()).await;
-        let reloading = reload_on_hangup(tls.clone())?;
+        let (hangups, certificate) = (signals.hangups, tls.clone());
+        let reloading = runtime::keep(Background::TlsReload, move || {
+            reload_on_hangup(hangups.clone(), certificate.clone())
+        });
         let listener = Listener {
             socket,
             tls,
@@ -284,21 +298,19 @@ impl Start {
         if let Some(max_age) = settings.dek_max_age {
             app.keep_data_keys_young(max_age);
         }
+        // From here on it ends in order.
+        starting.abort();
+        drop(starting.await);
         match self.log_format {
             Format::Text => output::note(&format!("nimbus listening on {address}")),
             Format::Json => tracing::info!(%address, "nimbus listening on {address}"),
         }
         notify("READY=1");
-        let stop = async {
-            stop.await;
-            notify("STOPPING=1");
-        };
-        let served = serve(listener, commands, app, stop).await;
+        let served = serve(listener, commands, app, signals.stop).await;
         drop(reloading);
         served?;
         drop(leases);
         tracing::info!("stopped; every tenant is closed and its keys are wiped");
-        drop(lock);
         Ok(())
     }
 
@@ -344,13 +356,13 @@ fn refuse_first_token(host: IpAddr, token: Result<AdminToken, TokenError>) -> Re
 
 /// The socket to serve, and its address. Nothing was made yet: a port in use leaves no data directory behind.
 async fn listen(
-    inherited: Option<std::net::TcpListener>,
+    inherited: Option<(std::net::TcpListener, SocketAddr)>,
     address: SocketAddr,
     data_dir: &Path,
 ) -> Result<(TcpListener, SocketAddr), CliError> {
     let bind = |source| StartError::Bind { address, source };
     let socket = match inherited {
-        Some(socket) => TcpListener::from_std(socket),
+        Some((socket, _address)) => TcpListener::from_std(socket),
         None => TcpListener::bind(address).await,
     };
     let socket = match socket {
@@ -408,16 +420,12 @@ async fn commands(token: &Path, lock: LockId) -> Option<Listener<Local>> {
 }
 
 /// Reads at each SIGHUP again what can change under a running server: the TLS certificate and its key.
-fn reload_on_hangup(tls: Option<Arc<Tls>>) -> io::Result<Kept<Infallible>> {
-    let hangup = Arc::new(Mutex::new(signal(SignalKind::hangup())?));
-    let reloading = move || reload_each(hangup.clone(), tls.clone());
-    Ok(runtime::keep(Background::TlsReload, reloading))
-}
-
-async fn reload_each(hangup: Arc<Mutex<Signal>>, tls: Option<Arc<Tls>>) -> Infallible {
-    let mut hangup = hangup.lock().await;
+async fn reload_on_hangup(mut hangups: watch::Receiver<u64>, tls: Option<Arc<Tls>>) -> Infallible {
     loop {
-        let _came = hangup.recv().await;
+        if hangups.changed().await.is_err() {
+            // Nobody is left who could send one.
+            std::future::pending::<()>().await;
+        }
         panic_point!("tls::reload");
         let Some(tls) = tls.clone() else {
             tracing::info!("SIGHUP: there is no TLS certificate to read again");
@@ -482,17 +490,16 @@ fn announce_keys(made: Option<&Path>, settings: &Settings) {
     }
 }
 
-/// Resolves at SIGTERM or Ctrl-C. The handlers are in place before this returns.
-fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _signal = terminate.recv() => {}
-            _signal = interrupt.recv() => {}
-        }
-    })
+/// Ends the process when it is told to stop before it serves: what was begun is what a crash leaves, which the next start finishes.
+async fn end_if_stopped(mut stop: watch::Receiver<Stop>) {
+    if stop.wait_for(|stop| *stop > Stop::No).await.is_ok() {
+        tracing::info!("stopped before it served");
+        log::flush();
+        exit_now(0);
+    }
 }
 
 const MIN_KEEP_ALIVE: Duration = Duration::from_secs(1);
 const MAX_KEEP_ALIVE: Duration = Duration::from_secs(3600);
+/// How long threads have to end once every tenant is closed.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);

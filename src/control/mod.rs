@@ -43,8 +43,8 @@ pub use usage::{
 };
 
 use crate::envelope::{
-    CUT_SHORT, Envelope, EnvelopeError, Held, Holder, Intent, KeyedFile, Opened, Prepared, Stage,
-    LeaseStanding, Withdrawal, blocking, set_aside,
+    CUT_SHORT, Envelope, EnvelopeError, Held, Holder, Intent, KeyedFile, LeaseStanding, Opened,
+    Prepared, Stage, Withdrawal, blocking, set_aside,
 };
 use access_keys::KeyTable;
 use database::{Protection, explain};

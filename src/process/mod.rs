@@ -1,6 +1,8 @@
 //! What this process asks of its operating system: hardening at start, open files, and the lock on a data directory.
 
 mod control_socket;
+#[expect(unsafe_code, reason = "an end that runs no handler is a foreign call")]
+mod exit;
 mod files;
 mod hardening;
 mod home;
@@ -20,6 +22,7 @@ mod wiping;
 
 pub(crate) use control_socket::Place;
 pub use control_socket::{ControlListener, ControlSocket, ControlSocketError};
+pub use exit::exit_now;
 pub use files::{FileLimit, files_ran_out, is_exhaustion};
 pub use hardening::{Hardening, harden};
 pub use home::{HomeError, user_dir};
@@ -27,7 +30,7 @@ pub(crate) use lock::process;
 pub use lock::{DataDirLock, Holder, LockError, LockId, holder};
 pub use memory::{give_back, note_freed};
 pub(crate) use new_file::NewFile;
-pub use service::{inherited_listener, notify};
+pub use service::{InheritedError, inherited_listener, notify};
 pub use wiping::WipingAllocator;
 
 /// How much memory this process may use: the machine's, or what its container is limited to. `None` where neither is to be found.

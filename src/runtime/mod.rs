@@ -4,6 +4,7 @@
 //! answer 503 until another has taken the place of the one that is gone.
 
 pub(crate) mod log;
+pub mod signals;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -24,6 +25,8 @@ use crate::metrics;
 pub enum Background {
     /// Writes the log to standard error.
     LogWriter,
+    /// Handles signals, and ends the process in time.
+    Signals,
     /// Accepts connections, and commands of this machine.
     Acceptor,
     /// Writes the audit log.
@@ -48,8 +51,9 @@ pub enum Background {
 
 impl Background {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::LogWriter,
+        Self::Signals,
         Self::Acceptor,
         Self::AuditLog,
         Self::UsageCounter,
@@ -67,6 +71,7 @@ impl Background {
     pub const fn name(self) -> &'static str {
         match self {
             Self::LogWriter => "log-writer",
+            Self::Signals => "signals",
             Self::Acceptor => "acceptor",
             Self::AuditLog => "audit-log",
             Self::UsageCounter => "usage-counter",

@@ -23,6 +23,7 @@ use super::error::{ApiError, Code};
 use super::front::Ticket;
 use super::parameters::{Extractors, Strict};
 use super::token::Verdict;
+use crate::clock;
 use crate::control::{AccessKey, Identity, KeyId, KeyVerdict, Scope};
 use crate::envelope::acting_as;
 
@@ -436,9 +437,12 @@ fn credential(headers: &HeaderMap) -> Result<Credential<'_>, ApiError> {
     let authorizations = headers.get_all(header::AUTHORIZATION);
     let bearers = authorizations
         .iter()
-        .filter_map(|value| value.as_bytes().split_at_checked(BEARER.len()))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(BEARER))
-        .map(|(_, token)| Credential::Bearer(token));
+        .filter_map(|value| bearer(value.as_bytes()));
+    let mut malformed = false;
+    let bearers = bearers.map(|token| {
+        malformed |= token.is_none();
+        Credential::Bearer(token.unwrap_or_default())
+    });
     let tokens = headers.get_all(ADMIN_TOKEN);
     let tokens = tokens
         .iter()
@@ -456,7 +460,33 @@ fn credential(headers: &HeaderMap) -> Result<Credential<'_>, ApiError> {
             "the request carries more than one credential; send one",
         ));
     }
+    if malformed {
+        return Err(ApiError::new(
+            Code::Unauthorized,
+            "Authorization must be `Bearer`, spaces, and the token; there is something else between or behind them",
+        ));
+    }
     Ok(credential)
+}
+
+/// The token of `Authorization: Bearer`, as RFC 9110, section 11.4 has it: the scheme in any case, one space or more, the token. `None` within
+/// for what is not that; `None` for another scheme.
+fn bearer(value: &[u8]) -> Option<Option<&[u8]>> {
+    let (scheme, rest) = value.split_at_checked(BEARER.len())?;
+    if !scheme.eq_ignore_ascii_case(BEARER) {
+        return None;
+    }
+    let token = rest.iter().position(|byte| *byte != b' ');
+    match (token, rest) {
+        // `Bearer` alone, and schemes that begin alike.
+        (None, _) | (Some(0), [b'!'..=b'~', ..]) => None,
+        (Some(0), _) => Some(None),
+        (Some(spaces), _) => {
+            let token = &rest[spaces..];
+            let is_one_word = token.iter().all(u8::is_ascii_graphic);
+            Some(is_one_word.then_some(token))
+        }
+    }
 }
 
 /// Counts whom a key is used for. The admin token is nobody's, but what is said under it must be right, too.
@@ -478,14 +508,13 @@ fn note_use(app: &App, caller: &Caller, headers: &HeaderMap) -> Result<(), ApiEr
         return Ok(());
     };
     let identity = named.map_or(Identity::Key(*id), Identity::Named);
-    app.usage
-        .note(*id, tenant, identity, jiff::Timestamp::now());
+    app.usage.note(*id, tenant, identity, clock::now());
     Ok(())
 }
 
 /// The path parameter that names the tenant, in every route that has one.
 const TENANT: &str = "t";
-const BEARER: &[u8] = b"Bearer ";
+const BEARER: &[u8] = b"Bearer";
 const ADMIN_TOKEN: &str = "x-nimbus-admin-token";
 /// Whom a request under a tenant access key is for.
 pub(super) const IDENTITY: &str = "x-nimbus-identity";
@@ -544,6 +573,7 @@ mod tests {
         };
         assert_eq!(headers(&[(a, "Bearer x")]), Some((a, b"x".to_vec())));
         assert_eq!(headers(&[(a, "bEARER x")]), Some((a, b"x".to_vec())));
+        assert_eq!(headers(&[(a, "Bearer   x")]), Some((a, b"x".to_vec())));
         assert_eq!(headers(&[(t, "x")]), Some((t, b"x".to_vec())));
         // What a proxy in front asks for is not ours.
         assert_eq!(
@@ -554,6 +584,12 @@ mod tests {
             &[][..],
             &[(a, "Basic x")],
             &[(a, "Bearer")],
+            &[(a, "Bearer ")],
+            &[(a, "Bearerx y")],
+            &[(a, "Bearer\tx")],
+            &[(a, "Bearer \tx")],
+            &[(a, "Bearer x y")],
+            &[(a, "Bearer x\t")],
             &[(a, "x")],
             &[(a, "Bearer x"), (a, "Bearer x")],
             &[(a, "Bearer x"), (a, "Basic y")],

@@ -44,6 +44,8 @@ use crate::encryption::rotate_dek::Deployment;
 use crate::encryption::survey::Surveyor;
 use crate::envelope::{Envelope, SystemClock, acting_as, actor, blocking};
 use crate::metrics;
+use crate::process::notify;
+use crate::runtime::signals::{Stop, end_waits_for};
 use crate::runtime::{self, Background, Kept, panic_point, short_task};
 use crate::scheduler::Scheduler;
 use crate::tenants::{StoreError, TenantProvider, TenantStore};
@@ -239,7 +241,7 @@ async fn renew_old_keys(keeper: Keeper, operations: Arc<Operations>) -> Infallib
     }
 }
 
-/// Serves clients, and commands of this machine, until `stop` resolves, then finishes what is under way (at most 30 seconds) and closes every tenant.
+/// Serves clients, and commands of this machine, until it is told to stop, then finishes what is under way (at most 20 seconds) and closes every tenant.
 ///
 /// # Errors
 ///
@@ -248,15 +250,18 @@ pub async fn serve(
     listener: Listener,
     commands: Option<Listener<Local>>,
     app: Arc<App>,
-    stop: impl Future<Output = ()> + Send + 'static,
+    mut stop: watch::Receiver<Stop>,
 ) -> Result<(), ServeError> {
     let front = Front::new(app.clone(), router::router(app.clone()));
     let (stopping, stopped) = watch::channel(false);
+    let mut told = stop.clone();
     let signal = async move {
-        stop.await;
+        is(&mut told, Stop::Orderly).await;
+        notify("STOPPING=1");
         tracing::info!("stopping: finishing what is under way");
+        end_waits_for("requests that are under way");
         let _before = stopping.send_replace(true);
-        tokio::time::sleep(STOP_PATIENCE).await;
+        within(&mut told, STOP_PATIENCE, std::future::pending::<()>()).await;
     };
     let upkeep = runtime::keep(Background::MetricsUpkeep, upkeep);
     let of_figures = app.clone();
@@ -279,11 +284,38 @@ pub async fn serve(
     };
     drop((upkeep, figures));
     app.kept().clear();
-    app.scheduler.stop().await;
+    end_waits_for("jobs that are under way");
+    within(&mut stop, JOBS_PATIENCE, app.scheduler.stop()).await;
+    end_waits_for("tenants that are being closed");
     let closed = app.tenants.close().await;
-    blocking(move || app.usage.close()).await;
+    end_waits_for("the count of identities");
+    let counting = app.clone();
+    let counted = blocking(move || counting.usage.close());
+    within(&mut stop, USAGE_PATIENCE, counted).await;
+    end_waits_for("the audit log");
     closed.map_err(ServeError::Close)?;
     accepted.map_err(|_panic| ServeError::Acceptor)
+}
+
+/// Waits until the server is told to stop so urgently.
+async fn is(stop: &mut watch::Receiver<Stop>, urgency: Stop) {
+    if stop.wait_for(|stop| *stop >= urgency).await.is_err() {
+        // Nobody is left who could tell.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Waits for `work`, but not for longer than `patience`, and not when it is to be quick.
+async fn within(
+    stop: &mut watch::Receiver<Stop>,
+    patience: Duration,
+    work: impl Future<Output = ()>,
+) {
+    tokio::select! {
+        () = work => {}
+        () = tokio::time::sleep(patience) => {}
+        () = is(stop, Stop::Quickly) => {}
+    }
 }
 
 async fn upkeep() -> Infallible {
@@ -321,7 +353,13 @@ pub enum ServeError {
 const MAX_REQUESTS: usize = 1024;
 /// Looks at every file, so that it may take longer than other requests.
 const ENCRYPTION_STATUS: &str = "/debug/encryption/status";
-const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// How long requests under way have; what is left of [`STOP_DEADLINE`] is for closing.
+///
+/// [`STOP_DEADLINE`]: crate::runtime::signals::STOP_DEADLINE
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// How long jobs under way have: the next start runs what is cut off.
+const JOBS_PATIENCE: Duration = Duration::from_secs(3);
+const USAGE_PATIENCE: Duration = Duration::from_secs(2);
 /// Between two foldings of what was recorded.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Between two looks at all manifests: some tenths of a second for ten thousand of them.

@@ -32,8 +32,8 @@ pub(crate) use rekey::swap_to_next_key;
 
 use crate::data_dir::{SIDE_FILES, TEMPORARY_PREFIX, beside, side_files};
 use crate::envelope::{
-    self, Envelope, EnvelopeError, Event, EventKind, EventOutcome, Intent, KeyedFile, Opened,
-    LeaseStanding, Prepared, Stage, blocking,
+    self, Envelope, EnvelopeError, Event, EventKind, EventOutcome, Intent, KeyedFile,
+    LeaseStanding, Opened, Prepared, Stage, blocking,
 };
 use crate::failpoints::crash_point;
 use crate::sqlite_file;

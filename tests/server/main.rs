@@ -45,6 +45,7 @@ mod schedule;
 mod schema;
 mod service;
 mod start;
+mod stop;
 mod storage;
 mod supervision;
 mod tls;

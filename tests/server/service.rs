@@ -1,8 +1,9 @@
 //! Under a service manager: a socket that listens already, and word when the server is ready and when it stops.
 
-use std::net::TcpListener;
+use std::fs;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::{Command, Stdio};
 
 use nimbus_test_support::Machine;
@@ -11,13 +12,17 @@ use serde_json::json;
 use super::machine;
 
 /// `nimbus start` with `socket` handed over as systemd does it.
-pub(super) fn activated(machine: &Machine, socket: TcpListener, arguments: &[&str]) -> Command {
+pub(super) fn activated(
+    machine: &Machine,
+    socket: impl Into<OwnedFd>,
+    arguments: &[&str],
+) -> Command {
     let command = machine.nimbus(&[&["start"], arguments].concat());
     let mut activated = Command::new("sh");
     let _ = activated
         .args([
             "-c",
-            r#"LISTEN_PID=$$ LISTEN_FDS=1; export LISTEN_PID LISTEN_FDS; exec "$0" "$@" 3<&0 </dev/null"#,
+            r#"LISTEN_PID=$$ LISTEN_FDS=${TEST_FDS:-1}; export LISTEN_PID LISTEN_FDS; exec "$0" "$@" 3<&0 4<&0 </dev/null"#,
         ])
         .arg(command.get_program())
         .args(command.get_args())
@@ -28,7 +33,7 @@ pub(super) fn activated(machine: &Machine, socket: TcpListener, arguments: &[&st
                 .filter_map(|(name, value)| Some((name, value?))),
         )
         .current_dir(machine.root())
-        .stdin(Stdio::from(OwnedFd::from(socket)));
+        .stdin(Stdio::from(socket.into()));
     activated
 }
 
@@ -51,6 +56,29 @@ fn a_socket_that_others_reach_needs_leave_like_any_address() {
     machine
         .run_to_end(activated(&machine, socket, &[]))
         .expect(1, &["0.0.0.0", "--allow-network"]);
+}
+
+#[test]
+fn what_is_no_tcp_socket_that_listens_is_refused_with_the_line_to_write() {
+    let machine = machine();
+    let path = machine.path("nimbus.sock");
+    let unix = UnixListener::bind(&path).expect("a socket");
+    machine
+        .run_to_end(activated(&machine, unix, &[]))
+        .expect(1, &["ListenStream=127.0.0.1:8080", "no path"]);
+    let datagrams = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    machine
+        .run_to_end(activated(&machine, datagrams, &[]))
+        .expect(1, &["ListenStream=127.0.0.1:8080"]);
+    let mut two = activated(&machine, fs::File::open("/dev/null").expect("a file"), &[]);
+    let _ = two.env("TEST_FDS", "2");
+    machine
+        .run_to_end(two)
+        .expect(1, &["ListenStream=127.0.0.1:8080", "2 sockets"]);
+    assert!(
+        !machine.data_dir().exists(),
+        "refused before anything is made"
+    );
 }
 
 #[test]

@@ -372,7 +372,11 @@ async fn nothing_is_used_beyond_its_lease_when_nobody_renews() {
     house.core.enforce();
     assert_eq!(house.standing("one"), LeaseStanding::Abandoned);
     house.renew().await;
-    assert_eq!(house.standing("one"), LeaseStanding::Good, "asked, and said yes");
+    assert_eq!(
+        house.standing("one"),
+        LeaseStanding::Good,
+        "asked, and said yes"
+    );
     house.clock.move_by(64);
     assert_eq!(house.standing("one"), LeaseStanding::Good);
     house.clock.move_by(1);
@@ -393,7 +397,11 @@ async fn a_machine_that_slept_asks_before_it_serves() {
     assert_ne!(house.standing("one"), LeaseStanding::Good);
     remote.be(Mood::Silent);
     house.renew().await;
-    assert_eq!(house.standing("one"), LeaseStanding::Good, "within the grace");
+    assert_eq!(
+        house.standing("one"),
+        LeaseStanding::Good,
+        "within the grace"
+    );
     house.clock.move_by(3600);
     house.renew().await;
     assert!(!house.is_open("one"), "beyond it");

@@ -58,8 +58,8 @@ use crate::{
     budget::Refused,
     data_dir::{self, subject},
     envelope::{
-        Envelope, EnvelopeError, Event, EventKind, EventOutcome, Holder, Intent, LeaseStanding, Trouble,
-        Withdrawal, acting_as, actor, blocking,
+        Envelope, EnvelopeError, Event, EventKind, EventOutcome, Holder, Intent, LeaseStanding,
+        Trouble, Withdrawal, acting_as, actor, blocking,
     },
     failpoints::crash_point,
     runtime::short_task,

@@ -189,6 +189,12 @@ impl FaultProxy {
         self.state.connections.load(Ordering::SeqCst)
     }
 
+    /// How many requests are under way.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.state.in_flight.load(Ordering::SeqCst)
+    }
+
     /// The most requests that were under way at once.
     #[must_use]
     pub fn max_in_flight(&self) -> usize {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -148,7 +148,8 @@ impl Machine {
         server
     }
 
-    fn spawn(&self, mut command: Command) -> Server {
+    /// Starts a command made with [`Machine::nimbus`], and does not wait for anything.
+    pub fn spawn(&self, mut command: Command) -> Server {
         let log = self.path(&format!("server-{}.log", self.logs().len()));
         let out = File::create_new(&log).expect("a log file");
         let child = command
@@ -425,6 +426,21 @@ impl Server {
     /// Sends it `SIGKILL`, and does not wait.
     pub fn send_kill(&self) {
         self.send(Signal::KILL);
+    }
+
+    /// Whether it has ended; it may be a zombie then, and still is asked for its status.
+    pub fn has_ended(&self) -> bool {
+        let pid = i32::try_from(self.child.id()).expect("a process id");
+        let state = waitid(
+            WaitId::Pid(Pid::from_raw(pid).expect("not zero")),
+            WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT,
+        );
+        state.expect("its state").is_some()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.send(signal);
     }
 
     /// Sends it `SIGHUP`.
