@@ -4,8 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use nimbus_keyproviders::keyfile;
-use nimbus_keyproviders::{locked_memory, same_key};
+use nimbus_keyproviders::{keyfile, locked_memory, same_key};
 use nimbus_manifests::{KeyId, ProviderKind, Subject};
 use serde::{Deserialize, Serialize};
 

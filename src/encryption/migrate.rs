@@ -346,8 +346,9 @@ impl Migrate {
         };
         let engine = self.engine;
         blocking(move || match engine {
+            // What is in the pages was compared when the copy was made.
             Engine::Sqlite => sqlcipher::open_as_it_is(proof)?
-                .verify_pages()
+                .verify_macs()
                 .map_err(OperationError::from),
             Engine::Redb => control::check(&proof).map_err(OperationError::from),
         })

@@ -1,8 +1,8 @@
 //! Copies between plaintext and encrypted databases, for `export` and `migrate`.
 //!
-//! Both run SQLCipher's own `sqlcipher_export` (<https://www.zetetic.net/sqlcipher/sqlcipher-api/#sqlcipher_export>) on a connection to
-//! the encrypted file with the plaintext one attached, so that no key is ever part of an SQL text, and carry over what it leaves
-//! out (`user_version`, `application_id`). Memory stays constant: pages spill into the target as the cache fills.
+//! Neither runs the schema: b-trees are copied entry by entry ([`super::relayout`]), so that any database is taken, whatever collations,
+//! functions or modules its application has, and whether its rows keep its own rules or not. Row ids stay. Memory stays constant but for the
+//! schema and the largest row.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ use std::sync::Arc;
 
 use nimbus_manifests::{Cipher, Subject};
 use rusqlite::Connection;
-use rusqlite::config::DbConfig;
 
-use super::{Database, OpenError, handed};
+use super::relayout::relayout;
+use super::snapshot::Snapshot;
+use super::{Database, OpenError, is_not_understood};
 use crate::data_dir::TEMPORARY_PREFIX;
 use crate::envelope::{Envelope, EnvelopeError, Intent, PlainFile, Prepared, blocking, parent};
 use crate::failpoints::crash_point;
 use crate::process::NewFile;
-use crate::sqlite_file::{self, SqliteFile};
 
 /// Told how many bytes of about how many were written, now and then; answers whether to go on. A copy that is stopped is removed.
 pub type Progress = Arc<dyn Fn(u64, u64) -> bool + Send + Sync>;
@@ -73,8 +73,39 @@ pub enum CopyError {
         /// The file.
         path: PathBuf,
     },
+    /// A page of the source cannot be what it is.
+    #[error("page {page} of {} is damaged; take out what can be read with `sqlite3 {} .recover | sqlite3 recovered.db`, and migrate that, or restore it from a backup", .path.display(), .path.display())]
+    SourceDamaged {
+        /// The source.
+        path: PathBuf,
+        /// The page.
+        page: u32,
+    },
+    /// SQLite itself does not understand the schema of the source.
+    #[error("SQLite cannot read {} ({said}): no program can use it as it is; take out what can be read with `sqlite3 {} .recover | sqlite3 recovered.db`, and migrate that", .path.display(), .path.display())]
+    Schema {
+        /// The source.
+        path: PathBuf,
+        /// What SQLite said.
+        said: String,
+    },
+    /// SQLite's own check of the copy, and so of the source, finds that index and table do not go together.
+    #[error("SQLite's own check of {} finds: {said}. Where an index does not fit its table, run `REINDEX` in the source, with its application if that has collations or functions of its own; \
+             --skip-validation takes the file as it is", .path.display())]
+    Inconsistent {
+        /// The source.
+        path: PathBuf,
+        /// What was found first.
+        said: String,
+    },
+    /// What was written is not what is read back.
+    #[error("the copy of {} is not read back as it was written, and was thrown away; disk or memory is faulty", .path.display())]
+    Unlike {
+        /// The source.
+        path: PathBuf,
+    },
     /// The copy does not hold what the source holds.
-    #[error("the copy differs from {} in {what}; nothing was replaced, please report this", .path.display())]
+    #[error("the copy differs from {} in {what}, and was thrown away; disk or memory may be faulty: check them, and run it again", .path.display())]
     Differs {
         /// The source.
         path: PathBuf,
@@ -93,14 +124,6 @@ pub fn export_plaintext(
     target: &Path,
     progress: Option<Progress>,
 ) -> Result<(), CopyError> {
-    let io_error = |action, path: &Path| {
-        let path = path.to_owned();
-        move |source| CopyError::Io {
-            action,
-            path,
-            source,
-        }
-    };
     if std::fs::symlink_metadata(target).is_ok() {
         return Err(CopyError::TargetExists {
             path: target.to_owned(),
@@ -108,36 +131,10 @@ pub fn export_plaintext(
     }
     let dir = parent(target);
     let new = NewFile::in_dir(dir, TEMPORARY_PREFIX).map_err(io_error("create a file in", dir))?;
-    let mut connection = database.writer()?;
-    let copy = Copy {
-        from: "main",
-        to: OTHER,
-        failed_on: target,
-    };
-    let handed = handed::uri(new.file()).map_err(|error| copy.failed("open", error))?;
-    copy.attach_as(&connection, &handed)?;
-    let vacuum: i64 = connection
-        .pragma_query_value(None, "auto_vacuum", |row| row.get(0))
-        .map_err(|error| copy.failed("read", error))?;
-    copy.run(
-        &connection,
-        // In this order: to set the vacuum mode is a write, and there is no room for a journal.
-        &format!("other.journal_mode = OFF; PRAGMA other.synchronous = OFF; PRAGMA other.auto_vacuum = {vacuum}"),
-    )?;
-    let growing = new.file().try_clone().map_err(io_error("open", target))?;
-    let written = move || growing.metadata().map_or(0, |file| file.len());
-    watch(&mut connection, progress, written, database.path());
-    // One transaction, one snapshot: what a running server writes meanwhile does not come in halves.
-    let transaction = connection
-        .transaction()
-        .map_err(|error| copy.failed("copy", error))?;
-    copy.pages(&transaction)?;
+    let mut source = Snapshot::of(database)?;
+    relayout(&mut source, new.file(), None, true, progress).map_err(|fault| fault.of(database))?;
     crash_point!("export::filled");
-    copy.compare(&transaction, database.path())?;
-    transaction
-        .commit()
-        .map_err(|error| copy.failed("write", error))?;
-    copy.detach(&connection)?;
+    drop(source);
     crash_point!("export::copied");
     new.publish(target).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => CopyError::TargetExists {
@@ -150,7 +147,7 @@ pub fn export_plaintext(
 /// Makes the encrypted database of `subject` at `path` from all that the plaintext database `source` holds, verified and flushed. It is
 /// under a manifest that says `new` until it is whole: a copy that was cut short never passes for a database.
 ///
-/// `validate` compares schema and row counts, and reads every page of the copy again.
+/// `validate` reads every page of the copy again, and compares each entry of each b-tree with what was read of the source.
 ///
 /// # Errors
 ///
@@ -193,92 +190,53 @@ fn fill(
     validate: bool,
     progress: Option<Progress>,
 ) -> Result<(), CopyError> {
+    let path = database.path();
     // What an earlier attempt left under the same `new` manifest is begun again; what is none of ours is kept.
-    if super::there(&database.path) && database.prove().is_err() {
-        super::set_aside(database)?;
-    }
-    let io_error = |action, path: &Path| {
-        let path = path.to_owned();
-        move |source| CopyError::Io {
-            action,
-            path,
-            source,
+    if super::there(path) && database.prove().is_ok() {
+        for suffix in ["-wal", "-shm", ""] {
+            let mut left = path.as_os_str().to_owned();
+            left.push(suffix);
+            remove(Path::new(&left)).map_err(io_error("remove", path))?;
         }
-    };
-    let born = birth_settings(source).map_err(io_error("read", source))?;
-    database.initialise_born(&born)?;
-    // The encoding is written with the first table: this connection must know it, too.
-    let mut connection = database
-        .connect_born(&database.path, database.key().as_ref(), &born)
-        .map_err(|error| database.explain("open", error))?;
-    let copy = Copy {
-        from: OTHER,
-        to: "main",
-        failed_on: source,
-    };
-    // Nobody else knows the target yet: a rollback journal would only double the work. WAL mode comes back at the end.
-    copy.run(&connection, "main.journal_mode = DELETE")?;
-    copy.run(&connection, "main.journal_mode = OFF")?;
-    keep_wal(&connection, true).map_err(|error| copy.failed("prepare", error))?;
-    copy.attach(&connection, source)?;
-    let growing = database.path().to_owned();
-    let written = move || std::fs::metadata(&growing).map_or(0, |file| file.len());
-    watch(&mut connection, progress, written, source);
-    // One transaction, one snapshot: a source that is written meanwhile is copied as it was.
-    let transaction = connection
-        .transaction()
-        .map_err(|error| copy.failed("copy", error))?;
-    copy.pages(&transaction)?;
-    crash_point!("migrate::copied");
-    if validate {
-        copy.compare(&transaction, source)?;
+    } else {
+        super::set_aside(database)?;
+        remove(path).map_err(io_error("remove", path))?;
     }
-    transaction
-        .commit()
-        .map_err(|error| copy.failed("write", error))?;
-    copy.detach(&connection)?;
-    keep_wal(&connection, false).map_err(|error| copy.failed("write", error))?;
-    copy.run(&connection, "main.journal_mode = WAL")?;
-    connection
-        .close()
-        .map_err(|(_connection, error)| copy.failed("write", error))?;
-    sqlite_file::flush(database.path()).map_err(io_error("flush", database.path()))?;
-    if validate {
-        database.verify_pages()?;
+    let Some(key) = database.key() else {
+        let path = path.to_owned();
+        return Err(OpenError::from(EnvelopeError::EncryptionOff { path }).into());
+    };
+    let dir = parent(path);
+    let new = NewFile::in_dir(dir, TEMPORARY_PREFIX).map_err(io_error("create a file in", dir))?;
+    let mut plain = Snapshot::of_plaintext(source)?;
+    relayout(&mut plain, new.file(), Some(&key), validate, progress)
+        .map_err(|fault| fault.of(&Database::new(source, None)))?;
+    drop(plain);
+    crash_point!("migrate::copied");
+    new.publish(path).map_err(io_error("create", path))?;
+    // That SQLCipher, too, opens what was made; and SQLite's own word on it.
+    let connection = database.prove()?;
+    if validate && let Some(said) = database.finding(&connection)? {
+        let path = source.to_owned();
+        return Err(CopyError::Inconsistent { path, said });
     }
     Ok(())
 }
 
-/// Whether closing a database leaves its WAL as it is: the source of a copy is only read.
-fn keep_wal(connection: &Connection, keep: bool) -> rusqlite::Result<()> {
-    connection
-        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep)
-        .map(drop)
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _gone => Ok(()),
+    }
 }
 
-/// What a database is born with and can never change again, read from the header of the plaintext file `source`: text encoding and
-/// auto-vacuum (<https://www.sqlite.org/fileformat.html#the_database_header>).
-fn birth_settings(source: &Path) -> io::Result<String> {
-    let mut header = [0; 100];
-    SqliteFile::open(source)?.read_exact_at(&mut header, 0)?;
-    let number = |at: usize| {
-        header[at..at + 4]
-            .iter()
-            .fold(0_u32, |n, byte| n << 8 | u32::from(*byte))
-    };
-    let encoding = match number(56) {
-        2 => "UTF-16le",
-        3 => "UTF-16be",
-        _ => "UTF-8",
-    };
-    let vacuum = match (number(52), number(64)) {
-        (0, _) => "NONE",
-        (_, 0) => "FULL",
-        _ => "INCREMENTAL",
-    };
-    Ok(format!(
-        "PRAGMA encoding = '{encoding}'; PRAGMA auto_vacuum = {vacuum};"
-    ))
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CopyError {
+    let path = path.to_owned();
+    move |source| CopyError::Io {
+        action,
+        path,
+        source,
+    }
 }
 
 /// Brings all that the WAL of the plaintext database `source` holds into the file itself, and leaves WAL mode: from here on the one file
@@ -319,104 +277,24 @@ fn not_alone(database: &Database, source: rusqlite::Error) -> CopyError {
     }
 }
 
-/// One copy between `main` and the attached database.
-struct Copy<'a> {
-    from: &'static str,
-    to: &'static str,
-    failed_on: &'a Path,
-}
-
-impl Copy<'_> {
-    fn failed(&self, action: &'static str, source: rusqlite::Error) -> CopyError {
-        CopyError::Sqlite {
-            action,
-            path: self.failed_on.to_owned(),
-            source,
-        }
-    }
-
-    fn run(&self, connection: &Connection, pragma: &str) -> Result<(), CopyError> {
-        connection
-            .execute_batch(&format!("PRAGMA {pragma}"))
-            .map_err(|error| self.failed("prepare", error))
-    }
-
-    /// Attaches a plaintext file: the empty key turns SQLCipher's codec off for it.
-    fn attach(&self, connection: &Connection, path: &Path) -> Result<(), CopyError> {
-        let path = path.to_str().ok_or_else(|| CopyError::Io {
-            action: "name",
-            path: path.to_owned(),
-            source: io::Error::new(io::ErrorKind::InvalidFilename, "not UTF-8"),
-        })?;
-        self.attach_as(connection, path)
-    }
-
-    fn attach_as(&self, connection: &Connection, name: &str) -> Result<(), CopyError> {
-        connection
-            .execute("ATTACH DATABASE ?1 AS other KEY ''", [name])
-            .map(drop)
-            .and_then(|()| {
-                // The first read: a file that is no database is refused here, before anything is written.
-                connection.query_row(
-                    "SELECT count(*) FROM other.sqlite_schema",
-                    [],
-                    |_row| Ok(()),
-                )
-            })
-            .map_err(|error| self.failed("open", error))
-    }
-
-    fn detach(&self, connection: &Connection) -> Result<(), CopyError> {
-        connection
-            .execute_batch("DETACH DATABASE other")
-            .map_err(|error| self.failed("write", error))
-    }
-
-    fn pages(&self, connection: &Connection) -> Result<(), CopyError> {
-        connection
-            .query_row(
-                "SELECT sqlcipher_export(?1, ?2)",
-                [self.to, self.from],
-                |_row| Ok(()),
-            )
-            .map_err(|error| self.failed("copy", error))?;
-        for pragma in ["user_version", "application_id"] {
-            let value: i64 = connection
-                .pragma_query_value(Some(self.from), pragma, |row| row.get(0))
-                .map_err(|error| self.failed("read", error))?;
-            connection
-                .pragma_update(Some(self.to), pragma, value)
-                .map_err(|error| self.failed("write", error))?;
-        }
-        Ok(())
-    }
-
-    fn compare(&self, connection: &Connection, source: &Path) -> Result<(), CopyError> {
-        let of = |schema| {
-            Inventory::of(connection, schema).map_err(|error| self.failed("compare", error))
-        };
-        // The same connection holds both.
-        of("main")?.compare(&of(OTHER)?, source)
-    }
-}
-
 /// What two databases must have in common to be taken for the same: the objects with their definitions, and how many rows each table has.
 #[derive(Debug)]
 pub(super) struct Inventory {
     objects: Vec<Object>,
-    rows: Vec<(String, i64)>,
+    /// `None` where counting needs what only the application has: a collation, a function, a module.
+    rows: Vec<(String, Option<i64>)>,
 }
 
 /// Kind, name, table, definition.
 type Object = (String, String, String, String);
 
 impl Inventory {
-    /// What `schema` of a connection holds.
-    pub(super) fn of(connection: &Connection, schema: &str) -> rusqlite::Result<Self> {
+    /// What the database of a connection holds.
+    pub(super) fn of(connection: &Connection) -> rusqlite::Result<Self> {
         let objects = connection
-            .prepare(&format!(
-                "SELECT type, name, tbl_name, coalesce(sql, '') FROM {schema}.sqlite_schema ORDER BY 1, 2"
-            ))?
+            .prepare(
+                "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema ORDER BY 1, 2",
+            )?
             .query_map([], |row| {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
             })?
@@ -428,11 +306,12 @@ impl Inventory {
         let mut rows = Vec::new();
         for (_, table, ..) in objects.iter().filter(stored) {
             let name = table.replace('"', "\"\"");
-            let count = format!("SELECT count(*) FROM {schema}.\"{name}\"");
-            rows.push((
-                table.clone(),
-                connection.query_row(&count, [], |row| row.get(0))?,
-            ));
+            let count = format!("SELECT count(*) FROM \"{name}\"");
+            let count = match connection.query_row(&count, [], |row| row.get(0)) {
+                Err(error) if is_not_understood(&error) => None,
+                count => Some(count?),
+            };
+            rows.push((table.clone(), count));
         }
         Ok(Self { objects, rows })
     }
@@ -458,20 +337,3 @@ impl Inventory {
         }
     }
 }
-
-/// Reports the size of the growing file every few thousand steps of SQLite's machine, and stops it when it is told to.
-fn watch(
-    connection: &mut Connection,
-    progress: Option<Progress>,
-    written: impl Fn() -> u64 + Send + 'static,
-    whole: &Path,
-) {
-    let Some(progress) = progress else { return };
-    let total = std::fs::metadata(whole).map_or(0, |file| file.len());
-    let report = move || !progress(written().min(total), total);
-    // A progress bar that cannot be drawn is no reason to fail.
-    drop(connection.progress_handler(REPORT_EVERY, Some(report)));
-}
-
-const OTHER: &str = "other";
-const REPORT_EVERY: i32 = 20_000;

@@ -101,3 +101,9 @@ impl OpenError {
         }
     }
 }
+
+/// Whether SQLite did not understand a statement of ours: the schema needs a collation, a function or a module that only its application has.
+pub(super) fn is_not_understood(error: &rusqlite::Error) -> bool {
+    matches!(error, rusqlite::Error::SqlInputError { .. })
+        || error.sqlite_error_code() == Some(rusqlite::ErrorCode::Unknown)
+}

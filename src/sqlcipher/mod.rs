@@ -4,14 +4,17 @@
 //! (or that encryption is off); no function takes key bytes and a path. Every connection has WAL, `synchronous=FULL`, temporary
 //! tables in memory, foreign keys, and no automatic checkpoint: when to checkpoint is the store's decision.
 
+mod btree;
 mod copy;
 mod error;
 mod exchange;
 mod follow;
-mod handed;
 mod key;
+mod layout;
 mod page;
 mod rekey;
+mod relayout;
+mod snapshot;
 mod wal;
 
 use std::path::{Path, PathBuf};
@@ -26,6 +29,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub(crate) use copy::fold_wal;
 pub use copy::{CopyError, Progress, export_plaintext, import_plaintext};
+use error::is_not_understood;
 pub use error::{Damage, OpenError};
 pub(crate) use follow::{Following, NotSwapped};
 pub(crate) use rekey::swap_to_next_key;
@@ -266,8 +270,12 @@ impl Database {
         })
     }
 
-    /// The MAC of every page in the file.
-    fn verify_macs(&self) -> Result<(), OpenError> {
+    /// Proves that every page in the file authenticates. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Damaged`].
+    pub(crate) fn verify_macs(&self) -> Result<(), OpenError> {
         let Some(key) = self.key() else { return Ok(()) };
         let count = || {
             self.bad_pages_of(&key)
@@ -289,17 +297,29 @@ impl Database {
         }
     }
 
+    /// SQLite's own check of the structure. Rows that break the rules of their table are no damage: SQLite kept them so.
     fn verify_structure(&self, connection: &Connection) -> Result<(), OpenError> {
-        let verdict: String = connection
-            .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
-            .map_err(|error| self.explain("verify", error))?;
-        if verdict == "ok" {
-            return Ok(());
+        match self.finding(connection)? {
+            None => Ok(()),
+            Some(_finding) => Err(OpenError::Damaged {
+                path: self.path.clone(),
+                damage: Damage::Structure,
+            }),
         }
-        Err(OpenError::Damaged {
-            path: self.path.clone(),
-            damage: Damage::Structure,
-        })
+    }
+
+    /// What SQLite's own check finds first, but for rows that break the rules of their table.
+    fn finding(&self, connection: &Connection) -> Result<Option<String>, OpenError> {
+        match finding(connection) {
+            Ok(finding) => Ok(finding),
+            // The schema needs a collation, a function or a module of its application, without which SQLite checks nothing of it.
+            Err(error) if is_not_understood(&error) => {
+                let path = self.path.display();
+                tracing::warn!(%path, %error, "the structure cannot be checked here, only that every page authenticates");
+                Ok(None)
+            }
+            Err(error) => Err(self.explain("verify", error)),
+        }
     }
 
     /// Has SQLite remove what it kept beside a file that was opened beside others, once there are none; what cannot be removed stays. Blocks.
@@ -315,10 +335,6 @@ impl Database {
 
     /// Makes the file, empty and in WAL mode, under a temporary name, and renames it into place: a crash leaves no file or a whole one.
     fn initialise(&self) -> Result<(), OpenError> {
-        self.initialise_born("")
-    }
-
-    fn initialise_born(&self, born: &str) -> Result<(), OpenError> {
         let dir = envelope::parent(&self.path);
         let io_error = |action, path: &Path| {
             let path = path.to_owned();
@@ -336,7 +352,7 @@ impl Database {
             .into_temp_path();
         let _beside = Beside(temporary.to_path_buf());
         let connection = self
-            .connect_born(&temporary, self.key().as_ref(), born)
+            .connect(&temporary, self.key().as_ref())
             .map_err(|error| self.explain("create", error))?;
         crash_point!("sqlcipher::connected");
         connection
@@ -367,21 +383,11 @@ impl Database {
     }
 
     /// One connection to `path`, keyed, set up, and proven by reading the schema.
-    fn connect(&self, path: &Path, key: Option<&CipherKey>) -> rusqlite::Result<Connection> {
-        self.connect_born(path, key, "")
-    }
-
-    /// As [`connect`](Self::connect); `born` are settings that a database takes only before its first page is written.
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the one opener that the lint protects"
     )]
-    fn connect_born(
-        &self,
-        path: &Path,
-        key: Option<&CipherKey>,
-        born: &str,
-    ) -> rusqlite::Result<Connection> {
+    fn connect(&self, path: &Path, key: Option<&CipherKey>) -> rusqlite::Result<Connection> {
         // SQLCipher sets itself up on its first connection, and two first ones at a time get in each other's way.
         drop(check_library());
         // Until the WAL is open, too.
@@ -400,7 +406,6 @@ impl Database {
         if let Some(key) = key {
             key::hand_over(&connection, key)?;
         }
-        connection.execute_batch(born)?;
         if !self.beside_others {
             write_ahead(&connection)?;
         }
@@ -647,6 +652,28 @@ fn bad_pages(connection: &Connection) -> rusqlite::Result<u64> {
         bad += 1;
     }
     Ok(bad)
+}
+
+fn finding(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    let mut statement = connection.prepare(&format!("PRAGMA integrity_check({})", i32::MAX))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let finding: String = row.get(0)?;
+        if finding != "ok" && !is_about_rules(&finding) {
+            return Ok(Some(finding));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a finding is about what a row says, or what a module of its own keeps, and not about where it is.
+fn is_about_rules(finding: &str) -> bool {
+    finding.starts_with("CHECK constraint failed in ")
+        || finding.starts_with("NULL value in ")
+        || finding.starts_with("NUMERIC value in ")
+        || finding.starts_with("TEXT value in ")
+        || (finding.starts_with("non-") && finding.contains(" value in "))
+        || finding.starts_with("unable to validate the inverted index")
 }
 
 /// SQLCipher writes its own diagnostics to standard error unless told not to; ours come from the error codes.

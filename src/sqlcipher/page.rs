@@ -115,7 +115,7 @@ pub(super) const PAGE: usize = 4096;
 pub(super) const SALT: usize = 16;
 const IV: usize = 16;
 const MAC_AT: usize = PAGE - 64;
-const CONTENT: usize = MAC_AT - IV;
+pub(super) const CONTENT: usize = MAC_AT - IV;
 const MAGIC: &[u8; SALT] = b"SQLite format 3\0";
 const MAC_SALT_MASK: u8 = 0x3a;
 

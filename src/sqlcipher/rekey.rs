@@ -76,9 +76,9 @@ pub(super) fn verify(
     ask_now_and_then(source, progress).map_err(compared)?;
     let inventories = std::thread::scope(|scope| {
         let source = &mut *source;
-        let theirs = scope.spawn(move || Inventory::of(source, "main").map_err(compared));
+        let theirs = scope.spawn(move || Inventory::of(source).map_err(compared));
         let ours = target.verify_copy(progress).and_then(|copy| {
-            let ours = Inventory::of(&copy, "main").map_err(compared)?;
+            let ours = Inventory::of(&copy).map_err(compared)?;
             // Its WAL is empty and goes with its last connection.
             copy.close()
                 .map_err(|(_connection, error)| sqlite("close", target.path(), error))?;

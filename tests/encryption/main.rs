@@ -11,6 +11,7 @@ mod export;
 mod key_files;
 mod memory;
 mod migrate;
+mod migrate_odd;
 mod places;
 mod proofs;
 mod recover;

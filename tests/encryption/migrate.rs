@@ -390,8 +390,9 @@ fn no_server_starts_where_a_migration_is_writing() {
 fn a_migration_in_place_that_is_killed_anywhere_is_finished_by_the_next_run() {
     let points = [
         "manifest::renamed",
-        "sqlcipher::flushed",
         "migrate::copied",
+        "export::flushed",
+        "export::named",
         "manifest::published",
         "migrate::verified",
         "migrate::linked",
@@ -402,7 +403,7 @@ fn a_migration_in_place_that_is_killed_anywhere_is_finished_by_the_next_run() {
     for (kind, command) in [("sqlite", TENANT), ("redb", CONTROL)] {
         for point in points
             .iter()
-            .filter(|point| kind == "sqlite" || !point.starts_with("sqlcipher"))
+            .filter(|point| kind == "sqlite" || !point.starts_with("export"))
         {
             // The manifest is published twice: `new`, then `ready`.
             for passes in if point.starts_with("manifest::") {

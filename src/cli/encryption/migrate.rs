@@ -23,9 +23,8 @@ Examples:
   nimbus encryption migrate --provider sqlite --tenant-id demo \\
       --source old/demo.sqlite3 --target data/demo.sqlite3
 
-Stop the server first. A migration that was cut short is run again. Row ids of
-tables without an INTEGER PRIMARY KEY may be given anew, as by VACUUM. Removing
-a plaintext file does not wipe its blocks on the disk.")]
+Stop the server first. A migration that was cut short is run again. Removing a
+plaintext file does not wipe its blocks on the disk.")]
 pub(super) struct Migrate {
     /// The plaintext database
     #[arg(long, value_name = "FILE")]
