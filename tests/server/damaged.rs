@@ -48,6 +48,13 @@ impl Town {
         self.machine.data_dir().join(name)
     }
 
+    /// When alice's file was made, as her manifest says it.
+    fn created(&self) -> String {
+        let manifest = String::from_utf8(self.read(MANIFEST)).expect("text");
+        let created = manifest.lines().find(|line| line.starts_with("created: "));
+        created.expect("a time").to_owned()
+    }
+
     fn read(&self, name: &str) -> Vec<u8> {
         fs::read(self.file(name)).expect("a file of the data directory")
     }
@@ -349,7 +356,11 @@ fn an_encrypted_tenant_is_not_opened_where_encryption_is_off() {
 
 #[test]
 fn a_tenant_under_a_key_that_is_not_configured_is_refused_by_the_keys_name() {
-    let (town, stranger) = (Town::new(), Town::new());
+    let (town, mut stranger) = (Town::new(), Town::new());
+    // Of the same second, it would not be the newer one.
+    while stranger.created() <= town.created() {
+        stranger = Town::new();
+    }
     let id = stranger.read(MANIFEST);
     let id = String::from_utf8(id).expect("text");
     let id = id
@@ -360,10 +371,6 @@ fn a_tenant_under_a_key_that_is_not_configured_is_refused_by_the_keys_name() {
         |town| {
             town.write(DATABASE, stranger.read(DATABASE));
             town.write(MANIFEST, stranger.read(MANIFEST));
-            // It would say that hers is the newer one.
-            for name in ["nimbus-control.db", "nimbus-control.db.nimbus-enc"] {
-                fs::remove_file(town.file(name)).expect("removed");
-            }
         },
         UNAVAILABLE,
         &[id.expect("a key id"), "--encryption-previous"],
