@@ -86,6 +86,7 @@ async fn here(settings: &Settings) -> Result<Examination, CliError> {
             rolled_back,
         },
         max_open_tenants: settings.max_open_tenants,
+        limits: settings.limits,
     };
     Ok(doctor.run(audit).await?)
 }

@@ -241,6 +241,7 @@ impl Start {
         let agenda = Arc::new(agenda(&control).await?);
         let options = SqliteOptions {
             max_open_tenants,
+            limits: settings.limits,
             due: agenda.clone(),
             ..SqliteOptions::default()
         };
@@ -291,6 +292,7 @@ impl Start {
             audit,
             surveyor,
             max_open_tenants,
+            limits: settings.limits,
             tokens: TokenKeeper::new(token_path),
             allowed_origins: pieces(self.cors_allow_origins),
         });

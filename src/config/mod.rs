@@ -8,6 +8,7 @@
     reason = "files of settings are none of SQLite's"
 )]
 
+mod bytes;
 mod duration;
 mod key_map;
 pub mod keys;
@@ -17,6 +18,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use key_map::{KeyMap, KeyMapSource};
 use nimbus_keyproviders::ProviderConfig;
@@ -29,7 +31,7 @@ use serde_json::Value;
 pub(crate) use duration::{NoTime, Time};
 
 use crate::envelope::Terms;
-use crate::process::HomeError;
+use crate::process::{HomeError, Limits, Reserve};
 use said::is_utf16;
 pub(crate) use said::{as_meant, pieces, without_mark};
 
@@ -129,6 +131,14 @@ pub struct Persistence {
     /// How many tenants may be open at a time [default: 512]
     #[arg(long, env = "NIMBUS_MAX_OPEN_TENANTS", value_name = "N", value_parser = number)]
     pub max_open_tenants: Option<usize>,
+
+    /// Bytes that a tenant may have, after which only deletes are let in: 500MiB, 10GiB [default: no limit]
+    #[arg(long, env = "NIMBUS_MAX_TENANT_BYTES", value_name = "BYTES")]
+    pub max_tenant_bytes: Option<Bytes>,
+
+    /// Bytes kept free on the disk of the data directory: below, only what makes room is let in [default: a twentieth of the disk, at most 1GiB]
+    #[arg(long, env = "NIMBUS_DISK_RESERVE_BYTES", value_name = "BYTES")]
+    pub disk_reserve_bytes: Option<Bytes>,
 }
 
 /// Where tenants live.
@@ -297,6 +307,8 @@ pub struct Settings {
     pub dek_max_age: Option<Duration>,
     /// How many tenants may be open at a time.
     pub max_open_tenants: usize,
+    /// How much may be written.
+    pub limits: Limits,
 }
 
 /// Who wraps data keys, as the settings say it.
@@ -340,6 +352,21 @@ impl Settings {
         if max_open_tenants == 0 {
             return Err(ConfigError::NoOpenTenants);
         }
+        let limits = Limits {
+            tenant: said.max_tenant_bytes.map(Bytes::count),
+            reserve: said
+                .disk_reserve_bytes
+                .map_or(Reserve::Share, |bytes| Reserve::Bytes(bytes.count())),
+        };
+        if limits
+            .tenant
+            .is_some_and(|bytes| bytes < LEAST_TENANT_BYTES)
+        {
+            return Err(ConfigError::OutOfBounds {
+                setting: "--max-tenant-bytes",
+                bounds: "at least 1MiB",
+            });
+        }
         Ok(Self {
             control_data_dir: said
                 .control_data_dir
@@ -352,6 +379,7 @@ impl Settings {
             recipients,
             dek_max_age,
             max_open_tenants,
+            limits,
         })
     }
 }
@@ -435,6 +463,8 @@ impl Persistence {
             encryption_key_grace: self.encryption_key_grace.or(file.encryption_key_grace),
             encryption_dek_max_age: self.encryption_dek_max_age.or(file.encryption_dek_max_age),
             max_open_tenants: self.max_open_tenants.or(file.max_open_tenants),
+            max_tenant_bytes: self.max_tenant_bytes.or(file.max_tenant_bytes),
+            disk_reserve_bytes: self.disk_reserve_bytes.or(file.disk_reserve_bytes),
         }
     }
 
@@ -704,6 +734,8 @@ fn number(text: &str) -> Result<usize, &'static str> {
 }
 
 const DEFAULT_OPEN_TENANTS: usize = 512;
+/// 1 MiB: an empty tenant has a part of that.
+const LEAST_TENANT_BYTES: u64 = 1 << 20;
 const MIN_LEASE: Duration = Duration::from_secs(1);
 const MAX_LEASE: Duration = Duration::from_secs(3600);
 /// A week.

@@ -13,7 +13,7 @@ use crate::audit::{LogError, Verified};
 use crate::clock;
 use crate::data_dir::{self, PLAINTEXT, TEMPORARY_PREFIX};
 use crate::envelope::{FileKind, blocking, classify};
-use crate::process::harden;
+use crate::process::{Disk, Limits, Reserve, harden};
 use crate::words::count;
 
 /// How one thing stands.
@@ -60,6 +60,8 @@ pub struct Doctor {
     pub surveyor: Surveyor,
     /// How many tenants may be open: each needs locked memory for its keys.
     pub max_open_tenants: usize,
+    /// How much may be written.
+    pub limits: Limits,
 }
 
 impl Doctor {
@@ -88,7 +90,7 @@ impl Doctor {
             pending(&survey),
             recovery(&survey, self.recipients()),
         ];
-        let max_open = self.max_open_tenants;
+        let (max_open, limits) = (self.max_open_tenants, self.limits);
         let future = clock(&survey);
         checks.extend(
             blocking(move || {
@@ -97,7 +99,8 @@ impl Doctor {
                     key_modes(key.as_deref()),
                     directory_modes(&[&data_dir, &control_dir]),
                     leftovers(&[&data_dir, &control_dir]),
-                    disk(&data_dir),
+                    disk(&data_dir, limits.reserve),
+                    tenant_size(&data_dir, limits.tenant),
                     future,
                     memory_lock(max_open),
                     core_dumps(),
@@ -497,9 +500,9 @@ fn may_be_plaintext(path: &Path) -> bool {
     name.contains(PLAINTEXT) || name.starts_with(TEMPORARY_PREFIX) || set_aside && plain()
 }
 
-fn disk(data_dir: &Path) -> Check {
+fn disk(data_dir: &Path, reserve: Reserve) -> Check {
     let name = "disk-space";
-    let Ok(disk) = rustix::fs::statvfs(data_dir) else {
+    let Ok(disk) = Disk::of(data_dir) else {
         return check(
             name,
             Verdict::Problem,
@@ -507,7 +510,7 @@ fn disk(data_dir: &Path) -> Check {
             None,
         );
     };
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let (free, kept) = (disk.free, reserve.on(disk));
     let largest = fs::read_dir(data_dir)
         .into_iter()
         .flatten()
@@ -517,14 +520,53 @@ fn disk(data_dir: &Path) -> Check {
         .max()
         .unwrap_or(0);
     let found = format!(
-        "{} MiB free, the largest file has {} MiB",
+        "{} MiB free, of which {} MiB are kept free; the largest file has {} MiB",
         free >> 20,
+        kept >> 20,
         largest >> 20
     );
-    let remedy = "free some space: writes are refused when there is none, and `rotate-dek` and `migrate` need room for a second copy";
-    if free < LEAST_FREE {
+    let remedy = "free some space: below what is kept free only deletes are let in, and `rotate-dek` and `migrate` need room for a second copy";
+    if free < LEAST_FREE.max(kept) {
         check(name, Verdict::Problem, found, Some(remedy))
     } else if free < largest + largest / 20 {
+        check(name, Verdict::Warning, found, Some(remedy))
+    } else {
+        fine(name, found)
+    }
+}
+
+fn tenant_size(data_dir: &Path, limit: Option<u64>) -> Check {
+    let name = "tenant-size";
+    let Some(limit) = limit else {
+        return fine(name, "a tenant may have as much as the disk has");
+    };
+    let size = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
+    let largest = fs::read_dir(data_dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "sqlite3"))
+        .map(|path| {
+            (
+                size(&path) + size(&path.with_extension("sqlite3-wal")),
+                path,
+            )
+        })
+        .max();
+    let Some((bytes, path)) = largest else {
+        return fine(name, "there are no tenants");
+    };
+    let found = format!(
+        "{} is the largest, with {} of {} MiB",
+        path.file_name().unwrap_or_default().display(),
+        bytes >> 20,
+        limit >> 20
+    );
+    let remedy = "at its limit a tenant takes deletes alone: raise --max-tenant-bytes, or have documents deleted";
+    if bytes >= limit {
+        check(name, Verdict::Problem, found, Some(remedy))
+    } else if bytes >= limit / 10 * 9 {
         check(name, Verdict::Warning, found, Some(remedy))
     } else {
         fine(name, found)

@@ -9,13 +9,13 @@ use super::protected_files;
 use crate::clock;
 use crate::envelope::{Envelope, blocking, manifest_path, read_manifest};
 use crate::metrics;
+use crate::process::free_bytes;
 
 /// Looks at every manifest in the two directories, and tells the metrics.
 pub(crate) async fn tell(envelope: &Envelope, data_dir: &Path, control_dir: &Path) {
     let (data_dir, control_dir) = (data_dir.to_owned(), control_dir.to_owned());
     let looked = blocking(move || {
-        let disk = rustix::fs::statvfs(&data_dir);
-        let free = disk.map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        let free = free_bytes(&data_dir).unwrap_or(0);
         let files = protected_files(&data_dir, Some(&control_dir)).unwrap_or_default();
         let manifests: Vec<_> = files
             .iter()

@@ -104,6 +104,8 @@ metrics! {
         "Callers whose work waits for a tenant's writer or is being written, over all tenants.";
     QUEUE_REFUSALS = "nimbus_write_queue_refusals_total", Kind::Counter,
         "Writes refused because their tenant's queue was full.";
+    WRITE_REFUSALS = "nimbus_writes_refused_total", Kind::Counter,
+        "Changes refused because there is no room for more, by reason: the tenant's limit, the disk's reserve.";
     WAL_BYTES = "nimbus_wal_bytes", Kind::Gauge,
         "Bytes in the WALs of open tenants.";
     CHECKPOINTS = "nimbus_checkpoints_total", Kind::Counter,
@@ -142,6 +144,8 @@ metrics! {
         "1 while a long-lived thread or task is gone by a fault and does not run again, by name.";
     LOG_DROPPED = "nimbus_log_lines_dropped_total", Kind::Counter,
         "Lines of the log that could not be written.";
+    DATA_DISK_RESERVE = "nimbus_data_disk_reserve_bytes", Kind::Gauge,
+        "Bytes that are kept free on the disk of the data directory.";
     BUILD_INFO = "nimbus_build_info", Kind::Gauge,
         "1; the version is a label.";
     PROCESS_START = "process_start_time_seconds", Kind::Gauge,
@@ -228,6 +232,8 @@ fn show_from_the_start() {
         &*CLOSING_FAILED,
         &*CHECKPOINT_DONE,
         &*CHECKPOINT_FAILED,
+        &*REFUSED_TENANT_LIMIT,
+        &*REFUSED_DISK_RESERVE,
         &*REFUSED_FULL,
         &*REFUSED_SHARE,
         &*PANICKED,
@@ -253,6 +259,7 @@ fn show_from_the_start() {
         &*OVERDUE,
         &*UNLOCKED,
         &*DISK_FREE,
+        &*DISK_RESERVE,
     ] {
         gauge.set(0.0);
     }
@@ -290,6 +297,8 @@ handles! {
     FILES_REPLACED: Counter = metrics::counter!(REPLACED_FILES);
     QUEUED: Gauge = metrics::gauge!(QUEUE_DEPTH);
     QUEUE_REFUSED: Counter = metrics::counter!(QUEUE_REFUSALS);
+    REFUSED_TENANT_LIMIT: Counter = metrics::counter!(WRITE_REFUSALS, "reason" => "tenant_limit");
+    REFUSED_DISK_RESERVE: Counter = metrics::counter!(WRITE_REFUSALS, "reason" => "disk_reserve");
     WAL: Gauge = metrics::gauge!(WAL_BYTES);
     CHECKPOINT_DONE: Counter = metrics::counter!(CHECKPOINTS, "outcome" => "ok");
     CHECKPOINT_FAILED: Counter = metrics::counter!(CHECKPOINTS, "outcome" => "failed");
@@ -304,6 +313,7 @@ handles! {
     OVERDUE: Gauge = metrics::gauge!(DEKS_OVERDUE);
     UNLOCKED: Gauge = metrics::gauge!(KEY_MEMORY_UNLOCKED);
     DISK_FREE: Gauge = metrics::gauge!(DATA_DISK_FREE);
+    DISK_RESERVE: Gauge = metrics::gauge!(DATA_DISK_RESERVE);
 }
 
 /// Records one call of a key provider. Providers and operations are few and their calls slow: no handle is kept.

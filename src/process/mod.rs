@@ -1,6 +1,7 @@
 //! What this process asks of its operating system: hardening at start, open files, and the lock on a data directory.
 
 mod control_socket;
+mod disk;
 #[expect(unsafe_code, reason = "an end that runs no handler is a foreign call")]
 mod exit;
 mod files;
@@ -22,6 +23,7 @@ mod wiping;
 
 pub(crate) use control_socket::Place;
 pub use control_socket::{ControlListener, ControlSocket, ControlSocketError};
+pub use disk::{Disk, Limits, Reserve, free_bytes};
 pub use exit::exit_now;
 pub use files::{FileLimit, files_ran_out, is_exhaustion};
 pub use hardening::{Hardening, harden};
@@ -52,14 +54,4 @@ pub fn memory_limit() -> Option<u64> {
     let container = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
     let container = container.and_then(|text| text.trim().parse().ok());
     machine.into_iter().chain(container).min()
-}
-
-/// How many bytes this process may still write to the file system of `dir`.
-///
-/// # Errors
-///
-/// What the operating system said.
-pub fn free_bytes(dir: &std::path::Path) -> std::io::Result<u64> {
-    let disk = rustix::fs::statvfs(dir)?;
-    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }

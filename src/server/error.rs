@@ -100,6 +100,9 @@ codes! {
         "read the document again, decide anew, and send the request with the version that it has now";
     /// More work is waiting than is let in.
     ResourceExhausted = "rate.resource_exhausted", SERVICE_UNAVAILABLE, "warning", true, "wait as long as Retry-After says, and try again";
+    /// There is no room for more.
+    NoRoom = "rate.resource_exhausted", INSUFFICIENT_STORAGE, "error", false,
+        "delete documents, or have the operator raise --max-tenant-bytes or make room on the disk";
     /// The key cannot be had now.
     KeyUnavailable = "encryption.key_unavailable", SERVICE_UNAVAILABLE, "error", true,
         "make the key reachable, or name the missing one in the settings (--encryption-previous-…); `nimbus encryption status` names it";
@@ -289,6 +292,7 @@ impl From<StoreError> for ApiError {
                 ..
             } => Code::StorageBusy,
             StoreError::Busy { .. } => Code::ResourceExhausted,
+            StoreError::NoRoom { .. } => Code::NoRoom,
             StoreError::Open { source, .. } => of_trouble(source.trouble()),
             StoreError::Envelope { source, .. } => of_trouble(source.trouble()),
             StoreError::Corrupt { .. }

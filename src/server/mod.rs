@@ -44,7 +44,7 @@ use crate::encryption::rotate_dek::Deployment;
 use crate::encryption::survey::Surveyor;
 use crate::envelope::{Envelope, SystemClock, acting_as, actor, blocking};
 use crate::metrics;
-use crate::process::notify;
+use crate::process::{Limits, notify};
 use crate::runtime::signals::{Stop, end_waits_for};
 use crate::runtime::{self, Background, Kept, panic_point, short_task};
 use crate::scheduler::Scheduler;
@@ -67,6 +67,7 @@ pub struct App {
     audit: Option<Arc<AuditLog>>,
     surveyor: Surveyor,
     max_open_tenants: usize,
+    limits: Limits,
     operations: Arc<Operations>,
     tokens: TokenKeeper,
     allowed_origins: Vec<String>,
@@ -97,6 +98,8 @@ pub struct Parts {
     pub surveyor: Surveyor,
     /// How many tenants may be open.
     pub max_open_tenants: usize,
+    /// How much may be written.
+    pub limits: Limits,
     /// The admin token.
     pub tokens: TokenKeeper,
     /// Origins that are accepted besides loopback ones.
@@ -115,6 +118,7 @@ impl App {
             audit,
             surveyor,
             max_open_tenants,
+            limits,
             tokens,
             allowed_origins,
         } = parts;
@@ -127,6 +131,7 @@ impl App {
             audit,
             surveyor,
             max_open_tenants,
+            limits,
             operations: Arc::default(),
             tokens,
             allowed_origins,

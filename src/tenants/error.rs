@@ -289,6 +289,17 @@ pub enum StoreError {
         /// Whether all that it held came into the database.
         saved: bool,
     },
+    /// The tenant may not grow. Nothing was changed.
+    #[error("{}: delete what is not needed, which is let through", match what {
+        NoRoom::Tenant { bytes, limit } => format!("tenant {tenant} has {bytes} bytes, and may have {limit} (--max-tenant-bytes)"),
+        NoRoom::Disk => format!("the server's disk is nearly full, and tenant {tenant} may not grow"),
+    })]
+    NoRoom {
+        /// The tenant.
+        tenant: TenantId,
+        /// What is full.
+        what: NoRoom,
+    },
     /// The disk is full. Nothing was changed.
     #[error(
         "there is no space left for tenant {tenant}: free some on the data directory's disk; nothing was changed"
@@ -425,6 +436,20 @@ impl std::fmt::Display for Offenders {
 
 /// How many offenders are named.
 pub const MAX_OFFENDERS: usize = 10;
+
+/// Why a tenant may not grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoRoom {
+    /// It has as much as it may have.
+    Tenant {
+        /// How much it has.
+        bytes: u64,
+        /// How much it may have.
+        limit: u64,
+    },
+    /// Less is free on the disk than is kept free.
+    Disk,
+}
 
 /// A limit that more work ran into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

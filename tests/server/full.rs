@@ -119,7 +119,13 @@ fn a_first_start_on_a_full_disk_ends_with_the_reason_and_the_next_goes_on() {
     let mut refused = 0;
     let mut keys = HashSet::new();
     let server = loop {
-        match machine.try_start(machine.nimbus(&["start", "--port", "0"])) {
+        match machine.try_start(machine.nimbus(&[
+            "start",
+            "--port",
+            "0",
+            "--disk-reserve-bytes",
+            "0",
+        ])) {
             Ok(server) => break server,
             Err(ended) => {
                 let full = ["No space left", "is full"]
@@ -151,7 +157,12 @@ fn a_control_file_that_meets_a_full_disk_works_again_once_there_is_space() {
     let Some(_disk) = Disk::mount(&control, "size=8m,mode=0700") else {
         return;
     };
-    let arguments = &["--control-data-dir", control.to_str().expect("UTF-8")];
+    let arguments = &[
+        "--control-data-dir",
+        control.to_str().expect("UTF-8"),
+        "--disk-reserve-bytes",
+        "0",
+    ];
     let server = machine.start(arguments);
     let mut ballast = Ballast::fill(&control);
     let mut made = Vec::new();
@@ -201,7 +212,7 @@ fn try_create(server: &Server, tenant: &str) -> bool {
 
 /// A server that closes each tenant for the next, so that an open one's files are not in the way.
 fn start(machine: &Machine) -> Server {
-    machine.start(&["--max-open-tenants", "1"])
+    machine.start(&["--max-open-tenants", "1", "--disk-reserve-bytes", "0"])
 }
 
 fn create(server: &Server, tenant: &str) {

@@ -41,6 +41,7 @@ mod query;
 mod removed;
 mod replica;
 mod rolled_back;
+mod room;
 mod schedule;
 mod schema;
 mod service;

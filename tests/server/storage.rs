@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use super::disk::Disk;
 use super::{assert_error, demo, machine, names, snapshot};
 
+/// The disk is to be full, and not nearly so.
+const NO_RESERVE: &[&str] = &["--disk-reserve-bytes", "0"];
+
 #[test]
 fn a_full_disk_refuses_writes_loses_nothing_and_serves_again_once_there_is_space() {
     let machine = machine();
@@ -18,7 +21,7 @@ fn a_full_disk_refuses_writes_loses_nothing_and_serves_again_once_there_is_space
     // Once it is gone, there must be space for what the WAL holds, which is folded into the database then.
     let ballast = machine.data_dir().join("ballast");
     fs::write(&ballast, vec![1; 7 << 20]).expect("ballast");
-    let server = machine.start(&[]);
+    let server = machine.start(NO_RESERVE);
     for tenant in ["demo", "other"] {
         let _ = server.create("/api/tenants", &json!({"id": tenant}));
     }
@@ -50,7 +53,7 @@ fn a_full_disk_refuses_writes_loses_nothing_and_serves_again_once_there_is_space
     assert_eq!(server.request("DELETE", "/api/tenants/late", None).0, 204);
     assert_stored(&server, &stored);
     server.stop();
-    let server = machine.start(&[]);
+    let server = machine.start(NO_RESERVE);
     assert_stored(&server, &stored);
     let path = format!("/api/tenants/demo/documents/fill/{after}");
     assert_eq!(server.get(&path)["document"]["n"], 1000);
@@ -65,12 +68,12 @@ fn a_server_killed_on_a_full_disk_finds_everything_once_there_is_space() {
     };
     let ballast = machine.data_dir().join("ballast");
     fs::write(&ballast, vec![1; 3 << 20]).expect("ballast");
-    let server = machine.start(&[]);
+    let server = machine.start(NO_RESERVE);
     let _ = server.create("/api/tenants", &json!({"id": "demo"}));
     let stored = fill(&server);
     server.kill();
     // A start needs no space. What does is refused with the reason, and nothing is taken for damage.
-    let server = machine.start(&[]);
+    let server = machine.start(NO_RESERVE);
     let (status, answer) = server.request("GET", "/api/tenants/demo/documents/fill", None);
     if status != 200 {
         let message = assert_error(status, &answer, (503, "service.unavailable"));

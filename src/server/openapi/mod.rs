@@ -189,6 +189,12 @@ fn complete(
             }
         }
     }
+    if needs == Needs::Writing {
+        refusals.push((
+            "507",
+            "The tenant has as much as it may have, or the disk is nearly full",
+        ));
+    }
     if path.contains('{') {
         refusals.push(("404", "What the path names is not there"));
     }

@@ -80,6 +80,7 @@ pub(in crate::server) async fn doctor(
     let doctor = Doctor {
         surveyor: app.surveyor.clone(),
         max_open_tenants: app.max_open_tenants,
+        limits: app.limits,
     };
     let found = doctor.run(audit).await;
     let found = found.map_err(|error| ApiError::new(Code::Unavailable, chain(&error)))?;

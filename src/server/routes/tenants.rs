@@ -26,6 +26,7 @@ pub(in crate::server) struct NewTenant {
     responses(
         (status = 201, description = "Created, durably", body = shapes::NewTenant),
         (status = 409, description = "There is one of this name", body = shapes::ErrorEnvelope),
+        (status = 507, description = "The disk is nearly full", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn create(
     State(app): State<Arc<App>>,

@@ -25,7 +25,8 @@ use crate::{
         Change, Document, DocumentId, Done, Expected, Fields, JournalPage, JournalRecord,
         MAX_JOURNAL_PAGE, Mutation, MutationOutcome, Once, TableName, schema::TableSchema,
     },
-    tenants::{DueLog, MAX_LIST, MAX_LIST_BYTES, StoreError},
+    metrics,
+    tenants::{DueLog, MAX_LIST, MAX_LIST_BYTES, StoreError, error::NoRoom},
 };
 
 /// Numbers of tables that are known to exist. They never change, so a connection asks for each once.
@@ -60,6 +61,8 @@ pub(super) struct Writing<'a> {
     pub(super) applied: Vec<Applied>,
     /// Whether all of this is undone in the end.
     pub(super) rehearsing: bool,
+    /// Why the tenant may not grow, if it may not.
+    pub(super) no_room: Option<NoRoom>,
 }
 
 /// What a mutation did, for the journal.
@@ -107,7 +110,21 @@ impl<'a> Writing<'a> {
             sequence,
             applied: Vec::new(),
             rehearsing: false,
+            no_room: None,
         }
+    }
+
+    /// Refuses what makes the tenant grow, when it may not.
+    pub(super) fn may_grow(&self) -> Result<(), StoreError> {
+        let Some(what) = self.no_room else {
+            return Ok(());
+        };
+        match what {
+            NoRoom::Tenant { .. } => metrics::REFUSED_TENANT_LIMIT.increment(1),
+            NoRoom::Disk => metrics::REFUSED_DISK_RESERVE.increment(1),
+        }
+        let tenant = self.tenant.clone();
+        Err(StoreError::NoRoom { tenant, what })
     }
 
     #[cfg(test)]
@@ -333,6 +350,7 @@ impl<'a> Writing<'a> {
         fields: &Fields,
         chosen: Option<DocumentId>,
     ) -> Result<Applied, StoreError> {
+        self.may_grow()?;
         let number = self.number_or_new(table)?;
         self.check(table, number, fields)?;
         // Drawn here and not by the caller, so that ids ascend in the order in which documents are stored.
@@ -374,6 +392,7 @@ impl<'a> Writing<'a> {
         if_version: Option<i64>,
     ) -> Result<Applied, StoreError> {
         self.demand_version(table, id, if_version)?;
+        self.may_grow()?;
         let number = self.number_of(table, id)?;
         let find =
             format!("SELECT seq, updated, json(fields) FROM documents_{number} WHERE id = ?1");

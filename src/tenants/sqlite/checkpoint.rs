@@ -57,7 +57,7 @@ impl Checkpoints {
         pinned: bool,
     ) -> rusqlite::Result<()> {
         let pages = self.pages.load(Ordering::Relaxed);
-        self.counted.set(f64::from(pages) * FRAME_BYTES);
+        self.counted.set(self.bytes() as f64);
         if pages < PASSIVE_PAGES {
             // It was begun afresh since the last time.
             self.next = PASSIVE_PAGES;
@@ -93,6 +93,11 @@ impl Checkpoints {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// How many bytes the pages in the WAL take.
+    pub(super) fn bytes(&self) -> u64 {
+        u64::try_from(self.pages.load(Ordering::Relaxed)).unwrap_or(0) * FRAME_BYTES
     }
 
     /// Whether there may be pages in the WAL.
@@ -144,7 +149,7 @@ fn pages_left(connection: &Connection) -> rusqlite::Result<i32> {
 }
 
 /// A page in the WAL, with the header of its frame.
-const FRAME_BYTES: f64 = 4096.0 + 24.0;
+const FRAME_BYTES: u64 = 4096 + 24;
 /// Pages in the WAL from which on it is worth a checkpoint: 4 MiB.
 const PASSIVE_PAGES: i32 = 1000;
 /// Pages in the WAL from which on readers are waited for: 64 MiB.

@@ -28,6 +28,7 @@ mod query;
 mod readers;
 mod rekey;
 mod remembered;
+mod room;
 mod schedule;
 mod schemas;
 mod statement;
@@ -62,10 +63,13 @@ use crate::{
         Trouble, Withdrawal, acting_as, actor, blocking,
     },
     failpoints::crash_point,
+    metrics,
+    process::Limits,
     runtime::short_task,
     sqlcipher::{OpenError, Progress},
 };
-use store::{OpenTenant, SqliteTenant};
+use room::Room;
+use store::{Means, OpenTenant, SqliteTenant};
 
 /// How many tenants are kept open, and what each may use.
 #[derive(Debug, Clone)]
@@ -78,6 +82,8 @@ pub struct SqliteOptions {
     pub open_patience: Duration,
     /// Who is told when work will be due.
     pub due: Arc<dyn DueLog>,
+    /// How much may be written.
+    pub limits: Limits,
 }
 
 impl Default for SqliteOptions {
@@ -87,6 +93,7 @@ impl Default for SqliteOptions {
             readers_per_tenant: 4,
             open_patience: Duration::from_secs(5),
             due: Arc::new(Unscheduled),
+            limits: Limits::default(),
         }
     }
 }
@@ -101,8 +108,7 @@ struct Shared {
     envelope: Envelope,
     deletions: Arc<dyn DeletionLog>,
     dir: PathBuf,
-    readers: u32,
-    due: Arc<dyn DueLog>,
+    means: Means,
     registry: Arc<Registry<OpenTenant>>,
     known: Mutex<Known>,
     /// Some tenant's creation or deletion has ended.
@@ -140,9 +146,12 @@ impl SqliteTenants {
         let mut shared = Shared {
             envelope,
             deletions,
+            means: Means {
+                readers: options.readers_per_tenant,
+                due: options.due,
+                room: Arc::new(Room::new(dir.clone(), options.limits)),
+            },
             dir,
-            readers: options.readers_per_tenant,
-            due: options.due,
             registry,
             known: Mutex::default(),
             settled: Notify::new(),
@@ -328,6 +337,10 @@ impl Shared {
         if exists {
             return Err(StoreError::TenantExists { tenant });
         }
+        if let Err(what) = self.means.room.on_disk() {
+            metrics::REFUSED_DISK_RESERVE.increment(1);
+            return Err(StoreError::NoRoom { tenant, what });
+        }
         if condemned {
             self.finish(&tenant).await?;
         }
@@ -432,7 +445,7 @@ impl Shared {
         catalog::remove_files(&self.dir, tenant)?;
         crash_point!("tenants::delete::files-removed");
         self.deletions.finish_delete(tenant)?;
-        self.due.forget(tenant);
+        self.means.due.forget(tenant);
         crash_point!("tenants::delete::finished");
         Ok(())
     }
@@ -444,11 +457,11 @@ impl Shared {
         intent: Intent,
     ) -> impl Fn() -> BoxFuture<'static, Result<OpenTenant, StoreError>> + Send + use<> {
         let (envelope, path, tenant) = (self.envelope.clone(), self.path(tenant), tenant.clone());
-        let (readers, due) = (self.readers, Arc::clone(&self.due));
+        let means = self.means.clone();
         move || {
             let (envelope, path) = (envelope.clone(), path.clone());
-            let (subject, tenant, due) = (subject(&tenant), tenant.clone(), Arc::clone(&due));
-            OpenTenant::open(envelope, path, subject, tenant, intent, readers, due).boxed()
+            let (subject, tenant, means) = (subject(&tenant), tenant.clone(), means.clone());
+            OpenTenant::open(envelope, path, subject, tenant, intent, means).boxed()
         }
     }
 

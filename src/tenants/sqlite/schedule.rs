@@ -90,6 +90,7 @@ fn cron(connection: &Connection, name: &CronName) -> rusqlite::Result<Option<Cro
 impl Writing<'_> {
     /// Adds a job, due `job.delay` after `now_ms`.
     pub(super) fn put_job(&mut self, job: &NewJob, now_ms: i64) -> Result<Job, StoreError> {
+        self.may_grow()?;
         if self.count("SELECT count(*) FROM nimbus_jobs")? >= MAX_JOBS {
             return Err(StoreError::TooManyJobs);
         }
@@ -164,6 +165,7 @@ impl Writing<'_> {
         origin: Origin,
         now_ms: i64,
     ) -> Result<CronState, StoreError> {
+        self.may_grow()?;
         let before = self.cron(&cron.name)?;
         if let Some(before) = &before
             && before.origin != origin
@@ -268,7 +270,7 @@ impl Writing<'_> {
             bytes += match done {
                 Ok(bytes) => bytes,
                 // What ran before it is kept. The next call begins with it.
-                Err(StoreError::Unrunnable { .. }) if ran > 0 => break,
+                Err(StoreError::Unrunnable { .. } | StoreError::NoRoom { .. }) if ran > 0 => break,
                 Err(error) => return Err(error),
             };
             metrics::LAG.record(now_ms.saturating_sub(due_ms) as f64 / 1000.0);

@@ -68,6 +68,7 @@ impl Writing<'_> {
         schema: &TableSchema,
         scanned: Option<Scanned>,
     ) -> Result<(), StoreError> {
+        self.may_grow()?;
         let number = self.number_or_new(schema.table())?;
         let before = self.schema_of(number)?;
         if before.as_deref() == Some(schema) {

@@ -14,6 +14,7 @@ use super::{
     lookups::Wanted,
     opening,
     readers::Readers,
+    room::Room,
     schedule,
     writer::{Size, Writer},
 };
@@ -35,6 +36,17 @@ use crate::{
         registry::{Lease, Resource},
     },
 };
+
+/// What each tenant that is opened is given.
+#[derive(Debug, Clone)]
+pub(super) struct Means {
+    /// How many may read at once.
+    pub(super) readers: u32,
+    /// Who is told when work will be due.
+    pub(super) due: Arc<dyn DueLog>,
+    /// How much may be written.
+    pub(super) room: Arc<Room>,
+}
 
 /// A tenant's file, opened: its writer and its readers.
 #[derive(Debug)]
@@ -63,11 +75,10 @@ impl OpenTenant {
         subject: Subject,
         tenant: TenantId,
         intent: Intent,
-        readers: u32,
-        due: Arc<dyn DueLog>,
+        means: Means,
     ) -> Result<Self, StoreError> {
         let owner = tenant.clone();
-        let establish = move |database| Self::establish(&tenant, database, readers, due);
+        let establish = move |database| Self::establish(&tenant, database, means);
         sqlcipher::open_and(&envelope, &path, &subject, intent, establish)
             .await
             .unwrap_or_else(|error| Err(opening(&owner, error)))
@@ -77,8 +88,7 @@ impl OpenTenant {
     fn establish(
         tenant: &TenantId,
         database: Database,
-        readers: u32,
-        due: Arc<dyn DueLog>,
+        Means { readers, due, room }: Means,
     ) -> Result<Self, StoreError> {
         let readers = Readers::new(tenant, database, readers);
         let mut connection = readers.writer()?;
@@ -97,7 +107,7 @@ impl OpenTenant {
         } else {
             Some(connection)
         };
-        let writer = Writer::start(tenant, writes, Arc::clone(&readers), due)?;
+        let writer = Writer::start(tenant, writes, Arc::clone(&readers), due, room)?;
         Ok(Self {
             writer: Arc::new(writer),
             readers,

@@ -128,6 +128,7 @@ impl House {
             readers_per_tenant: 2,
             open_patience: Duration::from_secs(20),
             due: self.due.clone(),
+            ..SqliteOptions::default()
         };
         let (envelope, dir) = (self.envelope.clone(), self.dir.path().into());
         let tenants = SqliteTenants::open(envelope, self.log.clone(), dir, options).await;

@@ -36,6 +36,7 @@ use super::{
     layout,
     readers::Readers,
     remembered::Expiry,
+    room::{self, Room},
 };
 use crate::{
     documents::{Done, Mutation, MutationOutcome, Once},
@@ -43,7 +44,10 @@ use crate::{
     metrics::{self, Held},
     process,
     runtime::{self, Background, panic_point, short_task},
-    tenants::{DueLog, StoreError, error::Limit},
+    tenants::{
+        DueLog, StoreError,
+        error::{Limit, NoRoom},
+    },
 };
 
 /// What came of a batch: the outcome of each of its mutations, or why none of them was applied.
@@ -158,6 +162,7 @@ impl Writer {
         connection: Option<Connection>,
         readers: Arc<Readers>,
         due: Arc<dyn DueLog>,
+        room: Arc<Room>,
     ) -> Result<Self, StoreError> {
         let (queue, commands) = mpsc::sync_channel(MAX_QUEUED);
         let queued = Arc::new(AtomicUsize::new(0));
@@ -169,6 +174,7 @@ impl Writer {
             queued: Arc::clone(&queued),
             readers,
             due,
+            room,
             runtime: Handle::try_current().ok(),
             _alive: token,
         };
@@ -327,6 +333,7 @@ struct Station {
     queued: Arc<AtomicUsize>,
     readers: Arc<Readers>,
     due: Arc<dyn DueLog>,
+    room: Arc<Room>,
     /// Where callers wait for their answers.
     runtime: Option<Handle>,
     _alive: Arc<()>,
@@ -628,8 +635,26 @@ impl Work {
         }
     }
 
+    /// Why the tenant may not grow, if it may not.
+    fn room(&mut self) -> rusqlite::Result<Option<NoRoom>> {
+        if let Some(limit) = self.station.room.tenant() {
+            let mut bytes = room::in_use(&self.connection)? + self.checkpoints.bytes();
+            // What the WAL holds is in the database twice, for most of it.
+            if bytes >= limit && self.checkpoints.pending() && !self.station.readers.is_followed() {
+                self.checkpoints.truncate(&self.connection)?;
+                bytes = room::in_use(&self.connection)? + self.checkpoints.bytes();
+            }
+            if bytes >= limit {
+                return Ok(Some(NoRoom::Tenant { bytes, limit }));
+            }
+        }
+        Ok(self.station.room.on_disk().err())
+    }
+
     /// One transaction of all the group's work. An error means that nothing of it is there.
     fn transaction(&mut self, group: &mut [Queued]) -> Result<(), StoreError> {
+        let room = self.room();
+        let no_room = room.map_err(|error| failure(&self.station.tenant, error))?;
         self.execute("BEGIN IMMEDIATE")?;
         let before = self.sequence;
         let mut writing = Writing::new(
@@ -640,6 +665,7 @@ impl Work {
             before,
         );
         writing.forget(&mut self.expiry)?;
+        writing.no_room = no_room;
         for queued in group {
             // What was refused alone is kept by the work itself, for its answer.
             let work = |writing: &mut Writing<'_>| queued.work.apply(writing);

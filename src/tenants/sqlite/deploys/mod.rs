@@ -80,6 +80,7 @@ impl Writing<'_> {
         deploy: &Deploy,
         scans: &Scans,
     ) -> Result<Deployed, StoreError> {
+        self.may_grow()?;
         let previous = self.on_file(active)?;
         let files = self.on_file(|connection| contents::changes(connection, previous, deploy))?;
         if deploy.dry_run {
@@ -125,6 +126,7 @@ impl Writing<'_> {
         generation: i64,
         scans: &Scans,
     ) -> Result<Deployed, StoreError> {
+        self.may_grow()?;
         let previous = self.on_file(active)?;
         let resources = self
             .on_file(|connection| resources::of(connection, generation))?

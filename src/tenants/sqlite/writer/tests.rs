@@ -76,6 +76,7 @@ async fn desk(prepare: impl FnOnce(&Connection)) -> Desk {
         Some(connection),
         Arc::clone(&readers),
         Arc::new(Unscheduled),
+        Arc::default(),
     )
     .unwrap();
     Desk {
@@ -456,6 +457,7 @@ async fn the_first_mutation_opens_the_connection_that_a_tenant_only_read_does_wi
         None,
         Arc::clone(&desk.readers),
         Arc::new(Unscheduled),
+        Arc::default(),
     )
     .unwrap();
     assert_eq!(desk.bodies().await.len(), 1);
@@ -469,6 +471,7 @@ async fn the_first_mutation_opens_the_connection_that_a_tenant_only_read_does_wi
         None,
         Arc::clone(&desk.readers),
         Arc::new(Unscheduled),
+        Arc::default(),
     )
     .unwrap();
     unused.close().unwrap();
@@ -487,6 +490,7 @@ async fn a_first_mutation_that_finds_no_database_is_answered_and_ends_the_writer
         None,
         Arc::clone(&desk.readers),
         Arc::new(Unscheduled),
+        Arc::default(),
     )
     .unwrap();
     let outcome = answered(writer.submit(vec![insert("{}")], None).unwrap()).await;
