@@ -244,6 +244,13 @@ fn a_key_that_was_taken_back_and_a_tenant_that_is_stopped_by_hand() {
 }
 
 #[test]
+fn a_part_of_the_server_ended_by_a_fault() {
+    // The fault itself, and what `/ready` says of it, is tested in tests/server/supervision.rs.
+    let deployment = Deployment::new(vec![]);
+    deployment.follow("`/ready` says that something of the server ended by a fault");
+}
+
+#[test]
 fn every_section_is_followed() {
     let titles = PAGE
         .split("\n## ")
