@@ -352,8 +352,13 @@ impl EnvelopeError {
             | Self::ChangedMeanwhile { .. }
             | Self::Random(_)
             | Self::Invalid { .. }
-            | Self::Mirror { .. }
             | Self::Io { .. } => Trouble::Storage,
+            // The control file, which every opening asks, may be under the key that was taken back.
+            Self::Mirror { source, .. } => match source.withheld().map(ProviderError::class) {
+                Some(FailureClass::Unavailable) => Trouble::KeyUnavailable,
+                Some(_) => Trouble::KeyRevoked,
+                None => Trouble::Storage,
+            },
         }
     }
 }

@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
-use nimbus_keyproviders::{OsRandom, RandomError, SecureRandom};
+use nimbus_keyproviders::{OsRandom, ProviderError, RandomError, SecureRandom};
 use nimbus_manifests::{
     Cipher, DekEntry, DekId, FileId, Manifest, SealedManifest, State, Subject, Timestamp,
     WrapContext,
@@ -96,6 +96,12 @@ impl MirrorError {
     /// Wraps the control file's own error.
     pub fn new(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self(source.into())
+    }
+
+    /// What the key provider said, where the control file's own key is withheld.
+    fn withheld(&self) -> Option<&ProviderError> {
+        let why: Option<&Arc<ProviderError>> = self.0.source()?.downcast_ref();
+        why.map(|why| &**why)
     }
 }
 
