@@ -164,6 +164,7 @@ impl Start {
         end_waits_for("threads that do not end");
         // Some may wait for a key provider that does not answer: nothing that they do counts any more.
         runtime.shutdown_timeout(LAST_PATIENCE);
+        DataDirLock::name_nobody();
         served.map(|()| Outcome::Done)
     }
 
@@ -198,10 +199,9 @@ impl Start {
 
         let (data_dir, control_dir) =
             (settings.data_dir.clone(), settings.control_data_dir.clone());
-        // Kept until the process is gone.
-        let lock: &DataDirLock = Box::leak(Box::new(
-            blocking(move || take_dirs(&data_dir, &control_dir)).await?,
-        ));
+        let lock = blocking(move || take_dirs(&data_dir, &control_dir))
+            .await?
+            .keep();
         let Keys { envelope, made } = keys::connect(&settings, Purpose::Start).await?;
         announce_keys(made.as_deref(), &settings);
         if let Some(keys) = envelope.keys() {
@@ -259,7 +259,7 @@ impl Start {
         });
         drop(token.await?);
 
-        let commands = commands(&token_path, lock.id()).await;
+        let commands = commands(&token_path, lock).await;
         let (hangups, certificate) = (signals.hangups, tls.clone());
         let reloading = runtime::keep(Background::TlsReload, move || {
             reload_on_hangup(hangups.clone(), certificate.clone())

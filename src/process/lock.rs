@@ -12,6 +12,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -135,12 +136,36 @@ impl DataDirLock {
     pub fn id(&self) -> LockId {
         self.id
     }
+
+    /// Keeps the directory until the process is gone, and says which lock it is.
+    #[must_use]
+    pub fn keep(self) -> LockId {
+        let id = self.id;
+        // A second directory of one process is kept, too: it is never dropped.
+        if let Err(second) = KEPT.set(self) {
+            std::mem::forget(second);
+        }
+        id
+    }
+
+    /// The directory that this process [keeps](Self::keep) names no process any more. It stays locked.
+    pub fn name_nobody() {
+        if let Some(lock) = KEPT.get() {
+            lock.clear();
+        }
+    }
+
+    fn clear(&self) {
+        // Best effort: a stale description does no harm, since only the kernel's lock counts.
+        drop(self.file.set_len(0));
+    }
 }
+
+static KEPT: OnceLock<DataDirLock> = OnceLock::new();
 
 impl Drop for DataDirLock {
     fn drop(&mut self) {
-        // Best effort: a stale description does no harm, since only the kernel's lock counts.
-        drop(self.file.set_len(0));
+        self.clear();
     }
 }
 

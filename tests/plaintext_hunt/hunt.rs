@@ -1,6 +1,7 @@
 //! The search: every byte of everything a server has written, for every form of what must not be there.
 
 use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
 
 use data_encoding::{BASE64, HEXLOWER, HEXUPPER};
@@ -59,7 +60,13 @@ impl Hunt {
     /// Every file of the machine but the token and these keys: they are where they should be.
     pub(crate) fn over(machine: &Machine, keys: &[PathBuf]) -> Self {
         let mut files = files_under(machine.root());
-        files.retain(|file| !keys.contains(file) && *file != machine.token_file());
+        // A socket keeps nothing.
+        let is_socket = |file: &PathBuf| {
+            fs::symlink_metadata(file).is_ok_and(|about| about.file_type().is_socket())
+        };
+        files.retain(|file| {
+            !keys.contains(file) && *file != machine.token_file() && !is_socket(file)
+        });
         let read = |file: PathBuf| {
             let content = fs::read(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
             let name = file

@@ -308,7 +308,7 @@ fn credentials_that_are_not_right_are_refused_and_nothing_else_happens() {
         "Authorization: Bearer\r\n".to_owned(),
         "Authorization: Bearer \r\n".to_owned(),
         format!("Authorization: Bearer{key}\r\n"),
-        format!("Authorization: Bearer  {key}\r\n"),
+        format!("Authorization: Bearer\t{key}\r\n"),
         format!("Authorization: Basic {key}\r\n"),
         format!("Authorization: {key}\r\n"),
         format!("Authorization: Bearer {key}x\r\n"),

@@ -4,3 +4,11 @@
 pub mod documents;
 #[path = "../../../src/words.rs"]
 pub(crate) mod words;
+
+/// Stands in for `nimbus::clock`, which asks the machine in ways that these documents do not need.
+pub(crate) mod clock {
+    /// A fresh UUID version 7.
+    pub(crate) fn uuid() -> uuid::Uuid {
+        uuid::Uuid::now_v7()
+    }
+}
