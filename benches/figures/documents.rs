@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use nimbus::documents::DocumentId;
-use nimbus::tenants::{MAX_LIST, TenantStore};
+use nimbus::documents::query::{MAX_PAGE, Query};
+use nimbus::tenants::TenantStore;
 use tokio::runtime::Runtime;
 
 use crate::report::{Figure, Sides, Target, in_turn, seconds, time};
@@ -131,8 +132,9 @@ impl<'a> Side<'a> {
     }
 
     fn list_once(&self) {
-        let documents = self.runtime.block_on(self.store.list(&table(), MAX_LIST));
-        assert_eq!(documents.expect("documents").len(), MAX_LIST);
+        let all = Query::all(table());
+        let page = self.runtime.block_on(self.store.query(all, None, MAX_PAGE));
+        assert_eq!(page.expect("a page").documents.len(), MAX_PAGE);
     }
 }
 

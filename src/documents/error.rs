@@ -103,7 +103,7 @@ pub enum InputError {
     Deploy(#[from] DeployError),
     /// A cursor that is no cursor, or that of another query or tenant.
     #[error(
-        "the cursor is not one that this tenant gave for this query: send \"next_cursor\" of the page before with the same query, or begin anew without it"
+        "the cursor is not one that this tenant gave for this list or query: send \"next_cursor\" of the part before with the same request, or begin anew without it"
     )]
     Cursor,
     /// A document over [`MAX_FIELDS_BYTES`].

@@ -181,6 +181,13 @@ impl After for String {
     const RULE: &'static str = "the \"next_cursor\" of a page";
 }
 
+impl<A> ListPart<A> {
+    /// How many items at most.
+    pub(super) fn size(&self) -> usize {
+        self.limit.unwrap_or(MAX_LIMIT)
+    }
+}
+
 impl<A: After> FromQuery for ListPart<A> {
     fn from_query(given: &mut Given) -> Result<Self, ParameterError> {
         let after = given.take("after", A::RULE, |text| text.parse().ok())?;

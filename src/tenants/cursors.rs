@@ -19,6 +19,7 @@ use nimbus_manifests::TenantId;
 use super::StoreError;
 use crate::documents::InputError;
 use crate::documents::query::{Position, Query};
+use crate::documents::schedule::JobPlace;
 
 /// The bytes of a tenant's cursor key.
 pub const CURSOR_KEY_BYTES: usize = 32;
@@ -29,12 +30,15 @@ pub const CURSOR_KEY_BYTES: usize = 32;
 pub enum CursorKind {
     /// The answer to a query.
     Query,
+    /// The list of jobs that wait.
+    Jobs,
 }
 
 impl CursorKind {
     const fn label(self) -> &'static [u8] {
         match self {
             Self::Query => b"query",
+            Self::Jobs => b"jobs",
         }
     }
 }
@@ -95,6 +99,17 @@ impl Cursors {
     pub fn open_position(&self, query: &Query, cursor: &str) -> Result<Position, InputError> {
         let place = self.open(CursorKind::Query, &query.digest(), cursor)?;
         Position::from_bytes(&place).ok_or(InputError::Cursor)
+    }
+
+    /// The cursor for a place in the list of jobs that wait.
+    pub fn seal_job(&self, place: JobPlace) -> Result<String, StoreError> {
+        self.seal(CursorKind::Jobs, b"", &place.to_bytes())
+    }
+
+    /// The place in the list of jobs that a cursor names.
+    pub fn open_job(&self, cursor: &str) -> Result<JobPlace, InputError> {
+        let place = self.open(CursorKind::Jobs, b"", cursor)?;
+        JobPlace::from_bytes(&place).ok_or(InputError::Cursor)
     }
 
     fn unsealed(&self, kind: CursorKind, of: &[u8], cursor: &str) -> Option<Vec<u8>> {
@@ -171,6 +186,26 @@ mod tests {
         let bytes = BASE64URL_NOPAD.decode(cursor.as_bytes()).unwrap();
         let holds = |part: &[u8]| bytes.windows(part.len()).any(|window| window == part);
         assert!(!holds(b"confidential") && !holds(b"diagnosis"));
+    }
+
+    #[test]
+    fn a_cursor_of_one_kind_is_none_of_another() {
+        let own = cursors("acme", 7);
+        let place = JobPlace {
+            run_at_ms: -1,
+            id: "019aacb8-6f2e-7c41-a0f3-2f1d1f0a5c11".parse().unwrap(),
+        };
+        let cursor = own.seal_job(place).unwrap();
+        assert_eq!(own.open_job(&cursor), Ok(place));
+        let refused = Err(InputError::Cursor);
+        assert_eq!(own.open_position(&query("t"), &cursor), refused);
+        let position = Position {
+            rank: 3,
+            key: Key::Integer(1),
+            seq: 9,
+        };
+        let cursor = own.seal_position(&query("t"), &position).unwrap();
+        assert_eq!(own.open_job(&cursor), Err(InputError::Cursor));
     }
 
     #[test]

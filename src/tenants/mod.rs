@@ -5,8 +5,11 @@
 
 mod cursors;
 mod error;
+mod listed;
 mod registry;
 pub mod sqlite;
+#[cfg(test)]
+pub(crate) mod whole;
 
 use std::{fmt::Debug, ops::Range, sync::Arc};
 
@@ -15,12 +18,13 @@ use nimbus_manifests::TenantId;
 
 pub use cursors::{CURSOR_KEY_BYTES, CursorKind, Cursors};
 pub use error::{Limit, MAX_OFFENDERS, Offenders, StoreError};
+pub use listed::Listed;
 
 use crate::control::{Control, ControlError};
 use crate::documents::deploy::{AppFile, AppPath, ContentHash, Deploy, Deployed, Generations};
 use crate::documents::query::{Position, Query, QueryPage};
 use crate::documents::schedule::{
-    Cron, CronName, CronState, DueWork, FinishedJob, Job, JobId, NewJob, Ran,
+    Cron, CronName, CronState, DueWork, FinishedJob, Job, JobId, JobPlace, NewJob, Ran,
 };
 use crate::documents::schema::TableSchema;
 use crate::documents::{
@@ -28,13 +32,10 @@ use crate::documents::{
 };
 use crate::sqlcipher::Progress;
 
-/// The most documents that [`TenantStore::list`] returns.
-pub const MAX_LIST: usize = 1000;
-
-/// The most bytes of documents that [`TenantStore::list`] returns (64 MiB).
+/// The most bytes of documents that [`TenantStore::query`] returns (64 MiB).
 pub const MAX_LIST_BYTES: usize = 64 << 20;
 
-/// The most bytes of documents that [`TenantStore::query_page`] returns (4 MiB): the next page has the rest.
+/// The most bytes of items in one part of a list, and of documents that [`TenantStore::query_page`] returns (4 MiB): the next part has the rest.
 pub const MAX_PAGE_BYTES: usize = 4 << 20;
 
 /// The most tables a tenant may have.
@@ -147,10 +148,6 @@ pub trait TenantStore: Debug + Send + Sync {
     /// One document.
     async fn get(&self, table: &TableName, id: DocumentId) -> Result<Document, StoreError>;
 
-    /// The documents of a table in the order of their insertion, at most `limit` and at most [`MAX_LIST`]. A table
-    /// that does not exist has none.
-    async fn list(&self, table: &TableName, limit: usize) -> Result<Vec<Document>, StoreError>;
-
     /// The documents that a query finds, after a position or from the beginning: at most `limit`, at most
     /// [`MAX_PAGE`](crate::documents::query::MAX_PAGE) and at most [`MAX_LIST_BYTES`]. A table that does not exist has none.
     async fn query(
@@ -191,9 +188,13 @@ pub trait TenantStore: Debug + Send + Sync {
         Ok(self.schedule_once(job, now_ms, None).await?.outcome)
     }
 
-    /// The jobs that wait, in the order in which they will run: at most [`MAX_JOB_LIST`](crate::documents::schedule::MAX_JOB_LIST),
-    /// and at most [`MAX_LIST_BYTES`].
-    async fn jobs(&self) -> Result<Vec<Job>, StoreError>;
+    /// The jobs that wait, in the order in which they will run, after a place or from the first: at most `limit`, and at most
+    /// [`MAX_PAGE_BYTES`].
+    async fn list_jobs(
+        &self,
+        after: Option<JobPlace>,
+        limit: usize,
+    ) -> Result<Listed<Job>, StoreError>;
 
     /// Takes back a job that waits. One that ran is [`StoreError::JobRan`] for as long as it is remembered.
     async fn cancel_job(&self, id: JobId) -> Result<(), StoreError>;
@@ -205,8 +206,12 @@ pub trait TenantStore: Debug + Send + Sync {
     /// schedule that it had it keeps its next time.
     async fn put_cron(&self, cron: Cron, now_ms: i64) -> Result<CronState, StoreError>;
 
-    /// All crons, by name.
-    async fn crons(&self) -> Result<Vec<CronState>, StoreError>;
+    /// Crons by name, after one or from the first: at most `limit`, and at most [`MAX_PAGE_BYTES`].
+    async fn list_crons(
+        &self,
+        after: Option<CronName>,
+        limit: usize,
+    ) -> Result<Listed<CronState>, StoreError>;
 
     /// Removes a cron of [`Origin::Api`](crate::documents::schedule::Origin::Api).
     async fn delete_cron(&self, name: CronName) -> Result<(), StoreError>;
@@ -235,8 +240,12 @@ pub trait TenantStore: Debug + Send + Sync {
     /// The schema of a table.
     async fn schema(&self, table: &TableName) -> Result<TableSchema, StoreError>;
 
-    /// All schemas, in the order of their tables' names.
-    async fn schemas(&self) -> Result<Vec<TableSchema>, StoreError>;
+    /// Schemas in the order of their tables' names, after a table or from the first: at most `limit`, and at most [`MAX_PAGE_BYTES`].
+    async fn list_schemas(
+        &self,
+        after: Option<TableName>,
+        limit: usize,
+    ) -> Result<Listed<TableSchema>, StoreError>;
 
     /// Closes this tenant ahead of time. The provider opens it again on demand.
     async fn close(&self) -> Result<(), StoreError>;

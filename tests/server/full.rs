@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nimbus_test_support::{Machine, Server};
+use nimbus_test_support::{Machine, Server, whole};
 use serde_json::json;
 
 use super::disk::Disk;
@@ -177,7 +177,7 @@ fn a_control_file_that_meets_a_full_disk_works_again_once_there_is_space() {
             refused += 1;
             let _ = ballast.give_back();
         }
-        assert_eq!(server.get("/api/tenants"), json!({"tenants": made}));
+        assert_eq!(server.get("/api/tenants"), whole("tenants", json!(made)));
     }
     // What needs no new page there is served.
     let _ = server.insert(&made[0], "things", &json!({}));
@@ -195,7 +195,7 @@ fn a_control_file_that_meets_a_full_disk_works_again_once_there_is_space() {
     assert_eq!(server.get("/ready")["ready"], json!(true));
     server.stop();
     let server = machine.start(arguments);
-    assert_eq!(server.get("/api/tenants"), json!({"tenants": made}));
+    assert_eq!(server.get("/api/tenants"), whole("tenants", json!(made)));
     for tenant in made {
         let _ = server.insert(&tenant, "things", &json!({}));
     }
@@ -224,7 +224,7 @@ fn create(server: &Server, tenant: &str) {
 fn assert_whole(machine: &Machine, server: Server, tenants: &[String]) {
     let assert = |server: &Server| {
         assert_eq!(server.get("/ready")["ready"], json!(true));
-        assert_eq!(server.get("/api/tenants"), json!({"tenants": tenants}));
+        assert_eq!(server.get("/api/tenants"), whole("tenants", json!(tenants)));
         for tenant in tenants {
             let listed = server.get(&format!("/api/tenants/{tenant}/documents/things"));
             assert_eq!(listed["data"][0]["of"], json!(tenant));

@@ -26,6 +26,7 @@ mod full;
 mod journal;
 mod keys;
 mod leases;
+mod lists;
 mod lock;
 mod locks;
 mod logs;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use nimbus_test_support::Server;
+use nimbus_test_support::{Server, whole};
 use serde_json::{Value, json};
 
 use super::{assert_error, assert_refused, demo, machine, post};
@@ -65,7 +65,7 @@ fn a_job_is_listed_runs_and_is_in_the_history() {
 
     let path = format!("{SCHEDULE}/{later}");
     assert_eq!(server.request("DELETE", &path, None), (204, Value::Null));
-    assert_eq!(server.get(SCHEDULE), json!({"jobs": []}));
+    assert_eq!(server.get(SCHEDULE), whole("jobs", json!([])));
     server.stop();
 }
 
@@ -176,8 +176,8 @@ fn refuses_what_is_no_job_or_cron_with_one_clear_error() {
         let message = assert_refused(&answer, 400, "op.invalid_input");
         assert!(message.contains(word), "{message}");
     }
-    assert_eq!(server.get(SCHEDULE), json!({"jobs": []}));
-    assert_eq!(server.get(CRONS), json!({"crons": []}));
+    assert_eq!(server.get(SCHEDULE), whole("jobs", json!([])));
+    assert_eq!(server.get(CRONS), whole("crons", json!([])));
     server.stop();
 }
 
@@ -228,7 +228,7 @@ fn crons_are_made_listed_replaced_run_and_removed() {
             204
         );
     }
-    assert_eq!(server.get(CRONS), json!({"crons": []}));
+    assert_eq!(server.get(CRONS), whole("crons", json!([])));
     server.stop();
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::thread;
 
-use nimbus_test_support::{Machine, Server};
+use nimbus_test_support::{Machine, Server, whole};
 use serde_json::{Value, json};
 
 use super::disk::Disk;
@@ -42,7 +42,7 @@ fn a_full_disk_refuses_writes_loses_nothing_and_serves_again_once_there_is_space
     let _ = assert_error(status, &answer, (503, "service.unavailable"));
     assert_eq!(
         server.get("/api/tenants"),
-        json!({"tenants": ["demo", "other"]})
+        whole("tenants", json!(["demo", "other"]))
     );
     assert_stored(&server, &stored);
 
@@ -122,10 +122,8 @@ fn assert_stored(server: &Server, stored: &[(u64, String)]) {
         let document = server.get(&format!("/api/tenants/demo/documents/fill/{id}"));
         assert_eq!(document["document"]["n"], json!(n));
     }
-    let listed = server.get("/api/tenants/demo/documents/fill");
-    let numbers = listed["data"]
-        .as_array()
-        .expect("a list")
+    let listed = server.list("/api/tenants/demo/documents/fill", "data", 1000);
+    let numbers = listed
         .iter()
         .filter(|document| {
             document["filler"]
@@ -174,9 +172,10 @@ fn a_stop_under_load_answers_what_it_took_and_keeps_what_it_answered() {
     );
     let server = machine.start(&[]);
     for (client, answered) in answered.iter().enumerate() {
-        let listed = server.get(&format!("/api/tenants/demo/documents/client{client}"));
-        let there = listed["data"].as_array().expect("a list").iter();
-        let there: Vec<u64> = there
+        let path = format!("/api/tenants/demo/documents/client{client}");
+        let listed = server.list(&path, "data", 1000);
+        let there: Vec<u64> = listed
+            .iter()
             .map(|document| document["n"].as_u64().expect("a number"))
             .collect();
         assert_eq!(

@@ -142,9 +142,12 @@ fn an_identity_that_is_none_is_refused() {
     visit(&server, &key, &[&long]);
     assert_eq!(identities(&server.get("/debug/usage")), 1);
     assert!(!server.log().contains(&long));
-    // Under the admin token it means nothing, and is not looked at.
+    // Under the admin token it counts for nobody, and must be right all the same.
     let answer = super::send(&machine, &server, LINE, &header(&longer), b"");
+    let _ = assert_refused(&answer, 400, "op.invalid_input");
+    let answer = super::send(&machine, &server, LINE, &header(&long), b"");
     assert_eq!(answer.status, 200);
+    assert_eq!(identities(&server.get("/debug/usage")), 1);
 }
 
 #[test]

@@ -248,6 +248,7 @@ impl Writer {
             (status, answer) = client.get(&path)?;
         }
         assert_eq!(status, 200, "{answer}");
+        assert_eq!(answer["has_more"], false, "{}", self.table);
         let listed = answer["data"].as_array().expect("data");
         let found: Documents = listed.iter().map(read_document).collect();
         assert_eq!(

@@ -93,6 +93,17 @@ pub struct QueryPage {
 }
 
 impl Query {
+    /// All documents of a table, in the order of their insertion.
+    #[must_use]
+    pub const fn all(table: TableName) -> Self {
+        Self {
+            table,
+            filters: Vec::new(),
+            order: None,
+            limit: None,
+        }
+    }
+
     /// Reads a query as clients write it:
     ///
     /// ```json

@@ -24,9 +24,6 @@ pub const MAX_CRONS: usize = 100;
 /// How many finished jobs a tenant remembers: the last ones.
 pub const JOB_HISTORY: usize = 1000;
 
-/// The most jobs that are listed at once, those that run next.
-pub const MAX_JOB_LIST: usize = 1000;
-
 /// The longest delay of a job and the longest interval of a cron: 3650 days.
 pub const MAX_DELAY: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 
@@ -114,6 +111,40 @@ impl NewJob {
             });
         }
         Ok(Self { delay, mutation })
+    }
+}
+
+/// A place in the list of jobs that wait: right after one that did. It does not depend on that job's waiting still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobPlace {
+    /// When that job is due.
+    pub run_at_ms: i64,
+    /// Its identity.
+    pub id: JobId,
+}
+
+impl JobPlace {
+    /// The place of a job.
+    #[must_use]
+    pub fn of(job: &Job) -> Self {
+        let Job { id, run_at_ms, .. } = *job;
+        Self { run_at_ms, id }
+    }
+
+    /// It as bytes, which [`from_bytes`](Self::from_bytes) reads: time, big-endian, and id.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        [&self.run_at_ms.to_be_bytes()[..], self.id.as_bytes()].concat()
+    }
+
+    /// Reads it; `None` when these bytes are no place.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (run_at_ms, id) = bytes.split_first_chunk()?;
+        Some(Self {
+            run_at_ms: i64::from_be_bytes(*run_at_ms),
+            id: JobId::from_bytes(id.try_into().ok()?)?,
+        })
     }
 }
 

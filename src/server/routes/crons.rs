@@ -8,12 +8,13 @@ use axum::http::StatusCode;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{named, tenant_id};
+use super::{json_text, part_of, tenant_id};
 use crate::documents::schedule::{Cron, CronName};
 use crate::server::App;
 use crate::server::body::{Body, RawJson};
 use crate::server::error::ApiError;
 use crate::server::openapi::shapes;
+use crate::server::parameters::{ListPart, Query};
 
 /// Makes or replaces a cron
 #[utoipa::path(post, path = "/api/tenants/{t}/crons", operation_id = "putCron", tag = "schedule",
@@ -35,15 +36,21 @@ pub(in crate::server) async fn put(
     Ok((StatusCode::CREATED, Json(answer)))
 }
 
-/// The crons of a tenant
+/// The crons of a tenant, by name
 #[utoipa::path(get, path = "/api/tenants/{t}/crons", operation_id = "listCrons", tag = "schedule",
+    params(shapes::CronPart),
     responses((status = 200, description = "They", body = shapes::Crons)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
+    Query(part): Query<ListPart<CronName>>,
 ) -> Result<RawJson, ApiError> {
     let store = app.open(&tenant_id(&tenant)?).await?;
-    named("crons", &store.crons().await?)
+    let limit = part.size();
+    let listed = store.list_crons(part.after, limit).await?;
+    let next = listed.items.last().filter(|_| listed.more);
+    let next = next.map(|last| last.cron.name.to_string());
+    Ok(part_of("crons", &json_text(&listed.items)?, next))
 }
 
 /// Removes a cron

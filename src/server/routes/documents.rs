@@ -10,15 +10,17 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::query::data;
+use super::query::page;
 use super::tenant_id;
-use crate::documents::{DocumentId, Done, Expected, Fields, Mutation, MutationOutcome, TableName};
+use crate::documents::{
+    self, DocumentId, Done, Expected, Fields, Mutation, MutationOutcome, TableName,
+};
 use crate::server::body::{Body, Pieces, RawJson};
 use crate::server::error::{ApiError, Code};
 use crate::server::once::{Answered, Keyed};
 use crate::server::openapi::shapes;
+use crate::server::parameters::{ListPart, Query};
 use crate::server::{App, conditions, range};
-use crate::tenants::MAX_LIST;
 
 /// `fields` is not parsed here: it is checked once, by [`Fields`], and stored as text.
 #[derive(Deserialize)]
@@ -75,23 +77,18 @@ pub(in crate::server) async fn insert(
     Ok(Answered { answer, replayed })
 }
 
-/// The documents of a table, oldest first, at most 1000
+/// The documents of a table, oldest first
 #[utoipa::path(get, path = "/api/tenants/{t}/documents/{table}", operation_id = "listDocuments",
-    tag = "documents",
-    responses(
-        (status = 200, description = "They", body = shapes::Documents),
-        (status = 413, description = "They are too large for one answer", body = shapes::ErrorEnvelope),
-    ))]
+    tag = "documents", params(shapes::CursorPart),
+    responses((status = 200, description = "Part of them, and where the next one begins", body = shapes::Page)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
     Path((tenant, table)): Path<(String, String)>,
+    Query(part): Query<ListPart<String>>,
 ) -> Result<Pieces, ApiError> {
-    let table: TableName = table.parse()?;
+    let query = documents::query::Query::all(table.parse()?);
     let store = app.open(&tenant_id(&tenant)?).await?;
-    let documents = store.list(&table, MAX_LIST).await?;
-    let mut json = data(documents);
-    json.room_for(1).push('}');
-    Ok(json)
+    page(&*store, query, part.after.as_deref(), part.size()).await
 }
 
 /// One document

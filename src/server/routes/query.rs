@@ -6,34 +6,38 @@ use axum::extract::{Path, State};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::tenant_id;
-use crate::documents::query::{MAX_PAGE, Query};
-use crate::documents::{Document, whole};
+use super::{tenant_id, whether_more};
+use crate::documents::query::{MAX_PAGE, Query, QueryPage};
+use crate::documents::whole;
 use crate::server::App;
 use crate::server::body::{Body, Pieces};
 use crate::server::error::{ApiError, Code};
 use crate::server::openapi::shapes;
-use crate::tenants::StoreError;
+use crate::tenants::{Cursors, StoreError, TenantStore};
 
 /// The documents that a query finds
 #[utoipa::path(post, path = "/api/tenants/{t}/query", operation_id = "query", tag = "documents",
     request_body = shapes::Query,
-    responses((status = 200, description = "They, in order", body = shapes::Documents)))]
+    responses((status = 200, description = "They, in order, and where more of them begin", body = shapes::Page)))]
 pub(in crate::server) async fn query(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
     Body(query): Body<Box<RawValue>>,
 ) -> Result<Pieces, ApiError> {
     let query = Query::from_json(query.get())?;
-    let (table, limit) = (query.table.clone(), query.limit.unwrap_or(MAX_PAGE));
+    let limit = query.limit.unwrap_or(MAX_PAGE);
+    // Its cursor is for pages, which have a size and no limit.
+    let query = Query {
+        limit: None,
+        ..query
+    };
     let store = app.open(&tenant_id(&tenant)?).await?;
-    let page = store.query(query, None, limit).await?;
+    let page = store.query(query.clone(), None, limit).await?;
     if page.next.is_some() && page.documents.len() < limit {
+        let table = query.table;
         return Err(StoreError::ListTooLarge { table }.into());
     }
-    let mut json = data(page.documents);
-    json.room_for(1).push('}');
-    Ok(json)
+    answer(store.cursors(), &query, page)
 }
 
 #[derive(Deserialize)]
@@ -67,37 +71,38 @@ pub(in crate::server) async fn paginated(
         );
     }
     let store = app.open(&tenant).await?;
-    let after = wanted
-        .after
-        .map(|cursor| store.cursors().open_position(&query, &cursor))
-        .transpose()?;
-    let page = store.query_page(query.clone(), after, size).await?;
-    let rest = match &page.next {
-        Some(next) => {
-            let cursor = store.cursors().seal_position(&query, next)?;
-            format!(r#","next_cursor":"{cursor}","has_more":true}}"#)
-        }
-        None => r#","next_cursor":null,"has_more":false}"#.to_owned(),
-    };
-    let mut json = data(page.documents);
-    json.room_for(rest.len()).push_str(&rest);
-    Ok(json)
+    page(&*store, query, wanted.after.as_deref(), size).await
 }
 
-/// `{"data":[…]`, open for more.
-pub(super) fn data(documents: Vec<Document>) -> Pieces {
+/// One page of what a query finds.
+pub(super) async fn page(
+    store: &dyn TenantStore,
+    query: Query,
+    after: Option<&str>,
+    size: usize,
+) -> Result<Pieces, ApiError> {
+    let cursors = store.cursors();
+    let after = after.map(|cursor| cursors.open_position(&query, cursor));
+    let page = store.query_page(query.clone(), after.transpose()?, size);
+    answer(cursors, &query, page.await?)
+}
+
+/// Documents, and whether the query finds more.
+fn answer(cursors: &Cursors, query: &Query, page: QueryPage) -> Result<Pieces, ApiError> {
+    let next = page.next.map(|next| cursors.seal_position(query, &next));
+    let end = format!("],{}", whether_more(next.transpose()?));
     let mut pieces = Pieces::default();
     pieces.room_for(0).push_str(r#"{"data":["#);
     // Each document is let go once it is written.
-    for (index, document) in documents.into_iter().enumerate() {
+    for (index, document) in page.documents.into_iter().enumerate() {
         let json = pieces.room_for(document.weight() + 1);
         if index > 0 {
             json.push(',');
         }
         document.write_json(json);
     }
-    pieces.room_for(1).push(']');
-    pieces
+    pieces.room_for(end.len()).push_str(&end);
+    Ok(pieces)
 }
 
 const DEFAULT_PAGE: usize = 100;

@@ -8,14 +8,15 @@ use axum::http::StatusCode;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{named, tenant_id};
+use super::{json_text, named, part_of, tenant_id};
 use crate::documents::Done;
-use crate::documents::schedule::{JobId, NewJob};
+use crate::documents::schedule::{Job, JobId, JobPlace, NewJob};
 use crate::server::App;
 use crate::server::body::RawJson;
 use crate::server::error::ApiError;
 use crate::server::once::{Answered, Keyed};
 use crate::server::openapi::shapes;
+use crate::server::parameters::{ListPart, Query};
 
 /// Schedules a mutation to be done once
 #[utoipa::path(post, path = "/api/tenants/{t}/schedule", operation_id = "scheduleJob", tag = "schedule",
@@ -37,15 +38,28 @@ pub(in crate::server) async fn create(
     Ok(Answered { answer, replayed })
 }
 
-/// Jobs that wait for their time
+/// Jobs that wait for their time, as they will run
 #[utoipa::path(get, path = "/api/tenants/{t}/schedule", operation_id = "listJobs", tag = "schedule",
+    params(shapes::CursorPart),
     responses((status = 200, description = "They", body = shapes::Jobs)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
+    Query(part): Query<ListPart<String>>,
 ) -> Result<RawJson, ApiError> {
     let store = app.open(&tenant_id(&tenant)?).await?;
-    named("jobs", &store.jobs().await?)
+    let cursors = store.cursors();
+    let after = part.after.as_deref();
+    let after = after.map(|cursor| cursors.open_job(cursor));
+    let after = after.transpose()?;
+    let listed = store.list_jobs(after, part.size()).await?;
+    let next = |last: &Job| cursors.seal_job(JobPlace::of(last));
+    let next = listed.items.last().filter(|_| listed.more).map(next);
+    Ok(part_of(
+        "jobs",
+        &json_text(&listed.items)?,
+        next.transpose()?,
+    ))
 }
 
 /// Cancels a job that waits

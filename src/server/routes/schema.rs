@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde_json::value::RawValue;
 
-use super::tenant_id;
+use super::{part_of, tenant_id};
 use crate::documents::TableName;
 use crate::documents::schema::TableSchema;
 use crate::envelope::blocking;
@@ -14,25 +14,33 @@ use crate::server::App;
 use crate::server::body::{Body, RawJson};
 use crate::server::error::{ApiError, Code};
 use crate::server::openapi::shapes;
+use crate::server::parameters::{ListPart, Query};
 
-/// The schemas of all tables that have one
+/// The schemas of tables that have one, by table
 #[utoipa::path(get, path = "/api/tenants/{t}/schema", operation_id = "listSchemas", tag = "schemas",
+    params(shapes::TablePart),
     responses((status = 200, description = "They, by table", body = shapes::Schemas)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
+    Query(part): Query<ListPart<TableName>>,
 ) -> Result<RawJson, ApiError> {
     let store = app.open(&tenant_id(&tenant)?).await?;
-    let schemas = store.schemas().await?;
-    let members = schemas
+    let limit = part.size();
+    let listed = store.list_schemas(part.after, limit).await?;
+    let members = listed
+        .items
         .iter()
         // A table's name needs no escape.
         .map(|schema| format!(r#""{}":{}"#, schema.table(), schema.to_json()));
     let members: Vec<String> = members.collect();
-    Ok(RawJson(format!(
-        r#"{{"tables":{{{}}}}}"#,
-        members.join(",")
-    )))
+    let next = listed.items.last().filter(|_| listed.more);
+    let next = next.map(|last| last.table().to_string());
+    Ok(part_of(
+        "tables",
+        &format!("{{{}}}", members.join(",")),
+        next,
+    ))
 }
 
 /// The schema of a table

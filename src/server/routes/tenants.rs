@@ -5,14 +5,16 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use nimbus_manifests::TenantId;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::tenant_id;
+use super::{json_text, part_of, tenant_id};
 use crate::server::App;
-use crate::server::body::Body;
+use crate::server::body::{Body, RawJson};
 use crate::server::error::ApiError;
 use crate::server::openapi::shapes;
+use crate::server::parameters::{ListPart, Query};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,13 +40,24 @@ pub(in crate::server) async fn create(
     Ok((StatusCode::CREATED, Json(json!({"id": new.id}))))
 }
 
-/// All tenants
+/// All tenants, or some of them
 #[utoipa::path(get, path = "/api/tenants", operation_id = "listTenants", tag = "tenants",
+    params(shapes::TenantPart),
     responses((status = 200, description = "Their ids, sorted", body = shapes::Tenants)))]
-pub(in crate::server) async fn list(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+pub(in crate::server) async fn list(
+    State(app): State<Arc<App>>,
+    Query(part): Query<ListPart<TenantId>>,
+) -> Result<RawJson, ApiError> {
     let tenants = app.tenants.list_tenants().await?;
-    let ids: Vec<&str> = tenants.iter().map(|tenant| tenant.as_str()).collect();
-    Ok(Json(json!({"tenants": ids})))
+    let first = part.after.map_or(0, |after| {
+        tenants.partition_point(|tenant| *tenant <= after)
+    });
+    let rest = &tenants[first..];
+    let listed = &rest[..rest.len().min(part.limit.unwrap_or(usize::MAX))];
+    let ids: Vec<&str> = listed.iter().map(|tenant| tenant.as_str()).collect();
+    let next = ids.last().filter(|_| listed.len() < rest.len());
+    let next = next.map(|&last| last.to_owned());
+    Ok(part_of("tenants", &json_text(&ids)?, next))
 }
 
 /// Deletes a tenant with all that belongs to it

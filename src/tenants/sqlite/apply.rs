@@ -26,7 +26,7 @@ use crate::{
         MAX_JOURNAL_PAGE, Mutation, MutationOutcome, Once, TableName, schema::TableSchema,
     },
     metrics,
-    tenants::{DueLog, MAX_LIST, MAX_LIST_BYTES, StoreError, error::NoRoom},
+    tenants::{DueLog, StoreError, error::NoRoom},
 };
 
 /// Numbers of tables that are known to exist. They never change, so a connection asks for each once.
@@ -601,41 +601,6 @@ impl Reader {
     fn execute(&self, sql: &'static str) -> rusqlite::Result<()> {
         let mut statement = self.connection.prepare_cached(sql)?;
         statement.execute([]).map(drop)
-    }
-
-    /// The first documents of a table.
-    pub(super) fn list(
-        &mut self,
-        tenant: &TenantId,
-        table: &TableName,
-        limit: usize,
-    ) -> Result<Vec<Document>, StoreError> {
-        let sqlite = |error| failure(tenant, error);
-        let Some(number) = self.number(table).map_err(sqlite)? else {
-            return Ok(Vec::new());
-        };
-        let limit = limit.min(MAX_LIST);
-        let sql = format!("SELECT {DOCUMENT} FROM documents_{number} ORDER BY seq LIMIT ?1");
-        let mut statement = self.connection.prepare_cached(&sql).map_err(sqlite)?;
-        // `limit` is at most MAX_LIST, which fits.
-        let rows = statement
-            .query_map(params![limit as i64], |row| stored_document(row, 0))
-            .map_err(sqlite)?;
-        let mut documents = Vec::new();
-        let mut bytes = 0;
-        for document in rows {
-            let document = document.map_err(sqlite)?;
-            let size = document.weight();
-            take_room(size).map_err(sqlite)?;
-            bytes += size;
-            if bytes > MAX_LIST_BYTES {
-                return Err(StoreError::ListTooLarge {
-                    table: table.clone(),
-                });
-            }
-            documents.push(document);
-        }
-        Ok(documents)
     }
 
     /// One state of the file for several statements.

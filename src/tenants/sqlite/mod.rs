@@ -562,6 +562,11 @@ fn no_room(tenant: &TenantId, _refused: Refused) -> StoreError {
     }
 }
 
+/// The `LIMIT` of SQL by which it shows whether there are more.
+fn one_more(limit: usize) -> i64 {
+    i64::try_from(limit).map_or(i64::MAX, |limit| limit.saturating_add(1))
+}
+
 /// What a failure of the engine means. Corruption stays corruption and a full disk a full disk.
 fn failure(tenant: &TenantId, error: rusqlite::Error) -> StoreError {
     if let rusqlite::Error::UserFunctionError(ours) = &error

@@ -14,16 +14,16 @@
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, params};
 
 use super::apply::{Reader, Writing, malformed, take_room};
-use super::failure;
 use super::remembered::Part;
+use super::{failure, one_more};
 use crate::documents::schedule::{
     CLOCK_SLACK_MS, Cron, CronName, CronState, DueWork, FinishedJob, JOB_HISTORY, Job, JobId,
-    LastRun, MAX_CRONS, MAX_JOB_LIST, MAX_JOBS, NewJob, Origin, Outcome, Ran, Schedule,
+    JobPlace, LastRun, MAX_CRONS, MAX_JOBS, NewJob, Origin, Outcome, Ran, Schedule,
 };
 use crate::documents::{Done, InputError, Mutation, Once};
 use crate::failpoints::crash_point;
 use crate::metrics;
-use crate::tenants::{MAX_LIST_BYTES, StoreError};
+use crate::tenants::{Listed, StoreError};
 use nimbus_manifests::TenantId;
 
 /// The tables of version 3. All times are milliseconds since the Unix epoch.
@@ -73,11 +73,7 @@ pub(super) fn earliest_due(connection: &Connection) -> rusqlite::Result<Option<i
 pub(super) fn crons(connection: &Connection) -> rusqlite::Result<Vec<CronState>> {
     let sql = format!("SELECT {CRON} FROM nimbus_crons ORDER BY name");
     let mut statement = connection.prepare_cached(&sql)?;
-    let rows = statement.query_map([], |row| {
-        let cron = stored_cron(row)?;
-        take_room(cron.cron.mutation.weight())?;
-        Ok(cron)
-    })?;
+    let rows = statement.query_map([], stored_cron)?;
     rows.collect()
 }
 
@@ -454,30 +450,29 @@ impl Writing<'_> {
 }
 
 impl Reader {
-    /// The jobs that wait, as they will run: at most [`MAX_JOB_LIST`], and at most [`MAX_LIST_BYTES`].
-    pub(super) fn jobs(&self, tenant: &TenantId) -> Result<Vec<Job>, StoreError> {
-        let sqlite = |error| failure(tenant, error);
-        let mut statement = self
-            .connection()
-            .prepare_cached("SELECT id, due, mutation FROM nimbus_jobs ORDER BY due, id LIMIT ?1")
-            .map_err(sqlite)?;
-        // A small number.
-        let rows = statement
-            .query_map([MAX_JOB_LIST as i64], |row| stored_job(row, 2))
-            .map_err(sqlite)?;
-        let mut jobs: Vec<Job> = Vec::new();
-        let mut bytes = 0;
-        for job in rows {
-            let job = job.map_err(sqlite)?;
-            let size = job.mutation.weight();
-            take_room(size).map_err(sqlite)?;
-            bytes += size;
-            if bytes > MAX_LIST_BYTES {
-                break;
-            }
-            jobs.push(job);
-        }
-        Ok(jobs)
+    /// Jobs that wait, as they will run.
+    pub(super) fn jobs(
+        &self,
+        tenant: &TenantId,
+        after: Option<JobPlace>,
+        limit: usize,
+    ) -> Result<Listed<Job>, StoreError> {
+        let list = || {
+            // Before every place: no job is due then.
+            let (due, id) = after.map_or((i64::MIN, [0; 16]), |place| {
+                (place.run_at_ms, *place.id.as_bytes())
+            });
+            let mut statement = self.connection().prepare_cached(
+                "SELECT id, due, mutation FROM nimbus_jobs WHERE (due, id) > (?1, ?2) ORDER BY due, id LIMIT ?3",
+            )?;
+            let rows = statement.query_map(params![due, id, one_more(limit)], |row| {
+                let job = stored_job(row, 2)?;
+                take_room(job.mutation.weight())?;
+                Ok(job)
+            })?;
+            Listed::take(rows, limit, |job| job.mutation.weight())
+        };
+        list().map_err(|error| failure(tenant, error))
     }
 
     /// A job that ran.
@@ -491,9 +486,27 @@ impl Reader {
             .ok_or(StoreError::JobNotFound { id })
     }
 
-    /// All crons, by name.
-    pub(super) fn crons(&self, tenant: &TenantId) -> Result<Vec<CronState>, StoreError> {
-        crons(self.connection()).map_err(|error| failure(tenant, error))
+    /// Crons, by name.
+    pub(super) fn crons(
+        &self,
+        tenant: &TenantId,
+        after: Option<&CronName>,
+        limit: usize,
+    ) -> Result<Listed<CronState>, StoreError> {
+        let list = || {
+            let sql =
+                format!("SELECT {CRON} FROM nimbus_crons WHERE name > ?1 ORDER BY name LIMIT ?2");
+            let mut statement = self.connection().prepare_cached(&sql)?;
+            // No name is empty.
+            let after = after.map_or("", CronName::as_str);
+            let rows = statement.query_map(params![after, one_more(limit)], |row| {
+                let state = stored_cron(row)?;
+                take_room(state.cron.mutation.weight())?;
+                Ok(state)
+            })?;
+            Listed::take(rows, limit, |state| state.cron.mutation.weight())
+        };
+        list().map_err(|error| failure(tenant, error))
     }
 }
 

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     apply::{Reader, Writing, malformed, stored_fields, take_room},
     expressions::Ordered,
-    failure, layout,
+    failure, layout, one_more,
 };
 use crate::{
     documents::{
@@ -36,7 +36,7 @@ use crate::{
         schema::{IndexRule, TableSchema},
     },
     failpoints::crash_point,
-    tenants::{MAX_OFFENDERS, Offenders, StoreError},
+    tenants::{Listed, MAX_OFFENDERS, Offenders, StoreError},
 };
 
 /// What this module adds to a tenant's file.
@@ -289,10 +289,27 @@ impl Reader {
     }
 
     /// All schemas, in the order of their tables' names.
-    pub(super) fn schemas(&mut self, tenant: &TenantId) -> Result<Vec<TableSchema>, StoreError> {
-        self.snapshot()
-            .and_then(|snapshot| all(&snapshot))
-            .map_err(|error| failure(tenant, error))
+    pub(super) fn schemas(
+        &self,
+        tenant: &TenantId,
+        after: Option<&TableName>,
+        limit: usize,
+    ) -> Result<Listed<TableSchema>, StoreError> {
+        let list = || {
+            let mut statement = self.connection().prepare_cached(
+                "SELECT definition FROM nimbus_schemas JOIN nimbus_tables USING (number)
+                 WHERE name > ?1 ORDER BY name LIMIT ?2",
+            )?;
+            // No name is empty.
+            let after = after.map_or("", TableName::as_str);
+            let rows = statement.query_map(params![after, one_more(limit)], |row| {
+                let definition: String = row.get(0)?;
+                take_room(definition.len())?;
+                read(&definition)
+            })?;
+            Listed::take(rows, limit, |schema| schema.to_json().len())
+        };
+        list().map_err(|error| failure(tenant, error))
     }
 
     /// Looks through a table for documents that do not fit a schema, without the writer.
@@ -324,11 +341,7 @@ pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<TableSchema>>
         .prepare_cached(
             "SELECT definition FROM nimbus_schemas JOIN nimbus_tables USING (number) ORDER BY name",
         )?
-        .query_map([], |row| {
-            let definition: String = row.get(0)?;
-            take_room(definition.len())?;
-            read(&definition)
-        })?
+        .query_map([], |row| read(&row.get::<_, String>(0)?))?
         .collect()
 }
 

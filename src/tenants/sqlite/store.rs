@@ -24,7 +24,8 @@ use crate::{
         deploy::{AppFile, AppPath, ContentHash, Deploy, Deployed, Generations},
         query::{Position, Query, QueryPage},
         schedule::{
-            Cron, CronName, CronState, DueWork, FinishedJob, Job, JobId, NewJob, Origin, Ran,
+            Cron, CronName, CronState, DueWork, FinishedJob, Job, JobId, JobPlace, NewJob, Origin,
+            Ran,
         },
         schema::TableSchema,
     },
@@ -32,7 +33,7 @@ use crate::{
     metrics::{self, Held},
     sqlcipher::{self, Database},
     tenants::{
-        Cursors, DueLog, MAX_LIST_BYTES, MAX_PAGE_BYTES, StoreError, TenantStore,
+        Cursors, DueLog, Listed, MAX_LIST_BYTES, MAX_PAGE_BYTES, StoreError, TenantStore,
         registry::{Lease, Resource},
     },
 };
@@ -262,16 +263,6 @@ impl TenantStore for SqliteTenant {
         self.explained(result)
     }
 
-    async fn list(&self, table: &TableName, limit: usize) -> Result<Vec<Document>, StoreError> {
-        let table = table.clone();
-        let result = self
-            .lease
-            .readers
-            .read(move |reader, tenant| reader.list(tenant, &table, limit))
-            .await;
-        self.explained(result)
-    }
-
     async fn query(
         &self,
         query: Query,
@@ -332,8 +323,12 @@ impl TenantStore for SqliteTenant {
         self.written(self.lease.writer.run(size, work)).await
     }
 
-    async fn jobs(&self) -> Result<Vec<Job>, StoreError> {
-        let read = |reader: &mut Reader, tenant: &TenantId| reader.jobs(tenant);
+    async fn list_jobs(
+        &self,
+        after: Option<JobPlace>,
+        limit: usize,
+    ) -> Result<Listed<Job>, StoreError> {
+        let read = move |reader: &mut Reader, tenant: &TenantId| reader.jobs(tenant, after, limit);
         self.explained(self.lease.readers.read(read).await)
     }
 
@@ -356,8 +351,14 @@ impl TenantStore for SqliteTenant {
         self.written(self.lease.writer.run(size, work)).await
     }
 
-    async fn crons(&self) -> Result<Vec<CronState>, StoreError> {
-        let read = |reader: &mut Reader, tenant: &TenantId| reader.crons(tenant);
+    async fn list_crons(
+        &self,
+        after: Option<CronName>,
+        limit: usize,
+    ) -> Result<Listed<CronState>, StoreError> {
+        let read = move |reader: &mut Reader, tenant: &TenantId| {
+            reader.crons(tenant, after.as_ref(), limit)
+        };
         self.explained(self.lease.readers.read(read).await)
     }
 
@@ -416,13 +417,15 @@ impl TenantStore for SqliteTenant {
         self.explained(result)
     }
 
-    async fn schemas(&self) -> Result<Vec<TableSchema>, StoreError> {
-        let result = self
-            .lease
-            .readers
-            .read(|reader, tenant| reader.schemas(tenant))
-            .await;
-        self.explained(result)
+    async fn list_schemas(
+        &self,
+        after: Option<TableName>,
+        limit: usize,
+    ) -> Result<Listed<TableSchema>, StoreError> {
+        let read = move |reader: &mut Reader, tenant: &TenantId| {
+            reader.schemas(tenant, after.as_ref(), limit)
+        };
+        self.explained(self.lease.readers.read(read).await)
     }
 
     async fn close(&self) -> Result<(), StoreError> {

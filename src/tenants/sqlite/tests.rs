@@ -12,10 +12,14 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::{
-    documents::{Document, DocumentId, Fields, Mutation, MutationOutcome, TableName},
+    documents::{
+        Document, DocumentId, Fields, Mutation, MutationOutcome, TableName,
+        query::{MAX_PAGE, Query},
+        schedule::NewJob,
+    },
     envelope::{KeyRing, manifest_path},
     sqlcipher,
-    tenants::{MAX_LIST, MAX_TABLES},
+    tenants::{MAX_PAGE_BYTES, MAX_TABLES, whole::Whole as _},
 };
 
 /// A core with a fresh key.
@@ -352,7 +356,7 @@ async fn lists_are_bounded() {
     let tenants = house.open().await;
     tenants.create_tenant(&id("acme")).await.unwrap();
     let store = tenants.open(&id("acme")).await.unwrap();
-    for _ in 0..=MAX_LIST / 100 {
+    for _ in 0..=MAX_PAGE / 100 {
         let mut group = JoinSet::new();
         for _ in 0..100 {
             let store = Arc::clone(&store);
@@ -360,24 +364,38 @@ async fn lists_are_bounded() {
         }
         assert!(group.join_all().await.iter().all(Result::is_ok));
     }
-    assert_eq!(
-        store.list(&table("t"), usize::MAX).await.unwrap().len(),
-        MAX_LIST
-    );
+    let all = Query::all(table("t"));
+    let page = store.query(all, None, usize::MAX).await.unwrap();
+    assert_eq!(page.documents.len(), MAX_PAGE);
+    assert!(page.next.is_some(), "more are there");
+    let whole = store.list(&table("t"), usize::MAX).await.unwrap();
+    assert_eq!(whole.len(), MAX_PAGE + 100);
+
     let large = fields(&format!(r#"{{"x":"{}"}}"#, "y".repeat(1_048_000)));
-    for _ in 0..65 {
-        let mutation = Mutation::Insert {
-            table: table("large"),
-            fields: large.clone(),
-            id: None,
+    let put = |table: TableName| Mutation::Insert {
+        table,
+        fields: large.clone(),
+        id: None,
+    };
+    for _ in 0..9 {
+        let _outcome = store.apply(put(table("large"))).await.unwrap();
+        let job = NewJob {
+            delay: Duration::from_secs(60),
+            mutation: put(table("never")),
         };
-        let _outcome = store.apply(mutation).await.unwrap();
+        let _job = store.schedule(job, 0).await.unwrap();
     }
-    assert!(matches!(
-        store.list(&table("large"), 1000).await,
-        Err(StoreError::ListTooLarge { .. })
-    ));
-    assert_eq!(store.list(&table("large"), 10).await.unwrap().len(), 10);
+    let page = store
+        .query_page(Query::all(table("large")), None, 1000)
+        .await
+        .unwrap();
+    assert_eq!(page.documents.len(), MAX_PAGE_BYTES / 1_048_000);
+    assert!(page.next.is_some(), "it ended early");
+    let whole = store.list(&table("large"), usize::MAX).await.unwrap();
+    assert_eq!(whole.len(), 9);
+    let jobs = store.list_jobs(None, 1000).await.unwrap();
+    assert!(jobs.more && jobs.items.len() < 5);
+    assert_eq!(store.jobs().await.unwrap().len(), 9);
 }
 
 #[tokio::test]

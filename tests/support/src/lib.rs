@@ -36,3 +36,8 @@ pub use fault::{Fault, FaultProxy};
 pub use machine::{Answer, Ended, Machine, Server, files_under};
 pub use moto::Moto;
 pub use tls::{ConnectProxy, TlsFront};
+
+/// A list that is answered whole, `items` under `name`.
+pub fn whole(name: &str, items: serde_json::Value) -> serde_json::Value {
+    serde_json::json!({name: items, "next_cursor": null, "has_more": false})
+}

@@ -403,6 +403,25 @@ impl Server {
         body
     }
 
+    /// The items of a list, from its first part to its last, each of at most `limit` items.
+    pub fn list(&self, path: &str, name: &str, limit: usize) -> Vec<Value> {
+        let mut items = Vec::new();
+        let mut after = String::new();
+        loop {
+            let part = self.get(&format!("{path}?limit={limit}{after}"));
+            let listed = part[name].as_array().expect("a list");
+            assert!(listed.len() <= limit, "{path}: {}", listed.len());
+            items.extend_from_slice(listed);
+            let Some(cursor) = part["next_cursor"].as_str() else {
+                assert_eq!(part["has_more"], false, "{path}");
+                return items;
+            };
+            assert_eq!(part["has_more"], true, "{path}");
+            assert!(!listed.is_empty(), "{path}: a part without items");
+            after = format!("&after={cursor}");
+        }
+    }
+
     /// POST, which has to create.
     pub fn create(&self, path: &str, body: &Value) -> Value {
         let (status, answer) = self.request("POST", path, Some(body));

@@ -71,6 +71,10 @@ pub(in crate::server) struct CronMade {
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct Crons {
     crons: Vec<CronState>,
+    /// What to ask for next with `after`, where there are more.
+    #[schema(required)]
+    next_cursor: Option<String>,
+    has_more: bool,
 }
 
 #[derive(ToSchema)]

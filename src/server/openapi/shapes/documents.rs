@@ -78,12 +78,6 @@ pub(in crate::server) struct Written {
 
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::server) struct Documents {
-    data: Vec<Document>,
-}
-
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(in crate::server) struct OneDocument {
     document: Document,
 }

@@ -9,6 +9,7 @@ use super::TenantId;
 #[into_params(parameter_in = Query)]
 pub(in crate::server) struct StatusPart {
     /// `unwrap` without it, `none` where that would cost calls over the network.
+    #[param(nullable = false)]
     verify: Option<Verify>,
 }
 

@@ -9,10 +9,10 @@ use super::{DocumentId, TableName};
 #[into_params(parameter_in = Query)]
 pub(in crate::server) struct JournalPart {
     /// The number after which to begin.
-    #[param(minimum = 0)]
+    #[param(minimum = 0, nullable = false)]
     after: Option<i64>,
     /// How many records.
-    #[param(minimum = 1, maximum = 1000)]
+    #[param(minimum = 1, maximum = 1000, nullable = false)]
     limit: Option<u32>,
 }
 

@@ -31,6 +31,10 @@ pub(in crate::server) struct Scheduled {
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct Jobs {
     jobs: Vec<Job>,
+    /// What to ask for next with `after`, where there are more.
+    #[schema(required)]
+    next_cursor: Option<String>,
+    has_more: bool,
 }
 
 #[derive(ToSchema)]

@@ -58,4 +58,8 @@ pub(in crate::server) struct IndexRule {
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct Schemas {
     tables: BTreeMap<String, TableSchema>,
+    /// What to ask for next with `after`, where there are more.
+    #[schema(required)]
+    next_cursor: Option<String>,
+    has_more: bool,
 }

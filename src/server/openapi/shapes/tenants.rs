@@ -20,4 +20,8 @@ pub(in crate::server) struct NewTenant {
 pub(in crate::server) struct Tenants {
     /// Sorted.
     tenants: Vec<TenantId>,
+    /// What to ask for next with `after`, where there are more.
+    #[schema(required)]
+    next_cursor: Option<String>,
+    has_more: bool,
 }

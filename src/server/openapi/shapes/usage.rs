@@ -9,7 +9,7 @@ use super::TenantId;
 #[into_params(parameter_in = Query)]
 pub(in crate::server) struct UsagePart {
     /// `2026-11`; all of them without it.
-    #[param(pattern = "^[0-9]{4}-(0[1-9]|1[0-2])$")]
+    #[param(pattern = "^[0-9]{4}-(0[1-9]|1[0-2])$", nullable = false)]
     month: Option<String>,
 }
 

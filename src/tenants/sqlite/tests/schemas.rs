@@ -304,7 +304,7 @@ async fn a_schema_and_writes_in_one_group_see_each_other_in_turn() {
     }
     // Whatever came first: under a schema there are no documents that do not fit it.
     let wrong = |document: &&Document| document.fields.as_json().contains('x');
-    let documents = store.list(&table("t"), MAX_LIST).await.unwrap();
+    let documents = store.list(&table("t"), usize::MAX).await.unwrap();
     match store.schema(&table("t")).await {
         Ok(_) => assert_eq!(documents.iter().find(wrong), None),
         Err(_) => {

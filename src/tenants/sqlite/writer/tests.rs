@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::{
-    documents::{DocumentId, Fields, TableName},
+    documents::{DocumentId, Fields, TableName, query::Query},
     envelope::Intent,
     sqlcipher,
     tenants::{Unscheduled, alone, sqlite::tests::encryption},
@@ -103,10 +103,13 @@ impl Desk {
     async fn bodies(&self) -> Vec<String> {
         let list = self
             .readers
-            .read(|reader, tenant| reader.list(tenant, &table(), 1000))
+            .read(|reader, tenant| {
+                reader.query(tenant, &Query::all(table()), None, 1000, usize::MAX)
+            })
             .await
             .unwrap();
-        list.into_iter()
+        list.documents
+            .into_iter()
             .map(|document| document.fields.as_json().to_owned())
             .collect()
     }
