@@ -1,5 +1,6 @@
 //! The running server held to `/openapi.json`: by a client that is generated from it, and by answers that such a client does not come to.
 
+mod clients;
 mod strict;
 
 use std::process::Command;
