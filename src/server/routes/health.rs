@@ -27,7 +27,7 @@ pub(in crate::server) async fn health() -> RawJson {
     responses(
         (status = 200, description = "Everything works", body = shapes::Readiness),
         (status = 503, description = "Something does not, or overload",
-            content((shapes::Readiness = "application/json"))),
+            content((shapes::Unready = "application/json"))),
     ))]
 pub(in crate::server) async fn ready(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
     fn check<E: std::error::Error>(result: Result<(), E>) -> (bool, Value) {

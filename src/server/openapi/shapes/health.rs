@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use utoipa::ToSchema;
 
-use super::ErrorCode;
+use super::{ErrorCode, ErrorEnvelope};
 
 /// Exactly `{"ok":true}`.
 #[derive(ToSchema)]
@@ -22,6 +22,14 @@ pub(in crate::server) struct Readiness {
     /// Tenants that did not open when they were asked for last, and the code of the reason.
     tenants_in_trouble: BTreeMap<String, ErrorCode>,
     leases: Leases,
+}
+
+/// What does not work, or, where the server is too busy to say, an error.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub(in crate::server) enum Unready {
+    Checked(Readiness),
+    Refused(ErrorEnvelope),
 }
 
 #[derive(ToSchema)]
