@@ -1,4 +1,7 @@
-//! What requests under way may hold in all, and each tenant of it: places, and bytes that are buffered for them.
+//! What requests under way may hold in all, and each caller of it: places, and bytes that are buffered for them.
+//!
+//! The credential decides who is charged, never the path: a key's requests are charged to its tenant, whatever they ask for.
+//! A part is reserved for the operator, who must be able to act while tenants flood the server.
 //!
 //! A tenant may hold as much as is free: alone it gets half of all, and however many tenants flood the server at once, the
 //! last part stays free for the others (*n* floods leave 1/(*n* + 1) of it). Nobody is kept back while there is room. It is the
@@ -7,6 +10,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nimbus_manifests::TenantId;
 use tokio::time::Instant;
 
 use crate::metrics::{self, Held};
@@ -16,20 +20,33 @@ use crate::process;
 #[derive(Debug)]
 pub(crate) struct Shares {
     all: usize,
+    /// How much of it only the operator may take.
+    reserved: usize,
     taken: Mutex<Taken>,
+}
+
+/// Who is charged for a request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Payer {
+    /// Who holds the admin token.
+    Operator,
+    /// A tenant, whose key the request carries.
+    Tenant(TenantId),
+    /// Everybody whose credential is missing or not known: all of them together.
+    Stranger,
 }
 
 #[derive(Debug, Default)]
 struct Taken {
     all: usize,
-    by_tenant: HashMap<Box<str>, usize>,
+    by_payer: HashMap<Payer, usize>,
 }
 
 /// A part of it, until dropped.
 #[derive(Debug)]
 struct Share {
     shares: Arc<Shares>,
-    tenant: Option<Box<str>>,
+    payer: Payer,
     amount: usize,
 }
 
@@ -39,22 +56,26 @@ pub(crate) enum Refused {
     /// All of it is taken.
     #[error("all of it is taken")]
     Full,
-    /// The tenant has its share.
-    #[error("the tenant has its share")]
+    /// The caller has its share.
+    #[error("the caller has its share")]
     Share,
 }
 
 impl Shares {
-    pub(crate) fn new(all: usize) -> Arc<Self> {
-        let taken = Mutex::default();
-        Arc::new(Self { all, taken })
+    /// So much, of which `reserved` is for the operator alone.
+    pub(crate) fn new(all: usize, reserved: usize) -> Arc<Self> {
+        Arc::new(Self {
+            all,
+            reserved,
+            taken: Mutex::default(),
+        })
     }
 
-    /// A share of `tenant`, or of none, that is still empty.
-    fn share(self: &Arc<Self>, tenant: Option<&str>) -> Share {
+    /// A share of `payer` that is still empty.
+    fn share(self: &Arc<Self>, payer: &Payer) -> Share {
         Share {
             shares: Arc::clone(self),
-            tenant: tenant.map(Box::from),
+            payer: payer.clone(),
             amount: 0,
         }
     }
@@ -67,20 +88,28 @@ impl Shares {
 
 impl Share {
     fn grow(&mut self, more: usize) -> Result<(), Refused> {
+        if more == 0 {
+            return Ok(());
+        }
+        let Shares { all, reserved, .. } = *self.shares;
         let mut taken = self.shares.taken();
-        let free = self.shares.all - taken.all;
-        if more > free {
+        let of = |payer| taken.by_payer.get(payer).copied().unwrap_or(0);
+        // What is left of the reserve is not free.
+        let left = reserved.saturating_sub(of(&Payer::Operator));
+        let free = all.saturating_sub(taken.all + left);
+        let held = of(&self.payer);
+        let (held, more_of_all) = match self.payer {
+            // The reserve first, then a share like any other.
+            Payer::Operator => (held.saturating_sub(reserved), more.saturating_sub(left)),
+            Payer::Tenant(_) | Payer::Stranger => (held, more),
+        };
+        if more_of_all > free {
             return Err(Refused::Full);
         }
-        if let Some(tenant) = &self.tenant {
-            match taken.by_tenant.get_mut(tenant) {
-                Some(held) if *held + more > free => return Err(Refused::Share),
-                Some(held) => *held += more,
-                None => {
-                    let _none = taken.by_tenant.insert(Box::clone(tenant), more);
-                }
-            }
+        if held > 0 && held + more_of_all > free {
+            return Err(Refused::Share);
         }
+        *taken.by_payer.entry(self.payer.clone()).or_default() += more;
         taken.all += more;
         self.amount += more;
         Ok(())
@@ -90,12 +119,10 @@ impl Share {
         let mut taken = self.shares.taken();
         taken.all -= less;
         self.amount -= less;
-        if let Some(tenant) = &self.tenant
-            && let Some(held) = taken.by_tenant.get_mut(tenant)
-        {
+        if let Some(held) = taken.by_payer.get_mut(&self.payer) {
             *held -= less;
             if *held == 0 {
-                let _none = taken.by_tenant.remove(tenant);
+                let _none = taken.by_payer.remove(&self.payer);
             }
         }
     }
@@ -127,18 +154,19 @@ struct State {
 }
 
 impl Account {
-    /// The account of a request on `tenant`, or on none.
+    /// The account of a request that `payer` is charged for, with a place where it `needs_place`.
     pub(crate) fn open(
         places: &Arc<Shares>,
         bytes: &Arc<Shares>,
-        tenant: Option<&str>,
+        payer: &Payer,
+        needs_place: bool,
         due: Instant,
     ) -> Result<Arc<Self>, Refused> {
-        let mut place = places.share(tenant);
-        place.grow(1)?;
+        let mut place = places.share(payer);
+        place.grow(usize::from(needs_place))?;
         let state = State {
             used: 0,
-            share: bytes.share(tenant),
+            share: bytes.share(payer),
             leaving: false,
             due,
         };
@@ -252,7 +280,7 @@ pub(crate) fn take(bytes: usize) -> Result<(), Refused> {
 pub(crate) fn bytes() -> Arc<Shares> {
     let most = most_buffered(process::memory_limit());
     metrics::BUFFER_LIMIT.set(most as f64);
-    Shares::new(most)
+    Shares::new(most, RESERVED)
 }
 
 /// How many bytes may be buffered: an eighth of the machine's memory, within bounds.
@@ -263,7 +291,9 @@ fn most_buffered(memory: Option<u64>) -> usize {
     eighth.clamp(LEAST_BUFFERED, MOST_BUFFERED)
 }
 
-/// A tenant that is alone, and so has half, can have an answer of 64 MiB.
+/// What the operator's requests may buffer, whoever floods the server.
+const RESERVED: usize = 8 << 20;
+/// A tenant that is alone, and so has half of the rest, can have an answer of 64 MiB.
 const LEAST_BUFFERED: usize = 192 << 20;
 const MOST_BUFFERED: usize = 512 << 20;
 /// What a request may buffer without taking a share: most need no more.
@@ -275,52 +305,75 @@ const STEP: usize = 64 << 10;
 mod tests {
     use super::*;
 
-    /// Takes places for a tenant until there is none.
-    fn fill(places: &Arc<Shares>, tenant: Option<&str>) -> Vec<Share> {
+    fn tenant(id: &str) -> Payer {
+        Payer::Tenant(id.parse().unwrap())
+    }
+
+    /// Takes places for a payer until there is none.
+    fn fill(places: &Arc<Shares>, payer: &Payer) -> Vec<Share> {
         std::iter::from_fn(|| {
-            let mut share = places.share(tenant);
+            let mut share = places.share(payer);
             share.grow(1).ok().map(|()| share)
         })
         .collect()
     }
 
-    fn refused(shares: &Arc<Shares>, tenant: Option<&str>) -> Refused {
-        shares.share(tenant).grow(1).unwrap_err()
+    fn refused(shares: &Arc<Shares>, payer: &Payer) -> Refused {
+        shares.share(payer).grow(1).unwrap_err()
     }
 
     #[test]
     fn a_flood_takes_half_and_the_others_have_the_rest() {
-        let places = Shares::new(96);
-        let first = fill(&places, Some("first"));
+        let places = Shares::new(96, 0);
+        let first = fill(&places, &tenant("first"));
         assert_eq!(first.len(), 48);
-        assert_eq!(refused(&places, Some("first")), Refused::Share);
-        let second = fill(&places, Some("second"));
+        assert_eq!(refused(&places, &tenant("first")), Refused::Share);
+        let second = fill(&places, &tenant("second"));
         assert_eq!(second.len(), 24);
-        let mut third = places.share(Some("third"));
+        let mut third = places.share(&tenant("third"));
         third.grow(1).unwrap();
         drop(first);
-        assert!(!fill(&places, Some("second")).is_empty());
+        assert!(!fill(&places, &tenant("second")).is_empty());
         drop((second, third));
-        assert_eq!(fill(&places, Some("second")).len(), 48);
+        assert_eq!(fill(&places, &tenant("second")).len(), 48);
     }
 
     #[test]
-    fn what_names_no_tenant_may_take_all_and_all_is_given_back() {
-        let places = Shares::new(8);
-        let held = fill(&places, None);
-        assert_eq!(held.len(), 8);
-        assert_eq!(refused(&places, None), Refused::Full);
-        assert_eq!(refused(&places, Some("a")), Refused::Full);
-        drop(held);
-        drop(fill(&places, Some("a")));
+    fn strangers_have_one_share_and_all_is_given_back() {
+        let places = Shares::new(8, 0);
+        let strangers = fill(&places, &Payer::Stranger);
+        assert_eq!(strangers.len(), 4);
+        assert_eq!(refused(&places, &Payer::Stranger), Refused::Share);
+        let tenants = ["a", "b", "c", "d"].map(|id| fill(&places, &tenant(id)));
+        assert_eq!(refused(&places, &tenant("e")), Refused::Full);
+        drop((strangers, tenants));
         let taken = places.taken();
-        assert_eq!((taken.all, taken.by_tenant.len()), (0, 0));
+        assert_eq!((taken.all, taken.by_payer.len()), (0, 0));
+    }
+
+    #[test]
+    fn the_reserve_is_the_operators_alone() {
+        let places = Shares::new(104, 8);
+        let floods: Vec<_> = (0..20)
+            .map(|n| fill(&places, &tenant(&format!("t{n}"))))
+            .collect();
+        assert_eq!(floods.iter().map(Vec::len).sum::<usize>(), 96);
+        assert_eq!(refused(&places, &Payer::Stranger), Refused::Full);
+        let reserve = fill(&places, &Payer::Operator);
+        assert_eq!(reserve.len(), 8);
+        // What the operator holds is not taken from tenants.
+        drop(floods);
+        assert_eq!(fill(&places, &tenant("a")).len(), 48);
+        drop(reserve);
+        // Beyond the reserve the operator has a share like any other.
+        assert_eq!(fill(&places, &Payer::Operator).len(), 8 + 48);
+        assert_eq!(fill(&places, &tenant("a")).len(), 48);
     }
 
     #[test]
     fn an_account_covers_what_is_buffered_and_gives_back_what_was_sent() {
-        let (places, bytes) = (Shares::new(8), Shares::new(64 * STEP));
-        let open = |tenant| Account::open(&places, &bytes, Some(tenant), Instant::now()).unwrap();
+        let (places, bytes) = (Shares::new(8, 0), Shares::new(64 * STEP, 0));
+        let open = |id| Account::open(&places, &bytes, &tenant(id), true, Instant::now()).unwrap();
         let held = || bytes.taken().all;
         let account = open("a");
         account.take(WITH_A_PLACE).unwrap();

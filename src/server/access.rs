@@ -290,7 +290,11 @@ impl Gate {
         if self.needs == Needs::Nothing {
             return self.check_headers(request).map(|()| None);
         }
-        let caller = identify(&self.app, request.headers())?;
+        let Identified(caller) = request
+            .extensions_mut()
+            .remove()
+            .unwrap_or_else(|| identify(&self.app, request.headers()));
+        let caller = caller?;
         if let Caller::Key { .. } = caller {
             let tenant = tenant_in_path(request).await;
             if !permits(self.needs, &caller, tenant.as_deref()) {
@@ -376,14 +380,19 @@ fn forbidden(needs: Needs) -> ApiError {
     ApiError::new(Code::NotAllowed, message)
 }
 
-fn identify(app: &App, headers: &HeaderMap) -> Result<Caller, ApiError> {
-    match credential(headers)? {
+/// Whom a request comes from, or why nobody is known: an extension of it until its route is found.
+#[derive(Debug, Clone)]
+pub(super) struct Identified(pub(super) Result<Caller, ApiError>);
+
+/// Looks at the credential, which takes no place among requests under way and reads no body.
+pub(super) fn identify(app: &App, headers: &HeaderMap) -> Identified {
+    Identified(credential(headers).and_then(|credential| match credential {
         Credential::Bearer(text) => match AccessKey::parse(text) {
             Some(key) => identify_key(app, &key),
             None => identify_admin(app, text),
         },
         Credential::AdminToken(text) => identify_admin(app, text),
-    }
+    }))
 }
 
 fn identify_key(app: &App, key: &AccessKey) -> Result<Caller, ApiError> {

@@ -1,6 +1,6 @@
 //! What every request passes through before its route, and every answer after it: id, overload, deadline, origin, a fault of ours.
 //!
-//! The credential is looked at by `access`, which knows what the route needs. All of this is one future and not a tower of layers: each
+//! The credential is looked at first, and says who is charged; what the route needs of it `access` knows. All of this is one future and not a tower of layers: each
 //! layer of a router is cloned and boxed for each request, which cost more than what they did.
 
 use std::panic::AssertUnwindSafe;
@@ -21,12 +21,13 @@ use tower_layer::Layer as _;
 use tower_service::Service as _;
 use tracing::Span;
 
+use super::access::{Caller, Identified};
 use super::connections::{Answers, Hold};
 use super::error::{ApiError, Code};
 use super::pace::Received;
 use super::traffic::UNMATCHED;
 use super::{App, access, once};
-use crate::budget::{self, Account, Refused};
+use crate::budget::{self, Account, Payer, Refused};
 use crate::metrics;
 use crate::tenants::Limit;
 
@@ -37,6 +38,8 @@ pub(super) struct Front {
     routes: Router,
     /// The same routes, for browsers' pages.
     for_pages: Cors<Router>,
+    /// Requests come through the control socket.
+    commands: bool,
 }
 
 /// What a request is known by: an extension of it.
@@ -102,6 +105,15 @@ impl Front {
             app,
             routes,
             for_pages,
+            commands: false,
+        }
+    }
+
+    /// The same for commands of this machine.
+    pub(super) fn for_commands(&self) -> Self {
+        Self {
+            commands: true,
+            ..self.clone()
         }
     }
 
@@ -112,7 +124,10 @@ impl Front {
         let ticket = Ticket::new(id, request.method().clone());
         let _none = request.extensions_mut().insert(ticket.clone());
         let page = accepted_origin(&self.app, request.headers());
-        let (mut response, holding) = self.guarded(request).await;
+        let identified = access::identify(&self.app, request.headers());
+        let payer = payer(&identified);
+        let _none = request.extensions_mut().insert(identified);
+        let (mut response, holding) = self.guarded(request, &payer).await;
         let id = &ticket.0.id;
         if let Some(error) = response.extensions_mut().remove::<ApiError>() {
             response = error.respond(id);
@@ -139,7 +154,7 @@ impl Front {
     }
 
     /// Overload, deadline and faults: each ends in one clear answer.
-    async fn guarded(&self, request: Request) -> (Response, Holding) {
+    async fn guarded(&self, request: Request, payer: &Payer) -> (Response, Holding) {
         let path = request.uri().path();
         let deadline = if path == super::ENCRYPTION_STATUS {
             LONG_DEADLINE
@@ -148,9 +163,11 @@ impl Front {
         };
         let App { places, bytes, .. } = &*self.app;
         let due = Moment::now() + deadline;
-        let account = match Account::open(places, bytes, tenant_in(path), due) {
+        // Commands are bounded by their connections, and whoever asks for this is never told to come again.
+        let needs_place = path != super::HEALTH && !(self.commands && *payer == Payer::Operator);
+        let account = match Account::open(places, bytes, payer, needs_place, due) {
             Ok(account) => account,
-            Err(refused) => return (exhausted(refused).into_response(), Holding(None)),
+            Err(refused) => return (exhausted(refused, payer).into_response(), Holding(None)),
         };
         let answering = self.answered(request, &account, deadline);
         let mut response = budget::charged(Arc::clone(&account), answering).await;
@@ -303,15 +320,23 @@ fn cors(app: Arc<App>) -> CorsLayer {
         ])
 }
 
-fn exhausted(refused: Refused) -> ApiError {
-    let (counter, message) = match refused {
-        Refused::Full => (
+fn exhausted(refused: Refused, payer: &Payer) -> ApiError {
+    let (counter, message) = match (refused, payer) {
+        (Refused::Full, _) => (
             &metrics::REFUSED_FULL,
             "the server has as many requests under way as it takes",
         ),
-        Refused::Share => (
+        (Refused::Share, Payer::Tenant(_)) => (
             &metrics::REFUSED_SHARE,
             "this tenant has its share of the requests that the server takes under way",
+        ),
+        (Refused::Share, Payer::Operator) => (
+            &metrics::REFUSED_SHARE,
+            "the admin token has its share of the requests that the server takes under way",
+        ),
+        (Refused::Share, Payer::Stranger) => (
+            &metrics::REFUSED_SHARE,
+            "requests without a known credential have their share of those that the server takes under way",
         ),
     };
     counter.increment(1);
@@ -323,18 +348,13 @@ pub(super) fn crowded() -> ApiError {
     ApiError::new(Code::ResourceExhausted, format!("{}", Limit::BufferedBytes))
 }
 
-/// The tenant that a path names, as it is written there. A tenant's id needs no escapes: what is escaped is nobody's, and all of it shares
-/// one place in the count.
-fn tenant_in(path: &str) -> Option<&str> {
-    let rest = path
-        .strip_prefix("/api/tenants/")
-        .or_else(|| path.strip_prefix("/apps/"))?;
-    let tenant = rest.split('/').next().unwrap_or_default();
-    Some(if tenant.parse::<nimbus_manifests::TenantId>().is_ok() {
-        tenant
-    } else {
-        ""
-    })
+/// Who is charged for a request: whose credential it carries, whatever path it names.
+fn payer(Identified(caller): &Identified) -> Payer {
+    match caller {
+        Ok(Caller::Admin { .. }) => Payer::Operator,
+        Ok(Caller::Key { tenant, .. }) => Payer::Tenant(tenant.clone()),
+        Err(_) => Payer::Stranger,
+    }
 }
 
 /// A request that names a foreign origin comes from a browser on somebody else's page.
@@ -416,21 +436,6 @@ const LONG_DEADLINE: Duration = Duration::from_secs(3600);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn finds_the_tenant_of_a_path() {
-        for (path, tenant) in [
-            ("/api/tenants/demo/query", Some("demo")),
-            ("/api/tenants/demo", Some("demo")),
-            ("/apps/demo/index.html", Some("demo")),
-            ("/api/tenants/%64emo/query", Some("")),
-            ("/api/tenants/", Some("")),
-            ("/api/tenants", None),
-            ("/health", None),
-        ] {
-            assert_eq!(tenant_in(path), tenant, "{path}");
-        }
-    }
 
     #[test]
     fn tells_loopback_origins_from_others() {

@@ -135,7 +135,7 @@ impl App {
             operations: Arc::default(),
             tokens,
             allowed_origins,
-            places: Shares::new(MAX_REQUESTS),
+            places: Shares::new(MAX_REQUESTS, RESERVED_REQUESTS),
             bytes: budget::bytes(),
             traffic: Traffic::new(),
             trouble: Mutex::default(),
@@ -258,6 +258,7 @@ pub async fn serve(
     mut stop: watch::Receiver<Stop>,
 ) -> Result<(), ServeError> {
     let front = Front::new(app.clone(), router::router(app.clone()));
+    let for_commands = front.for_commands();
     let (stopping, stopped) = watch::channel(false);
     let mut told = stop.clone();
     let signal = async move {
@@ -275,7 +276,7 @@ pub async fn serve(
         let clients = connections::serve(listener, front.clone(), stopped.clone());
         let commands = async {
             if let Some(commands) = commands {
-                connections::serve(commands, front.clone(), stopped.clone()).await;
+                connections::serve(commands, for_commands, stopped.clone()).await;
             }
         };
         let ((), ()) = tokio::join!(clients, commands);
@@ -356,6 +357,10 @@ pub enum ServeError {
 
 /// How many requests may be under way: more are turned away with `Retry-After` rather than queued without bound.
 const MAX_REQUESTS: usize = 1024;
+/// How many of them are for the admin token alone.
+const RESERVED_REQUESTS: usize = 32;
+/// Asks nothing, and takes no place.
+const HEALTH: &str = "/health";
 /// Looks at every file, so that it may take longer than other requests.
 const ENCRYPTION_STATUS: &str = "/debug/encryption/status";
 /// How long requests under way have; what is left of [`STOP_DEADLINE`] is for closing.

@@ -9,12 +9,12 @@ use super::routes::{
     admin, apps, audit, batch, crons, deploy, documents, health, journal, keys, lock, metrics,
     openapi, query, schedule, schema, tenants, usage,
 };
-use super::{App, ENCRYPTION_STATUS};
+use super::{App, ENCRYPTION_STATUS, HEALTH};
 
 /// Every route. One that reads or writes for a tenant names it `{t}`.
 fn groups() -> [Group; 5] {
     [
-        Group::new(Needs::Nothing).get("/health", health::health),
+        Group::new(Needs::Nothing).get(HEALTH, health::health),
         Group::new(Needs::Reading)
             .get("/api/tenants/{t}/documents/{table}", documents::list)
             .get("/api/tenants/{t}/documents/{table}/{id}", documents::get)

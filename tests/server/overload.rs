@@ -6,7 +6,9 @@ use std::net::TcpStream;
 use nimbus_test_support::Server;
 use serde_json::json;
 
-use super::{assert_refused, demo};
+use super::access_keys::make;
+use super::bodies::{raise_own_file_limit, until};
+use super::{assert_error, assert_refused, demo};
 
 /// A write whose body does not come: it is under way until it does.
 fn slow_write(server: &Server, token: &str, tenant: &str) -> TcpStream {
@@ -25,10 +27,11 @@ fn slow_write_of(server: &Server, token: &str, tenant: &str, length: usize) -> T
 
 #[test]
 fn the_flood_of_one_tenant_is_turned_away_and_the_others_do_not_notice() {
-    let (machine, server) = demo();
+    let (_machine, server) = demo();
     let id = server.insert("demo", "places", &json!({"n": 1}));
+    let (_, other) = make(&server, "demo", "read");
     let _ = server.create("/api/tenants", &json!({"id": "flood"}));
-    let token = machine.token();
+    let (_, token) = make(&server, "flood", "write");
     // Half of the places are its share.
     let mut held: Vec<_> = (0..700)
         .map(|_| slow_write(&server, &token, "flood"))
@@ -40,20 +43,72 @@ fn the_flood_of_one_tenant_is_turned_away_and_the_others_do_not_notice() {
     assert!(message.contains("this tenant"), "{message}");
     assert_eq!(answer.header("retry-after"), Some("1"));
     // Everybody else is served.
-    let read = server.get(&format!("/api/tenants/demo/documents/places/{id}"));
-    assert_eq!(read["document"]["n"], 1);
+    let path = format!("/api/tenants/demo/documents/places/{id}");
+    let (status, read) = server.request_as(&other, "GET", &path, None);
+    assert_eq!((status, &read["document"]["n"]), (200, &json!(1)));
     let _ = server.insert("demo", "places", &json!({"n": 2}));
+    // The operator is, on the flooding tenant too.
+    let _ = server.insert("flood", "places", &json!({"n": 2}));
     assert_eq!(server.get("/health"), json!({"ok": true}));
     // Once the flood is over its tenant is, too.
     drop(held);
     let body = json!({"table": "t", "fields": {}});
     while server
-        .request("POST", "/api/tenants/flood/documents", Some(&body))
+        .request_as(&token, "POST", "/api/tenants/flood/documents", Some(&body))
         .0
         != 201
     {
         std::thread::yield_now();
     }
+    server.stop();
+}
+
+/// A client that asks again and again for something that no tenant is named for, and takes no answer.
+fn silent(server: &Server, key: &str) -> TcpStream {
+    let mut stream = server.connect();
+    rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).expect("a small buffer");
+    let ask =
+        format!("GET /openapi.json HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n");
+    stream.write_all(ask.repeat(50).as_bytes()).expect("sent");
+    stream
+}
+
+#[test]
+fn a_read_key_cannot_keep_the_operator_and_other_tenants_out() {
+    let Some(()) = raise_own_file_limit() else {
+        eprintln!(
+            "SKIPPED: this test has 1500 connections open, and `ulimit -Hn` does not allow it"
+        );
+        return;
+    };
+    let (machine, server) = demo();
+    let (id, stolen) = make(&server, "demo", "read");
+    let _ = server.create("/api/tenants", &json!({"id": "other"}));
+    let (_, others) = make(&server, "other", "read");
+    let ask = |key: &str| server.request_as(key, "GET", "/openapi.json", None);
+    let mut held: Vec<_> = (0..900).map(|_| silent(&server, &stolen)).collect();
+    let half = format!(
+        "POST /api/tenants/demo/query HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {stolen}\r\n\
+         Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{"
+    );
+    held.extend((0..600).map(|_| {
+        let mut stream = server.connect();
+        stream.write_all(half.as_bytes()).expect("sent");
+        stream
+    }));
+    // Its tenant has its share, on whatever path.
+    let (status, answer) = until(|| Some(ask(&stolen)).filter(|(status, _)| *status != 200));
+    let message = assert_error(status, &answer, (503, "rate.resource_exhausted"));
+    assert!(message.contains("this tenant"), "{message}");
+    assert_eq!(ask(&others).0, 200);
+    let (status, ready) = server.request("GET", "/ready", None);
+    assert_eq!(status, 200, "{ready}");
+    let locking = machine.nimbus(&["encryption", "lock", "--tenant-id", "demo"]);
+    machine.run_to_end(locking).expect(0, &[]);
+    let path = format!("/api/tenants/demo/keys/{id}");
+    assert_eq!(server.request("DELETE", &path, None).0, 204);
+    assert_eq!(ask(&stolen).0, 401);
+    drop(held);
     server.stop();
 }
 
@@ -107,15 +162,17 @@ const BOUND: u64 = 512 + 160;
 
 #[test]
 fn a_hundred_clients_that_do_not_read_cost_no_more_than_the_budget() {
-    let (machine, server) = demo();
+    let (_machine, server) = demo();
     let _ = server.create("/api/tenants", &json!({"id": "other"}));
+    let (_, key) = make(&server, "demo", "write");
+    let (_, others) = make(&server, "other", "read");
     let id = server.insert("other", "places", &json!({"n": 1}));
     fill(&server, "demo", 62);
     let query = r#"{"table":"large"}"#;
     let request = format!(
         "POST /api/tenants/demo/query HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{query}",
-        machine.token(),
+        key,
         query.len()
     );
     let mut silent: Vec<_> = (0..100)
@@ -145,9 +202,13 @@ fn a_hundred_clients_that_do_not_read_cost_no_more_than_the_budget() {
     assert!(metric(&server, BUFFERED) <= metric(&server, "nimbus_http_buffered_bytes_limit"));
     assert!(metric(&server, "nimbus_http_buffer_refusals_total") >= 90.0);
     // Others are served, and so is this tenant where it asks for less.
-    let read = server.get(&format!("/api/tenants/other/documents/places/{id}"));
-    assert_eq!(read["document"]["n"], 1);
-    let _ = server.insert("demo", "places", &json!({"n": 2}));
+    let path = format!("/api/tenants/other/documents/places/{id}");
+    let (status, read) = server.request_as(&others, "GET", &path, None);
+    assert_eq!((status, &read["document"]["n"]), (200, &json!(1)));
+    let body = json!({"table": "places", "fields": {"n": 2}});
+    let path = "/api/tenants/demo/documents";
+    let (status, answer) = server.request_as(&key, "POST", path, Some(&body));
+    assert_eq!(status, 201, "{answer}");
     assert!(most_memory(&server) < BOUND, "{} MiB", most_memory(&server));
     drop(silent);
     wait_until(&server, BUFFERED, |bytes| bytes == 0.0);
@@ -162,9 +223,10 @@ fn a_hundred_clients_that_do_not_read_cost_no_more_than_the_budget() {
 
 #[test]
 fn bodies_that_are_half_sent_cost_no_more_than_the_budget() {
-    let (machine, server) = demo();
+    let (_machine, server) = demo();
     let _ = server.create("/api/tenants", &json!({"id": "other"}));
-    let token = machine.token();
+    let (_, token) = make(&server, "demo", "write");
+    let (_, others) = make(&server, "other", "write");
     let half = vec![b'x'; 15 << 20];
     let waiting = std::thread::scope(|scope| {
         let send = || {
@@ -179,7 +241,10 @@ fn bodies_that_are_half_sent_cost_no_more_than_the_budget() {
     });
     assert!(metric(&server, "nimbus_http_buffer_refusals_total") >= 20.0);
     assert!(metric(&server, BUFFERED) > 100e6);
-    let _ = server.insert("other", "places", &json!({"n": 1}));
+    let body = json!({"table": "places", "fields": {"n": 1}});
+    let path = "/api/tenants/other/documents";
+    let (status, answer) = server.request_as(&others, "POST", path, Some(&body));
+    assert_eq!(status, 201, "{answer}");
     assert!(most_memory(&server) < BOUND, "{} MiB", most_memory(&server));
     drop(waiting);
     wait_until(&server, BUFFERED, |bytes| bytes == 0.0);
