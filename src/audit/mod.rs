@@ -281,7 +281,8 @@ impl Chain {
                 return Err(LogError::RolledBack { found });
             }
             (Some(found), Some(data_dir)) => {
-                let mut events = Deeds::of(&beyond.lines).apply(&control, data_dir)?;
+                let deeds = Deeds::of(&beyond.lines).and_pending(control.pending_deletes()?);
+                let mut events = deeds.apply(&control, data_dir)?;
                 events.push(reapply::accepted(&found, events.len()));
                 events
             }

@@ -1,12 +1,12 @@
 //! What the log says was done since a control file was copied, done to that copy again.
 //!
 //! The deeds are done before the head moves, and each can be done again: a crash leaves a control file that is still older than its log.
-//! Lines that are not proven may have been written by anybody: they only take rights away, and destroy nothing.
+//! Lines that are not proven may have been written by anybody: they only take rights away. Nothing is deleted, whatever they say.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use nimbus_manifests::{SealedManifest, Subject, TenantId};
+use nimbus_manifests::{Subject, TenantId};
 
 use super::rolled_back::{BeyondLine, RolledBack};
 use crate::control::{self, Control, ControlError, KeyId};
@@ -20,10 +20,8 @@ pub(super) struct Deeds {
     revoked: BTreeSet<(TenantId, KeyId)>,
     /// Whether each was locked at the end.
     locked: BTreeMap<TenantId, bool>,
-    /// Deleted or shredded, and the data keys that files of the same name had later.
+    /// What an older control file knows of these is of a tenant that has ended; and the data keys that files of the name had later.
     gone: BTreeMap<TenantId, BTreeSet<String>>,
-    /// Those of them that came to be again.
-    again: BTreeSet<TenantId>,
     /// Said to be deleted or shredded by a line that proves nothing.
     doubtful: BTreeSet<TenantId>,
 }
@@ -62,28 +60,35 @@ impl Deeds {
             }
             ("lock", "done") => drop(self.locked.insert(tenant, true)),
             ("unlock", "done") if proven => drop(self.locked.insert(tenant, false)),
-            ("delete" | "shred", "done") if proven => {
+            // Begun is enough: a start finishes what a kill cut short, and may be killed before it writes that down.
+            ("delete" | "shred", _) if proven => {
                 self.revoked.retain(|(of, _)| *of != tenant);
                 let _was = self.locked.remove(&tenant);
-                let _was = self.again.remove(&tenant);
                 drop(self.gone.insert(tenant, BTreeSet::new()));
             }
-            ("delete" | "shred", "done") => drop(self.doubtful.insert(tenant)),
-            (event, _) if proven => {
+            ("delete" | "shred", _) => drop(self.doubtful.insert(tenant)),
+            (event, "begun" | "done") if proven => {
+                // Nothing is created under the name of one that is there.
+                if event == "create" && !self.gone.contains_key(&tenant) {
+                    drop(self.gone.insert(tenant.clone(), BTreeSet::new()));
+                }
                 if let Some(keys) = self.gone.get_mut(&tenant) {
                     keys.extend(line.deks.iter().cloned());
-                    if event == "create" {
-                        let _new = self.again.insert(tenant);
-                    }
                 }
             }
-            // Nothing is deleted that may be a later one's.
-            ("create", _) if self.gone.contains_key(&tenant) => drop(self.again.insert(tenant)),
             _ => {}
         }
     }
 
-    /// The same without what destroys or gives rights back: for lines that a crash left beyond the head.
+    /// With the deletions that the older control file has under way: they may have ended since, and a later tenant be there.
+    pub(super) fn and_pending(mut self, pending: Vec<TenantId>) -> Self {
+        for tenant in pending {
+            let _keys = self.gone.entry(tenant).or_default();
+        }
+        self
+    }
+
+    /// The same without what ends tenants or gives rights back: for lines that a crash left beyond the head.
     pub(super) fn restrictive(mut self) -> Self {
         self.locked.retain(|_, locked| *locked);
         Self {
@@ -105,28 +110,14 @@ impl Deeds {
             events.push(event.saying(what));
         };
         let mut locked = self.locked;
+        let mut came_back = BTreeSet::new();
         for (tenant, later_keys) in &self.gone {
-            let files = Files::of(control, data_dir, tenant)?;
-            let again = self.again.contains(tenant);
-            match &files {
-                Files::Nothing | Files::Known if !again => {
-                    // The start carries it out.
-                    control.begin_delete(tenant)?;
-                    tell(EventKind::Delete, EventOutcome::Begun, tenant, AGAIN);
-                }
-                // What the control file knows is of the one that was deleted.
-                _ => control.finish_delete(tenant)?,
-            }
+            control.finish_delete(tenant)?;
             crash_point!("audit::reapplied-one");
-            let lock = match files {
-                Files::Nothing => false,
-                // They came back in the place of a later one's.
-                Files::Known => again,
-                // Of a later one, if the log names their key.
-                Files::Other(keys) => keys.is_disjoint(later_keys),
-            };
-            if lock {
+            // Of a later tenant, or of a restored one, the log names the data key.
+            if keys_there(data_dir, tenant).is_some_and(|keys| keys.is_disjoint(later_keys)) {
                 let _later = locked.entry(tenant.clone()).or_insert(true);
+                let _new = came_back.insert(tenant);
             }
         }
         for tenant in self.doubtful {
@@ -140,7 +131,11 @@ impl Deeds {
             match (before.contains(&tenant), locked) {
                 (false, true) => {
                     control.lock_tenant(&tenant)?;
-                    tell(EventKind::Lock, EventOutcome::Done, &tenant, AGAIN);
+                    let said = match came_back.contains(&tenant) {
+                        true => came_back_says(&tenant),
+                        false => AGAIN.to_owned(),
+                    };
+                    tell(EventKind::Lock, EventOutcome::Done, &tenant, &said);
                 }
                 (true, false) => {
                     control.unlock_tenant(&tenant)?;
@@ -189,36 +184,28 @@ fn is_there(data_dir: &Path, tenant: &TenantId) -> bool {
     files.map_or(true, |files| !files.is_empty())
 }
 
-/// What stands on the disk under the name of a tenant that was deleted.
-enum Files {
-    /// Neither a database nor a manifest.
-    Nothing,
-    /// The very file that the control file knows.
-    Known,
-    /// Another, with these data keys; none of one whose manifest is lost or unreadable.
-    Other(BTreeSet<String>),
+/// The data keys of what stands under this name, by a manifest that nobody has verified: one that lies does not open. `None` when there
+/// is neither a database nor a manifest, and no key where the manifest is lost or unreadable.
+fn keys_there(data_dir: &Path, tenant: &TenantId) -> Option<BTreeSet<String>> {
+    let path = data_dir.join(data_dir::subject(tenant).file_name());
+    match read_manifest(&manifest_path(&path)) {
+        Ok(Some(sealed)) => {
+            let deks = sealed.claims().deks().iter();
+            Some(deks.map(|dek| dek.id.to_string()).collect())
+        }
+        Ok(None) if std::fs::symlink_metadata(&path).is_err() => None,
+        Ok(None) | Err(_) => Some(BTreeSet::new()),
+    }
 }
 
-impl Files {
-    fn of(control: &Control, data_dir: &Path, tenant: &TenantId) -> Result<Self, ControlError> {
-        let subject = data_dir::subject(tenant);
-        let path = data_dir.join(subject.file_name());
-        let sealed = match read_manifest(&manifest_path(&path)) {
-            Ok(Some(sealed)) => sealed,
-            Ok(None) if std::fs::symlink_metadata(&path).is_err() => return Ok(Self::Nothing),
-            Ok(None) | Err(_) => return Ok(Self::Other(BTreeSet::new())),
-        };
-        let copies = control.copies(&subject)?;
-        let known = copies
-            .all()
-            .filter_map(|copy| SealedManifest::parse(copy).ok())
-            .any(|copy| copy.claims().file_id() == sealed.claims().file_id());
-        if known {
-            return Ok(Self::Known);
-        }
-        let deks = sealed.claims().deks().iter();
-        Ok(Self::Other(deks.map(|dek| dek.id.to_string()).collect()))
-    }
+/// Says what to do with files that came back; on the error stream as well.
+fn came_back_says(tenant: &TenantId) -> String {
+    let said = format!(
+        "the log says that it was deleted, but there are files of it: `nimbus encryption shred --tenant-id {tenant}` deletes them, `nimbus \
+         encryption unlock --tenant-id {tenant}` serves them"
+    );
+    tracing::warn!(%tenant, "locked: {said}");
+    said
 }
 
 const AGAIN: &str = "done again: the log was ahead of the control file";

@@ -280,7 +280,8 @@ async fn own_key(
     match found {
         Ok(key) => {
             if let (Some(key), true) = (&key, disable) {
-                let event = Event::new(EventKind::Shred, EventOutcome::Done).about(subject);
+                // Not done yet: only the receipt says that.
+                let event = Event::new(EventKind::Shred, EventOutcome::Begun).about(subject);
                 envelope.note(event.under(key).saying("the KMS key is disabled"));
             }
             Ok(key.map(|key| OwnKey {

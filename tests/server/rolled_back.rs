@@ -11,8 +11,8 @@ use super::{assert_error, machine};
 
 const CONTROL: [&str; 2] = ["nimbus-control.db", "nimbus-control.db.nimbus-enc"];
 const ACCEPT: &[&str] = &["--accept-rolled-back-control"];
-const TENANTS: [&str; 7] = [
-    "keys", "locked", "unlocked", "gone", "shredded", "reborn", "stays",
+const TENANTS: [&str; 9] = [
+    "keys", "locked", "unlocked", "gone", "shredded", "reborn", "restored", "cut", "stays",
 ];
 
 /// A deployment, its files as they were, and what was done to it since.
@@ -24,6 +24,8 @@ struct Town {
     live: String,
     /// Made since.
     later: String,
+    /// Of a tenant whose deletion was cut short, and that was created again.
+    of_the_first: String,
 }
 
 impl Town {
@@ -37,6 +39,7 @@ impl Town {
         }
         let (id, revoked) = make(&server, "keys", "read");
         let (_, live) = make(&server, "keys", "read");
+        let (_, of_the_first) = make(&server, "cut", "read");
         lock(&server, "unlocked", true);
         server.stop();
         let kept = machine.path("kept");
@@ -47,11 +50,20 @@ impl Town {
             let _ = fs::copy(path, to).expect("a copy");
         }
 
+        let mut command = machine.nimbus(&["start", "--port", "0"]);
+        let _ = command.env("FAILPOINTS", "tenants::delete::condemned=return");
+        let server = machine.try_start(command).expect("it starts");
+        let token = machine.token();
+        let cut = server.try_request_as(&token, "DELETE", "/api/tenants/cut", None);
+        assert!(cut.is_err(), "it was killed: {cut:?}");
+        server.wait_until_killed();
         let server = machine.start(&[]);
+        let _ = server.create("/api/tenants", &json!({"id": "cut"}));
+        let _ = server.insert("cut", "notes", &json!({"life": 2}));
         let revoke = format!("/api/tenants/keys/keys/{id}");
         assert_eq!(server.request("DELETE", &revoke, None).0, 204);
         let (_, later) = make(&server, "keys", "read");
-        for tenant in ["gone", "reborn"] {
+        for tenant in ["gone", "reborn", "restored"] {
             let path = format!("/api/tenants/{tenant}");
             assert_eq!(server.request("DELETE", &path, None).0, 204);
         }
@@ -68,7 +80,13 @@ impl Town {
             revoked,
             live,
             later,
+            of_the_first,
         };
+        // It was deleted by mistake, and comes from a backup.
+        town.bring_back("restored");
+        let server = town.machine.start(&[]);
+        assert_eq!(read(&server, "restored").0, 200);
+        server.stop();
         town.put_back_control();
         town
     }
@@ -118,12 +136,21 @@ impl Town {
         assert_eq!(server.request_as(&self.later, "GET", list, None).0, 401);
         let (status, answer) = read(server, "locked");
         let _ = assert_error(status, &answer, (503, "encryption.key_revoked"));
+        let list = "/api/tenants/cut/documents/notes";
+        assert_eq!(
+            server.request_as(&self.of_the_first, "GET", list, None).0,
+            401
+        );
         for tenant in ["gone", "shredded"] {
             let (status, answer) = read(server, tenant);
-            let _ = assert_error(status, &answer, (404, "session.tenant_not_found"));
-            assert!(!self.file(&format!("{tenant}.sqlite3")).exists());
+            let refused = match self.file(&format!("{tenant}.sqlite3")).exists() {
+                true => (503, "encryption.key_revoked"),
+                false => (404, "session.tenant_not_found"),
+            };
+            let _ = assert_error(status, &answer, refused);
         }
-        for (tenant, life) in [("unlocked", 1), ("stays", 1), ("reborn", 2)] {
+        let served = [("unlocked", 1), ("stays", 1), ("restored", 1)];
+        for (tenant, life) in served.into_iter().chain([("reborn", 2), ("cut", 2)]) {
             let (status, answer) = read(server, tenant);
             assert_eq!(status, 200, "{tenant}: {answer}");
             assert_eq!(answer["data"][0]["life"], life, "{answer}");
@@ -180,14 +207,24 @@ fn it_is_refused_until_told_and_what_was_done_since_is_done_again() {
 
     let server = town.machine.start(ACCEPT);
     town.assert_done_again(&server);
+    // Nothing is deleted.
+    let (status, answer) = read(&server, "gone");
+    let _ = assert_error(status, &answer, (503, "encryption.key_revoked"));
     server.stop();
     let said = town.says(&["encryption", "audit"], 0);
     for event in ["restore", "access-key-revoked", "lock", "unlock", "delete"] {
         assert!(said.contains(event), "no {event} in {said}");
     }
+    let log = fs::read_to_string(town.file("nimbus-audit.log")).expect("the log");
+    for what in ["this start finished it", "shred --tenant-id gone"] {
+        assert!(log.contains(what), "no {what} in {log}");
+    }
     let said = town.says(&["encryption", "audit", "--verify"], 0);
     assert!(said.contains("whole"), "{said}");
     let _ = town.says(&["encryption", "status"], 0);
+    let shred = ["encryption", "shred", "--tenant-id", "gone", "--yes"];
+    let _ = town.says(&shred, 0);
+    assert!(!town.file("gone.sqlite3").exists());
     let server = town.machine.start(&[]);
     town.assert_done_again(&server);
 }
@@ -246,10 +283,11 @@ fn what_cannot_be_verified_takes_rights_away_and_destroys_nothing() {
     let list = "/api/tenants/keys/documents/notes";
     let refused = server.request_as(&town.revoked, "GET", list, None);
     let _ = assert_error(refused.0, &refused.1, (401, "auth.token_revoked"));
-    let (status, answer) = read(&server, "gone");
-    let _ = assert_error(status, &answer, (404, "session.tenant_not_found"));
     // Locked by a line that proves nothing; said to be shredded by another; never unlocked by one; and not proven to be the later one of its name.
-    for tenant in ["locked", "shredded", "unlocked", "reborn"] {
+    // Deleted by a proven one.
+    for tenant in [
+        "locked", "shredded", "unlocked", "reborn", "restored", "gone",
+    ] {
         let (status, answer) = read(&server, tenant);
         let _ = assert_error(status, &answer, (503, "encryption.key_revoked"));
     }

@@ -156,11 +156,16 @@ impl SqliteTenants {
             known: Mutex::default(),
             settled: Notify::new(),
         };
-        let shared = blocking(move || {
-            let mut known = Known::default();
+        let (shared, finished) = blocking(move || {
+            let (mut known, mut finished) = (Known::default(), Vec::new());
             for tenant in shared.deletions.pending_deletes()? {
                 match shared.carry_out(&tenant) {
-                    Ok(()) => tracing::info!(%tenant, "finished the deletion of a tenant"),
+                    Ok(()) => {
+                        tracing::info!(%tenant, "finished the deletion of a tenant");
+                        let event = Event::new(EventKind::Delete, EventOutcome::Done);
+                        let event = event.about(&subject(&tenant));
+                        finished.push(event.saying("it was cut short; this start finished it"));
+                    }
                     Err(error @ StoreError::Control { .. }) => return Err(error),
                     Err(error) => {
                         tracing::error!(%tenant, %error, "a tenant's deletion could not be finished; the next start tries again");
@@ -171,9 +176,15 @@ impl SqliteTenants {
             known.tenants = catalog::scan(&shared.dir, shared.mirrored()?)?;
             known.tenants.retain(|tenant| !known.condemned.contains(tenant));
             shared.known = Mutex::new(known);
-            Ok(shared)
+            Ok((shared, finished))
         })
         .await?;
+        if shared.envelope.keys().is_some() && !finished.is_empty() {
+            let recorded = shared.envelope.record_all(finished).await;
+            recorded.map_err(|source| StoreError::Control {
+                source: Arc::new(source),
+            })?;
+        }
         let shared = Arc::new(shared);
         let holder: Weak<dyn Holder> = Arc::<Shared>::downgrade(&shared);
         shared.envelope.held_by(holder);
@@ -396,10 +407,10 @@ impl Shared {
         let result = self.finish(&tenant).await;
         // The next tenant of this name is another one.
         let _was_locked = self.envelope.unlock(&tenant);
-        drop(barred);
         if self.envelope.keys().is_some() {
             self.record(&tenant, event.ended(&result)).await?;
         }
+        drop(barred);
         result
     }
 
