@@ -11,11 +11,12 @@ use nimbus_manifests::{Cipher, SealedManifest, Subject, TenantId};
 use super::OperationError;
 use super::error::io_error;
 use crate::audit::AuditLog;
+use crate::chain::chain;
 use crate::control::{Control, ControlError};
 use crate::data_dir;
 use crate::envelope::{
     self, Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, Intent, Prepared,
-    blocking, classify, manifest_path, read_manifest,
+    ReadError, blocking, classify, manifest_path, read_manifest,
 };
 use crate::process::DataDirLock;
 use crate::sqlcipher;
@@ -33,6 +34,8 @@ pub enum Repaired {
     BothOlder,
     /// It is an older one, and is the newest from now on, as the operator said.
     Accepted,
+    /// It could not be judged, put back or accepted, and why. The others were gone on with.
+    Failed(String),
 }
 
 impl Repaired {
@@ -43,6 +46,7 @@ impl Repaired {
             Self::Plaintext => "the database is plaintext",
             Self::BothOlder => "the newer manifest does not open the database",
             Self::Accepted => "the older manifest and its database were accepted",
+            Self::Failed(_) => "it failed",
         }
     }
 }
@@ -58,10 +62,21 @@ pub struct Repair {
     pub outcome: Repaired,
 }
 
+impl Repair {
+    fn of(subject: Subject, path: PathBuf, outcome: Result<Repaired, OperationError>) -> Self {
+        Self {
+            subject,
+            path,
+            outcome: outcome.unwrap_or_else(|error| Repaired::Failed(chain(&error))),
+        }
+    }
+}
+
 /// Puts back every tenant's manifest in `data_dir` that is missing, cannot be read, was changed, is older or another file's, and has a copy
 /// in the control file of `control_dir`. What stands in its place is set aside. The server must be stopped.
 ///
-/// Of the tenants in `accepted`, the manifest that stands there becomes the newest, older or not, once it has opened its database.
+/// Of the tenants in `accepted`, an older manifest becomes the newest once it has opened its database, where the copy does not open it. One
+/// tenant's failure is among the answers, and the others are gone on with.
 ///
 /// # Errors
 ///
@@ -83,49 +98,67 @@ pub async fn repair(
     let control = Arc::new(Control::open(envelope, control_dir).await?);
     let (log, dir) = (control.clone(), control_dir.to_owned());
     let log = blocking(move || AuditLog::open(log, &dir)).await?;
-    let envelope = &envelope.clone().with_audit(Arc::new(log));
-    let mut repairs = Vec::new();
-    for tenant in accepted {
-        repairs.push(accept(envelope, &control, data_dir, tenant).await?);
-    }
-    let envelope = &envelope.clone().with_mirror(control.clone(), data_dir);
-    let copies = blocking(move || {
-        let mut copies = control.manifests()?;
-        let going = control.pending_deletes()?;
-        copies.retain(|one, _| one.tenant().is_some_and(|tenant| !going.contains(tenant)));
-        Ok::<_, ControlError>(copies)
+    let bare = &envelope.clone().with_audit(Arc::new(log));
+    let envelope = &bare.clone().with_mirror(control.clone(), data_dir);
+    let copies = blocking({
+        let control = control.clone();
+        move || {
+            let mut copies = control.manifests()?;
+            let going = control.pending_deletes()?;
+            copies.retain(|one, _| one.tenant().is_some_and(|tenant| !going.contains(tenant)));
+            Ok::<_, ControlError>(copies)
+        }
     })
     .await?;
+    let (mut repairs, mut unknown) = (Vec::new(), accepted.to_vec());
     for (subject, copies) in copies {
+        unknown.retain(|tenant| Some(tenant) != subject.tenant());
         // Only this deployment's own core wrote it there; what does not parse is of a newer release, and none of ours.
         let copies: Vec<SealedManifest> = copies
             .all()
             .filter_map(|copy| SealedManifest::parse(copy).ok())
             .collect();
         let path = data_dir.join(subject.file_name());
-        match verdict(envelope, &path, &copies).await {
-            Verdict::Right => {}
-            Verdict::BothOlder => repairs.push(Repair {
-                subject,
-                path,
-                outcome: Repaired::BothOlder,
+        let outcome = match verdict(envelope, &path, &copies).await {
+            Verdict::Right => continue,
+            Verdict::BothOlder => match subject.tenant().filter(|one| accepted.contains(one)) {
+                Some(tenant) => accept(bare, &control, data_dir, tenant).await,
+                None => Ok(Repaired::BothOlder),
+            },
+            Verdict::Wrong(copy) => put_back_audited(envelope, &path, copy).await,
+            Verdict::Unreadable(source) => Err(OperationError::Manifest {
+                path: manifest_path(&path),
+                source,
             }),
-            Verdict::Wrong(copy) => {
-                let event = Event::new(EventKind::Repair, EventOutcome::Begun).of(copy.claims());
-                envelope.record(event.clone()).await?;
-                let copy = copy.clone();
-                let repaired = blocking(move || put_back(path, &copy)).await;
-                let event = event.ended(&repaired);
-                let event = match &repaired {
-                    Ok(repair) => event.saying(repair.outcome.as_str()),
-                    _ => event,
-                };
-                envelope.record(event).await?;
-                repairs.push(repaired?);
-            }
-        }
+        };
+        repairs.push(Repair::of(subject, path, outcome));
+    }
+    for tenant in unknown {
+        let outcome = accept(bare, &control, data_dir, &tenant).await;
+        let subject = data_dir::subject(&tenant);
+        let path = data_dir.join(subject.file_name());
+        repairs.push(Repair::of(subject, path, outcome));
     }
     Ok(repairs)
+}
+
+/// Puts a manifest back from its copy, and has the audit log tell it.
+async fn put_back_audited(
+    envelope: &Envelope,
+    path: &Path,
+    copy: &SealedManifest,
+) -> Result<Repaired, OperationError> {
+    let event = Event::new(EventKind::Repair, EventOutcome::Begun).of(copy.claims());
+    envelope.record(event.clone()).await?;
+    let (path, copy) = (path.to_owned(), copy.clone());
+    let repaired = blocking(move || put_back(&path, &copy)).await;
+    let event = event.ended(&repaired);
+    let event = match &repaired {
+        Ok(outcome) => event.saying(outcome.as_str()),
+        Err(_) => event,
+    };
+    envelope.record(event).await?;
+    repaired
 }
 
 /// Makes the manifest of a tenant the newest there is, once it has opened its database. `envelope` goes by no copies.
@@ -134,7 +167,7 @@ async fn accept(
     control: &Arc<Control>,
     dir: &Path,
     tenant: &TenantId,
-) -> Result<Repair, OperationError> {
+) -> Result<Repaired, OperationError> {
     let subject = data_dir::subject(tenant);
     let path = dir.join(subject.file_name());
     let prepared = envelope
@@ -173,11 +206,7 @@ async fn accept(
         })
         .await?;
     accepted?;
-    Ok(Repair {
-        subject,
-        path,
-        outcome,
-    })
+    Ok(outcome)
 }
 
 /// What is to become of the manifest of a file.
@@ -188,6 +217,8 @@ enum Verdict<'a> {
     Wrong(&'a SealedManifest),
     /// It is older than the copy, which does not open the database.
     BothOlder,
+    /// The operating system does not say what it is.
+    Unreadable(ReadError),
 }
 
 /// Judges what stands beside `path`. Where a rotation was cut short there are two copies, under different keys: the one that a key opens is wanted.
@@ -212,7 +243,8 @@ async fn verdict<'a>(
     let manifest = manifest_path(path);
     let there = match blocking(move || read_manifest(&manifest)).await {
         Ok(Some(there)) => there,
-        Ok(None) | Err(_) => return Verdict::Wrong(wanted),
+        Ok(None) | Err(ReadError::Parse(_)) => return Verdict::Wrong(wanted),
+        Err(error) => return Verdict::Unreadable(error),
     };
     let is_there = |copy: &SealedManifest| copy.as_bytes() == there.as_bytes();
     if opens.is_some_and(is_there) {
@@ -229,8 +261,13 @@ async fn verdict<'a>(
     let opened = envelope
         .prepare(path, subject, before.claims().cipher(), Intent::Open)
         .await;
+    let is_older = match &opened {
+        Err(error) => matches!(error, EnvelopeError::ManifestOlder { .. }),
+        Ok(Prepared::Keyed(file)) => file.is_ended(),
+        Ok(Prepared::Plain(_)) => false,
+    };
     match opened {
-        Err(EnvelopeError::ManifestOlder { .. }) => match is_opened(envelope, path, wanted).await {
+        _ if is_older => match is_opened(envelope, path, wanted).await {
             true => Verdict::Wrong(wanted),
             false => Verdict::BothOlder,
         },
@@ -266,10 +303,9 @@ fn is_wrong(error: &EnvelopeError) -> bool {
 }
 
 /// One manifest that is wrong.
-fn put_back(path: PathBuf, copy: &SealedManifest) -> Result<Repair, OperationError> {
-    let subject = copy.claims().subject().clone();
-    let manifest = manifest_path(&path);
-    let kind = classify(&path).map_err(io_error("read", &path))?;
+fn put_back(path: &Path, copy: &SealedManifest) -> Result<Repaired, OperationError> {
+    let manifest = manifest_path(path);
+    let kind = classify(path).map_err(io_error("read", path))?;
     let outcome = match kind {
         FileKind::Absent => Repaired::DatabaseMissing,
         FileKind::PlainSqlite | FileKind::PlainRedb => Repaired::Plaintext,
@@ -278,13 +314,9 @@ fn put_back(path: PathBuf, copy: &SealedManifest) -> Result<Repair, OperationErr
                 envelope::set_aside(&manifest, "its copy in the control file takes its place")
                     .map_err(io_error("set aside", &manifest))?;
             }
-            envelope::restore_manifest(&path, copy)?;
+            envelope::restore_manifest(path, copy)?;
             Repaired::PutBack
         }
     };
-    Ok(Repair {
-        subject,
-        path,
-        outcome,
-    })
+    Ok(outcome)
 }

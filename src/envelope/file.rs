@@ -63,6 +63,16 @@ pub enum Opened {
     Next,
 }
 
+impl Opened {
+    /// The place of that key in the manifest.
+    pub(super) const fn kept(self) -> usize {
+        match self {
+            Self::First => 0,
+            Self::Next => 1,
+        }
+    }
+}
+
 /// Proof that a manifest was read, authenticated and unwrapped; the only thing that opens an encrypted file.
 #[derive(Debug)]
 pub struct KeyedFile {
@@ -72,6 +82,8 @@ pub struct KeyedFile {
     pub(super) dek: Arc<Dek>,
     pub(super) next: Option<Arc<Dek>>,
     pub(super) stage: Stage,
+    /// In [`Stage::Rekeying`], how the rekey ended, if its copy in the mirror says so.
+    pub(super) ended: Option<Opened>,
     /// Where the key came from a remote provider. It ends with the last that shares it.
     pub(super) lease: Option<Arc<LeaseGuard>>,
 }
@@ -93,6 +105,11 @@ impl KeyedFile {
     #[must_use]
     pub fn stage(&self) -> Stage {
         self.stage
+    }
+
+    /// Whether the mirror has the end of a rekey that the manifest says is under way.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.ended.is_some()
     }
 
     /// The key of the file's cipher.
@@ -119,13 +136,14 @@ impl KeyedFile {
     ///
     /// # Errors
     ///
-    /// [`EnvelopeError::Invalid`] when the manifest has no revision left.
+    /// [`EnvelopeError::Invalid`] when the manifest has no revision left, [`EnvelopeError::ManifestOlder`] when the rekey is known to have
+    /// ended with the other key.
     pub(crate) fn under(mut self, opened: Opened) -> Result<Self, EnvelopeError> {
-        let kept = match opened {
-            Opened::First => 0,
-            Opened::Next => 1,
-        };
-        self.manifest = match self.manifest.settled(kept) {
+        if self.ended.is_some_and(|ended| ended != opened) {
+            return Err(EnvelopeError::ManifestOlder { path: self.path });
+        }
+        self.ended = None;
+        self.manifest = match self.manifest.settled(opened.kept()) {
             Ok(manifest) => manifest,
             Err(source) => {
                 let path = self.path;
@@ -148,6 +166,7 @@ impl KeyedFile {
             dek: self.dek.clone(),
             next: self.next.clone(),
             stage: self.stage,
+            ended: self.ended,
             lease: self.lease.clone(),
         }
     }

@@ -349,14 +349,16 @@ impl Envelope {
             (Step::OpenPlain, ..) => plain(true),
             (Step::CreatePlain, ..) => plain(false),
             (
-                Step::Initialise | Step::Finish | Step::Open | Step::Settle,
+                Step::Initialise | Step::Finish | Step::Open | Step::Settle(_),
                 Some(sealed),
                 Some(keys),
             ) => {
                 let unsealed = self.unseal(path, subject, cipher, sealed, &keys).await;
                 unsealed.map(|mut file| {
-                    if step == Step::Finish {
-                        file.stage = Stage::Initialised;
+                    match step {
+                        Step::Finish => file.stage = Stage::Initialised,
+                        Step::Settle(ended) => file.ended = ended,
+                        _ => {}
                     }
                     Prepared::Keyed(file)
                 })
@@ -366,7 +368,7 @@ impl Envelope {
                 .await
                 .map(Prepared::Keyed),
             // `decide` takes these steps only with keys and, but for `Create`, a manifest; should that change, fail closed.
-            (Step::Initialise | Step::Finish | Step::Open | Step::Settle | Step::Create, ..) => {
+            (Step::Initialise | Step::Finish | Step::Open | Step::Settle(_) | Step::Create, ..) => {
                 Err(EnvelopeError::EncryptionOff {
                     path: path.to_owned(),
                 })
@@ -434,8 +436,12 @@ impl Envelope {
                 Some(there) if there.claims().subject() != subject => Standing::Known,
                 there => Standing::of(there.as_ref(), &copies),
             };
-            let suspect = standing == Standing::Older
-                || standing == Standing::Known && kind == FileKind::Absent;
+            let suspect = match standing {
+                // The rekey may have ended between the two looks.
+                Standing::Older | Standing::Ended(_) => true,
+                Standing::Known => kind == FileKind::Absent,
+                Standing::Unknown => false,
+            };
             if !suspect {
                 return Ok((manifest, kind, standing));
             }
@@ -628,6 +634,7 @@ impl Envelope {
             dek: Arc::new(dek),
             next: None,
             stage: Stage::Initialise,
+            ended: None,
             lease: lease.map(Arc::new),
         };
         self.record(Event::new(EventKind::Create, EventOutcome::Done).of(&file.manifest))
@@ -722,6 +729,7 @@ impl Envelope {
             dek,
             next,
             stage,
+            ended: None,
             lease: lease.map(Arc::new),
         })
     }

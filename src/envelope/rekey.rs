@@ -8,7 +8,7 @@ use nimbus_keyproviders::{Dek, ProviderError, proof};
 use nimbus_manifests::{DekEntry, DekId, KeyId, ProviderKind, Timestamp, Wrap, WrapContext};
 
 use super::store;
-use super::{Envelope, EnvelopeError, KeyedFile, Opened, Stage, blocking};
+use super::{Envelope, EnvelopeError, KeyedFile, Opened, Stage, blocking, parent, sync_dir};
 use crate::data_dir::{REKEY, beside, side_files};
 use crate::failpoints::crash_point;
 
@@ -90,6 +90,13 @@ impl Envelope {
         let envelope = self.clone();
         blocking(move || {
             remove_copy(&file.path)?;
+            // The mirror is about to say that the file is under this key alone: a power cut must not take the swap back.
+            let dir = parent(&file.path);
+            sync_dir(dir).map_err(|source| EnvelopeError::Io {
+                action: "flush",
+                path: dir.to_owned(),
+                source,
+            })?;
             envelope.replace(&file.path, &sealed)?;
             Ok(file)
         })

@@ -126,7 +126,7 @@ impl Envelope {
         })
         .await?;
         // Written anew it would be the newest.
-        if standing == Standing::Older {
+        if matches!(standing, Standing::Older | Standing::Ended(_)) {
             return Err(EnvelopeError::ManifestOlder {
                 path: path.to_owned(),
             });

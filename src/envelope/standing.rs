@@ -5,7 +5,7 @@
 
 use nimbus_manifests::{Manifest, SealedManifest, State};
 
-use super::Copies;
+use super::{Copies, Opened};
 
 /// What the copies say about a manifest, or about its absence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,9 @@ pub(super) enum Standing {
     Unknown,
     /// There is a copy, and the manifest, if there is one, is not older.
     Known,
+    /// The manifest is of a rekey whose end the copy has. The copy was written after the swap, or after it was given up: the file is under the
+    /// key that the copy keeps, and under the other one it is an older file.
+    Ended(Opened),
     /// The manifest is older than its copy, or of an earlier file of the same name.
     Older,
 }
@@ -43,8 +46,21 @@ impl Standing {
             }
             (None, None) => false,
         };
-        if older { Self::Older } else { Self::Known }
+        if older {
+            return Self::Older;
+        }
+        let ended = parse(&copies.settled).and_then(|copy| ends_rekey(claims, copy.claims()));
+        ended.map_or(Self::Known, Self::Ended)
     }
+}
+
+/// Which key the rekey of `there` ended with, if `copy` is what its end wrote.
+fn ends_rekey(there: &Manifest, copy: &Manifest) -> Option<Opened> {
+    if there.state() != State::Rekeying {
+        return None;
+    }
+    let ends = |opened: &Opened| there.settled(opened.kept()).as_ref() == Ok(copy);
+    [Opened::First, Opened::Next].into_iter().find(ends)
 }
 
 fn is_older(there: &Manifest, copy: &Manifest) -> bool {

@@ -8,6 +8,7 @@ use std::path::Path;
 use nimbus_manifests::{Cipher, State};
 
 use super::EnvelopeError;
+use super::file::Opened;
 use super::probe::FileKind;
 use super::standing::Standing;
 
@@ -37,8 +38,8 @@ pub(super) enum Step {
     Finish,
     /// Open under the key of the manifest.
     Open,
-    /// A rekey was cut short: open under whichever of the two keys fits.
-    Settle,
+    /// A rekey was cut short: open under whichever of the two keys fits; under this one alone if it is known how it ended.
+    Settle(Option<Opened>),
 }
 
 /// Applies the table.
@@ -87,7 +88,10 @@ pub(super) fn decide(
         }
         (Some(State::New), FileKind::Other) => existing(Step::Finish),
         (Some(State::Ready), FileKind::Other) => existing(Step::Open),
-        (Some(State::Rekeying), FileKind::Other) => existing(Step::Settle),
+        (Some(State::Rekeying), FileKind::Other) => existing(Step::Settle(match standing {
+            Standing::Ended(opened) => Some(opened),
+            Standing::Unknown | Standing::Known | Standing::Older => None,
+        })),
     }
 }
 
@@ -215,8 +219,14 @@ mod tests {
         assert_eq!(both(Some(State::Ready), Other, true).unwrap(), Step::Open);
         assert_eq!(
             both(Some(State::Rekeying), Other, true).unwrap(),
-            Step::Settle
+            Step::Settle(None)
         );
+        for opened in [Opened::First, Opened::Next] {
+            let rekeying = Some(State::Rekeying);
+            let ended = Standing::Ended(opened);
+            let step = ask_knowing(ended, rekeying, Other, true, Intent::Open);
+            assert_eq!(step.unwrap(), Step::Settle(Some(opened)));
+        }
         assert!(matches!(
             ask(Some(State::Ready), Other, true, Intent::Create),
             Err(EnvelopeError::AlreadyExists { .. })

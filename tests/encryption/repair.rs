@@ -245,10 +245,13 @@ fn a_database_and_its_manifest_from_before_a_new_data_key_are_taken_back_only_wh
     let words = ["does not open the database", "--accept-older alpha"];
     let _ = encryption(&machine, &["repair"]).expect(3, &words);
     assert_eq!(pair(&machine), backup, "as it was");
-    // A database that does not open by the manifest is accepted by nobody.
+    // Where the copy opens the database nothing older is accepted: the copy is put back.
     fs::write(&newest[0].0, &newest[0].1).expect("the newer database");
     let accept = ["repair", "--accept-older", "alpha"];
-    let _ = encryption(&machine, &accept).expect(1, &["do not match"]);
+    let _ = encryption(&machine, &accept).expect(0, &["alpha.sqlite3: its manifest was put back"]);
+    assert_eq!(pair(&machine), newest);
+    let aside = "alpha.sqlite3.nimbus-enc.set-aside-1";
+    fs::remove_file(machine.data_dir().join(aside)).expect("what stood there");
     put(&backup);
     let _ = encryption(&machine, &accept).expect(
         0,
@@ -266,6 +269,50 @@ fn a_database_and_its_manifest_from_before_a_new_data_key_are_taken_back_only_wh
         health(&status(&machine, &[], 3), "alpha.sqlite3"),
         "manifest-corrupt"
     );
+}
+
+#[test]
+fn a_rekey_that_ended_is_not_undone_by_what_a_crash_in_it_had_left() {
+    let machine = deployment(&["alpha", "beta"], &[]);
+    let [database, _] = pair(&machine);
+    let renew = ["encryption", "rotate-dek", "--provider", "sqlite"];
+    let renew = [&renew[..], &["--path", "data/alpha.sqlite3"]].concat();
+    let renew = [&renew[..], &["--tenant-id", "alpha"]].concat();
+    let mut command = machine.nimbus(&renew);
+    let _ = command.env("FAILPOINTS", "rekey::renamed=return");
+    machine.run_to_end(command).expect_killed();
+    let [_, rekeying] = pair(&machine);
+    assert_eq!(served(&machine, "alpha")[0]["of"], "alpha");
+    let newest = pair(&machine);
+    assert_ne!(newest[1], rekeying);
+    // The manifest of the crash with its database is a crash's; with the one from before it is an older one.
+    put(&[newest[0].clone(), rekeying.clone()]);
+    assert_eq!(served(&machine, "alpha")[0]["of"], "alpha");
+    assert_eq!(pair(&machine)[1], newest[1]);
+    put(&[database, rekeying]);
+    let found = status(&machine, &["--verify", "open"], 3);
+    assert_eq!(health(&found, "alpha.sqlite3"), "manifest-corrupt");
+    let words = ["does not open the database", "--accept-older alpha"];
+    let _ = encryption(&machine, &["repair"]).expect(3, &words);
+    put(&newest);
+    assert_eq!(served(&machine, "alpha")[0]["of"], "alpha");
+}
+
+#[test]
+fn one_that_cannot_be_read_is_not_replaced_and_does_not_end_it() {
+    let machine = deployment(&["alpha", "beta"], &[]);
+    let manifest = |tenant: &str| {
+        let name = format!("{tenant}.sqlite3.nimbus-enc");
+        machine.data_dir().join(name)
+    };
+    fs::remove_file(manifest("alpha")).expect("lost");
+    fs::create_dir(manifest("alpha")).expect("what no read answers for");
+    fs::write(manifest("beta"), "scrambled").expect("a damaged one");
+    let words = ["alpha.sqlite3: ", "beta.sqlite3: its manifest was put back"];
+    let ran = encryption(&machine, &["repair", "--accept-older", "nobody"]);
+    let _ = ran.expect(3, &[&words[..], &["nobody.sqlite3: "]].concat());
+    assert!(manifest("alpha").is_dir(), "as it was");
+    assert_eq!(served(&machine, "beta")[0]["of"], "beta");
 }
 
 #[test]

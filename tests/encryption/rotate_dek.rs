@@ -60,8 +60,10 @@ fn a_file_gets_a_new_data_key_and_the_old_one_opens_nothing_of_it() {
         "manifest-corrupt"
     );
     let accept = ["repair", "--accept-older", "alpha"];
-    let _ = encryption(&machine, &accept).expect(1, &["do not match"]);
-    fs::write(&manifest, current).expect("the new one again");
+    let _ = encryption(&machine, &accept).expect(0, &["put back"]);
+    assert_eq!(fs::read(&manifest).expect("the new one"), current);
+    let aside = "alpha.sqlite3.nimbus-enc.set-aside-1";
+    fs::remove_file(machine.data_dir().join(aside)).expect("what stood there");
     // The copy in the control file is the new one.
     fs::remove_file(&manifest).expect("a lost sidecar");
     let _ = encryption(&machine, &["repair"]).expect(0, &["put back"]);

@@ -43,7 +43,7 @@ impl Repair {
         let mut outcome = Outcome::Done;
         for repair in &repairs {
             let path = repair.path.display();
-            output::answer(&match repair.outcome {
+            output::answer(&match &repair.outcome {
                 Repaired::PutBack => format!("{path}: its manifest was put back"),
                 Repaired::DatabaseMissing => {
                     outcome = Outcome::Problems;
@@ -61,6 +61,10 @@ impl Repair {
                         "{path}: its manifest is an older one, and the newer does not open the database; if both come from a backup, accept them \
                          with `nimbus encryption repair --accept-older {tenant}`"
                     )
+                }
+                Repaired::Failed(why) => {
+                    outcome = Outcome::Problems;
+                    format!("{path}: {why}")
                 }
                 Repaired::Plaintext => {
                     outcome = Outcome::Problems;
