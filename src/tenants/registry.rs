@@ -9,7 +9,7 @@ use std::{
     collections::{HashMap, HashSet},
     fmt::Debug,
     ops::Deref,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -32,6 +32,9 @@ use crate::runtime::short_task;
 pub(super) trait Resource: Debug + Send + Sync + 'static {
     /// Ends it. Whoever still uses it is answered with an error from here on.
     async fn close(&self) -> Result<(), StoreError>;
+
+    /// Has work under way fail and not run to its end, before or while it is closed.
+    fn halt(&self);
 
     /// Whether it cannot serve any more, so that it has to be opened afresh.
     fn is_broken(&self) -> bool;
@@ -60,8 +63,12 @@ struct State<R> {
 #[derive(Debug)]
 enum Slot<R> {
     Opening(Opened<R>),
-    Open { resource: Arc<R>, used: u64 },
-    Closing,
+    Open {
+        resource: Arc<R>,
+        used: u64,
+    },
+    /// There for as long as its closing takes.
+    Closing(Weak<R>),
 }
 
 /// Where those who wait for an opening find its result.
@@ -168,8 +175,21 @@ impl<R: Resource> Registry<R> {
         }
     }
 
-    /// Closes one tenant, in use or not, and returns when it is closed.
+    /// Closes one tenant, in use or not, and returns when it is closed. Work that was let in is done first.
     pub(super) async fn close(self: &Arc<Self>, tenant: &TenantId) -> Result<(), StoreError> {
+        self.end(tenant, |_resource| {}).await
+    }
+
+    /// Closes one tenant that may not be used any more: work that is not done yet fails.
+    pub(super) async fn cut_off(self: &Arc<Self>, tenant: &TenantId) -> Result<(), StoreError> {
+        self.end(tenant, R::halt).await
+    }
+
+    async fn end(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        first: impl Fn(&R) + Send,
+    ) -> Result<(), StoreError> {
         loop {
             tokio::pin! { let changed = self.changed.notified(); }
             let _registered = changed.as_mut().enable();
@@ -177,8 +197,17 @@ impl<R: Resource> Registry<R> {
                 let mut state = self.state();
                 match state.slots.get(tenant) {
                     None => return Ok(()),
-                    Some(Slot::Opening(_) | Slot::Closing) => None,
-                    Some(Slot::Open { .. }) => self.start_closing(&mut state, tenant),
+                    Some(Slot::Opening(_)) => None,
+                    Some(Slot::Closing(resource)) => {
+                        if let Some(resource) = resource.upgrade() {
+                            first(&resource);
+                        }
+                        None
+                    }
+                    Some(Slot::Open { resource, .. }) => {
+                        first(resource);
+                        self.start_closing(&mut state, tenant)
+                    }
                 }
             };
             match closing {
@@ -255,7 +284,7 @@ impl<R: Resource> Registry<R> {
             }
             Some(Slot::Opening(opened)) => return Ok(Found::Opening(opened.clone())),
             Some(Slot::Open { .. }) => drop(self.start_closing(state, tenant)),
-            Some(Slot::Closing) => {}
+            Some(Slot::Closing(_)) => {}
             None if room => {
                 let (answer, opened) = watch::channel(None);
                 let _none = state.slots.insert(tenant.clone(), Slot::Opening(opened));
@@ -266,7 +295,7 @@ impl<R: Resource> Registry<R> {
                 let making_room = state
                     .slots
                     .values()
-                    .any(|slot| matches!(slot, Slot::Closing));
+                    .any(|slot| matches!(slot, Slot::Closing(_)));
                 if (first_look || !making_room)
                     && let Some(idle) = state.least_recently_used()
                 {
@@ -356,12 +385,11 @@ impl<R: Resource> Registry<R> {
         tenant: &TenantId,
     ) -> Option<JoinHandle<Result<(), StoreError>>> {
         let slot = state.slots.get_mut(tenant)?;
-        if !matches!(slot, Slot::Open { .. }) {
-            return None;
-        }
-        let Slot::Open { resource, .. } = std::mem::replace(slot, Slot::Closing) else {
+        let Slot::Open { resource, .. } = slot else {
             return None;
         };
+        let resource = Arc::clone(resource);
+        *slot = Slot::Closing(Arc::downgrade(&resource));
         let (registry, tenant) = (Arc::clone(self), tenant.clone());
         Some(short_task(async move {
             let closing = short_task(async move { resource.close().await });

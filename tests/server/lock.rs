@@ -1,5 +1,10 @@
 //! Tenants that an operator locks by hand.
 
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
 use nimbus_test_support::{Ended, Machine, Server};
 use serde_json::{Value, json};
 
@@ -94,6 +99,45 @@ fn a_server_killed_between_the_record_of_a_lock_and_the_lock_starts_with_it() {
     run(&machine, "lock", "demo").expect(1, &["does not answer"]);
     server.wait_until_killed();
     assert_locked(&machine.start(&[]));
+}
+
+/// Whoever may write cannot keep the tenant open by work that takes long.
+#[test]
+fn a_lock_ends_the_making_of_indexes_and_nothing_of_it_is_there_after_it() {
+    let (machine, server, _) = populated();
+    let large = json!({"table": "fat", "fields": {"text": "x".repeat(900_000)}});
+    let documents = "/api/tenants/demo/documents";
+    let ids: Vec<Value> = (0..12)
+        .map(|_| server.create(documents, &large)["id"].take())
+        .collect();
+    let index = |n| json!({"name": format!("i{n}"), "fields": ["text", format!("f{n}")]});
+    let schema = json!({"table": "fat", "indexes": (0..32).map(index).collect::<Vec<_>>()});
+    let path = "/api/tenants/demo/schema/fat";
+    let size = |name| fs::metadata(machine.data_dir().join(name)).map_or(0, |file| file.len());
+    let grown = || size("demo.sqlite3-wal") + size("demo.sqlite3");
+    let before = grown();
+    let (status, answer) = thread::scope(|scope| {
+        let put = scope.spawn(|| server.request("PUT", path, Some(&schema)));
+        let patience = Instant::now() + Duration::from_secs(60);
+        // The indexes would take 350 MB.
+        while grown() < before + (20 << 20) {
+            assert!(!put.is_finished() && Instant::now() < patience);
+            thread::sleep(Duration::from_millis(1));
+        }
+        run(&machine, "lock", "demo").expect(0, &["demo is locked"]);
+        put.join().expect("an answer")
+    });
+    let _ = assert_error(status, &answer, (503, "encryption.key_revoked"));
+    assert_locked(&server);
+    run(&machine, "unlock", "demo").expect(0, &["unlocked"]);
+    let (status, answer) = server.request("GET", path, None);
+    let _ = assert_error(status, &answer, (404, "op.schema_not_found"));
+    for id in &ids {
+        let id = id.as_str().expect("an id");
+        let document = server.get(&format!("{documents}/fat/{id}"));
+        assert_eq!(document["document"]["text"], large["fields"]["text"]);
+    }
+    server.stop();
 }
 
 #[test]

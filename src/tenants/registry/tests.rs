@@ -25,6 +25,7 @@ struct Thing {
     world: Arc<World>,
     broken: AtomicBool,
     closed: AtomicBool,
+    halted: AtomicBool,
 }
 
 #[async_trait]
@@ -40,6 +41,10 @@ impl Resource for Thing {
             .remove(&self.tenant)
             .unwrap();
         Ok(())
+    }
+
+    fn halt(&self) {
+        self.halted.store(true, Ordering::SeqCst);
     }
 
     fn is_broken(&self) -> bool {
@@ -83,6 +88,7 @@ impl World {
             world,
             broken: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            halted: AtomicBool::new(false),
         })
     }
 }
@@ -260,6 +266,26 @@ async fn a_barred_tenant_is_not_found() {
             .await
             .unwrap(),
     );
+}
+
+#[tokio::test]
+async fn what_is_cut_off_is_halted_also_when_it_is_being_closed_already_and_what_is_closed_is_not()
+{
+    let (registry, world) = setting(3, 1000);
+    let mut leases = Vec::new();
+    for tenant in (1..=3).map(tenant) {
+        leases.push(registry.lease(&tenant, world.open(&tenant)).await.unwrap());
+    }
+    let halted = |number: usize| leases[number - 1].halted.load(Ordering::SeqCst);
+    registry.close(&tenant(1)).await.unwrap();
+    registry.cut_off(&tenant(2)).await.unwrap();
+    assert!(!halted(1) && halted(2));
+
+    // Each begins with its first poll: the closing is under way when the tenant is cut off.
+    let third = tenant(3);
+    let (closed, cut) = tokio::join!(registry.close(&third), registry.cut_off(&third));
+    closed.and(cut).unwrap();
+    assert!(halted(3) && leases[2].closed.load(Ordering::SeqCst));
 }
 
 #[tokio::test]

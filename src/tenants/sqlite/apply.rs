@@ -528,13 +528,13 @@ impl Reader {
         &self.connection
     }
 
-    /// Has what is read from here on end with an error once `gone` is set; without it, nothing does. It lasts until it is said anew.
+    /// Has what is read from here on end with an error once any of `stops` is set; without them, nothing does. It lasts until it is said anew.
     pub(super) fn stop_once(
         &mut self,
-        gone: Option<Arc<AtomicBool>>,
+        stops: Option<[Arc<AtomicBool>; 2]>,
         tenant: &TenantId,
     ) -> Result<(), StoreError> {
-        let look = gone.map(|gone| move || gone.load(Ordering::Relaxed));
+        let look = stops.map(|stops| move || stops.iter().any(|stop| stop.load(Ordering::Relaxed)));
         self.connection
             .progress_handler(STEPS, look)
             .map_err(|error| failure(tenant, error))

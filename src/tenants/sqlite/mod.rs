@@ -280,7 +280,7 @@ impl TenantProvider for SqliteTenants {
 impl Holder for Shared {
     async fn withdraw(&self, tenant: Option<&TenantId>, _why: &Withdrawal) {
         let Some(tenant) = tenant else { return };
-        if let Err(error) = self.registry.close(tenant).await {
+        if let Err(error) = self.registry.cut_off(tenant).await {
             tracing::warn!(%tenant, %error, "a tenant whose key was taken back was not closed cleanly");
         }
     }
@@ -329,7 +329,7 @@ impl Shared {
             }
             LeaseStanding::Abandoned => {
                 drop((lease, database));
-                if let Err(error) = self.registry.close(tenant).await {
+                if let Err(error) = self.registry.cut_off(tenant).await {
                     tracing::warn!(%tenant, %error, "a tenant whose lease nobody renewed was not closed cleanly");
                 }
                 Ok(None)
@@ -400,7 +400,7 @@ impl Shared {
             let _was_there = known.tenants.remove(&tenant);
             let _new = known.condemned.insert(tenant.clone());
         }
-        if let Err(error) = self.registry.close(&tenant).await {
+        if let Err(error) = self.registry.cut_off(&tenant).await {
             tracing::debug!(%tenant, %error, "a tenant that is being deleted was not closed cleanly");
         }
         crash_point!("tenants::delete::closed");

@@ -42,6 +42,8 @@ pub(super) struct Readers {
     followed: AtomicBool,
     /// Whether [`Readers::close`] was called.
     closing: AtomicBool,
+    /// Whether what reads or writes the tenant is to fail: it was locked, its key taken back, or it is deleted.
+    halted: Arc<AtomicBool>,
     /// Whether a connection found another WAL than the ones before it.
     lost: AtomicBool,
 }
@@ -84,6 +86,7 @@ impl Readers {
             used: AtomicBool::new(false),
             followed: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            halted: Arc::default(),
             lost: AtomicBool::new(false),
         })
     }
@@ -142,6 +145,21 @@ impl Readers {
         self.closing.load(Ordering::Relaxed)
     }
 
+    /// Has reads and writes under way fail, and those that come: the tenant may not be used any more.
+    pub(super) fn halt(&self) {
+        self.halted.store(true, Ordering::Relaxed);
+    }
+
+    /// Set by [`Readers::halt`].
+    pub(super) fn halted(&self) -> &Arc<AtomicBool> {
+        &self.halted
+    }
+
+    /// Whether [`Readers::halt`] was called.
+    pub(super) fn is_halted(&self) -> bool {
+        self.halted.load(Ordering::Relaxed)
+    }
+
     /// Whether the tenant must be opened afresh: its WAL was removed or replaced.
     pub(super) fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
@@ -160,13 +178,17 @@ impl Readers {
         let account = budget::account();
         let reading = move |_: &OwnedSemaphorePermit| {
             let mut reader = readers.take()?;
-            reader.stop_once(Some(Arc::clone(&gone)), &readers.tenant)?;
+            let stops = [Arc::clone(&gone), Arc::clone(&readers.halted)];
+            reader.stop_once(Some(stops), &readers.tenant)?;
             let result = budget::charged_to(account, || query(&mut reader, &readers.tenant));
             if result.is_err() && gone.load(Ordering::Relaxed) {
                 metrics::READ_INTERRUPTED.increment(1);
             }
             if is_sound(&result) {
                 readers.give_back(reader);
+            }
+            if readers.is_halted() {
+                return result.map_err(|_interrupted| readers.closed());
             }
             result
         };

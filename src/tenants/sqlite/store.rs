@@ -143,6 +143,10 @@ impl Resource for OpenTenant {
             .unwrap_or(Ok(()))
     }
 
+    fn halt(&self) {
+        self.readers.halt();
+    }
+
     fn is_broken(&self) -> bool {
         self.writer.has_ended() || self.readers.is_lost()
     }

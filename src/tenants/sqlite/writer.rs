@@ -15,6 +15,7 @@
 //! | `tenants::writer::checkpointed` | after a checkpoint, if one was due |
 
 use std::{
+    ffi::c_int,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -379,11 +380,31 @@ impl Station {
         }
     }
 
+    /// Refuses to go on with a tenant that may not be used any more.
+    fn not_halted(&self) -> Result<(), StoreError> {
+        if self.readers.is_halted() {
+            return Err(self.readers.closed());
+        }
+        Ok(())
+    }
+
+    /// What was interrupted failed because the tenant may not be used any more, and for no other reason.
+    fn unless_halted(&self, error: StoreError) -> StoreError {
+        match error {
+            StoreError::Engine { .. } if self.readers.is_halted() => self.readers.closed(),
+            error => error,
+        }
+    }
+
     fn begin(self, mut connection: Connection) -> Result<Work, StoreError> {
         let sqlite = |error| failure(&self.tenant, error);
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection
             .pragma_update(None, "cache_size", CACHE_KIB)
+            .map_err(sqlite)?;
+        let halted = Arc::clone(self.readers.halted());
+        connection
+            .progress_handler(STEPS, Some(move || halted.load(Ordering::Relaxed)))
             .map_err(sqlite)?;
         let checkpoints = Checkpoints::install(&mut connection).map_err(sqlite)?;
         let sequence = layout::last_sequence(&connection).map_err(sqlite)?;
@@ -552,7 +573,8 @@ impl Work {
         let (sequence, started) = (self.sequence, Instant::now());
         let committed = self
             .transaction(&mut group)
-            .and_then(|()| self.still_there());
+            .and_then(|()| self.still_there())
+            .map_err(|error| self.station.unless_halted(error));
         metrics::COMMIT.record(metrics::since(started));
         metrics::GROUP.record(group.len() as f64);
         if let Err(error) = &committed {
@@ -653,15 +675,17 @@ impl Work {
 
     /// One transaction of all the group's work. An error means that nothing of it is there.
     fn transaction(&mut self, group: &mut [Queued]) -> Result<(), StoreError> {
+        self.station.not_halted()?;
         let room = self.room();
         let no_room = room.map_err(|error| failure(&self.station.tenant, error))?;
         self.execute("BEGIN IMMEDIATE")?;
         let before = self.sequence;
+        let station = &self.station;
         let mut writing = Writing::new(
-            &self.station.tenant,
+            &station.tenant,
             &self.connection,
             &mut self.known,
-            &*self.station.due,
+            &*station.due,
             before,
         );
         writing.forget(&mut self.expiry)?;
@@ -669,6 +693,7 @@ impl Work {
         for queued in group {
             // What was refused alone is kept by the work itself, for its answer.
             let work = |writing: &mut Writing<'_>| queued.work.apply(writing);
+            station.not_halted()?;
             let done = match queued.undo {
                 Undo::Savepoint => writing.all_or_nothing(work),
                 Undo::Statement => writing.at_once(work),
@@ -680,6 +705,7 @@ impl Work {
             .write_journal(before)
             .map_err(|error| failure(&self.station.tenant, error))?;
         crash_point!("tenants::writer::applied");
+        self.station.not_halted()?;
         self.execute("COMMIT")?;
         crash_point!("tenants::writer::committed");
         if std::mem::take(&mut self.known.changed) {
@@ -739,6 +765,8 @@ const LINGER: Duration = Duration::from_micros(200);
 const IDLE: Duration = Duration::from_secs(10);
 /// Prepared statements kept: a handful for each of the tables in use.
 const STATEMENTS: usize = 64;
+/// Steps of SQLite's machine between two looks whether the tenant may still be used. An index of few large documents takes few.
+const STEPS: c_int = 200;
 /// Page cache of the writer, in KiB (negative: the unit is KiB and not pages).
 const CACHE_KIB: i32 = -2048;
 

@@ -481,6 +481,64 @@ async fn the_first_mutation_opens_the_connection_that_a_tenant_only_read_does_wi
     assert!(unused.has_ended());
 }
 
+/// Statements without an end: one that reads, one that writes, which SQLite undoes with its whole transaction, and one that makes
+/// an index as a schema does.
+const ENDLESS: [&str; 3] = [
+    "SELECT count(*) FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n)",
+    "INSERT INTO endless WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
+    "CREATE TABLE more AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_halted_ends_at_once_and_acknowledges_nothing() {
+    for endless in ENDLESS {
+        let desk = desk(|connection| {
+            connection
+                .execute_batch("CREATE TABLE endless (n INTEGER)")
+                .unwrap();
+        })
+        .await;
+        let before = desk.apply(insert(r#"{"n":1}"#)).await.unwrap();
+        // In one group: what was done already, what does not end, and what comes after it.
+        hold("tenants::writer::batch-taken", 50);
+        let first = desk.submit(insert(r#"{"n":2}"#)).unwrap();
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let work = move |writing: &mut Writing<'_>| {
+            begun.send(()).unwrap();
+            let failure = |error| failure(writing.tenant, error);
+            writing.connection.execute_batch(endless).map_err(failure)
+        };
+        let second = desk.submit(insert(r#"{"n":3}"#)).unwrap();
+        let unending = desk.writer.run(Size::SMALL, work).unwrap();
+        let last = desk.submit(insert(r#"{"n":4}"#)).unwrap();
+        tokio::task::block_in_place(|| has_begun.recv()).unwrap();
+        desk.readers.halt();
+        tokio::task::block_in_place(|| desk.writer.close()).unwrap();
+        let refused = unending.await.unwrap_or(Err(desk.readers.closed()));
+        assert!(
+            matches!(refused, Err(StoreError::Closed { .. })),
+            "{refused:?}"
+        );
+        fail::remove("tenants::writer::batch-taken");
+        let mut acknowledged = vec![before.id()];
+        for answer in [first, second, last] {
+            match answer.await.unwrap_or(Err(desk.readers.closed())) {
+                Ok(done) => acknowledged.push(done.outcome[0].id()),
+                Err(error) => assert!(matches!(error, StoreError::Closed { .. }), "{error:?}"),
+            }
+        }
+        let connection = desk.readers.writer().unwrap();
+        let stored: i64 = connection
+            .query_row("SELECT count(*) FROM documents_1", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(
+            stored,
+            i64::try_from(acknowledged.len()).unwrap(),
+            "what is there is what was acknowledged"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_first_mutation_that_finds_no_database_is_answered_and_ends_the_writer() {
     let desk = desk(|_| ()).await;
