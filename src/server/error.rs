@@ -103,6 +103,9 @@ codes! {
     /// There is no room for more.
     NoRoom = "rate.resource_exhausted", INSUFFICIENT_STORAGE, "error", false,
         "delete documents, or have the operator raise --max-tenant-bytes or make room on the disk";
+    /// No more keys of requests are remembered.
+    TooManyRemembered = "rate.resource_exhausted", INSUFFICIENT_STORAGE, "error", false,
+        "send the request without Idempotency-Key, or once keys of the last 24 hours are forgotten; whoever has used them up has a credential of this tenant";
     /// The key cannot be had now.
     KeyUnavailable = "encryption.key_unavailable", SERVICE_UNAVAILABLE, "error", true,
         "make the key reachable, or name the missing one in the settings (--encryption-previous-…); `nimbus encryption status` names it";
@@ -278,7 +281,6 @@ impl From<StoreError> for ApiError {
             | StoreError::CronOwned { .. }
             | StoreError::TooManyCrons
             | StoreError::KeyReused
-            | StoreError::TooManyRemembered
             | StoreError::NotUnique { .. } => Code::Conflict,
             StoreError::SchemaNotFound { .. } => Code::SchemaNotFound,
             StoreError::SchemaViolation { .. } | StoreError::SchemaOffended { .. } => {
@@ -293,6 +295,7 @@ impl From<StoreError> for ApiError {
             } => Code::StorageBusy,
             StoreError::Busy { .. } => Code::ResourceExhausted,
             StoreError::NoRoom { .. } => Code::NoRoom,
+            StoreError::TooManyRemembered => Code::TooManyRemembered,
             StoreError::Open { source, .. } => of_trouble(source.trouble()),
             StoreError::Envelope { source, .. } => of_trouble(source.trouble()),
             StoreError::Corrupt { .. }
@@ -332,5 +335,19 @@ pub(super) fn of_trouble(trouble: Trouble) -> Code {
         | Trouble::Plaintext
         | Trouble::Corrupt => Code::StorageCorruption,
         Trouble::Storage => Code::Unavailable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_memory_of_keys_that_is_full_is_no_conflict_of_the_request() {
+        let full = ApiError::from(StoreError::TooManyRemembered).code;
+        assert_eq!(full.status(), StatusCode::INSUFFICIENT_STORAGE);
+        assert!(!full.retryable());
+        let reused = ApiError::from(StoreError::KeyReused).code;
+        assert_eq!(reused.status(), StatusCode::CONFLICT);
     }
 }

@@ -42,7 +42,12 @@ fn what_is_printed_is_what_is_listed_and_moves_with_the_traffic() {
     until("the job ran", || {
         server.request("GET", &history, None).0 == 200
     });
-    let (text, values) = scrape(&machine, &server);
+    // A request counts until its answer is sent, which its client may hear a moment before.
+    let (mut text, mut values) = scrape(&machine, &server);
+    until("the scrape alone is under way", || {
+        (text, values) = scrape(&machine, &server);
+        values["nimbus_http_requests_under_way"] == 1.0
+    });
     for metric in ALL {
         let line = format!("# TYPE {} {}\n", metric.name, metric.kind.as_str());
         assert!(text.contains(&line), "no {line}in:\n{text}");

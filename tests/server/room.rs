@@ -125,6 +125,75 @@ fn below_the_reserve_everybodys_writes_are_refused_and_what_makes_room_is_not() 
     server.stop();
 }
 
+/// An index of a few large documents is as large as they are, and a schema may have 32.
+#[test]
+fn indexes_that_would_go_far_beyond_the_limit_are_undone_and_the_tenant_goes_on() {
+    let machine = machine();
+    let server = machine.start(&["--max-tenant-bytes", "8MiB"]);
+    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    let large = json!({"table": "fat", "fields": {"text": "x".repeat(500_000)}});
+    for _ in 0..4 {
+        let _ = server.create("/api/tenants/demo/documents", &large);
+    }
+    let index = |n| json!({"name": format!("i{n}"), "fields": ["text", format!("f{n}")]});
+    let schema =
+        |count| json!({"table": "fat", "indexes": (0..count).map(index).collect::<Vec<_>>()});
+    let path = "/api/tenants/demo/schema/fat";
+    let (status, answer) = server.request("PUT", path, Some(&schema(32)));
+    let _ = assert_error(status, &answer, FULL);
+    assert_eq!(server.request("GET", path, None).0, 404);
+    let on_disk: u64 = ["demo.sqlite3", "demo.sqlite3-wal"]
+        .iter()
+        .filter_map(|name| fs::metadata(machine.data_dir().join(name)).ok())
+        .map(|file| file.len())
+        .sum();
+    assert!(on_disk < 24 << 20, "64 MB in all were asked for: {on_disk}");
+    // What fits goes on, and a batch is measured as it goes.
+    assert_eq!(insert(&server, "demo", 1).0, 201);
+    assert_eq!(server.request("PUT", path, Some(&schema(1))).0, 200);
+    let mutation =
+        json!({"type": "insert", "table": "fat", "fields": {"text": "x".repeat(900_000)}});
+    let batch = json!({"mutations": vec![mutation; 7]});
+    let (status, answer) = server.request("POST", "/api/tenants/demo/batch", Some(&batch));
+    let _ = assert_error(status, &answer, FULL);
+    assert_eq!(
+        insert(&server, "demo", 2).0,
+        201,
+        "all of the batch was undone"
+    );
+    server.stop();
+}
+
+/// What is remembered of a request grows the tenant, too.
+#[test]
+fn at_the_limit_checks_are_not_remembered_and_deletes_are() {
+    let machine = machine();
+    let server = machine.start(&["--max-tenant-bytes", "1MiB"]);
+    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    let ids = fill(&server);
+    let check = json!({"type": "check", "table": "fill", "id": "017f22e2-79b0-7cc3-98c4-dc0c0c07398f", "version": null});
+    let delete = json!({"type": "delete", "table": "fill", "id": ids[0]});
+    let token = machine.token();
+    let send = |key: &str, mutations: &[&Value]| {
+        let headers = [("idempotency-key", key)];
+        let body = json!({"mutations": mutations});
+        let path = "/api/tenants/demo/batch";
+        let answer = server.try_request_with(&token, &headers, "POST", path, Some(&body));
+        answer.expect("an answer")
+    };
+    for mutations in [&[][..], &[&check; 100][..]] {
+        let (status, answer) = send("checks", mutations);
+        let _ = assert_error(status, &answer, FULL);
+    }
+    let body = json!({"mutations": vec![check; 100]});
+    let (status, answer) = server.request("POST", "/api/tenants/demo/batch", Some(&body));
+    assert_eq!(status, 200, "{answer}");
+    let deleted = send("delete", &[&delete]);
+    assert_eq!(deleted.0, 200, "{}", deleted.1);
+    assert_eq!(send("delete", &[&delete]), deleted, "it is remembered");
+    server.stop();
+}
+
 #[test]
 fn limits_that_are_none_are_refused() {
     let machine = machine();

@@ -16,8 +16,9 @@ use super::{
     failure, layout,
     lookups::Wanted,
     plans::Plans,
-    readers::is_sound,
+    readers::{Readers, is_sound},
     remembered::{Expiry, Part},
+    room::{self, Room},
 };
 use crate::{
     budget,
@@ -61,8 +62,18 @@ pub(super) struct Writing<'a> {
     pub(super) applied: Vec<Applied>,
     /// Whether all of this is undone in the end.
     pub(super) rehearsing: bool,
-    /// Why the tenant may not grow, if it may not.
+    /// Why the tenant may not grow, as it was before the transaction.
     pub(super) no_room: Option<NoRoom>,
+    /// What is asked again as the transaction grows.
+    pub(super) bounds: Option<Bounds<'a>>,
+}
+
+/// What bounds one transaction.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds<'a> {
+    pub(super) room: &'a Room,
+    /// Know whether the tenant may still be used.
+    pub(super) readers: &'a Readers,
 }
 
 /// What a mutation did, for the journal.
@@ -111,13 +122,18 @@ impl<'a> Writing<'a> {
             applied: Vec::new(),
             rehearsing: false,
             no_room: None,
+            bounds: None,
         }
     }
 
-    /// Refuses what makes the tenant grow, when it may not.
+    /// Refuses what makes the tenant grow, when it may not. Whoever writes much asks again in between.
     pub(super) fn may_grow(&self) -> Result<(), StoreError> {
-        let Some(what) = self.no_room else {
-            return Ok(());
+        let what = match self.no_room {
+            Some(what) => what,
+            None => match self.used_up()? {
+                Some(what) => what,
+                None => return Ok(()),
+            },
         };
         match what {
             NoRoom::Tenant { .. } => metrics::REFUSED_TENANT_LIMIT.increment(1),
@@ -125,6 +141,23 @@ impl<'a> Writing<'a> {
         }
         let tenant = self.tenant.clone();
         Err(StoreError::NoRoom { tenant, what })
+    }
+
+    /// Whether what is in this transaction already has used up the room. The WAL does not count here: its frames are of the same pages.
+    fn used_up(&self) -> Result<Option<NoRoom>, StoreError> {
+        let Some(Bounds { room, readers }) = self.bounds else {
+            return Ok(None);
+        };
+        if readers.is_halted() {
+            return Err(readers.closed());
+        }
+        if let Some(limit) = room.tenant() {
+            let bytes = room::in_use(self.connection).map_err(|error| self.failure(error))?;
+            if bytes >= limit {
+                return Ok(Some(NoRoom::Tenant { bytes, limit }));
+            }
+        }
+        Ok(room.on_disk().err())
     }
 
     #[cfg(test)]

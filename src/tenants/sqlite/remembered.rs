@@ -110,7 +110,13 @@ impl Writing<'_> {
                 .and_then(|mut forget| forget.execute([&once.key()[..]]))
                 .map_err(|error| self.failure(error))?;
         }
+        let before = self.applied.len();
         let answer = work(self)?;
+        let wrote = self.applied.len() - before;
+        // What deletes makes room for the memory of it; what checks alone, or does nothing, does not.
+        if wrote == 0 || answer.len() > 2 * wrote {
+            self.may_grow()?;
+        }
         self.note_answer(once, now, &answer)?;
         Ok((answer, false))
     }

@@ -260,6 +260,8 @@ impl Writing<'_> {
         }
         wanted.retain(|(rule, _)| rule.unique || !self.rehearsing);
         for (rule, definition) in wanted {
+            // One can be as large as all documents of its table.
+            self.may_grow()?;
             let made = make_index(self.connection, number, rule, &definition);
             made.map_err(|error| match violated(&error) {
                 Some(Violated::Index(slot)) => self.not_unique(table, slot),

@@ -30,7 +30,7 @@ use rusqlite::{Connection, MAIN_DB, wal::CheckpointMode};
 use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
-    apply::{Known, Writing},
+    apply::{Bounds, Known, Writing},
     checkpoint::Checkpoints,
     failure,
     files::{Files, Replaced},
@@ -690,6 +690,10 @@ impl Work {
         );
         writing.forget(&mut self.expiry)?;
         writing.no_room = no_room;
+        writing.bounds = Some(Bounds {
+            room: &station.room,
+            readers: &station.readers,
+        });
         for queued in group {
             // What was refused alone is kept by the work itself, for its answer.
             let work = |writing: &mut Writing<'_>| queued.work.apply(writing);
