@@ -150,7 +150,7 @@ fn indexes_that_would_go_far_beyond_the_limit_are_undone_and_the_tenant_goes_on(
     assert!(on_disk < 24 << 20, "64 MB in all were asked for: {on_disk}");
     // What fits goes on, and a batch is measured as it goes.
     assert_eq!(insert(&server, "demo", 1).0, 201);
-    assert_eq!(server.request("PUT", path, Some(&schema(1))).0, 200);
+    assert_eq!(server.request("PUT", path, Some(&schema(1))).0, 204);
     let mutation =
         json!({"type": "insert", "table": "fat", "fields": {"text": "x".repeat(900_000)}});
     let batch = json!({"mutations": vec![mutation; 7]});
