@@ -11,7 +11,7 @@
 //! | 4. manifest `ready` published | manifest `ready`, file | open |
 //!
 //! The mirror is always written before the sidecar, so that a durable sidecar never lacks one; `new` manifests, whose files
-//! hold nothing, are not mirrored. So a copy in the mirror proves that a file exists, and which of its manifests is the newest: see [`standing`].
+//! hold nothing, are not mirrored. So a copy in the mirror proves that a file exists, and which of its manifests is the newest: see `standing`.
 
 mod audit;
 mod error;

@@ -25,7 +25,7 @@ impl FileLimit {
         })
     }
 
-    /// How many connections may be open: a quarter, and all that [`USUAL_TENANTS`] leave, so that tenants can be opened whatever clients do.
+    /// How many connections may be open: a quarter, and all that `USUAL_TENANTS` leave, so that tenants can be opened whatever clients do.
     #[must_use]
     pub fn connections(self) -> u32 {
         let left = |files: u64| files.saturating_sub(OWN_FILES + USUAL_TENANTS * FILES_A_TENANT);

@@ -19,7 +19,7 @@ pub struct Patience {
     pub head: Duration,
     /// For the next request.
     pub keep_alive: Duration,
-    /// For [`LEAST_PROGRESS`] bytes of an answer to be taken.
+    /// For `LEAST_PROGRESS` bytes of an answer to be taken.
     pub answer: Duration,
     /// For an answer to begin whose peer ended its side: it may want the answer, or be gone.
     pub half_closed: Duration,

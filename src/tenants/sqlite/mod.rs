@@ -7,7 +7,7 @@
 //! | 1. tombstone in the control file | `tenants::delete::condemned` | carries the deletion out; the tenant is not listed |
 //! | 2. tenant closed | `tenants::delete::closed` | the same |
 //! | 3. manifest removed: the data is unreadable now | `tenants::delete::key-removed` | the same |
-//! | 4. [all its other files](crate::data_dir) removed | `tenants::delete::files-removed` | the same |
+//! | 4. all its other files (`data_dir`) removed | `tenants::delete::files-removed` | the same |
 //! | 5. tombstone and the manifest's mirror removed, one commit | `tenants::delete::finished` | nothing is left |
 //!
 //! The key goes first, so that a tenant created later under the same name can never come into the old one's key or
