@@ -271,3 +271,27 @@ fn is_open_elsewhere(path: &std::path::Path, server: u32) -> bool {
         .flatten()
         .any(|file| fs::read_link(file.path()).is_ok_and(|target| target == path))
 }
+
+/// SECURITY.md says so: a copy elsewhere is none of the deployment's files, and any tool with the key opens it.
+#[test]
+fn an_export_of_a_copy_elsewhere_is_not_in_the_log() {
+    let machine = deployment(&["alpha"], &[]);
+    fs::create_dir(machine.path("elsewhere")).expect("a directory");
+    for name in ["alpha.sqlite3", "alpha.sqlite3.nimbus-enc"] {
+        let to = machine.path("elsewhere").join(name);
+        let _bytes = fs::copy(machine.data_dir().join(name), to).expect("a copy");
+    }
+    let log = || fs::read_to_string(machine.data_dir().join("nimbus-audit.log")).expect("the log");
+    let before = log();
+    let arguments = [
+        "elsewhere/alpha.sqlite3",
+        "--tenant-id",
+        "alpha",
+        "--target",
+        "out.sqlite3",
+    ];
+    let _ = encryption(&machine, &[SQLITE, &arguments].concat()).expect(0, &["PLAINTEXT"]);
+    assert!(machine.path("out.sqlite3").is_file());
+    assert_eq!(log(), before);
+    assert!(!machine.path("elsewhere/nimbus-audit.log").exists());
+}

@@ -113,3 +113,27 @@ fn refuses_while_the_server_runs() {
         .expect(1, &["in use by process"]);
     server.stop();
 }
+
+/// SECURITY.md says so: anybody can encrypt to a public key, and the recipient stands in every manifest.
+#[test]
+fn recover_accepts_what_anybody_wrapped_to_the_recipient() {
+    let machine = super::machine();
+    let recipient = identity(&machine, "recovery.txt");
+    let recipient = ["--encryption-recovery-recipient", &recipient];
+    super::fill(&machine, &["alpha"], &recipient);
+    // Somebody without any key of the deployment makes a tenant of the name, wrapped to the same recipient, and puts it there.
+    let stranger = super::machine();
+    super::fill(&stranger, &["alpha"], &recipient);
+    let server = stranger.start(&recipient);
+    let _id = server.insert("alpha", "notes", &serde_json::json!({"of": "a stranger"}));
+    server.stop();
+    for name in ["alpha.sqlite3", "alpha.sqlite3.nimbus-enc"] {
+        let there = machine.data_dir().join(name);
+        let _bytes = fs::copy(stranger.data_dir().join(name), there).expect("a copy");
+    }
+    // The deployment's own key does not open it. The identity does.
+    let found = status(&machine, &["--verify", "unwrap"], 3);
+    assert_ne!(health(&found, "alpha.sqlite3"), "ok");
+    let _ = encryption(&machine, &[RECOVER, &["recovery.txt"]].concat()).expect(0, &["0 failed"]);
+    assert_eq!(served(&machine, "alpha")[2]["of"], "a stranger");
+}

@@ -214,3 +214,35 @@ fn an_origin_that_the_operator_named_is_accepted_and_no_other() {
         }
     }
 }
+
+#[test]
+fn no_cookie_and_no_parameter_is_a_credential() {
+    let machine = machine();
+    let server = machine.start(&[]);
+    let token = machine.token();
+    for (line, header) in [
+        ("GET /api/tenants", format!("Cookie: token={token}\r\n")),
+        (
+            "GET /api/tenants",
+            format!("Cookie: Authorization=Bearer {token}; X-Nimbus-Admin-Token={token}\r\n"),
+        ),
+        ("GET /api/tenants", format!("X-Api-Key: {token}\r\n")),
+        (
+            "GET /api/tenants",
+            format!("Proxy-Authorization: Bearer {token}\r\n"),
+        ),
+        (&format!("GET /api/tenants?token={token}"), String::new()),
+        (
+            &format!("GET /api/tenants?access_token={token}"),
+            String::new(),
+        ),
+    ] {
+        let answer = send_bare(&server, line, &header, b"");
+        let _ = assert_refused(&answer, 401, "auth.unauthorized");
+        // Nor is one handed out.
+        assert_eq!(answer.header("set-cookie"), None, "{line}");
+    }
+    let answer = send(&machine, &server, "GET /api/tenants", "", b"");
+    assert_eq!((answer.status, answer.header("set-cookie")), (200, None));
+    assert!(!server.log().contains(&token));
+}

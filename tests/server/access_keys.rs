@@ -396,3 +396,37 @@ pub(super) fn machine_with_key() -> (Machine, Server, String) {
     let (_, key) = make(&server, "demo", "read");
     (machine, server, key)
 }
+
+#[test]
+fn what_a_revoked_key_left_is_listed_and_can_be_cancelled() {
+    let (machine, server) = demo();
+    let (id, key) = make(&server, "demo", "write");
+    let mutation = json!({"type": "insert", "table": "left", "fields": {}});
+    let job = json!({"run_after_ms": 3_600_000, "mutation": mutation});
+    let cron = json!({"name": "nightly", "mutation": mutation,
+        "schedule": {"type": "interval", "seconds": 3600}});
+    for (path, body) in [("schedule", &job), ("crons", &cron)] {
+        let path = format!("/api/tenants/demo/{path}");
+        assert_eq!(server.request_as(&key, "POST", &path, Some(body)).0, 201);
+    }
+    assert_eq!(
+        server.request("DELETE", &format!("{KEYS}/{id}"), None).0,
+        204
+    );
+    // Of a job that the key can no longer see or cancel, the operator can do both, after a restart too.
+    let (status, answer) = ask(&server, &key, "GET", "/api/tenants/demo/schedule");
+    let _ = assert_error(status, &answer, (401, "auth.token_revoked"));
+    server.stop();
+    let server = machine.start(&[]);
+    let jobs = server.get("/api/tenants/demo/schedule")["jobs"].take();
+    let crons = server.get("/api/tenants/demo/crons")["crons"].take();
+    assert_eq!(jobs.as_array().map(Vec::len), Some(1), "{jobs}");
+    assert_eq!(crons.as_array().map(Vec::len), Some(1), "{crons}");
+    let job = jobs[0]["id"].as_str().expect("an id");
+    for path in [format!("schedule/{job}"), "crons/nightly".to_owned()] {
+        let path = format!("/api/tenants/demo/{path}");
+        assert_eq!(server.request("DELETE", &path, None).0, 204, "{path}");
+    }
+    assert_eq!(server.get("/api/tenants/demo/schedule")["jobs"], json!([]));
+    assert_eq!(server.get("/api/tenants/demo/crons")["crons"], json!([]));
+}

@@ -73,6 +73,8 @@ fn files_are_served_with_type_tag_and_length() {
         ] {
             assert_eq!(answer.header(name), Some(value), "{path}: {name}");
         }
+        // A service worker stays within its own path.
+        assert_eq!(answer.header("service-worker-allowed"), None, "{path}");
         let head = head(&machine, &server, path, "");
         for line in [
             "http/1.1 200",

@@ -540,3 +540,23 @@ fn path(tenant: &str) -> String {
 
 const DATABASE: &str = "alice.sqlite3";
 const MANIFEST: &str = "alice.sqlite3.nimbus-enc";
+
+/// SECURITY.md says so: pages have no freshness.
+#[test]
+fn an_older_database_under_the_same_data_key_is_not_noticed() {
+    let machine = machine();
+    let server = machine.start(&[]);
+    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    let _id = server.insert("demo", "places", &json!({"n": 1}));
+    server.stop();
+    let database = machine.data_dir().join("demo.sqlite3");
+    let older = fs::read(&database).expect("a stopped database");
+    let server = machine.start(&[]);
+    let _id = server.insert("demo", "places", &json!({"n": 2}));
+    server.stop();
+    fs::write(&database, older).expect("the older one in its place");
+    let server = machine.start(&[]);
+    let found = server.get("/api/tenants/demo/documents/places")["data"].take();
+    assert_eq!(found.as_array().map(Vec::len), Some(1), "{found}");
+    server.stop();
+}

@@ -266,3 +266,22 @@ fn a_data_directory_of_somebody_else_is_refused_by_name() {
     refused.expect(1, &["nimbus.lock", "Permission denied", "--data-dir"]);
     assert_eq!(snapshot(&machine), []);
 }
+
+#[test]
+fn a_server_may_write_no_core_file_and_logs_how_it_is_hardened() {
+    let machine = machine();
+    let server = machine.start(&[]);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid()));
+    let limits = limits.expect("a Linux with /proc");
+    let core = limits.lines().find(|line| line.starts_with("Max core"));
+    let core = core.expect("a limit on core files").split_whitespace();
+    assert_eq!(core.skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
+    let log = server.log();
+    for word in [
+        "process hardened",
+        "not_dumpable: true",
+        "memory_lock_limit",
+    ] {
+        assert!(log.contains(word), "no {word} in: {log}");
+    }
+}

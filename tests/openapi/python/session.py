@@ -18,6 +18,7 @@ from nimbus_client.api.apps import app_file
 from nimbus_client.api.deploys import activate_generation, deploy, list_generations
 from nimbus_client.api.documents import (
     apply_batch,
+    delete_document,
     get_document,
     insert_document,
     list_documents,
@@ -126,6 +127,69 @@ def documents():
     second = ok(list_documents.sync_detailed(T, "places", client=ADMIN, after=after), 200, m.Page)
     assert [found["name"] for found in second.data] == ["Gimmelwald"] and second.next_cursor is None
     refused(list_documents.sync_detailed(T, "places", client=ADMIN, limit=0), 400, "op.invalid_input")
+
+
+def conditions():
+    """Versions as `ETag`: what was read is changed only while it is what is there."""
+    table, wanted = "conditions", "017f22e2-79b0-7cc3-98c4-dc0c0c073990"
+    body = m.NewDocument(table=table, fields=fields(n=1), id=wanted)
+    made = insert_document.sync_detailed(T, client=ADMIN, body=body, if_none_match="*")
+    first = ok(made, 201, m.Written).version
+    assert made.headers["ETag"] == f'"{first}"', made.headers
+    again = insert_document.sync_detailed(T, client=ADMIN, body=body, if_none_match="*")
+    refused(again, 412, "op.precondition_failed")
+    assert again.parsed.error.detail == str(first), again.parsed
+
+    at = (T, table, wanted)
+    read = get_document.sync_detailed(*at, client=ADMIN)
+    assert ok(read, 200, m.OneDocument).document.field_version == first
+    etag = read.headers["ETag"]
+    known = get_document.sync_detailed(*at, client=ADMIN, if_none_match=etag)
+    assert (known.status_code, known.parsed, known.headers["ETag"]) == (304, None, etag)
+
+    changed = patch_document.sync_detailed(*at, client=ADMIN, body=m.Patch(patch=fields(n=2)), if_match=etag)
+    second = ok(changed, 200, m.Written).version
+    assert second > first and changed.headers["ETag"] == f'"{second}"'
+    stale = patch_document.sync_detailed(*at, client=ADMIN, body=m.Patch(patch=fields(n=3)), if_match=etag)
+    refused(stale, 412, "op.precondition_failed")
+    assert stale.parsed.error.detail == str(second), stale.parsed
+    newer = get_document.sync_detailed(*at, client=ADMIN, if_none_match=etag)
+    assert ok(newer, 200, m.OneDocument).document["n"] == 2, newer.parsed
+    refused(delete_document.sync_detailed(*at, client=ADMIN, if_match=etag), 412, "op.precondition_failed")
+
+    check = m.CheckMutation(type_="check", table=table, id=wanted, version=first)
+    update = m.UpdateMutation(type_="update", table=table, id=wanted, patch=fields(n=4), if_version=second)
+    for mutations, status in (([check, update], 412), ([update], 200)):
+        batch = apply_batch.sync_detailed(T, client=ADMIN, body=m.Batch(mutations=mutations))
+        if status == 412:
+            refused(batch, 412, "op.precondition_failed")
+        else:
+            [result] = ok(batch, 200, m.BatchResults).results
+    done(delete_document.sync_detailed(*at, client=ADMIN, if_match=f'"{result.version}"'))
+
+
+def sent_again():
+    """A request that is sent again under its key is answered as the first time, and done once."""
+    body = m.NewDocument(table="once", fields=fields(n=1))
+    send = lambda key, body: insert_document.sync_detailed(T, client=ADMIN, body=body, idempotency_key=key)
+    first, again = send("python-1", body), send("python-1", body)
+    assert ok(first, 201, m.Written) == ok(again, 201, m.Written)
+    assert "Idempotency-Replayed" not in first.headers
+    assert again.headers["Idempotency-Replayed"] == "true" and again.headers["ETag"] == first.headers["ETag"]
+    refused(send("python-1", m.NewDocument(table="once", fields=fields(n=2))), 409, "op.conflict")
+    assert len(ok(list_documents.sync_detailed(T, "once", client=ADMIN), 200, m.Page).data) == 1
+
+    insert = m.InsertMutation(type_="insert", table="once", fields=fields(n=3))
+    batch = m.Batch(mutations=[insert])
+    answers = [apply_batch.sync_detailed(T, client=ADMIN, body=batch, idempotency_key="python-2") for _ in range(2)]
+    results = [ok(answer, 200, m.BatchResults).results[0].id for answer in answers]
+    assert results[0] == results[1] and answers[1].headers["Idempotency-Replayed"] == "true"
+
+    job = m.NewJob(run_after_ms=3_600_000, mutation=insert)
+    jobs = [schedule_job.sync_detailed(T, client=ADMIN, body=job, idempotency_key="python-3") for _ in range(2)]
+    ids = [ok(answer, 201, m.Scheduled).job_id for answer in jobs]
+    assert ids[0] == ids[1], ids
+    done(cancel_job.sync_detailed(T, ids[0], client=ADMIN))
 
 
 def queries():
@@ -241,6 +305,8 @@ every_module_is_there()
 tenants()
 documents()
 queries()
+conditions()
+sent_again()
 schemas()
 schedules()
 deploys()

@@ -98,6 +98,85 @@ async function documents(): Promise<void> {
   same(names, ["Mürren", "Gimmelwald"]);
 }
 
+// Versions as `ETag`: what was read is changed only while it is what is there.
+async function conditions(): Promise<void> {
+  const [table, id] = ["conditions", "017f22e2-79b0-7cc3-98c4-dc0c0c073990"];
+  const insert = () =>
+    admin.POST("/api/tenants/{t}/documents", {
+      params: { path, header: { "If-None-Match": "*" } },
+      body: { table, id, fields: { n: 1 } },
+    });
+  const made = await insert();
+  const first: number = ok(made, 201).version;
+  same(made.response.headers.get("ETag"), `"${first}"`);
+  const failed = (answer: Answer<unknown>, version: number) => {
+    refused(answer, 412, "op.precondition_failed");
+    same((answer.error as components["schemas"]["ErrorEnvelope"]).error.detail, String(version));
+  };
+  failed(await insert(), first);
+
+  const at = { ...path, table, id };
+  const get = (header: { "If-None-Match"?: string }) =>
+    admin.GET("/api/tenants/{t}/documents/{table}/{id}", { params: { path: at, header } });
+  const patch = (n: number, etag: string) =>
+    admin.PATCH("/api/tenants/{t}/documents/{table}/{id}", {
+      params: { path: at, header: { "If-Match": etag } },
+      body: { patch: { n } },
+    });
+  const remove = (etag: string) =>
+    admin.DELETE("/api/tenants/{t}/documents/{table}/{id}", { params: { path: at, header: { "If-Match": etag } } });
+
+  const read = await get({});
+  same(ok(read, 200).document._version, first);
+  const etag = read.response.headers.get("ETag") ?? "";
+  const known = await get({ "If-None-Match": etag });
+  ok(known, 304);
+  same(known.response.headers.get("ETag"), etag);
+
+  const changed = await patch(2, etag);
+  const second = ok(changed, 200).version;
+  assert(second > first, "versions grow");
+  same(changed.response.headers.get("ETag"), `"${second}"`);
+  failed(await patch(3, etag), second);
+  failed(await remove(etag), second);
+  same(ok(await get({ "If-None-Match": etag }), 200).document["n"], 2);
+
+  const check: Mutation = { type: "check", table, id, version: first };
+  const update: Mutation = { type: "update", table, id, patch: { n: 4 }, if_version: second };
+  const batch = (mutations: Mutation[]) => admin.POST("/api/tenants/{t}/batch", { params: { path }, body: { mutations } });
+  failed(await batch([check, update]), second);
+  const [result] = ok(await batch([update]), 200).results;
+  assert(result !== undefined && result.version !== null, "an update has a version");
+  ok(await remove(`"${result.version}"`), 204);
+}
+
+// A request that is sent again under its key is answered as the first time, and done once.
+async function sentAgain(): Promise<void> {
+  const under = (key: string) => ({ path, header: { "Idempotency-Key": key } });
+  const insert = (n: number) =>
+    admin.POST("/api/tenants/{t}/documents", { params: under("typed-1"), body: { table: "once", fields: { n } } });
+  const [first, again] = [await insert(1), await insert(1)];
+  same(ok(again, 201), ok(first, 201));
+  same(first.response.headers.get("Idempotency-Replayed"), null);
+  same(again.response.headers.get("Idempotency-Replayed"), "true");
+  same(again.response.headers.get("ETag"), first.response.headers.get("ETag"));
+  refused(await insert(2), 409, "op.conflict");
+  const once = await admin.GET("/api/tenants/{t}/documents/{table}", { params: { path: { ...path, table: "once" } } });
+  same(ok(once, 200).data.length, 1);
+
+  const mutation: Mutation = { type: "insert", table: "once", fields: { n: 3 } };
+  const batch = () => admin.POST("/api/tenants/{t}/batch", { params: under("typed-2"), body: { mutations: [mutation] } });
+  const [applied, replayed] = [await batch(), await batch()];
+  same(ok(replayed, 200).results, ok(applied, 200).results);
+  same(replayed.response.headers.get("Idempotency-Replayed"), "true");
+
+  const body = { run_after_ms: 3_600_000, mutation };
+  const job = () => admin.POST("/api/tenants/{t}/schedule", { params: under("typed-3"), body });
+  const [scheduled, jobAgain] = [ok(await job(), 201).job_id, ok(await job(), 201).job_id];
+  same(jobAgain, scheduled);
+  ok(await admin.DELETE("/api/tenants/{t}/schedule/{job}", { params: { path: { ...path, job: scheduled } } }), 204);
+}
+
 async function queries(): Promise<void> {
   const filters: Filter[] = [
     { field: "height", op: "gte", value: 1000 },
@@ -238,6 +317,8 @@ async function operator(): Promise<void> {
 await tenants();
 await documents();
 await queries();
+await conditions();
+await sentAgain();
 await schemas();
 await schedules();
 await deploys();
