@@ -6,6 +6,7 @@ import type { components, paths } from "./api.js";
 declare const process: { argv: string[]; env: Record<string, string | undefined> };
 
 type Mutation = components["schemas"]["Mutation"];
+type BatchMutation = components["schemas"]["BatchMutation"];
 type Schedule = components["schemas"]["Schedule"];
 type Filter = components["schemas"]["Filter"];
 type ErrorCode = components["schemas"]["ErrorCode"];
@@ -141,9 +142,9 @@ async function conditions(): Promise<void> {
   failed(await remove(etag), second);
   same(ok(await get({ "If-None-Match": etag }), 200).document["n"], 2);
 
-  const check: Mutation = { type: "check", table, id, version: first };
+  const check: BatchMutation = { type: "check", table, id, version: first };
   const update: Mutation = { type: "update", table, id, patch: { n: 4 }, if_version: second };
-  const batch = (mutations: Mutation[]) => admin.POST("/api/tenants/{t}/batch", { params: { path }, body: { mutations } });
+  const batch = (mutations: BatchMutation[]) => admin.POST("/api/tenants/{t}/batch", { params: { path }, body: { mutations } });
   failed(await batch([check, update]), second);
   const [result] = ok(await batch([update]), 200).results;
   assert(result !== undefined && result.version !== null, "an update has a version");
