@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nimbus_manifests::TenantId;
 use tokio::time::Instant;
 
-use crate::metrics::{self, Held};
+use crate::metrics::{self, Counted};
 use crate::process;
 
 /// Something that there is so much of, taken and free.
@@ -139,7 +139,7 @@ impl Drop for Share {
 pub(crate) struct Account {
     _place: Share,
     state: Mutex<State>,
-    _under_way: Held,
+    _under_way: Counted,
 }
 
 #[derive(Debug)]
@@ -173,7 +173,7 @@ impl Account {
         Ok(Arc::new(Self {
             _place: place,
             state: Mutex::new(state),
-            _under_way: Held::new(&metrics::UNDER_WAY),
+            _under_way: Counted::new(&metrics::UNDER_WAY),
         }))
     }
 

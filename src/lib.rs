@@ -14,7 +14,6 @@
 
 pub mod audit;
 pub(crate) mod budget;
-pub(crate) mod chain;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -23,8 +22,10 @@ pub(crate) mod data_dir;
 pub mod documents;
 pub mod encryption;
 pub mod envelope;
+pub(crate) mod error_chain;
 pub(crate) mod failpoints;
 pub mod metrics;
+pub(crate) mod pluralize;
 pub mod process;
 pub mod runtime;
 pub mod scheduler;
@@ -33,4 +34,3 @@ pub mod sqlcipher;
 pub(crate) mod sqlite_file;
 pub mod tenants;
 pub mod usage;
-pub(crate) mod words;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use nimbus_manifests::TenantId;
 
-use crate::control::{Control, Identity, KeyId, Month, Sighting};
+use crate::control::{AccessKeyId, Control, Identity, Month, Sighting};
 use crate::failpoints::crash_point;
 use crate::runtime::{self, Background, panic_point};
 
@@ -64,7 +64,13 @@ impl UsageCounter {
     }
 
     /// Notes a request under `key` of `tenant`. Never waits.
-    pub fn note(&self, key: KeyId, tenant: &TenantId, identity: Identity<'_>, now: Timestamp) {
+    pub fn note(
+        &self,
+        key: AccessKeyId,
+        tenant: &TenantId,
+        identity: Identity<'_>,
+        now: Timestamp,
+    ) {
         let month = Month::of(now);
         let hash = self.control.identity_hash(month, tenant, identity);
         // A tenant made anew after a deletion counts its identities anew.
@@ -262,7 +268,7 @@ mod tests {
         counter: UsageCounter,
         control: Arc<Control>,
         tenant: TenantId,
-        key: KeyId,
+        key: AccessKeyId,
         _dir: tempfile::TempDir,
     }
 
@@ -296,7 +302,7 @@ mod tests {
         }
     }
 
-    fn make_key(control: &Control, tenant: &TenantId) -> KeyId {
+    fn make_key(control: &Control, tenant: &TenantId) -> AccessKeyId {
         let name = "a name".parse().unwrap();
         let made = control.create_key(tenant, name, Scope::Read, control.deletions());
         made.unwrap().0.id()

@@ -11,7 +11,7 @@ use nimbus_documents::documents::schema::{
     MAX_INDEXES, MAX_SCHEMA_BYTES, MAX_SCHEMA_FIELDS, TableSchema, Violation,
 };
 use nimbus_documents::documents::{
-    AtMost, Expected, Fields, InputError, MAX_BATCH, MAX_FIELDS_BYTES, Mutation,
+    Bounded, Expected, Fields, InputError, MAX_BATCH, MAX_FIELDS_BYTES, Mutation,
 };
 use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
@@ -144,8 +144,8 @@ pub fn schema(bytes: &[u8]) {
 
 /// The mutations of a batch as its route takes them apart: each is read, or refused, by itself.
 pub fn batch(bytes: &[u8]) {
-    type Written = AtMost<Box<RawValue>, MAX_BATCH>;
-    let Ok(AtMost(mutations)) = serde_json::from_slice::<Written>(bytes) else {
+    type Written = Bounded<Box<RawValue>, MAX_BATCH>;
+    let Ok(Bounded(mutations)) = serde_json::from_slice::<Written>(bytes) else {
         return;
     };
     assert!(mutations.len() <= MAX_BATCH);

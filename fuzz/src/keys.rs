@@ -33,7 +33,7 @@ pub fn access_key(bytes: &[u8]) {
         assert!((1..=100).contains(&text.chars().count()));
         assert!(!text.contains(char::is_control));
     }
-    if let Ok(id) = text.parse::<nimbus_access_keys::KeyId>() {
+    if let Ok(id) = text.parse::<nimbus_access_keys::AccessKeyId>() {
         assert_eq!(id.to_string(), text);
     }
 }

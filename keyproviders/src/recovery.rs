@@ -182,7 +182,7 @@ impl FromStr for Recipient {
 
 /// Whether `file` is an age file of one X25519 stanza under `file_key`, whose payload is `digest` and `dek`.
 fn opens(file: &[u8], file_key: &FileKey, digest: &[u8], dek: &Dek) -> bool {
-    let known = Known(file_key);
+    let known = ExpectedKey(file_key);
     let header_is_right = age::Decryptor::new_buffered(file)
         .and_then(|file| file.decrypt(std::iter::once(&known as &dyn age::Identity)))
         .is_ok();
@@ -211,9 +211,9 @@ fn opens(file: &[u8], file_key: &FileKey, digest: &[u8], dek: &Dek) -> bool {
 }
 
 /// Stands in for the identity: it knows the file key, and says so to one stanza of the right form.
-struct Known<'a>(&'a FileKey);
+struct ExpectedKey<'a>(&'a FileKey);
 
-impl age::Identity for Known<'_> {
+impl age::Identity for ExpectedKey<'_> {
     fn unwrap_stanza(&self, stanza: &Stanza) -> Option<Result<FileKey, age::DecryptError>> {
         let share = match stanza.args.as_slice() {
             [share] => BASE64_NOPAD.decode(share.as_bytes()).ok()?,

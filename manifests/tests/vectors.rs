@@ -89,7 +89,7 @@ fn encodes_the_context_of_each_wrap() {
 }
 
 #[test]
-fn refuses_each_vector_with_its_error() {
+fn rejects_each_vector_with_its_error() {
     for case in cases("refused.json") {
         let (name, bytes) = (text(&case["file"]), bytes(&case));
         let read = SealedManifest::parse(&bytes);

@@ -29,7 +29,7 @@ pub const FILE_NAME: &str = "nimbus-audit.log";
 
 /// The part of the log that grows.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct GrowingFile {
     dir: PathBuf,
     file: File,
     /// Bytes of whole lines.
@@ -59,7 +59,7 @@ pub(super) enum Broken {
     },
 }
 
-impl Part {
+impl GrowingFile {
     /// Opens the log in `dir` behind `head`, mends what a crash left, and gives the head as it is then.
     pub(super) fn open(
         dir: &Path,

@@ -37,7 +37,7 @@ use crate::envelope::{
 };
 use crate::failpoints::crash_point;
 use crate::runtime::{self, Background, panic_point};
-use files::Part;
+use files::GrowingFile;
 use reapply::Deeds;
 
 /// Why the log cannot be opened or verified.
@@ -251,7 +251,7 @@ impl Drop for AuditLog {
 /// The end of the chain.
 struct Chain {
     control: Arc<Control>,
-    part: Part,
+    part: GrowingFile,
     head: Head,
     /// The number of the head that is durable in the control file.
     settled: u64,
@@ -298,7 +298,7 @@ impl Chain {
         } else {
             known
         };
-        let (part, head, broken) = Part::open(dir, from, sealer, full).map_err(io_error)?;
+        let (part, head, broken) = GrowingFile::open(dir, from, sealer, full).map_err(io_error)?;
         let mut chain = Self {
             control,
             part,
@@ -439,7 +439,7 @@ fn write_down(chain: &mut Chain, noted: &mut Noted, waiting: Vec<Waiting>) {
             noted.lost += count;
             tracing::error!(
                 target: "nimbus::audit",
-                error = crate::chain::chain(error),
+                error = crate::error_chain::error_chain(error),
                 events = events.len(),
                 "the audit log cannot be written"
             );

@@ -9,7 +9,7 @@ use std::path::Path;
 use nimbus_manifests::{Subject, TenantId};
 
 use super::rolled_back::{BeyondLine, RolledBack};
-use crate::control::{self, Control, ControlError, KeyId};
+use crate::control::{self, AccessKeyId, Control, ControlError};
 use crate::data_dir;
 use crate::envelope::{Event, EventKind, EventOutcome, manifest_path, read_manifest};
 use crate::failpoints::crash_point;
@@ -17,7 +17,7 @@ use crate::failpoints::crash_point;
 /// What is to be done again.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Deeds {
-    revoked: BTreeSet<(TenantId, KeyId)>,
+    revoked: BTreeSet<(TenantId, AccessKeyId)>,
     /// Whether each was locked at the end.
     locked: BTreeMap<TenantId, bool>,
     /// What an older control file knows of these is of a tenant that has ended; and the data keys that files of the name had later.
@@ -173,7 +173,7 @@ pub(super) fn accepted(found: &RolledBack, deeds: usize) -> Event {
 }
 
 /// The key that a line about access keys names.
-fn named_key(detail: &str) -> Option<KeyId> {
+fn named_key(detail: &str) -> Option<AccessKeyId> {
     let named = detail.strip_prefix("key ")?;
     let end = named.find([';', ',']).unwrap_or(named.len());
     named[..end].parse().ok()

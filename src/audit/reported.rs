@@ -10,7 +10,7 @@ use crate::envelope::{Event, EventKind, EventOutcome};
 #[serde(deny_unknown_fields)]
 pub struct Reported {
     event: Kind,
-    outcome: Outcome,
+    outcome: ReportedOutcome,
     subject: Option<String>,
     deks: Vec<String>,
     keys: Vec<String>,
@@ -27,7 +27,7 @@ enum Kind {
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Outcome {
+enum ReportedOutcome {
     Begun,
     Done,
     Failed,
@@ -46,9 +46,9 @@ impl Reported {
         Some(Self {
             event: kind,
             outcome: match event.outcome {
-                EventOutcome::Begun => Outcome::Begun,
-                EventOutcome::Done => Outcome::Done,
-                EventOutcome::Failed => Outcome::Failed,
+                EventOutcome::Begun => ReportedOutcome::Begun,
+                EventOutcome::Done => ReportedOutcome::Done,
+                EventOutcome::Failed => ReportedOutcome::Failed,
             },
             subject: event.subject.as_ref().map(ToString::to_string),
             deks: event.deks.iter().map(ToString::to_string).collect(),
@@ -66,9 +66,9 @@ impl Reported {
             Kind::Migrate => EventKind::Migrate,
         };
         let outcome = match self.outcome {
-            Outcome::Begun => EventOutcome::Begun,
-            Outcome::Done => EventOutcome::Done,
-            Outcome::Failed => EventOutcome::Failed,
+            ReportedOutcome::Begun => EventOutcome::Begun,
+            ReportedOutcome::Done => EventOutcome::Done,
+            ReportedOutcome::Failed => EventOutcome::Failed,
         };
         let texts = self.keys.iter().chain(&self.detail).chain([&self.actor]);
         if texts.map(String::len).sum::<usize>() > MAX_BYTES || self.keys.len() > MAX_KEYS {

@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use super::files;
 use super::line::{Line, LineError, Sealer, check};
 use crate::control::AuditHead as Head;
-use crate::words::count;
+use crate::pluralize::pluralize;
 
 /// What the log holds beyond the head.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ pub struct RolledBack {
 
 impl fmt::Display for RolledBack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", count(self.lines, "line"))?;
+        write!(f, "{}", pluralize(self.lines, "line"))?;
         write!(f, " after number {}", self.head)?;
         write!(f, ", from {} to {}: ", self.first, self.last)?;
         for (index, (kind, times)) in self.kinds.iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::{CliError, Outcome, output};
+use super::{CliError, CommandOutcome, output};
 use crate::server::token;
 
 /// The local admin token file.
@@ -20,7 +20,7 @@ pub(super) enum Auth {
 }
 
 impl Auth {
-    pub(super) fn run(self) -> Result<Outcome, CliError> {
+    pub(super) fn run(self) -> Result<CommandOutcome, CliError> {
         let path = token::default_path()?;
         match self {
             Self::Token => output::answer(token::read(&path)?.expose())?,
@@ -32,6 +32,6 @@ impl Auth {
                 ));
             }
         }
-        Ok(Outcome::Done)
+        Ok(CommandOutcome::Done)
     }
 }

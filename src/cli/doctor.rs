@@ -9,14 +9,14 @@ use ureq::http::Method;
 use super::encryption::knowing;
 use super::output::{self, Format};
 use super::remote::Remote;
-use super::{CliError, Outcome, block_on, settings};
+use super::{CliError, CommandOutcome, block_on, settings};
 use crate::audit::{LogError, OfflineLog};
-use crate::chain::chain;
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
-use crate::encryption::doctor::{Doctor, Examination, Verdict};
-use crate::encryption::survey::Surveyor;
-use crate::words::count;
+use crate::encryption::doctor::{Diagnosis, Doctor, Verdict};
+use crate::encryption::status::StatusReader;
+use crate::error_chain::error_chain;
+use crate::pluralize::pluralize;
 
 /// Look at keys, files and machine; exit code 3 when something needs an operator
 #[derive(Debug, Args)]
@@ -36,10 +36,10 @@ pub(super) struct DoctorCommand {
 }
 
 impl DoctorCommand {
-    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         output::init_log(Format::Text, output::COMMAND_LOG);
         let settings = settings(config, self.data_dir)?;
-        let found: Examination = match Remote::on(&settings.data_dir)? {
+        let found: Diagnosis = match Remote::on(&settings.data_dir)? {
             Some(server) => server.ask(Method::GET, "/debug/doctor", PATIENCE)?,
             None => block_on(here(&settings))?,
         };
@@ -50,15 +50,15 @@ impl DoctorCommand {
             Format::Text => output::answer(&text(&found))?,
         }
         Ok(if found.problems == 0 {
-            Outcome::Done
+            CommandOutcome::Done
         } else {
-            Outcome::Problems
+            CommandOutcome::Problems
         })
     }
 }
 
 /// Looks from this process: no server runs.
-async fn here(settings: &Settings) -> Result<Examination, CliError> {
+async fn here(settings: &Settings) -> Result<Diagnosis, CliError> {
     let keys = keys::connect(settings, Purpose::Inspect).await;
     let envelope = keys.map(|keys| keys.envelope);
     let audit = match &envelope {
@@ -73,10 +73,10 @@ async fn here(settings: &Settings) -> Result<Examination, CliError> {
             let (envelope, rolled_back) = knowing(envelope, settings).await;
             (Ok(envelope), rolled_back)
         }
-        Err(error) => (Err(chain(&error)), None),
+        Err(error) => (Err(error_chain(&error)), None),
     };
     let doctor = Doctor {
-        surveyor: Surveyor {
+        status_reader: StatusReader {
             data_dir: settings.data_dir.clone(),
             control_dir: settings.control_data_dir.clone(),
             provider: settings.provider.clone(),
@@ -92,7 +92,7 @@ async fn here(settings: &Settings) -> Result<Examination, CliError> {
 }
 
 /// A line a check, and below it what to do.
-fn text(found: &Examination) -> String {
+fn text(found: &Diagnosis) -> String {
     let width = found
         .checks
         .iter()
@@ -113,9 +113,9 @@ fn text(found: &Examination) -> String {
     }
     text.push_str(&format!(
         "\n{}, {}, {}\n",
-        count(found.checks.len(), "check"),
-        count(found.warnings, "warning"),
-        count(found.problems, "problem")
+        pluralize(found.checks.len(), "check"),
+        pluralize(found.warnings, "warning"),
+        pluralize(found.problems, "problem")
     ));
     text
 }

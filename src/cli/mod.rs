@@ -25,7 +25,7 @@ use crate::encryption::OperationError;
 use crate::encryption::lock::LockTenantError;
 use crate::encryption::rotate_kek::RotateKekError;
 use crate::encryption::shred::ShredError;
-use crate::encryption::survey::SurveyError;
+use crate::encryption::status::StatusError;
 use crate::envelope::act_as;
 use crate::process::{ControlSocketError, LockError, exit_now};
 use crate::runtime::log;
@@ -114,7 +114,7 @@ pub enum CliError {
     Encryption(#[from] encryption::EncryptionError),
     /// The data directory cannot be looked through.
     #[error(transparent)]
-    Survey(#[from] SurveyError),
+    Status(#[from] StatusError),
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] LogError),
@@ -137,7 +137,7 @@ pub enum CliError {
 
 /// How a command that did not fail ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CommandOutcome {
     /// Done.
     Done,
     /// Done, and it found problems.
@@ -183,9 +183,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Doctor(command) => command.run(config),
     };
     let code = match result {
-        Ok(Outcome::Done) => DONE,
-        Ok(Outcome::Problems) => PROBLEMS,
-        Ok(Outcome::Failed) => FAILED,
+        Ok(CommandOutcome::Done) => DONE,
+        Ok(CommandOutcome::Problems) => PROBLEMS,
+        Ok(CommandOutcome::Failed) => FAILED,
         Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => DONE,
         Err(error) => {
             output::error(&error);

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
-use crate::chain::joined;
+use crate::error_chain::joined;
 use crate::runtime::log;
 
 /// Form of an answer, or of the log.

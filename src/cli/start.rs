@@ -13,15 +13,15 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::output::{self, Format};
-use super::{CliError, Outcome};
+use super::{CliError, CommandOutcome};
 use crate::audit::AuditLog;
-use crate::chain::chain;
 use crate::clock::{self, WrongClock};
 use crate::config::keys::{self, Keys, Purpose};
 use crate::config::{NoTime, Persistence, Settings, Time, pieces};
 use crate::control::{Control, ControlError};
-use crate::encryption::survey::Surveyor;
+use crate::encryption::status::StatusReader;
 use crate::envelope::{Holder, act_as, blocking, remove_leftovers};
+use crate::error_chain::error_chain;
 use crate::metrics;
 use crate::process::{
     ControlListener, ControlSocket, DataDirLock, FileLimit, InheritedError, LockError, LockId,
@@ -29,7 +29,7 @@ use crate::process::{
 };
 use crate::runtime::signals::{Signals, Stop, end_waits_for};
 use crate::runtime::{self, Background, log, panic_point, short_task};
-use crate::scheduler::{Agenda, Scheduler, SystemClock};
+use crate::scheduler::{DueIndex, Scheduler, SystemClock};
 use crate::server::tls::{Tls, TlsError};
 use crate::server::token::{self, AdminToken, TokenError, TokenKeeper};
 use crate::server::{App, Listener, Local, Parts, Patience, local, serve};
@@ -150,7 +150,7 @@ pub enum StartError {
 }
 
 impl Start {
-    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let settings = Settings::check(self.persistence.clone(), config)?;
         log::start()?;
         output::init_log(self.log_format, "info");
@@ -165,7 +165,7 @@ impl Start {
         // Some may wait for a key provider that does not answer: nothing that they do counts any more.
         runtime.shutdown_timeout(LAST_PATIENCE);
         DataDirLock::name_nobody();
-        served.map(|()| Outcome::Done)
+        served.map(|()| CommandOutcome::Done)
     }
 
     async fn serve(self, settings: Settings, signals: Signals) -> Result<(), CliError> {
@@ -184,7 +184,7 @@ impl Start {
         let token_path = token::default_path()?;
         if !address.ip().is_loopback() {
             let path = token_path.clone();
-            refuse_first_token(address.ip(), blocking(move || token::read(&path)).await)?;
+            reject_first_token(address.ip(), blocking(move || token::read(&path)).await)?;
         }
         let tls = self.tls().await?;
         metrics::install().map_err(StartError::from)?;
@@ -238,11 +238,11 @@ impl Start {
         let leases = runtime::keep(Background::LeaseKeeper, move || {
             renewing.clone().keep_leases()
         });
-        let agenda = Arc::new(agenda(&control).await?);
+        let due_index = Arc::new(due_index(&control).await?);
         let options = SqliteOptions {
             max_open_tenants,
             limits: settings.limits,
-            due: agenda.clone(),
+            due: due_index.clone(),
             ..SqliteOptions::default()
         };
         let tenants = SqliteTenants::open(
@@ -273,7 +273,7 @@ impl Start {
                 ..Patience::default()
             },
         };
-        let surveyor = Surveyor {
+        let status_reader = StatusReader {
             data_dir: settings.data_dir,
             control_dir: settings.control_data_dir,
             provider: settings.provider,
@@ -283,14 +283,14 @@ impl Start {
             rolled_back: None,
         };
         let tenants = Arc::new(tenants);
-        let scheduler = Scheduler::start(tenants.clone(), agenda, Arc::new(SystemClock));
+        let scheduler = Scheduler::start(tenants.clone(), due_index, Arc::new(SystemClock));
         let app = App::new(Parts {
             tenants,
             scheduler,
             control,
             envelope,
             audit,
-            surveyor,
+            status_reader,
             max_open_tenants,
             limits: settings.limits,
             tokens: TokenKeeper::new(token_path),
@@ -346,7 +346,7 @@ fn keep_alive(text: &str) -> Result<Duration, String> {
 }
 
 /// Refuses a network address to a token that was never rotated, and to one that the first start would make.
-fn refuse_first_token(host: IpAddr, token: Result<AdminToken, TokenError>) -> Result<(), CliError> {
+fn reject_first_token(host: IpAddr, token: Result<AdminToken, TokenError>) -> Result<(), CliError> {
     match token {
         Ok(token) if token.rotations() > 0 => Ok(()),
         Ok(_) | Err(TokenError::Missing { .. }) => {
@@ -412,7 +412,7 @@ async fn commands(token: &Path, lock: LockId) -> Option<Listener<Local>> {
     let listener = blocking(listen).await.and_then(|one| Ok(local(one)?));
     listener
         .inspect_err(|error| {
-            let error = chain(error);
+            let error = error_chain(error);
             tracing::error!(
                 error,
                 "commands of this machine cannot reach this server; the admin token over HTTP can do what they do"
@@ -441,16 +441,16 @@ fn reload(tls: &Tls) {
     match tls.reload() {
         Ok(()) => tracing::info!("SIGHUP: the TLS certificate was read again"),
         Err(error) => {
-            let error = chain(&error);
+            let error = error_chain(&error);
             tracing::error!(error, "SIGHUP: the TLS certificate in force is kept");
         }
     }
 }
 
 /// What the control file knows of work that is due.
-async fn agenda(control: &Arc<Control>) -> Result<Agenda, ControlError> {
+async fn due_index(control: &Arc<Control>) -> Result<DueIndex, ControlError> {
     let control = Arc::clone(control);
-    blocking(move || Agenda::load(control, Arc::new(SystemClock))).await
+    blocking(move || DueIndex::load(control, Arc::new(SystemClock))).await
 }
 
 /// Makes the directories where they are missing, takes the data directory, and removes what a crash left.

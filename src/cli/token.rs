@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 use ureq::http::Method;
 
 use super::remote::Remote;
-use super::{CliError, Outcome, output, settings};
+use super::{CliError, CommandOutcome, output, settings};
 use crate::server::token;
 
 /// The admin token of a running server.
@@ -21,7 +21,7 @@ pub(super) enum Token {
 }
 
 impl Token {
-    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let Self::Rotate = self;
         let data_dir = settings(config, None)?.data_dir;
         match Remote::on(&data_dir)? {
@@ -35,7 +35,7 @@ impl Token {
             "The admin token in {} was replaced; the old one does not count any more. `nimbus auth token` prints the new one.",
             token::default_path()?.display()
         ));
-        Ok(Outcome::Done)
+        Ok(CommandOutcome::Done)
     }
 }
 

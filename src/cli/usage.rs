@@ -8,12 +8,12 @@ use ureq::http::Method;
 
 use super::output::{self, Format};
 use super::remote::Remote;
-use super::{CliError, Outcome, block_on, settings};
+use super::{CliError, CommandOutcome, block_on, settings};
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
 use crate::control::{Control, Month, MonthUsage, UsageReport};
+use crate::pluralize::pluralize;
 use crate::process::DataDirLock;
-use crate::words::count;
 
 /// How many identities each tenant had in each month
 #[derive(Debug, Args)]
@@ -47,7 +47,7 @@ pub enum UsageError {
 }
 
 impl Usage {
-    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         output::init_log(Format::Text, output::COMMAND_LOG);
         let settings = settings(config, None)?;
         let report = match Remote::on(&settings.data_dir)? {
@@ -64,7 +64,7 @@ impl Usage {
             )?,
             Format::Text => output::answer(&text(&report))?,
         }
-        Ok(Outcome::Done)
+        Ok(CommandOutcome::Done)
     }
 }
 
@@ -108,7 +108,7 @@ fn text(report: &UsageReport) -> String {
     if report.not_counted > 0 {
         text.push_str(&format!(
             "{} since the server's start found no place in the queue; their identities count with their next request\n",
-            count(report.not_counted, "request")
+            pluralize(report.not_counted, "request")
         ));
     }
     text

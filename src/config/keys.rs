@@ -108,11 +108,11 @@ pub async fn connect(settings: &Settings, purpose: Purpose) -> Result<Keys, Keys
         }
     };
     let dirs = [settings.data_dir.clone(), settings.control_data_dir.clone()];
-    refuse_key_beside(&config, &dirs)?;
+    reject_key_beside(&config, &dirs)?;
     let current = metered(config.connect().await?);
     let mut previous: Vec<Arc<dyn KeyProvider>> = Vec::new();
     for config in &settings.previous {
-        refuse_key_beside(config, &dirs)?;
+        reject_key_beside(config, &dirs)?;
         previous.push(metered(config.connect().await?));
     }
     let ring = KeyRing::new(current, previous, settings.recipients.clone());
@@ -141,10 +141,10 @@ fn default_key(key: &Path, dirs: &[PathBuf], purpose: Purpose) -> Result<bool, K
         return Ok(false);
     }
     for dir in dirs {
-        refuse_lost_key(key, dir)?;
+        reject_lost_key(key, dir)?;
     }
     if purpose == Purpose::Start {
-        refuse_key_in(key, dirs)?;
+        reject_key_in(key, dirs)?;
         let _key = keyfile::generate_new(key, &OsRandom).map_err(ProviderError::from)?;
         return Ok(true);
     }
@@ -152,7 +152,7 @@ fn default_key(key: &Path, dirs: &[PathBuf], purpose: Purpose) -> Result<bool, K
 }
 
 /// Looks for what a new key would not open.
-fn refuse_lost_key(key: &Path, dir: &Path) -> Result<(), KeysError> {
+fn reject_lost_key(key: &Path, dir: &Path) -> Result<(), KeysError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| KeysError::Read { path, source }
@@ -199,18 +199,18 @@ fn refuse_lost_key(key: &Path, dir: &Path) -> Result<(), KeysError> {
 /// # Errors
 ///
 /// [`KeysError::KeyBesideData`].
-pub(crate) fn refuse_key_beside(
+pub(crate) fn reject_key_beside(
     config: &ProviderConfig,
     dirs: &[PathBuf],
 ) -> Result<(), KeysError> {
     match config {
-        ProviderConfig::MasterKeyFile { path } => refuse_key_in(path, dirs),
-        ProviderConfig::KeyDir { dir } => refuse_key_in(dir, dirs),
+        ProviderConfig::MasterKeyFile { path } => reject_key_in(path, dirs),
+        ProviderConfig::KeyDir { dir } => reject_key_in(dir, dirs),
         _ => Ok(()),
     }
 }
 
-fn refuse_key_in(key: &Path, dirs: &[PathBuf]) -> Result<(), KeysError> {
+fn reject_key_in(key: &Path, dirs: &[PathBuf]) -> Result<(), KeysError> {
     // The key may not exist yet: its nearest directory that does stands for it.
     let real = |path: &Path| path.ancestors().find_map(|path| path.canonicalize().ok());
     let key_at = std::path::absolute(key).ok().and_then(|path| real(&path));

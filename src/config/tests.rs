@@ -111,7 +111,7 @@ fn rejects_recipients_that_are_none_or_too_many() {
         Settings::check(said(&[]), Some(in_file.path())),
     ] {
         let error = error.unwrap_err();
-        let words = format!("{} {error:?}", crate::chain::chain(&error));
+        let words = format!("{} {error:?}", crate::error_chain::error_chain(&error));
         assert!(words.contains("secret key"), "{words}");
         assert!(!words.contains("GFPYY"), "a secret key in an error");
     }

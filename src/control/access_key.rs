@@ -23,13 +23,13 @@ use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 /// The public part of an access key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeyId([u8; ID_BYTES]);
+pub struct AccessKeyId([u8; ID_BYTES]);
 
 /// A whole access key, wiped when it is dropped.
 #[derive(ZeroizeOnDrop)]
 pub struct AccessKey {
     #[zeroize(skip)]
-    id: KeyId,
+    id: AccessKeyId,
     secret: [u8; SECRET_BYTES],
 }
 
@@ -70,7 +70,7 @@ impl AccessKey {
         random.fill(&mut id)?;
         // Filled in place: no copy of it is left behind.
         let mut key = Self {
-            id: KeyId(id),
+            id: AccessKeyId(id),
             secret: [0; SECRET_BYTES],
         };
         random.fill(&mut key.secret)?;
@@ -86,7 +86,7 @@ impl AccessKey {
         if secret.len() != SECRET_CHARS {
             return None;
         }
-        let id = KeyId::parse(id)?;
+        let id = AccessKeyId::parse(id)?;
         let mut bytes = Zeroizing::new([0; SECRET_BYTES + CHECK_BYTES]);
         let length = BASE32.decode_mut(secret, &mut *bytes).ok()?;
         if length != bytes.len() {
@@ -103,7 +103,7 @@ impl AccessKey {
 
     /// Its public part.
     #[must_use]
-    pub fn id(&self) -> KeyId {
+    pub fn id(&self) -> AccessKeyId {
         self.id
     }
 
@@ -163,7 +163,7 @@ impl fmt::Debug for AccessKey {
     }
 }
 
-impl KeyId {
+impl AccessKeyId {
     fn parse(text: &[u8]) -> Option<Self> {
         let mut id = [0; ID_BYTES];
         let whole = text.len() == ID_CHARS && BASE32.decode_mut(text, &mut id).ok()? == ID_BYTES;
@@ -171,7 +171,7 @@ impl KeyId {
     }
 }
 
-impl FromStr for KeyId {
+impl FromStr for AccessKeyId {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -179,15 +179,15 @@ impl FromStr for KeyId {
     }
 }
 
-impl fmt::Display for KeyId {
+impl fmt::Display for AccessKeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&BASE32.encode(&self.0))
     }
 }
 
-impl fmt::Debug for KeyId {
+impl fmt::Debug for AccessKeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeyId({self})")
+        write!(f, "AccessKeyId({self})")
     }
 }
 
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_every_change_of_one_character_and_every_other_length() {
+    fn rejects_every_change_of_one_character_and_every_other_length() {
         for at in 0..VECTOR.len() {
             for other in [b'a', b'b', b'7', b'A', b'0', b'1', b'_', b' ', 0, 0xff] {
                 let mut text = VECTOR.as_bytes().to_vec();

@@ -15,7 +15,7 @@ use redb::{ReadableDatabase as _, ReadableTable as _, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 
-use super::access_key::{AccessKey, KeyId, KeyName, Scope, SecretHash};
+use super::access_key::{AccessKey, AccessKeyId, KeyName, Scope, SecretHash};
 use super::tables::ACCESS_KEYS;
 use super::{Control, ControlError, usage};
 use crate::clock;
@@ -74,7 +74,7 @@ pub enum KeyError {
 /// The keys in memory.
 #[derive(Debug, Default)]
 pub(super) struct KeyTable {
-    known: RwLock<Known>,
+    known: RwLock<KeyIndex>,
     /// Held from before a commit until the table shows it.
     writing: Mutex<()>,
     /// How many deletions have ended since the file was opened.
@@ -82,9 +82,9 @@ pub(super) struct KeyTable {
 }
 
 #[derive(Debug, Default)]
-struct Known {
-    keys: HashMap<KeyId, Record>,
-    of_tenants: HashMap<TenantId, BTreeSet<KeyId>>,
+struct KeyIndex {
+    keys: HashMap<AccessKeyId, Record>,
+    of_tenants: HashMap<TenantId, BTreeSet<AccessKeyId>>,
 }
 
 /// A key as it lies in the control file, as JSON under its id.
@@ -181,7 +181,7 @@ impl Control {
     /// # Errors
     ///
     /// [`ControlError`]; the key then still counts.
-    pub fn revoke_key(&self, tenant: &TenantId, id: KeyId) -> Result<bool, ControlError> {
+    pub fn revoke_key(&self, tenant: &TenantId, id: AccessKeyId) -> Result<bool, ControlError> {
         let _writing = self.keys.writing();
         let found = self.keys.read().keys.get(&id).cloned();
         let Some(mut record) = found.filter(|one| one.is_live() && one.tenant.0 == *tenant) else {
@@ -191,7 +191,7 @@ impl Control {
         // The longest revoked are forgotten: they are then refused as keys that never were.
         let revoked = self.keys.of(tenant, |one| !one.is_live());
         let surplus = (revoked.len() + 1).saturating_sub(MAX_REVOKED);
-        let forgotten: Vec<KeyId> = revoked.iter().take(surplus).map(|(id, _)| *id).collect();
+        let forgotten: Vec<AccessKeyId> = revoked.iter().take(surplus).map(|(id, _)| *id).collect();
         self.put_records(&[(id, &record)], &forgotten)?;
         crash_point!("keys::revoked");
         let mut known = self.keys.write();
@@ -207,7 +207,7 @@ impl Control {
         also: impl Fn(&WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), ControlError> {
         let _writing = self.keys.writing();
-        let ids: Vec<KeyId> = self
+        let ids: Vec<AccessKeyId> = self
             .keys
             .of(tenant, |_| true)
             .iter()
@@ -286,8 +286,8 @@ impl Control {
 
     fn put_records(
         &self,
-        records: &[(KeyId, &Record)],
-        forgotten: &[KeyId],
+        records: &[(AccessKeyId, &Record)],
+        forgotten: &[AccessKeyId],
     ) -> Result<(), ControlError> {
         let texts: Vec<_> = records
             .iter()
@@ -313,7 +313,7 @@ impl Control {
 
 impl KeyTable {
     /// A tenant's keys that `which` chooses, oldest first.
-    fn of(&self, tenant: &TenantId, which: impl Fn(&Record) -> bool) -> Vec<(KeyId, Record)> {
+    fn of(&self, tenant: &TenantId, which: impl Fn(&Record) -> bool) -> Vec<(AccessKeyId, Record)> {
         let known = self.read();
         let ids = known.of_tenants.get(tenant).into_iter().flatten();
         let mut found: Vec<_> = ids
@@ -327,11 +327,11 @@ impl KeyTable {
 
     // Each change under a lock is complete in itself: a panic leaves no half of it.
 
-    fn read(&self) -> RwLockReadGuard<'_, Known> {
+    fn read(&self) -> RwLockReadGuard<'_, KeyIndex> {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+    fn write(&self) -> RwLockWriteGuard<'_, KeyIndex> {
         self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -340,15 +340,15 @@ impl KeyTable {
     }
 }
 
-impl Known {
-    fn insert(&mut self, id: KeyId, record: Record) {
+impl KeyIndex {
+    fn insert(&mut self, id: AccessKeyId, record: Record) {
         let ids = self.of_tenants.entry(record.tenant.0.clone()).or_default();
         let _new = ids.insert(id);
         let _old = self.keys.insert(id, record);
     }
 
     /// Removes these keys of a tenant.
-    fn remove(&mut self, tenant: &TenantId, ids: &[KeyId]) {
+    fn remove(&mut self, tenant: &TenantId, ids: &[AccessKeyId]) {
         for id in ids {
             let _old = self.keys.remove(id);
         }
@@ -366,7 +366,7 @@ impl Record {
         self.revoked.is_none()
     }
 
-    fn info(&self, id: KeyId) -> KeyInfo {
+    fn info(&self, id: AccessKeyId) -> KeyInfo {
         KeyInfo {
             id: id.to_string(),
             name: self.name.clone(),

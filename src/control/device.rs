@@ -313,19 +313,19 @@ impl<F: fmt::Debug> fmt::Debug for Device<F> {
 }
 
 /// A piece of a read or write within one block.
-pub(super) struct Part {
+pub(super) struct Extent {
     pub(super) block: u64,
     pub(super) of_block: std::ops::Range<usize>,
     pub(super) of_data: std::ops::Range<usize>,
 }
 
-pub(super) fn parts(offset: u64, length: usize) -> impl Iterator<Item = Part> {
+pub(super) fn parts(offset: u64, length: usize) -> impl Iterator<Item = Extent> {
     let mut done = 0;
     std::iter::from_fn(move || {
         let at = offset + done as u64;
         let start = (at % BLOCK as u64) as usize;
         let count = (BLOCK - start).min(length - done);
-        let part = Part {
+        let part = Extent {
             block: at / BLOCK as u64,
             of_block: start..start + count,
             of_data: done..done + count,

@@ -28,7 +28,7 @@ use nimbus_manifests::{Cipher, DekId, Subject, TenantId};
 use redb::{Database, WriteTransaction};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-pub use access_key::{AccessKey, InvalidKeyName, KeyId, KeyName, Scope};
+pub use access_key::{AccessKey, AccessKeyId, InvalidKeyName, KeyName, Scope};
 pub use access_keys::{KeyError, KeyInfo, KeyVerdict, MAX_KEYS};
 pub use audit::AuditHead;
 pub(crate) use copy::{check, swap_to_next_key};
@@ -43,8 +43,8 @@ pub use usage::{
 };
 
 use crate::envelope::{
-    CUT_SHORT, Envelope, EnvelopeError, Held, Holder, Intent, KeyedFile, LeaseStanding, Opened,
-    Prepared, Stage, Withdrawal, blocking, set_aside,
+    CUT_SHORT, Envelope, EnvelopeError, HeldLease, Holder, Intent, KeyedFile, LeaseStanding,
+    Opened, Prepared, Revocation, Stage, blocking, set_aside,
 };
 use access_keys::KeyTable;
 use database::{Protection, explain};
@@ -76,7 +76,7 @@ struct Open {
 /// What the file is opened with.
 #[derive(Debug)]
 enum Key {
-    Had(Protection, Option<Held>),
+    Had(Protection, Option<HeldLease>),
     /// The key provider did not go on saying yes, and the key is wiped; or it is not known which one the file has. It is asked for again.
     Withheld,
 }
@@ -305,8 +305,8 @@ impl Control {
 
 #[async_trait]
 impl Holder for Control {
-    async fn withdraw(&self, tenant: Option<&TenantId>, why: &Withdrawal) {
-        if let (None, Withdrawal::Refused(_)) = (tenant, why) {
+    async fn revoke(&self, tenant: Option<&TenantId>, why: &Revocation) {
+        if let (None, Revocation::Refused(_)) = (tenant, why) {
             let close = || {
                 let mut open = self.changing();
                 open.database = None;

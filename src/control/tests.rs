@@ -132,7 +132,7 @@ async fn ends_a_deletion_with_the_tenants_manifests_and_no_others() {
 }
 
 #[tokio::test]
-async fn refuses_a_second_opener() {
+async fn rejects_a_second_opener() {
     let house = House::new();
     let _first = house.open().await.unwrap();
     let error = house.open().await.unwrap_err();

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::access_key::KeyId;
+use super::access_key::AccessKeyId;
 use super::tables::{ACCESS_KEYS, IDENTITIES, SECRETS, USAGE_COUNTS, USAGE_MONTHS};
 use super::{Control, ControlError};
 
@@ -36,7 +36,7 @@ pub struct InvalidMonth;
 #[derive(Debug, Clone, Copy)]
 pub enum Identity<'a> {
     /// The key stands for one caller.
-    Key(KeyId),
+    Key(AccessKeyId),
     /// What the request said in `X-Nimbus-Identity`.
     Named(&'a [u8]),
 }
@@ -49,7 +49,7 @@ pub struct Sighting {
     /// By a key of which tenant.
     pub tenant: TenantId,
     /// By which key. Where it is gone by the time of the commit, so is the tenant, and nothing is counted.
-    pub key: KeyId,
+    pub key: AccessKeyId,
     /// Whom: a keyed hash.
     pub hash: u64,
 }

@@ -13,7 +13,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{InputError, error::excerpt, written::reason};
+use super::{InputError, error::excerpt, json_object::reason};
 
 /// The largest document: bytes of its fields as compact JSON (1 MiB).
 pub const MAX_FIELDS_BYTES: usize = 1 << 20;

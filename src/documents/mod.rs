@@ -3,30 +3,30 @@
 //! Nothing here knows a backend, a protocol or a clock. The types are valid by construction: whoever holds a
 //! [`Fields`], a [`TableName`] or a [`DocumentId`] holds one that passed its checks, so a store never checks again.
 
-mod at_most;
+mod bounded;
 pub mod deploy;
 mod document;
 mod error;
 mod fields;
 mod id;
+mod integer;
 mod journal;
+mod json_object;
 mod mutation;
 mod once;
 pub mod query;
 pub mod schedule;
 pub mod schema;
 mod table_name;
-mod whole;
-mod written;
 
-pub use at_most::AtMost;
+pub use bounded::Bounded;
 pub use document::Document;
 pub use error::InputError;
 pub use fields::{Fields, MAX_DEPTH, MAX_FIELDS_BYTES};
 pub use id::DocumentId;
+pub(crate) use integer::whole;
 pub use journal::{Change, JOURNAL_RECORDS, JournalPage, JournalRecord, MAX_JOURNAL_PAGE};
+pub use json_object::read_object;
 pub use mutation::{Expected, MAX_BATCH, Mutation, MutationOutcome};
 pub use once::{Done, MAX_REMEMBERED, MAX_REMEMBERED_BYTES, Once, REMEMBERED_FOR};
 pub use table_name::{MAX_TABLE_NAME_BYTES, TableName};
-pub(crate) use whole::whole;
-pub use written::read_object;

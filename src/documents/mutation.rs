@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap as _};
 use serde_json::{Value, value::RawValue};
 
-use super::{DocumentId, Fields, InputError, TableName, whole::whole_number, written};
+use super::{DocumentId, Fields, InputError, TableName, integer::whole_number, json_object};
 
 /// The most mutations in one batch.
 pub const MAX_BATCH: usize = 10_000;
@@ -89,7 +89,7 @@ impl Mutation {
     /// The `id` of an insert and `if_version` may be left out. The `version` of a check is null where there must be no document. Anything else that is missing, or does not belong there, is refused.
     pub fn from_json(text: &str) -> Result<Self, InputError> {
         let written: Written<'_> =
-            written::object(text).map_err(|reason| InputError::Mutation { reason })?;
+            json_object::object(text).map_err(|reason| InputError::Mutation { reason })?;
         written.mutation()
     }
 

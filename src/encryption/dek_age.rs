@@ -11,8 +11,8 @@ use nimbus_manifests::{Subject, Timestamp};
 
 use super::protected_files;
 use super::rotate_dek::{Deployment, Request};
-use crate::chain::chain;
 use crate::envelope::{Clock, blocking, manifest_path, read_manifest};
+use crate::error_chain::error_chain;
 use crate::sqlcipher::Progress;
 
 /// Keeps data keys from growing old.
@@ -112,7 +112,7 @@ impl Keeper {
                 tracing::error!(
                     subject = %due.subject,
                     since = %due.since,
-                    error = chain(&error),
+                    error = error_chain(&error),
                     "a data key is older than --encryption-dek-max-age and was not replaced; tried again later"
                 );
                 false

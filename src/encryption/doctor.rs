@@ -8,13 +8,13 @@ use nimbus_keyproviders::{keyfile, locked_memory, same_key};
 use nimbus_manifests::{KeyId, ProviderKind, Subject};
 use serde::{Deserialize, Serialize};
 
-use super::survey::{Health, Survey, SurveyError, Surveyor, Verify};
+use super::status::{EncryptionStatus, Health, StatusError, StatusReader, Verify};
 use crate::audit::{LogError, Verified};
 use crate::clock;
 use crate::data_dir::{self, PLAINTEXT, TEMPORARY_PREFIX};
 use crate::envelope::{FileKind, blocking, classify};
+use crate::pluralize::pluralize;
 use crate::process::{Disk, Limits, Reserve, harden};
-use crate::words::count;
 
 /// How one thing stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ pub struct Check {
 
 /// All that was looked at; its JSON is documented in `docs/doctor.md`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Examination {
+pub struct Diagnosis {
     /// Each thing, always the same ones in the same order.
     pub checks: Vec<Check>,
     /// How many of them could be better.
@@ -57,7 +57,7 @@ pub struct Examination {
 #[derive(Debug)]
 pub struct Doctor {
     /// Looks at the files.
-    pub surveyor: Surveyor,
+    pub status_reader: StatusReader,
     /// How many tenants may be open: each needs locked memory for its keys.
     pub max_open_tenants: usize,
     /// How much may be written.
@@ -69,29 +69,29 @@ impl Doctor {
     ///
     /// # Errors
     ///
-    /// [`SurveyError`] when the data directory cannot be read.
-    pub async fn run(self, audit: Result<Verified, LogError>) -> Result<Examination, SurveyError> {
-        let survey = self.surveyor.clone().run(Some(Verify::None)).await?;
-        let behind = self.behind(&survey).await;
+    /// [`StatusError`] when the data directory cannot be read.
+    pub async fn run(self, audit: Result<Verified, LogError>) -> Result<Diagnosis, StatusError> {
+        let status = self.status_reader.clone().run(Some(Verify::None)).await?;
+        let behind = self.behind(&status).await;
         let (data_dir, control_dir) = (
-            self.surveyor.data_dir.clone(),
-            self.surveyor.control_dir.clone(),
+            self.status_reader.data_dir.clone(),
+            self.status_reader.control_dir.clone(),
         );
-        let key = survey
+        let key = status
             .provider
             .as_ref()
             .and_then(|provider| provider.path.as_deref())
             .map(PathBuf::from);
         let mut checks = vec![
-            provider(&survey),
-            files(&survey),
-            newest_key(&survey, &behind),
-            data_key_age(&survey),
-            pending(&survey),
-            recovery(&survey, self.recipients()),
+            provider(&status),
+            files(&status),
+            newest_key(&status, &behind),
+            data_key_age(&status),
+            pending(&status),
+            recovery(&status, self.recipients()),
         ];
         let (max_open, limits) = (self.max_open_tenants, self.limits);
-        let future = clock(&survey);
+        let future = clock(&status);
         checks.extend(
             blocking(move || {
                 vec![
@@ -115,7 +115,7 @@ impl Doctor {
                 .filter(|check| check.verdict == verdict)
                 .count()
         };
-        Ok(Examination {
+        Ok(Diagnosis {
             warnings: sum(Verdict::Warning),
             problems: sum(Verdict::Problem),
             checks,
@@ -124,7 +124,7 @@ impl Doctor {
 
     fn recipients(&self) -> usize {
         let keys = self
-            .surveyor
+            .status_reader
             .envelope
             .as_ref()
             .ok()
@@ -133,9 +133,9 @@ impl Doctor {
     }
 
     /// Files that the key which wraps now does not wrap.
-    async fn behind(&self, survey: &Survey) -> Vec<String> {
+    async fn behind(&self, status: &EncryptionStatus) -> Vec<String> {
         let keys = self
-            .surveyor
+            .status_reader
             .envelope
             .as_ref()
             .ok()
@@ -148,7 +148,7 @@ impl Doctor {
             _ => current.key_id(&crate::control::subject()).await.ok(),
         };
         let mut behind = Vec::new();
-        for file in &survey.files {
+        for file in &status.files {
             let Some(subject) = file
                 .subject
                 .as_ref()
@@ -190,9 +190,9 @@ fn fine(name: &str, found: impl Into<String>) -> Check {
     check(name, Verdict::Ok, found, None)
 }
 
-fn provider(survey: &Survey) -> Check {
+fn provider(status: &EncryptionStatus) -> Check {
     let name = "key-provider";
-    match &survey.provider {
+    match &status.provider {
         None => check(
             name,
             Verdict::Problem,
@@ -222,10 +222,10 @@ fn provider(survey: &Survey) -> Check {
     }
 }
 
-fn files(survey: &Survey) -> Check {
-    let summary = survey.summary;
+fn files(status: &EncryptionStatus) -> Check {
+    let summary = status.summary;
     if summary.problems == 0 {
-        let files = count(summary.files, "file");
+        let files = pluralize(summary.files, "file");
         return fine("files", format!("{files}, all in order"));
     }
     check(
@@ -234,15 +234,15 @@ fn files(survey: &Survey) -> Check {
         format!(
             "{} of {} in need of an operator",
             summary.problems,
-            count(summary.files, "file")
+            pluralize(summary.files, "file")
         ),
         Some("`nimbus encryption status` names them and what to do"),
     )
 }
 
-fn newest_key(survey: &Survey, behind: &[String]) -> Check {
+fn newest_key(status: &EncryptionStatus, behind: &[String]) -> Check {
     let name = "newest-key";
-    match &survey.provider {
+    match &status.provider {
         None => return fine(name, "encryption is off: no key wraps anything"),
         Some(provider) if provider.error.is_some() => {
             return check(
@@ -271,13 +271,13 @@ fn newest_key(survey: &Survey, behind: &[String]) -> Check {
 fn named(files: &[impl AsRef<str>]) -> String {
     let first = files.first().map_or("", AsRef::as_ref);
     let more = if files.len() > 1 { ", …" } else { "" };
-    format!("{}: {first}{more}", count(files.len(), "file"))
+    format!("{}: {first}{more}", pluralize(files.len(), "file"))
 }
 
-fn data_key_age(survey: &Survey) -> Check {
+fn data_key_age(status: &EncryptionStatus) -> Check {
     let name = "data-key-age";
     let now = clock::now();
-    let ages = survey.files.iter().filter_map(|file| {
+    let ages = status.files.iter().filter_map(|file| {
         let created: jiff::Timestamp = file.dek_created.as_ref()?.parse().ok()?;
         Some((now.as_second() - created.as_second(), &file.path))
     });
@@ -285,7 +285,7 @@ fn data_key_age(survey: &Survey) -> Check {
         return fine(name, "there is no data key yet");
     };
     let days = oldest / DAY;
-    let days_old = count(days.max(0), "day");
+    let days_old = pluralize(days.max(0), "day");
     let found = format!("the oldest is {days_old} old: {path}");
     if days < MAX_KEY_DAYS {
         return fine(name, found);
@@ -300,9 +300,9 @@ fn data_key_age(survey: &Survey) -> Check {
     )
 }
 
-fn pending(survey: &Survey) -> Check {
+fn pending(status: &EncryptionStatus) -> Check {
     let name = "pending";
-    let unsettled: Vec<&str> = survey
+    let unsettled: Vec<&str> = status
         .files
         .iter()
         .filter(|file| file.health == Health::Rekeying || file.state.as_deref() == Some("new"))
@@ -321,9 +321,9 @@ fn pending(survey: &Survey) -> Check {
     }
 }
 
-fn recovery(survey: &Survey, recipients: usize) -> Check {
+fn recovery(status: &EncryptionStatus, recipients: usize) -> Check {
     let name = "recovery";
-    let without = survey
+    let without = status
         .files
         .iter()
         .filter(|file| !file.wraps.is_empty())
@@ -332,7 +332,7 @@ fn recovery(survey: &Survey, recipients: usize) -> Check {
     let remedy = "make an identity with age-keygen, keep it apart, set --encryption-recovery-recipient, and add it to what is there: \
                   `nimbus encryption rotate-kek --path <data directory> --all --add-recipient age1…`";
     match (recipients, without) {
-        (_, 0) if survey.files.is_empty() && recipients == 0 => check(
+        (_, 0) if status.files.is_empty() && recipients == 0 => check(
             name,
             Verdict::Warning,
             "there is no recovery recipient: a lost key will be the end of the data",
@@ -344,7 +344,7 @@ fn recovery(survey: &Survey, recipients: usize) -> Check {
             Verdict::Warning,
             format!(
                 "without a recovery recipient: {}; what is lost with its key is lost for ever",
-                count(without, "file")
+                pluralize(without, "file")
             ),
             Some(remedy),
         ),
@@ -573,10 +573,10 @@ fn tenant_size(data_dir: &Path, limit: Option<u64>) -> Check {
     }
 }
 
-fn clock(survey: &Survey) -> Check {
+fn clock(status: &EncryptionStatus) -> Check {
     let name = "clock";
     let now = clock::now().as_second();
-    let ahead = survey.files.iter().find(|file| {
+    let ahead = status.files.iter().find(|file| {
         let times = file
             .wraps
             .iter()
@@ -640,15 +640,16 @@ fn core_dumps() -> Check {
 fn audit_log(audit: Result<Verified, LogError>) -> Check {
     let name = "audit-log";
     match audit {
-        Ok(verified) if verified.problems.is_empty() => {
-            fine(name, format!("whole: {}", count(verified.lines, "line")))
-        }
+        Ok(verified) if verified.problems.is_empty() => fine(
+            name,
+            format!("whole: {}", pluralize(verified.lines, "line")),
+        ),
         Ok(verified) => check(
             name,
             Verdict::Problem,
             format!(
                 "not whole: {}: {}",
-                count(verified.problems.len(), "fault"),
+                pluralize(verified.problems.len(), "fault"),
                 verified.problems[0].problem
             ),
             Some("`nimbus encryption audit --verify` names them"),
@@ -660,7 +661,10 @@ fn audit_log(audit: Result<Verified, LogError>) -> Check {
         Err(error) => check(
             name,
             Verdict::Problem,
-            format!("it cannot be verified: {}", crate::chain::chain(&error)),
+            format!(
+                "it cannot be verified: {}",
+                crate::error_chain::error_chain(&error)
+            ),
             Some("the key of the control file is needed for it"),
         ),
     }

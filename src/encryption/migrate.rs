@@ -88,7 +88,7 @@ impl Migrate {
             return Err(OperationError::EncryptionOff);
         }
         let subject = self.subject()?;
-        refuse_running_server(parent(&self.source))?;
+        reject_running_server(parent(&self.source))?;
         match self.destination.clone() {
             Destination::File(target) => self.apart(envelope, subject, target, progress).await,
             Destination::InPlace => self.in_place(envelope, subject, progress).await,
@@ -128,12 +128,12 @@ impl Migrate {
         target: PathBuf,
         progress: Option<Progress>,
     ) -> Result<Migrated, OperationError> {
-        refuse_running_server(parent(&target))?;
+        reject_running_server(parent(&target))?;
         // No server starts there meanwhile: it would take what is half made for an unfinished creation.
         let _lock = DataDirLock::acquire_if_used(parent(&target))?;
         self.require_plaintext()?;
-        self.refuse_other_names(&self.source, 1)?;
-        refuse_target(&target)?;
+        self.reject_other_names(&self.source, 1)?;
+        reject_target(&target)?;
         make_parent(&target)?;
         check_space(&target, size_of(&self.source))?;
         let before = Stamp::of(&self.source)?;
@@ -166,7 +166,7 @@ impl Migrate {
         let copy = beside(&self.source, MIGRATING);
         let plaintext = beside(&self.source, PLAINTEXT);
         if self.is_done(&plaintext)? {
-            self.refuse_other_names(&plaintext, 1)?;
+            self.reject_other_names(&plaintext, 1)?;
             drop(self.open_in_place(envelope, &subject).await?);
             return self.finish(envelope, subject, plaintext).await;
         }
@@ -177,8 +177,8 @@ impl Migrate {
                 path: manifest_path(&self.source),
             });
         }
-        self.refuse_other_plaintext(&plaintext)?;
-        self.refuse_other_names(&self.source, 1 + u64::from(exists(&plaintext)))?;
+        self.reject_other_plaintext(&plaintext)?;
+        self.reject_other_names(&self.source, 1 + u64::from(exists(&plaintext)))?;
         check_space(&copy, size_of(&self.source))?;
         self.fold().await?;
         let before = Stamp::of(&self.source)?;
@@ -189,7 +189,7 @@ impl Migrate {
         match fs::hard_link(&self.source, &plaintext) {
             // Of an earlier run, or of somebody who came while the copy was made.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.refuse_other_plaintext(&plaintext)?;
+                self.reject_other_plaintext(&plaintext)?;
             }
             linked => linked.map_err(io_error("give a second name to", &self.source))?,
         }
@@ -285,7 +285,7 @@ impl Migrate {
     }
 
     /// A file at `<source>.plaintext` that is not the source itself is somebody's, and kept.
-    fn refuse_other_plaintext(&self, plaintext: &Path) -> Result<(), OperationError> {
+    fn reject_other_plaintext(&self, plaintext: &Path) -> Result<(), OperationError> {
         let id = |path: &Path| fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()));
         match (id(plaintext), id(&self.source)) {
             (Err(_), _) => Ok(()),
@@ -297,7 +297,7 @@ impl Migrate {
     }
 
     /// What has `own` names here and is to be removed, and has others, would stay in plaintext under those.
-    fn refuse_other_names(&self, path: &Path, own: u64) -> Result<(), OperationError> {
+    fn reject_other_names(&self, path: &Path, own: u64) -> Result<(), OperationError> {
         let names = fs::symlink_metadata(path)
             .map_err(io_error("read", path))?
             .nlink();
@@ -469,7 +469,7 @@ impl Stamp {
 }
 
 /// A target must be free, but for what an earlier run of the same command began and did not finish.
-fn refuse_target(target: &Path) -> Result<(), OperationError> {
+fn reject_target(target: &Path) -> Result<(), OperationError> {
     if is_unfinished(target) || !(exists(target) || manifest_exists(target)) {
         return Ok(());
     }
@@ -499,7 +499,7 @@ fn remove_copy(copy: &Path) -> Result<(), OperationError> {
     sync_dir(dir).map_err(io_error("flush", dir))
 }
 
-fn refuse_running_server(dir: &Path) -> Result<(), OperationError> {
+fn reject_running_server(dir: &Path) -> Result<(), OperationError> {
     match holder(dir)? {
         Some(Holder { pid, .. }) => Err(OperationError::ServerRuns {
             dir: dir.to_owned(),

@@ -7,14 +7,14 @@ pub mod dek_age;
 pub mod doctor;
 mod error;
 pub mod export;
-pub(crate) mod figures;
+pub(crate) mod gauges;
 pub mod lock;
 pub mod migrate;
 pub mod repair;
 pub mod rotate_dek;
 pub mod rotate_kek;
 pub mod shred;
-pub mod survey;
+pub mod status;
 
 use std::collections::BTreeSet;
 use std::io;

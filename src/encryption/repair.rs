@@ -11,13 +11,13 @@ use nimbus_manifests::{Cipher, SealedManifest, Subject, TenantId};
 use super::OperationError;
 use super::error::io_error;
 use crate::audit::AuditLog;
-use crate::chain::chain;
 use crate::control::{Control, ControlError};
 use crate::data_dir;
 use crate::envelope::{
     self, Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, Intent, Prepared,
     ReadError, blocking, classify, manifest_path, read_manifest,
 };
+use crate::error_chain::error_chain;
 use crate::process::DataDirLock;
 use crate::sqlcipher;
 
@@ -67,7 +67,7 @@ impl Repair {
         Self {
             subject,
             path,
-            outcome: outcome.unwrap_or_else(|error| Repaired::Failed(chain(&error))),
+            outcome: outcome.unwrap_or_else(|error| Repaired::Failed(error_chain(&error))),
         }
     }
 }

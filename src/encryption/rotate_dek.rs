@@ -12,12 +12,12 @@ use super::{
     Engine, Failure, OperationError, check_engine, check_owner, check_space, protected_files,
     size_of,
 };
-use crate::chain::chain;
 use crate::control::{self, Control};
 use crate::envelope::{
     Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, Intent, KeyedFile, Opened,
     Prepared, Stage, blocking, classify, manifest_path, parent, read_manifest,
 };
+use crate::error_chain::error_chain;
 use crate::sqlcipher::{self, Progress};
 use crate::tenants::TenantProvider;
 
@@ -142,7 +142,7 @@ impl Deployment {
                 Ok(one) => rotated.rotated.push(one),
                 Err(error) => rotated.failed.push(Failure {
                     path: path.display().to_string(),
-                    error: chain(&error),
+                    error: error_chain(&error),
                 }),
             }
             before += size;

@@ -18,13 +18,13 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use super::{Failure, protected_files};
-use crate::chain::chain;
 use crate::config::KeyProviderKind;
-use crate::config::keys::{KeysError, refuse_key_beside};
+use crate::config::keys::{KeysError, reject_key_beside};
 use crate::envelope::{
     Envelope, EnvelopeError, Event, EventKind, EventOutcome, KeyRing, Mapped, Recipients,
     Rewrapped, blocking, manifest_path, metered, read_manifest,
 };
+use crate::error_chain::error_chain;
 use crate::sqlcipher::Progress;
 
 /// What is asked for, as the command line and the server's route say it.
@@ -426,7 +426,7 @@ impl RotateKek {
             .collect::<BTreeSet<_>>()
             .into_iter()
             .collect();
-        refuse_key_beside(config, &dirs)?;
+        reject_key_beside(config, &dirs)?;
         if let ProviderConfig::KeyDir { dir } = config {
             let (dir, paths) = (dir.clone(), paths.clone());
             blocking(move || make_keys(&dir, &paths)).await?;
@@ -512,11 +512,11 @@ impl RotateKek {
                     }
                 }
                 Err(error @ EnvelopeError::ManifestMissing { .. }) => {
-                    moving.push((path, chain(&error)));
+                    moving.push((path, error_chain(&error)));
                 }
                 Err(error) => rotated.failed.push(Failure {
                     path: path.display().to_string(),
-                    error: chain(&error),
+                    error: error_chain(&error),
                 }),
             }
         }

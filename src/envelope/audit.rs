@@ -183,7 +183,7 @@ impl Event {
         self.outcome = match result {
             Ok(_) => EventOutcome::Done,
             Err(error) => {
-                self.detail = Some(crate::chain::chain(error));
+                self.detail = Some(crate::error_chain::error_chain(error));
                 EventOutcome::Failed
             }
         };

@@ -180,8 +180,8 @@ impl KeyedFile {
     }
 
     /// What keeps the core asking for this file's key, for who takes the key out and lets go of the file.
-    pub(crate) fn lease(&self) -> Option<Held> {
-        self.lease.clone().map(Held)
+    pub(crate) fn lease(&self) -> Option<HeldLease> {
+        self.lease.clone().map(HeldLease)
     }
 
     /// Whether it may be used now.
@@ -198,9 +198,9 @@ impl KeyedFile {
 
 /// A lease, to be held for as long as the key of its file.
 #[derive(Debug)]
-pub(crate) struct Held(Arc<LeaseGuard>);
+pub(crate) struct HeldLease(Arc<LeaseGuard>);
 
-impl Held {
+impl HeldLease {
     /// Whether the key may be used now.
     pub(crate) fn standing(&self) -> LeaseStanding {
         self.0.standing()

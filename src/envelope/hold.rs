@@ -15,12 +15,12 @@ use super::Envelope;
 pub trait Holder: Debug + Send + Sync {
     /// Closes the files of `tenant`, or without one the control file, in use or not. Their keys are wiped when this returns, or with the last
     /// request that was using them. Files that are not its own are none of its business.
-    async fn withdraw(&self, tenant: Option<&TenantId>, why: &Withdrawal);
+    async fn revoke(&self, tenant: Option<&TenantId>, why: &Revocation);
 }
 
 /// Why a file is to be closed.
 #[derive(Debug, Clone)]
-pub enum Withdrawal {
+pub enum Revocation {
     /// An operator locked the tenant.
     Locked,
     /// The provider did not go on saying yes.
@@ -56,7 +56,7 @@ impl Envelope {
     /// caller's to see to, before.
     pub async fn lock(&self, tenant: &TenantId) {
         let _new = self.holders.locked().insert(tenant.clone());
-        self.withdraw(Some(tenant), &Withdrawal::Locked).await;
+        self.revoke(Some(tenant), &Revocation::Locked).await;
     }
 
     /// Locks tenants that were locked when the last process ended; nothing of theirs is open yet.
@@ -76,14 +76,14 @@ impl Envelope {
     }
 
     /// Has every holder close what belongs to `tenant`, or the control file.
-    pub(super) async fn withdraw(&self, tenant: Option<&TenantId>, why: &Withdrawal) {
+    pub(super) async fn revoke(&self, tenant: Option<&TenantId>, why: &Revocation) {
         let holders: Vec<_> = {
             let holders = self.holders.holders.lock();
             let holders = holders.unwrap_or_else(PoisonError::into_inner);
             holders.iter().filter_map(Weak::upgrade).collect()
         };
         for holder in holders {
-            holder.withdraw(tenant, why).await;
+            holder.revoke(tenant, why).await;
         }
     }
 }

@@ -42,9 +42,9 @@ use nimbus_manifests::{
 pub use audit::{AuditError, AuditSink, Event, EventKind, EventOutcome, act_as, acting_as, actor};
 pub(crate) use error::migrate_command;
 pub use error::{EnvelopeError, Trouble};
-pub(crate) use file::Held;
+pub(crate) use file::HeldLease;
 pub use file::{KeyedFile, Opened, PlainFile, Prepared, Stage};
-pub use hold::{Holder, Withdrawal};
+pub use hold::{Holder, Revocation};
 pub use keyring::{KeyRing, Mapped};
 pub(crate) use lease::LeaseStanding;
 pub use lease::{LeaseReport, Terms, Trouble as KeyTrouble};
@@ -55,8 +55,8 @@ pub(crate) use store::{CUT_SHORT, parent, set_aside, sync_dir};
 pub use store::{ReadError, manifest_path, read as read_manifest, remove_leftovers};
 pub use table::Intent;
 
-use crate::chain::chain;
 use crate::clock::{self, Moment};
+use crate::error_chain::error_chain;
 use crate::failpoints::crash_point;
 use hold::Holders;
 use lease::Leases;
@@ -702,7 +702,7 @@ impl Envelope {
             if let Err(Failure { error, fresh: true }) = &unwrapped {
                 // What it claims: nothing of it is verified without the key.
                 let event = Event::new(EventKind::UnwrapFailed, EventOutcome::Failed);
-                self.note(event.of(claims).saying(chain(error)));
+                self.note(event.of(claims).saying(error_chain(error)));
             }
             let (dek, held) = unwrapped.map_err(|failure| failure.error)?;
             deks.push(Arc::new(dek));

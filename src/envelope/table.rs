@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_plaintext_while_encryption_is_on() {
+    fn rejects_plaintext_while_encryption_is_on() {
         assert!(matches!(
             both(None, PlainSqlite, true),
             Err(EnvelopeError::Plaintext { .. })
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_missing_sidecar() {
+    fn rejects_a_missing_sidecar() {
         for encryption in [true, false] {
             for file in [Other, Empty, PlainRedb] {
                 assert!(matches!(
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_an_encrypted_file_without_a_provider() {
+    fn rejects_an_encrypted_file_without_a_provider() {
         for state in [State::New, State::Ready, State::Rekeying] {
             for file in [Absent, Empty, Other, PlainSqlite] {
                 assert!(matches!(
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_an_older_manifest() {
+    fn rejects_an_older_manifest() {
         for state in [State::New, State::Ready, State::Rekeying] {
             for intent in INTENTS {
                 assert!(matches!(

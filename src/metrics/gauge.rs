@@ -6,16 +6,16 @@ use metrics::Gauge;
 
 /// One more of something, for as long as it exists.
 #[derive(Debug)]
-pub(crate) struct Held(&'static LazyLock<Gauge>);
+pub(crate) struct Counted(&'static LazyLock<Gauge>);
 
-impl Held {
+impl Counted {
     pub(crate) fn new(gauge: &'static LazyLock<Gauge>) -> Self {
         gauge.increment(1.0);
         Self(gauge)
     }
 }
 
-impl Drop for Held {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.decrement(1.0);
     }

@@ -14,7 +14,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::clock;
 
-pub(crate) use gauge::{Held, Share};
+pub(crate) use gauge::{Counted, Share};
 
 /// One thing that is counted.
 #[derive(Debug, Clone, Copy)]

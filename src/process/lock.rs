@@ -238,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refuses_a_second_owner_and_names_the_first() {
+    fn rejects_a_second_owner_and_names_the_first() {
         let dir = tempfile::tempdir().unwrap();
         let lock = DataDirLock::acquire(dir.path()).unwrap();
         let error = DataDirLock::acquire(dir.path()).unwrap_err();

@@ -44,7 +44,7 @@ pub enum Background {
     /// Replaces old data keys.
     DataKeyAge,
     /// Looks at all manifests, for the metrics.
-    Figures,
+    Gauges,
     /// Folds what was recorded into the histograms.
     MetricsUpkeep,
 }
@@ -62,7 +62,7 @@ impl Background {
         Self::TenantWriter,
         Self::TlsReload,
         Self::DataKeyAge,
-        Self::Figures,
+        Self::Gauges,
         Self::MetricsUpkeep,
     ];
 
@@ -80,7 +80,7 @@ impl Background {
             Self::TenantWriter => "tenant-writer",
             Self::TlsReload => "tls-reload",
             Self::DataKeyAge => "data-key-age",
-            Self::Figures => "figures",
+            Self::Gauges => "figures",
             Self::MetricsUpkeep => "metrics-upkeep",
         }
     }

@@ -13,7 +13,7 @@ async fn a_task_that_is_kept_runs_again_after_a_fault_and_is_missed_until_then()
         Arc::new(tokio::sync::Notify::new()),
     );
     let (counted, told) = (begun.clone(), begins.clone());
-    let kept = keep(Background::Figures, move || {
+    let kept = keep(Background::Gauges, move || {
         let (begun, begins) = (counted.clone(), told.clone());
         async move {
             if begun.fetch_add(1, Ordering::SeqCst) == 0 {
@@ -23,12 +23,12 @@ async fn a_task_that_is_kept_runs_again_after_a_fault_and_is_missed_until_then()
             std::future::pending::<()>().await;
         }
     });
-    while !gone().contains(&Background::Figures) {
+    while !gone().contains(&Background::Gauges) {
         assert_eq!(begun.load(Ordering::SeqCst) / 2, 0, "it was missed first");
         tokio::task::yield_now().await;
     }
     begins.notified().await;
-    assert!(!gone().contains(&Background::Figures));
+    assert!(!gone().contains(&Background::Gauges));
     drop(kept);
 }
 

@@ -1,11 +1,11 @@
 //! The scheduler: runs what is due, in whichever tenant, open or not.
 //!
-//! It knows from the [`Agenda`] when to look at which tenant, and sleeps until then; tenants without work cost it nothing. A look opens the tenant,
+//! It knows from the [`DueIndex`] when to look at which tenant, and sleeps until then; tenants without work cost it nothing. A look opens the tenant,
 //! runs what is due in batches between which others' writes have their turn, and lets it go again. A tenant in trouble is tried again later and later,
 //! and takes no more than a part of the places from the others.
 
-mod agenda;
 mod clock;
+mod due_index;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,15 +14,15 @@ use nimbus_manifests::TenantId;
 use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinError, JoinSet};
 
-pub use agenda::Agenda;
 pub use clock::{Clock, SystemClock};
+pub use due_index::DueIndex;
 
 use crate::documents::schedule::{DueWork, Ran};
 use crate::envelope::{acting_as, blocking};
 use crate::metrics;
 use crate::runtime::{self, Background, Kept, panic_point};
 use crate::tenants::{StoreError, TenantProvider};
-use agenda::{Turn, is_set_back};
+use due_index::{Turn, is_set_back};
 
 /// The running scheduler.
 #[derive(Debug)]
@@ -33,10 +33,10 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Starts it over the tenants whose [`DueLog`](crate::tenants::DueLog) is this agenda.
+    /// Starts it over the tenants whose [`DueLog`](crate::tenants::DueLog) is this due index.
     pub fn start(
         tenants: Arc<dyn TenantProvider>,
-        agenda: Arc<Agenda>,
+        due_index: Arc<DueIndex>,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let (stopping, stopped) = watch::channel(false);
@@ -44,7 +44,7 @@ impl Scheduler {
         let rounds = move || {
             let rounds = Rounds {
                 tenants: Arc::clone(&tenants),
-                agenda: Arc::clone(&agenda),
+                due_index: Arc::clone(&due_index),
                 clock: Arc::clone(&of_rounds),
                 looks: JoinSet::new(),
                 suspects: 0,
@@ -80,7 +80,7 @@ impl Scheduler {
 /// What the scheduler's task owns.
 struct Rounds {
     tenants: Arc<dyn TenantProvider>,
-    agenda: Arc<Agenda>,
+    due_index: Arc<DueIndex>,
     clock: Arc<dyn Clock>,
     looks: JoinSet<Turn>,
     /// How many of `looks` are at tenants whose last look failed.
@@ -91,7 +91,7 @@ struct Rounds {
 impl Rounds {
     async fn run(mut self) {
         // Looks of rounds that a fault ended are over, and those tenants want new ones.
-        self.agenda.forget_looks(self.clock.now_ms());
+        self.due_index.forget_looks(self.clock.now_ms());
         self.complete().await;
         let mut before = self.clock.now_ms();
         let (mut settled, mut told) = (Instant::now(), Instant::now());
@@ -100,13 +100,13 @@ impl Rounds {
             let now = self.clock.now_ms();
             if is_set_back(before, now) {
                 tracing::warn!("the clock was set back; the times of all crons are reckoned again");
-                self.agenda.look_at_all(now);
+                self.due_index.look_at_all(now);
             }
             before = now;
             self.begin(now);
-            if told.elapsed() >= TELL || self.agenda.is_empty() {
+            if told.elapsed() >= TELL || self.due_index.is_empty() {
                 told = Instant::now();
-                metrics::SCHEDULER_LATE.set(self.agenda.late_ms(now) as f64 / 1000.0);
+                metrics::SCHEDULER_LATE.set(self.due_index.late_ms(now) as f64 / 1000.0);
             }
             self.wait(now).await;
             if settled.elapsed() >= BEAT {
@@ -125,12 +125,12 @@ impl Rounds {
 
     /// Sees to it that every tenant with work is known.
     async fn complete(&self) {
-        if !self.agenda.is_incomplete() {
+        if !self.due_index.is_incomplete() {
             return;
         }
-        let agenda = Arc::clone(&self.agenda);
+        let due_index = Arc::clone(&self.due_index);
         let completed = match self.tenants.list_tenants().await {
-            Ok(tenants) => blocking(move || agenda.complete(&tenants))
+            Ok(tenants) => blocking(move || due_index.complete(&tenants))
                 .await
                 .map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
@@ -144,11 +144,11 @@ impl Rounds {
     fn begin(&mut self, now: i64) {
         let free = LOOKS.saturating_sub(self.looks.len());
         let suspects = SUSPECT_LOOKS.saturating_sub(self.suspects);
-        for turn in self.agenda.take(now, free, suspects) {
+        for turn in self.due_index.take(now, free, suspects) {
             self.suspects += usize::from(turn.suspect);
             let look = look(
                 Arc::clone(&self.tenants),
-                Arc::clone(&self.agenda),
+                Arc::clone(&self.due_index),
                 Arc::clone(&self.clock),
                 turn,
                 self.stopped.clone(),
@@ -161,12 +161,12 @@ impl Rounds {
     async fn wait(&mut self, now: i64) {
         // A tenant that is due and was not begun waits for a place: for a look to end.
         let until = self
-            .agenda
+            .due_index
             .next_look(now)
             .map_or(BEAT, |at| Duration::from_millis(at.abs_diff(now)).min(BEAT));
-        let idle = self.agenda.is_empty();
+        let idle = self.due_index.is_empty();
         tokio::select! {
-            () = self.agenda.changed() => {}
+            () = self.due_index.changed() => {}
             Some(look) = self.looks.join_next() => self.ended(look),
             // A closed channel means that nobody can stop it any more.
             _stopping = self.stopped.changed() => {}
@@ -185,17 +185,17 @@ impl Rounds {
     }
 
     async fn settle(&self, all: bool) {
-        let agenda = Arc::clone(&self.agenda);
-        if let Err(error) = blocking(move || agenda.settle(all)).await {
+        let due_index = Arc::clone(&self.due_index);
+        if let Err(error) = blocking(move || due_index.settle(all)).await {
             tracing::warn!(%error, "the control file was not brought up to date; the next start looks at some tenants in vain");
         }
     }
 }
 
-/// Runs what is due in one tenant, and tells the agenda.
+/// Runs what is due in one tenant, and tells the due index.
 async fn look(
     tenants: Arc<dyn TenantProvider>,
-    agenda: Arc<Agenda>,
+    due_index: Arc<DueIndex>,
     clock: Arc<dyn Clock>,
     turn: Turn,
     stopped: watch::Receiver<bool>,
@@ -216,13 +216,13 @@ async fn look(
         })
     });
     match result {
-        Ok(next_due) => agenda.looked(&turn, next_due),
+        Ok(next_due) => due_index.looked(&turn, next_due),
         Err(error) => {
             let work = match &error {
                 StoreError::Unrunnable { work, .. } => Some(work),
                 _ => None,
             };
-            let failures = agenda.failed(&turn, work);
+            let failures = due_index.failed(&turn, work);
             let gone = matches!(error, StoreError::TenantNotFound { .. });
             // A full queue or a server that stops is no trouble.
             let passing = matches!(error, StoreError::Busy { .. } | StoreError::Closed { .. });

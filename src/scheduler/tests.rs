@@ -1,6 +1,6 @@
 //! The scheduler over real tenants, by a clock that the test holds.
 
-mod agenda;
+mod due_index;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -15,8 +15,8 @@ use crate::documents::schedule::{Cron, CronState, Job, NewJob, Outcome};
 use crate::documents::{Fields, Mutation, TableName};
 use crate::envelope::{Envelope, KeyRing, manifest_path};
 use crate::tenants::TenantStore;
+use crate::tenants::full_list::FullList as _;
 use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
-use crate::tenants::whole::Whole as _;
 
 /// When the tests begin: 2027-01-15, 08:00 UTC.
 pub(super) const NOW: i64 = 1_800_000_000_000;
@@ -53,7 +53,7 @@ struct House {
 struct Open {
     control: Arc<Control>,
     tenants: Arc<SqliteTenants>,
-    agenda: Arc<Agenda>,
+    due_index: Arc<DueIndex>,
     scheduler: Scheduler,
     clock: Arc<TestClock>,
 }
@@ -71,21 +71,21 @@ impl House {
     async fn open(&self, max_open_tenants: usize) -> Open {
         let control = Control::open(&self.envelope, self.dir.path()).await;
         let control = Arc::new(control.unwrap());
-        let agenda = Agenda::load(control.clone(), self.clock.clone()).unwrap();
-        let agenda = Arc::new(agenda);
+        let due_index = DueIndex::load(control.clone(), self.clock.clone()).unwrap();
+        let due_index = Arc::new(due_index);
         let options = SqliteOptions {
             max_open_tenants,
-            due: agenda.clone(),
+            due: due_index.clone(),
             ..SqliteOptions::default()
         };
         let (envelope, dir) = (self.envelope.clone(), self.dir.path().to_owned());
         let tenants = SqliteTenants::open(envelope, control.clone(), dir, options).await;
         let tenants = Arc::new(tenants.unwrap());
-        let scheduler = Scheduler::start(tenants.clone(), agenda.clone(), self.clock.clone());
+        let scheduler = Scheduler::start(tenants.clone(), due_index.clone(), self.clock.clone());
         Open {
             control,
             tenants,
-            agenda,
+            due_index,
             scheduler,
             clock: self.clock.clone(),
         }
@@ -118,13 +118,13 @@ impl Open {
     /// Sets the clock, and waits until all that is due by then was run, or was tried.
     async fn at(&self, now_ms: i64) {
         self.clock.set(now_ms);
-        self.agenda.wake();
+        self.due_index.wake();
         // The scheduler may be about to begin.
         self.quiet().await;
     }
 
     async fn quiet(&self) {
-        until(|| self.agenda.is_quiet(self.clock.now_ms())).await;
+        until(|| self.due_index.is_quiet(self.clock.now_ms())).await;
     }
 
     async fn numbers(&self, tenant: &str) -> Vec<i64> {
@@ -259,7 +259,7 @@ async fn an_announcement_without_its_work_costs_one_look() {
     let open = house.open(8).await;
     drop(open.create("a").await);
     // Killed between the control file and the tenant's.
-    crate::tenants::DueLog::expect(&*open.agenda, &id("a"), NOW + 1000).unwrap();
+    crate::tenants::DueLog::expect(&*open.due_index, &id("a"), NOW + 1000).unwrap();
     open.crash().await;
     house.clock.set(NOW + HOUR);
     let open = house.open(8).await;
@@ -286,7 +286,7 @@ async fn a_flood_runs_in_order_while_others_have_their_turn() {
     }
     let _job = open.schedule("other", 1000, 1).await;
     open.clock.set(NOW + 1000);
-    open.agenda.wake();
+    open.due_index.wake();
     // A write of the flooded tenant is answered before the flood is over, or after; it does come through.
     let written = flooded.apply(numbered(-1)).await.unwrap();
     open.quiet().await;
@@ -357,7 +357,7 @@ async fn a_job_at_which_the_engine_fails_is_tried_eight_times_and_then_others_go
     let open = house.open(8).await;
     drop(open.create("a").await);
     let _job = open.schedule("a", 0, 0).await;
-    until(|| open.agenda.next_look(NOW).is_none()).await;
+    until(|| open.due_index.next_look(NOW).is_none()).await;
     open.quiet().await;
     open.tenants.execute(&id("a"), FAULT).await;
     let bad = open.schedule("a", 1000, 1).await;
@@ -366,7 +366,7 @@ async fn a_job_at_which_the_engine_fails_is_tried_eight_times_and_then_others_go
     let mut now = NOW + 2000;
     for _again in 0..7 {
         open.at(now).await;
-        now = open.agenda.next_look(now).unwrap();
+        now = open.due_index.next_look(now).unwrap();
     }
     assert_eq!(now, NOW + 2000 + 127_000);
     open.crash().await;
@@ -377,21 +377,21 @@ async fn a_job_at_which_the_engine_fails_is_tried_eight_times_and_then_others_go
         assert_eq!(open.numbers("a").await, [0]);
         assert_eq!(open.store("a").await.jobs().await.unwrap().len(), 2);
         // After a restart it goes by the control file's full minute.
-        let late = open.agenda.late_ms(now) - (now - bad.run_at_ms);
+        let late = open.due_index.late_ms(now) - (now - bad.run_at_ms);
         assert!((0..60_000).contains(&late), "{late}");
-        now = open.agenda.next_look(now).unwrap();
+        now = open.due_index.next_look(now).unwrap();
     }
     open.at(now).await;
     assert_eq!(open.numbers("a").await, [0, 2]);
     let finished = open.store("a").await.job_history(bad.id).await.unwrap();
     let error = finished.outcome.error().unwrap();
     assert!(error.contains("given up"), "{error}");
-    assert_eq!(open.agenda.late_ms(now), 0);
+    assert_eq!(open.due_index.late_ms(now), 0);
     // One that the engine can do in the end is done.
     let late = open.schedule("a", 0, 1).await;
     open.at(now).await;
     open.tenants.execute(&id("a"), "DROP TRIGGER fault").await;
-    open.at(open.agenda.next_look(now).unwrap()).await;
+    open.at(open.due_index.next_look(now).unwrap()).await;
     assert_eq!(open.numbers("a").await, [0, 2, 1]);
     let finished = open.store("a").await.job_history(late.id).await.unwrap();
     assert_eq!(finished.outcome, Outcome::Succeeded);
@@ -457,12 +457,12 @@ async fn a_control_file_that_was_made_anew_has_every_tenant_looked_at_once() {
     std::fs::remove_file(control).unwrap();
     house.clock.set(NOW + HOUR);
     let open = house.open(8).await;
-    until(|| !open.agenda.is_incomplete()).await;
+    until(|| !open.due_index.is_incomplete()).await;
     open.quiet().await;
     assert_eq!(open.numbers("a").await, [1]);
     open.stop().await;
     let open = house.open(8).await;
-    assert!(!open.agenda.is_incomplete());
+    assert!(!open.due_index.is_incomplete());
     assert_eq!(open.control.due().unwrap().entries, []);
     open.stop().await;
 }
@@ -482,7 +482,7 @@ async fn clocks_that_jump() {
     assert_eq!(open.numbers("a").await, [1, 2]);
     // And back, as soon as someone has noticed: nine o'clock comes again, not a year later.
     open.at(NOW).await;
-    until(|| open.agenda.next_look(NOW) == Some(NOW + HOUR)).await;
+    until(|| open.due_index.next_look(NOW) == Some(NOW + HOUR)).await;
     open.at(NOW + HOUR).await;
     assert_eq!(open.numbers("a").await, [1, 2, 1]);
     // A little back: nothing comes twice.
@@ -496,7 +496,7 @@ async fn clocks_that_jump() {
     open.stop().await;
     house.clock.set(NOW + 2 * DAY);
     let open = house.open(8).await;
-    until(|| open.agenda.next_look(NOW + 2 * DAY) == Some(NOW + 2 * DAY + HOUR)).await;
+    until(|| open.due_index.next_look(NOW + 2 * DAY) == Some(NOW + 2 * DAY + HOUR)).await;
     open.stop().await;
 }
 
@@ -554,20 +554,20 @@ async fn ten_thousand_idle_tenants_are_never_asked_for_and_no_file_is_written() 
     let control = Control::open(&house.envelope, house.dir.path()).await;
     let control = Arc::new(control.unwrap());
     control.complete_due(&[], NOW).unwrap();
-    let agenda = Arc::new(Agenda::load(control.clone(), house.clock.clone()).unwrap());
+    let due_index = Arc::new(DueIndex::load(control.clone(), house.clock.clone()).unwrap());
     let many = Arc::new(Many {
         tenants: (0..10_000).map(|n| id(&format!("tenant{n}"))).collect(),
         touched: AtomicUsize::new(0),
     });
     let file = std::fs::read(Control::path_in(house.dir.path())).unwrap();
-    let scheduler = Scheduler::start(many.clone(), agenda.clone(), house.clock.clone());
+    let scheduler = Scheduler::start(many.clone(), due_index.clone(), house.clock.clone());
     for day in 0..365 {
         house.clock.set(NOW + day * DAY);
-        agenda.wake();
+        due_index.wake();
         tokio::task::yield_now().await;
     }
     assert!(
-        agenda.is_empty(),
+        due_index.is_empty(),
         "it holds nothing for them and sleeps without end"
     );
     scheduler.stop().await;

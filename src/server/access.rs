@@ -20,11 +20,11 @@ use tracing::{Instrument as _, Span};
 
 use super::App;
 use super::error::{ApiError, Code};
-use super::front::Ticket;
 use super::parameters::{Extractors, Strict};
+use super::pipeline::RequestContext;
 use super::token::Verdict;
 use crate::clock;
-use crate::control::{AccessKey, Identity, KeyId, KeyVerdict, Scope};
+use crate::control::{AccessKey, AccessKeyId, Identity, KeyVerdict, Scope};
 use crate::envelope::acting_as;
 
 /// What a route needs of its caller.
@@ -53,7 +53,7 @@ pub enum Caller {
     /// Who holds a tenant access key.
     Key {
         /// The key's public id.
-        id: KeyId,
+        id: AccessKeyId,
         /// The tenant that it is for.
         tenant: TenantId,
         /// What it allows.
@@ -269,7 +269,7 @@ async fn admit(State(gate): State<Gate>, mut request: Request, next: Next) -> Re
     let extensions = request.extensions();
     let span = extensions
         .get::<MatchedPath>()
-        .and_then(|path| Some(extensions.get::<Ticket>()?.found(path)))
+        .and_then(|path| Some(extensions.get::<RequestContext>()?.found(path)))
         .unwrap_or_else(Span::none);
     async {
         match gate.examine(&mut request).await {

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::{ApiError, Code};
-use super::front::{DEADLINE, crowded};
+use super::pipeline::{DEADLINE, crowded};
 use crate::budget;
 use crate::documents::read_object;
 

@@ -144,7 +144,7 @@ async fn connection(
     stopping: watch::Receiver<bool>,
     patience: Patience,
 ) {
-    let _open = metrics::Held::new(&metrics::OPEN_CONNECTIONS);
+    let _open = metrics::Counted::new(&metrics::OPEN_CONNECTIONS);
     match tls {
         None => converse(stream, answers, stopping, patience).await,
         Some(tls) => match timeout(HANDSHAKE_PATIENCE, tls.acceptor().accept(stream)).await {
@@ -179,7 +179,7 @@ async fn converse<S>(
             let (answer, hold) = answers.answer(request).await;
             talk.answered();
             let hold = Arc::new((hold, under_way));
-            Ok::<_, Infallible>(answer.map(|body| Held { body, hold }))
+            Ok::<_, Infallible>(answer.map(|body| HeldBody { body, hold }))
         }
     });
     let mut conversation = pin!(
@@ -211,24 +211,24 @@ async fn converse<S>(
 }
 
 /// An answer's body, and what the request holds that it belongs to.
-struct Held<H> {
+struct HeldBody<H> {
     body: Body,
     hold: Arc<(H, UnderWay)>,
 }
 
-/// Part of an answer, until it is sent or dropped.
-struct Part<H: Hold> {
+/// HeldFrame of an answer, until it is sent or dropped.
+struct HeldFrame<H: Hold> {
     bytes: Bytes,
     hold: Arc<(H, UnderWay)>,
 }
 
-impl<H: Hold> AsRef<[u8]> for Part<H> {
+impl<H: Hold> AsRef<[u8]> for HeldFrame<H> {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl<H: Hold> Drop for Part<H> {
+impl<H: Hold> Drop for HeldFrame<H> {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         let length = bytes.len();
@@ -237,7 +237,7 @@ impl<H: Hold> Drop for Part<H> {
     }
 }
 
-impl<H: Hold> HttpBody for Held<H> {
+impl<H: Hold> HttpBody for HeldBody<H> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -249,7 +249,7 @@ impl<H: Hold> HttpBody for Held<H> {
         frame.map_ok(|frame| {
             frame.map_data(|bytes| {
                 let hold = Arc::clone(&self.hold);
-                Bytes::from_owner(Part { bytes, hold })
+                Bytes::from_owner(HeldFrame { bytes, hold })
             })
         })
     }

@@ -5,13 +5,13 @@ mod body;
 mod conditions;
 mod connections;
 pub mod error;
-mod front;
 mod local;
 mod once;
 mod openapi;
 mod operations;
 mod pace;
 mod parameters;
+mod pipeline;
 mod range;
 mod router;
 mod routes;
@@ -39,9 +39,9 @@ use crate::audit::AuditLog;
 use crate::budget::{self, Shares};
 use crate::control::{Control, ControlError};
 use crate::encryption::dek_age::{self, Keeper};
-use crate::encryption::figures;
+use crate::encryption::gauges;
 use crate::encryption::rotate_dek::Deployment;
-use crate::encryption::survey::Surveyor;
+use crate::encryption::status::StatusReader;
 use crate::envelope::{Envelope, SystemClock, acting_as, actor, blocking};
 use crate::metrics;
 use crate::process::{Limits, notify};
@@ -51,8 +51,8 @@ use crate::scheduler::Scheduler;
 use crate::tenants::{StoreError, TenantProvider, TenantStore};
 use crate::usage::UsageCounter;
 use error::{ApiError, Code};
-use front::Front;
 use operations::Operations;
+use pipeline::Pipeline;
 use token::TokenKeeper;
 use traffic::Traffic;
 
@@ -65,7 +65,7 @@ pub struct App {
     envelope: Envelope,
     /// `None` in plaintext.
     audit: Option<Arc<AuditLog>>,
-    surveyor: Surveyor,
+    status_reader: StatusReader,
     max_open_tenants: usize,
     limits: Limits,
     operations: Arc<Operations>,
@@ -95,7 +95,7 @@ pub struct Parts {
     /// The log of key events; `None` in plaintext.
     pub audit: Option<Arc<AuditLog>>,
     /// Looks at the files.
-    pub surveyor: Surveyor,
+    pub status_reader: StatusReader,
     /// How many tenants may be open.
     pub max_open_tenants: usize,
     /// How much may be written.
@@ -116,7 +116,7 @@ impl App {
             control,
             envelope,
             audit,
-            surveyor,
+            status_reader,
             max_open_tenants,
             limits,
             tokens,
@@ -129,7 +129,7 @@ impl App {
             control,
             envelope,
             audit,
-            surveyor,
+            status_reader,
             max_open_tenants,
             limits,
             operations: Arc::default(),
@@ -193,14 +193,15 @@ impl App {
             tenants: self.tenants.clone(),
             control: self.control.clone(),
             envelope: self.envelope.clone(),
-            data_dir: self.surveyor.data_dir.clone(),
-            control_dir: self.surveyor.control_dir.clone(),
+            data_dir: self.status_reader.data_dir.clone(),
+            control_dir: self.status_reader.control_dir.clone(),
         }
     }
 
     /// Pages of this machine, and those that the operator named.
     fn accepts(&self, origin: &str) -> bool {
-        front::is_loopback(origin) || self.allowed_origins.iter().any(|allowed| allowed == origin)
+        pipeline::is_loopback(origin)
+            || self.allowed_origins.iter().any(|allowed| allowed == origin)
     }
 
     async fn check_control(&self) -> Result<(), ControlError> {
@@ -257,7 +258,7 @@ pub async fn serve(
     app: Arc<App>,
     mut stop: watch::Receiver<Stop>,
 ) -> Result<(), ServeError> {
-    let front = Front::new(app.clone(), router::router(app.clone()));
+    let front = Pipeline::new(app.clone(), router::router(app.clone()));
     let for_commands = front.for_commands();
     let (stopping, stopped) = watch::channel(false);
     let mut told = stop.clone();
@@ -270,8 +271,8 @@ pub async fn serve(
         within(&mut told, STOP_PATIENCE, std::future::pending::<()>()).await;
     };
     let upkeep = runtime::keep(Background::MetricsUpkeep, upkeep);
-    let of_figures = app.clone();
-    let figures = runtime::keep(Background::Figures, move || figures(of_figures.clone()));
+    let of_gauges = app.clone();
+    let gauges = runtime::keep(Background::Gauges, move || update_gauges(of_gauges.clone()));
     let accepting = runtime::task(Background::Acceptor, async move {
         let clients = connections::serve(listener, front.clone(), stopped.clone());
         let commands = async {
@@ -288,7 +289,7 @@ pub async fn serve(
             Ok(())
         }
     };
-    drop((upkeep, figures));
+    drop((upkeep, gauges));
     app.kept().clear();
     end_waits_for("jobs that are under way");
     within(&mut stop, JOBS_PATIENCE, app.scheduler.stop()).await;
@@ -332,12 +333,17 @@ async fn upkeep() -> Infallible {
     }
 }
 
-async fn figures(app: Arc<App>) -> Infallible {
+async fn update_gauges(app: Arc<App>) -> Infallible {
     loop {
-        panic_point!("figures::look");
+        panic_point!("gauges::look");
         tokio::time::sleep(LOOK).await;
-        let surveyor = &app.surveyor;
-        figures::tell(&app.envelope, &surveyor.data_dir, &surveyor.control_dir).await;
+        let status_reader = &app.status_reader;
+        gauges::tell(
+            &app.envelope,
+            &status_reader.data_dir,
+            &status_reader.control_dir,
+        )
+        .await;
     }
 }
 

@@ -238,11 +238,11 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct TokenKeeper {
     path: PathBuf,
-    known: RwLock<Known>,
+    known: RwLock<KnownTokens>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct KnownTokens {
     seen: Option<Identity>,
     current: Option<[u8; 32]>,
     revoked: Vec<[u8; 32]>,

@@ -7,14 +7,14 @@
 mod btree;
 mod copy;
 mod error;
-mod exchange;
-mod follow;
 mod key;
 mod layout;
+mod online_rekey;
 mod page;
 mod rekey;
 mod relayout;
 mod snapshot;
+mod swap_guard;
 mod wal;
 
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ pub(crate) use copy::fold_wal;
 pub use copy::{CopyError, Progress, export_plaintext, import_plaintext};
 use error::is_not_understood;
 pub use error::{Damage, OpenError};
-pub(crate) use follow::{Following, NotSwapped};
+pub(crate) use online_rekey::{Following, NotSwapped};
 pub(crate) use rekey::swap_to_next_key;
 
 use crate::data_dir::{SIDE_FILES, TEMPORARY_PREFIX, beside, side_files};
@@ -391,7 +391,7 @@ impl Database {
         // SQLCipher sets itself up on its first connection, and two first ones at a time get in each other's way.
         drop(check_library());
         // Until the WAL is open, too.
-        let _opening = exchange::Opening::of(path);
+        let _opening = swap_guard::Opening::of(path);
         let connection = Connection::open_with_flags(
             path,
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,

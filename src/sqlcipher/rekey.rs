@@ -17,7 +17,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, ffi};
 
 use super::copy::{CopyError, Inventory, Progress, alone};
-use super::follow::{damaged, io_error, page_key};
+use super::online_rekey::{damaged, io_error, page_key};
 use super::page::{Content, PAGE};
 use super::{Database, PAGE_BYTES};
 use crate::envelope::{KeyedFile, parent, sync_dir};
@@ -131,7 +131,7 @@ impl Database {
         let mut trunk = number(&read(1)?, FIRST_TRUNK);
         while trunk != 0 {
             if progress.is_some_and(|progress| !progress(pages * PAGE_BYTES, pages * PAGE_BYTES)) {
-                return Err(sqlite("verify", path, told(ffi::SQLITE_INTERRUPT)));
+                return Err(sqlite("verify", path, sqlite_error(ffi::SQLITE_INTERRUPT)));
             }
             let content = read(trunk)?;
             for leaf in 0..number(&content, LEAVES) {
@@ -182,13 +182,13 @@ pub(super) fn copy_pages(
             let go_on = progress
                 .is_none_or(|progress| progress((total - left) * PAGE_BYTES, total * PAGE_BYTES));
             if !go_on {
-                return Err(failed(told(ffi::SQLITE_INTERRUPT)));
+                return Err(failed(sqlite_error(ffi::SQLITE_INTERRUPT)));
             }
             match step {
                 StepResult::Done => break,
                 StepResult::More => {}
                 // Nobody else may have the file: waiting would not help.
-                _ => return Err(failed(told(ffi::SQLITE_BUSY))),
+                _ => return Err(failed(sqlite_error(ffi::SQLITE_BUSY))),
             }
         }
     }
@@ -196,7 +196,7 @@ pub(super) fn copy_pages(
         .map_err(|(_connection, error)| sqlite("write", target.path(), error))
 }
 
-pub(super) fn told(code: std::ffi::c_int) -> rusqlite::Error {
+pub(super) fn sqlite_error(code: std::ffi::c_int) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)
 }
 

@@ -11,7 +11,7 @@ use super::btree::{Fault, Kind, Walk, put_varint, varint_at};
 use super::copy::{CopyError, Progress};
 use super::layout::{Layout, Tree, fresh_salt, header};
 use super::page::PageKey;
-use super::rekey::{sqlite, told};
+use super::rekey::{sqlite, sqlite_error};
 use super::snapshot::Snapshot;
 use super::{Database, OpenError};
 
@@ -128,9 +128,9 @@ impl Fault {
     pub(super) fn of(self, database: &Database) -> CopyError {
         let path = database.path().to_owned();
         match self {
-            Self::Damaged(_) if database.key().is_some() => {
-                database.explain("copy", told(ffi::SQLITE_CORRUPT)).into()
-            }
+            Self::Damaged(_) if database.key().is_some() => database
+                .explain("copy", sqlite_error(ffi::SQLITE_CORRUPT))
+                .into(),
             Self::Damaged(page) => CopyError::SourceDamaged { path, page },
             Self::Read(source) => CopyError::Io {
                 action: "read",
@@ -146,7 +146,7 @@ impl Fault {
                 OpenError::from(crate::envelope::EnvelopeError::from(source)).into()
             }
             Self::Unlike => CopyError::Unlike { path },
-            Self::Stopped => sqlite("copy", &path, told(ffi::SQLITE_INTERRUPT)),
+            Self::Stopped => sqlite("copy", &path, sqlite_error(ffi::SQLITE_INTERRUPT)),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A read transaction pins it. SQLite says how many frames of the WAL are committed and how many of them are in the file already. If all are, the file is
 //! the snapshot, and nothing goes into it while the transaction lasts; otherwise those frames lie over the file, and SQLite overwrites none of
-//! them while it lasts (see [`super::follow`]). Without a WAL the transaction keeps everybody from writing into the file.
+//! them while it lasts (see [`super::online_rekey`]). Without a WAL the transaction keeps everybody from writing into the file.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,7 +15,7 @@ use rusqlite::{Connection, MAIN_DB};
 use super::Database;
 use super::btree::{Fault, HEADER, Pages, u16_at, u32_at};
 use super::copy::CopyError;
-use super::follow::page_key;
+use super::online_rekey::page_key;
 use super::page::{CONTENT, PAGE, PageKey};
 use super::rekey::sqlite;
 use crate::sqlite_file::SqliteFile;

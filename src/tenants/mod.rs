@@ -5,11 +5,11 @@
 
 mod cursors;
 mod error;
+#[cfg(test)]
+pub(crate) mod full_list;
 mod listed;
 mod registry;
 pub mod sqlite;
-#[cfg(test)]
-pub(crate) mod whole;
 
 use std::{fmt::Debug, ops::Range, sync::Arc};
 
@@ -87,7 +87,7 @@ pub trait TenantStore: Debug + Send + Sync {
     ///
     /// Under a key it is done once: sent again, it gives the outcomes of the first time and changes nothing.
     ///
-    /// A caller that goes away does not withdraw its mutations.
+    /// A caller that goes away does not cancel its mutations.
     async fn apply_once(
         &self,
         batch: Vec<Mutation>,

@@ -116,7 +116,7 @@ fn accepts_a_copy_under_another_name_and_refuses_another_tenant() {
 }
 
 #[test]
-fn refuses_what_is_not_there_not_encrypted_or_of_another_kind() {
+fn rejects_what_is_not_there_not_encrypted_or_of_another_kind() {
     let machine = deployment(&["alpha"], &[]);
     fs::write(
         machine.path("plain.sqlite3"),

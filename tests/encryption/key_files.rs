@@ -128,7 +128,7 @@ fn says_of_each_bad_key_file_what_is_wrong_and_what_to_run() {
 }
 
 #[test]
-fn refuses_flags_and_settings_that_it_does_not_know_or_that_are_anothers() {
+fn rejects_flags_and_settings_that_it_does_not_know_or_that_are_anothers() {
     let machine = deployment(&["alpha"], &[]);
     let _ = encryption(&machine, &["status", "--verbose-please"]).expect(2, &["--verbose-please"]);
     let config = machine.path("nimbus.json");

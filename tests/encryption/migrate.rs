@@ -222,7 +222,7 @@ assert b.execute(\"SELECT count(*) FROM f WHERE f MATCH 'needle'\").fetchone() =
 }
 
 #[test]
-fn refuses_what_it_should_not_touch_and_changes_nothing() {
+fn rejects_what_it_should_not_touch_and_changes_nothing() {
     let (machine, _) = plaintext();
     fs::write(machine.path("noise.db"), [3; 4096]).expect("noise");
     let before = snapshot(&machine.data_dir());

@@ -65,7 +65,7 @@ fn a_recovery_that_is_killed_is_finished_by_the_next_run() {
 }
 
 #[test]
-fn refuses_identities_that_are_none_or_not_the_files() {
+fn rejects_identities_that_are_none_or_not_the_files() {
     let machine = lost_and_new();
     let _ = identity(&machine, "other.txt");
     let before = snapshot(&machine.data_dir());
@@ -105,7 +105,7 @@ fn refuses_identities_that_are_none_or_not_the_files() {
 }
 
 #[test]
-fn refuses_while_the_server_runs() {
+fn rejects_while_the_server_runs() {
     let machine = deployment(&["alpha"], &[]);
     let server = machine.start(&[]);
     // Before anything is said of the identity, which is not there.

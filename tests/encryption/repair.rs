@@ -149,7 +149,7 @@ fn puts_none_back_beside_nothing_or_for_a_tenant_that_was_deleted() {
 }
 
 #[test]
-fn refuses_while_the_server_runs_and_without_the_control_file() {
+fn rejects_while_the_server_runs_and_without_the_control_file() {
     let machine = deployment(&["alpha"], &[]);
     let server = machine.start(&[]);
     let _ = encryption(&machine, &["repair"]).expect(1, &["in use by process"]);

@@ -201,7 +201,7 @@ fn takes_along_all_that_a_database_holds_and_the_recipients_of_its_key() {
 }
 
 #[test]
-fn refuses_what_it_should_not_touch() {
+fn rejects_what_it_should_not_touch() {
     let machine = deployment(&["alpha"], &[]);
     let refused = |arguments: &[&str], code: i32, words: &[&str]| {
         let before = snapshot(&machine.data_dir());

@@ -452,7 +452,7 @@ fn a_kms_that_throttles_is_ridden_out_and_every_file_moves() {
 }
 
 #[test]
-fn refuses_what_makes_no_sense_before_it_touches_anything() {
+fn rejects_what_makes_no_sense_before_it_touches_anything() {
     let (machine, _) = two_keys();
     // redb writes to what it opens: the control file is left out.
     let files = || -> Vec<(String, u64)> {

@@ -36,7 +36,7 @@ impl House {
 
     /// With the key in this state a start ends with code 1 and these words, and changes nothing; with the key back, all is there.
     #[track_caller]
-    fn refuses_key(&self, words: &[&str], damage: impl FnOnce(&Path)) {
+    fn rejects_key(&self, words: &[&str], damage: impl FnOnce(&Path)) {
         let key = self.machine.master_key();
         fs::remove_file(&key).expect("the key is taken away");
         damage(&key);
@@ -61,7 +61,7 @@ impl House {
 
     /// With the control file in this state a start ends with code 1 and these words, and changes nothing; with the files back, all is there.
     #[track_caller]
-    fn refuses_control(&self, words: &[&str], damage: impl FnOnce(&Path, &Path)) {
+    fn rejects_control(&self, words: &[&str], damage: impl FnOnce(&Path, &Path)) {
         let control = self.machine.find("nimbus-control.db");
         let manifest = self.machine.find("nimbus-control.db.nimbus-enc");
         let whole = (
@@ -89,8 +89,8 @@ impl House {
 #[test]
 fn a_lost_master_key_is_never_replaced_by_a_new_one() {
     let house = House::new();
-    house.refuses_key(&["put", "back"], |_| {});
-    house.refuses_key(&["put", "back"], |key| {
+    house.rejects_key(&["put", "back"], |_| {});
+    house.rejects_key(&["put", "back"], |key| {
         symlink("nowhere", key).expect("a dangling link")
     });
     // Nor when the whole directory is gone.
@@ -140,10 +140,10 @@ fn a_master_key_of_the_wrong_form_is_refused_with_the_way_to_mend_it() {
         (64, &["64 bytes", "xxd -r -p"]),
         (100_000, &["100000 bytes", "32"]),
     ] {
-        house.refuses_key(words, |key| write_key(key, &vec![b'a'; bytes], 0o400));
+        house.rejects_key(words, |key| write_key(key, &vec![b'a'; bytes], 0o400));
     }
-    house.refuses_key(&["only zeros"], |key| write_key(key, &[0; 32], 0o400));
-    house.refuses_key(&["directory", "32 raw bytes"], |key| {
+    house.rejects_key(&["only zeros"], |key| write_key(key, &[0; 32], 0o400));
+    house.rejects_key(&["directory", "32 raw bytes"], |key| {
         fs::create_dir(key).expect("a directory")
     });
 }
@@ -154,26 +154,26 @@ fn a_master_key_that_others_can_reach_is_refused_with_the_chmod_to_run() {
     let content = house.key.clone();
     for mode in [0o644, 0o440, 0o404, 0o620] {
         let chmod = format!("chmod 0400 {}", house.machine.master_key().display());
-        house.refuses_key(&[&chmod], |key| write_key(key, &content, mode));
+        house.rejects_key(&[&chmod], |key| write_key(key, &content, mode));
     }
     if is_root() {
-        house.refuses_key(&["uid 65534", "sudo -u '#65534'"], |key| {
+        house.rejects_key(&["uid 65534", "sudo -u '#65534'"], |key| {
             write_key(key, &content, 0o400);
             chown(key, Some(65534), None).expect("another owner");
         });
     } else {
-        house.refuses_key(&["cannot be opened"], |key| write_key(key, &content, 0o000));
+        house.rejects_key(&["cannot be opened"], |key| write_key(key, &content, 0o000));
     }
 }
 
 #[test]
 fn another_master_key_opens_nothing_and_changes_nothing() {
     let house = House::new();
-    house.refuses_key_by_control(&[7; 32]);
+    house.rejects_key_by_control(&[7; 32]);
 }
 
 impl House {
-    fn refuses_key_by_control(&self, other: &[u8]) {
+    fn rejects_key_by_control(&self, other: &[u8]) {
         let key = self.machine.master_key();
         fs::remove_file(&key).expect("the key is taken away");
         write_key(&key, other, 0o400);
@@ -210,36 +210,36 @@ fn a_key_that_lies_with_the_data_is_refused() {
 #[test]
 fn a_damaged_control_file_stops_the_start_and_stays_as_it_is() {
     let house = House::new();
-    house.refuses_control(&["backup", "move the control file"], |_, manifest| {
+    house.rejects_control(&["backup", "move the control file"], |_, manifest| {
         fs::remove_file(manifest).expect("removed")
     });
-    house.refuses_control(&["cannot be read"], |_, manifest| {
+    house.rejects_control(&["cannot be read"], |_, manifest| {
         fs::write(manifest, "").expect("emptied")
     });
-    house.refuses_control(&["MAC"], |_, manifest| {
+    house.rejects_control(&["MAC"], |_, manifest| {
         let text = fs::read_to_string(manifest).expect("its text");
         fs::write(manifest, text.replacen("revision: 2", "revision: 3", 1)).expect("edited");
     });
-    house.refuses_control(&["is gone"], |control, _| {
+    house.rejects_control(&["is gone"], |control, _| {
         fs::remove_file(control).expect("removed")
     });
-    house.refuses_control(&["0 bytes"], |control, _| {
+    house.rejects_control(&["0 bytes"], |control, _| {
         fs::write(control, "").expect("emptied")
     });
-    house.refuses_control(&["backup"], |control, _| {
+    house.rejects_control(&["backup"], |control, _| {
         fs::write(control, vec![7; 100_000]).expect("garbage")
     });
-    house.refuses_control(&["backup"], |control, _| {
+    house.rejects_control(&["backup"], |control, _| {
         let mut content = fs::read(control).expect("it");
         let middle = content.len() / 2;
         content.truncate(middle);
         fs::write(control, content).expect("cut");
     });
     let other = House::new();
-    house.refuses_control(&["do not match"], |control, _| {
+    house.rejects_control(&["do not match"], |control, _| {
         let _ = fs::copy(other.machine.find("nimbus-control.db"), control).expect("another one");
     });
-    house.refuses_control(&["plaintext"], |control, _| {
+    house.rejects_control(&["plaintext"], |control, _| {
         let mut redb = b"redb\x1A\x0A\xA9\x0D\x0A".to_vec();
         redb.resize(8192, 0);
         fs::write(control, redb).expect("a plaintext one");

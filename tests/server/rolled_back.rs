@@ -113,7 +113,7 @@ impl Town {
         }
     }
 
-    fn refuses_to_start(&self, words: &[&str]) {
+    fn rejects_to_start(&self, words: &[&str]) {
         let words = [words, &["older than the audit log", ACCEPT[0]]].concat();
         self.machine.start_that_ends(&[]).expect(1, &words);
     }
@@ -183,7 +183,7 @@ fn it_is_refused_until_told_and_what_was_done_since_is_done_again() {
     // Whoever put the control file back may have brought deleted tenants along.
     town.bring_back("gone");
     let list = ["1 access-key-revoked", "1 lock", "1 unlock", "1 shred"];
-    town.refuses_to_start(&list);
+    town.rejects_to_start(&list);
     let said = town.says(&["encryption", "audit", "--verify"], 3);
     assert!(
         said.contains("the control file is older than the log"),
@@ -203,7 +203,7 @@ fn it_is_refused_until_told_and_what_was_done_since_is_done_again() {
     let lock = ["encryption", "lock", "--tenant-id", "stays"];
     let said = town.says(&lock, 1);
     assert!(said.contains("older than the audit log"), "{said}");
-    town.refuses_to_start(&list);
+    town.rejects_to_start(&list);
 
     let server = town.machine.start(ACCEPT);
     town.assert_done_again(&server);
@@ -253,7 +253,7 @@ fn a_kill_while_it_is_accepted_leaves_it_to_be_accepted_again() {
                     town.put_back_control();
                 }
             }
-            town.refuses_to_start(&[]);
+            town.rejects_to_start(&[]);
         }
     }
     // Once the head has moved it is accepted.
@@ -278,7 +278,7 @@ fn what_cannot_be_verified_takes_rights_away_and_destroys_nothing() {
     });
     town.bring_back("gone");
     town.bring_back("shredded");
-    town.refuses_to_start(&["cannot be verified"]);
+    town.rejects_to_start(&["cannot be verified"]);
     let server = town.machine.start(ACCEPT);
     let list = "/api/tenants/keys/documents/notes";
     let refused = server.request_as(&town.revoked, "GET", list, None);

@@ -133,7 +133,7 @@ fn a_job_that_is_not_there_and_one_that_ran_are_told_apart() {
 }
 
 #[test]
-fn refuses_what_is_no_job_or_cron_with_one_clear_error() {
+fn rejects_what_is_no_job_or_cron_with_one_clear_error() {
     let (machine, server) = demo();
     let mutation = insertion(1).to_string();
     let hourly = r#"{"type":"interval","seconds":3600}"#;

@@ -153,7 +153,7 @@ fn what_is_begun_again_after_a_fault_is_counted_and_goes_on() {
     for (points, name) in [
         ("scheduler::round=1*panic", "scheduler"),
         ("leases::keep=1*panic", "lease-keeper"),
-        ("figures::look=1*panic", "figures"),
+        ("gauges::look=1*panic", "figures"),
         ("metrics::upkeep=1*panic", "metrics-upkeep"),
         ("log::write=1*panic", "log-writer"),
         ("tls::reload=1*panic", "tls-reload"),
@@ -169,7 +169,7 @@ fn what_is_begun_again_after_a_fault_is_counted_and_goes_on() {
         server.stop();
     }
     // One that goes on to panic stays missed.
-    let server = faulty(&machine, "figures::look=panic");
+    let server = faulty(&machine, "gauges::look=panic");
     until("it is missed", || is_missed(&server, "figures"));
     until("it is tried again", || panics(&server, "figures") > 2);
     server.stop();

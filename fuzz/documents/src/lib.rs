@@ -3,7 +3,7 @@
 #[path = "../../../src/documents/mod.rs"]
 pub mod documents;
 #[path = "../../../src/words.rs"]
-pub(crate) mod words;
+pub(crate) mod pluralize;
 
 /// Stands in for `nimbus::clock`, which asks the machine in ways that these documents do not need.
 pub(crate) mod clock {

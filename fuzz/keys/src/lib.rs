@@ -9,5 +9,5 @@ mod access_key;
 #[path = "../../../keyproviders/src/random.rs"]
 mod random;
 
-pub use access_key::{AccessKey, KeyId, KeyName, Scope};
+pub use access_key::{AccessKey, AccessKeyId, KeyName, Scope};
 pub use random::{OsRandom, RandomError, SecureRandom};

@@ -365,13 +365,13 @@ impl Call<'_> {
             }
             SdkError::TimeoutError(_) => self.timed_out(),
             // Not in debug form: that holds the raw answer, and so may hold the key.
-            SdkError::ResponseError(_) => self.unexpected(chain(&error)),
+            SdkError::ResponseError(_) => self.unexpected(error_chain(&error)),
             _ if caused_by_credentials(&error) => no_credentials(&error),
             SdkError::DispatchFailure(failure) if failure.is_timeout() => self.timed_out(),
             _ => KmsError::Unreachable {
                 action: self.action,
                 endpoint: self.endpoint.to_owned(),
-                reason: chain(&error),
+                reason: error_chain(&error),
                 source: error.into(),
             },
         }
@@ -426,7 +426,7 @@ pub(super) fn no_credentials(error: &(dyn Error + 'static)) -> KmsError {
         };
     }
     KmsError::NoCredentials {
-        reason: chain(error),
+        reason: error_chain(error),
     }
 }
 
@@ -435,7 +435,7 @@ fn caused_by_credentials(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// The messages of an error and its causes, without the repetitions that wrappers add.
-fn chain(error: &(dyn Error + 'static)) -> String {
+fn error_chain(error: &(dyn Error + 'static)) -> String {
     let mut messages: Vec<String> = Vec::new();
     for error in causes(error) {
         let message = error.to_string();

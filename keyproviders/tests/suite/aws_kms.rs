@@ -244,7 +244,7 @@ async fn check_tells_the_state_of_the_key() {
 }
 
 #[tokio::test]
-async fn refuses_a_key_that_does_not_encrypt() {
+async fn rejects_a_key_that_does_not_encrypt() {
     let moto = Moto::start();
     let input = json!({"KeyUsage": "SIGN_VERIFY", "KeySpec": "ECC_NIST_P256"});
     let reply = moto.kms("us-east-1", "CreateKey", &input);

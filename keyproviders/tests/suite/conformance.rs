@@ -20,7 +20,7 @@ async fn conforms(provider: &Arc<dyn KeyProvider>, stranger: &dyn KeyProvider) {
     provider.check().await.unwrap();
     round_trips(&**provider).await;
     binds_the_wrap_to_its_context(&**provider).await;
-    refuses_damaged_wraps(&**provider).await;
+    rejects_damaged_wraps(&**provider).await;
     tells_not_mine_from_failed(&**provider, stranger).await;
     takes_over(&**provider, stranger).await;
     serves_many_at_once(provider).await;
@@ -80,7 +80,7 @@ async fn binds_the_wrap_to_its_context(provider: &dyn KeyProvider) {
     }
 }
 
-async fn refuses_damaged_wraps(provider: &dyn KeyProvider) {
+async fn rejects_damaged_wraps(provider: &dyn KeyProvider) {
     let owned = Owned::demo();
     let context = owned.context();
     let (_, whole) = generate(provider, &context).await;

@@ -23,7 +23,7 @@ fn accepts_a_private_file_of_32_bytes() {
 }
 
 #[test]
-fn refuses_every_other_length_by_what_it_looks_like() {
+fn rejects_every_other_length_by_what_it_looks_like() {
     let dir = private_dir();
     let read = |bytes: &[u8]| {
         let path = dir.path().join("the.key");
@@ -62,7 +62,7 @@ fn refuses_every_other_length_by_what_it_looks_like() {
 }
 
 #[test]
-fn refuses_what_is_no_file() {
+fn rejects_what_is_no_file() {
     let dir = private_dir();
     let missing = dir.path().join("missing.key");
     assert!(
@@ -105,7 +105,7 @@ fn refuses_what_is_no_file() {
 }
 
 #[test]
-fn refuses_a_file_that_others_can_reach_and_says_the_chmod() {
+fn rejects_a_file_that_others_can_reach_and_says_the_chmod() {
     let dir = private_dir();
     for mode in [0o440, 0o404, 0o420, 0o402, 0o644, 0o666, 0o410, 0o401] {
         let path = file(dir.path(), &format!("{mode:o}.key"), &KEY, mode);
@@ -128,7 +128,7 @@ fn refuses_a_file_that_others_can_reach_and_says_the_chmod() {
 /// Run as root this gives the file away; as another user it points at a file of somebody else's,
 /// which every system has.
 #[test]
-fn refuses_a_file_of_another_user() {
+fn rejects_a_file_of_another_user() {
     let dir = private_dir();
     let path = file(dir.path(), "foreign.key", &KEY, 0o400);
     if rustix::process::geteuid().is_root() {

@@ -69,7 +69,7 @@ fn the_age_library_opens_the_wrap() {
 }
 
 #[test]
-fn refuses_what_is_no_recipient() {
+fn rejects_what_is_no_recipient() {
     let secret = "AGE-SECRET-KEY-1GFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPQ4EGAEX";
     let error = secret.parse::<Recipient>().unwrap_err();
     assert_eq!(error, RecipientError::SecretKey);

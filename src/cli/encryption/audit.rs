@@ -8,13 +8,13 @@ use ureq::http::Method;
 
 use super::super::output::{self, Format};
 use super::super::remote::Remote;
-use super::super::{CliError, Outcome, block_on, settings};
+use super::super::{CliError, CommandOutcome, block_on, settings};
 use super::require_deployment;
 use crate::audit::{Line, OfflineLog, Verified, lines};
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
+use crate::pluralize::pluralize;
 use crate::process::DataDirLock;
-use crate::words::count;
 
 /// Read the log of key events; with --verify, prove that nothing in it was changed
 #[derive(Debug, Args)]
@@ -40,7 +40,7 @@ pub(super) struct Audit {
 }
 
 impl Audit {
-    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let settings = settings(config, None)?;
         // A log whose control file is lost can be read, and not proven.
         let log = settings.control_data_dir.join(crate::audit::FILE_NAME);
@@ -67,8 +67,8 @@ impl Audit {
             }
         }
         Ok(match verified {
-            Some(verified) if !verified.problems.is_empty() => Outcome::Problems,
-            _ => Outcome::Done,
+            Some(verified) if !verified.problems.is_empty() => CommandOutcome::Problems,
+            _ => CommandOutcome::Done,
         })
     }
 }
@@ -138,13 +138,13 @@ fn told(verified: &Verified) -> String {
     if problems.is_empty() {
         return format!(
             "The audit log is whole: {}, the last is number {head}; {} checked, the others are vouched for by the chain.\n",
-            count(*lines, "line"),
-            count(*sealed, "MAC")
+            pluralize(*lines, "line"),
+            pluralize(*sealed, "MAC")
         );
     }
     let mut text = format!(
         "The audit log was tampered with, or damaged ({}):\n",
-        count(*lines, "line")
+        pluralize(*lines, "line")
     );
     for problem in problems {
         text.push_str(&format!(

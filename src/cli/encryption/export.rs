@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use nimbus_manifests::TenantId;
 
-use super::super::{CliError, Outcome, block_on, output, settings};
+use super::super::{CliError, CommandOutcome, block_on, output, settings};
 use super::audited::audited;
 use super::{Provider, progress_bar, stop_on_signals};
 use crate::config::keys::{self, Purpose};
@@ -41,7 +41,7 @@ pub(super) struct Export {
 }
 
 impl Export {
-    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let settings = settings(config, None)?;
         let (bar, progress) = progress_bar("exporting");
         let target = self.target.clone();
@@ -63,6 +63,6 @@ impl Export {
             "{} now holds {subject} in PLAINTEXT. Remove it when it has served.",
             target.display()
         ));
-        Ok(Outcome::Done)
+        Ok(CommandOutcome::Done)
     }
 }

@@ -7,7 +7,7 @@ use nimbus_manifests::{Manifest, SUFFIX, SealedManifest};
 use serde_json::{Value, json};
 
 use super::super::output::{self, Format};
-use super::super::{CliError, Outcome};
+use super::super::{CliError, CommandOutcome};
 use super::EncryptionError;
 use crate::envelope::{ReadError, manifest_path, read_manifest};
 
@@ -46,14 +46,14 @@ pub enum InspectError {
 }
 
 impl Inspect {
-    pub(super) fn run(self) -> Result<Outcome, CliError> {
+    pub(super) fn run(self) -> Result<CommandOutcome, CliError> {
         let sealed = read(&self.file).map_err(EncryptionError::from)?;
         let manifest = sealed.claims();
         match self.format {
             Format::Text => output::answer(&text(manifest))?,
             Format::Json => output::answer(&format!("{:#}", as_json(manifest)))?,
         }
-        Ok(Outcome::Done)
+        Ok(CommandOutcome::Done)
     }
 }
 

@@ -6,7 +6,7 @@ use clap::Args;
 use nimbus_keyproviders::{OsRandom, key_dir, keyfile};
 use nimbus_manifests::{Subject, TenantId};
 
-use super::super::{CliError, Outcome, output};
+use super::super::{CliError, CommandOutcome, output};
 use super::EncryptionError;
 use crate::data_dir;
 
@@ -55,7 +55,7 @@ pub(super) struct Keygen {
 }
 
 impl Keygen {
-    pub(super) fn run(self) -> Result<Outcome, CliError> {
+    pub(super) fn run(self) -> Result<CommandOutcome, CliError> {
         let path = match (
             self.master_key_file,
             self.key_dir,
@@ -74,6 +74,6 @@ impl Keygen {
         output::note(
             "Back this key up, apart from the data: without it nothing it wraps can be read again.",
         );
-        Ok(Outcome::Done)
+        Ok(CommandOutcome::Done)
     }
 }

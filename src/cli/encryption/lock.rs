@@ -8,7 +8,7 @@ use nimbus_manifests::TenantId;
 use serde_json::json;
 
 use super::super::remote::Remote;
-use super::super::{CliError, Outcome, block_on, output, settings};
+use super::super::{CliError, CommandOutcome, block_on, output, settings};
 use super::audited::Opened;
 use super::require_deployment;
 use crate::config::Settings;
@@ -40,7 +40,7 @@ pub(super) struct Unlock {
 }
 
 impl Lock {
-    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let lock = set(config, &self.tenant_id, true)?;
         let tenant = lock.tenant_id;
         output::answer(&if lock.changed {
@@ -50,12 +50,12 @@ impl Lock {
         } else {
             format!("Tenant {tenant} was locked already.\n")
         })?;
-        Ok(Outcome::Done)
+        Ok(CommandOutcome::Done)
     }
 }
 
 impl Unlock {
-    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let lock = set(config, &self.tenant_id, false)?;
         let tenant = lock.tenant_id;
         output::answer(&if lock.changed {
@@ -63,7 +63,7 @@ impl Unlock {
         } else {
             format!("Tenant {tenant} was not locked.\n")
         })?;
-        Ok(Outcome::Done)
+        Ok(CommandOutcome::Done)
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use nimbus_manifests::TenantId;
 
-use super::super::{CliError, Outcome, block_on, output, settings};
+use super::super::{CliError, CommandOutcome, block_on, output, settings};
 use super::audited::audited;
 use super::{Provider, progress_bar, stop_on_signals};
 use crate::config::keys::{self, Purpose};
@@ -56,7 +56,7 @@ pub(super) struct Migrate {
 }
 
 impl Migrate {
-    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let settings = settings(config, None)?;
         let (bar, progress) = progress_bar("encrypting");
         let destination = match (self.in_place, self.target) {
@@ -83,7 +83,7 @@ impl Migrate {
         })?;
         bar.finish_and_clear();
         say(&migrated);
-        Ok(Outcome::Done)
+        Ok(CommandOutcome::Done)
     }
 }
 

@@ -25,7 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub(super) use audited::knowing;
 
 use super::output::{self, Format};
-use super::{CliError, Outcome};
+use super::{CliError, CommandOutcome};
 use crate::config::Settings;
 use crate::control::Control;
 use crate::encryption::Engine;
@@ -115,7 +115,7 @@ pub enum EncryptionError {
 }
 
 impl Encryption {
-    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         output::init_log(Format::Text, output::COMMAND_LOG);
         match self.verb {
             Verb::Inspect(verb) => verb.run(),

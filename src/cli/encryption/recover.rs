@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use nimbus_keyproviders::identity::RecoveryIdentities;
 
-use super::super::{CliError, Outcome, settings};
+use super::super::{CliError, CommandOutcome, settings};
 use super::EncryptionError;
 use super::rotate_kek;
 use crate::encryption::rotate_kek::Request;
@@ -37,7 +37,7 @@ pub(super) struct Recover {
 }
 
 impl Recover {
-    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let settings = settings(config, None)?;
         let request = Request {
             path: self.path,

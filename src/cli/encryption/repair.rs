@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use nimbus_manifests::TenantId;
 
-use super::super::{CliError, Outcome, block_on, output, settings};
+use super::super::{CliError, CommandOutcome, block_on, output, settings};
 use crate::config::keys::{self, Purpose};
 use crate::encryption::repair::{Repaired, repair};
 
@@ -27,7 +27,7 @@ pub(super) struct Repair {
 }
 
 impl Repair {
-    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let settings = settings(config, self.data_dir)?;
         let repairs = block_on(async {
             let keys = keys::connect(&settings, Purpose::Inspect).await?;
@@ -40,13 +40,13 @@ impl Repair {
             .await;
             Ok(repairs.map_err(Box::new)?)
         })?;
-        let mut outcome = Outcome::Done;
+        let mut outcome = CommandOutcome::Done;
         for repair in &repairs {
             let path = repair.path.display();
             output::answer(&match &repair.outcome {
                 Repaired::PutBack => format!("{path}: its manifest was put back"),
                 Repaired::DatabaseMissing => {
-                    outcome = Outcome::Problems;
+                    outcome = CommandOutcome::Problems;
                     format!(
                         "{path}: the database is gone; restore it from a backup, or delete the tenant"
                     )
@@ -55,7 +55,7 @@ impl Repair {
                     format!("{path}: the older manifest and its database are accepted")
                 }
                 Repaired::BothOlder => {
-                    outcome = Outcome::Problems;
+                    outcome = CommandOutcome::Problems;
                     let tenant = repair.subject.tenant().map_or("", |tenant| tenant.as_str());
                     format!(
                         "{path}: its manifest is an older one, and the newer does not open the database; if both come from a backup, accept them \
@@ -63,11 +63,11 @@ impl Repair {
                     )
                 }
                 Repaired::Failed(why) => {
-                    outcome = Outcome::Problems;
+                    outcome = CommandOutcome::Problems;
                     format!("{path}: {why}")
                 }
                 Repaired::Plaintext => {
-                    outcome = Outcome::Problems;
+                    outcome = CommandOutcome::Problems;
                     format!(
                         "{path}: the database is plaintext and needs no manifest; encrypt it with `nimbus encryption migrate`"
                     )

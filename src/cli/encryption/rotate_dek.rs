@@ -7,16 +7,16 @@ use clap::Args;
 use nimbus_manifests::TenantId;
 
 use super::super::remote::Remote;
-use super::super::{CliError, Outcome, block_on, output, settings};
+use super::super::{CliError, CommandOutcome, block_on, output, settings};
 use super::audited::{offline, with_log};
 use super::{EncryptionError, Provider, progress_bar, stop_on_signals};
-use crate::chain::chain;
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
 use crate::control::Control;
 use crate::encryption::rotate_dek::{Request, Rotated, rotate_dek};
 use crate::encryption::{OperationError, protected_files};
 use crate::envelope::{Envelope, manifest_path, parent};
+use crate::error_chain::error_chain;
 use crate::process::DataDirLock;
 
 /// Give a file, or all of them, a new data key: every page is encrypted anew
@@ -49,7 +49,7 @@ pub(super) struct RotateDek {
 }
 
 impl RotateDek {
-    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let settings = settings(config, None)?;
         let path = self.path.clone();
         match (self.all, path.is_dir()) {
@@ -85,13 +85,13 @@ impl RotateDek {
         }
         output::note(COPIES);
         Ok(if rotated.failed.is_empty() {
-            Outcome::Done
+            CommandOutcome::Done
         } else {
-            Outcome::Failed
+            CommandOutcome::Failed
         })
     }
 
-    async fn here(self, settings: &Settings) -> Result<Outcome, CliError> {
+    async fn here(self, settings: &Settings) -> Result<CommandOutcome, CliError> {
         stop_on_signals()?;
         let envelope = keys::connect(settings, Purpose::Inspect).await?.envelope;
         let control = Control::path_in(&settings.control_data_dir);
@@ -116,7 +116,7 @@ impl RotateDek {
         };
         let is_control = |path: &PathBuf| path.canonicalize().ok() == control.canonicalize().ok();
         let (own, tenants): (Vec<_>, Vec<_>) = files.into_iter().partition(is_control);
-        let mut outcome = Outcome::Done;
+        let mut outcome = CommandOutcome::Done;
         if !tenants.is_empty() {
             // The control file keeps the copies of the tenants' manifests; its own turn comes when it is closed.
             let mut core = envelope.clone();
@@ -151,8 +151,8 @@ impl RotateDek {
         &self,
         envelope: &Envelope,
         path: &Path,
-        outcome: Outcome,
-    ) -> Result<Outcome, CliError> {
+        outcome: CommandOutcome,
+    ) -> Result<CommandOutcome, CliError> {
         let owner = if self.all {
             owner(path)
         } else {
@@ -168,8 +168,8 @@ impl RotateDek {
                 Ok(outcome)
             }
             Err(error) if self.all => {
-                output::note(&format!("{}: {}", path.display(), chain(&error)));
-                Ok(Outcome::Failed)
+                output::note(&format!("{}: {}", path.display(), error_chain(&error)));
+                Ok(CommandOutcome::Failed)
             }
             Err(error) => Err(Box::new(error).into()),
         }

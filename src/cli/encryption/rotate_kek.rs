@@ -7,7 +7,7 @@ use clap::Args;
 use nimbus_keyproviders::KeyProvider;
 
 use super::super::remote::Remote;
-use super::super::{CliError, Outcome, block_on, output, settings};
+use super::super::{CliError, CommandOutcome, block_on, output, settings};
 use super::audited::with_log;
 use super::{counting_bar, stop_on_signals};
 use crate::config::keys::{self, Purpose};
@@ -80,7 +80,7 @@ pub(super) struct RotateKek {
 }
 
 impl RotateKek {
-    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let settings = settings(config, None)?;
         // The server has a directory of its own: paths are sent whole.
         let whole = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
@@ -102,7 +102,7 @@ impl RotateKek {
         rotate.check_path()?;
         let Some(server) = Remote::on(rotate.dir())? else {
             let outcome = offline(&settings, rotate, None)?;
-            if moved && outcome == Outcome::Done {
+            if moved && outcome == CommandOutcome::Done {
                 output::note(MOVED);
             }
             return Ok(outcome);
@@ -111,7 +111,7 @@ impl RotateKek {
         let rotated = server.operate("/api/admin/encryption/rotate-kek", &request, &progress)?;
         bar.finish_and_clear();
         let outcome = say(&rotated)?;
-        if moved && outcome == Outcome::Done {
+        if moved && outcome == CommandOutcome::Done {
             output::note(MOVED);
         }
         Ok(outcome)
@@ -123,7 +123,7 @@ pub(super) fn offline(
     settings: &Settings,
     rotate: crate::encryption::rotate_kek::RotateKek,
     identity: Option<Arc<dyn KeyProvider>>,
-) -> Result<Outcome, CliError> {
+) -> Result<CommandOutcome, CliError> {
     let _lock = DataDirLock::acquire(rotate.dir())?;
     let (bar, progress) = counting_bar("rewrapping");
     let rotated = block_on(here(settings, rotate, identity, progress))?;
@@ -172,7 +172,7 @@ async fn here(
         .await?)
 }
 
-fn say(rotated: &Rotated) -> std::io::Result<Outcome> {
+fn say(rotated: &Rotated) -> std::io::Result<CommandOutcome> {
     output::answer(&format!(
         "{} rewrapped, {} had it already, {} failed: {}",
         rotated.rewrapped,
@@ -194,9 +194,9 @@ fn say(rotated: &Rotated) -> std::io::Result<Outcome> {
         output::note(
             "Keep both keys: the files above need the old one, the others the new. Mend them, and run the command again.",
         );
-        return Ok(Outcome::Failed);
+        return Ok(CommandOutcome::Failed);
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 const MOVED: &str = "\

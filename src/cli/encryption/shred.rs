@@ -8,7 +8,7 @@ use nimbus_manifests::TenantId;
 use serde_json::json;
 
 use super::super::remote::Remote;
-use super::super::{CliError, Outcome, block_on, output, settings};
+use super::super::{CliError, CommandOutcome, block_on, output, settings};
 use super::audited::Opened;
 use super::require_deployment;
 use crate::config::Settings;
@@ -38,7 +38,7 @@ pub(super) struct Shred {
 }
 
 impl Shred {
-    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let settings = settings(config, None)?;
         require_deployment(&settings)?;
         let shredded = match Remote::on(&settings.data_dir)? {
@@ -57,7 +57,7 @@ impl Shred {
             text.push_str("It had no KMS key of its own: none was disabled.\n");
         }
         output::answer(&text)?;
-        Ok(Outcome::Done)
+        Ok(CommandOutcome::Done)
     }
 }
 

@@ -8,13 +8,13 @@ use ureq::http::Method;
 
 use super::super::output::{self, Format};
 use super::super::remote::Remote;
-use super::super::{CliError, Outcome, block_on, settings};
+use super::super::{CliError, CommandOutcome, block_on, settings};
 use super::audited::knowing;
-use crate::chain::chain;
 use crate::clock;
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
-use crate::encryption::survey::{FileReport, Survey, Surveyor, Verify};
+use crate::encryption::status::{EncryptionStatus, FileReport, StatusReader, Verify};
+use crate::error_chain::error_chain;
 use crate::process::DataDirLock;
 
 /// Look at every protected file; exit code 3 when one needs an operator
@@ -41,9 +41,9 @@ pub(super) struct Status {
 }
 
 impl Status {
-    pub(super) fn run(self, config: Option<&Path>) -> Result<Outcome, CliError> {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let settings = settings(config, self.data_dir)?;
-        let survey = match Remote::on(&settings.data_dir)? {
+        let status = match Remote::on(&settings.data_dir)? {
             Some(server) => {
                 let query = self
                     .verify
@@ -55,20 +55,20 @@ impl Status {
         };
         match self.format {
             Format::Json => output::answer(
-                &serde_json::to_string_pretty(&survey).map_err(std::io::Error::from)?,
+                &serde_json::to_string_pretty(&status).map_err(std::io::Error::from)?,
             )?,
-            Format::Text => output::answer(&text(&survey, clock::now()))?,
+            Format::Text => output::answer(&text(&status, clock::now()))?,
         }
-        Ok(if survey.summary.problems == 0 {
-            Outcome::Done
+        Ok(if status.summary.problems == 0 {
+            CommandOutcome::Done
         } else {
-            Outcome::Problems
+            CommandOutcome::Problems
         })
     }
 }
 
 /// Looks from this process: no server runs.
-fn here(settings: &Settings, verify: Option<Verify>) -> Result<Survey, CliError> {
+fn here(settings: &Settings, verify: Option<Verify>) -> Result<EncryptionStatus, CliError> {
     // Opening a database touches its WAL: no server may start meanwhile. Only looking needs no lock, and works on a read-only copy.
     let _lock = match verify {
         Some(Verify::Open | Verify::Pages) => Some(DataDirLock::acquire(&settings.data_dir)?),
@@ -85,9 +85,9 @@ fn here(settings: &Settings, verify: Option<Verify>) -> Result<Survey, CliError>
                 Ok(envelope)
             }
             Ok(keys) => Ok(keys.envelope),
-            Err(error) => Err(chain(&error)),
+            Err(error) => Err(error_chain(&error)),
         };
-        let surveyor = Surveyor {
+        let status_reader = StatusReader {
             data_dir: settings.data_dir.clone(),
             control_dir: settings.control_data_dir.clone(),
             provider: settings.provider.clone(),
@@ -96,12 +96,12 @@ fn here(settings: &Settings, verify: Option<Verify>) -> Result<Survey, CliError>
             holds_control: false,
             rolled_back,
         };
-        Ok(surveyor.run(verify).await?)
+        Ok(status_reader.run(verify).await?)
     })
 }
 
 /// One line a file, the trouble in full below, and the sum.
-fn text(survey: &Survey, now: jiff::Timestamp) -> String {
+fn text(status: &EncryptionStatus, now: jiff::Timestamp) -> String {
     let mut rows = vec![
         [
             "FILE",
@@ -114,7 +114,7 @@ fn text(survey: &Survey, now: jiff::Timestamp) -> String {
         ]
         .map(str::to_owned),
     ];
-    rows.extend(survey.files.iter().map(|file| row(file, now)));
+    rows.extend(status.files.iter().map(|file| row(file, now)));
     let widths: Vec<usize> = (0..rows[0].len())
         .map(|column| {
             rows.iter()
@@ -124,8 +124,8 @@ fn text(survey: &Survey, now: jiff::Timestamp) -> String {
         })
         .collect();
     let mut text = String::new();
-    text.push_str(&heading(survey));
-    if !survey.files.is_empty() {
+    text.push_str(&heading(status));
+    if !status.files.is_empty() {
         text.push('\n');
         for row in &rows {
             let mut line = String::new();
@@ -136,7 +136,7 @@ fn text(survey: &Survey, now: jiff::Timestamp) -> String {
             text.push('\n');
         }
     }
-    let details: Vec<String> = survey
+    let details: Vec<String> = status
         .files
         .iter()
         .filter_map(|file| Some((file, file.detail.as_ref()?)))
@@ -146,7 +146,7 @@ fn text(survey: &Survey, now: jiff::Timestamp) -> String {
         text.push('\n');
         text.push_str(&details.concat());
     }
-    let summary = survey.summary;
+    let summary = status.summary;
     text.push_str(&format!(
         "\n{} {}, {} ok, {} {}; {}\n",
         summary.files,
@@ -158,7 +158,7 @@ fn text(survey: &Survey, now: jiff::Timestamp) -> String {
         } else {
             "problems"
         },
-        match survey.verify {
+        match status.verify {
             Verify::None => "no key was used: --verify unwrap, open or pages looks closer",
             Verify::Unwrap => "looked at with --verify unwrap: open or pages looks closer",
             Verify::Open => "looked at with --verify open: pages reads all of each file",
@@ -168,8 +168,8 @@ fn text(survey: &Survey, now: jiff::Timestamp) -> String {
     text
 }
 
-fn heading(survey: &Survey) -> String {
-    let Some(provider) = &survey.provider else {
+fn heading(status: &EncryptionStatus) -> String {
+    let Some(provider) = &status.provider else {
         return "Encryption is OFF (--encryption-key-provider none): files are stored in plaintext\n"
             .to_owned();
     };

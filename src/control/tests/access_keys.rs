@@ -130,7 +130,7 @@ async fn keeps_as_many_keys_as_it_says_and_remembers_the_last_revoked() {
 }
 
 #[tokio::test]
-async fn refuses_a_record_that_is_not_one() {
+async fn rejects_a_record_that_is_not_one() {
     let house = House::new();
     let control = house.open().await.unwrap();
     let key = make(&control, &demo(), Scope::Read);

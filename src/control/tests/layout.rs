@@ -6,7 +6,7 @@ use super::super::tables::{LAYOUT, META};
 use super::*;
 
 #[tokio::test]
-async fn refuses_a_newer_layout() {
+async fn rejects_a_newer_layout() {
     let house = House::new();
     let control = house.open().await.unwrap();
     control

@@ -15,7 +15,7 @@ async fn holds_nothing_in_plaintext() {
 }
 
 #[tokio::test]
-async fn refuses_plaintext_while_encryption_is_on_and_the_reverse() {
+async fn rejects_plaintext_while_encryption_is_on_and_the_reverse() {
     let house = House::new();
     drop(
         Control::open(&Envelope::plaintext(), house.dir.path())
@@ -34,7 +34,7 @@ async fn refuses_plaintext_while_encryption_is_on_and_the_reverse() {
 }
 
 #[tokio::test]
-async fn refuses_another_files_content() {
+async fn rejects_another_files_content() {
     let (one, two) = (House::new(), House::new());
     let (from, to) = (one.filled().await, two.filled().await);
     let _bytes = std::fs::copy(from, to).unwrap();
@@ -46,7 +46,7 @@ async fn refuses_another_files_content() {
 }
 
 #[tokio::test]
-async fn refuses_a_file_that_was_emptied_cut_or_removed() {
+async fn rejects_a_file_that_was_emptied_cut_or_removed() {
     let house = House::new();
     let path = house.filled().await;
     let whole = std::fs::read(&path).unwrap();
@@ -74,7 +74,7 @@ fn blocks(length: usize) -> Vec<std::ops::Range<usize>> {
 }
 
 #[tokio::test]
-async fn refuses_any_single_block_that_is_zeroed_changed_or_swapped_and_used() {
+async fn rejects_any_single_block_that_is_zeroed_changed_or_swapped_and_used() {
     let house = House::new();
     let path = house.filled().await;
     let whole = std::fs::read(&path).unwrap();
@@ -112,7 +112,7 @@ async fn refuses_any_single_block_that_is_zeroed_changed_or_swapped_and_used() {
 }
 
 #[tokio::test]
-async fn refuses_a_single_block_put_back_from_an_older_copy() {
+async fn rejects_a_single_block_put_back_from_an_older_copy() {
     let house = House::new();
     let path = house.filled().await;
     let old = std::fs::read(&path).unwrap();

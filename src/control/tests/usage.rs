@@ -9,14 +9,14 @@ fn time(text: &str) -> jiff::Timestamp {
 }
 
 /// A tenant with a key.
-fn settle(control: &Control, tenant: &str) -> (TenantId, KeyId) {
+fn settle(control: &Control, tenant: &str) -> (TenantId, AccessKeyId) {
     let tenant: TenantId = tenant.parse().unwrap();
     let name = "a name".parse().unwrap();
     let made = control.create_key(&tenant, name, Scope::Read, control.deletions());
     (tenant, made.unwrap().1.id.parse().unwrap())
 }
 
-fn see(control: &Control, (tenant, key): &(TenantId, KeyId), month: &str, names: &[&str]) {
+fn see(control: &Control, (tenant, key): &(TenantId, AccessKeyId), month: &str, names: &[&str]) {
     let month: Month = month.parse().unwrap();
     let seen: Vec<_> = names
         .iter()

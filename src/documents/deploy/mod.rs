@@ -22,7 +22,7 @@ pub use generation::{AppFile, Deployed, GENERATIONS_KEPT, Generation, Generation
 pub use path::{AppPath, MAX_PATH_BYTES, MAX_PATH_NAME_BYTES, PathFault};
 pub use resources::Resources;
 
-use super::{AtMost, error::excerpt, schedule::MAX_CRONS, written};
+use super::{Bounded, error::excerpt, json_object, schedule::MAX_CRONS};
 
 /// The most files in a deploy.
 pub const MAX_DEPLOY_FILES: usize = 10_000;
@@ -62,7 +62,7 @@ impl Deploy {
     /// The first thing that is not right with it. Takes as long as hashing all of the files does.
     pub fn from_json(text: &str) -> Result<Self, DeployError> {
         let written: Written<'_> =
-            written::object(text).map_err(|reason| DeployError::Shape { reason })?;
+            json_object::object(text).map_err(|reason| DeployError::Shape { reason })?;
         let Written {
             name,
             schemas,
@@ -97,11 +97,11 @@ impl Deploy {
 struct Written<'a> {
     name: String,
     #[serde(borrow)]
-    schemas: AtMost<&'a RawValue, MAX_DEPLOY_SCHEMAS>,
+    schemas: Bounded<&'a RawValue, MAX_DEPLOY_SCHEMAS>,
     #[serde(borrow)]
-    crons: AtMost<&'a RawValue, MAX_CRONS>,
+    crons: Bounded<&'a RawValue, MAX_CRONS>,
     #[serde(borrow)]
-    files: AtMost<&'a RawValue, MAX_DEPLOY_FILES>,
+    files: Bounded<&'a RawValue, MAX_DEPLOY_FILES>,
     #[serde(default)]
     dry_run: bool,
 }
@@ -121,7 +121,7 @@ struct WrittenFile<'a> {
 fn read_files(files: &[&RawValue]) -> Result<BTreeMap<AppPath, Content>, DeployError> {
     let mut read = BTreeMap::new();
     for (index, json) in files.iter().enumerate() {
-        let file: WrittenFile<'_> = written::object(json.get()).map_err(|reason| {
+        let file: WrittenFile<'_> = json_object::object(json.get()).map_err(|reason| {
             let reason = format!("file {index}: {reason}");
             DeployError::Shape { reason }
         })?;

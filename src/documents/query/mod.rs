@@ -13,7 +13,7 @@ pub use cursor::{Key, Position};
 pub use field::Field;
 pub use value::{Number, Value};
 
-use super::{AtMost, Document, InputError, TableName, whole, written, written::reason};
+use super::{Bounded, Document, InputError, TableName, json_object, json_object::reason, whole};
 
 /// The most filters in a query.
 pub const MAX_FILTERS: usize = 50;
@@ -113,17 +113,17 @@ impl Query {
     ///
     /// All but the table may be left out.
     pub fn from_json(text: &str) -> Result<Self, InputError> {
-        let written: Written<'_> = written::object(text).map_err(refused)?;
+        let written: Written<'_> = json_object::object(text).map_err(refused)?;
         let table = written.table.parse()?;
         let filters = written.filters.map(|filters| filters.0).unwrap_or_default();
         let filters = filters.iter().enumerate().map(|(index, filter)| {
-            let filter = written::object::<WrittenFilter<'_>>(filter.get());
+            let filter = json_object::object::<WrittenFilter<'_>>(filter.get());
             let filter = filter.and_then(|filter| filter.read());
             filter.map_err(|reason| refused(format!("filter {index}: {reason}")))
         });
         let filters = filters.collect::<Result<_, _>>()?;
         let order = written.order.map(|order| {
-            let order: WrittenOrder = written::object(order.get())?;
+            let order: WrittenOrder = json_object::object(order.get())?;
             Ok(Order {
                 field: order.field.parse()?,
                 descending: matches!(order.direction, Some(Direction::Desc)),
@@ -155,7 +155,7 @@ fn refused(reason: String) -> InputError {
 struct Written<'a> {
     table: String,
     #[serde(borrow)]
-    filters: Option<AtMost<&'a RawValue, MAX_FILTERS>>,
+    filters: Option<Bounded<&'a RawValue, MAX_FILTERS>>,
     #[serde(borrow)]
     order: Option<&'a RawValue>,
     #[serde(default, deserialize_with = "whole")]
@@ -210,7 +210,7 @@ impl WrittenFilter<'_> {
             Operator::Lt => compared(Relation::Less)?,
             Operator::Lte => compared(Relation::LessOrEqual)?,
             Operator::In => {
-                let values: AtMost<&RawValue, MAX_IN> =
+                let values: Bounded<&RawValue, MAX_IN> =
                     serde_json::from_str(self.value.get()).map_err(|error| reason(&error))?;
                 let values = values.0.iter().map(|value| Value::from_json(value.get()));
                 Condition::In(values.collect::<Result<_, _>>()?)

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use serde::Serialize;
 
-use super::super::written::reason;
+use super::super::json_object::reason;
 
 /// A value in a filter. Lists and objects are not compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -8,7 +8,7 @@ use serde_json::{Value, value::RawValue};
 
 use super::{Expression, MAX_DELAY, Outcome};
 use crate::documents::{
-    InputError, Mutation, error::excerpt, table_name::is_name, whole::whole_number, written,
+    InputError, Mutation, error::excerpt, integer::whole_number, json_object, table_name::is_name,
 };
 
 /// The longest name of a cron, in bytes (all are ASCII).
@@ -92,7 +92,7 @@ impl Schedule {
     /// ```
     pub fn from_json(text: &str) -> Result<Self, InputError> {
         let written: WrittenSchedule =
-            written::object(text).map_err(|reason| InputError::Cron { reason })?;
+            json_object::object(text).map_err(|reason| InputError::Cron { reason })?;
         match written {
             WrittenSchedule::Interval { seconds } => {
                 let most = MAX_DELAY.as_secs();
@@ -204,7 +204,7 @@ impl Cron {
             mutation: &'a RawValue,
         }
         let written: Written<'_> =
-            written::object(text).map_err(|reason| InputError::Cron { reason })?;
+            json_object::object(text).map_err(|reason| InputError::Cron { reason })?;
         let mutation = Mutation::from_json(written.mutation.get())?;
         if mutation.is_conditional() {
             let reason = "it runs again and again, and a version is there once: leave \"if_version\" out, and use no check";

@@ -14,7 +14,7 @@ use croner::{
 use jiff::{Timestamp, ToSpan as _, Zoned, civil::Date, tz::TimeZone};
 
 use crate::documents::{InputError, error::excerpt};
-use crate::words::count;
+use crate::pluralize::pluralize;
 
 /// The longest cron expression, in bytes.
 pub const MAX_EXPRESSION_BYTES: usize = 256;
@@ -150,7 +150,7 @@ fn fault(text: &str) -> String {
     }
     let fields: Vec<&str> = text.split_whitespace().collect();
     let Some(skipped) = FIELDS.len().checked_sub(fields.len()).filter(|n| *n <= 1) else {
-        let count = count(fields.len(), "field");
+        let count = pluralize(fields.len(), "field");
         return format!("it has {count}, and 5 are accepted, or 6 with the second first");
     };
     for (place, (name, accepted)) in FIELDS[skipped..].iter().enumerate() {

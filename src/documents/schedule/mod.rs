@@ -10,7 +10,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, value::RawValue};
 
-use super::{DocumentId, InputError, Mutation, error::excerpt, whole::whole_number, written};
+use super::{DocumentId, InputError, Mutation, error::excerpt, integer::whole_number, json_object};
 
 pub use cron::{Cron, CronName, CronState, LastRun, MAX_CRON_NAME_BYTES, Origin, Schedule};
 pub use expression::{Expression, MAX_EXPRESSION_BYTES};
@@ -92,7 +92,7 @@ impl NewJob {
             mutation: &'a RawValue,
         }
         let written: Written<'_> =
-            written::object(text).map_err(|reason| InputError::Job { reason })?;
+            json_object::object(text).map_err(|reason| InputError::Job { reason })?;
         let delay = whole_number(&written.run_after_ms)
             .and_then(|delay| u64::try_from(delay).ok())
             .map(Duration::from_millis)

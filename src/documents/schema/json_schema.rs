@@ -2,7 +2,7 @@
 //!
 //! A schema is from a client, and so is what it is applied to. Nothing is fetched: references lead within the schema.
 //! Patterns are run by an engine that takes time in proportion to the text. How much work and stack a document can
-//! cost is bounded before anything is compiled, see [`effort`](super::effort).
+//! cost is bounded before anything is compiled, see [`cost`](super::cost).
 
 use std::sync::{Arc, OnceLock};
 
@@ -10,8 +10,8 @@ use jsonschema::{Draft, PatternOptions, ValidationOptions, Validator};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json, value::RawValue};
 
-use super::{Violation, effort};
-use crate::documents::{error::excerpt, written::reason};
+use super::{Violation, cost};
+use crate::documents::{error::excerpt, json_object::reason};
 
 /// A JSON Schema: its text, and what it was compiled into once it is needed.
 #[derive(Debug, Clone)]
@@ -91,7 +91,7 @@ fn compile(text: &str) -> Result<Validator, String> {
     {
         return Err(format!("\"$schema\" is {:?} or is left out", DIALECT[0]));
     }
-    effort::bound(&schema)?;
+    cost::bound(&schema)?;
     options().build(&schema).map_err(|error| {
         let at = error.instance_path().to_string();
         let reason = match pattern_at(&schema, &at) {

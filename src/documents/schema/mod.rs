@@ -1,7 +1,7 @@
 //! The schema of a table: which fields its documents have, and which indexes it is searched by. What it means is
 //! defined in `docs/schemas.md`.
 
-mod effort;
+mod cost;
 mod json_schema;
 mod rules;
 #[cfg(test)]
@@ -11,7 +11,7 @@ mod violation;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{AtMost, Fields, InputError, TableName, written, written::reason};
+use super::{Bounded, Fields, InputError, TableName, json_object, json_object::reason};
 use json_schema::JsonSchema;
 
 pub use rules::{FieldPath, FieldRule, FieldType, IndexRule};
@@ -75,7 +75,7 @@ impl TableSchema {
                 compact.as_json().len()
             )));
         }
-        let written: Written<'_> = written::object(compact.as_json()).map_err(refused)?;
+        let written: Written<'_> = json_object::object(compact.as_json()).map_err(refused)?;
         let table = written.table.parse()?;
         let fields = written.fields.map(|list| list.0).unwrap_or_default();
         let fields = rules::each("fields", &fields, FieldRule::from_json).map_err(refused)?;
@@ -175,9 +175,9 @@ fn as_schema(error: InputError) -> String {
 struct Written<'a> {
     table: String,
     #[serde(borrow)]
-    fields: Option<AtMost<&'a RawValue, MAX_SCHEMA_FIELDS>>,
+    fields: Option<Bounded<&'a RawValue, MAX_SCHEMA_FIELDS>>,
     #[serde(borrow)]
-    indexes: Option<AtMost<&'a RawValue, MAX_INDEXES>>,
+    indexes: Option<Bounded<&'a RawValue, MAX_INDEXES>>,
     #[serde(borrow)]
     json_schema: Option<&'a RawValue>,
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, value::RawValue};
 
 use super::{MAX_INDEX_FIELDS, Violation};
-use crate::documents::{AtMost, error::excerpt, query::Field, written};
+use crate::documents::{Bounded, error::excerpt, json_object, query::Field};
 
 /// The way to one of the user's fields, as in queries: names with dots between them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -125,7 +125,7 @@ impl FieldRule {
             required: bool,
         }
 
-        let written: Written = written::object(text)?;
+        let written: Written = json_object::object(text)?;
         Ok(Self {
             path: written.name.parse()?,
             field_type: written.field_type,
@@ -176,7 +176,7 @@ impl IndexRule {
         #[serde(deny_unknown_fields)]
         struct Written {
             name: String,
-            fields: AtMost<String, MAX_INDEX_FIELDS>,
+            fields: Bounded<String, MAX_INDEX_FIELDS>,
             #[serde(default)]
             unique: bool,
         }
@@ -185,7 +185,7 @@ impl IndexRule {
             name,
             fields,
             unique,
-        } = written::object(text)?;
+        } = json_object::object(text)?;
         let valid = name.starts_with(|c: char| c.is_ascii_alphabetic())
             && name.len() <= MAX_INDEX_NAME_BYTES
             && name

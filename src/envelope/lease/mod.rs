@@ -12,7 +12,7 @@
 //! has a time of its own. Whoever uses a file looks at its lease ([`LeaseStanding`]): should nobody renew any more, for whatever reason,
 //! nothing is served beyond lease and margin.
 
-mod book;
+mod table;
 
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -27,12 +27,12 @@ use nimbus_manifests::{KeyId, Manifest, SealedManifest, Subject, Wrap, WrapConte
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::hold::Withdrawal;
+use super::hold::Revocation;
 use super::{Clock, Envelope, EnvelopeError, Event, EventKind, EventOutcome, KeyRing};
-use crate::chain::chain;
 use crate::clock::Moment;
+use crate::error_chain::error_chain;
 use crate::runtime::{panic_point, short_task};
-use book::{Answer, Book, Ended, Leased, Question, Until};
+use table::{Answer, Ended, LeaseTable, Leased, Question, Until};
 
 /// How long a yes of a remote provider counts, and how long its silence is ridden out after that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl Terms {
 /// Every lease of this process.
 #[derive(Debug)]
 pub(super) struct Leases {
-    book: Mutex<Book>,
+    table: Mutex<LeaseTable>,
     /// A file was opened, or the lease of one that is used has run out.
     changed: Notify,
     /// Whether somebody renews leases: a server does, a command holds a key for as long as it runs.
@@ -138,7 +138,7 @@ impl LeaseGuard {
 impl Drop for LeaseGuard {
     fn drop(&mut self) {
         if let Some(leases) = self.leases.upgrade() {
-            leases.book().close(self.lease);
+            leases.table().close(self.lease);
         }
     }
 }
@@ -153,22 +153,22 @@ pub(super) struct Admitted<'a> {
 
 impl Drop for Admitted<'_> {
     fn drop(&mut self) {
-        self.leases.book().asked(&self.key, self.subject);
+        self.leases.table().asked(&self.key, self.subject);
     }
 }
 
 impl Admitted<'_> {
     /// The answer was yes.
     pub(super) fn confirm(&self) {
-        let mut book = self.leases.book();
-        book.confirm(&self.key, self.subject, self.asked);
+        let mut table = self.leases.table();
+        table.confirm(&self.key, self.subject, self.asked);
     }
 }
 
 impl Leases {
     pub(super) fn new() -> Self {
         Self {
-            book: Mutex::new(Book::new(Terms::default())),
+            table: Mutex::new(LeaseTable::new(Terms::default())),
             changed: Notify::new(),
             kept: Arc::default(),
         }
@@ -185,7 +185,7 @@ impl Leases {
         subject: &'a Subject,
         now: Moment,
     ) -> Result<Admitted<'a>, Arc<ProviderError>> {
-        self.book().admit(key, subject, now)?;
+        self.table().admit(key, subject, now)?;
         Ok(Admitted {
             leases: self,
             key: key.clone(),
@@ -194,9 +194,9 @@ impl Leases {
         })
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
+    fn table(&self) -> MutexGuard<'_, LeaseTable> {
         // Every change under the lock is made by code that has nothing to panic on.
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -204,17 +204,17 @@ impl Envelope {
     /// The same core, holding what remote providers unwrap on these terms.
     #[must_use]
     pub fn with_lease_terms(self, terms: Terms) -> Self {
-        self.leases.book().agree(terms);
+        self.leases.table().agree(terms);
         self
     }
 
     /// How many files are open under remote keys, and which of these are in trouble.
     #[must_use]
     pub fn leases(&self) -> LeaseReport {
-        let book = self.leases.book();
+        let table = self.leases.table();
         LeaseReport {
-            files: book.open_files(),
-            troubles: book.troubles(self.clock.moment()),
+            files: table.open_files(),
+            troubles: table.troubles(self.clock.moment()),
         }
     }
 
@@ -238,8 +238,8 @@ impl Envelope {
     /// How long there is nothing to ask.
     fn pause(&self) -> Duration {
         let (next, files) = {
-            let book = self.leases.book();
-            (book.next_due(), book.open_files())
+            let table = self.leases.table();
+            (table.next_due(), table.open_files())
         };
         let now = self.clock.moment();
         let longest = if files == 0 { IDLE } else { BEAT };
@@ -250,7 +250,7 @@ impl Envelope {
     /// From here on nothing is used whose lease ran out.
     fn enforce(&self) {
         // Those of a keeper that ended by a fault were cut off with it.
-        self.leases.book().forget_rounds();
+        self.leases.table().forget_rounds();
         self.leases.kept.store(true, Ordering::Relaxed);
     }
 
@@ -258,8 +258,8 @@ impl Envelope {
     fn begin_rounds(&self, rounds: &mut JoinSet<()>) {
         let now = self.clock.moment();
         let (due, ended) = {
-            let mut book = self.leases.book();
-            (book.due(now), book.run_out(now))
+            let mut table = self.leases.table();
+            (table.due(now), table.run_out(now))
         };
         for (key, questions) in due {
             let core = self.clone();
@@ -275,7 +275,7 @@ impl Envelope {
     async fn round(&self, key: &KeyId, questions: Vec<Question>) {
         let renewing = AssertUnwindSafe(self.renew(key, questions));
         if renewing.catch_unwind().await.is_err() {
-            self.leases.book().failed(key, self.clock.moment());
+            self.leases.table().failed(key, self.clock.moment());
             tracing::error!(%key, "renewing leases ended by a fault; it is tried again, and what is not renewed is closed");
         }
     }
@@ -283,21 +283,21 @@ impl Envelope {
     async fn renew(&self, key: &KeyId, questions: Vec<Question>) {
         let began = self.clock.moment();
         let answers = self.ask_all(questions).await;
-        let troubled = self.leases.book().trouble_class(key);
+        let troubled = self.leases.table().trouble_class(key);
         let (ended, now_troubled) = {
             let now = self.clock.moment();
-            let mut book = self.leases.book();
-            let terms = book.terms();
+            let mut table = self.leases.table();
+            let terms = table.terms();
             let next = |asked| self.next_renewal(asked, terms);
-            let ended = book.renewed(key, began, &answers, now, next);
-            (ended, book.trouble_class(key))
+            let ended = table.renewed(key, began, &answers, now, next);
+            (ended, table.trouble_class(key))
         };
         if let (Some(FailureClass::Unavailable), None) = (now_troubled, troubled) {
-            let grace = self.leases.book().terms().grace;
+            let grace = self.leases.table().terms().grace;
             let why = answers
                 .iter()
                 .find_map(|answer| answer.result.clone().err());
-            let why = why.map(|why| chain(&*why)).unwrap_or_default();
+            let why = why.map(|why| error_chain(&*why)).unwrap_or_default();
             tracing::warn!(%key, ?grace, why, "a key provider does not answer; what is open under its key is served on until the grace ends");
         }
         self.close(ended).await;
@@ -317,7 +317,7 @@ impl Envelope {
         let Some(keys) = self.keys() else {
             return Vec::new();
         };
-        let patience = self.leases.book().terms().patience();
+        let patience = self.leases.table().terms().patience();
         let mut answers = Vec::with_capacity(questions.len());
         let mut asking = JoinSet::new();
         let mut waiting = questions.into_iter();
@@ -367,7 +367,7 @@ impl Envelope {
         for ended in control {
             if let Err(error) = self.record(ended.event()).await {
                 tracing::warn!(
-                    error = chain(&error),
+                    error = error_chain(&error),
                     "a revocation is not in the audit log"
                 );
             }
@@ -376,7 +376,7 @@ impl Envelope {
     }
 
     async fn end(&self, Ended { subject, why, .. }: Ended) {
-        self.withdraw(subject.tenant(), &Withdrawal::Refused(why))
+        self.revoke(subject.tenant(), &Revocation::Refused(why))
             .await;
         tracing::warn!(%subject, "a file was closed and its key wiped: its lease was not renewed");
     }
@@ -393,9 +393,9 @@ impl Envelope {
     /// Notes a failure of a remote key, and closes what ends by it without being waited for.
     pub(super) fn refused(&self, admitted: &Admitted<'_>, why: &Arc<ProviderError>) {
         let now = self.clock.moment();
-        let mut book = self.leases.book();
-        let ended = book.refuse(&admitted.key, admitted.subject, why, now);
-        drop(book);
+        let mut table = self.leases.table();
+        let ended = table.refuse(&admitted.key, admitted.subject, why, now);
+        drop(table);
         if !ended.is_empty() {
             let core = self.clone();
             drop(short_task(async move { core.close(ended).await }));
@@ -420,10 +420,10 @@ impl Envelope {
             dek_id: context.dek_id,
             wrap: wrap.clone(),
         };
-        let mut book = self.leases.book();
-        let due = self.next_renewal(admitted.asked, book.terms());
-        let (lease, until) = book.open(file, admitted.asked, due)?;
-        drop(book);
+        let mut table = self.leases.table();
+        let due = self.next_renewal(admitted.asked, table.terms());
+        let (lease, until) = table.open(file, admitted.asked, due)?;
+        drop(table);
         self.leases.changed.notify_one();
         Ok(LeaseGuard {
             leases: Arc::downgrade(&self.leases),
@@ -442,9 +442,9 @@ impl Envelope {
         };
         let wrap = entry.wraps.iter().find(|wrap| keys.is_remote(wrap));
         let now = self.clock.moment();
-        let mut book = self.leases.book();
-        let due = self.next_renewal(now, book.terms());
-        book.rewrapped(manifest.subject(), entry.id, wrap, now, due);
+        let mut table = self.leases.table();
+        let due = self.next_renewal(now, table.terms());
+        table.rewrapped(manifest.subject(), entry.id, wrap, now, due);
     }
 
     /// Why a file that was closed under somebody is not to be had now, where that is known without asking.
@@ -456,9 +456,9 @@ impl Envelope {
             let tenant = tenant.clone();
             return Some(EnvelopeError::Locked { tenant });
         }
-        let book = self.leases.book();
+        let table = self.leases.table();
         let mut wraps = manifest.deks().iter().flat_map(|dek| &dek.wraps);
-        let source = wraps.find_map(|wrap| book.known_refusal(&wrap.key_id, subject))?;
+        let source = wraps.find_map(|wrap| table.known_refusal(&wrap.key_id, subject))?;
         Some(EnvelopeError::Unwrap {
             path: path.to_owned(),
             source,
@@ -471,7 +471,7 @@ impl Ended {
         Event::new(EventKind::Revocation, EventOutcome::Done)
             .about(&self.subject)
             .under(&self.key)
-            .saying(chain(&*self.why))
+            .saying(error_chain(&*self.why))
     }
 }
 

@@ -11,7 +11,7 @@ use nimbus_manifests::{Cipher, ProviderKind, TenantId, Timestamp};
 
 use super::*;
 use crate::envelope::{
-    Clock, EnvelopeError, Holder, Intent, KeyedFile, Prepared, Trouble as Meaning, Withdrawal,
+    Clock, EnvelopeError, Holder, Intent, KeyedFile, Prepared, Revocation, Trouble as Meaning,
 };
 
 #[derive(Debug)]
@@ -151,7 +151,7 @@ struct Table(Mutex<HashMap<TenantId, KeyedFile>>);
 
 #[async_trait]
 impl Holder for Table {
-    async fn withdraw(&self, tenant: Option<&TenantId>, _why: &Withdrawal) {
+    async fn revoke(&self, tenant: Option<&TenantId>, _why: &Revocation) {
         drop(self.0.lock().unwrap().remove(tenant.unwrap()));
     }
 }
@@ -346,7 +346,7 @@ async fn a_key_that_does_not_answer_is_asked_for_one_file_until_it_does() {
 async fn a_question_without_an_answer_ends_in_time() {
     let remote = Remote::new();
     let house = House::new(remote.clone());
-    house.core.leases.book().agree(Terms {
+    house.core.leases.table().agree(Terms {
         lease: Duration::from_secs(4),
         grace: Duration::ZERO,
     });
@@ -435,7 +435,7 @@ async fn an_outage_is_ridden_out_for_the_grace_and_ends_what_is_open_after_it() 
     house.create("closed").await;
     house
         .table
-        .withdraw(Some(&"closed".parse().unwrap()), &Withdrawal::Locked)
+        .revoke(Some(&"closed".parse().unwrap()), &Revocation::Locked)
         .await;
     house.pass(100).await;
     remote.be(Mood::Silent);

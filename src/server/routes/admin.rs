@@ -11,14 +11,14 @@ use serde_json::{Value, json};
 
 use super::tenant_id;
 use crate::audit::LogError;
-use crate::chain::chain;
 use crate::encryption::OperationError;
-use crate::encryption::doctor::{Doctor, Examination};
+use crate::encryption::doctor::{Diagnosis, Doctor};
 use crate::encryption::rotate_dek;
 use crate::encryption::rotate_kek::{Request, RotateKekError};
 use crate::encryption::shred;
-use crate::encryption::survey::{Survey, Verify};
+use crate::encryption::status::{EncryptionStatus, Verify};
 use crate::envelope::{EnvelopeError, blocking};
+use crate::error_chain::error_chain;
 use crate::server::body::Body;
 use crate::server::error::{ApiError, Code};
 use crate::server::openapi::shapes;
@@ -61,10 +61,10 @@ impl FromQuery for StatusPart {
 pub(in crate::server) async fn encryption_status(
     State(app): State<Arc<App>>,
     Query(part): Query<StatusPart>,
-) -> Result<Json<Survey>, ApiError> {
-    let survey = app.surveyor.clone().run(part.verify).await;
-    let survey = survey.map_err(|error| ApiError::new(Code::Unavailable, chain(&error)))?;
-    Ok(Json(survey))
+) -> Result<Json<EncryptionStatus>, ApiError> {
+    let status = app.status_reader.clone().run(part.verify).await;
+    let status = status.map_err(|error| ApiError::new(Code::Unavailable, error_chain(&error)))?;
+    Ok(Json(status))
 }
 
 /// As `nimbus doctor --format json`, from the server's own process.
@@ -72,18 +72,18 @@ pub(in crate::server) async fn encryption_status(
     responses((status = 200, description = "What was looked at", body = shapes::Examination)))]
 pub(in crate::server) async fn doctor(
     State(app): State<Arc<App>>,
-) -> Result<Json<Examination>, ApiError> {
+) -> Result<Json<Diagnosis>, ApiError> {
     let audit = match &app.audit {
         Some(log) => log.verify().await,
         None => Err(LogError::EncryptionOff),
     };
     let doctor = Doctor {
-        surveyor: app.surveyor.clone(),
+        status_reader: app.status_reader.clone(),
         max_open_tenants: app.max_open_tenants,
         limits: app.limits,
     };
     let found = doctor.run(audit).await;
-    let found = found.map_err(|error| ApiError::new(Code::Unavailable, chain(&error)))?;
+    let found = found.map_err(|error| ApiError::new(Code::Unavailable, error_chain(&error)))?;
     Ok(Json(found))
 }
 
@@ -99,7 +99,7 @@ pub(in crate::server) async fn rotate_kek(
     State(app): State<Arc<App>>,
     Body(request): Body<Request>,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let refused = |error: RotateKekError| ApiError::new(Code::InvalidInput, chain(&error));
+    let refused = |error: RotateKekError| ApiError::new(Code::InvalidInput, error_chain(&error));
     let rotate = request.check().map_err(refused)?;
     let (rotate, checked) = blocking(move || {
         let checked = rotate.check_path();
@@ -107,8 +107,8 @@ pub(in crate::server) async fn rotate_kek(
     })
     .await;
     checked.map_err(refused)?;
-    let (envelope, control_dir) = (app.envelope.clone(), app.surveyor.control_dir.clone());
-    let data_dir = app.surveyor.data_dir.clone();
+    let (envelope, control_dir) = (app.envelope.clone(), app.status_reader.control_dir.clone());
+    let data_dir = app.status_reader.data_dir.clone();
     let id = app.operations.begin("rotate-kek", |progress| async move {
         let ours = blocking({
             let dir = rotate.dir().to_owned();
@@ -119,7 +119,7 @@ pub(in crate::server) async fn rotate_kek(
         let rotated = rotate
             .run(&envelope, control_dir.as_deref(), progress)
             .await;
-        let rotated = rotated.map_err(|error| chain(&error))?;
+        let rotated = rotated.map_err(|error| error_chain(&error))?;
         serde_json::to_value(rotated).map_err(|error| error.to_string())
     })?;
     Ok((StatusCode::ACCEPTED, Json(json!({"operation": id}))))
@@ -141,7 +141,7 @@ pub(in crate::server) async fn rotate_dek(
     deployment.check(&request).await.map_err(refused)?;
     let id = app.operations.begin("rotate-dek", |progress| async move {
         let rotated = deployment.rotate_dek(request, progress).await;
-        let rotated = rotated.map_err(|error| chain(&error))?;
+        let rotated = rotated.map_err(|error| error_chain(&error))?;
         serde_json::to_value(rotated).map_err(|error| error.to_string())
     })?;
     Ok((StatusCode::ACCEPTED, Json(json!({"operation": id}))))
@@ -155,7 +155,7 @@ fn refused(error: OperationError) -> ApiError {
         OperationError::Envelope(_) | OperationError::Io { .. } => Code::Unavailable,
         _ => Code::InvalidInput,
     };
-    ApiError::new(code, chain(&error))
+    ApiError::new(code, error_chain(&error))
 }
 
 /// How far an operation has come, and what came of it.
@@ -196,7 +196,7 @@ pub(in crate::server) async fn shred(
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let tenant = tenant_id(&request.tenant_id)?;
     let (tenants, envelope) = (app.tenants.clone(), app.envelope.clone());
-    let data_dir = app.surveyor.data_dir.clone();
+    let data_dir = app.status_reader.data_dir.clone();
     let disable_kms_key = request.disable_kms_key;
     let finished = match shred::is_there(&envelope, &*tenants, &data_dir, &tenant).await? {
         true => None,
@@ -207,7 +207,7 @@ pub(in crate::server) async fn shred(
             Some(finished) => Ok(finished),
             None => shred::shred(&envelope, &*tenants, &data_dir, &tenant, disable_kms_key).await,
         };
-        let shredded = shredded.map_err(|error| chain(&error))?;
+        let shredded = shredded.map_err(|error| error_chain(&error))?;
         serde_json::to_value(shredded).map_err(|error| error.to_string())
     })?;
     Ok((StatusCode::ACCEPTED, Json(json!({"operation": id}))))

@@ -15,10 +15,10 @@ use crate::budget;
 use crate::documents::deploy::{AppFile, AppPath, ContentHash};
 use crate::server::App;
 use crate::server::error::ApiError;
-use crate::server::front::crowded;
 use crate::server::openapi::shapes;
 use crate::server::parameters::PageQuery;
-use crate::server::range::{self, Part};
+use crate::server::pipeline::crowded;
+use crate::server::range::{self, Selection};
 use crate::tenants::{StoreError, TenantStore};
 
 /// The root of an app without its `/`: what a page there names relative to itself would be looked for beside the app.
@@ -104,12 +104,12 @@ pub(in crate::server) async fn file(
     let part = if method == Method::GET {
         range::part(&headers, &etag, file.size)
     } else {
-        Part::Whole
+        Selection::Whole
     };
     let (status, bytes) = match part {
-        Part::Whole => (StatusCode::OK, 0..file.size),
-        Part::Bytes(bytes) => (StatusCode::PARTIAL_CONTENT, bytes),
-        Part::Unsatisfiable => return Err(ApiError::range_not_satisfiable(file.size)),
+        Selection::Whole => (StatusCode::OK, 0..file.size),
+        Selection::Bytes(bytes) => (StatusCode::PARTIAL_CONTENT, bytes),
+        Selection::Unsatisfiable => return Err(ApiError::range_not_satisfiable(file.size)),
     };
     let length = bytes.end - bytes.start;
     let content_range = format!(

@@ -7,7 +7,7 @@ use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use crate::audit::{AuditLog, Reported, Verified};
-use crate::chain::chain;
+use crate::error_chain::error_chain;
 use crate::server::App;
 use crate::server::access::Caller;
 use crate::server::body::Body;
@@ -24,7 +24,8 @@ pub(in crate::server) async fn verify(
     State(app): State<Arc<App>>,
 ) -> Result<Json<Verified>, ApiError> {
     let verified = log(&app)?.verify().await;
-    let verified = verified.map_err(|error| ApiError::new(Code::Unavailable, chain(&error)))?;
+    let verified =
+        verified.map_err(|error| ApiError::new(Code::Unavailable, error_chain(&error)))?;
     Ok(Json(verified))
 }
 
@@ -48,7 +49,7 @@ pub(in crate::server) async fn record(
         )
     })?;
     let recorded = app.envelope.record(event).await;
-    recorded.map_err(|error| ApiError::new(Code::Unavailable, chain(&error)))?;
+    recorded.map_err(|error| ApiError::new(Code::Unavailable, error_chain(&error)))?;
     Ok(Json(json!({"recorded": true})))
 }
 

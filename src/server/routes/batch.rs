@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::tenant_id;
-use crate::documents::{AtMost, Done, MAX_BATCH, Mutation};
+use crate::documents::{Bounded, Done, MAX_BATCH, Mutation};
 use crate::server::App;
 use crate::server::error::ApiError;
 use crate::server::once::{Answered, Keyed};
@@ -19,7 +19,7 @@ use crate::tenants::StoreError;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct Batch {
-    mutations: AtMost<Box<RawValue>, MAX_BATCH>,
+    mutations: Bounded<Box<RawValue>, MAX_BATCH>,
 }
 
 /// Applies all of the mutations, or none when one of them cannot be; the error names that one by its place.

@@ -8,8 +8,8 @@ use axum::http::StatusCode;
 use nimbus_keyproviders::FailureClass;
 use serde_json::{Value, json};
 
-use crate::chain::chain;
 use crate::envelope::LeaseReport;
+use crate::error_chain::error_chain;
 use crate::runtime;
 use crate::server::App;
 use crate::server::body::RawJson;
@@ -33,7 +33,7 @@ pub(in crate::server) async fn ready(State(app): State<Arc<App>>) -> (StatusCode
     fn check<E: std::error::Error>(result: Result<(), E>) -> (bool, Value) {
         match result {
             Ok(()) => (true, json!({"ok": true})),
-            Err(error) => (false, json!({"ok": false, "error": chain(&error)})),
+            Err(error) => (false, json!({"ok": false, "error": error_chain(&error)})),
         }
     }
     let (control_ok, control) = check(app.check_control().await);

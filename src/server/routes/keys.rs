@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::tenant_id;
-use crate::chain::chain;
-use crate::control::{AccessKey, KeyError, KeyId, KeyInfo, KeyName, Scope};
+use crate::control::{AccessKey, AccessKeyId, KeyError, KeyInfo, KeyName, Scope};
 use crate::data_dir;
 use crate::envelope::{Event, EventKind, EventOutcome, acting_as, actor, blocking};
+use crate::error_chain::error_chain;
 use crate::runtime::short_task;
 use crate::server::App;
 use crate::server::body::Body;
@@ -100,7 +100,7 @@ pub(in crate::server) async fn revoke(
         let message = "this tenant has no such access key, or no more";
         ApiError::new(Code::KeyNotFound, message)
     };
-    let known = |id: &KeyId| {
+    let known = |id: &AccessKeyId| {
         let keys = app.control.tenant_keys(&tenant);
         keys.iter().any(|key| key.id == id.to_string())
     };
@@ -138,7 +138,7 @@ where
     control.map_err(|error| failed(&error.into()))?;
     let doing = short_task(acting_as(actor(), async move {
         let begun = app.envelope.record(event.clone()).await;
-        begun.map_err(|error| ApiError::new(Code::Unavailable, chain(&error)))?;
+        begun.map_err(|error| ApiError::new(Code::Unavailable, error_chain(&error)))?;
         let done = work(app.clone()).await;
         app.envelope.note(match &done {
             Ok((_, said)) => event.ended(&Ok::<_, KeyError>(())).saying(said),
@@ -172,7 +172,7 @@ fn failed(error: &KeyError) -> ApiError {
         KeyError::Control(error) => of_trouble(error.trouble()),
         _ => Code::Unavailable,
     };
-    ApiError::new(code, chain(error))
+    ApiError::new(code, error_chain(error))
 }
 
 /// The answer that holds the secret, from a buffer that is wiped when it was sent.

@@ -7,9 +7,9 @@ use axum::extract::State;
 use serde::Deserialize;
 
 use super::tenant_id;
-use crate::chain::chain;
 use crate::encryption::lock::{self, LockTenantError, TenantLock};
 use crate::envelope::{acting_as, actor};
+use crate::error_chain::error_chain;
 use crate::runtime::short_task;
 use crate::server::App;
 use crate::server::body::Body;
@@ -69,6 +69,6 @@ async fn set(app: Arc<App>, tenant: &str, locked: bool) -> Result<Json<TenantLoc
             LockTenantError::NoTenant { .. } => Code::TenantNotFound,
             _ => Code::Unavailable,
         };
-        ApiError::new(code, chain(&error))
+        ApiError::new(code, error_chain(&error))
     })
 }

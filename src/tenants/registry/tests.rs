@@ -207,7 +207,7 @@ async fn the_least_recently_used_goes_first() {
 }
 
 #[tokio::test]
-async fn refuses_when_all_are_in_use_and_serves_once_one_is_free() {
+async fn rejects_when_all_are_in_use_and_serves_once_one_is_free() {
     let (registry, world) = setting(1, 50);
     let held = registry
         .lease(&tenant(1), world.open(&tenant(1)))

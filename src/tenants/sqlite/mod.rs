@@ -60,7 +60,7 @@ use crate::{
     data_dir::{self, subject},
     envelope::{
         Envelope, EnvelopeError, Event, EventKind, EventOutcome, Holder, Intent, LeaseStanding,
-        Trouble, Withdrawal, acting_as, actor, blocking,
+        Revocation, Trouble, acting_as, actor, blocking,
     },
     failpoints::crash_point,
     metrics,
@@ -278,7 +278,7 @@ impl TenantProvider for SqliteTenants {
 
 #[async_trait]
 impl Holder for Shared {
-    async fn withdraw(&self, tenant: Option<&TenantId>, _why: &Withdrawal) {
+    async fn revoke(&self, tenant: Option<&TenantId>, _why: &Revocation) {
         let Some(tenant) = tenant else { return };
         if let Err(error) = self.registry.cut_off(tenant).await {
             tracing::warn!(%tenant, %error, "a tenant whose key was taken back was not closed cleanly");

@@ -17,7 +17,7 @@ use super::{apply::Reader, lookups::Lookups, opening};
 use crate::{
     budget,
     envelope::{Envelope, EnvelopeError},
-    metrics::{self, Held},
+    metrics::{self, Counted},
     sqlcipher::{Database, OpenError},
     tenants::StoreError,
 };
@@ -197,7 +197,7 @@ impl Readers {
 
     /// The right to use one of the connections.
     pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, StoreError> {
-        let _waiting = Held::new(&metrics::WAITING_READS);
+        let _waiting = Counted::new(&metrics::WAITING_READS);
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         permit.map_err(|_closed| self.closed())
     }

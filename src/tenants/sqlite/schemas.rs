@@ -76,7 +76,7 @@ impl Writing<'_> {
         }
         // Where only indexes change, every document fits: it was checked when it was written.
         if !before.is_some_and(|before| before.constrains_like(schema)) {
-            self.refuse_offenders(number, schema, scanned)?;
+            self.reject_offenders(number, schema, scanned)?;
         }
         self.arrange_indexes(number, schema.table(), schema.indexes())?;
         crash_point!("tenants::schemas::indexes-made");
@@ -184,7 +184,7 @@ impl Writing<'_> {
         let _before = schemas.insert(number, schema);
     }
 
-    fn refuse_offenders(
+    fn reject_offenders(
         &self,
         number: i64,
         schema: &TableSchema,

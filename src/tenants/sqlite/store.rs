@@ -30,7 +30,7 @@ use crate::{
         schema::TableSchema,
     },
     envelope::{Envelope, Intent},
-    metrics::{self, Held},
+    metrics::{self, Counted},
     sqlcipher::{self, Database},
     tenants::{
         Cursors, DueLog, Listed, MAX_LIST_BYTES, MAX_PAGE_BYTES, StoreError, TenantStore,
@@ -55,7 +55,7 @@ pub(super) struct OpenTenant {
     writer: Arc<Writer>,
     readers: Arc<Readers>,
     cursors: Cursors,
-    _open: Held,
+    _open: Counted,
 }
 
 impl OpenTenant {
@@ -113,7 +113,7 @@ impl OpenTenant {
             writer: Arc::new(writer),
             readers,
             cursors: Cursors::new(tenant, &key),
-            _open: Held::new(&metrics::OPEN_TENANTS),
+            _open: Counted::new(&metrics::OPEN_TENANTS),
         })
     }
 }

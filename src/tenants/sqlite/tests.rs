@@ -19,7 +19,7 @@ use crate::{
     },
     envelope::{KeyRing, manifest_path},
     sqlcipher,
-    tenants::{MAX_PAGE_BYTES, MAX_TABLES, whole::Whole as _},
+    tenants::{MAX_PAGE_BYTES, MAX_TABLES, full_list::FullList as _},
 };
 
 /// A core with a fresh key.

@@ -42,7 +42,7 @@ use super::{
 use crate::{
     documents::{Done, Mutation, MutationOutcome, Once},
     failpoints::crash_point,
-    metrics::{self, Held},
+    metrics::{self, Counted},
     process,
     runtime::{self, Background, panic_point, short_task},
     tenants::{
@@ -92,7 +92,7 @@ struct Queued {
     size: Size,
     undo: Undo,
     /// Counted for as long as it is not answered.
-    _waiting: Held,
+    _waiting: Counted,
 }
 
 /// How much some work is, so that neither the queue nor a commit grows without bound.
@@ -259,7 +259,7 @@ impl Writer {
                     work,
                     size,
                     undo,
-                    _waiting: Held::new(&metrics::QUEUED),
+                    _waiting: Counted::new(&metrics::QUEUED),
                 }))
                 .map_err(|error| match error {
                     TrySendError::Full(_) => self.busy(),

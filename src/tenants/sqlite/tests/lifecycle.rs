@@ -249,7 +249,7 @@ async fn a_tenant_closed_ahead_of_time_opens_again() {
 }
 
 #[tokio::test]
-async fn refuses_a_newer_layout_and_a_foreign_database() {
+async fn rejects_a_newer_layout_and_a_foreign_database() {
     let house = House::new(encryption());
     let tenants = house.open().await;
     tenants.create_tenant(&id("newer")).await.unwrap();

@@ -1,7 +1,7 @@
 use std::sync::atomic::AtomicUsize;
 
 use super::*;
-use crate::envelope::{Withdrawal, read_manifest};
+use crate::envelope::{Revocation, read_manifest};
 
 /// Some thousand pages: more than are copied in one step.
 async fn filled(tenants: &SqliteTenants) -> Arc<dyn TenantStore> {
@@ -35,7 +35,7 @@ fn revision(house: &House) -> u64 {
 }
 
 fn told(error: &StoreError) -> String {
-    crate::chain::chain(error)
+    crate::error_chain::error_chain(error)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,8 +52,8 @@ async fn a_lock_ends_a_rotation_at_its_next_step() {
     let (asking, shared) = (asked.clone(), tenants.0.clone());
     let progress: Progress = Arc::new(move |_done, _total| {
         if asking.fetch_add(1, Ordering::SeqCst) == 0 {
-            let locked = Withdrawal::Locked;
-            runtime.block_on(shared.withdraw(Some(&id("acme")), &locked));
+            let locked = Revocation::Locked;
+            runtime.block_on(shared.revoke(Some(&id("acme")), &locked));
         }
         true
     });

@@ -24,7 +24,7 @@ struct Desk {
     readers: Arc<Readers>,
     writer: Writer,
     commits: Arc<AtomicUsize>,
-    refuse_commits: Arc<AtomicBool>,
+    reject_commits: Arc<AtomicBool>,
 }
 
 fn table() -> TableName {
@@ -60,11 +60,11 @@ async fn desk(prepare: impl FnOnce(&Connection)) -> Desk {
     let mut connection = readers.writer().unwrap();
     layout::establish(&mut connection, &tenant).unwrap();
     prepare(&connection);
-    let (commits, refuse_commits) = (
+    let (commits, reject_commits) = (
         Arc::new(AtomicUsize::new(0)),
         Arc::new(AtomicBool::new(false)),
     );
-    let (counted, refused) = (Arc::clone(&commits), Arc::clone(&refuse_commits));
+    let (counted, refused) = (Arc::clone(&commits), Arc::clone(&reject_commits));
     connection
         .commit_hook(Some(move || {
             let _before = counted.fetch_add(1, Ordering::SeqCst);
@@ -86,7 +86,7 @@ async fn desk(prepare: impl FnOnce(&Connection)) -> Desk {
         readers,
         writer,
         commits,
-        refuse_commits,
+        reject_commits,
     }
 }
 
@@ -243,7 +243,7 @@ async fn a_table_whose_first_document_fails_does_not_come_to_be() {
 #[tokio::test]
 async fn when_the_commit_fails_every_caller_hears_it_and_the_next_group_works() {
     let desk = desk(|_| ()).await;
-    desk.refuse_commits.store(true, Ordering::SeqCst);
+    desk.reject_commits.store(true, Ordering::SeqCst);
     hold("tenants::writer::batch-taken", 50);
     let answers: Vec<_> = (0..20)
         .map(|_| desk.submit(insert("{}")).unwrap())
@@ -255,7 +255,7 @@ async fn when_the_commit_fails_every_caller_hears_it_and_the_next_group_works() 
             Err(StoreError::Engine { .. })
         ));
     }
-    desk.refuse_commits.store(false, Ordering::SeqCst);
+    desk.reject_commits.store(false, Ordering::SeqCst);
     // The table whose making was rolled back is made again.
     let _outcome = desk.apply(insert(r#"{"after":true}"#)).await.unwrap();
     assert_eq!(desk.bodies().await, [r#"{"after":true}"#]);

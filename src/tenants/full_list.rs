@@ -1,4 +1,4 @@
-//! Whole lists, part by part: for tests.
+//! FullList lists, part by part: for tests.
 
 use super::{StoreError, TenantStore};
 use crate::documents::query::{MAX_PAGE, Query};
@@ -7,7 +7,7 @@ use crate::documents::schema::TableSchema;
 use crate::documents::{Document, TableName};
 
 /// Lists of a store from their first item to their last.
-pub(crate) trait Whole {
+pub(crate) trait FullList {
     /// The first documents of a table.
     async fn list(&self, table: &TableName, limit: usize) -> Result<Vec<Document>, StoreError>;
     /// All jobs that wait.
@@ -18,7 +18,7 @@ pub(crate) trait Whole {
     async fn schemas(&self) -> Result<Vec<TableSchema>, StoreError>;
 }
 
-impl Whole for dyn TenantStore {
+impl FullList for dyn TenantStore {
     async fn list(&self, table: &TableName, limit: usize) -> Result<Vec<Document>, StoreError> {
         let query = Query::all(table.clone());
         let mut all = Vec::new();

@@ -168,7 +168,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::documents::{AtMost, Mutation, query::Query, schedule::Cron, whole};
+    use crate::documents::{Bounded, Mutation, query::Query, schedule::Cron, whole};
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -181,7 +181,7 @@ mod tests {
         kind: Option<Kind>,
         #[serde(default, deserialize_with = "whole")]
         limit: Option<usize>,
-        list: Option<AtMost<u8, 2>>,
+        list: Option<Bounded<u8, 2>>,
         inner: Option<Inner>,
     }
 

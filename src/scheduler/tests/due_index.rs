@@ -1,19 +1,19 @@
-//! The promise of the agenda: no entry is later than the work.
+//! The promise of the due index: no entry is later than the work.
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::super::agenda::{Agenda, Turn};
+use super::super::due_index::{DueIndex, Turn};
 use super::*;
 use crate::tenants::DueLog as _;
 
-/// An agenda on a control file of its own.
+/// a due index on a control file of its own.
 struct Desk {
     _dir: TempDir,
     control: Arc<Control>,
     clock: Arc<TestClock>,
-    agenda: Agenda,
+    due_index: DueIndex,
 }
 
 impl Desk {
@@ -27,12 +27,12 @@ impl Desk {
             .unwrap();
         let control = Arc::new(control);
         let clock = TestClock::new();
-        let agenda = Agenda::load(control.clone(), clock.clone()).unwrap();
+        let due_index = DueIndex::load(control.clone(), clock.clone()).unwrap();
         Self {
             _dir: dir,
             control,
             clock,
-            agenda,
+            due_index,
         }
     }
 
@@ -41,11 +41,11 @@ impl Desk {
     }
 
     fn take(&self) -> Vec<Turn> {
-        self.agenda.take(self.clock.now_ms(), 100, 100)
+        self.due_index.take(self.clock.now_ms(), 100, 100)
     }
 
     fn expect(&self, tenant: &str, due_ms: i64) {
-        self.agenda.expect(&id(tenant), due_ms).unwrap();
+        self.due_index.expect(&id(tenant), due_ms).unwrap();
     }
 }
 
@@ -72,7 +72,7 @@ fn what_is_scheduled_within_a_minute_or_later_costs_one_write() {
         (desk.durable(), desk.control.due().unwrap().clock_ms),
         (first.to_vec(), clock)
     );
-    assert_eq!(desk.agenda.next_look(0), Some(NOW + 10 * MINUTE));
+    assert_eq!(desk.due_index.next_look(0), Some(NOW + 10 * MINUTE));
     desk.expect("a", NOW + 10 * MINUTE - 1);
     assert_eq!(desk.durable(), [(id("a"), NOW + 9 * MINUTE)]);
 }
@@ -85,23 +85,23 @@ fn an_entry_that_is_too_early_is_set_later_after_a_while_and_one_of_a_busy_tenan
     }
     for turn in desk.take() {
         let next = (turn.tenant == id("later")).then_some(NOW + DAY);
-        desk.agenda.looked(&turn, next);
+        desk.due_index.looked(&turn, next);
     }
-    desk.agenda.settle(false).unwrap();
+    desk.due_index.settle(false).unwrap();
     assert_eq!(desk.durable().len(), 3, "not yet");
     desk.clock.set(NOW + 9 * MINUTE);
     desk.expect("busy", NOW + 9 * MINUTE);
     desk.clock.set(NOW + 11 * MINUTE);
-    desk.agenda.settle(false).unwrap();
+    desk.due_index.settle(false).unwrap();
     assert_eq!(
         desk.durable(),
         [(id("busy"), NOW), (id("later"), NOW + DAY)]
     );
-    assert!(!desk.agenda.is_empty());
+    assert!(!desk.due_index.is_empty());
     for turn in desk.take() {
-        desk.agenda.looked(&turn, None);
+        desk.due_index.looked(&turn, None);
     }
-    desk.agenda.settle(true).unwrap();
+    desk.due_index.settle(true).unwrap();
     assert_eq!(desk.durable(), [(id("later"), NOW + DAY)]);
 }
 
@@ -111,10 +111,10 @@ fn what_is_announced_during_a_look_counts_beside_what_the_look_finds() {
     desk.expect("a", NOW);
     let turn = desk.take().pop().unwrap();
     desk.expect("a", NOW + 5000);
-    desk.agenda.settle(true).unwrap();
-    desk.agenda.looked(&turn, None);
-    assert_eq!(desk.agenda.next_look(NOW), Some(NOW + 5000));
-    desk.agenda.settle(true).unwrap();
+    desk.due_index.settle(true).unwrap();
+    desk.due_index.looked(&turn, None);
+    assert_eq!(desk.due_index.next_look(NOW), Some(NOW + 5000));
+    desk.due_index.settle(true).unwrap();
     assert_eq!(desk.durable(), [(id("a"), NOW)]);
 }
 
@@ -126,19 +126,19 @@ fn a_look_that_fails_is_tried_later_and_later_and_forgets_nothing() {
     for failures in 1..=12 {
         let turn = desk.take().pop().unwrap();
         assert_eq!(
-            (turn.suspect, desk.agenda.failed(&turn, None)),
+            (turn.suspect, desk.due_index.failed(&turn, None)),
             (failures > 1, failures)
         );
-        desk.agenda.settle(true).unwrap();
+        desk.due_index.settle(true).unwrap();
         assert_eq!(desk.durable(), [(id("a"), NOW)]);
         let now = desk.clock.now_ms();
-        let next = desk.agenda.next_look(now).unwrap();
+        let next = desk.due_index.next_look(now).unwrap();
         waits.push((next - now) / 1000);
         desk.clock.set(next);
     }
     assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
     let turn = desk.take().pop().unwrap();
-    desk.agenda.looked(&turn, None);
+    desk.due_index.looked(&turn, None);
     desk.expect("a", desk.clock.now_ms());
     assert!(!desk.take().pop().unwrap().suspect);
 }
@@ -150,13 +150,13 @@ fn tenants_in_trouble_leave_places_to_the_others() {
         desk.expect(&format!("sick{n}"), NOW);
     }
     for turn in desk.take() {
-        let _failures = desk.agenda.failed(&turn, None);
+        let _failures = desk.due_index.failed(&turn, None);
     }
     desk.clock.set(NOW + HOUR);
     for n in 0..3 {
         desk.expect(&format!("well{n}"), NOW + HOUR);
     }
-    let turns = desk.agenda.take(NOW + HOUR, 8, 2);
+    let turns = desk.due_index.take(NOW + HOUR, 8, 2);
     let suspects = turns.iter().filter(|turn| turn.suspect).count();
     assert_eq!((turns.len(), suspects), (5, 2));
 }
@@ -166,12 +166,12 @@ fn a_look_at_a_tenant_that_was_deleted_says_nothing_of_its_successor() {
     let desk = Desk::new();
     desk.expect("a", NOW);
     let old = desk.take().pop().unwrap();
-    desk.agenda.forget(&id("a"));
+    desk.due_index.forget(&id("a"));
     desk.expect("a", NOW + 1000);
-    desk.agenda.looked(&old, None);
-    assert_eq!(desk.agenda.next_look(NOW), Some(NOW + 1000));
-    let _failures = desk.agenda.failed(&old, None);
-    assert_eq!(desk.agenda.next_look(NOW), Some(NOW + 1000));
+    desk.due_index.looked(&old, None);
+    assert_eq!(desk.due_index.next_look(NOW), Some(NOW + 1000));
+    let _failures = desk.due_index.failed(&old, None);
+    assert_eq!(desk.due_index.next_look(NOW), Some(NOW + 1000));
 }
 
 #[derive(Debug, Clone)]
@@ -256,12 +256,12 @@ proptest! {
                 Step::End { which, well } if which < looks.len() => {
                     let (turn, found) = looks.remove(which);
                     match found {
-                        Some(next) if well => desk.agenda.looked(&turn, next),
-                        _ => drop(desk.agenda.failed(&turn, None)),
+                        Some(next) if well => desk.due_index.looked(&turn, next),
+                        _ => drop(desk.due_index.failed(&turn, None)),
                     }
                 }
                 Step::End { .. } => {}
-                Step::Settle { all } => desk.agenda.settle(all).unwrap(),
+                Step::Settle { all } => desk.due_index.settle(all).unwrap(),
                 Step::Delete { tenant } => {
                     let tenant = id(&name(tenant));
                     let _jobs = truth.remove(&tenant);
@@ -272,11 +272,11 @@ proptest! {
                         }
                     }
                     desk.control.finish_delete(&tenant).unwrap();
-                    desk.agenda.forget(&tenant);
+                    desk.due_index.forget(&tenant);
                 }
                 Step::Restart => {
                     looks.clear();
-                    desk.agenda = Agenda::load(desk.control.clone(), desk.clock.clone()).unwrap();
+                    desk.due_index = DueIndex::load(desk.control.clone(), desk.clock.clone()).unwrap();
                 }
             }
             let durable: BTreeMap<_, _> = desk.durable().into_iter().collect();
@@ -289,7 +289,7 @@ proptest! {
         }
         // Left alone, all of it is run.
         for (turn, _) in looks.drain(..) {
-            let _failures = desk.agenda.failed(&turn, None);
+            let _failures = desk.due_index.failed(&turn, None);
         }
         desk.clock.set(desk.clock.now_ms() + DAY);
         for turn in desk.take() {

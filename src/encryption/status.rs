@@ -15,7 +15,6 @@ use tokio::task::JoinSet;
 
 use super::dek_age::is_overdue;
 use super::was_rewritten;
-use crate::chain::chain;
 use crate::config::ProviderChoice;
 use crate::control::{self, ControlError};
 use crate::data_dir;
@@ -23,6 +22,7 @@ use crate::envelope::{
     Clock as _, Envelope, EnvelopeError, FileKind, Intent, KeyedFile, Prepared, ReadError,
     SystemClock, Trouble, blocking, classify, manifest_path, read_manifest,
 };
+use crate::error_chain::error_chain;
 use crate::sqlcipher::{self, OpenError};
 
 /// How closely each file is looked at.
@@ -114,7 +114,7 @@ impl Health {
 
 /// The whole answer; its JSON is documented in `docs/encryption.md`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Survey {
+pub struct EncryptionStatus {
     /// Whether a key provider is configured.
     pub enabled: bool,
     /// How closely files were looked at.
@@ -201,14 +201,14 @@ pub struct Summary {
 /// A directory that cannot be looked through.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read {}; name the data directory with --data-dir", .path.display())]
-pub struct SurveyError {
+pub struct StatusError {
     path: PathBuf,
     source: io::Error,
 }
 
 /// Where to look, and with which keys.
 #[derive(Debug, Clone)]
-pub struct Surveyor {
+pub struct StatusReader {
     /// The tenants' directory.
     pub data_dir: PathBuf,
     /// The control file's directory.
@@ -225,13 +225,13 @@ pub struct Surveyor {
     pub rolled_back: Option<String>,
 }
 
-impl Surveyor {
+impl StatusReader {
     /// Looks at every file. Without `verify`, data keys are unwrapped where that costs no call over the network.
     ///
     /// # Errors
     ///
-    /// [`SurveyError`] when a directory cannot be read. Trouble with a file, or with the keys, is part of the answer.
-    pub async fn run(self, verify: Option<Verify>) -> Result<Survey, SurveyError> {
+    /// [`StatusError`] when a directory cannot be read. Trouble with a file, or with the keys, is part of the answer.
+    pub async fn run(self, verify: Option<Verify>) -> Result<EncryptionStatus, StatusError> {
         let verify = Verify::of(verify, &self.provider);
         let this = Arc::new(self);
         let paths = blocking({
@@ -239,7 +239,7 @@ impl Surveyor {
             move || {
                 let mut paths = this.candidates()?;
                 paths.extend(this.known());
-                Ok::<_, SurveyError>(paths)
+                Ok::<_, StatusError>(paths)
             }
         })
         .await?;
@@ -264,7 +264,7 @@ impl Surveyor {
                 file.health == Health::Ok || !enabled && file.health == Health::Plaintext
             })
             .count();
-        Ok(Survey {
+        Ok(EncryptionStatus {
             enabled,
             verify,
             provider: this.provider_report().await,
@@ -292,7 +292,7 @@ impl Surveyor {
             kind: kind.to_string(),
             key_id: key_id.map(|id| id.to_string()),
             path: current.path().map(|path| path.display().to_string()),
-            error: current.check().await.err().map(|error| chain(&error)),
+            error: current.check().await.err().map(|error| error_chain(&error)),
         })
     }
 
@@ -317,14 +317,14 @@ impl Surveyor {
 
     /// Every path that may be a protected file: what has a manifest or one of our names. Others are looked at for being plaintext
     /// databases. Blocks.
-    fn candidates(&self) -> Result<BTreeSet<PathBuf>, SurveyError> {
+    fn candidates(&self) -> Result<BTreeSet<PathBuf>, StatusError> {
         let mut paths = BTreeSet::new();
         let mut dirs = vec![&self.data_dir];
         if self.control_dir != self.data_dir {
             dirs.push(&self.control_dir);
         }
         for dir in dirs {
-            let failed = |source| SurveyError {
+            let failed = |source| StatusError {
                 path: dir.clone(),
                 source,
             };
@@ -410,7 +410,7 @@ impl Surveyor {
                         source,
                     },
                 };
-                let finding = Finding(Health::ManifestCorrupt, Some(chain(&error)));
+                let finding = Finding(Health::ManifestCorrupt, Some(error_chain(&error)));
                 return Some(self.report(path, None, finding));
             }
         };
@@ -618,20 +618,20 @@ impl Finding {
             (EnvelopeError::Mirror { .. }, _) => Health::KeyUnavailable,
             (_, trouble) => Self::health(trouble),
         };
-        Self(health, Some(chain(error)))
+        Self(health, Some(error_chain(error)))
     }
 
     fn of_open(error: &OpenError) -> Self {
         match error {
             OpenError::Envelope(error) => Self::of(error),
-            error => Self(Self::health(error.trouble()), Some(chain(error))),
+            error => Self(Self::health(error.trouble()), Some(error_chain(error))),
         }
     }
 
     fn of_control(error: &ControlError) -> Self {
         match error {
             ControlError::Envelope(error) => Self::of(error),
-            error => Self(Self::health(error.trouble()), Some(chain(error))),
+            error => Self(Self::health(error.trouble()), Some(error_chain(error))),
         }
     }
 
@@ -666,7 +666,7 @@ async fn named_key(envelope: &Envelope, path: &Path, manifest: &Manifest) -> Res
     for provider in keys.providers() {
         match provider.key_id(manifest.subject()).await {
             Ok(id) => configured.push((provider.kind(), id)),
-            Err(error) => return Err(Finding(Health::KeyUnavailable, Some(chain(&error)))),
+            Err(error) => return Err(Finding(Health::KeyUnavailable, Some(error_chain(&error)))),
         }
     }
     for dek in manifest.deks() {

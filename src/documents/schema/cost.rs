@@ -27,12 +27,12 @@ pub(super) fn bound(schema: &Value) -> Result<(), String> {
         parts.push(graph.follow(source)?);
     }
     let order = in_place_order(&parts)?;
-    let mut below = vec![Effort::default(); parts.len()];
+    let mut below = vec![Cost::default(); parts.len()];
     for level in 0..=MAX_DEPTH {
         let own = u64::from(level == 0);
-        let mut here = vec![Effort::default(); parts.len()];
+        let mut here = vec![Cost::default(); parts.len()];
         for &part in &order {
-            here[part] = parts[part].effort(own, &here, &below);
+            here[part] = parts[part].cost(own, &here, &below);
         }
         if here[0].applied > MAX_APPLIED {
             return Err(format!(
@@ -51,14 +51,14 @@ pub(super) fn bound(schema: &Value) -> Result<(), String> {
 
 /// A bound on the cost of applying a part to a value.
 #[derive(Debug, Clone, Copy, Default)]
-struct Effort {
+struct Cost {
     /// How many parts are applied to any one value that lies so many levels below.
     applied: u64,
     /// How many parts lie in one another on the way there.
     nested: u64,
 }
 
-impl Effort {
+impl Cost {
     /// Both are applied.
     fn and(self, other: Self) -> Self {
         Self {
@@ -78,7 +78,7 @@ impl Effort {
 
 /// A part of the schema that is a schema itself; others by their numbers.
 #[derive(Debug, Default)]
-struct Part {
+struct Subschema {
     /// Applied to the same value.
     in_place: Vec<usize>,
     /// Applied to what is in the value: one of each list to one of its values, and all lists.
@@ -87,16 +87,16 @@ struct Part {
     twice: bool,
 }
 
-impl Part {
-    fn effort(&self, own: u64, here: &[Effort], below: &[Effort]) -> Effort {
+impl Subschema {
+    fn cost(&self, own: u64, here: &[Cost], below: &[Cost]) -> Cost {
         let in_place = self.in_place.iter().map(|&part| here[part]);
         let inside = self.inside.iter().map(|alternatives| {
             let alternatives = alternatives.iter().map(|&part| below[part]);
-            alternatives.fold(Effort::default(), Effort::or)
+            alternatives.fold(Cost::default(), Cost::or)
         });
-        let all = in_place.chain(inside).fold(Effort::default(), Effort::and);
+        let all = in_place.chain(inside).fold(Cost::default(), Cost::and);
         let times = if self.twice { 2 } else { 1 };
-        Effort {
+        Cost {
             applied: all.applied.saturating_mul(times).saturating_add(own),
             nested: all.nested + 1,
         }
@@ -122,8 +122,8 @@ impl<'a> Graph<'a> {
     }
 
     /// What a part applies.
-    fn follow(&mut self, source: &'a Value) -> Result<Part, String> {
-        let mut part = Part::default();
+    fn follow(&mut self, source: &'a Value) -> Result<Subschema, String> {
+        let mut part = Subschema::default();
         // `true` and `false` apply nothing; what is no schema at all, the compiler refuses.
         let Some(object) = source.as_object() else {
             return Ok(part);
@@ -151,7 +151,7 @@ impl<'a> Graph<'a> {
         Ok(part)
     }
 
-    fn follow_inside(&mut self, object: &'a Map<String, Value>, part: &mut Part) {
+    fn follow_inside(&mut self, object: &'a Map<String, Value>, part: &mut Subschema) {
         let mut named = self.members(object, "properties");
         named.extend(self.applied(object, &["additionalProperties", "unevaluatedProperties"]));
         part.inside.push(named);
@@ -216,7 +216,7 @@ impl<'a> Graph<'a> {
 }
 
 /// The parts, each after those that it applies to the same value.
-fn in_place_order(parts: &[Part]) -> Result<Vec<usize>, String> {
+fn in_place_order(parts: &[Subschema]) -> Result<Vec<usize>, String> {
     #[derive(Clone, Copy, PartialEq)]
     enum Mark {
         New,

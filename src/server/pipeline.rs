@@ -33,7 +33,7 @@ use crate::tenants::Limit;
 
 /// All routes, and what stands before them.
 #[derive(Clone)]
-pub(super) struct Front {
+pub(super) struct Pipeline {
     app: Arc<App>,
     routes: Router,
     /// The same routes, for browsers' pages.
@@ -44,19 +44,19 @@ pub(super) struct Front {
 
 /// What a request is known by: an extension of it.
 #[derive(Debug, Clone)]
-pub(super) struct Ticket(Arc<Known>);
+pub(super) struct RequestContext(Arc<Facts>);
 
 #[derive(Debug)]
-struct Known {
+struct Facts {
     id: String,
     method: Method,
     route: OnceLock<(MatchedPath, Span)>,
 }
 
-impl Ticket {
+impl RequestContext {
     fn new(id: String, method: Method) -> Self {
         let route = OnceLock::new();
-        Self(Arc::new(Known { id, method, route }))
+        Self(Arc::new(Facts { id, method, route }))
     }
 
     /// The request's route was found. Gives the span in which it is answered.
@@ -73,7 +73,7 @@ impl Ticket {
     }
 
     fn span(&self, route: &str) -> Span {
-        let Known { id, method, .. } = &*self.0;
+        let Facts { id, method, .. } = &*self.0;
         tracing::info_span!("request", id, %method, route)
     }
 
@@ -98,7 +98,7 @@ impl Ticket {
     }
 }
 
-impl Front {
+impl Pipeline {
     pub(super) fn new(app: Arc<App>, routes: Router) -> Self {
         let for_pages = cors(app.clone()).layer(routes.clone());
         Self {
@@ -121,14 +121,14 @@ impl Front {
     async fn receive(&self, mut request: Request) -> (Response, Holding) {
         let started = Instant::now();
         let id = request_id(request.headers());
-        let ticket = Ticket::new(id, request.method().clone());
-        let _none = request.extensions_mut().insert(ticket.clone());
+        let context = RequestContext::new(id, request.method().clone());
+        let _none = request.extensions_mut().insert(context.clone());
         let page = accepted_origin(&self.app, request.headers());
         let identified = access::identify(&self.app, request.headers());
         let payer = payer(&identified);
         let _none = request.extensions_mut().insert(identified);
         let (mut response, holding) = self.guarded(request, &payer).await;
-        let id = &ticket.0.id;
+        let id = &context.0.id;
         if let Some(error) = response.extensions_mut().remove::<ApiError>() {
             response = error.respond(id);
         } else if is_bare_error(&response) {
@@ -148,8 +148,8 @@ impl Front {
         for_programs(headers);
         let (status, took) = (response.status(), started.elapsed());
         let traffic = &self.app.traffic;
-        traffic.record(ticket.route(), &ticket.0.method, status, took);
-        ticket.log(status, took);
+        traffic.record(context.route(), &context.0.method, status, took);
+        context.log(status, took);
         (response, holding)
     }
 
@@ -257,7 +257,7 @@ impl Hold for Holding {
     }
 }
 
-impl Answers for Front {
+impl Answers for Pipeline {
     type Hold = Holding;
 
     fn answer(

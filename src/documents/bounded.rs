@@ -10,14 +10,14 @@ use serde::{
 /// A list of at most `MAX` items. Reading a longer one ends at the first item too many, so that a body of a million
 /// tiny items never becomes a million values.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AtMost<T, const MAX: usize>(pub Vec<T>);
+pub struct Bounded<T, const MAX: usize>(pub Vec<T>);
 
-impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for AtMost<T, MAX> {
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Bounded<T, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Items<T, const MAX: usize>(PhantomData<T>);
 
         impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Items<T, MAX> {
-            type Value = AtMost<T, MAX>;
+            type Value = Bounded<T, MAX>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "a list of at most {MAX}")
@@ -31,7 +31,7 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for AtMost<T, 
                     }
                     items.push(item);
                 }
-                Ok(AtMost(items))
+                Ok(Bounded(items))
             }
         }
 
@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn the_limit_is_exact() {
-        let read = |json: &str| serde_json::from_str::<AtMost<u8, 3>>(json);
+        let read = |json: &str| serde_json::from_str::<Bounded<u8, 3>>(json);
         assert!(read("[]").unwrap().0.is_empty());
         assert_eq!(read("[1,2,3]").unwrap().0, [1, 2, 3]);
         let error = read("[1,2,3,4").unwrap_err().to_string();

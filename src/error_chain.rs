@@ -3,7 +3,7 @@
 use std::error::Error;
 
 /// `error` and its causes in one line. Causes that a message already repeats are left out.
-pub(crate) fn chain(error: &dyn Error) -> String {
+pub(crate) fn error_chain(error: &dyn Error) -> String {
     joined(error, ": ")
 }
 

@@ -14,7 +14,7 @@ use crate::clock::Moment;
 
 /// Everything that is known.
 #[derive(Debug)]
-pub(super) struct Book {
+pub(super) struct LeaseTable {
     terms: Terms,
     keys: BTreeMap<KeyId, Key>,
     files: BTreeMap<u64, Open>,
@@ -101,7 +101,7 @@ pub(super) struct Ended {
     pub(super) why: Arc<ProviderError>,
 }
 
-impl Book {
+impl LeaseTable {
     pub(super) fn new(terms: Terms) -> Self {
         Self {
             terms,
@@ -442,7 +442,7 @@ impl Book {
         ended.collect()
     }
 
-    /// Takes a file off the book.
+    /// Takes a file out of the table.
     fn take(&mut self, lease: u64, why: &Arc<ProviderError>) -> Option<Ended> {
         let open = self.files.remove(&lease)?;
         // Whoever has it open still does not use it any more.

@@ -27,9 +27,9 @@ use rusqlite::{Connection, ErrorCode, MAIN_DB, ffi};
 
 use super::copy::{CopyError, Progress};
 use super::page::{Content, LOCK_PAGE, PAGE, PageKey, SALT};
-use super::rekey::{copy_pages, sqlite, told, verify};
+use super::rekey::{copy_pages, sqlite, sqlite_error, verify};
 use super::wal::{Changes, Tail};
-use super::{Damage, Database, OpenError, exchange};
+use super::{Damage, Database, OpenError, swap_guard};
 use crate::data_dir::{SIDE_FILES, beside};
 use crate::envelope::{KeyedFile, parent, sync_dir};
 use crate::failpoints::crash_point;
@@ -206,7 +206,7 @@ impl Following {
         let dir = parent(path);
         sync_dir(dir).map_err(|source| not(false)(io_error("flush", dir)(source)))?;
         flushed(&mut self.flush, copy).map_err(not(false))?;
-        let old = exchange::alone(path, || {
+        let old = swap_guard::alone(path, || {
             if has_wal() {
                 return Err(busy());
             }
@@ -272,7 +272,7 @@ impl Following {
         Err(sqlite(
             "copy",
             self.source.path(),
-            told(ffi::SQLITE_INTERRUPT),
+            sqlite_error(ffi::SQLITE_INTERRUPT),
         ))
     }
 
@@ -319,7 +319,13 @@ impl Following {
     }
 
     fn watch(&self) -> Result<&Connection, CopyError> {
-        let closed = || sqlite("look at", self.source.path(), told(ffi::SQLITE_MISUSE));
+        let closed = || {
+            sqlite(
+                "look at",
+                self.source.path(),
+                sqlite_error(ffi::SQLITE_MISUSE),
+            )
+        };
         self.watch.as_ref().ok_or_else(closed)
     }
 }
@@ -361,7 +367,11 @@ pub(super) fn page_key(database: &Database, connection: &Connection) -> Result<P
     let salt = salt.and_then(|salt| <[u8; SALT]>::try_from(salt).ok());
     match (database.key(), salt) {
         (Some(key), Some(salt)) => Ok(PageKey::new(&key, salt)),
-        _ => Err(sqlite("read the salt of", path, told(ffi::SQLITE_NOTADB))),
+        _ => Err(sqlite(
+            "read the salt of",
+            path,
+            sqlite_error(ffi::SQLITE_NOTADB),
+        )),
     }
 }
 
@@ -530,7 +540,7 @@ mod tests {
         drop(database);
         fail::cfg("sqlcipher::opened", "pause").unwrap();
         let looking = std::thread::spawn(move || looking.reader());
-        while exchange::alone(&path, || ()).is_some() {
+        while swap_guard::alone(&path, || ()).is_some() {
             std::thread::yield_now();
         }
         assert!(!beside(&path, "-wal").exists());

@@ -34,7 +34,7 @@ use crate::tenants::{DueLog, StoreError, control_failed};
 
 /// When to look at which tenant.
 #[derive(Debug)]
-pub struct Agenda {
+pub struct DueIndex {
     control: Arc<Control>,
     clock: Arc<dyn Clock>,
     /// Held while the control file is written, and not for longer looks at the state.
@@ -78,7 +78,7 @@ struct Look {
     since: Option<i64>,
 }
 
-/// A tenant to be looked at: its work is to be run, and [`Agenda::looked`] or [`Agenda::failed`] told.
+/// A tenant to be looked at: its work is to be run, and [`DueIndex::looked`] or [`DueIndex::failed`] told.
 #[derive(Debug)]
 pub(super) struct Turn {
     pub(super) tenant: TenantId,
@@ -89,7 +89,7 @@ pub(super) struct Turn {
     pub(super) give_up: Option<DueWork>,
 }
 
-impl Agenda {
+impl DueIndex {
     /// Reads what the control file knows. Blocks.
     ///
     /// # Errors
@@ -387,7 +387,7 @@ impl Agenda {
     }
 }
 
-impl DueLog for Agenda {
+impl DueLog for DueIndex {
     fn expect(&self, tenant: &TenantId, due_ms: i64) -> Result<(), StoreError> {
         self.note(tenant, due_ms).map_err(control_failed)
     }
