@@ -2,7 +2,7 @@
 
 #[path = "../../../src/documents/mod.rs"]
 pub mod documents;
-#[path = "../../../src/words.rs"]
+#[path = "../../../src/pluralize.rs"]
 pub(crate) mod pluralize;
 
 /// Stands in for `nimbus::clock`, which asks the machine in ways that these documents do not need.
