@@ -4,6 +4,7 @@
 //! counts once. When a third begins, the identities of the first are removed and its counts stay. Months stand in the order in which they
 //! began, not in the calendar's: a clock that jumps ahead and back again costs nothing.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -21,6 +22,7 @@ use zeroize::Zeroizing;
 use super::access_key::AccessKeyId;
 use super::tables::{ACCESS_KEYS, IDENTITIES, SECRETS, USAGE_COUNTS, USAGE_MONTHS};
 use super::{Control, ControlError};
+use crate::metrics;
 
 /// A calendar month (UTC), as `2026-11`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -137,7 +139,9 @@ impl Control {
     ///
     /// [`ControlError`]; nothing was counted then.
     pub fn count_identities(&self, seen: &[Sighting]) -> Result<(), ControlError> {
+        let not_kept = Cell::new(0);
         self.write(|transaction| {
+            let mut beyond = 0;
             let keys = transaction.open_table(ACCESS_KEYS)?;
             let mut identities = transaction.open_table(IDENTITIES)?;
             let mut counts = transaction.open_table(USAGE_COUNTS)?;
@@ -151,13 +155,18 @@ impl Control {
                 let count = counts
                     .get((month, tenant))?
                     .map_or(0, |count| count.value());
-                let full = count >= MAX_IDENTITIES;
-                if !full && identities.insert((month, tenant, one.hash), ())?.is_none() {
+                if count >= MAX_IDENTITIES {
+                    let known = identities.get((month, tenant, one.hash))?;
+                    beyond += u64::from(known.is_none());
+                } else if identities.insert((month, tenant, one.hash), ())?.is_none() {
                     let _old = counts.insert((month, tenant), count + 1)?;
                 }
             }
+            not_kept.set(beyond);
             drop_old(&mut months, &mut counts)
-        })
+        })?;
+        metrics::IDENTITIES_BEYOND.increment(not_kept.get());
+        Ok(())
     }
 
     /// What was counted: of one month, or of all that are kept.
@@ -385,8 +394,9 @@ impl From<Month> for String {
     }
 }
 
-/// The most identities of one tenant that are counted in one month.
-pub const MAX_IDENTITIES: u64 = 1_000_000;
+/// The most identities of one tenant that are counted in one month: whoever has a key of it can make them up, and each takes some forty bytes
+/// of the control file for two months.
+pub const MAX_IDENTITIES: u64 = 100_000;
 /// How many months are kept.
 pub const KEPT_MONTHS: usize = 24;
 /// Under which name the counts of deleted tenants go on: no tenant has it.

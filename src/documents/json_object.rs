@@ -47,13 +47,45 @@ pub(super) fn reason(error: &serde_json::Error) -> String {
     match error.classify() {
         Category::Data => of_data(&said),
         _ => {
-            let fault = match said.strip_prefix("EOF while parsing ") {
-                Some(part) => format!("it ends in the middle of {part}"),
-                None => said,
-            };
+            let fault = of_syntax(&said);
             format!("it is not valid JSON (line {line}, column {column}): {fault}")
         }
     }
+}
+
+/// What is wrong with text that is no JSON, or none that is read, from what `serde_json` says of it. No other words of it pass.
+fn of_syntax(said: &str) -> String {
+    if let Some(part) = said.strip_prefix("EOF while parsing ") {
+        let known = ["a list", "an object", "a string", "a value"];
+        let part = known.iter().find(|known| **known == part);
+        return format!("it ends in the middle of {}", part.unwrap_or(&"a value"));
+    }
+    let fault = match said {
+        "expected value" => "a value is expected here",
+        "expected ident" => "`true`, `false` or `null` is expected here",
+        "expected `:`" => "a `:` is expected here",
+        "expected `,` or `]`" => "a `,` or a `]` is expected here",
+        "expected `,` or `}`" => "a `,` or a `}` is expected here",
+        "expected `\"`" => "a `\"` is expected here",
+        "key must be a string" => "a name in quotes is expected here",
+        "trailing comma" => "the last `,` of a list or an object is one too many",
+        "trailing characters" => "it goes on after its end",
+        "invalid escape" => "there is no such escape in JSON",
+        "invalid number" => "a number is not written like this",
+        "number out of range" => "the number is beyond the range of a double",
+        "invalid unicode code point" => "it is not UTF-8",
+        "control character (\\u0000-\\u001F) found while parsing a string" => {
+            "control characters in text must be escaped"
+        }
+        "lone leading surrogate in hex escape" | "unexpected end of hex escape" => {
+            "a `\\u` escape is half of a surrogate pair"
+        }
+        "recursion limit exceeded" => {
+            return format!("it is nested deeper than {MOST_LEVELS} levels");
+        }
+        _ => "it cannot be read here",
+    };
+    fault.to_owned()
 }
 
 /// What is wrong with valid JSON, from what `serde` says of it. Checks of our own come as they are.
@@ -159,6 +191,8 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", excerpt(name.trim_matches('`')))
 }
 
+/// How deep `serde_json` follows what it builds.
+const MOST_LEVELS: usize = 127;
 /// Of a reason.
 const MOST_CHARS: usize = 320;
 const NO_OBJECT: &str = "it must be a JSON object";
@@ -204,7 +238,7 @@ mod tests {
             ("[]", NO_OBJECT),
             (
                 "{\n\"name\":}",
-                "it is not valid JSON (line 2, column 8): expected value",
+                "it is not valid JSON (line 2, column 8): a value is expected here",
             ),
             (
                 r#"{"name":"a""#,
@@ -260,6 +294,21 @@ mod tests {
     }
 
     #[test]
+    fn says_how_deep_it_may_be_nested() {
+        let nested = |levels| {
+            let text = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+            let read: Result<serde_json::Value, _> = serde_json::from_str(&text);
+            read.err().map(|error| reason(&error))
+        };
+        assert_eq!(nested(MOST_LEVELS), None);
+        let said = nested(MOST_LEVELS + 1).unwrap();
+        assert!(
+            said.ends_with("it is nested deeper than 127 levels"),
+            "{said}"
+        );
+    }
+
+    #[test]
     fn does_not_quote_a_megabyte() {
         let name = "é".repeat(1 << 19);
         for json in [
@@ -303,6 +352,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn has_words_for_every_fault_of_syntax(value in any_json(), at in 0.0..1.0, with in "[\\[\\]{},:\"\\\\a-z0-9.eE+\u{1}\u{e9}-]{0,3}", cut in 0_usize..3) {
+            let mut json = value.to_string().into_bytes();
+            let at = (json.len() as f64 * at) as usize;
+            let end = (at + cut).min(json.len());
+            drop(json.splice(at..end, with.into_bytes()));
+            if let Err(error) = serde_json::from_slice::<serde_json::Value>(&json) {
+                let said = reason(&error);
+                prop_assert!(!said.ends_with("it cannot be read here"), "{} {}", error, said);
+            }
+        }
+
         #[test]
         fn never_speaks_as_serde_does(value in any_json()) {
             let json = value.to_string();

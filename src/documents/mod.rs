@@ -28,5 +28,5 @@ pub(crate) use integer::whole;
 pub use journal::{Change, JOURNAL_RECORDS, JournalPage, JournalRecord, MAX_JOURNAL_PAGE};
 pub use json_object::read_object;
 pub use mutation::{Expected, MAX_BATCH, Mutation, MutationOutcome};
-pub use once::{Done, MAX_REMEMBERED, MAX_REMEMBERED_BYTES, Once, REMEMBERED_FOR};
+pub use once::{CREDENTIAL_PART, Done, MAX_REMEMBERED, MAX_REMEMBERED_BYTES, Once, REMEMBERED_FOR};
 pub use table_name::{MAX_TABLE_NAME_BYTES, TableName};

@@ -1,9 +1,9 @@
 //! Changes to documents, as data.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap as _};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
-use super::{DocumentId, Fields, InputError, TableName, integer::whole_number, json_object};
+use super::{DocumentId, Fields, InputError, TableName, integer::WrittenNumber, json_object};
 
 /// The most mutations in one batch.
 pub const MAX_BATCH: usize = 10_000;
@@ -231,14 +231,14 @@ struct Written<'a> {
     #[serde(borrow)]
     patch: Option<&'a RawValue>,
     #[serde(default, deserialize_with = "given")]
-    if_version: Option<Value>,
+    if_version: Option<WrittenNumber>,
     #[serde(default, deserialize_with = "given")]
-    version: Option<Value>,
+    version: Option<WrittenNumber>,
 }
 
 /// A member that is there, also where it is null.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
-    Value::deserialize(deserializer).map(Some)
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<WrittenNumber>, D::Error> {
+    WrittenNumber::deserialize(deserializer).map(Some)
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -292,19 +292,19 @@ impl Written<'_> {
                 table,
                 id,
                 patch: json(patch)?,
-                if_version: if_version.map(|written| number(&written)).transpose()?,
+                if_version: if_version.map(number).transpose()?,
             },
             (Kind::Delete, Some(id), None, None, (if_version, None)) => Mutation::Delete {
                 table,
                 id,
-                if_version: if_version.map(|written| number(&written)).transpose()?,
+                if_version: if_version.map(number).transpose()?,
             },
             (Kind::Check, Some(id), None, None, (None, Some(version))) => Mutation::Check {
                 table,
                 id,
                 expected: match version {
-                    Value::Null => Expected::Absent,
-                    written => Expected::OneOf(vec![number(&written)?]),
+                    WrittenNumber::Null => Expected::Absent,
+                    written => Expected::OneOf(vec![number(written)?]),
                 },
             },
             (kind, ..) => {
@@ -317,8 +317,9 @@ impl Written<'_> {
 }
 
 /// A version as clients write it. Null is none: it may stand for a version that the client does not have.
-fn number(written: &Value) -> Result<i64, InputError> {
-    whole_number(written)
+fn number(written: WrittenNumber) -> Result<i64, InputError> {
+    written
+        .whole()
         .filter(|version| *version >= 1)
         .ok_or_else(|| InputError::Mutation {
             reason: "a version is a whole number of 1 or more, as \"_version\" says it".to_owned(),

@@ -13,20 +13,25 @@ pub const MAX_REMEMBERED: i64 = 1_000_000;
 /// The most bytes of answers that a tenant remembers: 256 MiB.
 pub const MAX_REMEMBERED_BYTES: i64 = 256 << 20;
 
-/// The key that a client gives a request, and which request it is: both as hashes.
+/// Of both, one credential may have a half: so that none of them uses up what all need.
+pub const CREDENTIAL_PART: i64 = 2;
+
+/// The key that a client gives a request, which request it is, and whose: all as hashes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Once {
     key: [u8; 32],
     request: [u8; 32],
+    credential: [u8; 32],
 }
 
 impl Once {
-    /// The request with this hash, under a client's key.
+    /// The request with this hash, under a client's key, from who is called so.
     #[must_use]
-    pub fn new(key: &[u8], request: [u8; 32]) -> Self {
+    pub fn new(key: &[u8], request: [u8; 32], credential: &str) -> Self {
         Self {
             key: Sha256::digest(key).into(),
             request,
+            credential: Sha256::digest(credential).into(),
         }
     }
 
@@ -34,6 +39,12 @@ impl Once {
     #[must_use]
     pub fn key(&self) -> &[u8; 32] {
         &self.key
+    }
+
+    /// The hash of what the credential is called.
+    #[must_use]
+    pub fn credential(&self) -> &[u8; 32] {
+        &self.credential
     }
 
     /// The hash of the request.

@@ -106,6 +106,8 @@ metrics! {
         "Writes refused because their tenant's queue was full.";
     WRITE_REFUSALS = "nimbus_writes_refused_total", Kind::Counter,
         "Changes refused because there is no room for more, by reason: the tenant's limit, the disk's reserve.";
+    IDENTITIES_NOT_KEPT = "nimbus_identities_not_kept_total", Kind::Counter,
+        "Requests for new identities beyond those that are counted of a tenant in a month.";
     WAL_BYTES = "nimbus_wal_bytes", Kind::Gauge,
         "Bytes in the WALs of open tenants.";
     CHECKPOINTS = "nimbus_checkpoints_total", Kind::Counter,
@@ -234,6 +236,7 @@ fn show_from_the_start() {
         &*CHECKPOINT_FAILED,
         &*REFUSED_TENANT_LIMIT,
         &*REFUSED_DISK_RESERVE,
+        &*IDENTITIES_BEYOND,
         &*REFUSED_FULL,
         &*REFUSED_SHARE,
         &*PANICKED,
@@ -299,6 +302,7 @@ handles! {
     QUEUE_REFUSED: Counter = metrics::counter!(QUEUE_REFUSALS);
     REFUSED_TENANT_LIMIT: Counter = metrics::counter!(WRITE_REFUSALS, "reason" => "tenant_limit");
     REFUSED_DISK_RESERVE: Counter = metrics::counter!(WRITE_REFUSALS, "reason" => "disk_reserve");
+    IDENTITIES_BEYOND: Counter = metrics::counter!(IDENTITIES_NOT_KEPT);
     WAL: Gauge = metrics::gauge!(WAL_BYTES);
     CHECKPOINT_DONE: Counter = metrics::counter!(CHECKPOINTS, "outcome" => "ok");
     CHECKPOINT_FAILED: Counter = metrics::counter!(CHECKPOINTS, "outcome" => "failed");

@@ -12,27 +12,68 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::{Frame, SizeHint};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::{ApiError, Code};
 use super::pipeline::{DEADLINE, crowded};
 use crate::budget;
 use crate::documents::read_object;
+use crate::envelope::blocking;
 
 /// The largest body, in bytes.
 pub const MAX_BODY_BYTES: usize = 16 << 20;
 
-/// A JSON body of a known shape.
+/// What a route takes as its body. All that is to be read of it is read here, so that no route reads a large body on the threads that serve
+/// everybody.
+pub(super) trait FromBody: Sized + Send + 'static {
+    /// Whether a short body may take long, too.
+    const SLOW: bool = false;
+
+    /// Reads JSON.
+    fn from_body(json: &[u8]) -> Result<Self, ApiError>;
+}
+
+/// A body whose members are texts and switches.
+pub(super) trait Plain: DeserializeOwned + Send + 'static {}
+
+impl<T: Plain> FromBody for T {
+    fn from_body(json: &[u8]) -> Result<Self, ApiError> {
+        parse(json)
+    }
+}
+
+/// A JSON body.
 pub(super) struct Body<T>(pub(super) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+impl<T: FromBody, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         let bytes = read(request).await?;
-        parse(&bytes).map(Self)
+        let takes_long = T::SLOW || bytes.len() > MOST_AT_ONCE;
+        aside(takes_long, move || T::from_body(&bytes))
+            .await
+            .map(Self)
     }
+}
+
+/// Does what may take long on a thread made for that. The memory stays charged until it ends, also when the caller has gone.
+pub(super) async fn aside<R: Send + 'static>(
+    takes_long: bool,
+    work: impl FnOnce() -> R + Send + 'static,
+) -> R {
+    if !takes_long {
+        return work();
+    }
+    let account = budget::account();
+    blocking(move || {
+        let _charged = account;
+        work()
+    })
+    .await
 }
 
 /// The bytes of a JSON body, for which room is taken.
@@ -63,8 +104,13 @@ pub(super) async fn read(request: Request) -> Result<Bytes, ApiError> {
     Ok(bytes)
 }
 
+/// The text of a JSON body that is an object.
+pub(super) fn text(bytes: &[u8]) -> Result<&str, ApiError> {
+    parse::<&RawValue>(bytes).map(RawValue::get)
+}
+
 /// What a JSON body says.
-pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiError> {
     read_object(bytes).map_err(|reason| {
         let message = format!("the body is not right: {reason}");
         ApiError::new(Code::InvalidInput, message)
@@ -239,6 +285,8 @@ impl HttpBody for Sending {
     }
 }
 
+/// The longest body that is read on the threads that serve everybody: a millisecond's work.
+pub(super) const MOST_AT_ONCE: usize = 256 << 10;
 /// How long, and up to which length, a body that is refused is still read.
 const DISCARD_PATIENCE: Duration = Duration::from_secs(5);
 const MAX_DISCARDED_BYTES: u64 = 256 << 20;
@@ -249,3 +297,30 @@ const LEAST_PROGRESS: usize = 64 << 10;
 const FIRST_BYTES: usize = 16 << 10;
 /// Most pieces of an answer are no larger: one document may be.
 const PIECE_BYTES: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::thread::{self, ThreadId};
+
+    use super::*;
+
+    /// Which thread read it.
+    struct Reader(ThreadId);
+
+    impl FromBody for Reader {
+        fn from_body(_: &[u8]) -> Result<Self, ApiError> {
+            Ok(Self(thread::current().id()))
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_large_body_is_read_on_a_thread_made_for_that() {
+        for (length, here) in [(MOST_AT_ONCE, true), (MOST_AT_ONCE + 1, false)] {
+            let request = Request::new(vec![b' '; length].into());
+            let Ok(Body(Reader(thread))) = Body::from_request(request, &()).await else {
+                panic!("it was refused");
+            };
+            assert_eq!(thread == thread::current().id(), here, "{length}");
+        }
+    }
+}

@@ -1,4 +1,9 @@
 //! The error envelope, and the one table from what happened to code, status, severity and remedy.
+//!
+//! A message that a key's holder sees names nothing of the server: no path, no key of a provider. A fixed sentence names none; whatever text
+//! is made for an error with status 5xx, or of what failed below, is for the operator and for the log, unless its maker says otherwise.
+
+use std::borrow::Cow;
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -47,6 +52,29 @@ macro_rules! codes {
             }
         }
     };
+}
+
+impl Code {
+    /// What is said of it to whom the server's insides are none of their business.
+    const fn sentence(self) -> &'static str {
+        match self {
+            Self::TenantNotFound => "there is no such tenant",
+            Self::AlreadyExists => "it exists already",
+            Self::ResourceExhausted => "the server has as much work waiting as it takes",
+            Self::NoRoom => "there is no room for more",
+            Self::TooManyRemembered => "no more keys of requests are remembered",
+            Self::KeyUnavailable => "the tenant's encryption key cannot be had now",
+            Self::KeyRevoked => "the tenant's encryption key may not be used",
+            Self::Locked => "the tenant is locked",
+            Self::KeyMismatch => "the tenant's encryption key and its data do not belong together",
+            Self::ManifestMissing => "the tenant's wrapped encryption key is missing",
+            Self::StorageBusy => "the tenant's storage is held by another process",
+            Self::StorageCorruption => "the tenant's storage is damaged",
+            Self::Unavailable => "the server cannot do this now",
+            Self::Internal => "a fault in the server",
+            _ => "the request cannot be done",
+        }
+    }
 }
 
 codes! {
@@ -105,7 +133,7 @@ codes! {
         "delete documents, or have the operator raise --max-tenant-bytes or make room on the disk";
     /// No more keys of requests are remembered.
     TooManyRemembered = "rate.resource_exhausted", INSUFFICIENT_STORAGE, "error", false,
-        "send the request without Idempotency-Key, or once keys of the last 24 hours are forgotten; whoever has used them up has a credential of this tenant";
+        "send the request without Idempotency-Key, or once keys of the last 24 hours are forgotten; or with another credential of the tenant";
     /// The key cannot be had now.
     KeyUnavailable = "encryption.key_unavailable", SERVICE_UNAVAILABLE, "error", true,
         "make the key reachable, or name the missing one in the settings (--encryption-previous-…); `nimbus encryption status` names it";
@@ -149,8 +177,10 @@ codes! {
 pub struct ApiError {
     /// What happened.
     pub code: Code,
-    message: String,
+    message: Cow<'static, str>,
     detail: Option<String>,
+    /// Whether it may name what is inside the server.
+    inside: bool,
     /// Of the file that a range was asked of.
     length: Option<u64>,
 }
@@ -158,13 +188,33 @@ pub struct ApiError {
 impl ApiError {
     /// An error with a message for the caller.
     #[must_use]
-    pub fn new(code: Code, message: impl Into<String>) -> Self {
+    pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
+        let message = message.into();
+        let inside = code.status().is_server_error() && matches!(message, Cow::Owned(_));
         Self {
             code,
-            message: message.into(),
+            message,
             detail: None,
+            inside,
             length: None,
         }
+    }
+
+    /// The same, whose message names nothing of the server.
+    pub(super) fn for_everyone(self) -> Self {
+        Self {
+            inside: false,
+            ..self
+        }
+    }
+
+    /// What the log has of it: all of it, where it is a failure of the server or not shown to everyone.
+    pub(super) fn for_log(&self) -> Option<String> {
+        if !self.inside && !self.code.status().is_server_error() {
+            return None;
+        }
+        let detail = self.detail.iter().map(|detail| format!(": {detail}"));
+        Some(detail.fold(self.message.to_string(), |all, detail| all + &detail))
     }
 
     /// A range beyond the `length` that there is.
@@ -191,14 +241,13 @@ impl ApiError {
         self
     }
 
-    /// The envelope of this error for one request.
-    pub(super) fn respond(&self, request_id: &str) -> Response {
-        let Self {
-            code,
-            message,
-            detail,
-            length,
-        } = self;
+    /// The envelope of this error for one request, whose caller is the operator or not.
+    pub(super) fn respond(&self, request_id: &str, to_operator: bool) -> Response {
+        let Self { code, length, .. } = self;
+        let (message, detail) = match self.inside && !to_operator {
+            true => (code.sentence(), Some(IN_THE_LOG)),
+            false => (&*self.message, self.detail.as_deref()),
+        };
         let now = clock::stamp();
         let body = json!({"error": {
             "code": code.as_str(),
@@ -270,7 +319,7 @@ impl From<StoreError> for ApiError {
             }
             StoreError::InBatch { source, .. } => {
                 return Self {
-                    message: error.to_string(),
+                    message: error.to_string().into(),
                     ..Self::from(StoreError::clone(source))
                 };
             }
@@ -295,7 +344,7 @@ impl From<StoreError> for ApiError {
             } => Code::StorageBusy,
             StoreError::Busy { .. } => Code::ResourceExhausted,
             StoreError::NoRoom { .. } => Code::NoRoom,
-            StoreError::TooManyRemembered => Code::TooManyRemembered,
+            StoreError::TooManyRemembered { .. } => Code::TooManyRemembered,
             StoreError::Open { source, .. } => of_trouble(source.trouble()),
             StoreError::Envelope { source, .. } => of_trouble(source.trouble()),
             StoreError::Corrupt { .. }
@@ -317,7 +366,59 @@ impl From<StoreError> for ApiError {
                 None => Code::Unavailable,
             },
         };
-        Self::new(code, error.to_string()).because(&error)
+        Self {
+            inside: is_inside(&error),
+            ..Self::new(code, error.to_string()).because(&error)
+        }
+    }
+}
+
+/// Whether it may name files and keys, or is told by what failed below.
+fn is_inside(error: &StoreError) -> bool {
+    match error {
+        StoreError::Random(_)
+        | StoreError::Open { .. }
+        | StoreError::LayoutTooNew { .. }
+        | StoreError::ForeignFile { .. }
+        | StoreError::Corrupt { .. }
+        | StoreError::WalReplaced { .. }
+        | StoreError::StorageFull { .. }
+        | StoreError::Engine { .. }
+        | StoreError::Unrunnable { .. }
+        | StoreError::Io { .. }
+        | StoreError::Envelope { .. }
+        | StoreError::Rekey { .. }
+        | StoreError::LeftBehind { .. }
+        | StoreError::Control { .. } => true,
+        StoreError::InBatch { source, .. } => is_inside(source),
+        StoreError::TenantNotFound { .. }
+        | StoreError::TenantExists { .. }
+        | StoreError::DocumentNotFound { .. }
+        | StoreError::DocumentExists { .. }
+        | StoreError::PreconditionFailed { .. }
+        | StoreError::KeyReused
+        | StoreError::TooManyRemembered { .. }
+        | StoreError::GenerationNotFound { .. }
+        | StoreError::FileNotFound { .. }
+        | StoreError::ContentGone { .. }
+        | StoreError::Input(_)
+        | StoreError::TooManyTables { .. }
+        | StoreError::JobNotFound { .. }
+        | StoreError::JobRan { .. }
+        | StoreError::TooManyJobs
+        | StoreError::CronNotFound { .. }
+        | StoreError::CronOwned { .. }
+        | StoreError::TooManyCrons
+        | StoreError::SchemaNotFound { .. }
+        | StoreError::SchemaViolation { .. }
+        | StoreError::SchemaOffended { .. }
+        | StoreError::NotUnique { .. }
+        | StoreError::ListTooLarge { .. }
+        | StoreError::JournalCursor { .. }
+        | StoreError::JournalExpired { .. }
+        | StoreError::Busy { .. }
+        | StoreError::Closed { .. }
+        | StoreError::NoRoom { .. } => false,
     }
 }
 
@@ -338,13 +439,37 @@ pub(super) fn of_trouble(trouble: Trouble) -> Code {
     }
 }
 
+/// Where the rest of it stands.
+const IN_THE_LOG: &str = "the server's log says more under this requestId";
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    fn every_failure_of_the_server_has_a_sentence_for_everyone() {
+        let general = Code::InvalidInput.sentence();
+        for code in Code::ALL {
+            if code.status().is_server_error() {
+                assert_ne!(code.sentence(), general, "{code:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_made_text_about_a_failure_of_the_server_is_for_the_operator_alone() {
+        let shown = |error: ApiError| !error.inside;
+        assert!(shown(ApiError::new(Code::Unavailable, "fixed")));
+        assert!(!shown(ApiError::new(Code::Unavailable, format!("{}", 1))));
+        assert!(shown(
+            ApiError::new(Code::Unavailable, format!("{}", 1)).for_everyone()
+        ));
+        assert!(shown(ApiError::new(Code::InvalidInput, format!("{}", 1))));
+    }
+
+    #[test]
     fn a_memory_of_keys_that_is_full_is_no_conflict_of_the_request() {
-        let full = ApiError::from(StoreError::TooManyRemembered).code;
+        let full = ApiError::from(StoreError::TooManyRemembered { own: true }).code;
         assert_eq!(full.status(), StatusCode::INSUFFICIENT_STORAGE);
         assert!(!full.retryable());
         let reused = ApiError::from(StoreError::KeyReused).code;

@@ -3,11 +3,10 @@
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
 use super::access::Caller;
-use super::body;
+use super::body::{self, FromBody, MOST_AT_ONCE, aside};
 use super::error::{ApiError, Code};
 use crate::documents::Once;
 
@@ -19,23 +18,28 @@ pub(super) struct Keyed<T> {
     pub(super) headers: HeaderMap,
 }
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Keyed<T> {
+impl<T: FromBody, S: Send + Sync> FromRequest<S> for Keyed<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         let key = key(request.headers())?;
-        let digest = key.is_some().then(|| digest(&request));
+        let caller = caller(&request);
+        let digest = key.is_some().then(|| digest(&request, &caller));
         let headers = request.headers().clone();
         let bytes = body::read(request).await?;
-        let once = key.zip(digest).map(|(key, mut digest)| {
-            digest.update(&bytes);
-            Once::new(key.as_bytes(), digest.finalize().into())
-        });
-        Ok(Self {
-            body: body::parse(&bytes)?,
-            once,
-            headers,
+        let takes_long = T::SLOW || bytes.len() > MOST_AT_ONCE;
+        aside(takes_long, move || -> Result<Self, ApiError> {
+            let once = key.zip(digest).map(|(key, mut digest)| {
+                digest.update(&bytes);
+                Once::new(key.as_bytes(), digest.finalize().into(), &caller)
+            });
+            Ok(Self {
+                body: T::from_body(&bytes)?,
+                once,
+                headers,
+            })
         })
+        .await
     }
 }
 
@@ -57,13 +61,17 @@ fn key(headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
     }
 }
 
-/// What makes a request the same as another one, but for its body.
-fn digest(request: &Request) -> Sha256 {
-    let who = match request.extensions().get() {
+/// What the caller is called.
+fn caller(request: &Request) -> String {
+    match request.extensions().get() {
         // The token is rotated, and stays the same caller's.
         Some(Caller::Admin { .. }) | None => "admin".to_owned(),
         Some(Caller::Key { id, .. }) => id.to_string(),
-    };
+    }
+}
+
+/// What makes a request the same as another one, but for its body.
+fn digest(request: &Request, caller: &str) -> Sha256 {
     let conditions = request.headers().get_all(header::IF_NONE_MATCH).iter();
     let conditions: Vec<&[u8]> = conditions.map(HeaderValue::as_bytes).collect();
     let conditions = conditions.join(&b',');
@@ -71,7 +79,7 @@ fn digest(request: &Request) -> Sha256 {
     for part in [
         request.method().as_str().as_bytes(),
         request.uri().path().as_bytes(),
-        who.as_bytes(),
+        caller.as_bytes(),
         &conditions,
     ] {
         digest.update((part.len() as u64).to_be_bytes());

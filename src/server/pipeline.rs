@@ -12,7 +12,8 @@ use axum::Router;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{MatchedPath, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
 use tokio::time::{Instant as Moment, timeout_at};
@@ -78,9 +79,9 @@ impl RequestContext {
     }
 
     /// Says in the log what became of the request.
-    fn log(&self, status: axum::http::StatusCode, took: Duration) {
+    fn log(&self, status: axum::http::StatusCode, took: Duration, error: Option<&str>) {
         let milliseconds = took.as_secs_f64() * 1000.0;
-        let (failed, slow) = (status.is_server_error(), took >= SLOW);
+        let (failed, slow) = (status.is_server_error() || error.is_some(), took >= SLOW);
         if !failed && !slow && !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
@@ -88,7 +89,7 @@ impl RequestContext {
         found.unwrap_or_else(|| self.span(UNMATCHED)).in_scope(|| {
             let status = status.as_u16();
             if failed {
-                tracing::warn!(status, milliseconds, "answered");
+                tracing::warn!(status, milliseconds, error, "answered");
             } else if slow {
                 tracing::info!(status, milliseconds, "answered slowly");
             } else {
@@ -126,14 +127,17 @@ impl Pipeline {
         let page = accepted_origin(&self.app, request.headers());
         let identified = access::identify(&self.app, request.headers());
         let payer = payer(&identified);
+        let is_operator = payer == Payer::Operator;
         let _none = request.extensions_mut().insert(identified);
         let (mut response, holding) = self.guarded(request, &payer).await;
         let id = &context.0.id;
+        let mut for_log = None;
         if let Some(error) = response.extensions_mut().remove::<ApiError>() {
-            response = error.respond(id);
+            for_log = error.for_log();
+            response = error.respond(id, is_operator);
         } else if is_bare_error(&response) {
             let allowed = response.headers_mut().remove(header::ALLOW);
-            response = of_library(&response).respond(id);
+            response = of_library(&response).respond(id, is_operator);
             if let Some(allowed) = allowed {
                 let _none = response.headers_mut().insert(header::ALLOW, allowed);
             }
@@ -149,7 +153,7 @@ impl Pipeline {
         let (status, took) = (response.status(), started.elapsed());
         let traffic = &self.app.traffic;
         traffic.record(context.route(), &context.0.method, status, took);
-        context.log(status, took);
+        context.log(status, took, for_log.as_deref());
         (response, holding)
     }
 
@@ -206,12 +210,16 @@ impl Pipeline {
                         deadline.as_secs()
                     ),
                 )
+                .for_everyone()
                 .into_response()
             }
         }
     }
 
     async fn route(&self, request: Request) -> Response {
+        if let Err(error) = check_host(&request) {
+            return error.into_response();
+        }
         // Preflight requests carry no credential, and ask about what they do not send.
         let preflight = *request.method() == Method::OPTIONS;
         let result = if preflight || request.headers().contains_key(header::ORIGIN) {
@@ -345,7 +353,7 @@ fn exhausted(refused: Refused, payer: &Payer) -> ApiError {
 
 /// No more may be buffered.
 pub(super) fn crowded() -> ApiError {
-    ApiError::new(Code::ResourceExhausted, format!("{}", Limit::BufferedBytes))
+    ApiError::new(Code::ResourceExhausted, Limit::BufferedBytes.to_string()).for_everyone()
 }
 
 /// Who is charged for a request: whose credential it carries, whatever path it names.
@@ -354,6 +362,21 @@ fn payer(Identified(caller): &Identified) -> Payer {
         Ok(Caller::Admin { .. }) => Payer::Operator,
         Ok(Caller::Key { tenant, .. }) => Payer::Tenant(tenant.clone()),
         Err(_) => Payer::Stranger,
+    }
+}
+
+/// RFC 9112, section 3.2: a request of HTTP/1.1 names one host, and is refused otherwise. What stands before the server may take it for another's.
+fn check_host(request: &Request) -> Result<(), ApiError> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let refused = |message| Err(ApiError::new(Code::InvalidInput, message));
+    match (hosts.next(), hosts.next()) {
+        (None, _) if request.version() < Version::HTTP_11 => Ok(()),
+        (None, _) => refused("the request has no `Host` header"),
+        (Some(_), Some(_)) => refused("the request has more than one `Host` header"),
+        (Some(host), None) => match Authority::try_from(host.as_bytes()) {
+            Ok(host) if !host.as_str().contains('@') => Ok(()),
+            _ => refused("the request's `Host` header names no host"),
+        },
     }
 }
 

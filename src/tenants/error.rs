@@ -11,7 +11,7 @@ use super::{MAX_LIST_BYTES, MAX_TABLES};
 use crate::{
     documents::deploy::{AppPath, ContentHash, GENERATIONS_KEPT},
     documents::{
-        DocumentId, InputError, MAX_REMEMBERED, MAX_REMEMBERED_BYTES, TableName,
+        CREDENTIAL_PART, DocumentId, InputError, MAX_REMEMBERED, MAX_REMEMBERED_BYTES, TableName,
         schedule::{CronName, DueWork, JobId, MAX_CRONS, MAX_JOBS, Origin},
         schema::Violation,
     },
@@ -76,9 +76,15 @@ pub enum StoreError {
     KeyReused,
     /// As many keys of requests are remembered as may be.
     #[error(
-        "the request cannot be remembered: a tenant remembers {MAX_REMEMBERED} keys and {MAX_REMEMBERED_BYTES} bytes of answers in 24 hours; send it without Idempotency-Key, or later"
+        "the request cannot be remembered: {} {} keys and {} bytes of answers in 24 hours; send it without Idempotency-Key, or later",
+        if *.own { "one credential may have" } else { "a tenant remembers" },
+        if *.own { MAX_REMEMBERED / CREDENTIAL_PART } else { MAX_REMEMBERED },
+        if *.own { MAX_REMEMBERED_BYTES / CREDENTIAL_PART } else { MAX_REMEMBERED_BYTES },
     )]
-    TooManyRemembered,
+    TooManyRemembered {
+        /// Whether the credential has its part, and not the tenant all that it may.
+        own: bool,
+    },
     /// There is no such generation, or it is not kept any more.
     #[error(
         "there is no generation {generation}: the last {GENERATIONS_KEPT} deploys are kept, GET /api/tenants/{{t}}/deploy lists them"

@@ -297,7 +297,7 @@ impl<R: Resource> Registry<R> {
                     .values()
                     .any(|slot| matches!(slot, Slot::Closing(_)));
                 if (first_look || !making_room)
-                    && let Some(idle) = state.least_recently_used()
+                    && let Some(idle) = state.least_recently_used(tenant)
                 {
                     drop(self.start_closing(state, &idle));
                 }
@@ -348,13 +348,13 @@ impl<R: Resource> Registry<R> {
     }
 
     /// Closes the tenant that is idle longest, for `tenant` to be opened. `false` when all are in use.
-    async fn give_way(self: &Arc<Self>, tenant: &TenantId, error: &StoreError) -> bool {
+    pub(super) async fn give_way(self: &Arc<Self>, tenant: &TenantId, error: &StoreError) -> bool {
         let closing = {
             let mut state = self.state();
-            let idle = state.least_recently_used();
+            let idle = state.least_recently_used(tenant);
             let closing = idle.and_then(|idle| self.start_closing(&mut state, &idle));
             let open = state.slots.len();
-            tracing::warn!(%tenant, open, %error, "the process has nothing left to open a tenant with; the one idle longest is closed");
+            tracing::warn!(%tenant, open, %error, "the process has nothing left to open a tenant with, or a connection to it; the one idle longest is closed");
             closing
         };
         match closing {
@@ -418,13 +418,15 @@ impl<R: Resource> Registry<R> {
 }
 
 impl<R> State<R> {
-    /// The open tenant that nobody uses and that was used longest ago.
-    fn least_recently_used(&self) -> Option<TenantId> {
+    /// The open tenant that nobody uses and that was used longest ago, but not `asking` itself: its writer may work for who has gone.
+    fn least_recently_used(&self, asking: &TenantId) -> Option<TenantId> {
         self.slots
             .iter()
             .filter_map(|(tenant, slot)| match slot {
                 // New leases are made under the lock alone, so a count of one stays one.
-                Slot::Open { resource, used } if Arc::strong_count(resource) == 1 => {
+                Slot::Open { resource, used }
+                    if tenant != asking && Arc::strong_count(resource) == 1 =>
+                {
                     Some((used, tenant))
                 }
                 _ => None,

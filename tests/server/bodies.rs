@@ -2,11 +2,13 @@
 
 use std::io::Write as _;
 use std::net::Shutdown;
+use std::path::Path;
 
-use nimbus_test_support::{Server, whole};
+use nimbus_test_support::{Server, files_under, whole};
 use serde_json::json;
 
 use super::access_keys::make;
+use super::overload::most_memory;
 use super::{assert_refused, demo, post, send, send_bare};
 
 const DOCUMENTS: &str = "/api/tenants/demo/documents";
@@ -300,4 +302,173 @@ fn head(token: &str, header: &str) -> String {
         "POST {DOCUMENTS} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\
          Content-Type: application/json\r\n{header}\r\n\r\n"
     )
+}
+
+/// What stands before the server and the server itself must not take one request for two: the connection ends with the answer, and the
+/// rest of what came is not looked at.
+#[test]
+fn a_body_with_two_lengths_ends_the_connection_and_hides_no_request() {
+    let (machine, server) = demo();
+    let token = machine.token();
+    let insert = |n: u32| format!(r#"{{"table":"two","fields":{{"n":{n}}}}}"#);
+    let hidden = format!(
+        "{}{}",
+        head(&token, &format!("Content-Length: {}", insert(2).len())),
+        insert(2)
+    );
+    let chunked = format!("{:x}\r\n{}\r\n0\r\n\r\n", insert(1).len(), insert(1));
+    for lengths in [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5",
+    ] {
+        let mut stream = server.connect();
+        let all = format!("{}{chunked}{hidden}", head(&token, lengths));
+        stream.write_all(all.as_bytes()).expect("a request");
+        let answer = Server::answer(&mut stream).expect("an answer");
+        assert_eq!(answer.status, 201, "{}", answer.body);
+        assert!(Server::answer(&mut stream).is_none(), "{lengths}");
+    }
+    let listed = server.get(&format!("{DOCUMENTS}/two"));
+    let numbers = listed["data"].as_array().expect("documents").iter();
+    let numbers: Vec<_> = numbers.map(|document| &document["n"]).collect();
+    assert_eq!(numbers, [&json!(1), &json!(1)]);
+}
+
+#[test]
+fn a_request_names_one_host() {
+    let (_machine, server) = demo();
+    for (hosts, version, status) in [
+        ("Host: nimbus.example:8080\r\n", "1.1", 200),
+        ("Host: my_service\r\n", "1.1", 200),
+        ("Host: [::1]:8080\r\n", "1.1", 200),
+        ("", "1.0", 200),
+        ("", "1.1", 400),
+        ("Host: a\r\nHost: a\r\n", "1.1", 400),
+        ("Host: a\r\nHost: b\r\n", "1.0", 400),
+        ("Host: a b\r\n", "1.1", 400),
+        ("Host: user@a\r\n", "1.1", 400),
+        ("Host: a/b\r\n", "1.1", 400),
+    ] {
+        let request = format!("GET /health HTTP/{version}\r\n{hosts}Connection: close\r\n\r\n");
+        let answer = server.raw(request.as_bytes()).expect("an answer");
+        if status == 200 {
+            assert_eq!(answer.status, 200, "{hosts:?}: {}", answer.body);
+        } else {
+            let message = assert_refused(&answer, 400, "op.invalid_input");
+            assert!(message.contains("Host"), "{message}");
+        }
+    }
+}
+
+/// Built in memory while it is read, a list of small objects takes about a hundred times its length.
+#[test]
+fn what_stands_where_a_number_belongs_is_not_built_in_memory() {
+    let (machine, server) = demo();
+    let list = format!("[{}{{}}]", r#"{"a":0},"#.repeat(15 << 15));
+    let id = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f";
+    let delete = format!(r#"{{"type":"delete","table":"t","id":"{id}","if_version":LIST}}"#);
+    let check = format!(r#"{{"type":"check","table":"t","id":"{id}","version":LIST}}"#);
+    let insert = r#"{"type":"insert","table":"t","fields":{}}"#;
+    let cron =
+        |schedule: &str| format!(r#"{{"name":"c","schedule":{schedule},"mutation":{insert}}}"#);
+    let bodies = [
+        ("batch", format!(r#"{{"mutations":[{delete}]}}"#)),
+        ("batch", format!(r#"{{"mutations":[{check}]}}"#)),
+        (
+            "schedule",
+            format!(r#"{{"run_after_ms":LIST,"mutation":{insert}}}"#),
+        ),
+        ("crons", cron(r#"{"type":"interval","seconds":LIST}"#)),
+        // Nor is what comes before it is known what it belongs to.
+        ("crons", cron(r#"{"seconds":LIST,"type":"cron"}"#)),
+        ("query", r#"{"table":"t","limit":LIST}"#.to_owned()),
+        (
+            "query/paginated",
+            r#"{"query":{"table":"t"},"page_size":LIST}"#.to_owned(),
+        ),
+        ("documents", r#"{"table":"t","fields":LIST}"#.to_owned()),
+    ];
+    let before = most_memory(&server);
+    for (path, body) in bodies {
+        let path = format!("/api/tenants/demo/{path}");
+        let answer = post(
+            &machine,
+            &server,
+            &path,
+            body.replace("LIST", &list).as_bytes(),
+        );
+        assert!(
+            (400..500).contains(&answer.status),
+            "{path}: {}",
+            answer.body
+        );
+    }
+    let grown = most_memory(&server) - before;
+    assert!(grown < 120, "{grown} MiB more");
+    server.stop();
+}
+
+/// `serde` builds all that it finds where a field is a [`serde_json::Value`], where an enum has a tag inside or none, where a struct is
+/// flattened, and where a list or a map has no limit.
+#[test]
+fn nothing_that_reads_input_builds_what_it_does_not_know() {
+    const BUILT: &[&str] = &[
+        "untagged",
+        "tag =",
+        "flatten",
+        " Value",
+        "<Value",
+        "::Value",
+        "Vec<",
+        "VecDeque<",
+        "Map<",
+        "Set<",
+    ];
+    // What is looked at as a tree: schemas of 64 KiB at most, and documents of a mebibyte, one at a time.
+    const TREES: &[&str] = &[
+        "documents/query/reference.rs",
+        "documents/schema/cost.rs",
+        "documents/schema/json_schema.rs",
+        "documents/schema/rules.rs",
+    ];
+    // What the server wrote itself.
+    const STORED: &[&str] = &["tenants/sqlite/schemas.rs"];
+    let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
+    let mut readers = 0;
+    for part in ["documents", "server", "tenants"] {
+        for file in files_under(&source.join(part)) {
+            let name = file.strip_prefix(source).expect("a path below");
+            let name = name.to_str().expect("a plain name");
+            if name.contains("tests") || name.contains("/openapi/") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&file).expect("a source file");
+            let text = text.split("#[cfg(test)]\nmod tests").next().expect("text");
+            let imports = text
+                .lines()
+                .filter(|line| line.starts_with("use serde_json"));
+            let tree = imports
+                .flat_map(|line| line.split(|c: char| !c.is_alphanumeric()))
+                .any(|word| word == "Value");
+            let reads = part == "documents";
+            assert!(!(tree && reads) || TREES.contains(&name), "{name}");
+            assert!(!text.contains("from_slice::<Value>") && !text.contains("from_str::<Value>"));
+            for (place, _) in text.match_indices("#[derive(") {
+                let line = text[..place].rsplit('\n').next().expect("a line");
+                let end = format!("\n{line}}}\n");
+                let item = &text[place..];
+                let ends = [item.find(&end), item.find(");\n")];
+                let item = &item[..ends.into_iter().flatten().min().unwrap_or(item.len())];
+                let derived = item.split(")]").next().expect("what is derived");
+                if !derived.contains("Deserialize") || STORED.contains(&name) {
+                    continue;
+                }
+                readers += 1;
+                for built in BUILT {
+                    assert!(!item.contains(built), "{name}: {built} in\n{item}");
+                }
+            }
+        }
+    }
+    assert!(readers > 15, "{readers}");
 }

@@ -23,6 +23,7 @@ mod disk;
 mod documents;
 mod files;
 mod full;
+mod insides;
 mod journal;
 mod keys;
 mod leases;

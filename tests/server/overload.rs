@@ -125,7 +125,7 @@ fn fill(server: &Server, tenant: &str, documents: usize) {
 }
 
 /// What the process has had in memory at most, in MiB.
-fn most_memory(server: &Server) -> u64 {
+pub(super) fn most_memory(server: &Server) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid()));
     let status = status.expect("its status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

@@ -194,6 +194,60 @@ fn at_the_limit_checks_are_not_remembered_and_deletes_are() {
     server.stop();
 }
 
+/// Work that waits for room does not keep deletes waiting, but for those of documents that it names itself.
+#[test]
+fn what_is_due_and_needs_no_room_goes_past_what_waits_for_room() {
+    let machine = machine();
+    let server = machine.start(&[]);
+    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    let large = json!({"text": "x".repeat(900_000)});
+    let ids: Vec<String> = (0..3)
+        .map(|_| server.insert("demo", "fat", &large))
+        .collect();
+    let small: Vec<String> = (0..2)
+        .map(|n| server.insert("demo", "small", &json!({"n": n})))
+        .collect();
+    let schedule = |mutation: Value| {
+        let body = json!({"run_after_ms": 5000, "mutation": mutation});
+        let made = server.create("/api/tenants/demo/schedule", &body);
+        made["job_id"].as_str().expect("an id").to_owned()
+    };
+    let delete = |id: &str| json!({"type": "delete", "table": "small", "id": id});
+    let update = json!({"type": "update", "table": "small", "id": small[0], "patch": {"n": 2}});
+    let waiting = [
+        schedule(json!({"type": "insert", "table": "small", "fields": {}})),
+        schedule(update),
+        schedule(delete(&small[0])),
+    ];
+    let goes_past = schedule(delete(&small[1]));
+    server.stop();
+    let server = machine.start(&["--max-tenant-bytes", "1MiB"]);
+    let history = |id: &str| {
+        let path = format!("/api/tenants/demo/schedule/history/{id}");
+        server.request("GET", &path, None)
+    };
+    wait(|| history(&goes_past).0 == 200);
+    assert_eq!(history(&goes_past).1["result"]["outcome"], "succeeded");
+    let listed = server.get("/api/tenants/demo/schedule");
+    let listed: Vec<&str> = listed["jobs"]
+        .as_array()
+        .expect("jobs")
+        .iter()
+        .filter_map(|job| job["id"].as_str())
+        .collect();
+    assert_eq!(listed, waiting);
+    // Once there is room, all of them run, in their order.
+    for id in &ids {
+        let path = format!("/api/tenants/demo/documents/fat/{id}");
+        assert_eq!(server.request("DELETE", &path, None).0, 204);
+    }
+    wait(|| history(&waiting[2]).0 == 200);
+    for id in &waiting {
+        assert_eq!(history(id).1["result"]["outcome"], "succeeded");
+    }
+    server.stop();
+}
+
 #[test]
 fn limits_that_are_none_are_refused() {
     let machine = machine();

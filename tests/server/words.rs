@@ -135,6 +135,37 @@ fn wrong(body: &Value) -> Vec<Value> {
     all
 }
 
+#[test]
+fn deep_nesting_is_refused_in_words_of_ours() {
+    let (machine, server) = demo();
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    let insert = r#"{"type":"insert","table":"t","fields":{}}"#;
+    let delete = format!(r#"{{"type":"delete","table":"t","id":"{ID}","if_version":{deep}}}"#);
+    for (path, body) in [
+        (
+            "schedule",
+            format!(r#"{{"run_after_ms":{deep},"mutation":{insert}}}"#),
+        ),
+        ("batch", format!(r#"{{"mutations":[{delete}]}}"#)),
+        ("query", format!(r#"{{"table":"t","limit":{deep}}}"#)),
+        (
+            "documents",
+            format!(r#"{{"table":"t","fields":{{"a":{deep}}}}}"#),
+        ),
+        (
+            "crons",
+            format!(
+                r#"{{"name":"c","schedule":{{"type":"interval","seconds":{deep}}},"mutation":{insert}}}"#
+            ),
+        ),
+    ] {
+        let path = format!("/api/tenants/demo/{path}");
+        let answer = super::post(&machine, &server, &path, body.as_bytes());
+        let message = super::assert_refused(&answer, 400, "op.invalid_input");
+        assert!(!message.contains("recursion"), "{path}: {message}");
+    }
+}
+
 /// Words of serde, and names of types.
 const FOREIGN: &[&str] = &[
     "line 1 column",

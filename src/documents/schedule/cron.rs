@@ -4,11 +4,11 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::{Expression, MAX_DELAY, Outcome};
 use crate::documents::{
-    InputError, Mutation, error::excerpt, integer::whole_number, json_object, table_name::is_name,
+    InputError, Mutation, error::excerpt, integer::WrittenNumber, json_object, table_name::is_name,
 };
 
 /// The longest name of a cron, in bytes (all are ASCII).
@@ -69,18 +69,23 @@ pub enum Schedule {
     },
 }
 
-/// A schedule as it is written.
-#[derive(Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
-enum WrittenSchedule {
-    Interval {
-        // Any value, so that a wrong one meets the range, and not the parser.
-        seconds: Value,
-    },
-    Cron {
-        expression: String,
-        timezone: String,
-    },
+/// A schedule as it is written, before it is known that its members fit its type. No enum with a tag: `serde` would build all that it
+/// holds before it knows the type.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenSchedule {
+    #[serde(rename = "type")]
+    kind: Kind,
+    seconds: Option<WrittenNumber>,
+    expression: Option<String>,
+    timezone: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Interval,
+    Cron,
 }
 
 impl Schedule {
@@ -91,29 +96,37 @@ impl Schedule {
     /// {"type": "cron", "expression": "30 3 * * MON", "timezone": "Europe/Berlin"}
     /// ```
     pub fn from_json(text: &str) -> Result<Self, InputError> {
-        let written: WrittenSchedule =
-            json_object::object(text).map_err(|reason| InputError::Cron { reason })?;
-        match written {
-            WrittenSchedule::Interval { seconds } => {
+        let refused = |reason: String| InputError::Cron { reason };
+        let written: WrittenSchedule = json_object::object(text).map_err(refused)?;
+        let WrittenSchedule {
+            kind,
+            seconds,
+            expression,
+            timezone,
+        } = written;
+        match (kind, seconds, expression, timezone) {
+            (Kind::Interval, Some(seconds), None, None) => {
                 let most = MAX_DELAY.as_secs();
-                let seconds =
-                    whole_number(&seconds).and_then(|seconds| u64::try_from(seconds).ok());
+                let seconds = seconds.whole();
                 seconds
+                    .and_then(|seconds| u64::try_from(seconds).ok())
                     .filter(|seconds| (1..=most).contains(seconds))
                     .map(|seconds| Self::Interval { seconds })
                     .ok_or_else(|| {
-                        let reason =
-                            format!("\"seconds\" is a whole number, 1 to {most} (3650 days)");
-                        InputError::Cron { reason }
+                        refused(format!(
+                            "\"seconds\" is a whole number, 1 to {most} (3650 days)"
+                        ))
                     })
             }
-            WrittenSchedule::Cron {
-                expression,
-                timezone,
-            } => Ok(Self::Cron {
+            (Kind::Cron, None, Some(expression), Some(timezone)) => Ok(Self::Cron {
                 expression: expression.parse()?,
                 timezone: zone(&timezone)?,
             }),
+            (Kind::Interval, ..) => Err(refused("an interval takes \"seconds\"".to_owned())),
+            (Kind::Cron, ..) => {
+                let takes = "a cron schedule takes \"expression\" and \"timezone\"";
+                Err(refused(takes.to_owned()))
+            }
         }
     }
 
@@ -163,16 +176,25 @@ fn zone(name: &str) -> Result<TimeZone, InputError> {
 
 impl Serialize for Schedule {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Interval { seconds } => WrittenSchedule::Interval {
-                seconds: Value::from(*seconds),
+        #[derive(Serialize)]
+        #[serde(tag = "type", rename_all = "lowercase")]
+        enum Written<'a> {
+            Interval {
+                seconds: u64,
             },
+            Cron {
+                expression: &'a str,
+                timezone: &'a str,
+            },
+        }
+        match self {
+            Self::Interval { seconds } => Written::Interval { seconds: *seconds },
             Self::Cron {
                 expression,
                 timezone,
-            } => WrittenSchedule::Cron {
-                expression: expression.to_string(),
-                timezone: timezone.iana_name().unwrap_or("UTC").to_owned(),
+            } => Written::Cron {
+                expression: expression.as_str(),
+                timezone: timezone.iana_name().unwrap_or("UTC"),
             },
         }
         .serialize(serializer)

@@ -8,9 +8,11 @@ mod expression;
 use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
-use super::{DocumentId, InputError, Mutation, error::excerpt, integer::whole_number, json_object};
+use super::{
+    DocumentId, InputError, Mutation, error::excerpt, integer::WrittenNumber, json_object,
+};
 
 pub use cron::{Cron, CronName, CronState, LastRun, MAX_CRON_NAME_BYTES, Origin, Schedule};
 pub use expression::{Expression, MAX_EXPRESSION_BYTES};
@@ -86,14 +88,15 @@ impl NewJob {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Written<'a> {
-            // Any value, so that a wrong one meets the range, and not the parser.
-            run_after_ms: Value,
+            run_after_ms: WrittenNumber,
             #[serde(borrow)]
             mutation: &'a RawValue,
         }
         let written: Written<'_> =
             json_object::object(text).map_err(|reason| InputError::Job { reason })?;
-        let delay = whole_number(&written.run_after_ms)
+        let delay = written
+            .run_after_ms
+            .whole()
             .and_then(|delay| u64::try_from(delay).ok())
             .map(Duration::from_millis)
             .filter(|delay| *delay <= MAX_DELAY)

@@ -19,7 +19,7 @@ use crate::encryption::shred;
 use crate::encryption::status::{EncryptionStatus, Verify};
 use crate::envelope::{EnvelopeError, blocking};
 use crate::error_chain::error_chain;
-use crate::server::body::Body;
+use crate::server::body::{Body, Plain};
 use crate::server::error::{ApiError, Code};
 use crate::server::openapi::shapes;
 use crate::server::parameters::{FromQuery, Given, ParameterError, Query};
@@ -181,6 +181,12 @@ pub(in crate::server) struct ShredTenant {
     #[serde(default)]
     disable_kms_key: bool,
 }
+
+impl Plain for Request {}
+
+impl Plain for rotate_dek::Request {}
+
+impl Plain for ShredTenant {}
 
 /// Erases a tenant, as `nimbus encryption shred`; the answer names the operation.
 #[utoipa::path(post, path = "/api/admin/encryption/shred", operation_id = "shred", tag = "encryption",

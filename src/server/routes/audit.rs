@@ -10,7 +10,7 @@ use crate::audit::{AuditLog, Reported, Verified};
 use crate::error_chain::error_chain;
 use crate::server::App;
 use crate::server::access::Caller;
-use crate::server::body::Body;
+use crate::server::body::{Body, Plain};
 use crate::server::error::{ApiError, Code};
 use crate::server::openapi::shapes;
 
@@ -28,6 +28,8 @@ pub(in crate::server) async fn verify(
         verified.map_err(|error| ApiError::new(Code::Unavailable, error_chain(&error)))?;
     Ok(Json(verified))
 }
+
+impl Plain for Reported {}
 
 /// Records what a command beside the server does with keys, before it does it.
 #[utoipa::path(post, path = "/api/admin/encryption/audit", operation_id = "recordKeyEvent", tag = "encryption",

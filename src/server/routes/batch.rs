@@ -11,15 +11,33 @@ use serde_json::{Value, json};
 use super::tenant_id;
 use crate::documents::{Bounded, Done, MAX_BATCH, Mutation};
 use crate::server::App;
+use crate::server::body::{self, FromBody};
 use crate::server::error::ApiError;
 use crate::server::once::{Answered, Keyed};
 use crate::server::openapi::shapes;
 use crate::tenants::StoreError;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(in crate::server) struct Batch {
-    mutations: Bounded<Box<RawValue>, MAX_BATCH>,
+/// The mutations of a batch.
+pub(in crate::server) struct Batch(Vec<Mutation>);
+
+impl FromBody for Batch {
+    fn from_body(json: &[u8]) -> Result<Self, ApiError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Written<'a> {
+            #[serde(borrow)]
+            mutations: Bounded<&'a RawValue, MAX_BATCH>,
+        }
+        let written: Written<'_> = body::parse(json)?;
+        let mutations = written.mutations.0.iter().enumerate();
+        let mutations = mutations.map(|(index, json)| {
+            Mutation::from_json(json.get()).map_err(|error| StoreError::InBatch {
+                index,
+                source: Box::new(error.into()),
+            })
+        });
+        Ok(Self(mutations.collect::<Result<_, _>>()?))
+    }
 }
 
 /// Applies all of the mutations, or none when one of them cannot be; the error names that one by its place.
@@ -34,18 +52,11 @@ pub(in crate::server) async fn apply(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
     Keyed {
-        body: batch, once, ..
+        body: Batch(mutations),
+        once,
+        ..
     }: Keyed<Batch>,
 ) -> Result<Answered<Json<Value>>, ApiError> {
-    let mutations = batch.mutations.0.iter().enumerate();
-    let mutations = mutations
-        .map(|(index, json)| {
-            Mutation::from_json(json.get()).map_err(|error| StoreError::InBatch {
-                index,
-                source: Box::new(error.into()),
-            })
-        })
-        .collect::<Result<_, _>>()?;
     let store = app.open(&tenant_id(&tenant)?).await?;
     let Done { outcome, replayed } = store.apply_once(mutations, once).await?;
     let answer = Json(json!({"results": outcome}));

@@ -5,16 +5,21 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{json_text, part_of, tenant_id};
 use crate::documents::schedule::{Cron, CronName};
 use crate::server::App;
-use crate::server::body::{Body, RawJson};
+use crate::server::body::{self, Body, FromBody, RawJson};
 use crate::server::error::ApiError;
 use crate::server::openapi::shapes;
 use crate::server::parameters::{ListPart, Query};
+
+impl FromBody for Cron {
+    fn from_body(json: &[u8]) -> Result<Self, ApiError> {
+        Ok(Self::from_json(body::text(json)?)?)
+    }
+}
 
 /// Makes or replaces a cron
 #[utoipa::path(post, path = "/api/tenants/{t}/crons", operation_id = "putCron", tag = "schedule",
@@ -27,9 +32,8 @@ use crate::server::parameters::{ListPart, Query};
 pub(in crate::server) async fn put(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
-    Body(body): Body<Box<RawValue>>,
+    Body(cron): Body<Cron>,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let cron = Cron::from_json(body.get())?;
     let store = app.open(&tenant_id(&tenant)?).await?;
     let state = store.put_cron(cron, app.scheduler.now_ms()).await?;
     let answer = json!({"name": state.cron.name, "next_run_at": state.next_due_ms});

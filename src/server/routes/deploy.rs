@@ -5,15 +5,22 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use serde_json::value::RawValue;
 
 use super::tenant_id;
 use crate::documents::deploy::{Deploy, Deployed, Generations};
-use crate::envelope::blocking;
 use crate::server::App;
-use crate::server::body::Body;
+use crate::server::body::{self, Body, FromBody};
 use crate::server::error::{ApiError, Code};
 use crate::server::openapi::shapes;
+
+impl FromBody for Deploy {
+    // It may have JSON Schemas, which take a while to compile.
+    const SLOW: bool = true;
+
+    fn from_body(json: &[u8]) -> Result<Self, ApiError> {
+        Ok(Self::from_json(body::text(json)?)?)
+    }
+}
 
 /// Stores and activates a deploy; only says what it would do when it is a dry run.
 #[utoipa::path(post, path = "/api/tenants/{t}/deploy", operation_id = "deploy", tag = "deploys",
@@ -26,11 +33,9 @@ use crate::server::openapi::shapes;
 pub(in crate::server) async fn deploy(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
-    Body(body): Body<Box<RawValue>>,
+    Body(deploy): Body<Deploy>,
 ) -> Result<(StatusCode, Json<Deployed>), ApiError> {
     let tenant = tenant_id(&tenant)?;
-    // Decoding and hashing some megabytes is not for the threads that serve everybody.
-    let deploy = blocking(move || Deploy::from_json(body.get())).await?;
     let status = if deploy.dry_run {
         StatusCode::OK
     } else {

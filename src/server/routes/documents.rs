@@ -15,26 +15,53 @@ use super::tenant_id;
 use crate::documents::{
     self, DocumentId, Done, Expected, Fields, Mutation, MutationOutcome, TableName,
 };
-use crate::server::body::{Body, Pieces, RawJson};
+use crate::server::body::{self, Body, FromBody, Pieces, RawJson};
 use crate::server::error::{ApiError, Code};
 use crate::server::once::{Answered, Keyed};
 use crate::server::openapi::shapes;
 use crate::server::parameters::{ListPart, Query};
 use crate::server::{App, conditions, range};
 
-/// `fields` is not parsed here: it is checked once, by [`Fields`], and stored as text.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A document to be inserted.
 pub(in crate::server) struct NewDocument {
-    table: String,
-    fields: Box<RawValue>,
-    id: Option<String>,
+    table: TableName,
+    fields: Fields,
+    id: Option<DocumentId>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(in crate::server) struct Patch {
-    patch: Box<RawValue>,
+impl FromBody for NewDocument {
+    fn from_body(json: &[u8]) -> Result<Self, ApiError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Written<'a> {
+            table: String,
+            #[serde(borrow)]
+            fields: &'a RawValue,
+            id: Option<String>,
+        }
+        let written: Written<'_> = body::parse(json)?;
+        Ok(Self {
+            table: written.table.parse()?,
+            fields: Fields::from_json(written.fields.get())?,
+            id: written.id.map(|id| id.parse()).transpose()?,
+        })
+    }
+}
+
+/// Fields to be merged into a document.
+pub(in crate::server) struct Patch(Fields);
+
+impl FromBody for Patch {
+    fn from_body(json: &[u8]) -> Result<Self, ApiError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Written<'a> {
+            #[serde(borrow)]
+            patch: &'a RawValue,
+        }
+        let written: Written<'_> = body::parse(json)?;
+        Ok(Self(Fields::from_json(written.patch.get())?))
+    }
 }
 
 /// Inserts a document
@@ -52,12 +79,11 @@ pub(in crate::server) async fn insert(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
     Keyed {
-        body: new,
+        body: NewDocument { table, fields, id },
         once,
         headers,
     }: Keyed<NewDocument>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let id = new.id.map(|id| id.parse()).transpose()?;
     let expected = match (conditions::must_be_new(&headers)?, id) {
         (false, _) => None,
         (true, Some(id)) => Some((id, Expected::Absent)),
@@ -66,11 +92,7 @@ pub(in crate::server) async fn insert(
             return Err(ApiError::new(Code::InvalidInput, message));
         }
     };
-    let mutation = Mutation::Insert {
-        table: new.table.parse()?,
-        fields: Fields::from_json(new.fields.get())?,
-        id,
-    };
+    let mutation = Mutation::Insert { table, fields, id };
     let store = app.open(&tenant_id(&tenant)?).await?;
     let Done { outcome, replayed } = store.apply_if(expected, mutation, once).await?;
     let answer = (StatusCode::CREATED, written(&outcome));
@@ -130,14 +152,14 @@ pub(in crate::server) async fn patch(
     State(app): State<Arc<App>>,
     Path((tenant, table, id)): Path<(String, String, String)>,
     headers: HeaderMap,
-    Body(body): Body<Patch>,
+    Body(Patch(patch)): Body<Patch>,
 ) -> Result<impl IntoResponse, ApiError> {
     let id = id.parse()?;
     let expected = conditions::if_match(&headers)?.map(|expected| (id, expected));
     let mutation = Mutation::Update {
         table: table.parse()?,
         id,
-        patch: Fields::from_json(body.patch.get())?,
+        patch,
         if_version: None,
     };
     let store = app.open(&tenant_id(&tenant)?).await?;

@@ -19,7 +19,7 @@ use crate::envelope::{Event, EventKind, EventOutcome, acting_as, actor, blocking
 use crate::error_chain::error_chain;
 use crate::runtime::short_task;
 use crate::server::App;
-use crate::server::body::Body;
+use crate::server::body::{Body, Plain};
 use crate::server::error::{ApiError, Code, of_trouble};
 use crate::server::openapi::shapes;
 use crate::tenants::StoreError;
@@ -30,6 +30,8 @@ pub(in crate::server) struct NewKey {
     name: KeyName,
     scope: Scope,
 }
+
+impl Plain for NewKey {}
 
 /// Makes a key. Its secret is in this answer and nowhere else.
 #[utoipa::path(post, path = "/api/tenants/{t}/keys", operation_id = "createKey", tag = "access",

@@ -12,7 +12,7 @@ use crate::envelope::{acting_as, actor};
 use crate::error_chain::error_chain;
 use crate::runtime::short_task;
 use crate::server::App;
-use crate::server::body::Body;
+use crate::server::body::{Body, Plain};
 use crate::server::error::{ApiError, Code};
 use crate::server::openapi::shapes;
 
@@ -21,6 +21,8 @@ use crate::server::openapi::shapes;
 pub(in crate::server) struct Tenant {
     tenant_id: String,
 }
+
+impl Plain for Tenant {}
 
 /// Closes a tenant until it is unlocked, as `nimbus encryption lock`.
 #[utoipa::path(post, path = "/api/admin/encryption/lock", operation_id = "lockTenant", tag = "encryption",

@@ -10,10 +10,16 @@ use super::{tenant_id, whether_more};
 use crate::documents::query::{MAX_PAGE, Query, QueryPage};
 use crate::documents::whole;
 use crate::server::App;
-use crate::server::body::{Body, Pieces};
+use crate::server::body::{self, Body, FromBody, Pieces};
 use crate::server::error::{ApiError, Code};
 use crate::server::openapi::shapes;
 use crate::tenants::{Cursors, StoreError, TenantStore};
+
+impl FromBody for Query {
+    fn from_body(json: &[u8]) -> Result<Self, ApiError> {
+        Ok(Self::from_json(body::text(json)?)?)
+    }
+}
 
 /// The documents that a query finds
 #[utoipa::path(post, path = "/api/tenants/{t}/query", operation_id = "query", tag = "documents",
@@ -22,9 +28,8 @@ use crate::tenants::{Cursors, StoreError, TenantStore};
 pub(in crate::server) async fn query(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
-    Body(query): Body<Box<RawValue>>,
+    Body(query): Body<Query>,
 ) -> Result<Pieces, ApiError> {
-    let query = Query::from_json(query.get())?;
     let limit = query.limit.unwrap_or(MAX_PAGE);
     // Its cursor is for pages, which have a size and no limit.
     let query = Query {
@@ -40,13 +45,42 @@ pub(in crate::server) async fn query(
     answer(store.cursors(), &query, page)
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A query, and which page of what it finds.
 pub(in crate::server) struct Paginated {
-    query: Box<RawValue>,
-    #[serde(default, deserialize_with = "whole")]
-    page_size: Option<usize>,
+    query: Query,
+    size: usize,
     after: Option<String>,
+}
+
+impl FromBody for Paginated {
+    fn from_body(json: &[u8]) -> Result<Self, ApiError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Written<'a> {
+            #[serde(borrow)]
+            query: &'a RawValue,
+            #[serde(default, deserialize_with = "whole")]
+            page_size: Option<usize>,
+            after: Option<String>,
+        }
+        let written: Written<'_> = body::parse(json)?;
+        let query = Query::from_json(written.query.get())?;
+        let size = written.page_size.unwrap_or(DEFAULT_PAGE);
+        let refused = |message: String| Err(ApiError::new(Code::InvalidInput, message));
+        if !(1..=MAX_PAGE).contains(&size) {
+            return refused(format!("\"page_size\" is 1 to {MAX_PAGE}"));
+        }
+        if query.limit.is_some() {
+            return refused(
+                "a query that is read in pages takes \"page_size\" and no \"limit\"".to_owned(),
+            );
+        }
+        Ok(Self {
+            query,
+            size,
+            after: written.after,
+        })
+    }
 }
 
 /// One page of what a query finds
@@ -58,20 +92,9 @@ pub(in crate::server) async fn paginated(
     Path(tenant): Path<String>,
     Body(wanted): Body<Paginated>,
 ) -> Result<Pieces, ApiError> {
-    let query = Query::from_json(wanted.query.get())?;
-    let tenant = tenant_id(&tenant)?;
-    let size = wanted.page_size.unwrap_or(DEFAULT_PAGE);
-    let refused = |message: String| Err(ApiError::new(Code::InvalidInput, message));
-    if !(1..=MAX_PAGE).contains(&size) {
-        return refused(format!("\"page_size\" is 1 to {MAX_PAGE}"));
-    }
-    if query.limit.is_some() {
-        return refused(
-            "a query that is read in pages takes \"page_size\" and no \"limit\"".to_owned(),
-        );
-    }
-    let store = app.open(&tenant).await?;
-    page(&*store, query, wanted.after.as_deref(), size).await
+    let Paginated { query, size, after } = wanted;
+    let store = app.open(&tenant_id(&tenant)?).await?;
+    page(&*store, query, after.as_deref(), size).await
 }
 
 /// One page of what a query finds.

@@ -5,18 +5,23 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{json_text, named, part_of, tenant_id};
 use crate::documents::Done;
 use crate::documents::schedule::{Job, JobId, JobPlace, NewJob};
 use crate::server::App;
-use crate::server::body::RawJson;
+use crate::server::body::{self, FromBody, RawJson};
 use crate::server::error::ApiError;
 use crate::server::once::{Answered, Keyed};
 use crate::server::openapi::shapes;
 use crate::server::parameters::{ListPart, Query};
+
+impl FromBody for NewJob {
+    fn from_body(json: &[u8]) -> Result<Self, ApiError> {
+        Ok(Self::from_json(body::text(json)?)?)
+    }
+}
 
 /// Schedules a mutation to be done once
 #[utoipa::path(post, path = "/api/tenants/{t}/schedule", operation_id = "scheduleJob", tag = "schedule",
@@ -28,9 +33,10 @@ use crate::server::parameters::{ListPart, Query};
 pub(in crate::server) async fn create(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
-    Keyed { body, once, .. }: Keyed<Box<RawValue>>,
+    Keyed {
+        body: job, once, ..
+    }: Keyed<NewJob>,
 ) -> Result<Answered<(StatusCode, Json<Value>)>, ApiError> {
-    let job = NewJob::from_json(body.get())?;
     let store = app.open(&tenant_id(&tenant)?).await?;
     let now = app.scheduler.now_ms();
     let Done { outcome, replayed } = store.schedule_once(job, now, once).await?;

@@ -4,17 +4,24 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use serde_json::value::RawValue;
 
 use super::{part_of, tenant_id};
 use crate::documents::TableName;
 use crate::documents::schema::TableSchema;
-use crate::envelope::blocking;
 use crate::server::App;
-use crate::server::body::{Body, RawJson};
+use crate::server::body::{self, Body, FromBody, RawJson};
 use crate::server::error::{ApiError, Code};
 use crate::server::openapi::shapes;
 use crate::server::parameters::{ListPart, Query};
+
+impl FromBody for TableSchema {
+    // To compile a JSON Schema may take a while.
+    const SLOW: bool = true;
+
+    fn from_body(json: &[u8]) -> Result<Self, ApiError> {
+        Ok(Self::from_json(body::text(json)?)?)
+    }
+}
 
 /// The schemas of tables that have one, by table
 #[utoipa::path(get, path = "/api/tenants/{t}/schema", operation_id = "listSchemas", tag = "schemas",
@@ -66,11 +73,9 @@ pub(in crate::server) async fn get(
 pub(in crate::server) async fn put(
     State(app): State<Arc<App>>,
     Path((tenant, table)): Path<(String, String)>,
-    Body(written): Body<Box<RawValue>>,
+    Body(schema): Body<TableSchema>,
 ) -> Result<StatusCode, ApiError> {
     let table: TableName = table.parse()?;
-    // To compile a JSON Schema may take a while.
-    let schema = blocking(move || TableSchema::from_json(written.get())).await?;
     if *schema.table() != table {
         let message = format!(
             "the schema is of table {}, and the path is that of table {table}: they must be the same",

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{json_text, part_of, tenant_id};
 use crate::server::App;
-use crate::server::body::{Body, RawJson};
+use crate::server::body::{Body, Plain, RawJson};
 use crate::server::error::ApiError;
 use crate::server::openapi::shapes;
 use crate::server::parameters::{ListPart, Query};
@@ -21,6 +21,8 @@ use crate::server::parameters::{ListPart, Query};
 pub(in crate::server) struct NewTenant {
     id: String,
 }
+
+impl Plain for NewTenant {}
 
 /// Creates a tenant
 #[utoipa::path(post, path = "/api/tenants", operation_id = "createTenant", tag = "tenants",

@@ -1,4 +1,4 @@
-//! The layout of a tenant's file, version 4.
+//! The layout of a tenant's file, version 5.
 //!
 //! ```sql
 //! -- Which tables of documents there are. Names never become part of SQL text; `number` does.
@@ -15,8 +15,8 @@
 //! nimbus_sequence  (id = 1, last INTEGER NOT NULL)
 //! -- One row: the key that seals the cursors of this tenant.
 //! nimbus_cursor_key (id = 1, key BLOB NOT NULL)
-//! -- Requests that were sent under a key: see `remembered.rs`.
-//! nimbus_remembered
+//! -- Requests that were sent under a key, and how many each credential has there: see `remembered.rs`.
+//! nimbus_remembered, nimbus_remembered_of
 //! -- The schemas of tables, and the indexes made from them: see `schemas.rs`.
 //! nimbus_schemas, nimbus_indexes, nimbus_index_<slot>
 //! -- One table for each table of documents, in the order of insertion.
@@ -32,7 +32,7 @@
 //!
 //! `PRAGMA user_version` holds the layout's version. Version 1 had no journal, version 2 nothing but
 //! documents and their journal, version 3 no versions of documents,
-//! no keys of requests and no cursor key; such files are brought up to date when they are opened. Why it is so: `docs/decisions/0003-document-storage.md`.
+//! no keys of requests and no cursor key, version 4 no counts of them by credential; such files are brought up to date when they are opened. Why it is so: `docs/decisions/0003-document-storage.md`.
 
 use nimbus_keyproviders::{OsRandom, SecureRandom as _};
 use nimbus_manifests::TenantId;
@@ -46,7 +46,7 @@ use crate::{
 };
 
 /// The layout that this version writes.
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 
 /// Makes version 1.
 const CREATE: &str = "
@@ -77,6 +77,7 @@ const STEPS: [&[&str]; VERSION as usize] = [
     &[ADD_JOURNAL],
     ADD_RESOURCES,
     &[ADD_CURSOR_KEY, remembered::TABLE],
+    &[remembered::ADD_CREDENTIALS],
 ];
 
 /// Whether the file has the layout of this version.
@@ -113,9 +114,10 @@ pub(super) fn establish(connection: &mut Connection, tenant: &TenantId) -> Resul
     for sql in steps.iter().copied().flatten() {
         transaction.execute_batch(sql).map_err(sqlite)?;
     }
-    // Every older version lacks these.
-    add_versions(&transaction).map_err(sqlite)?;
-    draw_cursor_key(&transaction, tenant)?;
+    if found < 4 {
+        add_versions(&transaction).map_err(sqlite)?;
+        draw_cursor_key(&transaction, tenant)?;
+    }
     transaction
         .pragma_update(None, "user_version", VERSION)
         .map_err(sqlite)?;

@@ -48,6 +48,7 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use nimbus_keyproviders::ProviderError;
 use nimbus_manifests::{Subject, TenantId};
 use rusqlite::ErrorCode;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::{
@@ -69,7 +70,7 @@ use crate::{
     sqlcipher::{OpenError, Progress},
 };
 use room::Room;
-use store::{Means, OpenTenant, SqliteTenant};
+use store::{Idle, Means, OpenTenant, SqliteTenant};
 
 /// How many tenants are kept open, and what each may use.
 #[derive(Debug, Clone)]
@@ -150,6 +151,10 @@ impl SqliteTenants {
                 readers: options.readers_per_tenant,
                 due: options.due,
                 room: Arc::new(Room::new(dir.clone(), options.limits)),
+                way: Arc::new(Idle {
+                    registry: Arc::downgrade(&registry),
+                    runtime: Handle::current(),
+                }),
             },
             dir,
             registry,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex, OnceLock, PoisonError,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 use std::time::Duration;
@@ -46,6 +46,8 @@ pub(super) struct Readers {
     halted: Arc<AtomicBool>,
     /// Whether a connection found another WAL than the ones before it.
     lost: AtomicBool,
+    /// Not set while the tenant is being opened: that is tried again as a whole.
+    way: OnceLock<Arc<dyn GiveWay>>,
 }
 
 /// While it exists, a copy follows the database.
@@ -56,6 +58,12 @@ impl Drop for Followed {
     fn drop(&mut self) {
         self.0.followed.store(false, Ordering::Relaxed);
     }
+}
+
+/// What can be done when the process has no files left for a connection of a tenant that is open.
+pub(super) trait GiveWay: std::fmt::Debug + Send + Sync {
+    /// Closes another tenant that is idle; whether there was one. Blocks.
+    fn give_way(&self, tenant: &TenantId, error: &StoreError) -> bool;
 }
 
 /// Who waits for a query. Dropped, it says that nobody does.
@@ -88,7 +96,13 @@ impl Readers {
             closing: AtomicBool::new(false),
             halted: Arc::default(),
             lost: AtomicBool::new(false),
+            way: OnceLock::new(),
         })
+    }
+
+    /// From now on others make way for a connection that the process has no files left for.
+    pub(super) fn make_way_by(&self, way: Arc<dyn GiveWay>) {
+        let _set = self.way.set(way);
     }
 
     /// The tenant's database file.
@@ -253,9 +267,24 @@ impl Readers {
 
     /// A connection that writes, for the one who owns this tenant's writing. Blocks.
     pub(super) fn writer(&self) -> Result<Connection, StoreError> {
-        self.database()
-            .writer()
-            .map_err(|error| opening(&self.tenant, error))
+        self.connect(Database::writer)
+    }
+
+    /// A connection more. Blocks.
+    fn connect(
+        &self,
+        open: impl Fn(&Database) -> Result<Connection, OpenError>,
+    ) -> Result<Connection, StoreError> {
+        loop {
+            let error = match open(&self.database()) {
+                Ok(connection) => return Ok(connection),
+                Err(error) => opening(&self.tenant, error),
+            };
+            let way = self.way.get().filter(|_| error.is_exhaustion());
+            if !way.is_some_and(|way| way.give_way(&self.tenant, &error)) {
+                return Err(error);
+            }
+        }
     }
 
     /// Takes over a connection that is open already, for the first query. Blocks.
@@ -276,11 +305,12 @@ impl Readers {
             reader.plan_for(schema);
             return Ok(reader);
         }
-        let connection = self.database().reader().map_err(|error| {
-            if matches!(error, OpenError::WalReplaced { .. }) {
+        let connection = self.connect(|database| {
+            let opened = database.reader();
+            if matches!(opened, Err(OpenError::WalReplaced { .. })) {
                 self.lost.store(true, Ordering::Relaxed);
             }
-            opening(&self.tenant, error)
+            opened
         })?;
         self.reader(connection)
     }

@@ -3,11 +3,15 @@
 //! A row is written in the transaction of the effect: after a crash both are there or neither is. Rows go in the order in which
 //! they came, in the writer's commits, once they are old.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::apply::{Writing, malformed, now_ms};
 use crate::documents::schedule::CLOCK_SLACK_MS;
-use crate::documents::{MAX_REMEMBERED, MAX_REMEMBERED_BYTES, Once, REMEMBERED_FOR};
+use crate::documents::{
+    CREDENTIAL_PART, MAX_REMEMBERED, MAX_REMEMBERED_BYTES, Once, REMEMBERED_FOR,
+};
 use crate::tenants::StoreError;
 
 /// The table of version 4.
@@ -20,6 +24,16 @@ pub(super) const TABLE: &str = "
         bytes INTEGER NOT NULL,      -- of the answers of the rows up to and with this one
         answer BLOB NOT NULL         -- 24 bytes a part
     ) STRICT;";
+
+/// Makes version 5 of version 4. What was remembered before counts for no credential: it is gone after a day.
+pub(super) const ADD_CREDENTIALS: &str = "
+    ALTER TABLE nimbus_remembered ADD COLUMN credential BLOB; -- SHA-256 of whose it is
+    -- What each of them has there.
+    CREATE TABLE nimbus_remembered_of (
+        credential BLOB PRIMARY KEY NOT NULL,
+        count INTEGER NOT NULL,
+        bytes INTEGER NOT NULL       -- of answers
+    ) STRICT, WITHOUT ROWID;";
 
 /// Part of an answer: an id, and a number that goes with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,17 +75,18 @@ impl Expiry {
             return Ok(());
         }
         // What is far ahead was written by a clock that was wrong, and would stay for as long as it was.
-        let _gone = connection
-            .prepare_cached(
-                "DELETE FROM nimbus_remembered WHERE number IN
-                     (SELECT number FROM nimbus_remembered ORDER BY number LIMIT ?1)
-                 AND (at <= ?2 OR at > ?3)",
-            )?
-            .execute(params![
+        forget_rows(
+            connection,
+            "DELETE FROM nimbus_remembered WHERE number IN
+                 (SELECT number FROM nimbus_remembered ORDER BY number LIMIT ?1)
+             AND (at <= ?2 OR at > ?3)
+             RETURNING credential, length(answer)",
+            params![
                 MAX_FORGOTTEN,
                 now.saturating_sub(period_ms()),
                 now.saturating_add(CLOCK_SLACK_MS)
-            ])?;
+            ],
+        )?;
         let oldest: Option<i64> = connection
             .prepare_cached("SELECT at FROM nimbus_remembered ORDER BY number LIMIT 1")?
             .query_row([], |row| row.get(0))
@@ -104,11 +119,12 @@ impl Writing<'_> {
                     Err(StoreError::KeyReused)
                 };
             }
-            let _one = self
-                .connection
-                .prepare_cached("DELETE FROM nimbus_remembered WHERE key = ?1")
-                .and_then(|mut forget| forget.execute([&once.key()[..]]))
-                .map_err(|error| self.failure(error))?;
+            forget_rows(
+                self.connection,
+                "DELETE FROM nimbus_remembered WHERE key = ?1 RETURNING credential, length(answer)",
+                [&once.key()[..]],
+            )
+            .map_err(|error| self.failure(error))?;
         }
         let before = self.applied.len();
         let answer = work(self)?;
@@ -137,11 +153,18 @@ impl Writing<'_> {
         if last.number - first.number + 1 >= MAX_REMEMBERED
             || held.saturating_add(size) > MAX_REMEMBERED_BYTES
         {
-            return Err(StoreError::TooManyRemembered);
+            return Err(StoreError::TooManyRemembered { own: false });
+        }
+        let own = self.count_own(once, size);
+        let (count, bytes) = own.map_err(|error| self.failure(error))?;
+        if count > MAX_REMEMBERED / CREDENTIAL_PART
+            || bytes > MAX_REMEMBERED_BYTES / CREDENTIAL_PART
+        {
+            return Err(StoreError::TooManyRemembered { own: true });
         }
         let _one = self
             .connection
-            .prepare_cached("INSERT INTO nimbus_remembered VALUES (?1, ?2, ?3, ?4, ?5, ?6)")
+            .prepare_cached("INSERT INTO nimbus_remembered VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")
             .and_then(|mut insert| {
                 insert.execute(params![
                     last.number + 1,
@@ -149,11 +172,26 @@ impl Writing<'_> {
                     &once.request()[..],
                     now,
                     last.bytes + size,
-                    answer
+                    answer,
+                    &once.credential()[..],
                 ])
             })
             .map_err(|error| self.failure(error))?;
         Ok(())
+    }
+
+    /// Counts one more answer of `size` bytes for its credential; how many that has by then, and of how many bytes. Where it is refused, the
+    /// savepoint takes it back.
+    fn count_own(&self, once: &Once, size: i64) -> rusqlite::Result<(i64, i64)> {
+        self.connection
+            .prepare_cached(
+                "INSERT INTO nimbus_remembered_of VALUES (?1, 1, ?2)
+                 ON CONFLICT DO UPDATE SET count = count + 1, bytes = bytes + excluded.bytes
+                 RETURNING count, bytes",
+            )?
+            .query_row(params![&once.credential()[..], size], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
     }
 
     /// The first row and the last one; as good as none where there is none.
@@ -180,6 +218,38 @@ impl Writing<'_> {
             _ => (End::none(1), End::none(0)),
         })
     }
+}
+
+/// Removes rows, which `sql` returns as whose they were and how long their answers, and counts them no more.
+fn forget_rows(
+    connection: &Connection,
+    sql: &str,
+    values: impl rusqlite::Params,
+) -> rusqlite::Result<()> {
+    let mut gone: BTreeMap<Vec<u8>, (i64, i64)> = BTreeMap::new();
+    let mut forget = connection.prepare_cached(sql)?;
+    let mut rows = forget.query(values)?;
+    while let Some(row) = rows.next()? {
+        // What was remembered by an earlier version is nobody's.
+        if let Some(credential) = row.get(0)? {
+            let (count, bytes) = gone.entry(credential).or_default();
+            *count += 1;
+            *bytes += row.get::<_, i64>(1)?;
+        }
+    }
+    for (credential, (count, bytes)) in gone {
+        let _one = connection
+            .prepare_cached(
+                "UPDATE nimbus_remembered_of SET count = count - ?2, bytes = bytes - ?3 WHERE credential = ?1",
+            )?
+            .execute(params![credential, count, bytes])?;
+        let _none_left = connection
+            .prepare_cached(
+                "DELETE FROM nimbus_remembered_of WHERE credential = ?1 AND count <= 0",
+            )?
+            .execute([credential])?;
+    }
+    Ok(())
 }
 
 struct End {

@@ -11,6 +11,8 @@
 //!
 //! From there on the points of the [writer](super::writer).
 
+use std::collections::HashSet;
+
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, params};
 
 use super::apply::{Reader, Writing, malformed, take_room};
@@ -239,8 +241,8 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Runs what is due by `now_ms` in the order of its time, at most `limit` of it. An error is the tenant's or the machine's, or
-    /// [`StoreError::Unrunnable`]: then nothing of it was done.
+    /// Runs what is due by `now_ms` in the order of its time, at most `limit` of it. What has no room waits, and deletes go past it. An error is
+    /// the tenant's or the machine's, or [`StoreError::Unrunnable`]: then nothing of it was done.
     pub(super) fn run_due(
         &mut self,
         now_ms: i64,
@@ -266,10 +268,17 @@ impl Writing<'_> {
             bytes += match done {
                 Ok(bytes) => bytes,
                 // What ran before it is kept. The next call begins with it.
-                Err(StoreError::Unrunnable { .. } | StoreError::NoRoom { .. }) if ran > 0 => break,
+                Err(StoreError::Unrunnable { .. }) if ran > 0 => break,
+                Err(no_room @ StoreError::NoRoom { .. }) => {
+                    ran += self.run_deletes(now_ms, limit, ran, give_up)?;
+                    if ran == 0 {
+                        return Err(no_room);
+                    }
+                    break;
+                }
                 Err(error) => return Err(error),
             };
-            metrics::LAG.record(now_ms.saturating_sub(due_ms) as f64 / 1000.0);
+            note_lag(now_ms, due_ms);
             ran += 1;
         }
         if ran > 0 {
@@ -282,6 +291,70 @@ impl Writing<'_> {
         }
         let next_due_ms = earliest_due(self.connection).map_err(|error| self.failure(error))?;
         Ok(Ran { ran, next_due_ms })
+    }
+
+    /// Runs what is due and needs no room, past what waits for it: deletes, at most `limit` with the `before` that ran already. How many
+    /// those were.
+    fn run_deletes(
+        &mut self,
+        now_ms: i64,
+        limit: usize,
+        before: usize,
+        give_up: Option<&DueWork>,
+    ) -> Result<usize, StoreError> {
+        let deletes = self
+            .deletes(now_ms, limit - before)
+            .map_err(|error| self.failure(error))?;
+        for (ran, delete) in deletes.iter().enumerate() {
+            let (due_ms, done) = match delete {
+                Due::Job(job) => (job.run_at_ms, self.run_job(job, now_ms, give_up)),
+                Due::Cron(cron) => (cron.next_due_ms, self.run_cron(cron, now_ms, give_up)),
+            };
+            match done {
+                Ok(_small) => note_lag(now_ms, due_ms),
+                Err(StoreError::Unrunnable { .. }) if before + ran > 0 => return Ok(ran),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(deletes.len())
+    }
+
+    /// Deletes that are due, in the order of their time, but for those of documents that work before them names: it waits, and they
+    /// with it.
+    fn deletes(&self, now_ms: i64, limit: usize) -> rusqlite::Result<Vec<Due>> {
+        // Of each mutation no more is read than tells what it is: it may have a mebibyte.
+        let mut heads = self.connection.prepare_cached(
+            "SELECT due, 0, id, substr(mutation, 1, ?2) FROM nimbus_jobs WHERE due <= ?1
+             UNION ALL SELECT due, 1, name, substr(mutation, 1, ?2) FROM nimbus_crons WHERE due <= ?1
+             ORDER BY 1, 2, 3",
+        )?;
+        let mut rows = heads.query(params![now_ms, HEAD_CHARS])?;
+        let (mut deletes, mut named) = (Vec::new(), HashSet::new());
+        while let Some(row) = rows.next()? {
+            let head: String = row.get(3)?;
+            let of = document_of(&head);
+            let waits = of.is_none_or(|id| named.contains(id));
+            if waits || !head.starts_with(DELETE) {
+                let _new = of.is_some_and(|id| named.insert(id.to_owned()));
+                continue;
+            }
+            deletes.push(match row.get(1)? {
+                0 => Due::Job(
+                    self.connection
+                        .prepare_cached("SELECT id, due, mutation FROM nimbus_jobs WHERE id = ?1")?
+                        .query_row([row.get::<_, Vec<u8>>(2)?], |row| stored_job(row, 2))?,
+                ),
+                _ => {
+                    let sql = format!("SELECT {CRON} FROM nimbus_crons WHERE name = ?1");
+                    let mut find = self.connection.prepare_cached(&sql)?;
+                    Due::Cron(find.query_row([row.get::<_, String>(2)?], stored_cron)?)
+                }
+            });
+            if deletes.len() == limit {
+                break;
+            }
+        }
+        Ok(deletes)
     }
 
     /// The first job and the first cron that are due.
@@ -365,7 +438,8 @@ impl Writing<'_> {
             Err(error) if give_up == Some(&work) => {
                 tracing::error!(tenant = %self.tenant, %work, %error, "work that is due failed again and again, and is given up");
                 Ok(Outcome::Failed {
-                    error: format!("given up, as it failed again and again: {error}"),
+                    // The tenant's users read it, and the engine may name what is the server's.
+                    error: "given up, as the storage engine failed at it again and again; the server's log says more".to_owned(),
                 })
             }
             Err(error) => Err(StoreError::Unrunnable {
@@ -510,6 +584,22 @@ impl Reader {
     }
 }
 
+/// A job or a cron that is due.
+enum Due {
+    Job(Job),
+    Cron(CronState),
+}
+
+/// The document that a stored mutation names, from its first characters. An insert without an id may seem to name one that its fields do.
+fn document_of(head: &str) -> Option<&str> {
+    let (_before, id) = head.split_once("\"id\":\"")?;
+    id.split('"').next()
+}
+
+fn note_lag(now_ms: i64, due_ms: i64) {
+    metrics::LAG.record(now_ms.saturating_sub(due_ms) as f64 / 1000.0);
+}
+
 /// Whether the engine failed at what it was told to do, and not because something of the machine is missing.
 fn is_of_statement(error: &StoreError) -> bool {
     let StoreError::Engine { source, .. } = error else {
@@ -607,5 +697,9 @@ fn owned(cron: &CronState) -> StoreError {
     }
 }
 
+/// How every stored delete begins: as [`Mutation::to_json`] writes it.
+const DELETE: &str = r#"{"type":"delete","#;
+/// So many characters of a stored mutation hold its type, its table and the id of its document.
+const HEAD_CHARS: i64 = 256;
 /// Bytes of mutations in one run, about: the last one may go beyond.
 const MAX_RUN_BYTES: usize = 4 << 20;

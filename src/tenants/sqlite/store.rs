@@ -1,11 +1,16 @@
 //! One open tenant.
 
-use std::{ops::Range, path::PathBuf, sync::Arc};
+use std::{
+    ops::Range,
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use nimbus_manifests::{Subject, TenantId};
 use rusqlite::Connection;
-use tokio::sync::oneshot;
+use tokio::{runtime::Handle, sync::oneshot, time::timeout};
 
 use super::{
     Shared,
@@ -13,7 +18,7 @@ use super::{
     checkpoint, failure, layout,
     lookups::Wanted,
     opening,
-    readers::Readers,
+    readers::{GiveWay, Readers},
     room::Room,
     schedule,
     writer::{Size, Writer},
@@ -34,7 +39,7 @@ use crate::{
     sqlcipher::{self, Database},
     tenants::{
         Cursors, DueLog, Listed, MAX_LIST_BYTES, MAX_PAGE_BYTES, StoreError, TenantStore,
-        registry::{Lease, Resource},
+        registry::{Lease, Registry, Resource},
     },
 };
 
@@ -47,6 +52,29 @@ pub(super) struct Means {
     pub(super) due: Arc<dyn DueLog>,
     /// How much may be written.
     pub(super) room: Arc<Room>,
+    /// Who makes way for its connections.
+    pub(super) way: Arc<dyn GiveWay>,
+}
+
+/// Closes tenants that nobody uses.
+#[derive(Debug)]
+pub(super) struct Idle {
+    pub(super) registry: Weak<Registry<OpenTenant>>,
+    pub(super) runtime: Handle,
+}
+
+impl GiveWay for Idle {
+    fn give_way(&self, tenant: &TenantId, error: &StoreError) -> bool {
+        let Some(registry) = self.registry.upgrade() else {
+            return false;
+        };
+        let made = async {
+            // Two whose callers have gone may wait for each other.
+            let way = registry.give_way(tenant, error);
+            timeout(WAY_PATIENCE, way).await.unwrap_or(false)
+        };
+        self.runtime.block_on(made)
+    }
 }
 
 /// A tenant's file, opened: its writer and its readers.
@@ -89,10 +117,16 @@ impl OpenTenant {
     fn establish(
         tenant: &TenantId,
         database: Database,
-        Means { readers, due, room }: Means,
+        Means {
+            readers,
+            due,
+            room,
+            way,
+        }: Means,
     ) -> Result<Self, StoreError> {
         let readers = Readers::new(tenant, database, readers);
         let mut connection = readers.writer()?;
+        readers.make_way_by(way);
         // Most tenants that are opened are read first, and many only read: the connection that is there serves
         // the reading, and the writer opens its own with the first mutation.
         let reads =
@@ -216,7 +250,8 @@ impl TenantStore for SqliteTenant {
             changes: deploy.files.len(),
         };
         let work = move |writing: &mut Writing<'_>| writing.deploy(&deploy, &scans);
-        self.written(self.lease.writer.run(size, work)).await
+        self.written(self.lease.writer.run_if_awaited(size, work))
+            .await
     }
 
     async fn activate(&self, generation: i64) -> Result<Deployed, StoreError> {
@@ -226,7 +261,8 @@ impl TenantStore for SqliteTenant {
         };
         let scans = self.explained(self.lease.readers.read(scan).await)?;
         let work = move |writing: &mut Writing<'_>| writing.activate(generation, &scans);
-        self.written(self.lease.writer.run(Size::SMALL, work)).await
+        self.written(self.lease.writer.run_if_awaited(Size::SMALL, work))
+            .await
     }
 
     async fn generations(&self) -> Result<Generations, StoreError> {
@@ -390,7 +426,9 @@ impl TenantStore for SqliteTenant {
         let size = schema_size(&schema);
         if !schema.constrains() {
             let put = move |writing: &mut Writing<'_>| writing.put_schema(&schema);
-            return self.written(self.lease.writer.run(size, put)).await;
+            return self
+                .written(self.lease.writer.run_if_awaited(size, put))
+                .await;
         }
         // The table is looked through before the writer is bothered, which then looks at what was written since.
         let checked = schema.clone();
@@ -401,7 +439,8 @@ impl TenantStore for SqliteTenant {
             .await;
         let scanned = self.explained(scanned)?;
         let put = move |writing: &mut Writing<'_>| writing.put_scanned(&schema, Some(scanned));
-        self.written(self.lease.writer.run(size, put)).await
+        self.written(self.lease.writer.run_if_awaited(size, put))
+            .await
     }
 
     async fn delete_schema(&self, table: &TableName) -> Result<(), StoreError> {
@@ -444,3 +483,6 @@ fn schema_size(schema: &TableSchema) -> Size {
         changes: 1,
     }
 }
+
+/// How long the closing of an idle tenant is waited for.
+const WAY_PATIENCE: Duration = Duration::from_secs(5);

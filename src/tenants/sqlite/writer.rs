@@ -133,6 +133,8 @@ trait Errand: Send {
 /// A closure, and where its caller waits.
 struct Task<F, T> {
     work: Option<F>,
+    /// Whether it is not begun when nobody waits for it any more.
+    if_awaited: bool,
     outcome: Result<T, StoreError>,
     answer: oneshot::Sender<Result<T, StoreError>>,
 }
@@ -143,7 +145,9 @@ where
     T: Send,
 {
     fn apply(&mut self, writing: &mut Writing<'_>) -> Result<(), StoreError> {
-        if let Some(work) = self.work.take() {
+        // Not begun, it has the outcome of a writer that was closed first.
+        let is_given_up = self.if_awaited && self.answer.is_closed();
+        if let Some(work) = self.work.take().filter(|_| !is_given_up) {
             self.outcome = work(writing);
         }
         self.outcome.as_ref().map(drop).map_err(StoreError::clone)
@@ -216,7 +220,7 @@ impl Writer {
             (None, 1) => Undo::Statement,
             _ => Undo::Savepoint,
         };
-        self.queue(size, undo, move |writing| match once {
+        self.queue(size, undo, false, move |writing| match once {
             Some(once) => writing.apply_once(&batch, &once),
             None => writing.apply_all(&batch).map(|outcome| Done {
                 outcome,
@@ -232,13 +236,23 @@ impl Writer {
         size: Size,
         work: impl FnOnce(&mut Writing<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<oneshot::Receiver<Result<T, StoreError>>, StoreError> {
-        self.queue(size, Undo::Savepoint, work)
+        self.queue(size, Undo::Savepoint, false, work)
+    }
+
+    /// The same for work that may take long: it is not begun when its caller has gone by then. Once begun it is done.
+    pub(super) fn run_if_awaited<T: Send + 'static>(
+        &self,
+        size: Size,
+        work: impl FnOnce(&mut Writing<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<oneshot::Receiver<Result<T, StoreError>>, StoreError> {
+        self.queue(size, Undo::Savepoint, true, work)
     }
 
     fn queue<T: Send + 'static>(
         &self,
         size: Size,
         undo: Undo,
+        if_awaited: bool,
         work: impl FnOnce(&mut Writing<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<oneshot::Receiver<Result<T, StoreError>>, StoreError> {
         let before = self.queued.fetch_add(size.bytes, Ordering::Relaxed);
@@ -251,6 +265,7 @@ impl Writer {
         } else {
             let work = Box::new(Task {
                 work: Some(work),
+                if_awaited,
                 outcome: Err(closed()),
                 answer,
             });

@@ -642,3 +642,37 @@ async fn a_batch_with_one_bad_mutation_leaves_nothing_and_harms_no_neighbour() {
     .await;
     assert_eq!(again.unwrap().len(), 2);
 }
+
+#[tokio::test]
+async fn long_work_is_not_begun_when_nobody_waits_for_it_and_ends_once_begun() {
+    let desk = desk(|_| {}).await;
+    let ran = Arc::new(AtomicUsize::new(0));
+    let count = |desk: &Desk| {
+        let ran = Arc::clone(&ran);
+        desk.writer.run_if_awaited(Size::SMALL, move |_| {
+            let _before = ran.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        })
+    };
+    let (begun, has_begun) = std::sync::mpsc::channel();
+    let (end, may_end) = std::sync::mpsc::channel::<()>();
+    let counted = Arc::clone(&ran);
+    let first = desk.writer.run_if_awaited(Size::SMALL, move |_| {
+        begun.send(()).unwrap();
+        may_end.recv().unwrap();
+        let _before = counted.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    });
+    has_begun.recv().unwrap();
+    // One whose caller goes once it has begun, one whose caller goes before, and one that is waited for.
+    drop(first.unwrap());
+    drop(count(&desk).unwrap());
+    let last = count(&desk).unwrap();
+    end.send(()).unwrap();
+    timeout(Duration::from_secs(30), last)
+        .await
+        .expect("stranded in the queue")
+        .expect("answered")
+        .unwrap();
+    assert_eq!(ran.load(Ordering::SeqCst), 2);
+}
