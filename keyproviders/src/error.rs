@@ -21,8 +21,8 @@ pub enum ProviderError {
     #[error(
         "there is no key for {subject}: {} does not exist; put it back from its backup, or, if \
          nothing was ever encrypted for this subject, make one with \
-         `nimbus encryption keygen --key-dir <dir> --subject {subject}`",
-        path.display()
+         `nimbus encryption keygen --key-dir {} --subject {subject}`",
+        path.display(), path.parent().unwrap_or(path).display()
     )]
     SubjectKeyMissing {
         /// Whose key it would be.
@@ -258,6 +258,16 @@ pub enum KeyFileError {
         path: PathBuf,
         /// What it is.
         kind: &'static str,
+    },
+    /// There is no directory of key files.
+    #[error(
+        "the key directory {} does not exist; put it back from its backup, or, if nothing was ever \
+         encrypted under its keys, make it: `mkdir -m 0700 {}`",
+        path.display(), path.display()
+    )]
+    DirectoryMissing {
+        /// What was named as the directory.
+        path: PathBuf,
     },
     /// The directory of key files is something else.
     #[error("{} is not a directory: `--encryption-key-dir` names the directory of key files", path.display())]

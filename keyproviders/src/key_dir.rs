@@ -85,7 +85,7 @@ fn check_directory(dir: &Path) -> Result<(), KeyFileError> {
     let metadata = match fs::metadata(dir) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(KeyFileError::NotADirectory { path });
+            return Err(KeyFileError::DirectoryMissing { path });
         }
         Err(source) => return Err(KeyFileError::Io { path, source }),
     };

@@ -8,20 +8,24 @@
 //! | lines written and flushed | whole lines beyond the head | checks their chain and MACs, and moves the head |
 //! | a full part renamed | no `nimbus-audit.log`; the head is the last line of the last part | begins it with the next line |
 //!
-//! Anything else was not done by a crash: the log is set aside, and a new one begins with a line that says so.
+//! Anything else was not done by a crash: what does not lead to the head is set aside, and the next line says so. That this is under way is
+//! noted in the control file first, until that line is written.
 #![expect(
     clippy::disallowed_methods,
     reason = "the audit log's files are none of SQLite's"
 )]
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest as _, Sha256};
+
 use super::line::{LineError, Sealer, check};
 use crate::control::AuditHead as Head;
-use crate::envelope::{set_aside, sync_dir};
+use crate::data_dir::TEMPORARY_PREFIX;
+use crate::envelope::{parent, set_aside, set_aside_copy, sync_dir};
 use crate::failpoints::crash_point;
 
 /// The part that is written.
@@ -46,9 +50,15 @@ pub(super) enum Broken {
     /// The chain's head is not in the log.
     #[error("the log ends before line {0}, which was its last: lines were cut off")]
     Truncated(u64),
+    /// The chain's head is in a full part, and what comes after it does not go on from it.
+    #[error("the lines after number {0} do not go on from it")]
+    Beyond(u64),
     /// There is a log, and nothing is known of it.
     #[error("there is a log that this control file does not know")]
     Unknown,
+    /// It was being set aside when the process ended.
+    #[error("the log was being set aside when a start was cut short")]
+    CutShort,
     /// A line beyond the head is wrong.
     #[error("a line after number {after} is wrong: {error}")]
     Line {
@@ -59,17 +69,38 @@ pub(super) enum Broken {
     },
 }
 
-impl GrowingFile {
-    /// Opens the log in `dir` behind `head`, mends what a crash left, and gives the head as it is then.
-    pub(super) fn open(
+/// What was found in the part that is written; nothing is changed yet.
+#[derive(Debug)]
+pub(super) struct Found {
+    text: String,
+    /// Where the head is that the log goes on behind.
+    pub(super) head: Head,
+    /// The number of the first line.
+    first: Option<u64>,
+    /// Bytes of whole lines that the log goes on behind.
+    keep: usize,
+    /// Why the rest is set aside, if it is.
+    pub(super) broken: Option<Broken>,
+    /// All of it is the log of another control file.
+    foreign: bool,
+}
+
+impl Found {
+    /// Looks at the log in `dir` for what goes on from `head`.
+    pub(super) fn look(
         dir: &Path,
         head: Head,
         sealer: Sealer<'_>,
-        full: u64,
-    ) -> io::Result<(Self, Head, Option<Broken>)> {
-        let path = dir.join(FILE_NAME);
+        foreign: bool,
+    ) -> io::Result<Self> {
         let text = read_growing(dir)?;
-        let (ends, found, first, mut broken) = follow(&text, head, sealer);
+        let Followed {
+            ends,
+            head_ends,
+            found,
+            first,
+            mut broken,
+        } = follow(&text, head, sealer);
         if found.is_none() && ends > 0 && broken.is_none() {
             broken = Some(if head == Head::START {
                 Broken::Unknown
@@ -81,8 +112,56 @@ impl GrowingFile {
         if ends == 0 && head != Head::START && last_of_full(dir)? != Some(head) {
             broken = Some(Broken::Truncated(head.seq));
         }
-        if broken.is_some() && !text.is_empty() {
-            set_aside(&path, "it does not go on where the audit log had ended")?;
+        if matches!(broken, Some(Broken::Truncated(_))) && is_in_full(dir, head)? {
+            broken = Some(Broken::Beyond(head.seq));
+        }
+        if foreign {
+            broken = Some(Broken::Unknown);
+        }
+        let keep = match broken {
+            Some(_) if foreign => 0,
+            Some(_) => head_ends.unwrap_or(0),
+            None => ends,
+        };
+        Ok(Self {
+            text,
+            head: found.filter(|_| broken.is_none()).unwrap_or(head),
+            first: first.filter(|_| keep > 0),
+            keep,
+            broken,
+            foreign,
+        })
+    }
+
+    /// Sets aside what does not go on from the head: the part that is written, and full ones with lines beyond the head. What is before the
+    /// head stays. The newest goes first, so that a crash leaves what would be set aside again.
+    fn set_aside(&self, dir: &Path) -> io::Result<()> {
+        if !self.text.is_empty() {
+            keep_beginning(&dir.join(FILE_NAME), &self.text, self.keep)?;
+        }
+        for (first, path) in full_parts(dir)?.into_iter().rev() {
+            let text = read(&path)?;
+            let last = text.lines().next_back().unwrap_or_default();
+            let last = check(None, None, last).map_or(0, |(line, ..)| line.seq);
+            if !self.foreign && first.max(last) <= self.head.seq {
+                continue;
+            }
+            let keep = match self.foreign {
+                true => 0,
+                false => end_of(&text, self.head),
+            };
+            keep_beginning(&path, &text, keep)?;
+        }
+        sync_dir(dir)
+    }
+}
+
+impl GrowingFile {
+    /// Opens the log in `dir` as it was found, and mends what a crash left.
+    pub(super) fn open(dir: &Path, found: &Found, full: u64) -> io::Result<Self> {
+        let path = dir.join(FILE_NAME);
+        if found.broken.is_some() {
+            found.set_aside(dir)?;
         }
         let file = OpenOptions::new()
             .read(true)
@@ -92,23 +171,19 @@ impl GrowingFile {
             .mode(0o600)
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
             .open(&path)?;
-        let (len, first) = match broken {
-            Some(_) => (0, None),
-            None => (ends as u64, first),
-        };
+        let len = found.keep as u64;
         if len < file.metadata()?.len() {
             file.set_len(len)?;
         }
         file.sync_all()?;
         sync_dir(dir)?;
-        let part = Self {
+        Ok(Self {
             dir: dir.to_owned(),
             file,
             len,
-            first,
+            first: found.first,
             full,
-        };
-        Ok((part, found.unwrap_or(head), broken))
+        })
     }
 
     /// Appends whole lines, the first of them number `first`, durably. After an error nothing of them counts.
@@ -159,14 +234,62 @@ impl GrowingFile {
     }
 }
 
-/// Goes along the lines of the part that is written: where the whole lines end, the head there, the number of the first line, and what is wrong.
-/// No head when `head` is not among them.
-fn follow(
-    text: &str,
-    head: Head,
-    sealer: Sealer<'_>,
-) -> (usize, Option<Head>, Option<u64>, Option<Broken>) {
-    let (mut ends, mut found, mut first) = (0, None, None);
+/// Sets the file at `path` aside whole, and leaves its first `keep` bytes in its place.
+fn keep_beginning(path: &Path, text: &str, keep: usize) -> io::Result<()> {
+    const WHY: &str = "it does not go on where the audit log had ended";
+    if keep == 0 {
+        return set_aside(path, WHY);
+    }
+    if keep == text.len() {
+        return Ok(());
+    }
+    let dir = parent(path);
+    let mut beginning = tempfile::Builder::new()
+        .prefix(TEMPORARY_PREFIX)
+        .tempfile_in(dir)?;
+    beginning.write_all(&text.as_bytes()[..keep])?;
+    beginning.as_file().sync_all()?;
+    set_aside_copy(path, WHY)?;
+    sync_dir(dir)?;
+    let _file = beginning.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// Where the line ends in `text` that is the last before the head; 0 where it is not there.
+fn end_of(text: &str, head: Head) -> usize {
+    let mut end = 0;
+    for line in text.split_inclusive('\n') {
+        end += line.len();
+        let line = line.strip_suffix('\n').unwrap_or(line);
+        if <[u8; 32]>::from(Sha256::digest(line)) == head.hash {
+            return end;
+        }
+    }
+    0
+}
+
+/// What lies along the lines of the part that is written.
+struct Followed {
+    /// Where the whole lines end.
+    ends: usize,
+    /// Where the line of the head ends, if it is among them.
+    head_ends: Option<usize>,
+    /// The head there; none when it is not among them.
+    found: Option<Head>,
+    /// The number of the first line.
+    first: Option<u64>,
+    broken: Option<Broken>,
+}
+
+/// Goes along the lines of the part that is written.
+fn follow(text: &str, head: Head, sealer: Sealer<'_>) -> Followed {
+    let mut followed = Followed {
+        ends: 0,
+        head_ends: None,
+        found: None,
+        first: None,
+        broken: None,
+    };
     let mut before: Option<Head> = None;
     for line in text.split_inclusive('\n') {
         let Some(whole) = line.strip_suffix('\n') else {
@@ -176,32 +299,44 @@ fn follow(
         // Up to the head, the control file vouches for the chain; beyond it, the MAC does. The first line may be the one after the head.
         let after_head = before.is_none() && check(Some(sealer), Some(head), whole).is_ok();
         let expected = before.or((after_head || head == Head::START).then_some(head));
+        let after = before.map_or(0, |head| head.seq);
         match check(Some(sealer), expected, whole) {
             Ok((line, here, sealed)) => {
-                if found.is_some() || after_head {
+                if followed.found.is_some() || after_head {
                     if !sealed {
-                        let after = before.map_or(0, |head| head.seq);
                         let error = LineError::Forged;
-                        return (ends, found, first, Some(Broken::Line { after, error }));
+                        followed.broken = Some(Broken::Line { after, error });
+                        break;
                     }
-                    found = Some(here);
+                    followed.found = Some(here);
                 }
                 if here == head {
-                    found = Some(here);
+                    followed.found = Some(here);
+                    followed.head_ends = Some(followed.ends + whole.len() + 1);
                 }
-                let _first = first.get_or_insert(line.seq);
+                let _first = followed.first.get_or_insert(line.seq);
                 before = Some(here);
             }
-            Err(error) if found.is_some() || head == Head::START => {
-                let after = before.map_or(0, |head| head.seq);
-                return (ends, found, first, Some(Broken::Line { after, error }));
+            Err(error) if followed.found.is_some() || head == Head::START => {
+                followed.broken = Some(Broken::Line { after, error });
+                break;
             }
             // `--verify` tells about lines before the head; what matters here is that the head is found.
             Err(_) => before = None,
         }
-        ends += line.len();
+        followed.ends += line.len();
     }
-    (ends, found, first, None)
+    followed
+}
+
+/// Whether the line of the head is in a full part.
+fn is_in_full(dir: &Path, head: Head) -> io::Result<bool> {
+    let parts = full_parts(dir)?.into_iter();
+    let before = parts.rev().find(|(first, _)| *first <= head.seq);
+    Ok(match before {
+        Some((_, path)) => end_of(&read(&path)?, head) > 0,
+        None => false,
+    })
 }
 
 /// The head at the end of the last full part.

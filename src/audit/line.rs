@@ -52,6 +52,22 @@ pub struct Line {
     mac: String,
 }
 
+impl Line {
+    /// The head that it says it follows on.
+    pub(super) fn follows(&self) -> Head {
+        let mut hash = [0; 32];
+        if let Ok(before) = HEXLOWER.decode(self.prev.as_bytes())
+            && before.len() == hash.len()
+        {
+            hash.copy_from_slice(&before);
+        }
+        Head {
+            seq: self.seq.saturating_sub(1),
+            hash,
+        }
+    }
+}
+
 /// What a line without its MAC is written from.
 #[derive(Serialize)]
 struct Unsealed<'a> {

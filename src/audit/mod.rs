@@ -5,8 +5,10 @@
 //! One thread writes. What changes something waits until its line is durable, with all that wait at the time; what only tells that a file was
 //! opened is written within a second.
 
+mod acceptance;
 mod files;
 mod line;
+mod lost;
 mod offline;
 mod reapply;
 mod reported;
@@ -23,8 +25,11 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
+pub use acceptance::Accepted;
 pub use files::FILE_NAME;
 pub use line::{Line, LineError};
+pub use lost::ControlLost;
+pub(crate) use lost::has_tenants;
 pub use offline::{OfflineLog, os_actor};
 pub use reported::Reported;
 pub use rolled_back::RolledBack;
@@ -66,6 +71,9 @@ pub enum LogError {
         /// What the log holds that the control file does not know.
         found: Box<RolledBack>,
     },
+    /// The control file is gone, and the log's head with it.
+    #[error("the audit log cannot be verified: {0}")]
+    ControlLost(ControlLost),
     /// There is no control file, which would hold the log's head.
     #[error("there is no control file at {}: no server has run here yet, or the directory is another", .path.display())]
     NoControlFile {
@@ -75,6 +83,13 @@ pub enum LogError {
     /// Encryption is off: there is no key to seal lines with, and no key events.
     #[error("encryption is off: there is no audit log")]
     EncryptionOff,
+}
+
+impl LogError {
+    pub(crate) fn rolled_back(found: RolledBack) -> Self {
+        let found = Box::new(found);
+        Self::RolledBack { found }
+    }
 }
 
 /// The log of an open control file.
@@ -95,17 +110,18 @@ enum Message {
 }
 
 impl AuditLog {
-    /// Opens the log in `dir`, mends what a crash left, and records that it was broken if it was. Blocks.
+    /// Opens the log in `dir`, mends what a crash left, and records that it was broken if it was. Beside the log of a control file that is
+    /// gone, the new one learns what that says was locked. The tenants' files are in `data_dir`. Blocks.
     ///
     /// # Errors
     ///
     /// [`LogError`].
-    pub fn open(control: Arc<Control>, dir: &Path) -> Result<Self, LogError> {
-        Self::open_with(control, dir, FULL, None)
+    pub fn open(control: Arc<Control>, dir: &Path, data_dir: &Path) -> Result<Self, LogError> {
+        Self::open_with(control, dir, data_dir, FULL, false)
     }
 
     /// As [`AuditLog::open`], and goes on with a control file that is older than the log: what was revoked, locked and deleted since is so
-    /// again, as far as the log proves it. The tenants' files are in `data_dir`; deletions are left to the start. Blocks.
+    /// again, as far as the log proves it. Deletions are left to the start. Blocks.
     ///
     /// # Errors
     ///
@@ -115,16 +131,17 @@ impl AuditLog {
         dir: &Path,
         data_dir: &Path,
     ) -> Result<Self, LogError> {
-        Self::open_with(control, dir, FULL, Some(data_dir))
+        Self::open_with(control, dir, data_dir, FULL, true)
     }
 
     fn open_with(
         control: Arc<Control>,
         dir: &Path,
+        data_dir: &Path,
         full: u64,
-        accepting: Option<&Path>,
+        accepting: bool,
     ) -> Result<Self, LogError> {
-        let chain = Chain::open(control.clone(), dir, full, accepting)?;
+        let chain = Chain::open(control.clone(), dir, data_dir, full, accepting)?;
         let (queue, messages) = mpsc::channel();
         let work = move || write(chain, &messages);
         let thread =
@@ -161,34 +178,27 @@ fn verify_log(control: &Control, dir: &Path) -> Result<Verified, LogError> {
         dir: dir.to_owned(),
         source,
     };
-    let (sealer, head, parts, beyond) = {
+    let (sealer, head, base, parts, beyond) = {
         // Of one moment: no line is written meanwhile, no part begun, and the key does not change.
         let _chaining = control.chaining();
         let sealer = control.audit_sealer().ok_or(LogError::EncryptionOff)?;
         let parts = files::Parts::open(dir).map_err(io_error)?;
-        let head = control.audit_head()?;
+        let (head, base) = (control.audit_head()?, control.audit_base()?);
         let by = line::Sealer {
             key: &sealer.0,
             id: sealer.1,
         };
         let beyond = rolled_back::look(dir, head, by).map_err(io_error)?;
-        (sealer, head, parts, beyond)
+        (sealer, head, base, parts, beyond)
     };
     let sealer = line::Sealer {
         key: &sealer.0,
         id: sealer.1,
     };
-    let mut verified = verify::verify(parts, sealer, head).map_err(io_error)?;
-    if let Some(found) = beyond.rolled_back(dir, head) {
-        verified.problems.insert(
-            0,
-            Problem {
-                file: FILE_NAME.to_owned(),
-                line: 0,
-                problem: format!("the control file is older than the log: the log holds {found}"),
-            },
-        );
-    }
+    let mut verified = verify::verify(parts, sealer, base, head).map_err(io_error)?;
+    verified.rolled_back = beyond
+        .rolled_back(dir, head)
+        .map(|found| LogError::rolled_back(found).to_string());
     Ok(verified)
 }
 
@@ -261,8 +271,9 @@ impl Chain {
     fn open(
         control: Arc<Control>,
         dir: &Path,
+        data_dir: &Path,
         full: u64,
-        accepting: Option<&Path>,
+        accepting: bool,
     ) -> Result<Self, LogError> {
         let sealer = control.audit_sealer().ok_or(LogError::EncryptionOff)?;
         let sealer = line::Sealer {
@@ -275,21 +286,26 @@ impl Chain {
             source,
         };
         let beyond = rolled_back::look(dir, known, sealer).map_err(io_error)?;
+        let own = |line: &str| matches!(line::check(Some(sealer), None, line), Ok((.., true)));
+        let foreign = lost::is_of_another(dir, known, own).map_err(io_error)?;
         let again = match (beyond.rolled_back(dir, known), accepting) {
-            (Some(found), None) => {
-                let found = Box::new(found);
-                return Err(LogError::RolledBack { found });
-            }
-            (Some(found), Some(data_dir)) => {
+            (Some(found), false) => return Err(LogError::rolled_back(found)),
+            (Some(found), true) => {
                 let deeds = Deeds::of(&beyond.lines).and_pending(control.pending_deletes()?);
                 let mut events = deeds.apply(&control, data_dir)?;
                 events.push(reapply::accepted(&found, events.len()));
                 events
             }
+            (None, _) if foreign => {
+                let told = verify::lines(dir, None).map_err(io_error)?;
+                let mut events = Deeds::of_lost(told).apply(&control, data_dir)?;
+                events.push(reapply::made_anew(events.len()));
+                events
+            }
             // A crash left them, and what they tell was done; or a copy from just before was put back.
             (None, _) => {
                 let deeds = Deeds::of(&beyond.lines).restrictive();
-                deeds.apply(&control, dir)?
+                deeds.apply(&control, data_dir)?
             }
         };
         // Proven lines are the log's; of others, the first one breaks it.
@@ -298,7 +314,16 @@ impl Chain {
         } else {
             known
         };
-        let (part, head, broken) = GrowingFile::open(dir, from, sealer, full).map_err(io_error)?;
+        let found = files::Found::look(dir, from, sealer, foreign).map_err(io_error)?;
+        let mut broken = found.broken.clone();
+        if broken.is_some() {
+            control.note_audit_broken()?;
+        } else if control.audit_is_broken()? {
+            broken = Some(files::Broken::CutShort);
+        }
+        let head = found.head;
+        let part = GrowingFile::open(dir, &found, full).map_err(io_error)?;
+        crash_point!("audit::set-aside");
         let mut chain = Self {
             control,
             part,
@@ -311,7 +336,11 @@ impl Chain {
                 events.push(Event::new(EventKind::LogBroken, EventOutcome::Failed).saying(broken))
             }
             None if head == Head::START => {
-                events.push(Event::new(EventKind::LogBegun, EventOutcome::Done));
+                let mut begun = Event::new(EventKind::LogBegun, EventOutcome::Done);
+                if has_tenants(data_dir) {
+                    begun = begun.saying(BEGUN_AMONG_TENANTS);
+                }
+                events.push(begun);
             }
             None => {}
         }
@@ -518,6 +547,8 @@ impl Noted {
     }
 }
 
+const BEGUN_AMONG_TENANTS: &str = "there are tenants already, and no log of before: what an earlier control file knew (locks, access keys, deletions \
+                                   under way) is not known";
 /// The thread is never begun again within a process: what stands on the disk after a fault is for the next start to prove.
 const GONE: &str = "the audit log's thread ended by a fault of the server; restart it";
 /// A part of the log is full at this size: 16 MiB, some forty thousand lines.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{AuditLog, LogError, Verified, verify_log};
+use super::acceptance::{Accepted, accept};
+use super::{AuditLog, ControlLost, LogError, Verified, verify_log};
 use crate::control::Control;
 use crate::envelope::{AuditError, AuditSink, Envelope, Event, blocking, manifest_path};
 
@@ -14,13 +15,18 @@ use crate::envelope::{AuditError, AuditSink, Envelope, Event, blocking, manifest
 pub struct OfflineLog {
     envelope: Envelope,
     dir: PathBuf,
+    data_dir: PathBuf,
 }
 
 impl OfflineLog {
-    /// The log in `dir`, whose control file `envelope` opens.
+    /// The log in `dir`, whose control file `envelope` opens; the tenants are in `data_dir`.
     #[must_use]
-    pub fn new(envelope: Envelope, dir: PathBuf) -> Self {
-        Self { envelope, dir }
+    pub fn new(envelope: Envelope, dir: PathBuf, data_dir: PathBuf) -> Self {
+        Self {
+            envelope,
+            dir,
+            data_dir,
+        }
     }
 
     /// Proves the log.
@@ -29,20 +35,43 @@ impl OfflineLog {
     ///
     /// [`LogError`] when it cannot be read; what is wrong with it is part of the answer.
     pub async fn verify(&self) -> Result<Verified, LogError> {
-        // Opening it would make one.
-        let path = Control::path_in(&self.dir);
-        if !path.exists() && !manifest_path(&path).exists() {
-            return Err(LogError::NoControlFile { path });
-        }
+        self.require_control()?;
         let control = Control::open(&self.envelope, &self.dir).await?;
         let dir = self.dir.clone();
         blocking(move || verify_log(&control, &dir)).await
     }
 
+    /// Accepts that the log is not whole: it counts from behind its last fault, and says who accepted that. `None` when nothing is wrong.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError`].
+    pub async fn accept(&self) -> Result<Option<Accepted>, LogError> {
+        self.require_control()?;
+        let log = self.open().await?;
+        let dir = self.dir.clone();
+        let accepted = accept(log.control.clone(), &log, dir).await;
+        // Its thread has the control file, too.
+        blocking(move || drop(log)).await;
+        accepted
+    }
+
+    /// Refuses where there is no control file: opening it would make one.
+    fn require_control(&self) -> Result<(), LogError> {
+        let path = Control::path_in(&self.dir);
+        if path.exists() || manifest_path(&path).exists() {
+            return Ok(());
+        }
+        Err(match ControlLost::look(&self.dir, &self.data_dir) {
+            Some(lost) => LogError::ControlLost(lost),
+            None => LogError::NoControlFile { path },
+        })
+    }
+
     async fn open(&self) -> Result<AuditLog, LogError> {
         let control = Arc::new(Control::open(&self.envelope, &self.dir).await?);
-        let dir = self.dir.clone();
-        blocking(move || AuditLog::open(control, &dir)).await
+        let (dir, data_dir) = (self.dir.clone(), self.data_dir.clone());
+        blocking(move || AuditLog::open(control, &dir, &data_dir)).await
     }
 }
 

@@ -8,11 +8,13 @@ use std::path::Path;
 
 use nimbus_manifests::{Subject, TenantId};
 
+use super::line::Line;
 use super::rolled_back::{BeyondLine, RolledBack};
 use crate::control::{self, AccessKeyId, Control, ControlError};
 use crate::data_dir;
 use crate::envelope::{Event, EventKind, EventOutcome, manifest_path, read_manifest};
 use crate::failpoints::crash_point;
+use crate::pluralize::pluralize;
 
 /// What is to be done again.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub(super) struct Deeds {
     gone: BTreeMap<TenantId, BTreeSet<String>>,
     /// Said to be deleted or shredded by a line that proves nothing.
     doubtful: BTreeSet<TenantId>,
+    /// The control file was made anew: there is nothing in it that could be forgotten or revoked.
+    blank: bool,
 }
 
 impl Deeds {
@@ -34,6 +38,38 @@ impl Deeds {
             deeds.take(beyond);
         }
         deeds
+    }
+
+    /// What the log of a control file that is gone tells to the one that was made in its place, which has locked nobody and knows no key: nothing
+    /// of it is proven, and all of it can only take rights away.
+    pub(super) fn of_lost(lines: Vec<Line>) -> Self {
+        let mut deeds = Self {
+            blank: true,
+            ..Self::default()
+        };
+        for line in lines {
+            deeds.take(&BeyondLine { line, proven: true });
+        }
+        deeds.revoked.clear();
+        deeds
+    }
+
+    /// The tenants that lines beyond the head say were deleted or shredded, and nothing was created under their names since.
+    pub(super) fn deleted(lines: &[BeyondLine]) -> BTreeSet<TenantId> {
+        let mut deleted = BTreeSet::new();
+        for beyond in lines {
+            let subject = beyond.line.subject.as_ref();
+            let subject = subject.and_then(|text| text.parse::<Subject>().ok());
+            let Some(tenant) = subject.and_then(|subject| subject.tenant().cloned()) else {
+                continue;
+            };
+            match (beyond.line.event.as_str(), beyond.line.outcome.as_str()) {
+                ("delete" | "shred", "done") => drop(deleted.insert(tenant)),
+                ("create" | "open" | "migrate", "done") => drop(deleted.remove(&tenant)),
+                _ => {}
+            }
+        }
+        deleted
     }
 
     fn take(&mut self, beyond: &BeyondLine) {
@@ -69,7 +105,7 @@ impl Deeds {
             ("delete" | "shred", _) => drop(self.doubtful.insert(tenant)),
             (event, "begun" | "done") if proven => {
                 // Nothing is created under the name of one that is there.
-                if event == "create" && !self.gone.contains_key(&tenant) {
+                if event == "create" && !self.blank && !self.gone.contains_key(&tenant) {
                     drop(self.gone.insert(tenant.clone(), BTreeSet::new()));
                 }
                 if let Some(keys) = self.gone.get_mut(&tenant) {
@@ -112,8 +148,10 @@ impl Deeds {
         let mut locked = self.locked;
         let mut came_back = BTreeSet::new();
         for (tenant, later_keys) in &self.gone {
-            control.finish_delete(tenant)?;
-            crash_point!("audit::reapplied-one");
+            if !self.blank {
+                control.finish_delete(tenant)?;
+                crash_point!("audit::reapplied-one");
+            }
             // Of a later tenant, or of a restored one, the log names the data key.
             if keys_there(data_dir, tenant).is_some_and(|keys| keys.is_disjoint(later_keys)) {
                 let _later = locked.entry(tenant.clone()).or_insert(true);
@@ -133,6 +171,7 @@ impl Deeds {
                     control.lock_tenant(&tenant)?;
                     let said = match came_back.contains(&tenant) {
                         true => came_back_says(&tenant),
+                        false if self.blank => FROM_THE_LOST.to_owned(),
                         false => AGAIN.to_owned(),
                     };
                     tell(EventKind::Lock, EventOutcome::Done, &tenant, &said);
@@ -172,6 +211,17 @@ pub(super) fn accepted(found: &RolledBack, deeds: usize) -> Event {
         ))
 }
 
+/// The event that tells of a control file that was made in the place of one that is gone.
+pub(super) fn made_anew(deeds: usize) -> Event {
+    Event::new(EventKind::Restore, EventOutcome::Done)
+        .about(&control::subject())
+        .saying(format!(
+            "the control file was gone, and a new one was made. Locked again by the log that was beside it: {}. Not known any more: access keys, \
+             usage and due times, and copies of manifests until each tenant is opened",
+            pluralize(deeds, "tenant")
+        ))
+}
+
 /// The key that a line about access keys names.
 fn named_key(detail: &str) -> Option<AccessKeyId> {
     let named = detail.strip_prefix("key ")?;
@@ -208,4 +258,5 @@ fn came_back_says(tenant: &TenantId) -> String {
     said
 }
 
+const FROM_THE_LOST: &str = "locked again: the control file was gone, and the log beside it says that the tenant was locked";
 const AGAIN: &str = "done again: the log was ahead of the control file";

@@ -7,15 +7,17 @@
 //! A line that goes on from the head under another data key of the control file proves nothing, and no crash leaves it: the head is
 //! settled before the key changes. It counts as a roll-back, and what it says as unproven.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nimbus_manifests::TenantId;
 use sha2::{Digest as _, Sha256};
 
 use super::files;
 use super::line::{Line, LineError, Sealer, check};
+use super::reapply::Deeds;
 use crate::control::AuditHead as Head;
 use crate::pluralize::pluralize;
 
@@ -48,6 +50,15 @@ pub struct RolledBack {
     kinds: BTreeMap<String, usize>,
     first: String,
     last: String,
+    deleted: BTreeSet<TenantId>,
+}
+
+impl RolledBack {
+    /// The tenants that were deleted or shredded since, by what the log says.
+    #[must_use]
+    pub fn deleted(&self) -> &BTreeSet<TenantId> {
+        &self.deleted
+    }
 }
 
 impl fmt::Display for RolledBack {
@@ -160,6 +171,7 @@ impl Beyond {
             kinds,
             first: first.line.time.clone(),
             last: last.line.time.clone(),
+            deleted: Deeds::deleted(&self.lines),
         })
     }
 

@@ -30,7 +30,8 @@ impl House {
         let control = Control::open(&self.envelope, self.dir.path())
             .await
             .unwrap();
-        AuditLog::open_with(Arc::new(control), self.dir.path(), full, None).unwrap()
+        let dir = self.dir.path();
+        AuditLog::open_with(Arc::new(control), dir, dir, full, false).unwrap()
     }
 
     /// A closed log with some lines in it.
@@ -77,8 +78,23 @@ impl House {
 
     /// Looks as `audit --verify` does while no server runs: nothing is mended first.
     async fn verified(&self) -> Verified {
-        let log = OfflineLog::new(self.envelope.clone(), self.dir.path().to_owned());
+        let log = self.offline();
         log.verify().await.unwrap()
+    }
+
+    fn offline(&self) -> OfflineLog {
+        let dir = self.dir.path().to_owned();
+        OfflineLog::new(self.envelope.clone(), dir.clone(), dir)
+    }
+
+    async fn chain(&self, full: u64, accepting: bool) -> Result<Chain, LogError> {
+        let dir = self.dir.path();
+        Chain::open(Arc::new(self.control().await), dir, dir, full, accepting)
+    }
+
+    async fn is_older(&self) -> bool {
+        let said = self.verified().await.rolled_back;
+        said.is_some_and(|said| said.contains("older than the audit log"))
     }
 
     fn events(&self) -> Vec<String> {
@@ -205,7 +221,8 @@ async fn lines_whose_head_cannot_be_written_for_long_raise_no_alarm() {
     let house = House::new();
     house.filled(2).await;
     let control = Arc::new(house.control().await);
-    let mut chain = Chain::open(control.clone(), house.dir.path(), FULL, None).unwrap();
+    let dir = house.dir.path();
+    let mut chain = Chain::open(control.clone(), dir, dir, FULL, false).unwrap();
     let head = chain.head;
     for n in 0..3 {
         chain.append(&[event(n)]).unwrap();
@@ -235,12 +252,7 @@ async fn a_control_file_that_is_older_than_the_log_is_found_out() {
         drop(log);
         assert_eq!(house.problems().await, [""; 0]);
         house.put_back(&control);
-        let opened = Chain::open(
-            Arc::new(house.control().await),
-            house.dir.path(),
-            full,
-            None,
-        );
+        let opened = house.chain(full, false).await;
         let Err(LogError::RolledBack { found }) = opened.map(drop) else {
             panic!("it was not found out");
         };
@@ -250,23 +262,17 @@ async fn a_control_file_that_is_older_than_the_log_is_found_out() {
             said.contains("5 rewrap") && !said.contains("verified"),
             "{said}"
         );
-        assert!(house.problems().await[0].contains("older than the log"));
+        assert!(house.is_older().await);
+        assert_eq!(house.problems().await, [""; 0], "the log is whole");
         // Without the lines right behind the head it is found out all the same.
         let text = house.text();
         let last = text.split_inclusive('\n').next_back().unwrap();
         fs::write(house.path(), last).unwrap();
-        let opened = Chain::open(
-            Arc::new(house.control().await),
-            house.dir.path(),
-            full,
-            None,
-        );
+        let opened = house.chain(full, false).await;
         assert!(matches!(opened.map(drop), Err(LogError::RolledBack { .. })));
         fs::write(house.path(), text).unwrap();
 
-        let dir = house.dir.path();
-        let accepted = Chain::open(Arc::new(house.control().await), dir, full, Some(dir)).unwrap();
-        drop(accepted);
+        drop(house.chain(full, true).await.unwrap());
         assert_eq!(house.problems().await, [""; 0]);
         assert_eq!(house.events().last().map(String::as_str), Some("restore"));
         drop(house.open().await);
@@ -288,12 +294,7 @@ async fn lines_under_a_later_key_of_the_control_file_stop_an_older_one() {
     );
     house.filled(1).await;
     house.put_back(&control);
-    let opened = Chain::open(
-        Arc::new(house.control().await),
-        house.dir.path(),
-        FULL,
-        None,
-    );
+    let opened = house.chain(FULL, false).await;
     let Err(LogError::RolledBack { found }) = opened.map(drop) else {
         panic!("it was not found out");
     };
@@ -301,7 +302,7 @@ async fn lines_under_a_later_key_of_the_control_file_stop_an_older_one() {
         found.to_string().contains("1 of them cannot be verified"),
         "{found}"
     );
-    assert!(house.problems().await[0].contains("older than the log"));
+    assert!(house.is_older().await);
 }
 
 #[tokio::test]
@@ -317,8 +318,162 @@ async fn a_log_that_was_cut_off_is_set_aside_and_the_next_line_says_so() {
     assert_eq!(house.events(), ["log-broken", "rewrap"]);
     let aside = house.dir.path().join(format!("{FILE_NAME}.set-aside-1"));
     assert_eq!(fs::read_to_string(aside).unwrap(), cut);
-    // Never whole again: what is missing is missing.
+    // What is missing is missing, until that is accepted.
     assert_ne!(house.problems().await, Vec::<String>::new());
+    let accepted = house.offline().accept().await.unwrap().unwrap();
+    assert_eq!((accepted.from, accepted.faults), (5, 1));
+    let found = house.verified().await;
+    assert_eq!((found.base, found.lines, found.problems), (4, 3, vec![]));
+    assert_eq!(house.events(), ["log-broken", "rewrap", "log-accepted"]);
+    assert_eq!(house.offline().accept().await.unwrap(), None);
+    // What comes after it is as well proven as before.
+    house.filled(1).await;
+    let text = house.text();
+    fs::write(house.path(), text.replace("number 0", "number 1")).unwrap();
+    assert_ne!(house.problems().await, Vec::<String>::new());
+    let beheaded: String = text.split_inclusive('\n').skip(1).collect();
+    fs::write(house.path(), beheaded).unwrap();
+    assert_ne!(house.problems().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn any_fault_can_be_accepted_and_the_lines_behind_it_count() {
+    for (faulty, from) in [(1, 3), (2, 4), (4, 6)] {
+        let house = House::new();
+        house.filled(4).await;
+        let text = house.text();
+        let line = text.lines().nth(faulty).unwrap();
+        let changed = line.replace("number", "NUMBER");
+        fs::write(house.path(), text.replace(line, &changed)).unwrap();
+        assert_ne!(house.problems().await, Vec::<String>::new());
+        let accepted = house.offline().accept().await.unwrap().unwrap();
+        assert_eq!(accepted.from, from, "{accepted:?}");
+        let found = house.verified().await;
+        assert_eq!((found.base + 1, found.problems), (from, vec![]));
+    }
+    // A full part is missing, and some lines of another.
+    let house = House::new();
+    let log = house.open_with(1500).await;
+    for n in 0..20 {
+        log.record(vec![event(n)]).await.unwrap();
+    }
+    drop(log);
+    let parts = files::full_parts(house.dir.path()).unwrap();
+    fs::remove_file(&parts[0].1).unwrap();
+    let text = fs::read_to_string(&parts[2].1).unwrap();
+    fs::write(&parts[2].1, text.split_once('\n').unwrap().1).unwrap();
+    let accepted = house.offline().accept().await.unwrap().unwrap();
+    assert_eq!((accepted.from, accepted.faults), (parts[2].0 + 1, 2));
+    assert_eq!(house.verified().await.problems, []);
+}
+
+#[tokio::test]
+async fn what_does_not_lead_on_from_the_head_is_set_aside_and_what_leads_to_it_stays() {
+    for full in [FULL, 1000] {
+        let house = House::new();
+        let log = house.open_with(full).await;
+        log.record(vec![event(0)]).await.unwrap();
+        drop(log);
+        let control = house.control_file();
+        let path = Control::path_in(house.dir.path());
+        let progress: crate::sqlcipher::Progress = Arc::new(|_, _| true);
+        let rotate = crate::encryption::rotate_dek::rotate_dek;
+        drop(
+            rotate(&house.envelope, &path, None, None, progress)
+                .await
+                .unwrap(),
+        );
+        // Under a key that the older control file does not have: some full parts of it, too.
+        let log = house.open_with(full).await;
+        for n in 1..8 {
+            log.record(vec![event(n)]).await.unwrap();
+        }
+        drop(log);
+        house.put_back(&control);
+        drop(house.chain(full, true).await.unwrap());
+        assert_eq!(
+            house.events(),
+            ["log-begun", "rewrap", "log-broken", "restore"]
+        );
+        let found = house.verified().await;
+        assert_eq!((found.lines, found.problems), (4, vec![]), "full at {full}");
+        let parts = files::full_parts(house.dir.path()).unwrap();
+        assert!(parts.iter().all(|(first, _)| *first < 3), "{parts:?}");
+        // Nothing of it is lost.
+        let aside = fs::read_dir(house.dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let aside: String = aside
+            .filter(|path| path.to_string_lossy().contains(".set-aside-"))
+            .map(|path| fs::read_to_string(path).unwrap())
+            .collect();
+        for n in 1..8 {
+            assert!(aside.contains(&format!("number {n}")), "{n}");
+        }
+        house.filled(1).await;
+        assert_eq!(house.problems().await, [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_control_file_that_was_made_anew_takes_the_locks_of_the_log_beside_it() {
+    let house = House::new();
+    let tenant = |name: &str| name.parse::<nimbus_manifests::TenantId>().unwrap();
+    let about = |kind, outcome, name: &str| {
+        Event::new(kind, outcome).about(&crate::data_dir::subject(&tenant(name)))
+    };
+    let done = |kind, name| about(kind, EventOutcome::Done, name);
+    let log = house.open().await;
+    log.record(vec![
+        done(EventKind::Create, "stays"),
+        done(EventKind::Lock, "locked"),
+        done(EventKind::Lock, "unlocked"),
+        done(EventKind::Unlock, "unlocked"),
+        done(EventKind::Lock, "reborn"),
+        about(EventKind::Delete, EventOutcome::Begun, "going"),
+        done(EventKind::Delete, "gone"),
+        done(EventKind::Delete, "reborn"),
+        done(EventKind::Create, "reborn"),
+    ])
+    .await
+    .unwrap();
+    drop(log);
+    // Its files are there, under no key that the log names after the deletion; of `gone` there are none.
+    for name in ["going", "stays"] {
+        let path = house
+            .dir
+            .path()
+            .join(crate::data_dir::database_name(&tenant(name)));
+        fs::write(path, "encrypted").unwrap();
+    }
+    let locked = || async { house.control().await.locked_tenants().unwrap() };
+    for (path, _) in house.control_file() {
+        fs::remove_file(path).unwrap();
+    }
+    let lost = house.offline().verify().await;
+    assert!(matches!(lost, Err(LogError::ControlLost(_))), "{lost:?}");
+    for _start in 0..2 {
+        drop(house.open().await);
+        assert_eq!(locked().await, [tenant("going"), tenant("locked")]);
+    }
+    let events = house.events();
+    assert_eq!(events[..4], ["log-broken", "lock", "lock", "restore"]);
+    assert_eq!(house.problems().await, [""; 0]);
+    let aside = house.dir.path().join(format!("{FILE_NAME}.set-aside-1"));
+    assert!(fs::read_to_string(aside).unwrap().contains("\"delete\""));
+}
+
+#[tokio::test]
+async fn a_start_that_is_cut_short_while_it_sets_the_log_aside_is_told_by_the_next() {
+    let house = House::new();
+    house.filled(2).await;
+    let control = house.control().await;
+    control.note_audit_broken().unwrap();
+    drop(control);
+    drop(house.open().await);
+    assert_eq!(house.events().last().unwrap(), "log-broken");
+    drop(house.open().await);
+    assert_eq!(house.events().len(), 4);
 }
 
 #[tokio::test]
@@ -330,7 +485,8 @@ async fn a_forged_line_beyond_the_head_is_not_taken_over() {
     let forged = last.replace("\"seq\":2", "\"seq\":3");
     fs::write(house.path(), format!("{text}{forged}\n")).unwrap();
     drop(house.open().await);
-    assert_eq!(house.events(), ["log-broken"]);
+    assert_eq!(house.events(), ["log-begun", "rewrap", "log-broken"]);
+    assert_eq!(house.problems().await, [""; 0]);
 }
 
 #[tokio::test]

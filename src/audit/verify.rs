@@ -19,8 +19,14 @@ pub struct Verified {
     pub sealed: u64,
     /// The number of the last line, as the control file has it.
     pub head: u64,
-    /// What is wrong, in the order of the log. None: every line ever written is there, as it was written.
+    /// Behind which line the log counts: 0, or where an operator accepted that it is not whole before.
+    #[serde(default)]
+    pub base: u64,
+    /// What is wrong, in the order of the log. None: every line written behind the base is there, as it was written.
     pub problems: Vec<Problem>,
+    /// That the control file is older than the log, and what to do.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rolled_back: Option<String>,
 }
 
 /// One thing that is wrong.
@@ -34,16 +40,25 @@ pub struct Problem {
     pub problem: String,
 }
 
-/// Goes along the whole chain, from its first line to `head`.
-pub(super) fn verify(parts: Parts, sealer: Sealer<'_>, head: Head) -> io::Result<Verified> {
+/// Goes along the whole chain, from the line behind `base` to `head`.
+pub(super) fn verify(
+    parts: Parts,
+    sealer: Sealer<'_>,
+    base: Head,
+    head: Head,
+) -> io::Result<Verified> {
     let mut found = Verified {
         lines: 0,
         sealed: 0,
         head: head.seq,
+        base: base.seq,
         problems: Vec::new(),
+        rolled_back: None,
     };
-    let mut before = Head::START;
-    let mut passed = head == Head::START;
+    let mut before = base;
+    let mut passed = head == base;
+    // What stands before the base was accepted as it is.
+    let mut counts = base == Head::START;
     let mut name = FILE_NAME.to_owned();
     let mut at = 0;
     for part in parts.texts() {
@@ -55,8 +70,12 @@ pub(super) fn verify(parts: Parts, sealer: Sealer<'_>, head: Head) -> io::Result
                 break;
             };
             at += 1;
-            found.lines += 1;
             let checked = check(Some(sealer), Some(before), text);
+            counts |= checked.is_ok();
+            if !counts {
+                continue;
+            }
+            found.lines += 1;
             let here = match checked {
                 Ok((_line, here, sealed)) => {
                     found.sealed += u64::from(sealed);
@@ -79,7 +98,13 @@ pub(super) fn verify(parts: Parts, sealer: Sealer<'_>, head: Head) -> io::Result
             before = here;
         }
     }
-    if !passed {
+    if !counts {
+        let problem = format!(
+            "line {}, behind which the log counts, is not followed by any: lines were cut off or changed",
+            base.seq
+        );
+        found.say(&name, at, problem);
+    } else if !passed {
         let problem = format!(
             "line {}, the last that the control file knows, is not there: lines were cut off or changed",
             head.seq
@@ -90,6 +115,12 @@ pub(super) fn verify(parts: Parts, sealer: Sealer<'_>, head: Head) -> io::Result
 }
 
 impl Verified {
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.problems.is_empty() && self.rolled_back.is_none()
+    }
+
     fn say(&mut self, file: &str, line: u64, problem: String) {
         // The first ones tell the story; a log that was replaced whole would repeat it line by line.
         if self.problems.len() < MAX_PROBLEMS {

@@ -63,7 +63,8 @@ async fn here(settings: &Settings) -> Result<Diagnosis, CliError> {
     let envelope = keys.map(|keys| keys.envelope);
     let audit = match &envelope {
         Ok(envelope) if envelope.keys().is_some() => {
-            let log = OfflineLog::new(envelope.clone(), settings.control_data_dir.clone());
+            let (dir, data_dir) = (&settings.control_data_dir, &settings.data_dir);
+            let log = OfflineLog::new(envelope.clone(), dir.clone(), data_dir.clone());
             log.verify().await
         }
         _ => Err(LogError::EncryptionOff),

@@ -2,13 +2,36 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
-use crate::process::ControlSocket;
+use crate::process::{ANSWERS_WITHIN, ControlSocket, ControlSocketError};
+
+/// Whether the server answers at all. It is asked for nothing that takes work, and told nothing.
+pub(super) fn answers(socket: &ControlSocket) -> Result<bool, ControlSocketError> {
+    let mut stream = match socket.connect() {
+        Err(ControlSocketError::Silent { .. }) => return Ok(false),
+        connected => connected?,
+    };
+    let mut ask = || {
+        stream.set_read_timeout(Some(ANSWERS_WITHIN))?;
+        stream.set_write_timeout(Some(ANSWERS_WITHIN))?;
+        stream
+            .write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+        // Whatever it says, it is not silent. One that ends just now is told by the request itself.
+        stream.read(&mut [0]).map(drop)
+    };
+    let asked: io::Result<()> = ask();
+    Ok(!asked.is_err_and(|error| is_timeout(&error)))
+}
+
+/// The server stopped answering while a command waited.
+#[derive(Debug, thiserror::Error)]
+#[error("the server does not answer any more")]
+pub(super) struct Silence;
 
 /// Connects to one server, whatever address a request names.
 #[derive(Debug)]
@@ -22,16 +45,23 @@ impl Connector for Local {
         details: &ConnectionDetails<'_>,
         _chained: Option<()>,
     ) -> Result<Option<Connection>, ureq::Error> {
-        let stream = self
-            .0
-            .connect()
-            .map_err(|error| ureq::Error::Other(error.into()))?;
+        let stream = self.0.connect().map_err(|error| {
+            ureq::Error::Other(match error {
+                ControlSocketError::Silent { .. } => Silence.into(),
+                error => error.into(),
+            })
+        })?;
         let (input, output) = (
             details.config.input_buffer_size(),
             details.config.output_buffer_size(),
         );
         let buffers = LazyBuffers::new(input, output);
-        Ok(Some(Connection { stream, buffers }))
+        let socket = self.0.clone();
+        Ok(Some(Connection {
+            stream,
+            buffers,
+            socket,
+        }))
     }
 }
 
@@ -40,6 +70,8 @@ impl Connector for Local {
 pub(super) struct Connection {
     stream: UnixStream,
     buffers: LazyBuffers,
+    /// Asked whether the server still answers while an answer takes long.
+    socket: ControlSocket,
 }
 
 impl Transport for Connection {
@@ -56,11 +88,21 @@ impl Transport for Connection {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        self.stream.set_read_timeout(left(timeout))?;
+        let until = left(timeout).map(|left| Instant::now() + left);
         let input = self.buffers.input_append_buf();
         let amount = loop {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let pause = left.map_or(ASKED_EACH, |left| left.min(ASKED_EACH));
+            // No time at all would mean no limit.
+            self.stream
+                .set_read_timeout(Some(pause.max(Duration::from_millis(1))))?;
             match self.stream.read(input) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_timeout(&error) && left.is_none_or(|left| left > ASKED_EACH) => {
+                    if let Ok(false) = answers(&self.socket) {
+                        return Err(ureq::Error::Other(Silence.into()));
+                    }
+                }
                 Err(error) => return Err(failed(error, timeout)),
                 Ok(amount) => break amount,
             }
@@ -81,8 +123,18 @@ fn left(timeout: NextTimeout) -> Option<Duration> {
 }
 
 fn failed(error: io::Error, timeout: NextTimeout) -> ureq::Error {
-    match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ureq::Error::Timeout(timeout.reason),
-        _ => error.into(),
+    match is_timeout(&error) {
+        true => ureq::Error::Timeout(timeout.reason),
+        false => error.into(),
     }
 }
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
+}
+
+/// How often a server is asked whether it still answers, while a command waits for it.
+const ASKED_EACH: Duration = Duration::from_secs(5);

@@ -22,7 +22,15 @@ pub(super) const COMMAND_LOG: &str = "error";
 
 /// Logs go to standard error; `RUST_LOG` chooses what is logged.
 pub(super) fn init_log(format: Format, default: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new(default));
+    let said = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    let asked = match said.trim() {
+        "" => Ok(EnvFilter::new(default)),
+        asked => EnvFilter::try_new(asked),
+    };
+    let (filter, refused) = match asked {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new(default), Some(error)),
+    };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         // What the library would say of a line that cannot be written would panic with it.
@@ -31,6 +39,12 @@ pub(super) fn init_log(format: Format, default: &str) {
     match format {
         Format::Text => builder.with_ansi(log::is_terminal()).init(),
         Format::Json => builder.json().init(),
+    }
+    if let Some(error) = refused {
+        // At the level that every default shows.
+        tracing::error!(
+            "RUST_LOG={said:?} cannot be understood and is ignored ({error}); it is written like RUST_LOG=info,nimbus::audit=debug"
+        );
     }
 }
 

@@ -11,8 +11,8 @@ use ureq::unversioned::resolver::DefaultResolver;
 use zeroize::Zeroizing;
 
 use super::CliError;
-use super::local::Local;
-use crate::process::{ControlSocket, ControlSocketError, Holder, holder, process};
+use super::local::{Local, Silence, answers};
+use crate::process::{ANSWERS_WITHIN, ControlSocket, ControlSocketError, Holder, holder, process};
 use crate::server::token;
 use crate::sqlcipher::Progress;
 
@@ -43,6 +43,17 @@ pub enum RemoteError {
         pid: Option<u32>,
         /// What the connection said.
         source: Box<ureq::Error>,
+    },
+    /// It is there, and does nothing.
+    #[error(
+        "the server ({}) does not answer: it takes a connection and says nothing for {} s, as a process that is stopped or hangs does. \
+         `ps -o stat= -p {}` says T for one that is stopped, which `kill -CONT {}` lets go on; otherwise see its log and restart it, \
+         then run the command again",
+        process(*.pid), ANSWERS_WITHIN.as_secs(), shown(*.pid), shown(*.pid)
+    )]
+    Silent {
+        /// Its process id, when the lock file says so.
+        pid: Option<u32>,
     },
     /// It began what it was asked, and failed.
     #[error("the server could not do it: {message}")]
@@ -84,8 +95,9 @@ impl Remote {
             return Err(no_commands(dir).into());
         };
         let socket = ControlSocket::new(dir, lock, owner);
-        match socket.connect() {
-            Ok(_asked_for_later) => Ok(Some(Self { pid, socket })),
+        match answers(&socket) {
+            Ok(true) => Ok(Some(Self { pid, socket })),
+            Ok(false) => Err(RemoteError::Silent { pid }.into()),
             Err(ControlSocketError::Absent { path }) => Err(no_commands(path).into()),
             Err(error) => Err(error.into()),
         }
@@ -190,7 +202,12 @@ impl Remote {
             .header("content-type", "application/json")
             .body(body)
             .map_err(|error| unreachable(error.into()))?;
-        let mut response = agent.run(request).map_err(unreachable)?;
+        let mut response = agent.run(request).map_err(|error| match error {
+            ureq::Error::Other(silent) if silent.is::<Silence>() => {
+                RemoteError::Silent { pid: self.pid }
+            }
+            error => unreachable(error),
+        })?;
         let status = response.status();
         let body = response.body_mut().with_config().limit(MAX_ANSWER_BYTES);
         if status.is_success() {
@@ -206,6 +223,11 @@ impl Remote {
         }
         .into())
     }
+}
+
+/// The process in a command to be typed.
+fn shown(pid: Option<u32>) -> String {
+    pid.map_or("<its process id>".to_owned(), |pid| pid.to_string())
 }
 
 /// What requests name as their host. An address needs no resolver; nothing connects to it.

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::output::{self, Format};
 use super::{CliError, CommandOutcome};
-use crate::audit::AuditLog;
+use crate::audit::{AuditLog, ControlLost};
 use crate::clock::{self, WrongClock};
 use crate::config::keys::{self, Keys, Purpose};
 use crate::config::{NoTime, Persistence, Settings, Time, pieces};
@@ -23,6 +23,7 @@ use crate::encryption::status::StatusReader;
 use crate::envelope::{Holder, act_as, blocking, remove_leftovers};
 use crate::error_chain::error_chain;
 use crate::metrics;
+use crate::pluralize::pluralize;
 use crate::process::{
     ControlListener, ControlSocket, DataDirLock, FileLimit, InheritedError, LockError, LockId,
     exit_now, harden, holder, inherited_listener, notify,
@@ -199,6 +200,12 @@ impl Start {
 
         let (data_dir, control_dir) =
             (settings.data_dir.clone(), settings.control_data_dir.clone());
+        // Before this start uses the directory itself.
+        let lost = blocking({
+            let (control_dir, data_dir) = (control_dir.clone(), data_dir.clone());
+            move || ControlLost::look(&control_dir, &data_dir)
+        });
+        let lost = lost.await;
         let lock = blocking(move || take_dirs(&data_dir, &control_dir))
             .await?
             .keep();
@@ -217,12 +224,11 @@ impl Start {
         let mut audit = None;
         if envelope.keys().is_some() {
             let (control, dir) = (control.clone(), settings.control_data_dir.clone());
-            let accepting = self
-                .accept_rolled_back_control
-                .then(|| settings.data_dir.clone());
+            let data_dir = settings.data_dir.clone();
+            let accepting = self.accept_rolled_back_control;
             let opened = blocking(move || match accepting {
-                None => AuditLog::open(control, &dir),
-                Some(data_dir) => AuditLog::open_accepting(control, &dir, &data_dir),
+                false => AuditLog::open(control, &dir, &data_dir),
+                true => AuditLog::open_accepting(control, &dir, &data_dir),
             });
             let log = Arc::new(opened.await?);
             envelope = envelope.with_audit(log.clone());
@@ -233,7 +239,11 @@ impl Start {
             let control = control.clone();
             move || control.locked_tenants()
         });
-        envelope.keep_locked(locked.await?);
+        let locked = locked.await?;
+        if let Some(lost) = lost {
+            announce_new_control(&lost, locked.len());
+        }
+        envelope.keep_locked(locked);
         let renewing = envelope.clone();
         let leases = runtime::keep(Background::LeaseKeeper, move || {
             renewing.clone().keep_leases()
@@ -489,6 +499,27 @@ fn announce_keys(made: Option<&Path>, settings: &Settings) {
             "--encryption-key-provider none: everything in {} is stored in PLAINTEXT",
             settings.data_dir.display()
         );
+    }
+}
+
+/// Says, whatever the log's level, that this deployment has forgotten what its control file knew.
+fn announce_new_control(lost: &ControlLost, locked: usize) {
+    let path = lost.path.display();
+    match lost.log {
+        true => tracing::error!(
+            locked,
+            "the control file {path} was gone, and a new one was made. {} by the audit log that was beside it. All access keys are gone: make \
+             new ones. If you have a backup of the control file, stop the server and put it back (docs/runbook.md)",
+            match locked {
+                0 => "No tenant was locked".to_owned(),
+                some => format!("{} locked again", pluralize(some, "tenant")),
+            }
+        ),
+        false => tracing::error!(
+            "there was no control file {path} and no audit log, and there are tenants: a new control file was made. If the tenants were just brought \
+             here, nothing is missing. If not: whichever were locked are served now, their access keys are gone, and deletions that were under way \
+             are not finished. If you have a backup of the control file, stop the server and put it back (docs/runbook.md)"
+        ),
     }
 }
 

@@ -22,7 +22,7 @@ pub enum KeysError {
     #[error(
         "the master key {} is missing, and {} holds encrypted files ({}, …); put the key back from its backup. \
          A new key is never made while encrypted files are there: it would open none of them",
-        .key.display(), .dir.display(), .example.display()
+        in_full(.key).display(), .dir.display(), .example.display()
     )]
     MasterKeyLost {
         /// Where the key should be.
@@ -65,6 +65,11 @@ pub enum KeysError {
         /// What the operating system said.
         source: io::Error,
     },
+}
+
+/// The path from the root, so that nobody has to know from which directory a relative one was meant.
+fn in_full(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_unknown| path.to_owned())
 }
 
 /// Keys, and whether they were made just now.

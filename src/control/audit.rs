@@ -40,12 +40,17 @@ impl AuditHead {
 
 /// The head as a transaction sees it.
 fn head(transaction: &ReadTransaction) -> Result<AuditHead, redb::Error> {
+    Ok(mark(transaction, HEAD)?.unwrap_or(AuditHead::START))
+}
+
+/// A place in the chain, by its name.
+fn mark(transaction: &ReadTransaction, name: &str) -> Result<Option<AuditHead>, redb::Error> {
     let table = transaction.open_table(AUDIT)?;
-    let head = table.get(HEAD)?.map(|head| {
-        let (seq, hash) = head.value();
+    let mark = table.get(name)?.map(|mark| {
+        let (seq, hash) = mark.value();
         AuditHead { seq, hash }
     });
-    Ok(head.unwrap_or(AuditHead::START))
+    Ok(mark)
 }
 
 impl Control {
@@ -82,14 +87,49 @@ impl Control {
         self.with(|database| head(&database.begin_read()?))
     }
 
-    /// Moves the end of the chain, durably.
+    /// Moves the end of the chain, durably. What was noted of a break is in the lines before it.
     pub(crate) fn set_audit_head(&self, head: AuditHead) -> Result<(), ControlError> {
         self.write(|transaction| {
             let mut table = transaction.open_table(AUDIT)?;
             drop(table.insert(HEAD, (head.seq, head.hash))?);
+            drop(table.remove(BROKEN)?);
+            Ok(())
+        })
+    }
+
+    /// Whether parts of the log were being set aside when the head was last written.
+    pub(crate) fn audit_is_broken(&self) -> Result<bool, ControlError> {
+        let broken = self.with(|database| mark(&database.begin_read()?, BROKEN))?;
+        Ok(broken.is_some())
+    }
+
+    /// Notes that parts of the log are about to be set aside, until the head moves.
+    pub(crate) fn note_audit_broken(&self) -> Result<(), ControlError> {
+        self.set_mark(BROKEN, AuditHead::START)
+    }
+
+    /// Behind which line the log counts: [`AuditHead::START`], or where an operator accepted that it is not whole.
+    pub(crate) fn audit_base(&self) -> Result<AuditHead, ControlError> {
+        let base = self.with(|database| mark(&database.begin_read()?, BASE))?;
+        Ok(base.unwrap_or(AuditHead::START))
+    }
+
+    /// From here on the log counts behind `base`.
+    pub(crate) fn set_audit_base(&self, base: AuditHead) -> Result<(), ControlError> {
+        self.set_mark(BASE, base)
+    }
+
+    fn set_mark(&self, name: &str, mark: AuditHead) -> Result<(), ControlError> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(AUDIT)?;
+            drop(table.insert(name, (mark.seq, mark.hash))?);
             Ok(())
         })
     }
 }
 
 const HEAD: &str = "head";
+/// Parts of the log are being set aside.
+const BROKEN: &str = "broken";
+/// Where the log that counts begins.
+const BASE: &str = "base";

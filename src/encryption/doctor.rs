@@ -12,7 +12,7 @@ use super::status::{EncryptionStatus, Health, StatusError, StatusReader, Verify}
 use crate::audit::{LogError, Verified};
 use crate::clock;
 use crate::data_dir::{self, PLAINTEXT, TEMPORARY_PREFIX};
-use crate::envelope::{FileKind, blocking, classify};
+use crate::envelope::{FileKind, Trouble, blocking, classify};
 use crate::pluralize::pluralize;
 use crate::process::{Disk, Limits, Reserve, harden};
 
@@ -640,10 +640,20 @@ fn core_dumps() -> Check {
 fn audit_log(audit: Result<Verified, LogError>) -> Check {
     let name = "audit-log";
     match audit {
-        Ok(verified) if verified.problems.is_empty() => fine(
-            name,
-            format!("whole: {}", pluralize(verified.lines, "line")),
-        ),
+        Ok(Verified {
+            rolled_back: Some(said),
+            ..
+        }) => check(name, Verdict::Problem, said, Some(ROLLED_BACK)),
+        Ok(verified) if verified.problems.is_empty() => {
+            let from = match verified.base {
+                0 => String::new(),
+                base => format!(" from line {} on, as an operator accepted", base + 1),
+            };
+            fine(
+                name,
+                format!("whole{from}: {}", pluralize(verified.lines, "line")),
+            )
+        }
         Ok(verified) => check(
             name,
             Verdict::Problem,
@@ -652,12 +662,24 @@ fn audit_log(audit: Result<Verified, LogError>) -> Check {
                 pluralize(verified.problems.len(), "fault"),
                 verified.problems[0].problem
             ),
-            Some("`nimbus encryption audit --verify` names them"),
+            Some(
+                "`nimbus encryption audit --verify` names them; once it is known how they came, `nimbus encryption audit --accept-broken` goes on \
+                 from there, with the server stopped",
+            ),
         ),
         Err(LogError::EncryptionOff) => fine(name, "there is none: encryption is off"),
         Err(LogError::NoControlFile { .. }) => {
             fine(name, "there is none yet: no server has run here")
         }
+        Err(LogError::ControlLost(lost)) => check(
+            name,
+            Verdict::Problem,
+            format!(
+                "its end was in the control file, and {} is gone",
+                lost.path.display()
+            ),
+            Some("put the control file back, as `nimbus encryption status` says"),
+        ),
         Err(error) => check(
             name,
             Verdict::Problem,
@@ -665,11 +687,25 @@ fn audit_log(audit: Result<Verified, LogError>) -> Check {
                 "it cannot be verified: {}",
                 crate::error_chain::error_chain(&error)
             ),
-            Some("the key of the control file is needed for it"),
+            Some(match &error {
+                LogError::Io { .. } => {
+                    "make the log and its directory readable and writable for this user"
+                }
+                LogError::Control(error) => match error.trouble() {
+                    Trouble::KeyUnavailable | Trouble::KeyRevoked => {
+                        "the log is verified with the key of the control file: make that available, then run `nimbus doctor` again"
+                    }
+                    _ => {
+                        "the log's end is in the control file: put that right as `nimbus encryption status` says, then run `nimbus doctor` again"
+                    }
+                },
+                _ => ROLLED_BACK,
+            }),
         ),
     }
 }
 
+const ROLLED_BACK: &str = "put the newest control file and its manifest back; if there is none, `nimbus start --accept-rolled-back-control`";
 const DAY: i64 = 86_400;
 /// NIST SP 800-57 part 1, table 1: two years for a symmetric data-encryption key.
 const MAX_KEY_DAYS: i64 = 730;

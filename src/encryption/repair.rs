@@ -96,8 +96,8 @@ pub async fn repair(
         return Err(EnvelopeError::DatabaseMissing { path: control_path }.into());
     }
     let control = Arc::new(Control::open(envelope, control_dir).await?);
-    let (log, dir) = (control.clone(), control_dir.to_owned());
-    let log = blocking(move || AuditLog::open(log, &dir)).await?;
+    let (log, dirs) = (control.clone(), [control_dir, data_dir].map(Path::to_owned));
+    let log = blocking(move || AuditLog::open(log, &dirs[0], &dirs[1])).await?;
     let bare = &envelope.clone().with_audit(Arc::new(log));
     let envelope = &bare.clone().with_mirror(control.clone(), data_dir);
     let copies = blocking({

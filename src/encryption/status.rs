@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use super::dek_age::is_overdue;
 use super::was_rewritten;
+use crate::audit::{ControlLost, LogError, RolledBack};
 use crate::config::ProviderChoice;
 use crate::control::{self, ControlError};
 use crate::data_dir;
@@ -200,7 +201,10 @@ pub struct Summary {
 
 /// A directory that cannot be looked through.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read {}; name the data directory with --data-dir", .path.display())]
+#[error(
+    "cannot read {}; name the data directory with --data-dir, or in NIMBUS_DATA_DIR",
+    std::path::absolute(.path).as_deref().unwrap_or(.path).display()
+)]
 pub struct StatusError {
     path: PathBuf,
     source: io::Error,
@@ -221,8 +225,8 @@ pub struct StatusReader {
     pub dek_max_age: Option<Duration>,
     /// Whether this process is the server, which has the control file open and verified it whole when it started.
     pub holds_control: bool,
-    /// What is wrong with the control file beside its audit log. A server with such a one does not start.
-    pub rolled_back: Option<String>,
+    /// That the control file is older than its audit log. A server with such a one does not start.
+    pub rolled_back: Option<RolledBack>,
 }
 
 impl StatusReader {
@@ -239,6 +243,7 @@ impl StatusReader {
             move || {
                 let mut paths = this.candidates()?;
                 paths.extend(this.known());
+                paths.extend(this.control_lost().map(|lost| lost.path));
                 Ok::<_, StatusError>(paths)
             }
         })
@@ -417,7 +422,11 @@ impl StatusReader {
         let is_control = *manifest.subject() == control::subject();
         let finding = match self.judge(path, &manifest, kind, ours, verify).await {
             Ok(()) if is_control && self.rolled_back.is_some() => {
-                Finding(Health::ManifestCorrupt, self.rolled_back.clone())
+                let found = self.rolled_back.clone().map(LogError::rolled_back);
+                Finding(
+                    Health::ManifestCorrupt,
+                    found.map(|error| error.to_string()),
+                )
             }
             Ok(()) if manifest.state() == State::Rekeying => Finding(
                 Health::Rekeying,
@@ -429,18 +438,49 @@ impl StatusReader {
         Some(self.report(path, Some(&manifest), finding))
     }
 
-    /// Neither a file nor a manifest: the control file may know of it.
+    /// Neither a file nor a manifest: the control file may know of it, or be it.
     async fn lost(&self, path: &Path, subject: Subject) -> Option<FileReport> {
-        let envelope = self.envelope.as_ref().ok()?;
-        let cipher = subject.cipher();
-        match envelope.check(path, &subject, cipher).await {
-            Err(error @ EnvelopeError::Lost { .. }) => {
-                let mut report = self.report(path, None, Finding::of(&error));
-                report.subject = Some(subject.to_string());
-                Some(report)
+        let finding = if subject == control::subject() {
+            let lost = self.control_lost()?;
+            let said = match self.holds_control {
+                true => format!(
+                    "the control file {} and its manifest were removed or moved away while this server has them open: what is written there from \
+                     now on (locks, access keys, deletions) is lost when it stops. Move both back if they were moved; otherwise put them back from the \
+                     newest backup while the server is stopped (docs/runbook.md)",
+                    path.display()
+                ),
+                false => lost.to_string(),
+            };
+            Finding(Health::DatabaseMissing, Some(said))
+        } else {
+            let envelope = self.envelope.as_ref().ok()?;
+            let cipher = subject.cipher();
+            match envelope.check(path, &subject, cipher).await {
+                Err(EnvelopeError::Lost { .. }) if self.was_deleted(&subject) => Finding(
+                    Health::DatabaseMissing,
+                    Some(format!(
+                        "the tenant was deleted, as the audit log says; the older control file does not know that yet. Nothing is to be restored: see to {}",
+                        control::FILE_NAME
+                    )),
+                ),
+                Err(error @ EnvelopeError::Lost { .. }) => Finding::of(&error),
+                _ => return None,
             }
-            _ => None,
-        }
+        };
+        let mut report = self.report(path, None, finding);
+        report.subject = Some(subject.to_string());
+        Some(report)
+    }
+
+    fn control_lost(&self) -> Option<ControlLost> {
+        ControlLost::look(&self.control_dir, &self.data_dir)
+    }
+
+    /// Whether the audit log says that this tenant was deleted since an older control file that was put back.
+    fn was_deleted(&self, subject: &Subject) -> bool {
+        let since = self.rolled_back.as_ref().map(RolledBack::deleted);
+        let tenant = subject.tenant();
+        since.is_some_and(|since| tenant.is_some_and(|tenant| since.contains(tenant)))
     }
 
     fn without_manifest(&self, path: &Path, kind: FileKind, ours: bool) -> Option<FileReport> {

@@ -49,6 +49,8 @@ pub enum EventKind {
     LogBegun,
     /// The log did not go on where it had ended.
     LogBroken,
+    /// An operator accepted that the log is not whole.
+    LogAccepted,
     /// Events that could not be written when they happened.
     LogGap,
 }
@@ -77,6 +79,7 @@ impl EventKind {
             Self::AccessKeyRevoked => "access-key-revoked",
             Self::LogBegun => "log-begun",
             Self::LogBroken => "log-broken",
+            Self::LogAccepted => "log-accepted",
             Self::LogGap => "log-gap",
         }
     }

@@ -51,7 +51,7 @@ pub use lease::{LeaseReport, Terms, Trouble as KeyTrouble};
 pub use metered::metered;
 pub use probe::{FileKind, classify};
 pub use rewrap::{Recipients, Rewrap, Rewrapped};
-pub(crate) use store::{CUT_SHORT, parent, set_aside, sync_dir};
+pub(crate) use store::{CUT_SHORT, parent, set_aside, set_aside_copy, sync_dir};
 pub use store::{ReadError, manifest_path, read as read_manifest, remove_leftovers};
 pub use table::Intent;
 

@@ -179,6 +179,16 @@ pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
 
 /// Renames `path` to `<path>.set-aside-<n>`, for the reason `why`: what is found in the place of something new is kept, never overwritten.
 pub(crate) fn set_aside(path: &Path, why: &str) -> io::Result<()> {
+    std::fs::rename(path, place_aside(path, why)?)
+}
+
+/// As [`set_aside`], and leaves the file in its place as well, to be replaced.
+pub(crate) fn set_aside_copy(path: &Path, why: &str) -> io::Result<()> {
+    std::fs::hard_link(path, place_aside(path, why)?)
+}
+
+/// The next free name for setting `path` aside; says that it is.
+fn place_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
     let target = (1..=u32::MAX)
         .map(|n| data_dir::set_aside(path, n))
         .find(|target| std::fs::symlink_metadata(target).is_err())
@@ -188,7 +198,7 @@ pub(crate) fn set_aside(path: &Path, why: &str) -> io::Result<()> {
         to = %target.display(),
         "a file is set aside: {why}"
     );
-    std::fs::rename(path, target)
+    Ok(target)
 }
 
 /// Flushes a directory, so that the names in it survive a power cut.

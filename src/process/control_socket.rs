@@ -12,9 +12,12 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType};
 
 use super::LockId;
 
@@ -41,6 +44,12 @@ pub enum ControlSocketError {
         path: PathBuf,
         /// Who listens.
         uid: u32,
+    },
+    /// Somebody listens, and takes no connection.
+    #[error("nobody takes the connection at {} within {} s", .path.display(), ANSWERS_WITHIN.as_secs())]
+    Silent {
+        /// The socket.
+        path: PathBuf,
     },
     /// The operating system refused.
     #[error("cannot {action} {}", .path.display())]
@@ -128,8 +137,10 @@ impl ControlSocket {
         if FileType::from_raw_mode(about.st_mode) != FileType::Socket || !self.is_private(&about) {
             return Err(ControlSocketError::NotPrivate { path });
         }
-        let stream = UnixStream::connect(self.address(&dir))
-            .map_err(|source| self.failed("connect to", &path, source))?;
+        let stream = connect(&self.address(&dir)).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => ControlSocketError::Silent { path: path.clone() },
+            _ => self.failed("connect to", &path, source),
+        })?;
         match listening_user(&stream) {
             Ok(Some(uid)) if !self.trusts(uid) => Err(ControlSocketError::Foreign { path, uid }),
             Ok(_trusted) => Ok(stream),
@@ -188,6 +199,19 @@ impl ControlSocket {
         }
     }
 }
+
+/// Connects to the socket at `address`. A process that takes no connections would be waited for without end once its queue is full.
+fn connect(address: &Path) -> io::Result<UnixStream> {
+    let stream = net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+    rustix::io::fcntl_setfd(&stream, FdFlags::CLOEXEC)?;
+    set_socket_timeout(&stream, Timeout::Send, Some(ANSWERS_WITHIN))?;
+    net::connect(&stream, &SocketAddrUnix::new(address)?)?;
+    set_socket_timeout(&stream, Timeout::Send, None)?;
+    Ok(stream.into())
+}
+
+/// Within this time a running server takes a connection of this machine, and answers what needs no work.
+pub const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// The user of the process that listens; `None` where only the directory vouches for it.
 #[cfg(target_os = "linux")]

@@ -22,7 +22,7 @@ mod service;
 mod wiping;
 
 pub(crate) use control_socket::Place;
-pub use control_socket::{ControlListener, ControlSocket, ControlSocketError};
+pub use control_socket::{ANSWERS_WITHIN, ControlListener, ControlSocket, ControlSocketError};
 pub use disk::{Disk, Limits, Reserve, free_bytes};
 pub use exit::exit_now;
 pub use files::{FileLimit, files_ran_out, is_exhaustion};

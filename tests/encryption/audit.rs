@@ -149,6 +149,19 @@ fn a_server_that_finds_its_log_cut_off_serves_and_says_so() {
     assert!(server.log().contains("log-broken"), "{}", server.log());
     verify(&machine, 3, &["tampered"]);
     has(&machine, "log-broken", "failed", "nimbus", "-");
+    let accept = ["audit", "--accept-broken"];
+    let _ = encryption(&machine, &accept).expect(1, &["is in use by"]);
+    server.stop();
+    let _ = encryption(&machine, &accept).expect(0, &["Accepted, and recorded"]);
+    has(&machine, "log-accepted", "done", "os:", "-");
+    verify(&machine, 0, &["as an operator accepted"]);
+    let doctor = super::run(machine.nimbus(&["doctor"]));
+    let _ = doctor.expect(0, &["as an operator accepted"]);
+    let _ = encryption(&machine, &accept).expect(0, &["nothing to accept"]);
+    let server = machine.start(&[]);
+    verify(&machine, 0, &["whole"]);
+    fs::remove_file(data_log(&machine)).expect("the log");
+    verify(&machine, 3, &["tampered", "--accept-broken"]);
     server.stop();
 }
 

@@ -45,6 +45,8 @@ struct Deployment {
     machine: Machine,
     settings: Vec<(&'static str, String)>,
     documents: Value,
+    /// Whether the section ends with a start, which makes what the proof looks at.
+    starts_first: bool,
 }
 
 impl Deployment {
@@ -63,6 +65,7 @@ impl Deployment {
             machine,
             settings,
             documents: Value::Null,
+            starts_first: false,
         };
         let mut start = deployment.nimbus(&["start", "--port", "0"]);
         let _ = start.args(["--encryption-recovery-recipient", recipient.trim()]);
@@ -129,7 +132,18 @@ impl Deployment {
 
     /// Follows a section, and shows that everything is there and whole.
     fn follow(self, title: &str) {
-        let settings = self.run(&format!("{}{}", commands(title), proof()));
+        if self.starts_first {
+            let _ = self.run(&commands(title));
+            let _ = self.run("! nimbus encryption status && ! nimbus doctor");
+            self.machine
+                .start_command(self.nimbus(&["start", "--port", "0"]))
+                .stop();
+        }
+        let commands = match self.starts_first {
+            true => String::new(),
+            false => commands(title),
+        };
+        let settings = self.run(&format!("{commands}{}", proof()));
         let mut start = self.nimbus(&["start", "--port", "0"]);
         let _ = start.envs(settings.iter().map(|(name, value)| (name, value)));
         let server = self.machine.start_command(start);
@@ -210,8 +224,9 @@ fn the_control_file_is_lost() {
         remove(&deployment.path("data").join(lost));
         deployment.follow("The control file is lost, or its manifest");
 
-        let deployment = Deployment::new(vec![]);
+        let mut deployment = Deployment::new(vec![]);
         remove(&deployment.path("data").join(lost));
+        deployment.starts_first = true;
         deployment.follow("The control file is lost, and there is no backup of it");
     }
 }
@@ -241,6 +256,28 @@ fn a_key_that_was_taken_back_and_a_tenant_that_is_stopped_by_hand() {
     // What the lease does by itself is tested beside a KMS that says no; the commands here are those for the operator.
     let deployment = Deployment::new(vec![]);
     deployment.follow("A KMS key was disabled, or access to it denied");
+}
+
+#[test]
+fn the_audit_log_is_gone_or_not_whole() {
+    for damage in [
+        "rm data/nimbus-audit.log",
+        "sed -i 2d data/nimbus-audit.log",
+        "truncate -s -40 data/nimbus-audit.log",
+    ] {
+        let deployment = Deployment::new(vec![]);
+        let _ = deployment.run(&format!(
+            "{damage}; ! nimbus encryption audit --verify && ! nimbus doctor"
+        ));
+        deployment.follow("The audit log is gone, or not whole");
+    }
+}
+
+#[test]
+fn a_server_that_does_not_answer() {
+    // What commands say of one that is stopped is tested in tests/server/commands.rs.
+    let deployment = Deployment::new(vec![]);
+    deployment.follow("A command says that the server does not answer");
 }
 
 #[test]

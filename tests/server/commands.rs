@@ -3,12 +3,15 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use nimbus_test_support::{Ended, Machine, Server};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::process::Signal;
 use serde_json::json;
 
 use super::cloud::until;
@@ -168,6 +171,68 @@ fn a_killed_server_is_not_asked_and_its_successor_is() {
     assert_eq!(server.get("/api/tenants")["tenants"][0], "demo");
     server.stop();
     assert!(!left.exists());
+}
+
+#[test]
+fn a_server_that_is_stopped_holds_up_no_command() {
+    let (machine, server) = demo();
+    let remedy = format!("kill -CONT {}", server.pid());
+    // Whether it hangs before the command comes, or while it waits: for one the server is at work already.
+    let mut command = machine.nimbus(&["start", "--port", "0", "--data-dir", "busy"]);
+    let _ = command.env("FAILPOINTS", "audit::part-opened=pause");
+    let busy = machine.start_command(command);
+    let mut verify = machine.nimbus(&["encryption", "audit", "--verify"]);
+    let _ = verify.env("NIMBUS_DATA_DIR", machine.path("busy"));
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| machine.run_to_end(verify));
+        until("the server is at it", || {
+            let metrics = busy.get("/metrics");
+            let text = metrics.as_str().expect("text");
+            // The other one is the scrape.
+            text.contains("\nnimbus_http_requests_under_way 2\n")
+        });
+        for server in [&server, &busy] {
+            server.signal(Signal::STOP);
+        }
+        for command in THROUGH_THE_SERVER {
+            let (machine, remedy) = (&machine, &remedy);
+            drop(
+                scope.spawn(move || run(machine, command).expect(1, &["does not answer", remedy])),
+            );
+        }
+        let ended = waiting.join().expect("it ends");
+        ended.expect(1, &["does not answer"]);
+    });
+    // One that takes no connection any more, since too many wait.
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let address = SocketAddrUnix::new(socket_of(&machine, &server)).expect("an address");
+    let mut waiting = Vec::new();
+    loop {
+        let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+        let stream = stream.expect("a socket");
+        match connect(&stream, &address) {
+            Ok(()) => waiting.push(stream),
+            Err(errno) => {
+                assert_eq!(errno, Errno::AGAIN);
+                break;
+            }
+        }
+    }
+    run(&machine, &["encryption", "status"]).expect(1, &["does not answer"]);
+    drop(waiting);
+    server.signal(Signal::CONT);
+    run(&machine, &["encryption", "status"]).expect(0, &["demo.sqlite3"]);
+    server.stop();
+    busy.kill();
+}
+
+/// The socket of one of two servers.
+fn socket_of(machine: &Machine, server: &Server) -> PathBuf {
+    let lock = fs::metadata(machine.data_dir().join("nimbus.lock")).expect("its lock");
+    let name = format!("{:x}-{:x}", lock.dev(), lock.ino());
+    let path = machine.control_dir().join(name);
+    assert!(path.exists(), "{} of {}", path.display(), server.address());
+    path
 }
 
 #[test]

@@ -14,6 +14,23 @@ fn lines(log: &str) -> Vec<Value> {
 }
 
 #[test]
+fn a_filter_that_cannot_be_understood_is_said_to_be_ignored() {
+    let machine = machine();
+    let mut command = machine.nimbus(&["start", "--port", "0"]);
+    let _ = command.env("RUST_LOG", "info,nimbus=loud");
+    let server = machine.start_command(command);
+    let log = server.log();
+    assert!(log.contains("cannot be understood and is ignored"), "{log}");
+    assert!(log.contains("process hardened"), "as without it: {log}");
+    server.stop();
+    let mut command = machine.nimbus(&["encryption", "status"]);
+    let _ = command.env("RUST_LOG", "nimbus=loud");
+    machine
+        .run_to_end(command)
+        .expect(0, &["cannot be understood and is ignored"]);
+}
+
+#[test]
 fn every_line_of_a_request_carries_its_id_route_and_method() {
     let (machine, server) = demo();
     server.stop();

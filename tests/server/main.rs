@@ -17,6 +17,7 @@ mod bodies;
 mod cities;
 mod cloud;
 mod commands;
+mod control_lost;
 mod damaged;
 mod deploy;
 mod disk;

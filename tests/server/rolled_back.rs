@@ -185,16 +185,21 @@ fn it_is_refused_until_told_and_what_was_done_since_is_done_again() {
     let list = ["1 access-key-revoked", "1 lock", "1 unlock", "1 shred"];
     town.rejects_to_start(&list);
     let said = town.says(&["encryption", "audit", "--verify"], 3);
-    assert!(
-        said.contains("the control file is older than the log"),
-        "{said}"
-    );
+    assert!(said.contains("older than the audit log"), "{said}");
+    assert!(said.contains(ACCEPT[0]), "{said}");
+    // It is the control file that is wrong.
+    for words in ["tampered", "line 0"] {
+        assert!(!said.contains(words), "{said}");
+    }
     let said = town.says(&["doctor"], 3);
-    assert!(
-        said.contains("the control file is older than the log"),
-        "{said}"
-    );
+    assert!(said.contains("older than the audit log"), "{said}");
     let said = town.says(&["encryption", "status"], 3);
+    let shredded = said
+        .lines()
+        .find(|line| line.starts_with("shredded.sqlite3:"))
+        .expect("what the older control file knows is listed");
+    assert!(shredded.contains("was deleted"), "{said}");
+    assert!(shredded.contains("Nothing is to be restored"), "{said}");
     assert!(
         said.contains("nimbus-control.db: the control file"),
         "{said}"
@@ -296,6 +301,9 @@ fn what_cannot_be_verified_takes_rights_away_and_destroys_nothing() {
     let said = town.says(&["encryption", "audit"], 0);
     assert!(said.contains("log-broken"), "{said}");
     assert!(town.file("nimbus-audit.log.set-aside-1").exists());
+    // What leads to the older head stays.
+    assert!(said.contains("log-begun"), "{said}");
+    let _ = town.says(&["encryption", "audit", "--verify"], 0);
     let server = town.machine.start(&[]);
     assert_eq!(read(&server, "locked").0, 503);
     for (tenant, life) in [("unlocked", 1), ("reborn", 2), ("shredded", 1)] {

@@ -157,6 +157,7 @@ fn what_is_begun_again_after_a_fault_is_counted_and_goes_on() {
         ("metrics::upkeep=1*panic", "metrics-upkeep"),
         ("log::write=1*panic", "log-writer"),
         ("tls::reload=1*panic", "tls-reload"),
+        ("signals::follow=1*panic", "signals"),
     ] {
         let server = faulty(&machine, points);
         server.hang_up();
@@ -175,6 +176,71 @@ fn what_is_begun_again_after_a_fault_is_counted_and_goes_on() {
     server.stop();
     let server = faulty(&machine, "data-key-age::look=panic");
     assert_eq!(panics(&server, "data-key-age"), 0, "it is not asked for");
+    server.stop();
+}
+
+#[test]
+fn nobody_who_replaces_old_data_keys_is_missed_until_there_is_one() {
+    let machine = machine();
+    let start = ["start", "--port", "0", "--encryption-dek-max-age", "1d"];
+    for (points, stays) in [
+        ("data-key-age::look=panic", true),
+        ("data-key-age::look=1*panic", false),
+    ] {
+        let mut command = machine.nimbus(&start);
+        let _ = command.env("FAILPOINTS", points);
+        let server = machine.start_command(command);
+        let down = || metric(&server, "nimbus_background_down{name=\"data-key-age\"}");
+        if stays {
+            until("it is missed", || is_missed(&server, "data-key-age"));
+            until("the metric says so", || down() == 1);
+        } else {
+            until("the fault was met", || panics(&server, "data-key-age") == 1);
+            until("it runs again", || !is_missed(&server, "data-key-age"));
+            assert_eq!(down(), 0);
+        }
+        server.stop();
+    }
+}
+
+#[test]
+fn a_server_that_no_signal_reaches_is_not_ready() {
+    let machine = machine();
+    let server = faulty(&machine, "signals::follow=panic");
+    until("it is missed", || is_missed(&server, "signals"));
+    until("it is tried again", || panics(&server, "signals") > 1);
+    until("the metric says so", || {
+        metric(&server, "nimbus_background_down{name=\"signals\"}") == 1
+    });
+    server.kill();
+}
+
+#[test]
+fn identities_are_counted_although_who_counts_them_ended_by_a_fault() {
+    let machine = machine();
+    let server = faulty(&machine, "usage::seen=1*panic");
+    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    let name = "usage-counter";
+    let token = machine.token();
+    let seen = |identity: &str| {
+        let (path, identity) = (
+            "/api/tenants/demo/documents/notes",
+            [("x-nimbus-identity", identity)],
+        );
+        let answer = server.try_request_with(&token, &identity, "GET", path, None);
+        assert_eq!(answer.expect("an answer").0, 200);
+    };
+    until("the fault was met", || {
+        seen("ana");
+        panics(&server, name) == 1
+    });
+    // The next request starts another, so nobody misses it.
+    assert!(!is_missed(&server, name));
+    until("it is counted", || {
+        seen("bob");
+        !server.get("/debug/usage")["months"][0].is_null()
+    });
+    assert_eq!(panics(&server, name), 1);
     server.stop();
 }
 

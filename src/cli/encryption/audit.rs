@@ -10,9 +10,10 @@ use super::super::output::{self, Format};
 use super::super::remote::Remote;
 use super::super::{CliError, CommandOutcome, block_on, settings};
 use super::require_deployment;
-use crate::audit::{Line, OfflineLog, Verified, lines};
+use crate::audit::{Accepted, Line, OfflineLog, Verified, lines};
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
+use crate::envelope::Envelope;
 use crate::pluralize::pluralize;
 use crate::process::DataDirLock;
 
@@ -22,6 +23,7 @@ use crate::process::DataDirLock;
 Examples:
   nimbus encryption audit --since 2026-11-01T00:00:00Z
   nimbus encryption audit --verify
+  nimbus encryption audit --accept-broken
 
 Without --verify no key is needed, and nothing is proven. With it the exit code
 is 3 when a line was changed, removed, moved or cut off.")]
@@ -29,6 +31,10 @@ pub(super) struct Audit {
     /// Prove the whole log: its chain, its MACs, and its end
     #[arg(long)]
     verify: bool,
+
+    /// Accept that the log is not whole: from its last fault on it counts, and the log says who accepted that; no server may run
+    #[arg(long, conflicts_with_all = ["since", "verify"])]
+    accept_broken: bool,
 
     /// Only what happened at this time or after it
     #[arg(long, value_name = "RFC 3339 TIME", value_parser = time)]
@@ -42,6 +48,10 @@ pub(super) struct Audit {
 impl Audit {
     pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let settings = settings(config, None)?;
+        if self.accept_broken {
+            require_deployment(&settings)?;
+            return accept(&settings, self.format);
+        }
         // A log whose control file is lost can be read, and not proven.
         let log = settings.control_data_dir.join(crate::audit::FILE_NAME);
         if self.verify || !log.exists() {
@@ -67,7 +77,7 @@ impl Audit {
             }
         }
         Ok(match verified {
-            Some(verified) if !verified.problems.is_empty() => CommandOutcome::Problems,
+            Some(verified) if !verified.is_whole() => CommandOutcome::Problems,
             _ => CommandOutcome::Done,
         })
     }
@@ -80,11 +90,50 @@ fn verify(settings: &Settings) -> Result<Verified, CliError> {
             let _lock = DataDirLock::acquire(&settings.data_dir)?;
             block_on(async {
                 let envelope = keys::connect(settings, Purpose::Inspect).await?.envelope;
-                let log = OfflineLog::new(envelope, settings.control_data_dir.clone());
-                Ok(log.verify().await?)
+                Ok(offline(envelope, settings).verify().await?)
             })
         }
     }
+}
+
+fn offline(envelope: Envelope, settings: &Settings) -> OfflineLog {
+    let (dir, data_dir) = (&settings.control_data_dir, &settings.data_dir);
+    OfflineLog::new(envelope, dir.clone(), data_dir.clone())
+}
+
+/// Accepts that the log is not whole. The lock says who runs, if anybody does.
+fn accept(settings: &Settings, format: Format) -> Result<CommandOutcome, CliError> {
+    let _lock = DataDirLock::acquire(&settings.data_dir)?;
+    let accepted = block_on(async {
+        let envelope = keys::connect(settings, Purpose::Inspect).await?.envelope;
+        Ok(offline(envelope, settings).accept().await?)
+    })?;
+    let said = match (&accepted, format) {
+        (None, Format::Text) => "The audit log is whole: there is nothing to accept.\n".to_owned(),
+        (
+            Some(Accepted {
+                from,
+                faults,
+                first,
+            }),
+            Format::Text,
+        ) => format!(
+            "Accepted, and recorded: the audit log counts from line {from} on. Before it there stay {}, the first: {first}\n",
+            pluralize(*faults, "fault")
+        ),
+        (None, Format::Json) => serde_json::json!({"accepted": null}).to_string(),
+        (
+            Some(Accepted {
+                from,
+                faults,
+                first,
+            }),
+            Format::Json,
+        ) => serde_json::json!({"accepted": {"from": from, "faults": faults, "first": first}})
+            .to_string(),
+    };
+    output::answer(&said)?;
+    Ok(CommandOutcome::Done)
 }
 
 /// One line an event, its detail below it.
@@ -133,19 +182,34 @@ fn told(verified: &Verified) -> String {
         lines,
         sealed,
         head,
+        base,
         problems,
+        rolled_back,
     } = verified;
+    let mut text = rolled_back
+        .iter()
+        .map(|said| format!("The log and the control file are not of one time: {said}.\n"))
+        .collect::<String>();
     if problems.is_empty() {
-        return format!(
-            "The audit log is whole: {}, the last is number {head}; {} checked, the others are vouched for by the chain.\n",
+        let from = match base {
+            0 => String::new(),
+            base => format!(
+                " from line {} on, as an operator accepted (event log-accepted)",
+                base + 1
+            ),
+        };
+        text.push_str(&format!(
+            "The audit log is whole{from}: {}, the last {} number {head}; {} checked, the others are vouched for by the chain.\n",
             pluralize(*lines, "line"),
+            if rolled_back.is_some() { "that the control file knows is" } else { "is" },
             pluralize(*sealed, "MAC")
-        );
+        ));
+        return text;
     }
-    let mut text = format!(
+    text.push_str(&format!(
         "The audit log was tampered with, or damaged ({}):\n",
         pluralize(*lines, "line")
-    );
+    ));
     for problem in problems {
         text.push_str(&format!(
             "  {} line {}: {}\n",
@@ -153,7 +217,8 @@ fn told(verified: &Verified) -> String {
         ));
     }
     text.push_str(
-        "Compare it with the copies that your log collector keeps (tracing target nimbus::audit), and find out who could write there.\n",
+        "Compare it with the copies that your log collector keeps (tracing target nimbus::audit), and find out who could write there. Then, with the \
+         server stopped, `nimbus encryption audit --accept-broken` lets the log count from its last fault on, and records that.\n",
     );
     text
 }

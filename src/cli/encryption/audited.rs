@@ -11,7 +11,7 @@ use ureq::http::Method;
 
 use super::super::CliError;
 use super::super::remote::Remote;
-use crate::audit::{self, AuditLog, LogError, OfflineLog, Reported};
+use crate::audit::{self, AuditLog, LogError, OfflineLog, Reported, RolledBack};
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
 use crate::control::{self, Control, MirrorSeen};
@@ -39,7 +39,8 @@ pub(super) fn audited(
 
 /// The core of a command while nobody has the control file open.
 pub(super) fn offline(envelope: Envelope, settings: &Settings) -> Envelope {
-    let log = OfflineLog::new(envelope.clone(), settings.control_data_dir.clone());
+    let (dir, data_dir) = (&settings.control_data_dir, &settings.data_dir);
+    let log = OfflineLog::new(envelope.clone(), dir.clone(), data_dir.clone());
     envelope.with_audit(Arc::new(log))
 }
 
@@ -47,13 +48,13 @@ pub(super) fn offline(envelope: Envelope, settings: &Settings) -> Envelope {
 pub(super) async fn with_log(
     envelope: Envelope,
     control: Arc<Control>,
-    dir: &Path,
+    settings: &Settings,
 ) -> Result<Envelope, LogError> {
     if envelope.keys().is_none() {
         return Ok(envelope);
     }
-    let dir = dir.to_owned();
-    let log = blocking(move || AuditLog::open(control, &dir)).await?;
+    let (dir, data_dir) = (settings.control_data_dir.clone(), settings.data_dir.clone());
+    let log = blocking(move || AuditLog::open(control, &dir, &data_dir)).await?;
     Ok(envelope.with_audit(Arc::new(log)))
 }
 
@@ -62,7 +63,7 @@ pub(super) async fn with_log(
 pub(in crate::cli) async fn knowing(
     envelope: Envelope,
     settings: &Settings,
-) -> (Envelope, Option<String>) {
+) -> (Envelope, Option<RolledBack>) {
     let path = Control::path_in(&settings.control_data_dir);
     let prepared = envelope
         .prepare(&path, &control::subject(), Cipher::Blocks1, Intent::Open)
@@ -76,10 +77,6 @@ pub(in crate::cli) async fn knowing(
         (MirrorSeen::of(&file), rolled_back)
     })
     .await;
-    let rolled_back = rolled_back.map(|found| {
-        let found = Box::new(found);
-        LogError::RolledBack { found }.to_string()
-    });
     match seen {
         Ok(seen) => {
             let envelope = envelope.with_mirror(Arc::new(seen), &settings.data_dir);
@@ -102,7 +99,7 @@ impl Opened {
         let dir = &settings.control_data_dir;
         let control = Arc::new(Control::open(&envelope, dir).await?);
         let envelope = envelope.with_mirror(control.clone(), &settings.data_dir);
-        let envelope = with_log(envelope, control.clone(), dir).await?;
+        let envelope = with_log(envelope, control.clone(), settings).await?;
         let tenants = SqliteTenants::open(
             envelope.clone(),
             control.clone(),

@@ -26,6 +26,7 @@ pub(super) use audited::knowing;
 
 use super::output::{self, Format};
 use super::{CliError, CommandOutcome};
+use crate::audit::ControlLost;
 use crate::config::Settings;
 use crate::control::Control;
 use crate::encryption::Engine;
@@ -109,6 +110,9 @@ pub enum EncryptionError {
         /// Where its control file would be.
         control: PathBuf,
     },
+    /// A deployment whose control file is gone.
+    #[error("{0}")]
+    ControlLost(ControlLost),
     /// A key file cannot be made.
     #[error(transparent)]
     KeyFile(#[from] nimbus_keyproviders::KeyFileError),
@@ -135,11 +139,14 @@ impl Encryption {
     }
 }
 
-/// Refuses a place where no server ever ran: there is nothing to be read there, and nothing to be made.
+/// Refuses a place where no server ever ran, or whose control file is gone: there is nothing to be read there, and nothing to be made.
 fn require_deployment(settings: &Settings) -> Result<(), EncryptionError> {
     let control = Control::path_in(&settings.control_data_dir);
     if control.exists() || manifest_path(&control).exists() {
         return Ok(());
+    }
+    if let Some(lost) = ControlLost::look(&settings.control_data_dir, &settings.data_dir) {
+        return Err(EncryptionError::ControlLost(lost));
     }
     let control = std::path::absolute(&control).unwrap_or(control);
     Err(EncryptionError::NoDeployment { control })

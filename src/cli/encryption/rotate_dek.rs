@@ -126,7 +126,7 @@ impl RotateDek {
                 core = with_log(
                     core.with_mirror(control.clone(), &settings.data_dir),
                     control,
-                    dir,
+                    settings,
                 )
                 .await?;
             }

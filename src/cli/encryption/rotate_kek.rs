@@ -153,7 +153,7 @@ async fn here(
             envelope = with_log(
                 envelope.with_mirror(control.clone(), &settings.data_dir),
                 control,
-                dir,
+                settings,
             )
             .await?;
         }

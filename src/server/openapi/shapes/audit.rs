@@ -8,7 +8,10 @@ pub(in crate::server) struct AuditVerified {
     lines: u64,
     sealed: u64,
     head: u64,
+    base: u64,
     problems: Vec<AuditProblem>,
+    #[schema(nullable = false)]
+    rolled_back: Option<String>,
 }
 
 #[derive(ToSchema)]
