@@ -72,7 +72,7 @@ pub enum LogError {
         found: Box<RolledBack>,
     },
     /// The control file is gone, and the log's head with it.
-    #[error("the audit log cannot be verified: {0}")]
+    #[error("{0}")]
     ControlLost(ControlLost),
     /// There is no control file, which would hold the log's head.
     #[error("there is no control file at {}: no server has run here yet, or the directory is another", .path.display())]

@@ -10,7 +10,7 @@ use nimbus_manifests::{Cipher, SealedManifest, Subject, TenantId};
 
 use super::OperationError;
 use super::error::io_error;
-use crate::audit::AuditLog;
+use crate::audit::{AuditLog, ControlLost, LogError};
 use crate::control::{Control, ControlError};
 use crate::data_dir;
 use crate::envelope::{
@@ -91,6 +91,9 @@ pub async fn repair(
         return Err(OperationError::EncryptionOff);
     }
     let _lock = DataDirLock::acquire(data_dir)?;
+    if let Some(lost) = ControlLost::look(control_dir, data_dir) {
+        return Err(LogError::ControlLost(lost).into());
+    }
     let control_path = Control::path_in(control_dir);
     if classify(&control_path).map_err(io_error("read", &control_path))? == FileKind::Absent {
         return Err(EnvelopeError::DatabaseMissing { path: control_path }.into());
