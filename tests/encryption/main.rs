@@ -21,6 +21,7 @@ mod rotate_dek_online;
 mod rotate_kek;
 mod shred;
 mod status;
+mod unprotected;
 
 use std::fs;
 use std::hash::{DefaultHasher, Hasher as _};
