@@ -1,5 +1,5 @@
 //! The figures of `docs/benchmarks.md`: `cargo bench` measures all of them, `cargo bench -- documents` those of one part. With `--gib`, the
-//! large tenant that is copied whole has a gibibyte.
+//! large tenant that is copied whole has a gibibyte; with `--million`, the one that is read over HTTP has a million documents.
 //!
 //! Both sides of a ratio are measured in turn, in one run and one directory, and a ratio is the median of the ratios of
 //! neighbouring measurements: what else the machine does falls on both. Nothing here fails for being slow; the table
@@ -23,6 +23,7 @@ mod open_tenants;
 mod opening;
 mod point_reads;
 mod queries;
+mod reads;
 mod report;
 mod setup;
 mod slow_clients;
@@ -62,6 +63,7 @@ const PARTS: &[(&str, Part)] = &[
     ("queries", queries::run),
     ("clients", clients::run),
     ("point-reads", point_reads::run),
+    ("reads", reads::run),
     ("opening", opening::run),
     ("open-tenants", open_tenants::run),
     ("many-tenants", many_tenants::run),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use nimbus::control::Control;
 use nimbus::documents::{DocumentId, Fields, Mutation, TableName};
 use nimbus::envelope::{Envelope, KeyRing};
+use nimbus::sqlcipher::page_cache;
 use nimbus::tenants::sqlite::{SqliteOptions, SqliteTenants};
 use nimbus::tenants::{TenantProvider as _, TenantStore};
 use nimbus_keyproviders::{OsRandom, ProviderConfig, keyfile};
@@ -108,6 +109,8 @@ impl House {
     /// Encrypted under a key in `dir`, or plaintext.
     pub(crate) async fn open(dir: &Path, encrypted: bool) -> Self {
         let envelope = if encrypted {
+            // As a server has it; another part may have started it.
+            drop(page_cache::start(page_cache::default_bytes(), dir));
             encryption(dir).await
         } else {
             Envelope::plaintext()

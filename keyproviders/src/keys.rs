@@ -149,6 +149,32 @@ impl fmt::Debug for AuditKey {
     }
 }
 
+/// The MAC key of a database's pages, which SQLCipher derives from the file's cipher key. Wiped when
+/// dropped.
+pub struct PageMacKey(KeyBytes);
+
+impl PageMacKey {
+    /// A copy of `key`, which its owner still has to wipe.
+    #[must_use]
+    pub fn copy_of(key: &[u8; KEY_BYTES]) -> Self {
+        let mut bytes = KeyBytes::zeroed();
+        bytes.copy_from_slice(key);
+        Self(bytes)
+    }
+
+    /// Whether it is `key`, in constant time.
+    #[must_use]
+    pub fn is(&self, key: &[u8; KEY_BYTES]) -> bool {
+        self.0.ct_eq(key).into()
+    }
+}
+
+impl fmt::Debug for PageMacKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PageMacKey([REDACTED])")
+    }
+}
+
 /// HKDF-SHA256 (RFC 5869), leaving nothing behind but `out`.
 ///
 /// # Panics

@@ -62,7 +62,7 @@ pub mod recovery;
 pub use aws_kms::same_key;
 pub use config::ProviderConfig;
 pub use error::{FailureClass, KeyFileError, ProviderError, Unproven};
-pub use keys::{ArchiveKey, AuditKey, CipherKey, Dek};
+pub use keys::{ArchiveKey, AuditKey, CipherKey, Dek, PageMacKey};
 pub use local::{LocalAlgorithm, LocalKey};
 pub use local_provider::{KeySource, LocalProvider};
 pub use memory::{KEY_BYTES, LockedMemory, locked_memory};

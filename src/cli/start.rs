@@ -34,7 +34,7 @@ use crate::scheduler::{DueIndex, Scheduler, SystemClock};
 use crate::server::tls::{Tls, TlsError};
 use crate::server::token::{self, AdminToken, TokenError, TokenKeeper};
 use crate::server::{App, Listener, Local, Parts, Patience, local, serve};
-use crate::sqlcipher::check_library;
+use crate::sqlcipher::{check_library, page_cache};
 use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
 
 /// Run the server
@@ -217,6 +217,9 @@ impl Start {
                 .await
                 .map_err(keys::KeysError::from)?;
         }
+        if envelope.keys().is_some() {
+            start_page_cache(&settings).await;
+        }
         let control = Arc::new(Control::open(&envelope, &settings.control_data_dir).await?);
         let holder: Weak<dyn Holder> = Arc::<Control>::downgrade(&control);
         envelope.held_by(holder);
@@ -332,6 +335,25 @@ impl Start {
         };
         let tls = blocking(move || Tls::load(certificate, key)).await?;
         Ok(Some(Arc::new(tls)))
+    }
+}
+
+/// Everything works without it, slower: what is in its way ends no start.
+async fn start_page_cache(settings: &Settings) {
+    let bytes = settings
+        .page_cache_bytes
+        .unwrap_or_else(page_cache::default_bytes);
+    if bytes == 0 {
+        tracing::info!("the page cache is off, as --page-cache-bytes says");
+        return;
+    }
+    let dir = settings.data_dir.clone();
+    match blocking(move || page_cache::start(bytes, &dir)).await {
+        Ok(started) => tracing::info!(?started, "the page cache is on"),
+        Err(error) => tracing::warn!(
+            error = error_chain(&error),
+            "the page cache is off: every page that is read is decrypted anew"
+        ),
     }
 }
 

@@ -32,6 +32,7 @@ pub(crate) use duration::{NoTime, Time};
 
 use crate::envelope::Terms;
 use crate::process::{HomeError, Limits, Reserve};
+use crate::sqlcipher::page_cache;
 use said::is_utf16;
 pub(crate) use said::{as_meant, pieces, without_mark};
 
@@ -135,6 +136,10 @@ pub struct Persistence {
     /// Bytes that a tenant may have, after which only deletes are let in: 500MiB, 10GiB [default: no limit]
     #[arg(long, env = "NIMBUS_MAX_TENANT_BYTES", value_name = "BYTES")]
     pub max_tenant_bytes: Option<Bytes>,
+
+    /// Bytes of memory for pages that are kept decrypted, of all tenants: 256MiB; 0 for none [default: an eighth of the memory, at most 1GiB]
+    #[arg(long, env = "NIMBUS_PAGE_CACHE_BYTES", value_name = "BYTES")]
+    pub page_cache_bytes: Option<Bytes>,
 
     /// Bytes kept free on the disk of the data directory: below, only what makes room is let in [default: a twentieth of the disk, at most 1GiB]
     #[arg(long, env = "NIMBUS_DISK_RESERVE_BYTES", value_name = "BYTES")]
@@ -307,6 +312,8 @@ pub struct Settings {
     pub dek_max_age: Option<Duration>,
     /// How many tenants may be open at a time.
     pub max_open_tenants: usize,
+    /// How much memory the page cache may take; 0 for none, `None` where nobody said.
+    pub page_cache_bytes: Option<u64>,
     /// How much may be written.
     pub limits: Limits,
 }
@@ -367,6 +374,13 @@ impl Settings {
                 bounds: "at least 1MiB",
             });
         }
+        let page_cache_bytes = said.page_cache_bytes.map(Bytes::count);
+        if page_cache_bytes.is_some_and(|bytes| (1..page_cache::LEAST_BYTES).contains(&bytes)) {
+            return Err(ConfigError::OutOfBounds {
+                setting: "--page-cache-bytes",
+                bounds: "0, or at least 1MiB",
+            });
+        }
         Ok(Self {
             control_data_dir: said
                 .control_data_dir
@@ -379,6 +393,7 @@ impl Settings {
             recipients,
             dek_max_age,
             max_open_tenants,
+            page_cache_bytes,
             limits,
         })
     }
@@ -464,6 +479,7 @@ impl Persistence {
             encryption_dek_max_age: self.encryption_dek_max_age.or(file.encryption_dek_max_age),
             max_open_tenants: self.max_open_tenants.or(file.max_open_tenants),
             max_tenant_bytes: self.max_tenant_bytes.or(file.max_tenant_bytes),
+            page_cache_bytes: self.page_cache_bytes.or(file.page_cache_bytes),
             disk_reserve_bytes: self.disk_reserve_bytes.or(file.disk_reserve_bytes),
         }
     }

@@ -112,6 +112,16 @@ metrics! {
         "Bytes in the WALs of open tenants.";
     CHECKPOINTS = "nimbus_checkpoints_total", Kind::Counter,
         "Checkpoints, by outcome.";
+    PAGE_CACHE_BYTES = "nimbus_page_cache_bytes", Kind::Gauge,
+        "Bytes of pages that are kept decrypted for all connections, and of the same pages encrypted.";
+    PAGE_CACHE_LIMIT = "nimbus_page_cache_bytes_limit", Kind::Gauge,
+        "Bytes that the page cache may take; 0 where it is off.";
+    PAGE_CACHE_HITS = "nimbus_page_cache_hits_total", Kind::Counter,
+        "Pages read from disk that were in the page cache.";
+    PAGE_CACHE_MISSES = "nimbus_page_cache_misses_total", Kind::Counter,
+        "Pages read from disk that were verified and decrypted.";
+    PAGE_CACHE_EVICTIONS = "nimbus_page_cache_evictions_total", Kind::Counter,
+        "Pages that made room for others in the page cache.";
     READS_WAITING = "nimbus_reads_waiting", Kind::Gauge,
         "Reads that wait for one of their tenant's read connections, over all tenants.";
     READS_INTERRUPTED = "nimbus_reads_interrupted_total", Kind::Counter,
@@ -242,6 +252,9 @@ fn show_from_the_start() {
         &*PANICKED,
         &*LOG_LINES_DROPPED,
         &*BUFFER_REFUSED,
+        &*PAGES_HIT,
+        &*PAGES_MISSED,
+        &*PAGES_EVICTED,
     ] {
         counter.increment(0);
     }
@@ -253,6 +266,8 @@ fn show_from_the_start() {
         &*IN_TROUBLE,
         &*QUEUED,
         &*WAL,
+        &*PAGES_KEPT,
+        &*PAGES_LIMIT,
         &*WAITING_READS,
         &*SCHEDULER_LATE,
         &*PROTECTED,
@@ -306,6 +321,11 @@ handles! {
     WAL: Gauge = metrics::gauge!(WAL_BYTES);
     CHECKPOINT_DONE: Counter = metrics::counter!(CHECKPOINTS, "outcome" => "ok");
     CHECKPOINT_FAILED: Counter = metrics::counter!(CHECKPOINTS, "outcome" => "failed");
+    PAGES_KEPT: Gauge = metrics::gauge!(PAGE_CACHE_BYTES);
+    PAGES_LIMIT: Gauge = metrics::gauge!(PAGE_CACHE_LIMIT);
+    PAGES_HIT: Counter = metrics::counter!(PAGE_CACHE_HITS);
+    PAGES_MISSED: Counter = metrics::counter!(PAGE_CACHE_MISSES);
+    PAGES_EVICTED: Counter = metrics::counter!(PAGE_CACHE_EVICTIONS);
     WAITING_READS: Gauge = metrics::gauge!(READS_WAITING);
     READ_INTERRUPTED: Counter = metrics::counter!(READS_INTERRUPTED);
     LAG: Histogram = metrics::histogram!(SCHEDULER_LAG);

@@ -1,5 +1,10 @@
 //! What this process asks of its operating system: hardening at start, open files, and the lock on a data directory.
 
+#[expect(
+    unsafe_code,
+    reason = "memory apart from the heap comes from mmap, and its pages are locked and kept out of dumps by address"
+)]
+mod arena;
 mod control_socket;
 mod disk;
 #[expect(unsafe_code, reason = "an end that runs no handler is a foreign call")]
@@ -21,6 +26,7 @@ mod service;
 )]
 mod wiping;
 
+pub(crate) use arena::Arena;
 pub(crate) use control_socket::Place;
 pub use control_socket::{ANSWERS_WITHIN, ControlListener, ControlSocket, ControlSocketError};
 pub use disk::{Disk, Limits, Reserve, free_bytes};

@@ -12,25 +12,34 @@ use nimbus_keyproviders::CipherKey;
 use rusqlite::{Connection, ffi};
 use zeroize::Zeroizing;
 
-/// Gives `key` to a connection that has not read anything yet.
+use super::page_cache::{self, Owner};
+
+/// Gives `key` to a connection that has not read anything yet. With an `owner` it reads through the page cache; without one it reads
+/// what lies on the disk, and all of it is verified.
 ///
 /// The raw form `x'<64 hex digits>'` tells SQLCipher to derive nothing from it but the HMAC key
 /// (<https://www.zetetic.net/sqlcipher/sqlcipher-api/#key>, "Raw key").
-pub(super) fn hand_over(connection: &Connection, key: &CipherKey) -> rusqlite::Result<()> {
+pub(super) fn hand_over(
+    connection: &Connection,
+    key: &CipherKey,
+    owner: Option<&Owner>,
+) -> rusqlite::Result<()> {
     let mut raw = Zeroizing::new([0_u8; RAW_KEY_BYTES]);
     raw[..2].copy_from_slice(b"x'");
     HEXLOWER.encode_mut(key.expose(), &mut raw[2..RAW_KEY_BYTES - 1]);
     raw[RAW_KEY_BYTES - 1] = b'\'';
-    // SAFETY: the handle is that of a live connection, borrowed for the whole call; the name is a NUL-terminated literal; the pointer
-    // and length describe `raw`, which outlives the call, and SQLCipher copies the bytes before it returns.
-    let code = unsafe {
-        ffi::sqlite3_key_v2(
-            connection.handle(),
-            c"main".as_ptr(),
-            raw.as_ptr().cast(),
-            RAW_KEY_BYTES as i32,
-        )
-    };
+    let code = page_cache::opened_for(owner, || {
+        // SAFETY: the handle is that of a live connection, borrowed for the whole call; the name is a NUL-terminated literal; the
+        // pointer and length describe `raw`, which outlives the call, and SQLCipher copies the bytes before it returns.
+        unsafe {
+            ffi::sqlite3_key_v2(
+                connection.handle(),
+                c"main".as_ptr(),
+                raw.as_ptr().cast(),
+                RAW_KEY_BYTES as i32,
+            )
+        }
+    });
     if code == ffi::SQLITE_OK {
         Ok(())
     } else {

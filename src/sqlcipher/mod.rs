@@ -11,6 +11,7 @@ mod key;
 mod layout;
 mod online_rekey;
 mod page;
+pub mod page_cache;
 mod rekey;
 mod relayout;
 mod snapshot;
@@ -32,6 +33,7 @@ pub use copy::{CopyError, Progress, export_plaintext, import_plaintext};
 use error::is_not_understood;
 pub use error::{Damage, OpenError};
 pub(crate) use online_rekey::{Following, NotSwapped};
+use page_cache::Owner;
 pub(crate) use rekey::swap_to_next_key;
 
 use crate::data_dir::{SIDE_FILES, TEMPORARY_PREFIX, beside, side_files};
@@ -51,11 +53,13 @@ pub struct Database {
     proven: Mutex<Option<Connection>>,
     /// Whether another process may exchange the file, so that nothing is to be written to what was opened.
     beside_others: bool,
+    /// Whose pages its connections keep; `None` where each page is to be verified as it lies on the disk.
+    pages: Option<Owner>,
 }
 
 /// Opens or creates the database of `subject` at `path`, as the opening table says.
 ///
-/// Page 1 was read, and so authenticated, before this returns.
+/// Page 1 was read, and so authenticated, before this returns. Its connections read through the page cache, if this process has one.
 ///
 /// # Errors
 ///
@@ -102,7 +106,7 @@ pub(crate) async fn open_and<T: Send + 'static>(
             let envelope = envelope.clone();
             let event = Event::new(EventKind::Open, EventOutcome::Done).of(file.manifest());
             return blocking(move || {
-                let database = Database::keyed(file).proven()?;
+                let database = Database::keyed(file).served().proven()?;
                 if let Some(file) = &database.keyed {
                     envelope.refresh_mirror(file)?;
                 }
@@ -124,7 +128,7 @@ pub(crate) async fn open_and<T: Send + 'static>(
             envelope.settle(file, opened).await?
         }
     };
-    Ok(blocking(move || then(Database::keyed(file))).await)
+    Ok(blocking(move || then(Database::keyed(file).served())).await)
 }
 
 /// Opens an encrypted database that exists, and changes nothing beside it: an unfinished creation is refused, an unfinished rekey is
@@ -176,6 +180,7 @@ impl Database {
             keyed,
             proven: Mutex::default(),
             beside_others: false,
+            pages: None,
         }
     }
 
@@ -183,6 +188,32 @@ impl Database {
     pub(crate) fn keyed(file: KeyedFile) -> Self {
         let path = file.path().to_owned();
         Self::new(&path, Some(file))
+    }
+
+    /// This database, with what was read of it kept in the page cache for all its connections.
+    pub(crate) fn served(mut self) -> Self {
+        self.pages = self.keyed.as_ref().and_then(|_| Owner::new());
+        self
+    }
+
+    /// This database, with the pages of `other`: the same file under the same key.
+    pub(crate) fn served_as(mut self, other: &Self) -> Self {
+        self.pages.clone_from(&other.pages);
+        self
+    }
+
+    /// From now on none of its pages is served from the page cache.
+    pub(crate) fn close_pages(&self) {
+        if let Some(pages) = &self.pages {
+            pages.close();
+        }
+    }
+
+    /// Wipes its pages in the page cache. Blocks, for longer where there are many.
+    pub(crate) fn forget_pages(&self) {
+        if let Some(pages) = &self.pages {
+            pages.forget();
+        }
     }
 
     /// This database, once page 1 was read.
@@ -231,7 +262,7 @@ impl Database {
 
     /// A connection that has read nothing but page 1 yet. Blocks.
     fn fresh(&self) -> Result<Connection, OpenError> {
-        self.connect(&self.path, self.key().as_ref())
+        self.connect(&self.path, self.key().as_ref(), self.pages.as_ref())
             .map_err(|error| self.explain("open", error))
     }
 
@@ -248,15 +279,24 @@ impl Database {
         Ok(connection)
     }
 
+    /// A connection to what lies on the disk. Blocks.
+    fn uncached(&self) -> Result<Connection, OpenError> {
+        if self.pages.is_none() {
+            return self.writer();
+        }
+        self.connect(&self.path, self.key().as_ref(), None)
+            .map_err(|error| self.explain("open", error))
+    }
+
     /// Proves every page: `cipher_integrity_check` over the file's page MACs, and SQLite's own `integrity_check` beside it. Reads the whole
     /// file twice, on two threads. Blocks; checkpoints what it can first, because the MAC check does not look into the WAL. (SQLite's own
-    /// check does.)
+    /// check does.) No page comes from the page cache.
     ///
     /// # Errors
     ///
     /// [`OpenError::Damaged`].
     pub fn verify_pages(&self) -> Result<(), OpenError> {
-        let connection = self.writer()?;
+        let connection = self.uncached()?;
         connection
             .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_row| Ok(()))
             .map_err(|error| self.explain("verify", error))?;
@@ -352,7 +392,7 @@ impl Database {
             .into_temp_path();
         let _beside = Beside(temporary.to_path_buf());
         let connection = self
-            .connect(&temporary, self.key().as_ref())
+            .connect(&temporary, self.key().as_ref(), None)
             .map_err(|error| self.explain("create", error))?;
         crash_point!("sqlcipher::connected");
         connection
@@ -387,7 +427,12 @@ impl Database {
         clippy::disallowed_methods,
         reason = "this is the one opener that the lint protects"
     )]
-    fn connect(&self, path: &Path, key: Option<&CipherKey>) -> rusqlite::Result<Connection> {
+    fn connect(
+        &self,
+        path: &Path,
+        key: Option<&CipherKey>,
+        pages: Option<&Owner>,
+    ) -> rusqlite::Result<Connection> {
         // SQLCipher sets itself up on its first connection, and two first ones at a time get in each other's way.
         drop(check_library());
         // Until the WAL is open, too.
@@ -404,7 +449,7 @@ impl Database {
         connection.busy_timeout(BUSY_TIMEOUT)?;
         quiet_library(&connection)?;
         if let Some(key) = key {
-            key::hand_over(&connection, key)?;
+            key::hand_over(&connection, key, pages)?;
         }
         if !self.beside_others {
             write_ahead(&connection)?;
@@ -471,7 +516,7 @@ impl Database {
     /// Which of the two keys of a rekey opens the file.
     fn which_key(&self) -> Result<Opened, OpenError> {
         let try_key = |key: Option<CipherKey>| match key {
-            Some(key) => self.connect(&self.path, Some(&key)).map(drop),
+            Some(key) => self.connect(&self.path, Some(&key), None).map(drop),
             None => Err(rusqlite::Error::InvalidQuery),
         };
         let first = match try_key(self.key()) {
@@ -496,7 +541,7 @@ impl Database {
             )?;
             quiet_library(&connection)?;
             if let Some(key) = self.key() {
-                key::hand_over(&connection, &key)?;
+                key::hand_over(&connection, &key, None)?;
             }
             Ok(connection)
         };
@@ -513,7 +558,7 @@ impl Database {
             &self.path,
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
         )?;
-        key::hand_over(&connection, key)?;
+        key::hand_over(&connection, key, None)?;
         bad_pages(&connection)
     }
 
@@ -702,4 +747,4 @@ const DIAGNOSED_BYTES: u64 = 64 << 20;
 const WAL_RESET_FIXED: i32 = 3_051_003;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -225,7 +225,7 @@ impl Pages for Snapshot {
 
 fn open(database: &Database) -> Result<Connection, CopyError> {
     database
-        .connect(database.path(), database.key().as_ref())
+        .connect(database.path(), database.key().as_ref(), None)
         .map_err(|error| match &error {
             rusqlite::Error::SqliteFailure(_, Some(said)) if said.starts_with(MALFORMED) => {
                 CopyError::Schema {

@@ -38,6 +38,7 @@ mod metrics;
 mod names;
 mod operations;
 mod overload;
+mod page_cache;
 mod platform;
 mod providers;
 mod query;

@@ -1,5 +1,5 @@
 //! The memory of the running server, searched for keys as root can: none of a tenant that was closed, in whatever way; of one that is open, only
-//! where SECURITY.md says.
+//! where SECURITY.md says. Nor are documents of a closed tenant in the page cache.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -180,7 +180,8 @@ struct Region {
     kind: String,
 }
 
-/// What of `smaps` can be read: addresses, and a word on each. Pages that are locked and left out of dumps and forks are the key pages.
+/// What of `smaps` can be read: addresses, and a word on each. Pages that are left out of dumps and forks are the key pages; what is left out
+/// of dumps alone is the page cache.
 fn regions(smaps: &str) -> Vec<Region> {
     let mut regions: Vec<Region> = Vec::new();
     let mut readable = false;
@@ -188,8 +189,10 @@ fn regions(smaps: &str) -> Vec<Region> {
         let mut words = line.split_whitespace();
         let first = words.next().unwrap_or_default();
         if first == "VmFlags:" {
-            if readable && line.contains(" dd") && line.contains(" dc") {
-                regions.last_mut().expect("a region").kind = "key page".into();
+            if readable && line.contains(" dd") {
+                let is_key = line.contains(" dc");
+                let kind = if is_key { "key page" } else { "page cache" };
+                regions.last_mut().expect("a region").kind = kind.into();
             }
         } else if !first.ends_with(':')
             && let Some((from, to)) = first.split_once('-')
@@ -210,6 +213,8 @@ fn regions(smaps: &str) -> Vec<Region> {
     regions
 }
 
+/// No more than is searched quickly.
+const PAGE_CACHE: &[&str] = &["--page-cache-bytes", "8MiB"];
 const CANARY: &str = "lies in a page that is cached: 6b1f27a09c4e";
 const CHUNK: u64 = 1 << 20;
 const OVERLAP: u64 = 64;
@@ -286,14 +291,31 @@ fn things(tenant: &str) -> String {
 /// Writes and reads, on connections that both open.
 fn use_tenant(server: &Server, tenant: &str) {
     for number in 0..50 {
-        let _ = server.insert(tenant, "things", &json!({"n": number, "text": CANARY}));
+        let text = canary(tenant);
+        let _ = server.insert(tenant, "things", &json!({"n": number, "text": text}));
         let _ = server.get(&things(tenant));
     }
 }
 
+fn canary(tenant: &str) -> String {
+    format!("{CANARY} of {tenant}")
+}
+
+/// In which kinds of regions a document of the tenant lies.
+fn places_of(tenant: &str, server: &Server) -> BTreeSet<String> {
+    let document = canary(tenant);
+    let pattern = (document.clone(), document.into_bytes());
+    let mut places = BTreeSet::new();
+    search(server.pid(), &[pattern], |_, place| {
+        let (kind, _offset) = place.split_once(" +").expect("a kind and an offset");
+        let _new = places.insert(kind.to_owned());
+    });
+    places
+}
+
 /// While the tenant is open: the search finds its data key, in a key page, and nothing else. (SQLCipher keeps its keys masked.)
 #[track_caller]
-fn assert_where_stated(keys: &Keys, server: &Server) {
+fn assert_where_stated(keys: &Keys, tenant: &str, server: &Server) {
     let found = keys.found_in(server);
     assert!(
         found.contains_key("DEK, first half"),
@@ -303,24 +325,25 @@ fn assert_where_stated(keys: &Keys, server: &Server) {
     let astray: Vec<_> = found.values().flatten().filter(elsewhere).collect();
     assert!(astray.is_empty(), "{found:#?}");
     // And it looks where keys would be astray: a document lies in the clear in the pages that are cached.
-    let document = (CANARY.to_owned(), CANARY.as_bytes().to_vec());
-    let mut places = BTreeSet::new();
-    search(server.pid(), &[document], |_, place| {
-        let _new = places.insert(place);
-    });
-    assert!(!places.is_empty(), "the search does not look into the heap");
+    let places = places_of(tenant, server);
+    let kinds = ["[heap]", "page cache"].map(|kind| places.contains(kind));
+    assert_eq!(
+        kinds, [true; 2],
+        "the search does not look there: {places:?}"
+    );
 }
 
-/// After a tenant was closed: nothing. A request that was using it may take a moment to let go.
+/// After a tenant was closed: no key anywhere, and no document in the page cache. A request that was using it may take a moment to let go.
 #[track_caller]
-fn assert_gone(keys: &Keys, server: &Server, after: &str) {
-    let mut found = keys.found_in(server);
+fn assert_gone(keys: &Keys, tenant: &str, server: &Server, after: &str) {
+    let look = || (keys.found_in(server), places_of(tenant, server));
+    let mut found = look();
     for _again in 0..100 {
-        if found.is_empty() {
+        if found.0.is_empty() && !found.1.contains("page cache") {
             return;
         }
         std::thread::sleep(std::time::Duration::from_millis(50));
-        found = keys.found_in(server);
+        found = look();
     }
     panic!("after {after}: {found:#?}");
 }
@@ -344,7 +367,12 @@ fn local(arguments: &[&str]) -> (Machine, Server, std::path::PathBuf) {
     let text = fs::read_to_string(&identity).expect("the identity");
     let (_, recipient) = text.split_once("public key: ").expect("a recipient");
     let recipient = recipient.lines().next().expect("a line").trim();
-    let arguments = [&["--encryption-recovery-recipient", recipient], arguments].concat();
+    let arguments = [
+        PAGE_CACHE,
+        &["--encryption-recovery-recipient", recipient],
+        arguments,
+    ]
+    .concat();
     let server = machine.start(&arguments);
     for tenant in ["one", "two"] {
         let _ = server.create("/api/tenants", &json!({"id": tenant}));
@@ -360,9 +388,9 @@ fn no_key_stays_in_memory_when_a_tenant_makes_room_for_another() {
     let (machine, server, identity) = local(&["--max-open-tenants", "1"]);
     let keys = keys(&machine, "one", &identity);
     use_tenant(&server, "one");
-    assert_where_stated(&keys, &server);
+    assert_where_stated(&keys, "one", &server);
     use_tenant(&server, "two");
-    assert_gone(&keys, &server, "eviction");
+    assert_gone(&keys, "one", &server, "eviction");
 }
 
 #[test]
@@ -374,14 +402,14 @@ fn no_key_stays_in_memory_of_a_deleted_or_locked_tenant() {
     let [one, two] = ["one", "two"].map(|tenant| keys(&machine, tenant, &identity));
     use_tenant(&server, "one");
     use_tenant(&server, "two");
-    assert_where_stated(&one, &server);
-    assert_where_stated(&two, &server);
+    assert_where_stated(&one, "one", &server);
+    assert_where_stated(&two, "two", &server);
     let lock = machine.nimbus(&["encryption", "lock", "--tenant-id", "two"]);
     machine.run_to_end(lock).expect(0, &[]);
     let (status, _none) = server.request("DELETE", "/api/tenants/one", None);
     assert_eq!(status, 204);
-    assert_gone(&one, &server, "deletion");
-    assert_gone(&two, &server, "lock");
+    assert_gone(&one, "one", &server, "deletion");
+    assert_gone(&two, "two", &server, "lock");
 }
 
 #[test]
@@ -390,7 +418,7 @@ fn no_key_stays_in_memory_after_a_revocation() {
         return;
     }
     let cloud = Cloud::new();
-    let server = cloud.start_with(&["--encryption-key-lease", "1s"]);
+    let server = cloud.start_with(&[PAGE_CACHE, &["--encryption-key-lease", "1s"]].concat());
     let _ = server.create("/api/tenants", &json!({"id": "one"}));
     let keys = keys_by_kms(&cloud, "one");
     use_tenant(&server, "one");
@@ -401,10 +429,10 @@ fn no_key_stays_in_memory_after_a_revocation() {
     // Connections are used again, as those to AWS: what their buffers hold is not freed with the call.
     let calls = cloud.proxy.calls("Decrypt").len() + cloud.proxy.calls("GenerateDataKey").len();
     assert!(cloud.proxy.connections() < calls, "{calls} calls");
-    assert_where_stated(&keys, &server);
+    assert_where_stated(&keys, "one", &server);
     cloud.disable(&cloud.key);
     until("it is closed", || {
         server.log().matches("lease was not renewed").count() >= 2
     });
-    assert_gone(&keys, &server, "revocation");
+    assert_gone(&keys, "one", &server, "revocation");
 }

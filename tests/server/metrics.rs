@@ -10,7 +10,7 @@ use super::cloud::until;
 use super::{assert_refused, demo, send, send_bare};
 
 /// Every line that is a value: the series and the value.
-fn scrape(machine: &Machine, server: &Server) -> (String, BTreeMap<String, f64>) {
+pub(super) fn scrape(machine: &Machine, server: &Server) -> (String, BTreeMap<String, f64>) {
     let answer = send(machine, server, "GET /metrics", "", b"");
     assert_eq!(answer.status, 200);
     let kind = answer.header("content-type").expect("a type");

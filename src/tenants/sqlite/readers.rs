@@ -115,14 +115,16 @@ impl Readers {
         self.database.load_full()
     }
 
-    /// From now on connections are made to `database`: the same file under another key. Nobody reads meanwhile.
-    pub(super) fn reopen_as(&self, database: Database) {
+    /// From now on connections are made to `database`: the same file under another key. Nobody reads meanwhile. Gives the database under the key
+    /// before, whose cached pages are wiped when it is dropped; that takes a while.
+    pub(super) fn reopen_as(&self, database: Database) -> Arc<Database> {
         self.shed();
-        self.database.store(Arc::new(database));
+        self.database.swap(Arc::new(database))
     }
 
     /// The same file under the same key, got from the key provider again.
     pub(super) fn hold_by(&self, database: Database) {
+        let database = database.served_as(&self.database());
         self.database.store(Arc::new(database));
     }
 
@@ -162,6 +164,7 @@ impl Readers {
     /// Has reads and writes under way fail, and those that come: the tenant may not be used any more.
     pub(super) fn halt(&self) {
         self.halted.store(true, Ordering::Relaxed);
+        self.database().close_pages();
     }
 
     /// Set by [`Readers::halt`].
@@ -235,8 +238,11 @@ impl Readers {
         self.permits.close();
         drop(all);
         let readers = Arc::clone(self);
-        // Closing a connection touches files.
-        let shed = tokio::task::spawn_blocking(move || readers.shed());
+        // Closing a connection touches files. The writer's may go on for a moment, and keeps no page.
+        let shed = tokio::task::spawn_blocking(move || {
+            readers.shed();
+            readers.database().forget_pages();
+        });
         if let Err(error) = shed.await {
             tracing::error!(tenant = %self.tenant, %error, "closing the read connections failed");
         }

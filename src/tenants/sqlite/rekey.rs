@@ -200,7 +200,7 @@ async fn rekey(
         following = blocking(move || following.catch_up().map(|_changed| following)).await?;
         let error = match held {
             None => CopyError::Busy { path: path.clone() },
-            Some(_held) => {
+            Some(held) => {
                 let (answer, swapped) = oneshot::channel();
                 let handover = Box::new(Handover {
                     following,
@@ -214,7 +214,11 @@ async fn rekey(
                     .await
                     .map_err(|_closed| gone())?;
                 match swapped.await.map_err(|_closed| gone())? {
-                    Swapped::Done(file) => return Ok(file),
+                    Swapped::Done(file, before) => {
+                        drop(held);
+                        blocking(move || drop(before)).await;
+                        return Ok(file);
+                    }
                     Swapped::Failed(failed) => return Err(failed),
                     Swapped::Later(same, error) => {
                         following = same;
@@ -263,7 +267,8 @@ struct Handover {
     reason = "there is one of them in a rotation"
 )]
 enum Swapped {
-    Done(KeyedFile),
+    /// With the database under the key before.
+    Done(KeyedFile, Option<Arc<Database>>),
     /// Somebody else has the file open.
     Later(Following, CopyError),
     Failed(Failed),
@@ -304,16 +309,16 @@ impl Renewal for Handover {
         let (swapped, go_on) = match following.swap() {
             Ok(file) => match file.share().under(Opened::Next) {
                 Ok(next) => {
-                    readers.reopen_as(Database::keyed(next));
+                    let before = readers.reopen_as(Database::keyed(next).served());
                     tracing::info!(
                         path = %readers.path().display(),
                         held_us = u64::try_from(held.elapsed().as_micros()).unwrap_or(u64::MAX),
                         "a tenant's file was exchanged for its copy under the next data key"
                     );
-                    (Swapped::Done(file), true)
+                    (Swapped::Done(file, Some(before)), true)
                 }
                 // Swapped all the same: the tenant is opened afresh.
-                Err(_no_revision_left) => (Swapped::Done(file), false),
+                Err(_no_revision_left) => (Swapped::Done(file, None), false),
             },
             Err(NotSwapped {
                 error,
