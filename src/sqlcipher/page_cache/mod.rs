@@ -177,7 +177,9 @@ struct Numbers {
 impl Cache {
     fn new(memory: &'static mut [u8]) -> Self {
         let (slots, _rest) = memory.as_chunks_mut::<SLOT>();
-        let each = (slots.len() / SHARDS).max(LEAST_SLOTS);
+        // All of one size: each gets as many pages as the others.
+        let count = (slots.len() / LEAST_SLOTS).clamp(1, SHARDS);
+        let each = slots.len().div_ceil(count).max(1);
         let shards = slots.chunks_mut(each).map(Shard::new).map(Mutex::new);
         Self {
             shards: shards.collect(),

@@ -380,6 +380,10 @@ impl Shard {
         self.slots.iter().any(holds)
     }
 
+    pub(super) fn size(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Every slot that was ever used is free, or in one bucket, one queue and its owner's list.
     pub(super) fn check(&self) {
         let walk = |list: &List, kind: usize| {

@@ -54,6 +54,32 @@ fn cache(slots: usize) -> &'static Cache {
 }
 
 #[test]
+fn shards_are_of_one_size() {
+    for slots in [1, 63, 64, 65, 127, 129, 130, 1000, 1025, 1040, 2050] {
+        let cache = cache(slots);
+        let sizes: Vec<usize> = cache
+            .shards
+            .iter()
+            .map(|shard| lock(shard).size())
+            .collect();
+        let (least, most) = (sizes.iter().min().unwrap(), sizes.iter().max().unwrap());
+        assert!(most - least < sizes.len(), "{slots}: {sizes:?}");
+        assert!(sizes.len() <= 16 && sizes.iter().sum::<usize>() == slots);
+    }
+}
+
+#[test]
+fn evicts_nothing_while_there_is_room() {
+    let cache = cache(2000);
+    let owner = cache.owner();
+    for number in 0..1300 {
+        keep(&owner, number);
+    }
+    assert_eq!(cache.figures().evictions, 0);
+    assert!((0..1300).all(|number| is_kept(&owner, number)));
+}
+
+#[test]
 fn finds_by_every_part_of_the_name_and_by_every_byte() {
     let cache = cache(64);
     let owner = cache.owner();
