@@ -19,6 +19,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub(crate) mod data_dir;
+pub mod deployment;
 pub mod documents;
 pub mod encryption;
 pub mod envelope;

@@ -6,13 +6,13 @@ use std::time::Duration;
 use clap::Args;
 use ureq::http::Method;
 
-use super::encryption::knowing;
 use super::output::{self, Format};
 use super::remote::Remote;
 use super::{CliError, CommandOutcome, block_on, settings};
 use crate::audit::{LogError, OfflineLog};
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
+use crate::deployment;
 use crate::encryption::doctor::{Diagnosis, Doctor, Verdict};
 use crate::encryption::status::StatusReader;
 use crate::error_chain::error_chain;
@@ -71,7 +71,8 @@ async fn here(settings: &Settings) -> Result<Diagnosis, CliError> {
     };
     let (envelope, rolled_back) = match envelope {
         Ok(envelope) => {
-            let (envelope, rolled_back) = knowing(envelope, settings).await;
+            let (envelope, rolled_back) =
+                deployment::look(envelope, &settings.data_dir, &settings.control_data_dir).await;
             (Ok(envelope), rolled_back)
         }
         Err(error) => (Err(error_chain(&error)), None),

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -14,13 +14,14 @@ use tokio::sync::watch;
 
 use super::output::{self, Format};
 use super::{CliError, CommandOutcome};
-use crate::audit::{AuditLog, ControlLost};
+use crate::audit::ControlLost;
 use crate::clock::{self, WrongClock};
 use crate::config::keys::{self, Keys, Purpose};
 use crate::config::{NoTime, Persistence, Settings, Time, pieces};
 use crate::control::{Control, ControlError};
+use crate::deployment::{Deployment, OlderControl};
 use crate::encryption::status::StatusReader;
-use crate::envelope::{Holder, act_as, blocking, remove_leftovers};
+use crate::envelope::{Envelope, act_as, blocking, remove_leftovers};
 use crate::error_chain::error_chain;
 use crate::metrics;
 use crate::pluralize::pluralize;
@@ -35,7 +36,7 @@ use crate::server::tls::{Tls, TlsError};
 use crate::server::token::{self, AdminToken, TokenError, TokenKeeper};
 use crate::server::{App, Listener, Local, Parts, Patience, local, serve};
 use crate::sqlcipher::{check_library, page_cache};
-use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
+use crate::tenants::sqlite::SqliteOptions;
 
 /// Run the server
 #[derive(Debug, Args)]
@@ -172,7 +173,67 @@ impl Start {
     async fn serve(self, settings: Settings, signals: Signals) -> Result<(), CliError> {
         // Until it serves there is nothing to end in order.
         let starting = short_task(end_if_stopped(signals.stop.clone()));
-        // Before anything is touched: what can be refused without looking.
+        let door = self.bind(&settings).await?;
+        let files = FileLimit::raise();
+        let max_open_tenants = open_tenants(files, settings.max_open_tenants);
+        let (deployment, lock) = self.open(&settings).await?;
+        let renewing = deployment.envelope.clone();
+        let leases = runtime::keep(Background::LeaseKeeper, move || {
+            renewing.clone().keep_leases()
+        });
+        let due_index = Arc::new(due_index(&deployment.control).await?);
+        let options = SqliteOptions {
+            max_open_tenants,
+            limits: settings.limits,
+            due: due_index.clone(),
+            ..SqliteOptions::default()
+        };
+        let tenants = Arc::new(deployment.tenants(options).await?);
+        let commands = commands(&door.token, lock).await?;
+        let (hangups, certificate) = (signals.hangups, door.tls.clone());
+        let reloading = runtime::keep(Background::TlsReload, move || {
+            reload_on_hangup(hangups.clone(), certificate.clone())
+        });
+        let scheduler = Scheduler::start(tenants.clone(), due_index, Arc::new(SystemClock));
+        let patience = Patience {
+            keep_alive: self.keep_alive,
+            ..Patience::default()
+        };
+        let app = Arc::new(App::new(Parts {
+            tenants,
+            scheduler,
+            status_reader: status_reader(&settings, &deployment.envelope),
+            control: deployment.control,
+            envelope: deployment.envelope,
+            audit: deployment.audit,
+            max_open_tenants,
+            limits: settings.limits,
+            tokens: TokenKeeper::new(door.token),
+            allowed_origins: pieces(self.cors_allow_origins),
+        }));
+        if let Some(max_age) = settings.dek_max_age {
+            app.keep_data_keys_young(max_age);
+        }
+        // From here on it ends in order.
+        starting.abort();
+        drop(starting.await);
+        announce_address(door.address, self.log_format);
+        let listener = Listener {
+            socket: door.socket,
+            tls: door.tls,
+            most: files.connections(),
+            patience,
+        };
+        let served = serve(listener, commands, app, signals.stop).await;
+        drop(reloading);
+        served?;
+        drop(leases);
+        tracing::info!("stopped; every tenant is closed and its keys are wiped");
+        Ok(())
+    }
+
+    /// Checks what can be refused before anything is touched, and takes the address.
+    async fn bind(&self, settings: &Settings) -> Result<Door, CliError> {
         clock::check().map_err(StartError::from)?;
         let inherited = inherited_listener().map_err(StartError::from)?;
         let address = match &inherited {
@@ -182,9 +243,9 @@ impl Start {
         if !address.ip().is_loopback() && !self.allow_network {
             return Err(StartError::NotLoopback { host: address.ip() }.into());
         }
-        let token_path = token::default_path()?;
+        let token = token::default_path()?;
         if !address.ip().is_loopback() {
-            let path = token_path.clone();
+            let path = token.clone();
             reject_first_token(address.ip(), blocking(move || token::read(&path)).await)?;
         }
         let tls = self.tls().await?;
@@ -192,25 +253,30 @@ impl Start {
         runtime::show_metrics();
         let hardening = harden();
         tracing::info!(?hardening, "process hardened");
-        let files = FileLimit::raise();
-        let max_open_tenants = open_tenants(files, settings.max_open_tenants);
         check_library()?;
         // Who connects while the rest comes up waits in the kernel's queue, as at a socket of the service manager's.
         let (socket, address) = listen(inherited, address, &settings.data_dir).await?;
+        Ok(Door {
+            socket,
+            address,
+            tls,
+            token,
+        })
+    }
 
-        let (data_dir, control_dir) =
-            (settings.data_dir.clone(), settings.control_data_dir.clone());
-        // Before this start uses the directory itself.
-        let lost = blocking({
-            let (control_dir, data_dir) = (control_dir.clone(), data_dir.clone());
-            move || ControlLost::look(&control_dir, &data_dir)
-        });
-        let lost = lost.await;
-        let lock = blocking(move || take_dirs(&data_dir, &control_dir))
-            .await?
-            .keep();
-        let Keys { envelope, made } = keys::connect(&settings, Purpose::Start).await?;
-        announce_keys(made.as_deref(), &settings);
+    /// Takes the data directory, connects the keys, and opens what lies around the control file.
+    async fn open(&self, settings: &Settings) -> Result<(Deployment, LockId), CliError> {
+        let (data_dir, control_dir) = (&settings.data_dir, &settings.control_data_dir);
+        let dirs = [data_dir.clone(), control_dir.clone()];
+        let (lost, lock) = blocking(move || {
+            // Before this start uses the directory itself.
+            let lost = ControlLost::look(&dirs[1], &dirs[0]);
+            take_dirs(&dirs[0], &dirs[1]).map(|lock| (lost, lock))
+        })
+        .await?;
+        let lock = lock.keep();
+        let Keys { envelope, made } = keys::connect(settings, Purpose::Start).await?;
+        announce_keys(made.as_deref(), settings);
         if let Some(keys) = envelope.keys() {
             keys.current()
                 .check()
@@ -218,115 +284,19 @@ impl Start {
                 .map_err(keys::KeysError::from)?;
         }
         if envelope.keys().is_some() {
-            start_page_cache(&settings).await;
+            start_page_cache(settings).await;
         }
-        let control = Arc::new(Control::open(&envelope, &settings.control_data_dir).await?);
-        let holder: Weak<dyn Holder> = Arc::<Control>::downgrade(&control);
-        envelope.held_by(holder);
-        let mut envelope = envelope.with_mirror(control.clone(), &settings.data_dir);
-        let mut audit = None;
-        if envelope.keys().is_some() {
-            let (control, dir) = (control.clone(), settings.control_data_dir.clone());
-            let data_dir = settings.data_dir.clone();
-            let accepting = self.accept_rolled_back_control;
-            let opened = blocking(move || match accepting {
-                false => AuditLog::open(control, &dir, &data_dir),
-                true => AuditLog::open_accepting(control, &dir, &data_dir),
-            });
-            let log = Arc::new(opened.await?);
-            envelope = envelope.with_audit(log.clone());
-            audit = Some(log);
-        }
+        let older = match self.accept_rolled_back_control {
+            false => OlderControl::Refuse,
+            true => OlderControl::Accept,
+        };
+        let deployment = Deployment::open(envelope, data_dir, control_dir, older).await?;
         // After the log: that may have locked some again.
-        let locked = blocking({
-            let control = control.clone();
-            move || control.locked_tenants()
-        });
-        let locked = locked.await?;
+        let locked = deployment.keep_locked().await?;
         if let Some(lost) = lost {
-            announce_new_control(&lost, locked.len());
+            announce_new_control(&lost, locked);
         }
-        envelope.keep_locked(locked);
-        let renewing = envelope.clone();
-        let leases = runtime::keep(Background::LeaseKeeper, move || {
-            renewing.clone().keep_leases()
-        });
-        let due_index = Arc::new(due_index(&control).await?);
-        let options = SqliteOptions {
-            max_open_tenants,
-            limits: settings.limits,
-            due: due_index.clone(),
-            ..SqliteOptions::default()
-        };
-        let tenants = SqliteTenants::open(
-            envelope.clone(),
-            control.clone(),
-            settings.data_dir.clone(),
-            options,
-        )
-        .await?;
-
-        let token = blocking({
-            let path = token_path.clone();
-            move || token::read_or_create(&path)
-        });
-        drop(token.await?);
-
-        let commands = commands(&token_path, lock).await;
-        let (hangups, certificate) = (signals.hangups, tls.clone());
-        let reloading = runtime::keep(Background::TlsReload, move || {
-            reload_on_hangup(hangups.clone(), certificate.clone())
-        });
-        let listener = Listener {
-            socket,
-            tls,
-            most: files.connections(),
-            patience: Patience {
-                keep_alive: self.keep_alive,
-                ..Patience::default()
-            },
-        };
-        let status_reader = StatusReader {
-            data_dir: settings.data_dir,
-            control_dir: settings.control_data_dir,
-            provider: settings.provider,
-            envelope: Ok(envelope.clone()),
-            dek_max_age: settings.dek_max_age,
-            holds_control: true,
-            rolled_back: None,
-        };
-        let tenants = Arc::new(tenants);
-        let scheduler = Scheduler::start(tenants.clone(), due_index, Arc::new(SystemClock));
-        let app = App::new(Parts {
-            tenants,
-            scheduler,
-            control,
-            envelope,
-            audit,
-            status_reader,
-            max_open_tenants,
-            limits: settings.limits,
-            tokens: TokenKeeper::new(token_path),
-            allowed_origins: pieces(self.cors_allow_origins),
-        });
-        let app = Arc::new(app);
-        if let Some(max_age) = settings.dek_max_age {
-            app.keep_data_keys_young(max_age);
-        }
-        // From here on it ends in order.
-        starting.abort();
-        drop(starting.await);
-        match self.log_format {
-            Format::Text => output::note(&format!("nimbus listening on {address}")),
-            Format::Json => tracing::info!(%address, "nimbus listening on {address}"),
-        }
-        notify("READY=1");
-        let served = serve(listener, commands, app, signals.stop).await;
-        drop(reloading);
-        served?;
-        drop(leases);
-        tracing::info!("stopped; every tenant is closed and its keys are wiped");
-        Ok(())
+        Ok((deployment, lock))
     }
 
     async fn tls(&self) -> Result<Option<Arc<Tls>>, StartError> {
@@ -434,15 +404,40 @@ fn open_tenants(files: FileLimit, wanted: usize) -> usize {
     wanted.min(most)
 }
 
-/// Where commands of this machine are taken. A server that cannot take any serves its clients all the same.
-async fn commands(token: &Path, lock: LockId) -> Option<Listener<Local>> {
+/// What a server is reached by.
+struct Door {
+    socket: TcpListener,
+    address: SocketAddr,
+    tls: Option<Arc<Tls>>,
+    /// The file of the admin token.
+    token: PathBuf,
+}
+
+/// How a server that has the control file open looks at its files.
+fn status_reader(settings: &Settings, envelope: &Envelope) -> StatusReader {
+    StatusReader {
+        data_dir: settings.data_dir.clone(),
+        control_dir: settings.control_data_dir.clone(),
+        provider: settings.provider.clone(),
+        envelope: Ok(envelope.clone()),
+        dek_max_age: settings.dek_max_age,
+        holds_control: true,
+        rolled_back: None,
+    }
+}
+
+/// Where commands of this machine are taken; makes the admin token where there is none. A server that cannot take any serves its clients
+/// all the same.
+async fn commands(token: &Path, lock: LockId) -> Result<Option<Listener<Local>>, CliError> {
+    let path = token.to_owned();
+    drop(blocking(move || token::read_or_create(&path)).await?);
     let token = token.to_owned();
     let listen = move || -> Result<ControlListener, CliError> {
         let owner = token::owner(&token)?.ok_or(TokenError::Missing { path: token })?;
         Ok(ControlSocket::new(token::control_dir()?, lock, owner).listen()?)
     };
     let listener = blocking(listen).await.and_then(|one| Ok(local(one)?));
-    listener
+    let listener = listener
         .inspect_err(|error| {
             let error = error_chain(error);
             tracing::error!(
@@ -450,7 +445,8 @@ async fn commands(token: &Path, lock: LockId) -> Option<Listener<Local>> {
                 "commands of this machine cannot reach this server; the admin token over HTTP can do what they do"
             );
         })
-        .ok()
+        .ok();
+    Ok(listener)
 }
 
 /// Reads at each SIGHUP again what can change under a running server: the TLS certificate and its key.
@@ -522,6 +518,15 @@ fn announce_keys(made: Option<&Path>, settings: &Settings) {
             settings.data_dir.display()
         );
     }
+}
+
+/// Says where the server listens, and that it is ready.
+fn announce_address(address: SocketAddr, format: Format) {
+    match format {
+        Format::Text => output::note(&format!("nimbus listening on {address}")),
+        Format::Json => tracing::info!(%address, "nimbus listening on {address}"),
+    }
+    notify("READY=1");
 }
 
 /// Says, whatever the log's level, that this deployment has forgotten what its control file knew.

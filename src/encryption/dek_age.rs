@@ -10,7 +10,7 @@ use std::time::Duration;
 use nimbus_manifests::{Subject, Timestamp};
 
 use super::protected_files;
-use super::rotate_dek::{Deployment, Request};
+use super::rotate_dek::{DekRotator, Request};
 use crate::envelope::{Clock, blocking, manifest_path, read_manifest};
 use crate::error_chain::error_chain;
 use crate::sqlcipher::Progress;
@@ -18,7 +18,7 @@ use crate::sqlcipher::Progress;
 /// Keeps data keys from growing old.
 #[derive(Debug, Clone)]
 pub struct Keeper {
-    deployment: Deployment,
+    rotator: DekRotator,
     max_age: Duration,
     clock: Arc<dyn Clock>,
 }
@@ -35,11 +35,11 @@ pub struct Due {
 }
 
 impl Keeper {
-    /// A keeper for the files of `deployment`.
+    /// A keeper for the files of `rotator`.
     #[must_use]
-    pub fn new(deployment: Deployment, max_age: Duration, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(rotator: DekRotator, max_age: Duration, clock: Arc<dyn Clock>) -> Self {
         Self {
-            deployment,
+            rotator,
             max_age,
             clock,
         }
@@ -59,11 +59,11 @@ impl Keeper {
     /// The directory that cannot be read, and why.
     pub fn due(&self) -> Result<Vec<Due>, (PathBuf, std::io::Error)> {
         let now = self.clock.now();
-        let Deployment {
+        let DekRotator {
             data_dir,
             control_dir,
             ..
-        } = &self.deployment;
+        } = &self.rotator;
         let mut due: Vec<_> = protected_files(data_dir, Some(control_dir))?
             .into_iter()
             .filter_map(|path| {
@@ -103,7 +103,7 @@ impl Keeper {
             tenant_id: due.subject.tenant().map(ToString::to_string),
             ..Request::default()
         };
-        match self.deployment.rotate_dek(request, progress).await {
+        match self.rotator.rotate_dek(request, progress).await {
             Ok(_rotated) => {
                 tracing::info!(subject = %due.subject, since = %due.since, "an old data key was replaced");
                 true

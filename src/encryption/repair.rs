@@ -10,9 +10,10 @@ use nimbus_manifests::{Cipher, SealedManifest, Subject, TenantId};
 
 use super::OperationError;
 use super::error::io_error;
-use crate::audit::{AuditLog, ControlLost, LogError};
+use crate::audit::{ControlLost, LogError};
 use crate::control::{Control, ControlError};
 use crate::data_dir;
+use crate::deployment::{Deployment, OlderControl};
 use crate::envelope::{
     self, Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, Intent, Prepared,
     ReadError, blocking, classify, manifest_path, read_manifest,
@@ -98,11 +99,11 @@ pub async fn repair(
     if classify(&control_path).map_err(io_error("read", &control_path))? == FileKind::Absent {
         return Err(EnvelopeError::DatabaseMissing { path: control_path }.into());
     }
-    let control = Arc::new(Control::open(envelope, control_dir).await?);
-    let (log, dirs) = (control.clone(), [control_dir, data_dir].map(Path::to_owned));
-    let log = blocking(move || AuditLog::open(log, &dirs[0], &dirs[1])).await?;
-    let bare = &envelope.clone().with_audit(Arc::new(log));
-    let envelope = &bare.clone().with_mirror(control.clone(), data_dir);
+    let older = OlderControl::Refuse;
+    let deployment = Deployment::open(envelope.clone(), data_dir, control_dir, older).await?;
+    let log = deployment.audit.ok_or(OperationError::EncryptionOff)?;
+    let bare = &envelope.clone().with_audit(log);
+    let (envelope, control) = (&deployment.envelope, deployment.control);
     let copies = blocking({
         let control = control.clone();
         move || {

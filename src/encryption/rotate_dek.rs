@@ -69,7 +69,7 @@ pub struct Renewed {
 
 /// The parts of a running server that a rotation goes through.
 #[derive(Debug, Clone)]
-pub struct Deployment {
+pub struct DekRotator {
     /// The tenants.
     pub tenants: Arc<dyn TenantProvider>,
     /// The control file.
@@ -82,7 +82,7 @@ pub struct Deployment {
     pub control_dir: PathBuf,
 }
 
-impl Deployment {
+impl DekRotator {
     /// Refuses at once what cannot be: no path, one that is none of this server's, a tenant to whom the file does not belong.
     ///
     /// # Errors

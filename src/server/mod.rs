@@ -40,7 +40,7 @@ use crate::budget::{self, Shares};
 use crate::control::{Control, ControlError};
 use crate::encryption::dek_age::{self, Keeper};
 use crate::encryption::gauges;
-use crate::encryption::rotate_dek::Deployment;
+use crate::encryption::rotate_dek::DekRotator;
 use crate::encryption::status::StatusReader;
 use crate::envelope::{Envelope, SystemClock, acting_as, actor, blocking};
 use crate::metrics;
@@ -179,7 +179,7 @@ impl App {
 
     /// Replaces data keys that are older than `max_age`, one at a time, for as long as the server runs. It steps back for whatever an operator asks for.
     pub fn keep_data_keys_young(self: &Arc<Self>, max_age: Duration) {
-        let keeper = Keeper::new(self.deployment(), max_age, Arc::new(SystemClock));
+        let keeper = Keeper::new(self.dek_rotator(), max_age, Arc::new(SystemClock));
         let operations = self.operations.clone();
         let keeping = runtime::keep(Background::DataKeyAge, move || {
             renew_old_keys(keeper.clone(), operations.clone())
@@ -188,8 +188,8 @@ impl App {
     }
 
     /// What a rotation of data keys goes through.
-    fn deployment(&self) -> Deployment {
-        Deployment {
+    fn dek_rotator(&self) -> DekRotator {
+        DekRotator {
             tenants: self.tenants.clone(),
             control: self.control.clone(),
             envelope: self.envelope.clone(),

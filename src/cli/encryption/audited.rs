@@ -6,17 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nimbus_manifests::Cipher;
 use ureq::http::Method;
 
 use super::super::CliError;
 use super::super::remote::Remote;
-use crate::audit::{self, AuditLog, LogError, OfflineLog, Reported, RolledBack};
+use crate::audit::{OfflineLog, Reported};
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
-use crate::control::{self, Control, MirrorSeen};
-use crate::envelope::{AuditError, AuditSink, Envelope, Event, Intent, Prepared, blocking, parent};
-use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
+use crate::deployment::{Deployment, OlderControl};
+use crate::envelope::{AuditError, AuditSink, Envelope, Event, blocking, parent};
 
 /// The core of a command on `file` that does not have the control file open itself. A file elsewhere is none of this deployment's, and only the
 /// log of the process tells of it.
@@ -44,75 +42,19 @@ pub(super) fn offline(envelope: Envelope, settings: &Settings) -> Envelope {
     envelope.with_audit(Arc::new(log))
 }
 
-/// The core of a command that has the control file open.
-pub(super) async fn with_log(
-    envelope: Envelope,
-    control: Arc<Control>,
-    settings: &Settings,
-) -> Result<Envelope, LogError> {
-    if envelope.keys().is_none() {
-        return Ok(envelope);
-    }
-    let (dir, data_dir) = (settings.control_data_dir.clone(), settings.data_dir.clone());
-    let log = blocking(move || AuditLog::open(control, &dir, &data_dir)).await?;
-    Ok(envelope.with_audit(Arc::new(log)))
-}
-
-/// The same core, which also goes by what the control file knows of the tenants, where that can be read: it is only looked at. And what is wrong
-/// when that file is older than its audit log.
-pub(in crate::cli) async fn knowing(
-    envelope: Envelope,
-    settings: &Settings,
-) -> (Envelope, Option<RolledBack>) {
-    let path = Control::path_in(&settings.control_data_dir);
-    let prepared = envelope
-        .prepare(&path, &control::subject(), Cipher::Blocks1, Intent::Open)
-        .await;
-    let Ok(Prepared::Keyed(file)) = prepared else {
-        return (envelope, None);
-    };
-    let dir = settings.control_data_dir.clone();
-    let (seen, rolled_back) = blocking(move || {
-        let rolled_back = audit::rolled_back(&file, &dir).ok().flatten();
-        (MirrorSeen::of(&file), rolled_back)
-    })
-    .await;
-    match seen {
-        Ok(seen) => {
-            let envelope = envelope.with_mirror(Arc::new(seen), &settings.data_dir);
-            (envelope, rolled_back)
-        }
-        Err(_told_by_its_own_line) => (envelope, rolled_back),
-    }
-}
-
 /// A deployment that no server has, with the directory's lock held by the caller.
-pub(super) struct Opened {
-    pub(super) envelope: Envelope,
-    pub(super) control: Arc<Control>,
-    pub(super) tenants: SqliteTenants,
+pub(super) async fn deployment(settings: &Settings) -> Result<Deployment, CliError> {
+    let keys = keys::connect(settings, Purpose::Inspect).await?;
+    opened(keys.envelope, settings).await
 }
 
-impl Opened {
-    pub(super) async fn of(settings: &Settings) -> Result<Self, CliError> {
-        let envelope = keys::connect(settings, Purpose::Inspect).await?.envelope;
-        let dir = &settings.control_data_dir;
-        let control = Arc::new(Control::open(&envelope, dir).await?);
-        let envelope = envelope.with_mirror(control.clone(), &settings.data_dir);
-        let envelope = with_log(envelope, control.clone(), settings).await?;
-        let tenants = SqliteTenants::open(
-            envelope.clone(),
-            control.clone(),
-            settings.data_dir.clone(),
-            SqliteOptions::default(),
-        )
-        .await?;
-        Ok(Self {
-            envelope,
-            control,
-            tenants,
-        })
-    }
+/// The same with a core that is there.
+pub(super) async fn opened(
+    envelope: Envelope,
+    settings: &Settings,
+) -> Result<Deployment, CliError> {
+    let (data_dir, control_dir) = (&settings.data_dir, &settings.control_data_dir);
+    Ok(Deployment::open(envelope, data_dir, control_dir, OlderControl::Refuse).await?)
 }
 
 /// The log of a running server, which writes what it is told here.

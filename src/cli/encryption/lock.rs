@@ -9,12 +9,13 @@ use serde_json::json;
 
 use super::super::remote::Remote;
 use super::super::{CliError, CommandOutcome, block_on, output, settings};
-use super::audited::Opened;
+use super::audited::deployment;
 use super::require_deployment;
 use crate::config::Settings;
 use crate::encryption::lock::{self, TenantLock};
 use crate::process::DataDirLock;
 use crate::tenants::TenantProvider as _;
+use crate::tenants::sqlite::SqliteOptions;
 
 /// Close a tenant, wipe its key, and refuse to open it until it is unlocked
 #[derive(Debug, Args)]
@@ -89,12 +90,10 @@ async fn here(
     tenant: &TenantId,
     locked: bool,
 ) -> Result<TenantLock, CliError> {
-    let Opened {
-        envelope,
-        control,
-        tenants,
-    } = Opened::of(settings).await?;
-    let lock = lock::set(&envelope, &control, &tenants, tenant, locked).await?;
+    let deployment = deployment(settings).await?;
+    let tenants = deployment.tenants(SqliteOptions::default()).await?;
+    let (envelope, control) = (&deployment.envelope, &deployment.control);
+    let lock = lock::set(envelope, control, &tenants, tenant, locked).await?;
     tenants.close().await?;
     Ok(lock)
 }

@@ -22,8 +22,6 @@ use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
-pub(super) use audited::knowing;
-
 use super::output::{self, Format};
 use super::{CliError, CommandOutcome};
 use crate::audit::ControlLost;

@@ -1,14 +1,13 @@
 //! `nimbus encryption rotate-dek`: new data keys.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Args;
 use nimbus_manifests::TenantId;
 
 use super::super::remote::Remote;
 use super::super::{CliError, CommandOutcome, block_on, output, settings};
-use super::audited::{offline, with_log};
+use super::audited::{offline, opened};
 use super::{EncryptionError, Provider, progress_bar, stop_on_signals};
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
@@ -121,14 +120,7 @@ impl RotateDek {
             // The control file keeps the copies of the tenants' manifests; its own turn comes when it is closed.
             let mut core = envelope.clone();
             if ours && manifest_path(&control).exists() {
-                let dir = &settings.control_data_dir;
-                let control = Arc::new(Control::open(&envelope, dir).await?);
-                core = with_log(
-                    core.with_mirror(control.clone(), &settings.data_dir),
-                    control,
-                    settings,
-                )
-                .await?;
+                core = opened(core, settings).await?.envelope;
             }
             for path in tenants {
                 outcome = self.rotate(&core, &path, outcome).await?;

@@ -8,7 +8,7 @@ use nimbus_keyproviders::KeyProvider;
 
 use super::super::remote::Remote;
 use super::super::{CliError, CommandOutcome, block_on, output, settings};
-use super::audited::with_log;
+use super::audited::opened;
 use super::{counting_bar, stop_on_signals};
 use crate::config::keys::{self, Purpose};
 use crate::config::{KeyProviderKind, Settings};
@@ -148,14 +148,7 @@ async fn here(
     if same(rotate.dir(), &settings.data_dir) {
         let control = Control::path_in(&settings.control_data_dir);
         if manifest_path(&control).exists() {
-            let dir = &settings.control_data_dir;
-            let control = Arc::new(Control::open(&envelope, dir).await?);
-            envelope = with_log(
-                envelope.with_mirror(control.clone(), &settings.data_dir),
-                control,
-                settings,
-            )
-            .await?;
+            envelope = opened(envelope, settings).await?.envelope;
         }
         control_dir = Some(settings.control_data_dir.canonicalize()?);
     }

@@ -9,12 +9,13 @@ use serde_json::json;
 
 use super::super::remote::Remote;
 use super::super::{CliError, CommandOutcome, block_on, output, settings};
-use super::audited::Opened;
+use super::audited::deployment;
 use super::require_deployment;
 use crate::config::Settings;
 use crate::encryption::shred::{Shredded, shred};
 use crate::process::DataDirLock;
 use crate::tenants::TenantProvider as _;
+use crate::tenants::sqlite::SqliteOptions;
 
 /// Erase a tenant: destroy its keys, then its files
 #[derive(Debug, Args)]
@@ -67,11 +68,10 @@ async fn here(
     tenant: &TenantId,
     disable_kms_key: bool,
 ) -> Result<Shredded, CliError> {
-    let Opened {
-        envelope, tenants, ..
-    } = Opened::of(settings).await?;
+    let deployment = deployment(settings).await?;
+    let tenants = deployment.tenants(SqliteOptions::default()).await?;
     let shredded = shred(
-        &envelope,
+        &deployment.envelope,
         &tenants,
         &settings.data_dir,
         tenant,

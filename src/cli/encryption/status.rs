@@ -9,10 +9,10 @@ use ureq::http::Method;
 use super::super::output::{self, Format};
 use super::super::remote::Remote;
 use super::super::{CliError, CommandOutcome, block_on, settings};
-use super::audited::knowing;
 use crate::clock;
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
+use crate::deployment;
 use crate::encryption::status::{EncryptionStatus, FileReport, StatusReader, Verify};
 use crate::error_chain::error_chain;
 use crate::process::DataDirLock;
@@ -80,7 +80,12 @@ fn here(settings: &Settings, verify: Option<Verify>) -> Result<EncryptionStatus,
         let envelope = match keys {
             // Looking into the control file takes its key.
             Ok(keys) if Verify::of(verify, &settings.provider) > Verify::None => {
-                let (envelope, found) = knowing(keys.envelope, settings).await;
+                let (envelope, found) = deployment::look(
+                    keys.envelope,
+                    &settings.data_dir,
+                    &settings.control_data_dir,
+                )
+                .await;
                 rolled_back = found;
                 Ok(envelope)
             }

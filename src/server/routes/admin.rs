@@ -137,7 +137,7 @@ pub(in crate::server) async fn rotate_dek(
     State(app): State<Arc<App>>,
     Body(request): Body<rotate_dek::Request>,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let deployment = app.deployment();
+    let deployment = app.dek_rotator();
     deployment.check(&request).await.map_err(refused)?;
     let id = app.operations.begin("rotate-dek", |progress| async move {
         let rotated = deployment.rotate_dek(request, progress).await;

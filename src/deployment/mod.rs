@@ -1,0 +1,121 @@
+//! The one place where a deployment is put together: keys, control file, audit log, copies of manifests, tenants. The server and the
+//! commands that run without one start from here.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+use nimbus_manifests::Cipher;
+
+use crate::audit::{self, AuditLog, LogError, RolledBack};
+use crate::control::{self, Control, ControlError, MirrorSeen};
+use crate::envelope::{Envelope, Holder, Intent, Prepared, blocking};
+use crate::tenants::StoreError;
+use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
+
+/// A deployment whose control file is open. The caller holds the lock of its data directory.
+#[derive(Debug, Clone)]
+pub struct Deployment {
+    /// The core: it keeps copies of manifests in the control file, and writes its events to the audit log.
+    pub envelope: Envelope,
+    /// The control file.
+    pub control: Arc<Control>,
+    /// The audit log; `None` while encryption is off.
+    pub audit: Option<Arc<AuditLog>>,
+    data_dir: PathBuf,
+}
+
+/// What is done with a control file that is older than its audit log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OlderControl {
+    /// It is refused.
+    Refuse,
+    /// It is taken, and what the log proves beyond it is done again.
+    Accept,
+}
+
+impl Deployment {
+    /// Opens the control file in `control_dir`, which is made where there is none, and the audit log beside it. The tenants' files are in
+    /// `data_dir`.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError`]; its variant [`LogError::Control`] when the control file cannot be opened.
+    pub async fn open(
+        envelope: Envelope,
+        data_dir: &Path,
+        control_dir: &Path,
+        older: OlderControl,
+    ) -> Result<Self, LogError> {
+        let control = Arc::new(Control::open(&envelope, control_dir).await?);
+        let holder: Weak<dyn Holder> = Arc::<Control>::downgrade(&control);
+        envelope.held_by(holder);
+        let mut envelope = envelope.with_mirror(control.clone(), data_dir);
+        let mut audit = None;
+        if envelope.keys().is_some() {
+            let (control, dirs) = (control.clone(), [control_dir, data_dir].map(Path::to_owned));
+            let [control_dir, data_dir] = dirs;
+            let opened = blocking(move || match older {
+                OlderControl::Refuse => AuditLog::open(control, &control_dir, &data_dir),
+                OlderControl::Accept => AuditLog::open_accepting(control, &control_dir, &data_dir),
+            });
+            let log = Arc::new(opened.await?);
+            envelope = envelope.with_audit(log.clone());
+            audit = Some(log);
+        }
+        Ok(Self {
+            envelope,
+            control,
+            audit,
+            data_dir: data_dir.to_owned(),
+        })
+    }
+
+    /// Keeps the keys of locked tenants away from everybody. Answers how many tenants are locked.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`] when the control file cannot be read.
+    pub async fn keep_locked(&self) -> Result<usize, ControlError> {
+        let control = self.control.clone();
+        let locked = blocking(move || control.locked_tenants()).await?;
+        let count = locked.len();
+        self.envelope.keep_locked(locked);
+        Ok(count)
+    }
+
+    /// The tenants of this deployment, none of them open yet.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn tenants(&self, options: SqliteOptions) -> Result<SqliteTenants, StoreError> {
+        let (envelope, control) = (self.envelope.clone(), self.control.clone());
+        SqliteTenants::open(envelope, control, self.data_dir.clone(), options).await
+    }
+}
+
+/// The same core, which also goes by what the control file in `control_dir` knows of the tenants, where that can be read: the file is only
+/// looked at, and a server may run. Also answers what is wrong when that file is older than its audit log.
+pub async fn look(
+    envelope: Envelope,
+    data_dir: &Path,
+    control_dir: &Path,
+) -> (Envelope, Option<RolledBack>) {
+    let path = Control::path_in(control_dir);
+    let prepared = envelope
+        .prepare(&path, &control::subject(), Cipher::Blocks1, Intent::Open)
+        .await;
+    let Ok(Prepared::Keyed(file)) = prepared else {
+        return (envelope, None);
+    };
+    let dir = control_dir.to_owned();
+    let (seen, rolled_back) = blocking(move || {
+        let rolled_back = audit::rolled_back(&file, &dir).ok().flatten();
+        (MirrorSeen::of(&file), rolled_back)
+    })
+    .await;
+    match seen {
+        Ok(seen) => (envelope.with_mirror(Arc::new(seen), data_dir), rolled_back),
+        Err(_told_by_its_own_line) => (envelope, rolled_back),
+    }
+}
