@@ -78,8 +78,8 @@ pub enum ProviderError {
     /// was made for another subject, file, cipher or DEK. Carries no more detail on purpose.
     #[error(
         "the wrapped key of {subject} does not open with {provider} key {key_id}: the manifest was \
-         changed or belongs to another file; look at it with `nimbus encryption inspect`, and put \
-         the right one back with `nimbus encryption repair` or from a backup"
+         changed or belongs to another file; look at it with `nimbus encryption inspect`; restore \
+         the right one from a backup, or put it back with `nimbus encryption repair`"
     )]
     UnwrapFailed {
         /// Whose wrap it is.

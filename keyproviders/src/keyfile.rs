@@ -65,10 +65,7 @@ pub fn generate_new(path: &Path, random: &dyn SecureRandom) -> Result<LocalKey, 
             path: path.to_owned(),
         });
     }
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let parent = parent(path);
     create_parents(parent).map_err(|source| io_error(parent, source))?;
     let key = LocalKey::generate(random)?;
     let mut suffix = [0; 8];
@@ -120,7 +117,7 @@ pub fn destroy(path: &Path) -> Result<bool, KeyFileError> {
             .map_err(failed)?;
     }
     fs::remove_file(path).map_err(failed)?;
-    let parent = path.parent().unwrap_or(Path::new("."));
+    let parent = parent(path);
     sync_directory(parent).map_err(|source| io_error(parent, source))?;
     Ok(true)
 }
@@ -235,6 +232,16 @@ fn read_up_to(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(length)
 }
 
+/// The directory that holds `path`. `Path::parent` answers an empty path for a bare name, which no system call takes.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is what the lint points to")]
+pub fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
 /// Makes the missing directories down to `directory`, each 0700 and durable.
 fn create_parents(directory: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = directory
@@ -246,10 +253,7 @@ fn create_parents(directory: &Path) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             made => made?,
         }
-        match ancestor.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent)?,
-            _ => sync_directory(Path::new("."))?,
-        }
+        sync_directory(parent(ancestor))?;
     }
     Ok(())
 }
@@ -306,3 +310,20 @@ impl Drop for TemporaryFile {
 
 /// Sixty-four hex digits and a line end.
 const LONGEST_KNOWN: usize = 65;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_directory_of_a_bare_name_is_this_one() {
+        for (path, dir) in [
+            ("master.key", "."),
+            ("./master.key", "."),
+            ("keys/master.key", "keys"),
+            ("/master.key", "/"),
+        ] {
+            assert_eq!(parent(Path::new(path)), Path::new(dir), "{path}");
+        }
+    }
+}

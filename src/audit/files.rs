@@ -238,7 +238,7 @@ impl GrowingFile {
 fn keep_beginning(path: &Path, text: &str, keep: usize) -> io::Result<()> {
     const WHY: &str = "it does not go on where the audit log had ended";
     if keep == 0 {
-        return set_aside(path, WHY);
+        return set_aside(path, WHY).map(drop);
     }
     if keep == text.len() {
         return Ok(());

@@ -336,11 +336,14 @@ fn initialise(file: KeyedFile) -> Result<KeyedFile, ControlError> {
         match database::open(path, &protection) {
             Ok(_opens) => return Ok(file),
             Err(error @ ControlError::InUse { .. }) => return Err(error),
-            Err(_) => set_aside(path, CUT_SHORT).map_err(|source| ControlError::Io {
-                action: "set aside",
-                path: path.to_owned(),
-                source,
-            })?,
+            Err(_) => {
+                let failed = |source| ControlError::Io {
+                    action: "set aside",
+                    path: path.to_owned(),
+                    source,
+                };
+                let _aside = set_aside(path, CUT_SHORT).map_err(failed)?;
+            }
         }
     }
     database::create(path, &protection, tables::fill)?;

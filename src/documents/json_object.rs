@@ -96,9 +96,14 @@ fn of_data(said: &str) -> String {
     if let Some(name) = said.strip_prefix("duplicate field ") {
         return format!("{} is there twice", quoted(name));
     }
-    for (prefix, fault) in [
-        ("unknown field ", "is not a field here"),
-        ("unknown variant ", "is not one of the values"),
+    for (prefix, fault, known_are, known_is) in [
+        (
+            "unknown field ",
+            "is not a field here",
+            "; the fields are ",
+            "; the only one is ",
+        ),
+        ("unknown variant ", "is not one of the values", ": ", ": "),
     ] {
         if let Some(rest) = said.strip_prefix(prefix) {
             // What the client wrote may hold a comma, what is known does not.
@@ -109,7 +114,11 @@ fn of_data(said: &str) -> String {
                 Some(known) => {
                     let known = known.strip_prefix("one of ").unwrap_or(known);
                     let known = known.replace(" or ", ", ").replace('`', "\"");
-                    format!("{} {fault}: {known}", quoted(name))
+                    let before = match known.contains(", ") {
+                        true => known_are,
+                        false => known_is,
+                    };
+                    format!("{} {fault}{before}{known}", quoted(name))
                 }
                 None => format!("{} {fault}", quoted(name)),
             };
@@ -247,7 +256,7 @@ mod tests {
             (r#"{"count":1}"#, r#""name" is missing"#),
             (
                 r#"{"name":"a","count":1,"more":1}"#,
-                r#""more" is not a field here: "name", "count", "on", "kind", "limit", "list", "inner""#,
+                r#""more" is not a field here; the fields are "name", "count", "on", "kind", "limit", "list", "inner""#,
             ),
             (r#"{"name":"a","name":"b"}"#, r#""name" is there twice"#),
             (

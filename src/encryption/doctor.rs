@@ -12,7 +12,7 @@ use super::status::{EncryptionStatus, Health, StatusError, StatusReader, Verify}
 use crate::audit::{LogError, Verified};
 use crate::clock;
 use crate::data_dir::{self, PLAINTEXT, TEMPORARY_PREFIX};
-use crate::envelope::{FileKind, Trouble, blocking, classify};
+use crate::envelope::{FileKind, Trouble, blocking, classify, parent};
 use crate::pluralize::pluralize;
 use crate::process::{Disk, Limits, Reserve, harden};
 
@@ -72,7 +72,7 @@ impl Doctor {
     /// [`StatusError`] when the data directory cannot be read.
     pub async fn run(self, audit: Result<Verified, LogError>) -> Result<Diagnosis, StatusError> {
         let status = self.status_reader.clone().run(Some(Verify::None)).await?;
-        let behind = self.behind(&status).await;
+        let (behind, stuck) = self.behind(&status).await;
         let (data_dir, control_dir) = (
             self.status_reader.data_dir.clone(),
             self.status_reader.control_dir.clone(),
@@ -85,7 +85,7 @@ impl Doctor {
         let mut checks = vec![
             provider(&status),
             files(&status),
-            newest_key(&status, &behind),
+            newest_key(&status, &behind, &stuck),
             data_key_age(&status),
             pending(&status),
             recovery(&status, self.recipients()),
@@ -132,22 +132,24 @@ impl Doctor {
         keys.map_or(0, |keys| keys.recipients().len())
     }
 
-    /// Files that the key which wraps now does not wrap.
-    async fn behind(&self, status: &EncryptionStatus) -> Vec<String> {
+    /// Files that the key which wraps now does not wrap: those that a rotation moves, and those whose key cannot be had, which it does not.
+    async fn behind(&self, status: &EncryptionStatus) -> (Vec<String>, Vec<String>) {
         let keys = self
             .status_reader
             .envelope
             .as_ref()
             .ok()
             .and_then(|envelope| envelope.keys());
-        let Some(keys) = keys else { return Vec::new() };
+        let Some(keys) = keys else {
+            return (Vec::new(), Vec::new());
+        };
         let current = keys.current();
         // A key directory has a key a file; the others have one for all.
         let shared = match current.kind() {
             ProviderKind::KeyDir => None,
             _ => current.key_id(&crate::control::subject()).await.ok(),
         };
-        let mut behind = Vec::new();
+        let (mut behind, mut stuck) = (Vec::new(), Vec::new());
         for file in &status.files {
             let Some(subject) = file
                 .subject
@@ -170,10 +172,11 @@ impl Doctor {
                 wanted.as_ref().is_none_or(is_it)
             });
             if !there {
-                behind.push(file.path.clone());
+                let movable = file.health != Health::KeyUnavailable;
+                if movable { &mut behind } else { &mut stuck }.push(file.path.clone());
             }
         }
-        behind
+        (behind, stuck)
     }
 }
 
@@ -240,7 +243,7 @@ fn files(status: &EncryptionStatus) -> Check {
     )
 }
 
-fn newest_key(status: &EncryptionStatus, behind: &[String]) -> Check {
+fn newest_key(status: &EncryptionStatus, behind: &[String], stuck: &[String]) -> Check {
     let name = "newest-key";
     match &status.provider {
         None => return fine(name, "encryption is off: no key wraps anything"),
@@ -253,6 +256,21 @@ fn newest_key(status: &EncryptionStatus, behind: &[String]) -> Check {
             );
         }
         Some(_) => {}
+    }
+    if !stuck.is_empty() {
+        return check(
+            name,
+            Verdict::Warning,
+            format!(
+                "the key that wraps now does not wrap {}; and no configured key opens {}",
+                named(&[stuck, behind].concat()),
+                named(stuck)
+            ),
+            Some(
+                "name the key that wraps them in the settings (NIMBUS_ENCRYPTION_PREVIOUS_…): `nimbus encryption status` says which it is; \
+                 then `nimbus encryption rotate-kek --all --path <data directory>` moves them",
+            ),
+        );
     }
     if behind.is_empty() {
         return fine(name, "the key that wraps now wraps every file");
@@ -400,7 +418,7 @@ fn key_modes(key: Option<&Path>) -> Check {
         return fine(name, "no key lies on this machine");
     };
     let mut looked_at = vec![key.to_owned()];
-    looked_at.extend(key.parent().map(Path::to_owned));
+    looked_at.push(parent(key).to_owned());
     if let Ok(entries) = fs::read_dir(key) {
         looked_at.extend(entries.flatten().map(|entry| entry.path()));
     }

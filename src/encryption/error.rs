@@ -110,19 +110,17 @@ pub enum OperationError {
         /// Who was named.
         named: Option<TenantId>,
     },
-    /// A name that cannot stand in a subject.
-    #[error("{} cannot be named in a manifest; rename it", .path.display())]
-    BadName {
-        /// The file.
+    /// `migrate --in-place` of a file that the server does not open under its name.
+    #[error(
+        "{} would be encrypted for {}, and no server opens it under the name that it has; name the new file with --target {}, or rename the \
+         source first: `mv {} {}`",
+        .path.display(), .served.file_name().unwrap_or_default().display(), .served.display(), .path.display(), .served.display()
+    )]
+    UnservedName {
+        /// The source.
         path: PathBuf,
-        /// The rule.
-        source: InvalidName,
-    },
-    /// A path without a file name in UTF-8.
-    #[error("{} has no file name in UTF-8; rename it", .path.display())]
-    Unnamed {
-        /// The path.
-        path: PathBuf,
+        /// Where the server looks for it.
+        served: PathBuf,
     },
     /// A running server was asked about a file that is none of its own.
     #[error("{} is none of the files of this server; stop it, or name a file in {}", .path.display(), .dir.display())]

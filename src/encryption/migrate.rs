@@ -23,16 +23,17 @@ use std::path::{Path, PathBuf};
 use nimbus_manifests::{State, Subject, TenantId};
 
 use super::error::io_error;
-use super::{Engine, OperationError, check_space, file_name, make_parent, size_of};
+use super::{Engine, OperationError, check_space, make_parent, size_of};
 use crate::control::{self, Control};
-use crate::data_dir::{MIGRATING, PLAINTEXT, beside, database_name, side_files};
+use crate::data_dir::{self, MIGRATING, PLAINTEXT, beside, side_files};
 use crate::envelope::{
     Envelope, Event, EventKind, EventOutcome, FileKind, Intent, KeyedFile, PlainFile, Prepared,
     blocking, classify, manifest_path, parent, read_manifest, sync_dir,
 };
 use crate::failpoints::crash_point;
 use crate::process::{DataDirLock, Holder, holder};
-use crate::sqlcipher::{self, Progress};
+use crate::sqlcipher::{self, Database, Progress};
+use crate::tenants::sqlite;
 
 /// What to migrate.
 #[derive(Debug, Clone)]
@@ -71,6 +72,8 @@ pub struct Migrated {
     pub encrypted: PathBuf,
     /// Where the plaintext still is.
     pub plaintext: Option<PathBuf>,
+    /// Whether a server serves it: not another application's database.
+    pub served: bool,
 }
 
 impl Migrate {
@@ -88,6 +91,9 @@ impl Migrate {
             return Err(OperationError::EncryptionOff);
         }
         let subject = self.subject()?;
+        if self.destination == Destination::InPlace {
+            self.reject_unserved_name(&subject)?;
+        }
         reject_running_server(parent(&self.source))?;
         match self.destination.clone() {
             Destination::File(target) => self.apart(envelope, subject, target, progress).await,
@@ -95,30 +101,29 @@ impl Migrate {
         }
     }
 
-    /// Who the copy will belong to: the place that the source's name stands for, or the one that the target's does.
+    /// Who the copy will belong to: whatever the files are called, the one file that the server opens for this tenant, or the control file.
     fn subject(&self) -> Result<Subject, OperationError> {
-        let name = file_name(&self.source)?;
-        let bad_name = |source| OperationError::BadName {
-            path: self.source.clone(),
-            source,
-        };
         match (self.engine, &self.tenant) {
-            (Engine::Redb, None) => Subject::control(name).map_err(bad_name),
+            (Engine::Redb, None) => Ok(control::subject()),
             (Engine::Redb, Some(tenant)) => Err(OperationError::OtherOwner {
                 path: self.source.clone(),
-                subject: Subject::control(name).map_err(bad_name)?,
+                subject: control::subject(),
                 named: Some(tenant.clone()),
             }),
             (Engine::Sqlite, None) => Err(OperationError::TenantNeeded),
-            (Engine::Sqlite, Some(tenant)) => {
-                let served = database_name(tenant);
-                let name = match &self.destination {
-                    Destination::File(target) if file_name(target)? == served => &served,
-                    _ => name,
-                };
-                Subject::sqlite_tenant(tenant, name).map_err(bad_name)
-            }
+            (Engine::Sqlite, Some(tenant)) => Ok(data_dir::subject(tenant)),
         }
+    }
+
+    /// Under another name than its subject's, what is encrypted in place would be opened by no server.
+    fn reject_unserved_name(&self, subject: &Subject) -> Result<(), OperationError> {
+        if self.source.file_name() == Some(subject.file_name().as_ref()) {
+            return Ok(());
+        }
+        Err(OperationError::UnservedName {
+            path: self.source.clone(),
+            served: self.source.with_file_name(subject.file_name()),
+        })
     }
 
     async fn apart(
@@ -137,7 +142,7 @@ impl Migrate {
         make_parent(&target)?;
         check_space(&target, size_of(&self.source))?;
         let before = Stamp::of(&self.source)?;
-        self.copy(envelope, &subject, &target, progress).await?;
+        let served = self.copy(envelope, &subject, &target, progress).await?;
         let plaintext = if self.retire_source {
             before.check(&self.source)?;
             // Refused while another process has the database open; and no crash leaves its WAL, which is plaintext too, behind alone.
@@ -152,6 +157,7 @@ impl Migrate {
             subject,
             encrypted: target,
             plaintext,
+            served,
         })
     }
 
@@ -167,8 +173,8 @@ impl Migrate {
         let plaintext = beside(&self.source, PLAINTEXT);
         if self.is_done(&plaintext)? {
             self.reject_other_names(&plaintext, 1)?;
-            drop(self.open_in_place(envelope, &subject).await?);
-            return self.finish(envelope, subject, plaintext).await;
+            let (_file, served) = self.open_in_place(envelope, &subject).await?;
+            return self.finish(envelope, subject, plaintext, served).await;
         }
         self.clear_attempt(&copy)?;
         self.require_plaintext()?;
@@ -182,7 +188,7 @@ impl Migrate {
         check_space(&copy, size_of(&self.source))?;
         self.fold().await?;
         let before = Stamp::of(&self.source)?;
-        self.copy(envelope, &subject, &copy, progress).await?;
+        let served = self.copy(envelope, &subject, &copy, progress).await?;
         crash_point!("migrate::verified");
 
         before.check(&self.source)?;
@@ -203,21 +209,21 @@ impl Migrate {
         sync_dir(&dir).map_err(io_error("flush", &dir))?;
         crash_point!("migrate::swapped");
 
-        let file = self.open_in_place(envelope, &subject).await?;
+        let (file, _served) = self.open_in_place(envelope, &subject).await?;
         self.mirror(envelope, file).await;
-        let migrated = self.finish(envelope, subject, plaintext).await;
+        let migrated = self.finish(envelope, subject, plaintext, served).await;
         drop(lock);
         migrated
     }
 
-    /// The copy, verified, under a `ready` manifest; or an error, and nothing of it.
+    /// The copy, verified, under a `ready` manifest, and whether a server serves it; or an error, and nothing of it.
     async fn copy(
         &self,
         envelope: &Envelope,
         subject: &Subject,
         target: &Path,
         progress: Option<Progress>,
-    ) -> Result<(), OperationError> {
+    ) -> Result<bool, OperationError> {
         let result = self.make_copy(envelope, subject, target, progress).await;
         if result.is_err() && is_unfinished(target) {
             // Best effort: what stays is begun again by a further run.
@@ -232,21 +238,15 @@ impl Migrate {
         subject: &Subject,
         target: &Path,
         progress: Option<Progress>,
-    ) -> Result<(), OperationError> {
+    ) -> Result<bool, OperationError> {
         match self.engine {
             Engine::Sqlite => {
-                let validate = self.validate;
-                drop(
-                    sqlcipher::import_plaintext(
-                        envelope,
-                        &self.source,
-                        target,
-                        subject,
-                        validate,
-                        progress,
-                    )
-                    .await?,
-                );
+                let (source, validate) = (&self.source, self.validate);
+                let database = sqlcipher::import_plaintext(
+                    envelope, source, target, subject, validate, progress,
+                )
+                .await?;
+                Ok(blocking(move || is_served(&database)).await)
             }
             Engine::Redb => {
                 let cipher = self.engine.cipher();
@@ -258,9 +258,9 @@ impl Migrate {
                 };
                 let file = control::import_plaintext(&self.source, file, progress).await?;
                 drop(envelope.publish_ready(file).await?);
+                Ok(true)
             }
         }
-        Ok(())
     }
 
     /// Whether an earlier run came as far as swapping the files.
@@ -333,27 +333,32 @@ impl Migrate {
         }
     }
 
-    /// Proves that what stands in the source's place now opens there.
+    /// Proves that what stands in the source's place now opens there, and says whether a server serves it.
     async fn open_in_place(
         &self,
         envelope: &Envelope,
         subject: &Subject,
-    ) -> Result<KeyedFile, OperationError> {
+    ) -> Result<(KeyedFile, bool), OperationError> {
         let cipher = self.engine.cipher();
         let open = || envelope.prepare(&self.source, subject, cipher, Intent::Open);
         let (Prepared::Keyed(file), Prepared::Keyed(proof)) = (open().await?, open().await?) else {
             return Err(OperationError::EncryptionOff);
         };
         let engine = self.engine;
-        blocking(move || match engine {
+        let served = blocking(move || match engine {
             // What is in the pages was compared when the copy was made.
-            Engine::Sqlite => sqlcipher::open_as_it_is(proof)?
-                .verify_macs()
-                .map_err(OperationError::from),
-            Engine::Redb => control::check(&proof).map_err(OperationError::from),
+            Engine::Sqlite => {
+                let database = sqlcipher::open_as_it_is(proof)?;
+                database.verify_macs()?;
+                Ok::<_, OperationError>(is_served(&database))
+            }
+            Engine::Redb => {
+                control::check(&proof)?;
+                Ok(true)
+            }
         })
         .await?;
-        Ok(file)
+        Ok((file, served))
     }
 
     /// Keeps a copy of the manifest in the control file. Where that cannot be had, the tenant's first opening does it.
@@ -381,6 +386,7 @@ impl Migrate {
         envelope: &Envelope,
         subject: Subject,
         plaintext: PathBuf,
+        served: bool,
     ) -> Result<Migrated, OperationError> {
         let kept = if self.retire_source {
             self.retire(&plaintext)?;
@@ -394,6 +400,7 @@ impl Migrate {
             subject,
             encrypted: self.source,
             plaintext: kept,
+            served,
         })
     }
 
@@ -466,6 +473,12 @@ impl Stamp {
             path: path.to_owned(),
         })
     }
+}
+
+/// Whether a server serves this database. One whose schema SQLite does not take is none of Nimbus's.
+fn is_served(database: &Database) -> bool {
+    let reader = database.reader();
+    reader.is_ok_and(|connection| sqlite::is_served(&connection).unwrap_or(false))
 }
 
 /// A target must be free, but for what an earlier run of the same command began and did not finish.

@@ -160,13 +160,4 @@ fn size_of(path: &Path) -> u64 {
     size(path) + size(&beside(path, SIDE_FILES[0]))
 }
 
-/// The name of a file, for a subject.
-fn file_name(path: &Path) -> Result<&str, OperationError> {
-    path.file_name()
-        .and_then(|name| name.to_str())
-        .ok_or_else(|| OperationError::Unnamed {
-            path: path.to_owned(),
-        })
-}
-
 const SLACK: u64 = 64 << 10;

@@ -1,5 +1,6 @@
 //! `repair`: manifests that are lost, unreadable or not their file's come back from their copies in the control file.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,8 +9,8 @@ use nimbus_keyproviders::ProviderError;
 use nimbus_keyproviders::aws_kms::KmsError;
 use nimbus_manifests::{Cipher, SealedManifest, Subject, TenantId};
 
-use super::OperationError;
 use super::error::io_error;
+use super::{OperationError, protected_files};
 use crate::audit::{ControlLost, LogError};
 use crate::control::{Control, ControlError};
 use crate::data_dir;
@@ -26,13 +27,20 @@ use crate::sqlcipher;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Repaired {
     /// It was put back.
-    PutBack,
+    PutBack {
+        /// Where what stood in its place is kept, if anything did.
+        set_aside: Option<PathBuf>,
+    },
+    /// It is missing or wrong, the control file has no copy of it, and why it is wrong. Nothing was changed.
+    NoCopy(String),
     /// Its database is gone: nothing to open.
     DatabaseMissing,
     /// Its database is plaintext: no manifest belongs beside it.
     Plaintext,
     /// It is an older one, and so is its database: the newer manifest does not open it. Nothing was changed.
     BothOlder,
+    /// It is an older one, and the key of the newer one cannot be had: whether that opens the database is not known. Nothing was changed.
+    CopyUnavailable(String),
     /// It is an older one, and is the newest from now on, as the operator said.
     Accepted,
     /// It could not be judged, put back or accepted, and why. The others were gone on with.
@@ -42,10 +50,12 @@ pub enum Repaired {
 impl Repaired {
     fn as_str(&self) -> &'static str {
         match self {
-            Self::PutBack => "the manifest was put back from its copy",
+            Self::PutBack { .. } => "the manifest was put back from its copy",
+            Self::NoCopy(_) => "the control file has no copy of the manifest",
             Self::DatabaseMissing => "the database is gone",
             Self::Plaintext => "the database is plaintext",
             Self::BothOlder => "the newer manifest does not open the database",
+            Self::CopyUnavailable(_) => "the key of the newer manifest cannot be had",
             Self::Accepted => "the older manifest and its database were accepted",
             Self::Failed(_) => "it failed",
         }
@@ -74,7 +84,7 @@ impl Repair {
 }
 
 /// Puts back every tenant's manifest in `data_dir` that is missing, cannot be read, was changed, is older or another file's, and has a copy
-/// in the control file of `control_dir`. What stands in its place is set aside. The server must be stopped.
+/// in the control file of `control_dir`. What stands in its place is set aside. One that has no copy is named. The server must be stopped.
 ///
 /// Of the tenants in `accepted`, an older manifest becomes the newest once it has opened its database, where the copy does not open it. One
 /// tenant's failure is among the answers, and the others are gone on with.
@@ -104,17 +114,20 @@ pub async fn repair(
     let log = deployment.audit.ok_or(OperationError::EncryptionOff)?;
     let bare = &envelope.clone().with_audit(log);
     let (envelope, control) = (&deployment.envelope, deployment.control);
-    let copies = blocking({
+    let (copies, going) = blocking({
         let control = control.clone();
         move || {
             let mut copies = control.manifests()?;
             let going = control.pending_deletes()?;
             copies.retain(|one, _| one.tenant().is_some_and(|tenant| !going.contains(tenant)));
-            Ok::<_, ControlError>(copies)
+            Ok::<_, ControlError>((copies, going))
         }
     })
     .await?;
     let (mut repairs, mut unknown) = (Vec::new(), accepted.to_vec());
+    let mut settled: BTreeSet<TenantId> =
+        going.into_iter().chain(accepted.iter().cloned()).collect();
+    settled.extend(copies.keys().filter_map(Subject::tenant).cloned());
     for (subject, copies) in copies {
         unknown.retain(|tenant| Some(tenant) != subject.tenant());
         // Only this deployment's own core wrote it there; what does not parse is of a newer release, and none of ours.
@@ -125,10 +138,12 @@ pub async fn repair(
         let path = data_dir.join(subject.file_name());
         let outcome = match verdict(envelope, &path, &copies).await {
             Verdict::Right => continue,
-            Verdict::BothOlder => match subject.tenant().filter(|one| accepted.contains(one)) {
-                Some(tenant) => accept(bare, &control, data_dir, tenant).await,
-                None => Ok(Repaired::BothOlder),
-            },
+            Verdict::Older(otherwise) => {
+                match subject.tenant().filter(|one| accepted.contains(one)) {
+                    Some(tenant) => accept(bare, &control, data_dir, tenant).await,
+                    None => Ok(otherwise),
+                }
+            }
             Verdict::Wrong(copy) => put_back_audited(envelope, &path, copy).await,
             Verdict::Unreadable(source) => Err(OperationError::Manifest {
                 path: manifest_path(&path),
@@ -143,7 +158,54 @@ pub async fn repair(
         let path = data_dir.join(subject.file_name());
         repairs.push(Repair::of(subject, path, outcome));
     }
+    repairs.extend(without_copies(envelope, data_dir, &settled).await?);
     Ok(repairs)
+}
+
+/// What is wrong with the manifests of tenants' files in `dir` of which there is no copy; those of `settled` were judged already.
+async fn without_copies(
+    envelope: &Envelope,
+    dir: &Path,
+    settled: &BTreeSet<TenantId>,
+) -> Result<Vec<Repair>, OperationError> {
+    let looked = dir.to_owned();
+    let files = blocking(move || protected_files(&looked, None)).await;
+    let files = files.map_err(|(path, source)| io_error("read", path)(source))?;
+    let mut repairs = Vec::new();
+    for path in files {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let Some(tenant) = name.and_then(data_dir::tenant_of_database) else {
+            continue;
+        };
+        if settled.contains(&tenant) {
+            continue;
+        }
+        let subject = data_dir::subject(&tenant);
+        let opened = envelope
+            .prepare(&path, &subject, subject.cipher(), Intent::Open)
+            .await;
+        let outcome = match opened {
+            Err(error) if is_lost(&error) || is_wrong(&error) => {
+                Repaired::NoCopy(error.without_copy())
+            }
+            // What else is wrong is not the manifest's fault, and `status` reports it.
+            Ok(_) | Err(_) => continue,
+        };
+        repairs.push(Repair {
+            subject,
+            path,
+            outcome,
+        });
+    }
+    Ok(repairs)
+}
+
+/// Whether there is no manifest, or none that can be read.
+fn is_lost(error: &EnvelopeError) -> bool {
+    matches!(
+        error,
+        EnvelopeError::ManifestMissing { .. } | EnvelopeError::ManifestUnparsable { .. }
+    )
 }
 
 /// Puts a manifest back from its copy, and has the audit log tell it.
@@ -219,8 +281,8 @@ enum Verdict<'a> {
     Right,
     /// This copy is to take its place.
     Wrong(&'a SealedManifest),
-    /// It is older than the copy, which does not open the database.
-    BothOlder,
+    /// It is older than the copy, which does not take its place: this is why.
+    Older(Repaired),
     /// The operating system does not say what it is.
     Unreadable(ReadError),
 }
@@ -271,20 +333,15 @@ async fn verdict<'a>(
         Ok(Prepared::Plain(_)) => false,
     };
     match opened {
-        _ if is_older => match is_opened(envelope, path, wanted).await {
-            true => Verdict::Wrong(wanted),
-            false => Verdict::BothOlder,
+        _ if is_older => match envelope.under(path, wanted).await {
+            Err(error) => Verdict::Older(Repaired::CopyUnavailable(error_chain(&error))),
+            Ok(file) => match blocking(move || sqlcipher::open_as_it_is(file).is_ok()).await {
+                true => Verdict::Wrong(wanted),
+                false => Verdict::Older(Repaired::BothOlder),
+            },
         },
         Err(error) if is_wrong(&error) => Verdict::Wrong(wanted),
         _ => Verdict::Right,
-    }
-}
-
-/// Whether the database at `path` opens by this manifest.
-async fn is_opened(envelope: &Envelope, path: &Path, manifest: &SealedManifest) -> bool {
-    match envelope.under(path, manifest).await {
-        Ok(file) => blocking(move || sqlcipher::open_as_it_is(file).is_ok()).await,
-        Err(_) => false,
     }
 }
 
@@ -314,12 +371,16 @@ fn put_back(path: &Path, copy: &SealedManifest) -> Result<Repaired, OperationErr
         FileKind::Absent => Repaired::DatabaseMissing,
         FileKind::PlainSqlite | FileKind::PlainRedb => Repaired::Plaintext,
         FileKind::Empty | FileKind::Other | FileKind::NotAFile => {
-            if fs::symlink_metadata(&manifest).is_ok() {
-                envelope::set_aside(&manifest, "its copy in the control file takes its place")
-                    .map_err(io_error("set aside", &manifest))?;
-            }
+            let set_aside = match fs::symlink_metadata(&manifest) {
+                Ok(_) => {
+                    let why = "its copy in the control file takes its place";
+                    let aside = envelope::set_aside(&manifest, why);
+                    Some(aside.map_err(io_error("set aside", &manifest))?)
+                }
+                Err(_) => None,
+            };
             envelope::restore_manifest(path, copy)?;
-            Repaired::PutBack
+            Repaired::PutBack { set_aside }
         }
     };
     Ok(outcome)

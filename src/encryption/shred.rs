@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::data_dir;
 use crate::envelope::{
-    Envelope, EnvelopeError, Event, EventKind, EventOutcome, blocking, manifest_path, read_manifest,
+    Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, blocking, classify,
+    manifest_path, read_manifest,
 };
 use crate::failpoints::crash_point;
 use crate::tenants::{StoreError, TenantProvider};
@@ -42,9 +43,25 @@ pub enum ShredError {
         /// Why.
         source: ProviderError,
     },
-    /// The deletion failed; the next start finishes one that has begun.
+    /// Nothing is there to be destroyed.
+    #[error(
+        "there is no tenant {tenant}, nor anything left of one; `nimbus encryption status` lists what is there"
+    )]
+    NoTenant {
+        /// The tenant.
+        tenant: TenantId,
+    },
+    /// The tenants cannot be listed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The deletion failed; the next start finishes one that has begun.
+    #[error("{source}. {worth}")]
+    Halfway {
+        /// Why.
+        source: StoreError,
+        /// What copies of its files are still worth.
+        worth: String,
+    },
 }
 
 /// What was destroyed, and what opens copies that were made before.
@@ -59,8 +76,67 @@ pub struct Shredded {
     /// The KMS key that was this tenant's alone, if it had one.
     #[serde(default)]
     pub own_kms_key: Option<OwnKey>,
-    /// Whether the manifest could be read: where not, it is not known which keys wrapped it.
+    /// Whether a manifest, or its copy in the control file, could be read: where not, it is not known which keys wrapped it.
     pub manifest_read: bool,
+    /// Whether the database was plaintext: no key was needed for it.
+    #[serde(default)]
+    pub plaintext: bool,
+}
+
+impl Shredded {
+    /// What copies of its files made elsewhere are still worth, and what ends that: a sentence or two for each key.
+    #[must_use]
+    pub fn worth(&self) -> Vec<String> {
+        let mut said: Vec<String> = self
+            .destroyed_keys
+            .iter()
+            .map(|key| {
+                format!(
+                    "Its key file {key} is destroyed: copies of its sidecar and data are dead, unless someone has a copy of that key."
+                )
+            })
+            .collect();
+        if self.plaintext {
+            said.push(
+                "It was not encrypted: copies of its data made before can be read by whoever has them, and no key ends that."
+                    .to_owned(),
+            );
+        } else if !self.manifest_read {
+            said.push(
+                "No manifest of it could be read: which keys open copies made before is not known."
+                    .to_owned(),
+            );
+        }
+        if let Some(key) = self.own_kms_key.as_ref().filter(|key| key.disabled) {
+            let key = &key.key_id;
+            said.push(format!(
+                "Its own KMS key {key} is disabled: copies of its sidecar and data are dead until it is enabled again. To end that for good: \
+                 `aws kms schedule-key-deletion --key-id {key}`."
+            ));
+        }
+        said.extend(self.alive.iter().map(|key| self.worth_under(key)));
+        said
+    }
+
+    fn worth_under(&self, key: &LivingKey) -> String {
+        let LivingKey { provider, key_id } = key;
+        let own = self.own_kms_key.as_ref();
+        if own.is_some_and(|own| own.key_id == *key_id) {
+            return format!(
+                "Copies of its sidecar and data made before still open with its own KMS key {key_id}. To end that: \
+                 `aws kms disable-key --key-id {key_id}`, and for good `aws kms schedule-key-deletion --key-id {key_id}`."
+            );
+        }
+        match provider.as_str() {
+            "age" => format!(
+                "Copies of its sidecar and data made before still open with the identity of recovery recipient {key_id}."
+            ),
+            provider => format!(
+                "Copies of its sidecar and data made before still open with {provider} key {key_id}. To end that: move all others to a \
+                 new key (`nimbus encryption rotate-kek --path <data directory> --all --new-…`), then destroy this one."
+            ),
+        }
+    }
 }
 
 /// A KMS key that wrapped for one tenant and for nobody else.
@@ -81,7 +157,7 @@ pub struct LivingKey {
     pub key_id: String,
 }
 
-/// Whether there is anything of `tenant` to destroy: files, or a key file of its own.
+/// Whether there is anything of `tenant` to destroy: files, a copy of its manifest, or a key file of its own.
 ///
 /// # Errors
 ///
@@ -101,11 +177,13 @@ pub async fn is_there(
         let dirs = key_dirs(keys.providers());
         keys_of_its_own.extend(dirs.map(|dir| key_dir::path_for(dir, &subject)));
     }
-    let (looked, tenant) = (dir.to_owned(), tenant.clone());
+    let (looked, tenant, envelope) = (dir.to_owned(), tenant.clone(), envelope.clone());
     let there = blocking(move || {
         let there = |path: &PathBuf| std::fs::symlink_metadata(path).is_ok();
         let files = data_dir::of_tenant(&looked, &tenant)?;
-        Ok(!files.is_empty() || keys_of_its_own.iter().any(there))
+        // Of a deletion that was begun, it may be all that is left.
+        let copies = envelope.copies_of(&looked.join(subject.file_name()), &subject);
+        Ok(!files.is_empty() || !copies.is_empty() || keys_of_its_own.iter().any(there))
     });
     there.await.map_err(|source| StoreError::Io {
         action: "list",
@@ -118,23 +196,29 @@ pub async fn is_there(
 ///
 /// # Errors
 ///
-/// [`StoreError::TenantNotFound`] when none was.
+/// [`ShredError::NoTenant`] when none was.
 pub async fn finish(
     tenants: &dyn TenantProvider,
     tenant: &TenantId,
-) -> Result<Shredded, StoreError> {
-    tenants.delete_tenant(tenant).await?;
+) -> Result<Shredded, ShredError> {
+    match tenants.delete_tenant(tenant).await {
+        Err(StoreError::TenantNotFound { tenant }) => return Err(ShredError::NoTenant { tenant }),
+        deleted => deleted?,
+    }
     Ok(Shredded {
         tenant: tenant.to_string(),
         destroyed_keys: Vec::new(),
         alive: Vec::new(),
         own_kms_key: None,
         manifest_read: false,
+        plaintext: false,
     })
 }
 
 /// Destroys the key file of `tenant`, where it has one, then its manifest, every other file that was ever derived from its name, and the
 /// copy of its manifest.
+///
+/// `begun` is what was known of a tenant whose deletion had begun already, from before the `tenants` were opened, which ends it.
 ///
 /// # Errors
 ///
@@ -145,16 +229,17 @@ pub async fn shred(
     dir: &Path,
     tenant: &TenantId,
     disable_kms_key: bool,
+    begun: Option<Remains>,
 ) -> Result<Shredded, ShredError> {
-    if !is_there(envelope, tenants, dir, tenant).await? {
-        return Ok(finish(tenants, tenant).await?);
-    }
     let subject = data_dir::subject(tenant);
-    let manifests = blocking({
-        let (envelope, dir, subject) = (envelope.clone(), dir.to_owned(), subject.clone());
-        move || Manifests::of(&envelope, &dir, &subject)
-    })
-    .await;
+    let manifests = match begun {
+        Some(remains) => remains,
+        None if is_there(envelope, tenants, dir, tenant).await? => {
+            let (envelope, dir, subject) = (envelope.clone(), dir.to_owned(), subject.clone());
+            blocking(move || Remains::of(&envelope, &dir, &subject)).await
+        }
+        None => return finish(tenants, tenant).await,
+    };
     let mut event = Event::new(EventKind::Shred, EventOutcome::Begun).about(&subject);
     if let Some(sealed) = &manifests.in_use {
         event = event.of(sealed.claims());
@@ -183,28 +268,36 @@ pub async fn shred(
 }
 
 /// Every manifest of a tenant that can be read: each names keys by which copies still open.
-struct Manifests {
+#[derive(Debug)]
+pub struct Remains {
     in_use: Option<SealedManifest>,
-    /// Set aside, of copies, and those in the control file.
+    /// In the control file.
+    copies: Vec<SealedManifest>,
+    /// Set aside, or of copies of the database.
     others: Vec<SealedManifest>,
+    plaintext: bool,
 }
 
-impl Manifests {
-    fn of(envelope: &Envelope, dir: &Path, subject: &Subject) -> Self {
+impl Remains {
+    /// What there is now. Blocks.
+    #[must_use]
+    pub fn of(envelope: &Envelope, dir: &Path, subject: &Subject) -> Self {
         let path = dir.join(subject.file_name());
         let read = |path: &Path| read_manifest(path).ok().flatten();
         let files = subject
             .tenant()
             .map(|tenant| data_dir::of_tenant(dir, tenant));
         let files = files.and_then(Result::ok).into_iter().flatten();
-        let mut others: Vec<_> = files
+        let others = files
             .filter(|(kind, _)| *kind == data_dir::Kind::Manifest)
             .filter_map(|(_, path)| read(&path))
             .collect();
-        others.extend(envelope.copies_of(&path, subject));
+        let kind = classify(&path);
         Self {
             in_use: read(&manifest_path(&path)),
+            copies: envelope.copies_of(&path, subject),
             others,
+            plaintext: matches!(kind, Ok(FileKind::PlainSqlite | FileKind::PlainRedb)),
         }
     }
 }
@@ -223,12 +316,13 @@ async fn erase(
     tenants: &dyn TenantProvider,
     tenant: &TenantId,
     subject: &Subject,
-    manifests: &Manifests,
+    manifests: &Remains,
     disable_kms_key: bool,
 ) -> Result<Shredded, ShredError> {
     let wraps = manifests
         .in_use
         .iter()
+        .chain(&manifests.copies)
         .chain(&manifests.others)
         .flat_map(|sealed| sealed.claims().deks())
         .flat_map(|dek| &dek.wraps);
@@ -239,7 +333,8 @@ async fn erase(
         destroyed_keys,
         alive: Vec::new(),
         own_kms_key,
-        manifest_read: manifests.in_use.is_some(),
+        manifest_read: manifests.in_use.is_some() || !manifests.copies.is_empty(),
+        plaintext: manifests.plaintext,
     };
     crash_point!("shred::key-destroyed");
     for wrap in wraps {
@@ -255,12 +350,18 @@ async fn erase(
             shredded.alive.push(key);
         }
     }
-    match tenants.delete_tenant(tenant).await {
+    let deleted = match tenants.delete_tenant(tenant).await {
         // A creation that was cut short, what is left of a migration, or only a key.
-        Err(StoreError::TenantNotFound { .. }) => tenants.erase_leftovers(tenant).await?,
-        deleted => deleted?,
+        Err(StoreError::TenantNotFound { .. }) => tenants.erase_leftovers(tenant).await,
+        deleted => deleted,
+    };
+    match deleted {
+        Ok(()) => Ok(shredded),
+        Err(source) => Err(ShredError::Halfway {
+            source,
+            worth: shredded.worth().join(" "),
+        }),
     }
-    Ok(shredded)
 }
 
 /// Finds the KMS key that is this tenant's alone, and disables it if that was asked for.

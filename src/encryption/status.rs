@@ -378,15 +378,22 @@ impl StatusReader {
     }
 
     async fn look_once(&self, path: &Path, verify: Verify) -> Option<FileReport> {
-        let seen = blocking({
-            let path = path.to_owned();
+        let ours = owner_by_name(path);
+        let (seen, lacks_copy) = blocking({
+            let (path, ours) = (path.to_owned(), ours.clone());
+            let envelope = self.envelope.as_ref().ok().cloned();
             move || {
                 let manifest = read_manifest(&manifest_path(&path));
-                (manifest, classify(&path))
+                let lacks_copy = envelope
+                    .zip(ours)
+                    .is_some_and(|(core, ours)| core.lacks_copy(&path, &ours));
+                ((manifest, classify(&path)), lacks_copy)
             }
         })
         .await;
-        let ours = owner_by_name(path);
+        let report = |manifest: Option<&Manifest>, finding: Finding| {
+            Some(self.report(path, manifest, finding.knowing(lacks_copy)))
+        };
         let unreadable = |source| {
             Finding::of(&EnvelopeError::Io {
                 action: "read",
@@ -397,12 +404,14 @@ impl StatusReader {
         let (manifest, kind) = match seen {
             (Ok(Some(sealed)), Ok(kind)) => (sealed.claims().clone(), kind),
             (Ok(None), Ok(FileKind::Absent)) => return self.lost(path, ours?).await,
-            (Ok(None), Ok(kind)) => return self.without_manifest(path, kind, ours.is_some()),
+            (Ok(None), Ok(kind)) => {
+                return report(None, self.without_manifest(path, kind, ours.is_some())?);
+            }
             (Ok(Some(sealed)), Err(error)) => {
-                return Some(self.report(path, Some(sealed.claims()), unreadable(error)));
+                return report(Some(sealed.claims()), unreadable(error));
             }
             // What cannot be read may be a plaintext database under any name.
-            (Ok(None), Err(error)) => return Some(self.report(path, None, unreadable(error))),
+            (Ok(None), Err(error)) => return report(None, unreadable(error)),
             (Err(error), _) => {
                 let error = match error {
                     ReadError::Parse(source) => EnvelopeError::ManifestUnparsable {
@@ -415,27 +424,32 @@ impl StatusReader {
                         source,
                     },
                 };
-                let finding = Finding(Health::ManifestCorrupt, Some(error_chain(&error)));
-                return Some(self.report(path, None, finding));
+                let finding = Finding::new(Health::ManifestCorrupt, Some(error_chain(&error)));
+                let without_copy = Some(error.without_copy());
+                let finding = Finding {
+                    without_copy,
+                    ..finding
+                };
+                return report(None, finding);
             }
         };
         let is_control = *manifest.subject() == control::subject();
         let finding = match self.judge(path, &manifest, kind, ours, verify).await {
             Ok(()) if is_control && self.rolled_back.is_some() => {
                 let found = self.rolled_back.clone().map(LogError::rolled_back);
-                Finding(
+                Finding::new(
                     Health::ManifestCorrupt,
                     found.map(|error| error.to_string()),
                 )
             }
-            Ok(()) if manifest.state() == State::Rekeying => Finding(
+            Ok(()) if manifest.state() == State::Rekeying => Finding::new(
                 Health::Rekeying,
                 Some("a new data key is under way; the next opening settles it".to_owned()),
             ),
-            Ok(()) => Finding(Health::Ok, None),
+            Ok(()) => Finding::new(Health::Ok, None),
             Err(finding) => finding,
         };
-        Some(self.report(path, Some(&manifest), finding))
+        report(Some(&manifest), finding)
     }
 
     /// Neither a file nor a manifest: the control file may know of it, or be it.
@@ -451,12 +465,12 @@ impl StatusReader {
                 ),
                 false => lost.to_string(),
             };
-            Finding(Health::DatabaseMissing, Some(said))
+            Finding::new(Health::DatabaseMissing, Some(said))
         } else {
             let envelope = self.envelope.as_ref().ok()?;
             let cipher = subject.cipher();
             match envelope.check(path, &subject, cipher).await {
-                Err(EnvelopeError::Lost { .. }) if self.was_deleted(&subject) => Finding(
+                Err(EnvelopeError::Lost { .. }) if self.was_deleted(&subject) => Finding::new(
                     Health::DatabaseMissing,
                     Some(format!(
                         "the tenant was deleted, as the audit log says; the older control file does not know that yet. Nothing is to be restored: see to {}",
@@ -483,16 +497,16 @@ impl StatusReader {
         since.is_some_and(|since| tenant.is_some_and(|tenant| since.contains(tenant)))
     }
 
-    fn without_manifest(&self, path: &Path, kind: FileKind, ours: bool) -> Option<FileReport> {
+    fn without_manifest(&self, path: &Path, kind: FileKind, ours: bool) -> Option<Finding> {
         let path_owned = path.to_owned();
         let finding = match kind {
             FileKind::PlainSqlite | FileKind::PlainRedb if self.provider == ProviderChoice::Off => {
-                Finding(Health::Plaintext, None)
+                Finding::new(Health::Plaintext, None)
             }
             FileKind::PlainSqlite | FileKind::PlainRedb if ours => {
                 Finding::of(&EnvelopeError::Plaintext { path: path_owned })
             }
-            FileKind::PlainSqlite | FileKind::PlainRedb => Finding(
+            FileKind::PlainSqlite | FileKind::PlainRedb => Finding::new(
                 Health::Plaintext,
                 Some(format!(
                     "{} is a plaintext database that Nimbus does not use; move it away or remove it",
@@ -503,13 +517,13 @@ impl StatusReader {
             FileKind::Empty | FileKind::Other if ours => {
                 Finding::of(&EnvelopeError::ManifestMissing { path: path_owned })
             }
-            FileKind::NotAFile if ours => Finding(
+            FileKind::NotAFile if ours => Finding::new(
                 Health::ManifestMissing,
                 Some(EnvelopeError::NotAFile { path: path_owned }.to_string()),
             ),
             _ => return None,
         };
-        Some(self.report(path, None, finding))
+        Some(finding)
     }
 
     /// Everything that `verify` asks for; `Ok` when nothing is wrong.
@@ -539,7 +553,7 @@ impl StatusReader {
                     "no file stands beside {}; remove it, or restore its file",
                     manifest_path(path).display()
                 );
-                return Err(Finding(Health::OrphanManifest, Some(why)));
+                return Err(Finding::new(Health::OrphanManifest, Some(why)));
             }
             (_, FileKind::Absent) => {
                 return Err(Finding::of(&EnvelopeError::DatabaseMissing {
@@ -548,7 +562,7 @@ impl StatusReader {
             }
             (_, FileKind::Empty) => {
                 let error = EnvelopeError::DatabaseEmpty { path: path_owned };
-                return Err(Finding(Health::PageCorrupt, Some(error.to_string())));
+                return Err(Finding::new(Health::PageCorrupt, Some(error.to_string())));
             }
             (_, FileKind::PlainSqlite | FileKind::PlainRedb) => {
                 return Err(Finding::of(&EnvelopeError::NotEncrypted {
@@ -564,7 +578,7 @@ impl StatusReader {
             Ok(envelope) => envelope,
             Err(_said_with_the_provider) => {
                 let why = "the key provider cannot be used".to_owned();
-                return Err(Finding(Health::KeyUnavailable, Some(why)));
+                return Err(Finding::new(Health::KeyUnavailable, Some(why)));
             }
         };
         if known_place && envelope.keys().is_some() {
@@ -634,8 +648,8 @@ impl StatusReader {
                 })
                 .collect(),
             locked: manifest.is_some_and(|manifest| self.is_locked(manifest)),
-            health: finding.0,
-            detail: finding.1,
+            health: finding.health,
+            detail: finding.detail,
         }
     }
 
@@ -648,9 +662,22 @@ impl StatusReader {
 }
 
 /// What is wrong, and what to do next.
-struct Finding(Health, Option<String>);
+struct Finding {
+    health: Health,
+    detail: Option<String>,
+    /// What takes the place of the detail where the control file has no copy of the manifest.
+    without_copy: Option<String>,
+}
 
 impl Finding {
+    fn new(health: Health, detail: Option<String>) -> Self {
+        Self {
+            health,
+            detail,
+            without_copy: None,
+        }
+    }
+
     fn of(error: &EnvelopeError) -> Self {
         let health = match (error, error.trouble()) {
             (EnvelopeError::SubjectMismatch { .. }, _) => Health::SubjectMismatch,
@@ -658,20 +685,36 @@ impl Finding {
             (EnvelopeError::Mirror { .. }, _) => Health::KeyUnavailable,
             (_, trouble) => Self::health(trouble),
         };
-        Self(health, Some(error_chain(error)))
+        Self {
+            without_copy: Some(error.without_copy()),
+            ..Self::new(health, Some(error_chain(error)))
+        }
+    }
+
+    /// In words that do not send to `repair` where that has no copy to put back.
+    fn knowing(self, lacks_copy: bool) -> Self {
+        let detail = match self.without_copy {
+            Some(ref without_copy) if lacks_copy => Some(without_copy.clone()),
+            _ => self.detail,
+        };
+        Self {
+            detail,
+            without_copy: None,
+            ..self
+        }
     }
 
     fn of_open(error: &OpenError) -> Self {
         match error {
             OpenError::Envelope(error) => Self::of(error),
-            error => Self(Self::health(error.trouble()), Some(error_chain(error))),
+            error => Self::new(Self::health(error.trouble()), Some(error_chain(error))),
         }
     }
 
     fn of_control(error: &ControlError) -> Self {
         match error {
             ControlError::Envelope(error) => Self::of(error),
-            error => Self(Self::health(error.trouble()), Some(error_chain(error))),
+            error => Self::new(Self::health(error.trouble()), Some(error_chain(error))),
         }
     }
 
@@ -706,7 +749,12 @@ async fn named_key(envelope: &Envelope, path: &Path, manifest: &Manifest) -> Res
     for provider in keys.providers() {
         match provider.key_id(manifest.subject()).await {
             Ok(id) => configured.push((provider.kind(), id)),
-            Err(error) => return Err(Finding(Health::KeyUnavailable, Some(error_chain(&error)))),
+            Err(error) => {
+                return Err(Finding::new(
+                    Health::KeyUnavailable,
+                    Some(error_chain(&error)),
+                ));
+            }
         }
     }
     for dek in manifest.deks() {

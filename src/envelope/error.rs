@@ -8,6 +8,7 @@ use nimbus_keyproviders::{FailureClass, ProviderError, RandomError};
 use nimbus_manifests::{Cipher, InvalidManifest, ParseError, SUFFIX, Subject, TenantId};
 
 use crate::data_dir::DATABASE;
+use crate::error_chain::error_chain;
 
 /// Why a protected file was not opened, created or changed. Nothing was written in its place.
 #[derive(Debug, thiserror::Error)]
@@ -232,10 +233,10 @@ pub enum EnvelopeError {
     },
 }
 
-/// How a manifest comes back: a tenant's has a copy in the control file, the control file's own has none.
+/// How a manifest comes back: a tenant's may have a copy in the control file, the control file's own has none.
 fn back(path: &Path, from_backup: &str) -> String {
     let otherwise = match place(path) {
-        Place::Tenant => ", or put it back with `nimbus encryption repair`",
+        Place::Tenant => REPAIR,
         Place::Control => {
             "; without one, move the control file and its manifest away: the next start makes a new one, see docs/files.md"
         }
@@ -243,6 +244,9 @@ fn back(path: &Path, from_backup: &str) -> String {
     };
     format!("{from_backup}{otherwise}")
 }
+
+/// What brings a tenant's manifest back where the control file has a copy of it.
+const REPAIR: &str = ", or put it back with `nimbus encryption repair`";
 
 /// What to do about a database that is gone, but for a backup.
 fn without_backup(path: &Path) -> &'static str {
@@ -253,6 +257,12 @@ fn without_backup(path: &Path) -> &'static str {
         }
         Place::Other => "",
     }
+}
+
+/// The file of this manifest.
+fn file_of(manifest: &Path) -> String {
+    let shown = manifest.display().to_string();
+    shown.strip_suffix(SUFFIX).unwrap_or(&shown).to_owned()
 }
 
 /// The tenant whose file this is by its name, for a command.
@@ -324,6 +334,37 @@ pub enum Trouble {
 }
 
 impl EnvelopeError {
+    /// What is wrong and what to do next, where the control file has no copy of the manifest: `repair` does not help then.
+    pub(crate) fn without_copy(&self) -> String {
+        let otherwise = match self {
+            Self::SubjectMismatch { path, found, .. } => match found.tenant() {
+                // As whoever renamed both wants it.
+                Some(tenant) => format!(
+                    "; if both files were renamed, give them the name {} again, or take the data out with `nimbus encryption export \
+                     --provider sqlite --tenant-id {tenant} --source {} --target <file>`, and migrate that",
+                    found.file_name(),
+                    file_of(path)
+                ),
+                None => String::new(),
+            },
+            Self::ManifestMissing { path } => format!(
+                "; if the database was renamed, give it its old name again; without a manifest nothing opens it: delete tenant {}",
+                tenant_of(path)
+            ),
+            Self::ManifestUnparsable { .. } | Self::ManifestTampered { .. } => {
+                "; without one nothing opens the database".to_owned()
+            }
+            _ => String::new(),
+        };
+        let told = error_chain(self);
+        match told.split_once(REPAIR) {
+            Some((before, after)) => {
+                format!("{before} (the control file has no copy of it){otherwise}{after}")
+            }
+            None => told,
+        }
+    }
+
     /// What this failure means to who asked.
     #[must_use]
     pub fn trouble(&self) -> Trouble {

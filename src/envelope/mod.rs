@@ -498,8 +498,8 @@ impl Envelope {
         Ok(())
     }
 
-    /// Settles what a rotation that was cut short left announced in the mirror: of two copies of a manifest, the one that stands in `dir`
-    /// stays. Where neither stands there, both do. Blocks.
+    /// Settles what a rotation that was cut short left announced in the mirror: of two copies of a manifest, the one that stands in `dir`, or
+    /// that ends the creation of what stands there, stays. Where there is none such, both do. Blocks.
     ///
     /// # Errors
     ///
@@ -526,22 +526,27 @@ impl Envelope {
         let mut settled = Vec::new();
         for subject in mirror.announced().map_err(failed)? {
             let there = store::read(&manifest_path(&dir.join(subject.file_name())));
+            let Ok(Some(there)) = there else { continue };
+            let copies = mirror.get(&subject).map_err(failed)?;
             // What is byte for byte a copy of ours needs no other proof.
-            if let Ok(Some(there)) = there
-                && mirror
-                    .get(&subject)
-                    .map_err(failed)?
-                    .all()
-                    .any(|copy| copy == there.as_bytes())
-            {
-                settled.push((subject, there));
+            let stays = |copy: &&[u8]| *copy == there.as_bytes() || standing::ends(&there, copy);
+            if let Some(copy) = copies.all().find(stays) {
+                settled.push((subject, copy.to_owned()));
             }
         }
         let copies: Vec<_> = settled
             .iter()
-            .map(|(subject, there)| (subject, there.as_bytes()))
+            .map(|(subject, copy)| (subject, copy.as_slice()))
             .collect();
         mirror.put_many(&copies).map_err(failed)
+    }
+
+    /// Whether the mirror is there to be asked, and has no copy of the manifest of `path`. Blocks.
+    pub(crate) fn lacks_copy(&self, path: &Path, subject: &Subject) -> bool {
+        let copies = self
+            .mirror_of(path, subject)
+            .map(|mirror| mirror.get(subject));
+        copies.is_some_and(|copies| copies.is_ok_and(|copies| copies.is_empty()))
     }
 
     /// The copies of the manifest of `path` that the mirror has and that can be read. Blocks.

@@ -42,6 +42,8 @@ pub struct Rewrapped {
     path: PathBuf,
     before: SealedManifest,
     pub(super) after: SealedManifest,
+    /// What the mirror keeps of `before` and `after`; `None` where it keeps nothing.
+    copies: Option<(SealedManifest, SealedManifest)>,
 }
 
 impl Rewrapped {
@@ -188,18 +190,31 @@ impl Envelope {
         {
             return Ok(same);
         }
-        let manifest = file
-            .manifest
-            .rewrapped(wraps)
-            .map_err(|source| EnvelopeError::Invalid {
-                path: path.to_owned(),
-                source,
-            })?;
-        let after = manifest.seal(&file.dek.manifest_key(&manifest.file_id()));
+        let invalid = |source| EnvelopeError::Invalid {
+            path: path.to_owned(),
+            source,
+        };
+        let seal = |manifest: &Manifest| manifest.seal(&file.dek.manifest_key(&manifest.file_id()));
+        let manifest = file.manifest.rewrapped(wraps).map_err(invalid)?;
+        let after = seal(&manifest);
+        let copies = match (manifest.state(), standing) {
+            // Nothing is in it yet.
+            (State::New, Standing::Unknown) => None,
+            // A creation that was cut short: the mirror has what comes next, and is to have it under the new key.
+            (State::New, _) => {
+                let next = |manifest: &Manifest| manifest.settled(0).map(|next| seal(&next));
+                Some((
+                    next(&file.manifest).map_err(invalid)?,
+                    next(&manifest).map_err(invalid)?,
+                ))
+            }
+            _ => Some((before.clone(), after.clone())),
+        };
         let change = Rewrapped {
             path: path.to_owned(),
             before,
             after,
+            copies,
         };
         Ok(Rewrap {
             mapped,
@@ -258,7 +273,7 @@ impl Envelope {
         if let Some(mirror) = &self.mirror {
             self.to_mirror(
                 &batch,
-                |one| &one.after,
+                |(_before, after), _one| after,
                 |copies| mirror.copies.announce(copies),
             )?;
             crash_point!("manifests::announced");
@@ -276,7 +291,7 @@ impl Envelope {
         if let Some(mirror) = &self.mirror {
             self.to_mirror(
                 &batch,
-                |one| if is_new(one) { &one.after } else { &one.before },
+                |(before, after), one| if is_new(one) { after } else { before },
                 |copies| mirror.copies.put_many(copies),
             )?;
             crash_point!("manifests::mirrored");
@@ -289,22 +304,18 @@ impl Envelope {
         Ok(changed)
     }
 
-    /// Gives manifests to the mirror, but `new` ones, and those that are none of its business.
+    /// Gives manifests to the mirror, but those that are none of its business.
     fn to_mirror<'a>(
         &self,
         batch: &'a [Rewrapped],
-        which: impl Fn(&'a Rewrapped) -> &'a SealedManifest,
+        which: impl Fn(&'a (SealedManifest, SealedManifest), &'a Rewrapped) -> &'a SealedManifest,
         give: impl FnOnce(&[(&Subject, &[u8])]) -> Result<(), MirrorError>,
     ) -> Result<(), EnvelopeError> {
-        let wanted = |one: &&Rewrapped| {
-            one.after.claims().state() != State::New
-                && self.mirror_of(&one.path, one.subject()).is_some()
+        let copy = |one: &'a Rewrapped| {
+            let _mirror = self.mirror_of(&one.path, one.subject())?;
+            Some((one.subject(), which(one.copies.as_ref()?, one).as_bytes()))
         };
-        let copies: Vec<_> = batch
-            .iter()
-            .filter(wanted)
-            .map(|one| (one.subject(), which(one).as_bytes()))
-            .collect();
+        let copies: Vec<_> = batch.iter().filter_map(copy).collect();
         let Some(first) = batch.first() else {
             return Ok(());
         };

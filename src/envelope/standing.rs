@@ -63,6 +63,13 @@ fn ends_rekey(there: &Manifest, copy: &Manifest) -> Option<Opened> {
     [Opened::First, Opened::Next].into_iter().find(ends)
 }
 
+/// Whether `copy` is what ends the creation of `there`.
+pub(super) fn ends(there: &SealedManifest, copy: &[u8]) -> bool {
+    let copy = SealedManifest::parse(copy);
+    there.claims().state() == State::New
+        && copy.is_ok_and(|copy| is_next_step(there.claims(), copy.claims()))
+}
+
 fn is_older(there: &Manifest, copy: &Manifest) -> bool {
     if there.file_id() != copy.file_id() {
         // Another file of the same name: the later one counts. Of one that was never finished, nothing proves that it came later.

@@ -13,6 +13,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+pub(crate) use nimbus_keyproviders::keyfile::parent;
 use nimbus_manifests::{MAX_MANIFEST_BYTES, ParseError, SUFFIX, SealedManifest};
 
 use crate::data_dir::{self, TEMPORARY_PREFIX, beside};
@@ -177,9 +178,12 @@ pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Renames `path` to `<path>.set-aside-<n>`, for the reason `why`: what is found in the place of something new is kept, never overwritten.
-pub(crate) fn set_aside(path: &Path, why: &str) -> io::Result<()> {
-    std::fs::rename(path, place_aside(path, why)?)
+/// Renames `path` to `<path>.set-aside-<n>`, for the reason `why`, and answers that name: what is found in the place of something new is
+/// kept, never overwritten.
+pub(crate) fn set_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
+    let target = place_aside(path, why)?;
+    std::fs::rename(path, &target)?;
+    Ok(target)
 }
 
 /// As [`set_aside`], and leaves the file in its place as well, to be replaced.
@@ -204,14 +208,6 @@ fn place_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
 /// Flushes a directory, so that the names in it survive a power cut.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
-}
-
-/// The directory that holds `path`.
-pub(crate) fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    }
 }
 
 /// Why a creation sets something aside.

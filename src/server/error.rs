@@ -346,7 +346,9 @@ impl From<StoreError> for ApiError {
             StoreError::NoRoom { .. } => Code::NoRoom,
             StoreError::TooManyRemembered { .. } => Code::TooManyRemembered,
             StoreError::Open { source, .. } => of_trouble(source.trouble()),
-            StoreError::Envelope { source, .. } => of_trouble(source.trouble()),
+            StoreError::Envelope { source, .. } | StoreError::Unaudited { source, .. } => {
+                of_trouble(source.trouble())
+            }
             StoreError::Corrupt { .. }
             | StoreError::ForeignFile { .. }
             | StoreError::WalReplaced { saved: false, .. } => Code::StorageCorruption,
@@ -387,6 +389,7 @@ fn is_inside(error: &StoreError) -> bool {
         | StoreError::Unrunnable { .. }
         | StoreError::Io { .. }
         | StoreError::Envelope { .. }
+        | StoreError::Unaudited { .. }
         | StoreError::Rekey { .. }
         | StoreError::LeftBehind { .. }
         | StoreError::Control { .. } => true,

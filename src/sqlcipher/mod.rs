@@ -635,7 +635,8 @@ fn set_aside(database: &Database) -> Result<(), OpenError> {
     let path = database.path.clone();
     for old in side_files(&path).into_iter().chain([path]) {
         if there(&old) {
-            envelope::set_aside(&old, envelope::CUT_SHORT).map_err(|source| OpenError::Io {
+            let aside = envelope::set_aside(&old, envelope::CUT_SHORT);
+            let _aside = aside.map_err(|source| OpenError::Io {
                 action: "set aside",
                 path: old.clone(),
                 source,

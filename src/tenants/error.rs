@@ -27,7 +27,7 @@ use crate::{
 #[non_exhaustive]
 pub enum StoreError {
     /// There is no such tenant, or it is being deleted.
-    #[error("there is no tenant {tenant}: create it with POST /api/tenants")]
+    #[error("there is no tenant {tenant}")]
     TenantNotFound {
         /// The tenant asked for.
         tenant: TenantId,
@@ -264,7 +264,10 @@ pub enum StoreError {
         known: i64,
     },
     /// The file is a database, but not one of Nimbus.
-    #[error("{path} holds tables that Nimbus did not make: move it out of the data directory", path = path.display())]
+    #[error(
+        "{path} is a database of another application, which Nimbus does not serve: `nimbus encryption export` takes it out, or move it and \
+         its manifest out of the data directory", path = path.display()
+    )]
     ForeignFile {
         /// The file.
         path: PathBuf,
@@ -340,7 +343,20 @@ pub enum StoreError {
         /// What the system answered.
         source: Arc<io::Error>,
     },
-    /// A tenant's key could not be dealt with.
+    /// The audit log cannot be written.
+    #[error("tenant {tenant} is {}: {source}", match done {
+        true => "deleted, but the audit log could not be told so",
+        false => "not deleted, for the audit log could not be told of it",
+    })]
+    Unaudited {
+        /// The tenant.
+        tenant: TenantId,
+        /// Whether it was done all the same.
+        done: bool,
+        /// What the log reported.
+        source: Arc<EnvelopeError>,
+    },
+    /// A tenant's manifest could not be removed.
     #[error("the key of tenant {tenant} cannot be removed: {source}")]
     Envelope {
         /// The tenant.
@@ -380,7 +396,9 @@ impl StoreError {
     pub(super) fn is_exhaustion(&self) -> bool {
         match self {
             Self::Open { source, .. } => is_exhaustion(&**source),
-            Self::Envelope { source, .. } => is_exhaustion(&**source),
+            Self::Envelope { source, .. } | Self::Unaudited { source, .. } => {
+                is_exhaustion(&**source)
+            }
             Self::Engine { source, .. } | Self::Control { source } => is_exhaustion(&**source),
             Self::Io { source, .. } => is_exhaustion(&**source),
             _ => false,

@@ -175,3 +175,54 @@ fn a_key_that_is_gone_is_one_problem_and_not_a_rotation_that_was_forgotten() {
     let said = ran.err() + &text.err();
     assert!(!said.contains("unknown"), "{said}");
 }
+
+#[test]
+fn a_key_that_is_named_by_a_bare_name_is_looked_at_where_it_lies() {
+    let machine = deployment(&["alpha"], &[]);
+    let _bytes = fs::copy(machine.master_key(), machine.path("bare.key")).expect("a copy");
+    chmod(&machine.path("bare.key"), 0o400);
+    let look = |code| {
+        let mut command = machine.nimbus(&["doctor", "--format", "json"]);
+        let _ = command.env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", "bare.key");
+        run(command).expect(code, &[]).json()
+    };
+    assert_eq!(verdict(&look(0), "key-modes"), "ok");
+    // Whoever may write the directory may put another key there.
+    chmod(machine.root(), 0o777);
+    assert_eq!(verdict(&look(3), "key-modes"), "problem");
+    chmod(machine.root(), 0o700);
+}
+
+#[test]
+fn what_no_configured_key_opens_is_not_sent_to_a_rotation_that_cannot_move_it() {
+    let machine = deployment(&["alpha", "beta"], &[]);
+    let new = machine.path("new.key");
+    let keygen = ["encryption", "keygen", "--master-key-file", as_str(&new)];
+    let _ = run(machine.nimbus(&keygen)).expect(0, &[]);
+    let rotate = ["encryption", "rotate-kek", "--path", "data/alpha.sqlite3"];
+    let rotate = [&rotate[..], &["--new-master-key-file", "new.key"]].concat();
+    let _ = run(machine.nimbus(&rotate)).expect(0, &[]);
+    let newest = |found: &Value| {
+        let checks = found["checks"].as_array().expect("checks");
+        let check = checks.iter().find(|check| check["name"] == "newest-key");
+        check.expect("the check").clone()
+    };
+    let check = newest(&doctor(&machine, 3));
+    let remedy = check["remedy"].as_str().expect("a remedy");
+    assert!(remedy.starts_with("name the key"), "{remedy}");
+    assert!(
+        check["found"]
+            .as_str()
+            .is_some_and(|found| found.contains("no configured key opens 1 file: alpha.sqlite3")),
+        "{check}"
+    );
+    // Done as it says: then the rotation moves it.
+    let mut command = machine.nimbus(&["doctor", "--format", "json"]);
+    let _ = command.env("NIMBUS_ENCRYPTION_PREVIOUS_MASTER_KEY_FILE", &new);
+    let check = newest(&run(command).expect(0, &[]).json());
+    let remedy = check["remedy"].as_str().expect("a remedy");
+    assert!(
+        remedy.starts_with("`nimbus encryption rotate-kek"),
+        "{remedy}"
+    );
+}

@@ -68,7 +68,7 @@ fn inspects_a_manifest_without_any_key() {
         "hkdf-sha256+aes-256-gcm"
     );
     let _ = encryption(&machine, &["inspect", "data/beta.sqlite3"])
-        .expect(1, &["there is no manifest at data/beta.sqlite3.nimbus-enc"]);
+        .expect(1, &["data/beta.sqlite3 is neither a protected file"]);
     fs::write(machine.path("x.nimbus-enc"), "nimbus-enc/9\n").expect("a newer one");
     let _ =
         encryption(&machine, &["inspect", "x.nimbus-enc"]).expect(1, &["x.nimbus-enc", "newer"]);

@@ -499,3 +499,124 @@ fn begins_only_when_the_disk_has_room() {
     let _ = encryption(&machine, &arguments).expect(1, &["bytes free", "make room"]);
     assert!(!machine.path("huge.db.encrypted.nimbus-enc").exists());
 }
+
+/// Makes an SQLite file, by another program than Nimbus.
+fn make(path: &std::path::Path, sql: &str) {
+    let python = "
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.executescript(sys.argv[2])
+db.close()
+";
+    let made = Command::new("python3")
+        .args(["-c", python, super::as_str(path), sql])
+        .status();
+    assert!(made.expect("python runs").success());
+}
+
+#[test]
+fn what_is_migrated_is_served_whatever_its_source_was_called() {
+    let (machine, documents) = plaintext();
+    let data = machine.data_dir();
+    let _ = encryption(
+        &machine,
+        &[CONTROL, &["--in-place", "--retire-source"]].concat(),
+    )
+    .expect(0, &[]);
+    fs::rename(data.join("alpha.sqlite3"), machine.path("acme.db")).expect("a name of its own");
+    let migrate = ["migrate", "--provider", "sqlite", "--tenant-id", "alpha"];
+    let migrate = [&migrate[..], &["--source", "acme.db"]].concat();
+    // In its place no server would find it.
+    let _ = encryption(&machine, &[&migrate[..], &["--in-place"]].concat()).expect(
+        1,
+        &["no server opens it", "--target alpha.sqlite3", "mv acme.db"],
+    );
+    assert!(!machine.path("acme.db.nimbus-enc").exists());
+    // Under any other name it is the tenant's all the same.
+    let _ = encryption(&machine, &migrate).expect(0, &["opens under the name alpha.sqlite3"]);
+    for suffix in ["", ".nimbus-enc"] {
+        let from = machine.path(&format!("acme.db.encrypted{suffix}"));
+        let to = data.join(format!("alpha.sqlite3{suffix}"));
+        fs::rename(from, to).expect("a rename into place");
+    }
+    assert_eq!(
+        status(&machine, &["--verify", "pages"], 0)["summary"]["ok"],
+        2
+    );
+    assert_eq!(served(&machine, "alpha"), documents);
+}
+
+#[test]
+fn a_control_file_under_another_name_is_migrated_for_the_name_that_is_opened() {
+    let (machine, documents) = plaintext();
+    let data = machine.data_dir();
+    fs::rename(data.join("nimbus-control.db"), machine.path("old.db")).expect("moved");
+    let migrate = ["migrate", "--provider", "redb", "--source", "old.db"];
+    let _ = encryption(&machine, &[&migrate[..], &["--in-place"]].concat())
+        .expect(1, &["no server opens it", "nimbus-control.db"]);
+    let target = ["--target", "data/nimbus-control.db"];
+    let _ = encryption(&machine, &[&migrate[..], &target].concat()).expect(0, &[]);
+    let _ = encryption(
+        &machine,
+        &[TENANT, &["--in-place", "--retire-source"]].concat(),
+    )
+    .expect(0, &[]);
+    assert_eq!(served(&machine, "alpha"), documents);
+}
+
+#[test]
+fn another_applications_database_is_said_to_be_kept_and_not_served() {
+    let machine = deployment(&["alpha"], &[]);
+    // Applications number their layouts, too: with the number of Nimbus's own, with an older one, and with none.
+    for (tenant, version) in [("one", 4), ("two", 1), ("three", 0), ("four", 99)] {
+        let source = machine.data_dir().join(format!("{tenant}.sqlite3"));
+        make(
+            &source,
+            &format!(
+                "CREATE TABLE orders (id INTEGER PRIMARY KEY); INSERT INTO orders VALUES (7); PRAGMA user_version = {version}"
+            ),
+        );
+        let migrate = ["migrate", "--provider", "sqlite", "--tenant-id", tenant];
+        let migrate = [&migrate[..], &["--source", super::as_str(&source)]].concat();
+        let _ = encryption(
+            &machine,
+            &[&migrate[..], &["--in-place", "--retire-source"]].concat(),
+        )
+        .expect(
+            0,
+            &["another application's database", "nimbus encryption export"],
+        );
+    }
+    let _ = status(&machine, &["--verify", "pages"], 0);
+    let server = machine.start(&[]);
+    for tenant in ["one", "two", "three", "four"] {
+        let path = format!("/api/tenants/{tenant}/documents/notes");
+        let (code, answer) = server.request("GET", &path, None);
+        assert_eq!(code, 503, "{answer}");
+        assert!(
+            answer.to_string().contains("another application"),
+            "{answer}"
+        );
+    }
+    assert_eq!(
+        server.get("/api/tenants/alpha/documents/notes")["data"][0]["of"],
+        "alpha"
+    );
+    server.stop();
+    // And it is a database still.
+    let export = ["export", "--provider", "sqlite", "--tenant-id", "one"];
+    let paths = ["--source", "data/one.sqlite3", "--target", "back.db"];
+    let _ = encryption(&machine, &[&export[..], &paths].concat()).expect(0, &[]);
+    make(&machine.path("back.db"), "INSERT INTO orders VALUES (8)");
+    // What Nimbus made, and nothing at all, is served.
+    make(
+        &machine.path("empty.db"),
+        "CREATE TABLE t (x); DROP TABLE t",
+    );
+    let migrate = ["migrate", "--provider", "sqlite", "--tenant-id", "empty"];
+    let paths = ["--source", "empty.db", "--target", "data/empty.sqlite3"];
+    let ran = encryption(&machine, &[&migrate[..], &paths].concat());
+    let said = ran.expect(0, &["is encrypted"]).err();
+    assert!(!said.contains("another application"), "{said}");
+    assert_eq!(served(&machine, "empty"), serde_json::json!([]));
+}

@@ -285,8 +285,9 @@ with open(f'{sys.argv[1]}/circle.db', 'r+b') as f:
                 .exists()
         );
     }
+    fs::rename(machine.path("index.db"), machine.path("odd.sqlite3")).expect("the served name");
     let as_it_is = [
-        &arguments("index.db")[..],
+        &arguments("odd.sqlite3")[..],
         &["--in-place", "--skip-validation"],
     ]
     .concat();

@@ -324,3 +324,105 @@ fn says_of_a_tenant_whose_files_are_gone_that_they_are() {
     let _ = encryption(&machine, &["repair"]).expect(3, &["alpha.sqlite3: the database is gone"]);
     assert_eq!(served(&machine, "beta")[0]["of"], "beta");
 }
+
+#[test]
+fn what_has_no_copy_is_named_with_what_helps_and_status_does_not_send_there() {
+    let machine = deployment(&["alpha", "beta", "gamma", "whole"], &[]);
+    let data = machine.data_dir();
+    let rename = |from: &str, to: &str| {
+        fs::rename(data.join(from), data.join(to)).expect("a new name");
+    };
+    // Both files of one under a new name; a database alone under one; and a manifest that cannot be read under one.
+    for suffix in ["", ".nimbus-enc"] {
+        rename(
+            &format!("alpha.sqlite3{suffix}"),
+            &format!("renamed.sqlite3{suffix}"),
+        );
+    }
+    rename("beta.sqlite3", "alone.sqlite3");
+    rename("gamma.sqlite3", "noise.sqlite3");
+    fs::write(data.join("noise.sqlite3.nimbus-enc"), "scrambled").expect("a damaged one");
+    let before = snapshot(&data);
+
+    let found = status(&machine, &[], 3);
+    for (name, expected, helps) in [
+        (
+            "renamed",
+            "subject-mismatch",
+            "the name alpha.sqlite3 again",
+        ),
+        ("alone", "manifest-missing", "its old name again"),
+        ("noise", "manifest-corrupt", "from a backup"),
+    ] {
+        let path = format!("{name}.sqlite3");
+        assert_eq!(health(&found, &path), expected);
+        let files = found["files"].as_array().expect("files");
+        let file = files.iter().find(|file| file["path"] == path.as_str());
+        let detail = file.expect("the file")["detail"]
+            .as_str()
+            .expect("a detail");
+        assert!(detail.contains(helps), "{detail}");
+        assert!(detail.contains("no copy of it"), "{detail}");
+        assert!(!detail.contains("encryption repair"), "{detail}");
+    }
+    let ran = encryption(&machine, &["repair"]);
+    let said = ran.expect(
+        3,
+        &[
+            "renamed.sqlite3: ",
+            "the name alpha.sqlite3 again",
+            "--tenant-id alpha",
+            "alone.sqlite3: ",
+            "noise.sqlite3: ",
+            "alpha.sqlite3: the database is gone",
+        ],
+    );
+    let said = said.out() + &said.err();
+    assert!(!said.contains("set-aside"), "nothing was: {said}");
+    assert!(!said.contains("No manifest is missing"), "{said}");
+    assert!(!said.contains("whole"), "{said}");
+    let tenants = |files: Vec<(String, u64)>| -> Vec<_> {
+        let of_tenants = |(name, _): &(String, u64)| name.contains("sqlite3");
+        files.into_iter().filter(of_tenants).collect()
+    };
+    assert_eq!(tenants(before), tenants(snapshot(&data)), "as they were");
+
+    // What was said to help, done.
+    for suffix in ["", ".nimbus-enc"] {
+        rename(
+            &format!("renamed.sqlite3{suffix}"),
+            &format!("alpha.sqlite3{suffix}"),
+        );
+    }
+    rename("alone.sqlite3", "beta.sqlite3");
+    rename("noise.sqlite3", "gamma.sqlite3");
+    fs::remove_file(data.join("noise.sqlite3.nimbus-enc")).expect("removed");
+    fs::write(data.join("beta.sqlite3.nimbus-enc"), "scrambled").expect("a damaged one");
+    let _ = encryption(&machine, &["repair"])
+        .expect(0, &["kept as", "beta.sqlite3.nimbus-enc.set-aside-1"]);
+    fs::remove_file(data.join("beta.sqlite3.nimbus-enc.set-aside-1")).expect("it was kept");
+    let _ = status(&machine, &["--verify", "pages"], 0);
+}
+
+#[test]
+fn a_newer_manifest_whose_key_cannot_be_had_is_not_said_not_to_open_the_database() {
+    let machine = deployment(&["alpha"], &[]);
+    let [_, (manifest, old)] = pair(&machine);
+    let new = machine.path("new.key");
+    let _ = encryption(&machine, &["keygen", "--master-key-file", as_str(&new)]).expect(0, &[]);
+    let rotate = ["rotate-kek", "--path", "data/alpha.sqlite3"];
+    let rotate = [&rotate[..], &["--new-master-key-file", "new.key"]].concat();
+    let _ = encryption(&machine, &rotate).expect(0, &["1 rewrapped"]);
+    let [_, (_, newest)] = pair(&machine);
+    fs::write(&manifest, &old).expect("replayed");
+    let words = ["its key cannot be had", "no configured key opens"];
+    let ran = encryption(&machine, &["repair"]);
+    let said = ran.expect(3, &words).out();
+    assert!(!said.contains("does not open the database"), "{said}");
+    assert_eq!(fs::read(&manifest).expect("it"), old, "as it was");
+    // With that key it is judged.
+    let mut command = machine.nimbus(&["encryption", "repair"]);
+    let _ = command.env("NIMBUS_ENCRYPTION_PREVIOUS_MASTER_KEY_FILE", &new);
+    let _ = super::run(command).expect(0, &["its manifest was put back"]);
+    assert_eq!(fs::read(&manifest).expect("it"), newest);
+}

@@ -540,3 +540,40 @@ fn a_tenant_whose_manifest_is_lost_is_named_and_not_passed_over() {
         .env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", &new);
     let _ = super::run(command).expect(1, &["beta.sqlite3"]);
 }
+
+#[test]
+fn the_copy_of_a_creation_that_was_cut_short_moves_with_its_manifest() {
+    let machine = deployment(&["alpha"], &[]);
+    let mut command = machine.nimbus(&["start", "--port", "0"]);
+    let _ = command.env("FAILPOINTS", "manifest::mirrored=return");
+    let server = machine.start_command(command);
+    let body = json!({"id": "beta"});
+    drop(server.try_request_as(&machine.token(), "POST", "/api/tenants", Some(&body)));
+    server.wait_until_killed();
+    let manifest = machine.data_dir().join("beta.sqlite3.nimbus-enc");
+    let text = || fs::read_to_string(&manifest).expect("a manifest");
+    assert!(text().contains("state: new"), "{}", text());
+    let new = machine.path("new.key");
+    let _ = encryption(&machine, &["keygen", "--master-key-file", as_str(&new)]).expect(0, &[]);
+    let rotate = ["rotate-kek", "--path", "data", "--all"];
+    let rotate = [&rotate[..], &["--new-master-key-file", "new.key"]].concat();
+    // Killed between the manifest and its copy: the next run drops the copy under the old key all the same.
+    let mut killed = machine.nimbus(&["encryption"]);
+    let _ = killed
+        .args(&rotate)
+        .env("FAILPOINTS", "manifests::published=return");
+    assert_eq!(super::run(killed).0.status.code(), None);
+    let mut again = machine.nimbus(&["encryption"]);
+    let _ = again
+        .args(&rotate)
+        .env("NIMBUS_ENCRYPTION_PREVIOUS_MASTER_KEY_FILE", &new);
+    let _ = super::run(again).expect(0, &["0 failed"]);
+    fs::remove_file(machine.master_key()).expect("the old key is destroyed");
+    fs::rename(&new, machine.master_key()).expect("the new one is in its place");
+    // The copy alone opens it now.
+    fs::remove_file(&manifest).expect("lost");
+    let _ =
+        encryption(&machine, &["repair"]).expect(0, &["beta.sqlite3: its manifest was put back"]);
+    let _ = super::status(&machine, &["--verify", "pages"], 0);
+    assert_eq!(super::served(&machine, "beta"), json!([]));
+}

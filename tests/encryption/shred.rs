@@ -171,7 +171,7 @@ fn is_done_only_when_meant_and_to_a_tenant_that_is_there() {
     )
     .expect("damage");
     let _ = encryption(&machine, &["shred", "--tenant-id", "alpha", "--yes"])
-        .expect(0, &["could not be read"]);
+        .expect(0, &["is shredded", "still open with master-key-file key"]);
     assert_eq!(status(&machine, &[], 0)["summary"]["files"], 1);
 }
 
@@ -405,6 +405,28 @@ fn nothing_is_left_after_something_was_set_aside_and_anything() {
     leaves_nothing_after(Deed::SetAside);
 }
 
+const WORTH: &str = "made before still open with master-key-file key";
+
+#[test]
+fn a_tenant_in_plaintext_is_not_said_to_have_had_keys() {
+    let off = ["--encryption-key-provider", "none"];
+    let machine = deployment(&["alpha", "beta"], &off);
+    let shred = |tenant: &str| {
+        let mut command = machine.nimbus(&["encryption", "shred", "--tenant-id", tenant, "--yes"]);
+        let _ = command.env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "none");
+        run(command)
+    };
+    for (tenant, with_server) in [("alpha", false), ("beta", true)] {
+        let server = with_server.then(|| machine.start(&off));
+        let ran = shred(tenant);
+        let said = ran.expect(0, &["is shredded", "was not encrypted"]).out();
+        assert!(!said.contains("manifest"), "{said}");
+        if let Some(server) = server {
+            server.stop();
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_removed_is_named_and_is_no_success() {
     let machine = deployment(&["alpha", "beta"], &[]);
@@ -424,17 +446,23 @@ fn what_cannot_be_removed_is_named_and_is_no_success() {
             let ran = shred(&machine, tenant);
             let said = ran.expect(1, &words).err();
             assert!(!said.contains("set-aside-3"), "{said}");
+            // What copies are worth is known each time: the control file still has one of the manifest.
+            assert!(said.contains(WORTH), "{said}");
+            assert!(!said.contains("could be read"), "{said}");
             assert!(!ran.out().contains("is shredded"), "{}", ran.out());
         }
         assert!(!also.exists(), "everything else is gone");
         let database = machine.data_dir().join(format!("{tenant}.sqlite3"));
         assert!(!database.exists());
         fs::remove_dir(&stuck).expect("removed by hand");
-        // The deletion that was begun goes on, without a server before anything else: then nothing is left to name.
-        if with_server {
-            let _ = shred(&machine, tenant).expect(0, &["is shredded"]);
-        }
-        let _ = shred(&machine, tenant).expect(1, &["there is no tenant"]);
+        // What was told to be run again is done then, and only after that is there nothing.
+        let ran = shred(&machine, tenant);
+        let said = ran.expect(0, &["is shredded", WORTH]).out();
+        assert!(!said.contains("could be read"), "{said}");
+        let said = shred(&machine, tenant)
+            .expect(1, &["there is no tenant", "encryption status"])
+            .err();
+        assert!(!said.contains("POST"), "{said}");
         if let Some(server) = server {
             server.stop();
         }

@@ -95,8 +95,8 @@ pub enum KmsError {
     #[error(
         "the wrapped key of {subject} does not open with KMS key {key} under its encryption context: \
          the manifest was changed or belongs to another file; look at it with \
-         `nimbus encryption inspect`, and put the right one back with `nimbus encryption repair` \
-         or from a backup"
+         `nimbus encryption inspect`; restore the right one from a backup, or put it back with \
+         `nimbus encryption repair`"
     )]
     WrongContext {
         /// The key.
@@ -107,7 +107,7 @@ pub enum KmsError {
     /// The wrapped key was made by another KMS key than the one the manifest names.
     #[error(
         "the wrapped key of {subject} was not made by KMS key {key}, which its manifest names: the \
-         manifest was changed; put the right one back with `nimbus encryption repair` or from a backup"
+         manifest was changed; restore the right one from a backup, or put it back with `nimbus encryption repair`"
     )]
     WrongKey {
         /// The key.

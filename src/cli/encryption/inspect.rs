@@ -35,6 +35,12 @@ pub enum InspectError {
         /// Where it should be.
         path: PathBuf,
     },
+    /// Neither a file nor a manifest of one.
+    #[error("{} is neither a protected file nor a manifest; `nimbus encryption status` lists those that there are", .path.display())]
+    NotThere {
+        /// What was named.
+        path: PathBuf,
+    },
     /// It is not canonical, or cannot be read.
     #[error("the manifest {} cannot be read; put it back with `nimbus encryption repair`, or from a backup", .path.display())]
     Unreadable {
@@ -66,7 +72,10 @@ fn read(file: &Path) -> Result<SealedManifest, InspectError> {
     };
     match read_manifest(&path) {
         Ok(Some(sealed)) => Ok(sealed),
-        Ok(None) => Err(InspectError::Missing { path }),
+        Ok(None) if file.is_file() => Err(InspectError::Missing { path }),
+        Ok(None) => Err(InspectError::NotThere {
+            path: file.to_owned(),
+        }),
         Err(source) => Err(InspectError::Unreadable { path, source }),
     }
 }

@@ -92,6 +92,7 @@ fn say(migrated: &Migrated) {
         subject,
         encrypted,
         plaintext,
+        served,
     } = migrated;
     output::note(&format!(
         "{} is encrypted, as {subject}.",
@@ -102,6 +103,14 @@ fn say(migrated: &Migrated) {
         output::note(&format!(
             "It opens under the name {}, with its manifest beside it.",
             subject.file_name()
+        ));
+    }
+    if !served {
+        output::note(&format!(
+            "It is another application's database: no server serves it, and a tenant of this name is answered 503. It can be kept, and taken out \
+             again with `nimbus encryption export --provider sqlite --tenant-id {} --source {} --target <file>`.",
+            subject.tenant().map_or("", TenantId::as_str),
+            encrypted.display()
         ));
     }
     match plaintext {

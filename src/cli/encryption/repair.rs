@@ -7,7 +7,8 @@ use nimbus_manifests::TenantId;
 
 use super::super::{CliError, CommandOutcome, block_on, output, settings};
 use crate::config::keys::{self, Purpose};
-use crate::encryption::repair::{Repaired, repair};
+use crate::encryption::repair::{Repair as Found, Repaired, repair};
+use crate::envelope::migrate_command;
 
 /// Put lost manifests back from the copies in the control file
 #[derive(Debug, Args)]
@@ -42,45 +43,56 @@ impl Repair {
         })?;
         let mut outcome = CommandOutcome::Done;
         for repair in &repairs {
-            let path = repair.path.display();
-            output::answer(&match &repair.outcome {
-                Repaired::PutBack => format!("{path}: its manifest was put back"),
-                Repaired::DatabaseMissing => {
-                    outcome = CommandOutcome::Problems;
-                    format!(
-                        "{path}: the database is gone; restore it from a backup, or delete the tenant"
-                    )
-                }
-                Repaired::Accepted => {
-                    format!("{path}: the older manifest and its database are accepted")
-                }
-                Repaired::BothOlder => {
-                    outcome = CommandOutcome::Problems;
-                    let tenant = repair.subject.tenant().map_or("", |tenant| tenant.as_str());
-                    format!(
-                        "{path}: its manifest is an older one, and the newer does not open the database; if both come from a backup, accept them \
-                         with `nimbus encryption repair --accept-older {tenant}`"
-                    )
-                }
-                Repaired::Failed(why) => {
-                    outcome = CommandOutcome::Problems;
-                    format!("{path}: {why}")
-                }
-                Repaired::Plaintext => {
-                    outcome = CommandOutcome::Problems;
-                    format!(
-                        "{path}: the database is plaintext and needs no manifest; encrypt it with `nimbus encryption migrate`"
-                    )
-                }
-            })?;
+            if !matches!(
+                repair.outcome,
+                Repaired::PutBack { .. } | Repaired::Accepted
+            ) {
+                outcome = CommandOutcome::Problems;
+            }
+            output::answer(&format!("{}: {}", repair.path.display(), words(repair)))?;
         }
-        output::note(match repairs.len() {
-            0 => "No manifest is missing, unreadable, older than its copy or another file's.",
-            _ => {
-                "What stood in a manifest's place is kept beside it as .set-aside-<n>. Now: `nimbus encryption status --verify open` proves that key and file \
-                 belong together."
+        output::note(match (repairs.is_empty(), outcome) {
+            (true, _) => {
+                "No manifest is missing, unreadable, older than its copy or another file's."
+            }
+            (false, CommandOutcome::Done) => {
+                "Now: `nimbus encryption status --verify open` proves that key and file belong together."
+            }
+            (false, _) => {
+                "Not all is repaired: do what the lines above say, then look again with `nimbus encryption status --verify open`."
             }
         });
         Ok(outcome)
+    }
+}
+
+/// What was done about one manifest, and what is left to do.
+fn words(repair: &Found) -> String {
+    let tenant = repair.subject.tenant().map_or("", TenantId::as_str);
+    let accept = format!("`nimbus encryption repair --accept-older {tenant}`");
+    match &repair.outcome {
+        Repaired::PutBack { set_aside: None } => "its manifest was put back".to_owned(),
+        Repaired::PutBack {
+            set_aside: Some(aside),
+        } => format!(
+            "its manifest was put back; what stood in its place is kept as {}",
+            aside.display()
+        ),
+        Repaired::NoCopy(why) | Repaired::Failed(why) => why.clone(),
+        Repaired::DatabaseMissing => {
+            "the database is gone; restore it from a backup, or delete the tenant".to_owned()
+        }
+        Repaired::Accepted => "the older manifest and its database are accepted".to_owned(),
+        Repaired::BothOlder => format!(
+            "its manifest is an older one, and the newer does not open the database; if both come from a backup, accept them with {accept}"
+        ),
+        Repaired::CopyUnavailable(why) => format!(
+            "its manifest is an older one, and whether the newer one opens the database is not known, for its key cannot be had: {why}; then run \
+             `nimbus encryption repair` again. Only if that key is lost for ever and both come from a backup: {accept}"
+        ),
+        Repaired::Plaintext => format!(
+            "the database is plaintext and needs no manifest; encrypt it with `{}`",
+            migrate_command(&repair.path)
+        ),
     }
 }

@@ -126,9 +126,16 @@ pub(super) fn offline(
 ) -> Result<CommandOutcome, CliError> {
     let _lock = DataDirLock::acquire(rotate.dir())?;
     let (bar, progress) = counting_bar("rewrapping");
+    let recovering = identity.is_some();
     let rotated = block_on(here(settings, rotate, identity, progress))?;
     bar.finish_and_clear();
-    Ok(say(&rotated)?)
+    let outcome = say(&rotated)?;
+    if recovering && rotated.rewrapped == 0 && rotated.failed.is_empty() {
+        output::note(
+            "Nothing had to be recovered: the key of the settings opens all of it, and the identity was not needed.",
+        );
+    }
+    Ok(outcome)
 }
 
 async fn here(

@@ -12,7 +12,11 @@ use super::super::{CliError, CommandOutcome, block_on, output, settings};
 use super::audited::deployment;
 use super::require_deployment;
 use crate::config::Settings;
-use crate::encryption::shred::{Shredded, shred};
+use crate::control::ControlError;
+use crate::data_dir;
+use crate::deployment::Deployment;
+use crate::encryption::shred::{Remains, Shredded, shred};
+use crate::envelope::blocking;
 use crate::process::DataDirLock;
 use crate::tenants::TenantProvider as _;
 use crate::tenants::sqlite::SqliteOptions;
@@ -69,62 +73,42 @@ async fn here(
     disable_kms_key: bool,
 ) -> Result<Shredded, CliError> {
     let deployment = deployment(settings).await?;
+    // Opening the tenants ends a deletion that was begun.
+    let begun = begun(&deployment, settings, tenant).await?;
     let tenants = deployment.tenants(SqliteOptions::default()).await?;
-    let shredded = shred(
-        &deployment.envelope,
-        &tenants,
-        &settings.data_dir,
-        tenant,
-        disable_kms_key,
-    )
-    .await?;
+    let (envelope, dir) = (&deployment.envelope, &settings.data_dir);
+    let shredded = shred(envelope, &tenants, dir, tenant, disable_kms_key, begun).await?;
     tenants.close().await?;
     Ok(shredded)
 }
 
+/// What is there of a tenant whose deletion was begun.
+async fn begun(
+    deployment: &Deployment,
+    settings: &Settings,
+    tenant: &TenantId,
+) -> Result<Option<Remains>, CliError> {
+    let (control, envelope) = (deployment.control.clone(), deployment.envelope.clone());
+    let (dir, tenant) = (settings.data_dir.clone(), tenant.clone());
+    let begun = blocking(move || {
+        let begun = control.pending_deletes()?.contains(&tenant);
+        let remains = || Remains::of(&envelope, &dir, &data_dir::subject(&tenant));
+        Ok::<_, ControlError>(begun.then(remains))
+    });
+    Ok(begun.await?)
+}
+
 fn text(shredded: &Shredded) -> String {
-    let mut text = format!(
-        "Tenant {} is shredded: its manifest, the copy of it, its data and every other file of its name are removed.\n",
-        shredded.tenant
-    );
-    for key in &shredded.destroyed_keys {
-        text.push_str(&format!(
-            "Its key file {key} is destroyed: copies of its sidecar and data are dead, unless someone has a copy of that key.\n"
-        ));
-    }
-    if !shredded.manifest_read {
-        text.push_str(
-            "Its manifest could not be read: which keys open copies of it is not known.\n",
-        );
-    }
-    if let Some(key) = shredded.own_kms_key.as_ref().filter(|key| key.disabled) {
-        let key = &key.key_id;
-        text.push_str(&format!(
-            "Its own KMS key {key} is disabled: copies of its sidecar and data are dead until it is enabled again. To end that for good: \
-             `aws kms schedule-key-deletion --key-id {key}`.\n"
-        ));
-    }
-    for key in &shredded.alive {
-        let own = shredded.own_kms_key.as_ref();
-        if own.is_some_and(|own| own.key_id == key.key_id) {
-            text.push_str(&format!(
-                "Copies of its sidecar and data made before still open with its own KMS key {key}. To end that: `aws kms disable-key --key-id {key}`, \
-                 and for good `aws kms schedule-key-deletion --key-id {key}`.\n",
-                key = key.key_id
-            ));
-            continue;
+    let removed = match shredded.plaintext {
+        true => "its data and every other file of its name are removed",
+        false => {
+            "its manifest, the copy of it, its data and every other file of its name are removed"
         }
-        text.push_str(&match key.provider.as_str() {
-            "age" => format!(
-                "Copies of its sidecar and data made before still open with the identity of recovery recipient {}.\n",
-                key.key_id
-            ),
-            provider => format!(
-                "Copies of its sidecar and data made before still open with {provider} key {}. To end that: move all others to a \
-                 new key (`nimbus encryption rotate-kek --path <data directory> --all --new-…`), then destroy this one.\n",
-                key.key_id
-            ),
-        });
+    };
+    let mut text = format!("Tenant {} is shredded: {removed}.\n", shredded.tenant);
+    for said in shredded.worth() {
+        text.push_str(&said);
+        text.push('\n');
     }
     text
 }

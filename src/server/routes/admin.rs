@@ -15,7 +15,7 @@ use crate::encryption::OperationError;
 use crate::encryption::doctor::{Diagnosis, Doctor};
 use crate::encryption::rotate_dek;
 use crate::encryption::rotate_kek::{Request, RotateKekError};
-use crate::encryption::shred;
+use crate::encryption::shred::{self, ShredError};
 use crate::encryption::status::{EncryptionStatus, Verify};
 use crate::envelope::{EnvelopeError, blocking};
 use crate::error_chain::error_chain;
@@ -204,14 +204,28 @@ pub(in crate::server) async fn shred(
     let (tenants, envelope) = (app.tenants.clone(), app.envelope.clone());
     let data_dir = app.status_reader.data_dir.clone();
     let disable_kms_key = request.disable_kms_key;
+    let refused = |error: ShredError| match error {
+        ShredError::Store(error) => ApiError::from(error),
+        error => ApiError::new(Code::TenantNotFound, error.to_string()),
+    };
     let finished = match shred::is_there(&envelope, &*tenants, &data_dir, &tenant).await? {
         true => None,
-        false => Some(shred::finish(&*tenants, &tenant).await?),
+        false => Some(shred::finish(&*tenants, &tenant).await.map_err(refused)?),
     };
     let id = app.operations.begin("shred", |_progress| async move {
         let shredded = match finished {
             Some(finished) => Ok(finished),
-            None => shred::shred(&envelope, &*tenants, &data_dir, &tenant, disable_kms_key).await,
+            None => {
+                shred::shred(
+                    &envelope,
+                    &*tenants,
+                    &data_dir,
+                    &tenant,
+                    disable_kms_key,
+                    None,
+                )
+                .await
+            }
         };
         let shredded = shredded.map_err(|error| error_chain(&error))?;
         serde_json::to_value(shredded).map_err(|error| error.to_string())

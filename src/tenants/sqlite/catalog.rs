@@ -108,7 +108,7 @@ pub(super) fn remove_files(dir: &Path, tenant: &TenantId) -> Result<(), StoreErr
 pub(super) fn leftovers(database: &Path) -> Vec<PathBuf> {
     let name = database.file_name().and_then(|name| name.to_str());
     let tenant = name.and_then(tenant_of_database).unwrap();
-    let found = data_dir::of_tenant(database.parent().unwrap(), &tenant);
+    let found = data_dir::of_tenant(crate::envelope::parent(database), &tenant);
     found.unwrap().into_iter().map(|(_, path)| path).collect()
 }
 

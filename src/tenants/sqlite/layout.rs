@@ -82,15 +82,32 @@ const STEPS: [&[&str]; VERSION as usize] = [
 
 /// Whether the file has the layout of this version.
 pub(super) fn is_current(connection: &Connection, tenant: &TenantId) -> Result<bool, StoreError> {
-    let found = layout(connection).map_err(|error| failure(tenant, error))?;
-    Ok(found == VERSION)
+    let current = || Ok(layout(connection)? == VERSION && is_nimbus(connection)?);
+    current().map_err(|error| failure(tenant, error))
+}
+
+/// Whether a server serves this database: one that Nimbus made, or one with nothing in it.
+pub(crate) fn is_served(connection: &Connection) -> rusqlite::Result<bool> {
+    match layout(connection)? {
+        0 => is_empty(connection),
+        _ => is_nimbus(connection),
+    }
+}
+
+/// Whether Nimbus made the tables: other applications number their layouts, too.
+fn is_nimbus(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row(
+        "SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'table' AND name = 'nimbus_tables'",
+        [],
+        |row| row.get(0),
+    )
 }
 
 /// Sees to it that the file has the layout of this version: makes it in a file without any, brings an older one up
 /// to date, refuses a newer one and files that are not ours.
 pub(super) fn establish(connection: &mut Connection, tenant: &TenantId) -> Result<(), StoreError> {
     let sqlite = |error| failure(tenant, error);
-    if layout(connection).map_err(sqlite)? == VERSION {
+    if is_current(connection, tenant)? {
         return Ok(());
     }
     let transaction = connection
@@ -99,7 +116,7 @@ pub(super) fn establish(connection: &mut Connection, tenant: &TenantId) -> Resul
     let found = layout(&transaction).map_err(sqlite)?;
     let known = match usize::try_from(found) {
         Ok(0) if is_empty(&transaction).map_err(sqlite)? => 0,
-        Ok(known @ 1..) => known,
+        Ok(known @ 1..) if is_nimbus(&transaction).map_err(sqlite)? => known,
         _ => {
             return Err(StoreError::ForeignFile {
                 path: transaction.path().unwrap_or_default().into(),

@@ -35,6 +35,8 @@ mod statement;
 mod store;
 mod writer;
 
+pub(crate) use layout::is_served;
+
 use std::{
     collections::{BTreeSet, HashSet},
     error::Error as StdError,
@@ -393,7 +395,7 @@ impl Shared {
         }
         let event = Event::new(EventKind::Delete, EventOutcome::Begun).about(&subject(&tenant));
         if self.envelope.keys().is_some() {
-            self.record(&tenant, event.clone()).await?;
+            self.record(&tenant, event.clone(), false).await?;
         }
         // From here on nobody opens it; should the tombstone not come to be, it is let go again unharmed.
         let barred = self.registry.bar(&tenant);
@@ -413,7 +415,9 @@ impl Shared {
         // The next tenant of this name is another one.
         let _was_locked = self.envelope.unlock(&tenant);
         if self.envelope.keys().is_some() {
-            self.record(&tenant, event.ended(&result)).await?;
+            let recorded = self.record(&tenant, event.ended(&result), true).await;
+            // What is wrong with the deletion comes first.
+            return result.and(recorded);
         }
         drop(barred);
         result
@@ -430,12 +434,13 @@ impl Shared {
         self.finish(&tenant).await
     }
 
-    async fn record(&self, tenant: &TenantId, event: Event) -> Result<(), StoreError> {
+    async fn record(&self, tenant: &TenantId, event: Event, done: bool) -> Result<(), StoreError> {
         self.envelope
             .record(event)
             .await
-            .map_err(|source| StoreError::Envelope {
+            .map_err(|source| StoreError::Unaudited {
                 tenant: tenant.clone(),
+                done,
                 source: Arc::new(source),
             })
     }

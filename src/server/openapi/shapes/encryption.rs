@@ -233,6 +233,8 @@ pub(in crate::server) struct Shredded {
     own_kms_key: Option<OwnKey>,
     /// Where not, it is not known which keys wrapped it.
     manifest_read: bool,
+    /// Whether its database was plaintext.
+    plaintext: bool,
 }
 
 #[derive(ToSchema)]

@@ -1,7 +1,10 @@
 //! How tenants come, go, and share the places for open ones.
 
 use super::*;
-use crate::{control::Control, envelope::ManifestMirror as _};
+use crate::{
+    control::Control,
+    envelope::{AuditError, AuditSink, ManifestMirror as _},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_many_creations_wins() {
@@ -331,4 +334,41 @@ async fn a_deletion_takes_the_mirror_of_the_manifest_with_it() {
     assert!(mirrored("stays"));
     assert_eq!(control.pending_deletes().unwrap(), []);
     assert_eq!(tenants.list_tenants().await.unwrap(), [id("stays")]);
+}
+
+/// An audit log that can be told to refuse what is of this outcome.
+#[derive(Debug, Default)]
+struct Refusing(Mutex<Option<EventOutcome>>);
+
+#[async_trait]
+impl AuditSink for Refusing {
+    async fn record(&self, events: Vec<Event>) -> Result<(), AuditError> {
+        let refused = *self.0.lock().unwrap();
+        match events.iter().any(|event| Some(event.outcome) == refused) {
+            true => Err(AuditError::new(std::io::Error::other("told to refuse"))),
+            false => Ok(()),
+        }
+    }
+
+    fn note(&self, _event: Event) {}
+}
+
+#[tokio::test]
+async fn an_audit_log_that_refuses_a_deletion_is_what_is_told_and_whether_it_was_done() {
+    let audit = Arc::new(Refusing::default());
+    let house = House::new(encryption().with_audit(audit.clone()));
+    let tenants = house.open().await;
+    for (refused, done, words) in [
+        (EventOutcome::Begun, false, "is not deleted"),
+        (EventOutcome::Done, true, "is deleted, but"),
+    ] {
+        *audit.0.lock().unwrap() = None;
+        drop(tenants.create_tenant(&id("acme")).await);
+        *audit.0.lock().unwrap() = Some(refused);
+        let refusal = tenants.delete_tenant(&id("acme")).await.unwrap_err();
+        assert!(refusal.to_string().contains(words), "{refusal}");
+        assert!(!refusal.to_string().contains("the key"), "{refusal}");
+        assert_eq!(tenants.list_tenants().await.unwrap().is_empty(), done);
+        assert_eq!(house.file("acme").exists(), !done);
+    }
 }
