@@ -22,7 +22,7 @@ pub enum ProviderError {
         "there is no key for {subject}: {} does not exist; put it back from its backup, or, if \
          nothing was ever encrypted for this subject, make one with \
          `nimbus encryption keygen --key-dir {} --subject {subject}`",
-        path.display(), path.parent().unwrap_or(path).display()
+        path.display(), crate::keyfile::parent(path).display()
     )]
     SubjectKeyMissing {
         /// Whose key it would be.
