@@ -2,7 +2,6 @@
 
 use thiserror::Error;
 
-use super::deploy::DeployError;
 use super::{MAX_DEPTH, MAX_FIELDS_BYTES, MAX_TABLE_NAME_BYTES, schedule::MAX_CRON_NAME_BYTES};
 
 /// Input that is refused before any store sees it.
@@ -98,9 +97,6 @@ pub enum InputError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A deploy that is not right.
-    #[error(transparent)]
-    Deploy(#[from] DeployError),
     /// A cursor that is no cursor, or that of another query or tenant.
     #[error(
         "the cursor is not one that this tenant gave for this list or query: send \"next_cursor\" of the part before with the same request, or begin anew without it"

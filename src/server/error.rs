@@ -296,7 +296,7 @@ impl From<InputError> for ApiError {
 
 impl From<DeployError> for ApiError {
     fn from(error: DeployError) -> Self {
-        InputError::from(error).into()
+        Self::new(Code::InvalidInput, error.to_string())
     }
 }
 
@@ -345,7 +345,7 @@ impl From<StoreError> for ApiError {
             StoreError::Busy { .. } => Code::ResourceExhausted,
             StoreError::NoRoom { .. } => Code::NoRoom,
             StoreError::TooManyRemembered { .. } => Code::TooManyRemembered,
-            StoreError::Open { source, .. } => of_trouble(source.trouble()),
+            StoreError::Open { trouble, .. } => of_trouble(*trouble),
             StoreError::Envelope { source, .. } | StoreError::Unaudited { source, .. } => {
                 of_trouble(source.trouble())
             }

@@ -5,8 +5,9 @@
 //! associated data: "nimbus cursor 1", 0, the kind, 0, the tenant, 0, what it is a place in
 //! ```
 //!
-//! A place holds values of documents, and cursors end up in URLs and logs. The key is random, one a tenant, and lies in the tenant's
-//! own database. The associated data makes a cursor good for its own tenant, kind and query alone.
+//! A place holds values of documents, and cursors end up in URLs and logs. The key is random, one a
+//! tenant, and lies in the tenant's own database. The associated data makes a cursor good for its
+//! own tenant, kind and query alone.
 
 use std::fmt;
 
@@ -24,7 +25,8 @@ use crate::documents::schedule::JobPlace;
 /// The bytes of a tenant's cursor key.
 pub const CURSOR_KEY_BYTES: usize = 32;
 
-/// What a cursor is a place in. Each kind has a label of its own, so that one is never taken for another.
+/// What a cursor is a place in. Each kind has a label of its own, so that one is never taken for
+/// another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CursorKind {
@@ -149,7 +151,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::documents::query::Key;
+    use crate::documents::query::{Key, TypeRank};
 
     fn cursors(tenant: &str, key: u8) -> Cursors {
         Cursors::new(&tenant.parse().unwrap(), &[key; 32])
@@ -166,7 +168,7 @@ mod tests {
     fn a_cursor_opens_for_its_own_tenant_key_kind_and_query_alone() {
         let (own, table) = (cursors("acme", 7), query("t"));
         let position = Position {
-            rank: 4,
+            rank: TypeRank::String,
             key: Key::Text("confidential diagnosis".to_owned()),
             seq: 9,
         };
@@ -200,7 +202,7 @@ mod tests {
         let refused = Err(InputError::Cursor);
         assert_eq!(own.open_position(&query("t"), &cursor), refused);
         let position = Position {
-            rank: 3,
+            rank: TypeRank::Number,
             key: Key::Integer(1),
             seq: 9,
         };
@@ -212,7 +214,7 @@ mod tests {
     fn an_edited_cursor_is_refused_wherever_it_was_edited() {
         let (own, table) = (cursors("acme", 7), query("t"));
         let position = Position {
-            rank: 3,
+            rank: TypeRank::Number,
             key: Key::Integer(1),
             seq: 9,
         };

@@ -4,7 +4,6 @@ use std::{error::Error as StdError, io, path::PathBuf, sync::Arc};
 
 use nimbus_keyproviders::RandomError;
 use nimbus_manifests::TenantId;
-use rusqlite::ErrorCode;
 use thiserror::Error;
 
 use super::{MAX_LIST_BYTES, MAX_TABLES};
@@ -15,14 +14,14 @@ use crate::{
         schedule::{CronName, DueWork, JobId, MAX_CRONS, MAX_JOBS, Origin},
         schema::Violation,
     },
-    envelope::EnvelopeError,
+    envelope::{EnvelopeError, Trouble},
     process,
-    sqlcipher::OpenError,
 };
 
 /// An operation on tenants or on one tenant's documents that did not succeed.
 ///
-/// It can be cloned, because one failed commit or one failed opening answers every caller that waited for it.
+/// It can be cloned, because one failed commit or one failed opening answers every caller that
+/// waited for it.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -113,7 +112,8 @@ pub enum StoreError {
         /// What is wrong with it.
         source: Box<StoreError>,
     },
-    /// The change would make a document that is no valid one, such as a patch that makes it too large.
+    /// The change would make a document that is no valid one, such as a patch that makes it too
+    /// large.
     #[error(transparent)]
     Input(#[from] InputError),
     /// The tenant has as many tables as it may have.
@@ -205,7 +205,8 @@ pub enum StoreError {
         /// The table.
         table: TableName,
     },
-    /// A place in the journal that was not reached yet: the cursor is another tenant's, or of a later state of this one.
+    /// A place in the journal that was not reached yet: the cursor is another tenant's, or of a
+    /// later state of this one.
     #[error(
         "the journal's last write is number {latest}, and this cursor says {after}: it is not one of this tenant as it is now; read without \"after\""
     )]
@@ -215,7 +216,8 @@ pub enum StoreError {
         /// The number of the last write.
         latest: i64,
     },
-    /// Records after that place in the journal are forgotten: whoever goes on from there would miss writes.
+    /// Records after that place in the journal are forgotten: whoever goes on from there would miss
+    /// writes.
     #[error(
         "the journal has all writes after number {floor}, and this cursor says {after}: writes between are forgotten; note \"latest_sequence\", read the tenant's tables again, then follow the journal from that number"
     )]
@@ -236,8 +238,8 @@ pub enum StoreError {
         /// The tenant asked for.
         tenant: TenantId,
     },
-    /// The server is closing down, or the tenant was closed under this request; whether a mutation that was waiting
-    /// was applied is not known.
+    /// The server is closing down, or the tenant was closed under this request; whether a mutation
+    /// that was waiting was applied is not known.
     #[error("tenant {tenant} was closed while the request was under way: try again")]
     Closed {
         /// The tenant.
@@ -248,8 +250,12 @@ pub enum StoreError {
     Open {
         /// The tenant.
         tenant: TenantId,
+        /// What kind of trouble it is.
+        trouble: Trouble,
+        /// Whether the process, or the machine, had no files, threads or memory left.
+        exhausted: bool,
         /// What the opener found.
-        source: Arc<OpenError>,
+        source: Arc<dyn StdError + Send + Sync>,
     },
     /// The tenant's file was written by a newer version.
     #[error(
@@ -322,6 +328,8 @@ pub enum StoreError {
     Engine {
         /// The tenant.
         tenant: TenantId,
+        /// Where the failure lies.
+        fault: EngineFault,
         /// What the engine reported.
         source: Arc<dyn StdError + Send + Sync>,
     },
@@ -392,20 +400,43 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the process, or the machine, had no files, threads or memory left. It may have once something is closed.
+    /// A tenant gets no new data key, for it has none.
+    pub(super) fn no_data_keys(tenant: &TenantId) -> Self {
+        Self::Rekey {
+            tenant: tenant.clone(),
+            source: Arc::new(NoDataKeys),
+        }
+    }
+
+    /// Whether the process, or the machine, had no files, threads or memory left. It may have once
+    /// something is closed.
     pub(super) fn is_exhaustion(&self) -> bool {
         match self {
-            Self::Open { source, .. } => is_exhaustion(&**source),
+            Self::Open { exhausted, .. } => *exhausted,
+            Self::Engine { fault, .. } => *fault == EngineFault::Exhausted,
             Self::Envelope { source, .. } | Self::Unaudited { source, .. } => {
                 is_exhaustion(&**source)
             }
-            Self::Engine { source, .. } | Self::Control { source } => is_exhaustion(&**source),
+            Self::Control { source } => is_exhaustion(&**source),
             Self::Io { source, .. } => is_exhaustion(&**source),
             _ => false,
         }
     }
 
-    /// Whether it is about the mutation that was asked for, and not about the tenant or the machine.
+    /// Whether the engine failed at what it was told to do, and not because something of the
+    /// machine is missing.
+    pub(super) fn is_of_statement(&self) -> bool {
+        matches!(
+            self,
+            Self::Engine {
+                fault: EngineFault::Statement,
+                ..
+            }
+        )
+    }
+
+    /// Whether it is about the mutation that was asked for, and not about the tenant or the
+    /// machine.
     #[must_use]
     pub fn concerns_mutation(&self) -> bool {
         matches!(
@@ -422,24 +453,33 @@ impl StoreError {
 }
 
 fn is_exhaustion(error: &(dyn StdError + 'static)) -> bool {
-    std::iter::successors(Some(error), |&error| error.source()).any(|error| {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return process::is_exhaustion(error);
-        }
-        let error = error.downcast_ref::<rusqlite::Error>();
-        match error.and_then(rusqlite::Error::sqlite_error_code) {
-            Some(ErrorCode::OutOfMemory) => true,
-            // SQLite does not say why.
-            Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure) => process::files_ran_out(),
-            _ => false,
-        }
-    })
+    std::iter::successors(Some(error), |&error| error.source())
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(process::is_exhaustion)
+}
+
+/// The tenants are not encrypted by Nimbus.
+#[derive(Debug, Error)]
+#[error("tenants of this provider have no data keys")]
+struct NoDataKeys;
+
+/// Where a failure of a storage engine lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EngineFault {
+    /// In what the engine was told to do. It may succeed at other work.
+    Statement,
+    /// In the machine or in the connection to the engine.
+    Machine,
+    /// The process, or the machine, had no files, threads or memory left.
+    Exhausted,
 }
 
 /// Documents that do not fit a schema that is to be set.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Offenders {
-    /// The first of them in the order of their insertion, at most [`MAX_OFFENDERS`], and the first that is wrong with each.
+    /// The first of them in the order of their insertion, at most [`MAX_OFFENDERS`], and the first
+    /// that is wrong with each.
     pub first: Vec<(DocumentId, Violation)>,
     /// Whether there are more.
     pub more: bool,

@@ -12,7 +12,8 @@ pub struct Listed<T> {
 }
 
 impl<T> Listed<T> {
-    /// Takes items while there is room: `limit`, and [`MAX_PAGE_BYTES`] by what `weigh` says. The first always fits.
+    /// Takes items while there is room: `limit`, and [`MAX_PAGE_BYTES`] by what `weigh` says. The
+    /// first always fits.
     pub(crate) fn take<E>(
         items: impl Iterator<Item = Result<T, E>>,
         limit: usize,

@@ -1,15 +1,32 @@
-//! Tenants and their stores: the traits that every tenant provider fulfils, and the providers, one folder each.
+//! Tenants and their stores: the traits that every tenant provider fulfils, and the providers, one
+//! folder each.
 //!
-//! A [`TenantProvider`] knows which tenants there are, and opens one into a [`TenantStore`]. Both are used behind
-//! `Arc<dyn …>`; nothing in them names a backend.
+//! A [`TenantProvider`] knows which tenants there are, and opens one into a [`TenantStore`]. Both
+//! are used behind `Arc<dyn …>`; nothing in them names a backend.
 
+pub mod backend;
+#[cfg(test)]
+mod conformance;
 mod cursors;
+mod deploys;
 mod error;
 #[cfg(test)]
 pub(crate) mod full_list;
+mod group_commit;
+mod idempotency;
+mod jobs;
+mod journal;
+mod keyset;
+mod lifecycle;
 mod listed;
+mod lookups;
+mod mutations;
+mod readers;
 mod registry;
+mod schemas;
 pub mod sqlite;
+mod store;
+mod writing;
 
 use std::{fmt::Debug, ops::Range, sync::Arc};
 
@@ -17,7 +34,8 @@ use async_trait::async_trait;
 use nimbus_manifests::TenantId;
 
 pub use cursors::{CURSOR_KEY_BYTES, CursorKind, Cursors};
-pub use error::{Limit, MAX_OFFENDERS, Offenders, StoreError};
+pub use error::{EngineFault, Limit, MAX_OFFENDERS, NoRoom, Offenders, StoreError};
+pub use lifecycle::Tenants;
 pub use listed::Listed;
 
 use crate::control::{Control, ControlError};
@@ -35,7 +53,8 @@ use crate::sqlcipher::Progress;
 /// The most bytes of documents that [`TenantStore::query`] returns (64 MiB).
 pub const MAX_LIST_BYTES: usize = 64 << 20;
 
-/// The most bytes of items in one part of a list, and of documents that [`TenantStore::query_page`] returns (4 MiB): the next part has the rest.
+/// The most bytes of items in one part of a list, and of documents that [`TenantStore::query_page`]
+/// returns (4 MiB): the next part has the rest.
 pub const MAX_PAGE_BYTES: usize = 4 << 20;
 
 /// The most tables a tenant may have.
@@ -48,44 +67,44 @@ pub trait TenantProvider: Debug + Send + Sync {
     async fn create_tenant(&self, tenant: &TenantId) -> Result<(), StoreError>;
 
     /// Deletes a tenant with all that belongs to it. Requests under way on it end with
-    /// [`StoreError::TenantNotFound`]. Once this has begun nothing brings the tenant back: a crash in the middle is
-    /// finished by the next start.
+    /// [`StoreError::TenantNotFound`]. Once this has begun nothing brings the tenant back: a crash
+    /// in the middle is finished by the next start.
     async fn delete_tenant(&self, tenant: &TenantId) -> Result<(), StoreError>;
 
-    /// Gives a tenant a new data key while it is used. One that fails goes on under the key it has. A provider whose tenants are not
-    /// encrypted by Nimbus refuses.
+    /// Gives a tenant a new data key while it is used. One that fails goes on under the key it has.
+    /// A provider whose tenants are not encrypted by Nimbus refuses.
     async fn rotate_dek(&self, tenant: &TenantId, _progress: Progress) -> Result<(), StoreError> {
-        Err(StoreError::Rekey {
-            tenant: tenant.clone(),
-            source: Arc::new(NoDataKeys),
-        })
+        Err(StoreError::no_data_keys(tenant))
     }
 
     /// All tenants, sorted. One that is being created or deleted is not among them.
     async fn list_tenants(&self) -> Result<Vec<TenantId>, StoreError>;
 
-    /// The store of one tenant, opened when it is not open yet. It stays open while the answer is held, so hold it
-    /// for one request.
+    /// The store of one tenant, opened when it is not open yet. It stays open while the answer is
+    /// held, so hold it for one request.
     async fn open(&self, tenant: &TenantId) -> Result<Arc<dyn TenantStore>, StoreError>;
 
-    /// Removes whatever is left under the name of a tenant that is none: of a creation that was cut short, a migration, or a deletion by
-    /// an earlier release.
+    /// Removes whatever is left under the name of a tenant that is none: of a creation that was cut
+    /// short, a migration, or a deletion by an earlier release.
     async fn erase_leftovers(&self, tenant: &TenantId) -> Result<(), StoreError>;
 
     /// Whether the place where tenants are kept can be reached.
     async fn check(&self) -> Result<(), StoreError>;
 
-    /// Closes every tenant, each once its queue is written and its readers are done, and opens none any more.
+    /// Closes every tenant, each once its queue is written and its readers are done, and opens none
+    /// any more.
     async fn close(&self) -> Result<(), StoreError>;
 }
 
 /// One open tenant.
 #[async_trait]
 pub trait TenantStore: Debug + Send + Sync {
-    /// Applies mutations in their order, all or none of them, and gives the outcome of each. An answer of `Ok` is
-    /// durable. What one of them is refused for comes as [`StoreError::InBatch`], which says which one.
+    /// Applies mutations in their order, all or none of them, and gives the outcome of each. An
+    /// answer of `Ok` is durable. What one of them is refused for comes as [`StoreError::InBatch`],
+    /// which says which one.
     ///
-    /// Under a key it is done once: sent again, it gives the outcomes of the first time and changes nothing.
+    /// Under a key it is done once: sent again, it gives the outcomes of the first time and changes
+    /// nothing.
     ///
     /// A caller that goes away does not cancel its mutations.
     async fn apply_once(
@@ -104,7 +123,8 @@ pub trait TenantStore: Debug + Send + Sync {
         alone(self.apply_all(vec![mutation]).await)
     }
 
-    /// Applies one mutation if its document is as it is expected to be, as [`TenantStore::apply_once`] does, but with the error bare.
+    /// Applies one mutation if its document is as it is expected to be, as
+    /// [`TenantStore::apply_once`] does, but with the error bare.
     async fn apply_if(
         &self,
         expected: Option<(DocumentId, Expected)>,
@@ -123,8 +143,9 @@ pub trait TenantStore: Debug + Send + Sync {
         Ok(Done { outcome, replayed })
     }
 
-    /// Stores a deploy as the newest generation and activates it, all at once: schemas with their indexes, crons and files.
-    /// Generations beyond the last [`GENERATIONS_KEPT`](crate::documents::deploy::GENERATIONS_KEPT) are removed. A dry run
+    /// Stores a deploy as the newest generation and activates it, all at once: schemas with their
+    /// indexes, crons and files. Generations beyond the last
+    /// [`GENERATIONS_KEPT`](crate::documents::deploy::GENERATIONS_KEPT) are removed. A dry run
     /// changes nothing, and is refused for what the deploy would be refused for.
     async fn deploy(&self, deploy: Deploy) -> Result<Deployed, StoreError>;
 
@@ -137,8 +158,9 @@ pub trait TenantStore: Debug + Send + Sync {
     /// A file of the active generation.
     async fn app_file(&self, path: &AppPath) -> Result<AppFile, StoreError>;
 
-    /// Part of the content of a file, whether its generation is still active or not; no more than lies in `range` is read.
-    /// [`StoreError::ContentGone`] when no generation has it any more, or when it ends before the range does.
+    /// Part of the content of a file, whether its generation is still active or not; no more than
+    /// lies in `range` is read. [`StoreError::ContentGone`] when no generation has it any more, or
+    /// when it ends before the range does.
     async fn app_content(
         &self,
         hash: ContentHash,
@@ -148,8 +170,9 @@ pub trait TenantStore: Debug + Send + Sync {
     /// One document.
     async fn get(&self, table: &TableName, id: DocumentId) -> Result<Document, StoreError>;
 
-    /// The documents that a query finds, after a position or from the beginning: at most `limit`, at most
-    /// [`MAX_PAGE`](crate::documents::query::MAX_PAGE) and at most [`MAX_LIST_BYTES`]. A table that does not exist has none.
+    /// The documents that a query finds, after a position or from the beginning: at most `limit`,
+    /// at most [`MAX_PAGE`](crate::documents::query::MAX_PAGE) and at most [`MAX_LIST_BYTES`]. A
+    /// table that does not exist has none.
     async fn query(
         &self,
         query: Query,
@@ -157,7 +180,8 @@ pub trait TenantStore: Debug + Send + Sync {
         limit: usize,
     ) -> Result<QueryPage, StoreError>;
 
-    /// The same as one page of many: at most [`MAX_PAGE_BYTES`], so that it may be less than `limit` although there is more.
+    /// The same as one page of many: at most [`MAX_PAGE_BYTES`], so that it may be less than
+    /// `limit` although there is more.
     async fn query_page(
         &self,
         query: Query,
@@ -168,14 +192,14 @@ pub trait TenantStore: Debug + Send + Sync {
     /// What seals the cursors of this tenant, and opens them.
     fn cursors(&self) -> &Cursors;
 
-    /// The journal after the write number `after`, from its beginning without one: at most `limit` records and at most
-    /// [`MAX_JOURNAL_PAGE`](crate::documents::MAX_JOURNAL_PAGE). [`StoreError::JournalExpired`] when records after that number are
-    /// forgotten.
+    /// The journal after the write number `after`, from its beginning without one: at most `limit`
+    /// records and at most [`MAX_JOURNAL_PAGE`](crate::documents::MAX_JOURNAL_PAGE).
+    /// [`StoreError::JournalExpired`] when records after that number are forgotten.
     async fn journal(&self, after: Option<u64>, limit: usize) -> Result<JournalPage, StoreError>;
 
-    /// Has a mutation applied later: its delay after `now_ms`. An answer of `Ok` is durable, and the job runs whether the tenant is open
-    /// then or not.
-    /// Under a key it is done once, as [`TenantStore::apply_once`] does it.
+    /// Has a mutation applied later: its delay after `now_ms`. An answer of `Ok` is durable, and
+    /// the job runs whether the tenant is open then or not. Under a key it is done once, as
+    /// [`TenantStore::apply_once`] does it.
     async fn schedule_once(
         &self,
         job: NewJob,
@@ -188,22 +212,23 @@ pub trait TenantStore: Debug + Send + Sync {
         Ok(self.schedule_once(job, now_ms, None).await?.outcome)
     }
 
-    /// The jobs that wait, in the order in which they will run, after a place or from the first: at most `limit`, and at most
-    /// [`MAX_PAGE_BYTES`].
+    /// The jobs that wait, in the order in which they will run, after a place or from the first: at
+    /// most `limit`, and at most [`MAX_PAGE_BYTES`].
     async fn list_jobs(
         &self,
         after: Option<JobPlace>,
         limit: usize,
     ) -> Result<Listed<Job>, StoreError>;
 
-    /// Takes back a job that waits. One that ran is [`StoreError::JobRan`] for as long as it is remembered.
+    /// Takes back a job that waits. One that ran is [`StoreError::JobRan`] for as long as it is
+    /// remembered.
     async fn cancel_job(&self, id: JobId) -> Result<(), StoreError>;
 
     /// A job that ran, one of the last [`JOB_HISTORY`](crate::documents::schedule::JOB_HISTORY).
     async fn job_history(&self, id: JobId) -> Result<FinishedJob, StoreError>;
 
-    /// Adds a cron of [`Origin::Api`](crate::documents::schedule::Origin::Api), or puts it in the place of the one of its name. With the
-    /// schedule that it had it keeps its next time.
+    /// Adds a cron of [`Origin::Api`](crate::documents::schedule::Origin::Api), or puts it in the
+    /// place of the one of its name. With the schedule that it had it keeps its next time.
     async fn put_cron(&self, cron: Cron, now_ms: i64) -> Result<CronState, StoreError>;
 
     /// Crons by name, after one or from the first: at most `limit`, and at most [`MAX_PAGE_BYTES`].
@@ -216,12 +241,14 @@ pub trait TenantStore: Debug + Send + Sync {
     /// Removes a cron of [`Origin::Api`](crate::documents::schedule::Origin::Api).
     async fn delete_cron(&self, name: CronName) -> Result<(), StoreError>;
 
-    /// Runs jobs and crons that are due by `now_ms`, in the order of their time, jobs of one time in the order in which they were
-    /// scheduled, and before crons; at most `limit`. What each of them does and that it ran are one: after a crash either both are there, or it runs again. One
-    /// whose mutation cannot be applied has failed and is done; any other trouble is an error, and nothing of this call was done.
+    /// Runs jobs and crons that are due by `now_ms`, in the order of their time, jobs of one time
+    /// in the order in which they were scheduled, and before crons; at most `limit`. What each of
+    /// them does and that it ran are one: after a crash either both are there, or it runs again.
+    /// One whose mutation cannot be applied has failed and is done; any other trouble is an error,
+    /// and nothing of this call was done.
     ///
-    /// Where the engine fails at what one of them does, the error is [`StoreError::Unrunnable`] and it still waits, unless it is the one to `give_up`: then it
-    /// has failed and is done, too.
+    /// Where the engine fails at what one of them does, the error is [`StoreError::Unrunnable`] and
+    /// it still waits, unless it is the one to `give_up`: then it has failed and is done, too.
     async fn run_due(
         &self,
         now_ms: i64,
@@ -229,9 +256,10 @@ pub trait TenantStore: Debug + Send + Sync {
         give_up: Option<DueWork>,
     ) -> Result<Ran, StoreError>;
 
-    /// Sets the schema of its table, which comes into being if there is none, and makes the indexes that it asks for; those
-    /// that it does not ask for any more are dropped. Refused with [`StoreError::SchemaOffended`] while there are documents
-    /// that do not fit it, and with [`StoreError::NotUnique`] where two have the same values in a unique index.
+    /// Sets the schema of its table, which comes into being if there is none, and makes the indexes
+    /// that it asks for; those that it does not ask for any more are dropped. Refused with
+    /// [`StoreError::SchemaOffended`] while there are documents that do not fit it, and with
+    /// [`StoreError::NotUnique`] where two have the same values in a unique index.
     async fn put_schema(&self, schema: TableSchema) -> Result<(), StoreError>;
 
     /// Takes the schema of a table away, and its indexes.
@@ -240,7 +268,8 @@ pub trait TenantStore: Debug + Send + Sync {
     /// The schema of a table.
     async fn schema(&self, table: &TableName) -> Result<TableSchema, StoreError>;
 
-    /// Schemas in the order of their tables' names, after a table or from the first: at most `limit`, and at most [`MAX_PAGE_BYTES`].
+    /// Schemas in the order of their tables' names, after a table or from the first: at most
+    /// `limit`, and at most [`MAX_PAGE_BYTES`].
     async fn list_schemas(
         &self,
         after: Option<TableName>,
@@ -251,25 +280,30 @@ pub trait TenantStore: Debug + Send + Sync {
     async fn close(&self) -> Result<(), StoreError>;
 }
 
-/// Where a deletion is recorded before it is carried out, so that a crash in the middle does not undo it: the control
-/// file. Its calls block, and are durable when they return; all fail with [`StoreError::Control`].
+/// Where a deletion is recorded before it is carried out, so that a crash in the middle does not
+/// undo it: the control file. Its calls block, and are durable when they return; all fail with
+/// [`StoreError::Control`].
 pub trait DeletionLog: Debug + Send + Sync {
-    /// Forgets what is kept about an earlier tenant of that name, should there be anything: called before `tenant` is created.
+    /// Forgets what is kept about an earlier tenant of that name, should there be anything: called
+    /// before `tenant` is created.
     fn begin_create(&self, tenant: &TenantId) -> Result<(), StoreError>;
 
     /// Records that `tenant` is being deleted.
     fn begin_delete(&self, tenant: &TenantId) -> Result<(), StoreError>;
 
-    /// Removes that record and what else is kept about the tenant, its access keys and the mirror of its manifest included, at once.
+    /// Removes that record and what else is kept about the tenant, its access keys and the mirror
+    /// of its manifest included, at once.
     fn finish_delete(&self, tenant: &TenantId) -> Result<(), StoreError>;
 
     /// Deletions that were begun and not finished.
     fn pending_deletes(&self) -> Result<Vec<TenantId>, StoreError>;
 }
 
-/// Where it is noted when tenants have work due, so that it is done whether they are open or not. Its calls block.
+/// Where it is noted when tenants have work due, so that it is done whether they are open or not.
+/// Its calls block.
 pub trait DueLog: Debug + Send + Sync {
-    /// Sees to it that the tenant is looked at when this is due, also after a crash. Called before the work itself is durable.
+    /// Sees to it that the tenant is looked at when this is due, also after a crash. Called before
+    /// the work itself is durable.
     fn expect(&self, tenant: &TenantId, due_ms: i64) -> Result<(), StoreError>;
 
     /// A tenant that was opened has work due then; it may have been noted or not.
@@ -310,11 +344,6 @@ impl DeletionLog for Control {
         Self::pending_deletes(self).map_err(control_failed)
     }
 }
-
-/// The provider's tenants are not encrypted by Nimbus.
-#[derive(Debug, thiserror::Error)]
-#[error("tenants of this provider have no data keys")]
-struct NoDataKeys;
 
 /// The answer to a batch, as the answer to its last mutation.
 fn alone(

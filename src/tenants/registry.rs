@@ -1,9 +1,10 @@
-//! Which tenants are open: at most so many, the least recently used closed first, each opened once however many ask.
+//! Which tenants are open: at most so many, the least recently used closed first, each opened once
+//! however many ask.
 //!
-//! A tenant is in use while a [`Lease`] on it exists, and is not closed meanwhile to make room for another. All
-//! decisions are taken under one lock that is never held across an await; whatever waits registers for the next
-//! change before it looks, so that no change is missed. Opening and closing run in tasks of their own: a client that
-//! goes away leaves neither half done.
+//! A tenant is in use while a [`TenantHandle`] on it exists, and is not closed meanwhile to make
+//! room for another. All decisions are taken under one lock that is never held across an await;
+//! whatever waits registers for the next change before it looks, so that no change is missed.
+//! Opening and closing run in tasks of their own: a client that goes away leaves neither half done.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -72,11 +73,11 @@ enum Slot<R> {
 }
 
 /// Where those who wait for an opening find its result.
-type Opened<R> = watch::Receiver<Option<Result<Lease<R>, StoreError>>>;
+type Opened<R> = watch::Receiver<Option<Result<TenantHandle<R>, StoreError>>>;
 
 /// The right to use an open tenant.
 #[derive(Debug)]
-pub(super) struct Lease<R> {
+pub(super) struct TenantHandle<R> {
     // Dropped first, so that whoever is woken by `freed` finds the tenant unused.
     resource: Arc<R>,
     freed: Freed,
@@ -94,16 +95,17 @@ pub(super) struct Barred<R: Resource> {
 
 /// What a look at the slots found.
 enum Found<R> {
-    Ready(Lease<R>),
+    Ready(TenantHandle<R>),
     Opening(Opened<R>),
     /// A slot was taken for this tenant; whoever asked opens it.
-    Vacant(watch::Sender<Option<Result<Lease<R>, StoreError>>>),
+    Vacant(watch::Sender<Option<Result<TenantHandle<R>, StoreError>>>),
     /// Something has to change first.
     Wait,
 }
 
 impl<R: Resource> Registry<R> {
-    /// A registry of at most `max_open` tenants. Who finds all of them in use waits as long as `patience`.
+    /// A registry of at most `max_open` tenants. Who finds all of them in use waits as long as
+    /// `patience`.
     pub(super) fn new(max_open: usize, patience: Duration) -> Arc<Self> {
         let state = State {
             slots: HashMap::new(),
@@ -120,7 +122,7 @@ impl<R: Resource> Registry<R> {
     }
 
     /// The tenant, if it is open and nothing is to be done or waited for.
-    pub(super) fn ready(&self, tenant: &TenantId) -> Option<Lease<R>> {
+    pub(super) fn ready(&self, tenant: &TenantId) -> Option<TenantHandle<R>> {
         let mut guard = self.state();
         let state = &mut *guard;
         if state.shut_down || state.barred.contains(tenant) {
@@ -130,19 +132,20 @@ impl<R: Resource> Registry<R> {
             Some(Slot::Open { resource, used }) if !resource.is_broken() => {
                 state.uses += 1;
                 *used = state.uses;
-                Some(self.lease_on(resource))
+                Some(self.handle_on(resource))
             }
             _ => None,
         }
     }
 
-    /// The open tenant, opened by `open` when it is not open yet and nobody else is opening it. It is tried again when the process has no
-    /// files, threads or memory left for it, as long as there is an idle tenant that can be closed instead.
-    pub(super) async fn lease<F>(
+    /// The open tenant, opened by `open` when it is not open yet and nobody else is opening it. It
+    /// is tried again when the process has no files, threads or memory left for it, as long as
+    /// there is an idle tenant that can be closed instead.
+    pub(super) async fn open<F>(
         self: &Arc<Self>,
         tenant: &TenantId,
         open: impl Fn() -> F + Send + 'static,
-    ) -> Result<Lease<R>, StoreError>
+    ) -> Result<TenantHandle<R>, StoreError>
     where
         F: Future<Output = Result<R, StoreError>> + Send + 'static,
     {
@@ -153,7 +156,7 @@ impl<R: Resource> Registry<R> {
             tokio::pin! { let changed = self.changed.notified(); }
             let _registered = changed.as_mut().enable();
             match self.look(tenant, first_look)? {
-                Found::Ready(lease) => return Ok(lease),
+                Found::Ready(handle) => return Ok(handle),
                 Found::Opening(opened) => return self.opened(tenant, opened).await,
                 Found::Vacant(answer) => {
                     let opened = answer.subscribe();
@@ -175,7 +178,8 @@ impl<R: Resource> Registry<R> {
         }
     }
 
-    /// Closes one tenant, in use or not, and returns when it is closed. Work that was let in is done first.
+    /// Closes one tenant, in use or not, and returns when it is closed. Work that was let in is
+    /// done first.
     pub(super) async fn close(self: &Arc<Self>, tenant: &TenantId) -> Result<(), StoreError> {
         self.end(tenant, |_resource| {}).await
     }
@@ -280,7 +284,7 @@ impl<R: Resource> Registry<R> {
         match state.slots.get_mut(tenant) {
             Some(Slot::Open { resource, used }) if !resource.is_broken() => {
                 *used = state.uses;
-                return Ok(Found::Ready(self.lease_on(resource)));
+                return Ok(Found::Ready(self.handle_on(resource)));
             }
             Some(Slot::Opening(opened)) => return Ok(Found::Opening(opened.clone())),
             Some(Slot::Open { .. }) => drop(self.start_closing(state, tenant)),
@@ -291,7 +295,8 @@ impl<R: Resource> Registry<R> {
                 return Ok(Found::Vacant(answer));
             }
             None => {
-                // Each newcomer makes one place; woken again, it relies on those that are being made.
+                // Each newcomer makes one place; woken again, it relies on those that are being
+                // made.
                 let making_room = state
                     .slots
                     .values()
@@ -311,7 +316,7 @@ impl<R: Resource> Registry<R> {
         self: Arc<Self>,
         tenant: TenantId,
         open: impl Fn() -> F + Send + 'static,
-        answer: watch::Sender<Option<Result<Lease<R>, StoreError>>>,
+        answer: watch::Sender<Option<Result<TenantHandle<R>, StoreError>>>,
     ) where
         F: Future<Output = Result<R, StoreError>> + Send + 'static,
     {
@@ -332,10 +337,10 @@ impl<R: Resource> Registry<R> {
             match result {
                 Ok(resource) => {
                     let resource = Arc::new(resource);
-                    let lease = self.lease_on(&resource);
+                    let handle = self.handle_on(&resource);
                     let used = state.uses;
                     let _opening = state.slots.insert(tenant, Slot::Open { resource, used });
-                    Ok(lease)
+                    Ok(handle)
                 }
                 Err(error) => {
                     let _opening = state.slots.remove(&tenant);
@@ -347,7 +352,8 @@ impl<R: Resource> Registry<R> {
         self.changed.notify_waiters();
     }
 
-    /// Closes the tenant that is idle longest, for `tenant` to be opened. `false` when all are in use.
+    /// Closes the tenant that is idle longest, for `tenant` to be opened. `false` when all are in
+    /// use.
     pub(super) async fn give_way(self: &Arc<Self>, tenant: &TenantId, error: &StoreError) -> bool {
         let closing = {
             let mut state = self.state();
@@ -369,7 +375,7 @@ impl<R: Resource> Registry<R> {
         &self,
         tenant: &TenantId,
         mut opened: Opened<R>,
-    ) -> Result<Lease<R>, StoreError> {
+    ) -> Result<TenantHandle<R>, StoreError> {
         match opened.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(result)) => result.clone(),
             Ok(None) | Err(_) => Err(StoreError::Closed {
@@ -404,8 +410,8 @@ impl<R: Resource> Registry<R> {
         }))
     }
 
-    fn lease_on(&self, resource: &Arc<R>) -> Lease<R> {
-        Lease {
+    fn handle_on(&self, resource: &Arc<R>) -> TenantHandle<R> {
+        TenantHandle {
             resource: Arc::clone(resource),
             freed: Freed(Arc::clone(&self.changed)),
         }
@@ -418,12 +424,13 @@ impl<R: Resource> Registry<R> {
 }
 
 impl<R> State<R> {
-    /// The open tenant that nobody uses and that was used longest ago, but not `asking` itself: its writer may work for who has gone.
+    /// The open tenant that nobody uses and that was used longest ago, but not `asking` itself: its
+    /// writer may work for who has gone.
     fn least_recently_used(&self, asking: &TenantId) -> Option<TenantId> {
         self.slots
             .iter()
             .filter_map(|(tenant, slot)| match slot {
-                // New leases are made under the lock alone, so a count of one stays one.
+                // New handles are made under the lock alone, so a count of one stays one.
                 Slot::Open { resource, used }
                     if tenant != asking && Arc::strong_count(resource) == 1 =>
                 {
@@ -436,7 +443,8 @@ impl<R> State<R> {
     }
 }
 
-/// The result of a task of its own. One that panicked has said so in the log; its caller learns that nothing came of it.
+/// The result of a task of its own. One that panicked has said so in the log; its caller learns
+/// that nothing came of it.
 fn joined<T>(
     tenant: &TenantId,
     result: Result<Result<T, StoreError>, tokio::task::JoinError>,
@@ -449,7 +457,7 @@ fn joined<T>(
     })
 }
 
-impl<R> Clone for Lease<R> {
+impl<R> Clone for TenantHandle<R> {
     fn clone(&self) -> Self {
         Self {
             resource: Arc::clone(&self.resource),
@@ -458,7 +466,7 @@ impl<R> Clone for Lease<R> {
     }
 }
 
-impl<R> Deref for Lease<R> {
+impl<R> Deref for TenantHandle<R> {
     type Target = R;
 
     fn deref(&self) -> &R {

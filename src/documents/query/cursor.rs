@@ -7,14 +7,14 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::Query;
+use super::{Query, TypeRank};
 
 /// A place in the order of a query: right after a document that was there. It does not depend on that document
 /// staying there, nor on others.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Position {
-    /// Where the type of the value that the order goes by stands among types.
-    pub rank: i64,
+    /// The type of the value that the order goes by.
+    pub rank: TypeRank,
     /// That value, where types have several.
     pub key: Key,
     /// The number of the write that inserted the document.
@@ -39,7 +39,7 @@ impl Position {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        bytes.extend(self.rank.to_be_bytes());
+        bytes.extend(self.rank.number().to_be_bytes());
         bytes.extend(self.seq.to_be_bytes());
         match &self.key {
             Key::Integer(integer) => {
@@ -74,7 +74,7 @@ impl Position {
             _ => return None,
         };
         Some(Self {
-            rank: i64::from_be_bytes(*rank),
+            rank: TypeRank::from_number(i64::from_be_bytes(*rank))?,
             key,
             seq: i64::from_be_bytes(*seq),
         })
@@ -105,7 +105,7 @@ mod tests {
         for key in keys {
             let is_text = matches!(key, Key::Text(_));
             let position = Position {
-                rank: 5,
+                rank: TypeRank::List,
                 key,
                 seq: i64::MAX,
             };
@@ -117,7 +117,7 @@ mod tests {
             }
         }
         let nan = Position {
-            rank: 4,
+            rank: TypeRank::Number,
             key: Key::Double(f64::NAN),
             seq: 1,
         };

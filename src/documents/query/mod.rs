@@ -2,6 +2,7 @@
 
 mod cursor;
 mod field;
+mod rank;
 #[cfg(test)]
 pub(crate) mod reference;
 mod value;
@@ -11,6 +12,7 @@ use serde_json::value::RawValue;
 
 pub use cursor::{Key, Position};
 pub use field::Field;
+pub use rank::TypeRank;
 pub use value::{Number, Value};
 
 use super::{Bounded, Document, InputError, TableName, json_object, json_object::reason, whole};

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use serde_json::Value as Json;
 
-use super::{Condition, Field, Query, Relation, Value};
+use super::{Condition, Field, Query, Relation, TypeRank, Value};
 use crate::documents::Document;
 
 /// The documents that a query finds among those of its table, which come in the order of their insertion.
@@ -91,15 +91,14 @@ fn value(json: &Json) -> Option<Value> {
     Value::from_json(&json.to_string()).ok()
 }
 
-/// The order of types: missing, null, booleans, numbers, strings, lists, objects.
-fn rank(json: Option<&Json>) -> u8 {
+fn rank(json: Option<&Json>) -> TypeRank {
     match json {
-        None => 0,
-        Some(Json::Null) => 1,
-        Some(Json::Bool(_)) => 2,
-        Some(Json::Number(_)) => 3,
-        Some(Json::String(_)) => 4,
-        Some(Json::Array(_)) => 5,
-        Some(Json::Object(_)) => 6,
+        None => TypeRank::Missing,
+        Some(Json::Null) => TypeRank::Null,
+        Some(Json::Bool(_)) => TypeRank::Boolean,
+        Some(Json::Number(_)) => TypeRank::Number,
+        Some(Json::String(_)) => TypeRank::String,
+        Some(Json::Array(_)) => TypeRank::List,
+        Some(Json::Object(_)) => TypeRank::Object,
     }
 }

@@ -118,10 +118,13 @@ async fn many_tenants_share_few_places_and_none_is_closed_in_use() {
             tokio::spawn(async move {
                 for step in 0..100 {
                     let tenant = tenant((worker * 7 + step * 13) % 50);
-                    let lease = registry.lease(&tenant, world.open(&tenant)).await.unwrap();
-                    assert_eq!(lease.tenant, tenant);
+                    let handle = registry.open(&tenant, world.open(&tenant)).await.unwrap();
+                    assert_eq!(handle.tenant, tenant);
                     tokio::task::yield_now().await;
-                    assert!(!lease.closed.load(Ordering::SeqCst), "closed under a lease");
+                    assert!(
+                        !handle.closed.load(Ordering::SeqCst),
+                        "closed under a handle"
+                    );
                 }
             })
         })
@@ -142,7 +145,7 @@ async fn all_who_ask_at_once_share_one_opening() {
             let (registry, world) = (Arc::clone(&registry), Arc::clone(&world));
             tokio::spawn(async move {
                 registry
-                    .lease(&tenant(1), world.open(&tenant(1)))
+                    .open(&tenant(1), world.open(&tenant(1)))
                     .await
                     .map(drop)
             })
@@ -160,8 +163,8 @@ async fn a_failed_opening_is_reported_and_tried_again() {
     world.failing.store(true, Ordering::SeqCst);
     let one = tenant(1);
     let (first, second) = tokio::join!(
-        registry.lease(&one, world.open(&one)),
-        registry.lease(&one, world.open(&one))
+        registry.open(&one, world.open(&one)),
+        registry.open(&one, world.open(&one))
     );
     assert!(matches!(first, Err(StoreError::StorageFull { .. })));
     assert!(matches!(second, Err(StoreError::StorageFull { .. })));
@@ -170,7 +173,7 @@ async fn a_failed_opening_is_reported_and_tried_again() {
     world.failing.store(false, Ordering::SeqCst);
     drop(
         registry
-            .lease(&tenant(2), world.open(&tenant(2)))
+            .open(&tenant(2), world.open(&tenant(2)))
             .await
             .unwrap(),
     );
@@ -179,13 +182,13 @@ async fn a_failed_opening_is_reported_and_tried_again() {
 #[tokio::test]
 async fn an_opening_that_panics_gives_its_place_back() {
     let (registry, world) = setting(1, 1000);
-    let lease = registry
-        .lease(&tenant(1), || async { panic!("on purpose") })
+    let handle = registry
+        .open(&tenant(1), || async { panic!("on purpose") })
         .await;
-    assert!(matches!(lease, Err(StoreError::Closed { .. })));
+    assert!(matches!(handle, Err(StoreError::Closed { .. })));
     drop(
         registry
-            .lease(&tenant(2), world.open(&tenant(2)))
+            .open(&tenant(2), world.open(&tenant(2)))
             .await
             .unwrap(),
     );
@@ -197,7 +200,7 @@ async fn the_least_recently_used_goes_first() {
     for number in [1, 2, 1, 3] {
         drop(
             registry
-                .lease(&tenant(number), world.open(&tenant(number)))
+                .open(&tenant(number), world.open(&tenant(number)))
                 .await
                 .unwrap(),
         );
@@ -210,10 +213,10 @@ async fn the_least_recently_used_goes_first() {
 async fn rejects_when_all_are_in_use_and_serves_once_one_is_free() {
     let (registry, world) = setting(1, 50);
     let held = registry
-        .lease(&tenant(1), world.open(&tenant(1)))
+        .open(&tenant(1), world.open(&tenant(1)))
         .await
         .unwrap();
-    let refused = registry.lease(&tenant(2), world.open(&tenant(2))).await;
+    let refused = registry.open(&tenant(2), world.open(&tenant(2))).await;
     assert!(matches!(
         refused,
         Err(StoreError::Busy {
@@ -222,7 +225,7 @@ async fn rejects_when_all_are_in_use_and_serves_once_one_is_free() {
         })
     ));
     let other = tenant(2);
-    let (second, ()) = tokio::join!(registry.lease(&other, world.open(&other)), async {
+    let (second, ()) = tokio::join!(registry.open(&other, world.open(&other)), async {
         sleep(Duration::from_millis(10)).await;
         drop(held);
     });
@@ -232,16 +235,16 @@ async fn rejects_when_all_are_in_use_and_serves_once_one_is_free() {
 #[tokio::test]
 async fn a_broken_tenant_is_opened_afresh() {
     let (registry, world) = setting(2, 1000);
-    let lease = registry
-        .lease(&tenant(1), world.open(&tenant(1)))
+    let handle = registry
+        .open(&tenant(1), world.open(&tenant(1)))
         .await
         .unwrap();
-    lease.broken.store(true, Ordering::SeqCst);
+    handle.broken.store(true, Ordering::SeqCst);
     let again = registry
-        .lease(&tenant(1), world.open(&tenant(1)))
+        .open(&tenant(1), world.open(&tenant(1)))
         .await
         .unwrap();
-    assert!(lease.closed.load(Ordering::SeqCst));
+    assert!(handle.closed.load(Ordering::SeqCst));
     assert!(!again.is_broken());
 }
 
@@ -250,19 +253,19 @@ async fn a_barred_tenant_is_not_found() {
     let (registry, world) = setting(2, 1000);
     drop(
         registry
-            .lease(&tenant(1), world.open(&tenant(1)))
+            .open(&tenant(1), world.open(&tenant(1)))
             .await
             .unwrap(),
     );
     let barred = registry.bar(&tenant(1));
-    let refused = registry.lease(&tenant(1), world.open(&tenant(1))).await;
+    let refused = registry.open(&tenant(1), world.open(&tenant(1))).await;
     assert!(matches!(refused, Err(StoreError::TenantNotFound { .. })));
     registry.close(&tenant(1)).await.unwrap();
     assert_eq!(registry.occupied(), 0);
     drop(barred);
     drop(
         registry
-            .lease(&tenant(1), world.open(&tenant(1)))
+            .open(&tenant(1), world.open(&tenant(1)))
             .await
             .unwrap(),
     );
@@ -272,11 +275,11 @@ async fn a_barred_tenant_is_not_found() {
 async fn what_is_cut_off_is_halted_also_when_it_is_being_closed_already_and_what_is_closed_is_not()
 {
     let (registry, world) = setting(3, 1000);
-    let mut leases = Vec::new();
+    let mut handles = Vec::new();
     for tenant in (1..=3).map(tenant) {
-        leases.push(registry.lease(&tenant, world.open(&tenant)).await.unwrap());
+        handles.push(registry.open(&tenant, world.open(&tenant)).await.unwrap());
     }
-    let halted = |number: usize| leases[number - 1].halted.load(Ordering::SeqCst);
+    let halted = |number: usize| handles[number - 1].halted.load(Ordering::SeqCst);
     registry.close(&tenant(1)).await.unwrap();
     registry.cut_off(&tenant(2)).await.unwrap();
     assert!(!halted(1) && halted(2));
@@ -285,19 +288,19 @@ async fn what_is_cut_off_is_halted_also_when_it_is_being_closed_already_and_what
     let third = tenant(3);
     let (closed, cut) = tokio::join!(registry.close(&third), registry.cut_off(&third));
     closed.and(cut).unwrap();
-    assert!(halted(3) && leases[2].closed.load(Ordering::SeqCst));
+    assert!(halted(3) && handles[2].closed.load(Ordering::SeqCst));
 }
 
 #[tokio::test]
 async fn after_the_end_nothing_is_opened() {
     let (registry, world) = setting(2, 1000);
     let held = registry
-        .lease(&tenant(1), world.open(&tenant(1)))
+        .open(&tenant(1), world.open(&tenant(1)))
         .await
         .unwrap();
     registry.shut_down().await.unwrap();
     assert!(held.closed.load(Ordering::SeqCst));
-    let refused = registry.lease(&tenant(2), world.open(&tenant(2))).await;
+    let refused = registry.open(&tenant(2), world.open(&tenant(2))).await;
     assert!(matches!(refused, Err(StoreError::Closed { .. })));
 }
 
@@ -308,22 +311,22 @@ async fn without_files_the_one_idle_longest_makes_way_and_without_an_idle_one_it
     let mut held = Vec::new();
     for number in 0..10 {
         let tenant = tenant(number);
-        let lease = registry.lease(&tenant, world.open(&tenant)).await.unwrap();
-        assert_eq!(lease.tenant, tenant);
+        let handle = registry.open(&tenant, world.open(&tenant)).await.unwrap();
+        assert_eq!(handle.tenant, tenant);
         if number < 2 {
-            held.push(lease);
+            held.push(handle);
         }
     }
     // Those in use are there still, beside the last one.
     assert_eq!(registry.occupied(), 3);
     assert!(
         held.iter()
-            .all(|lease| !lease.closed.load(Ordering::SeqCst))
+            .all(|handle| !handle.closed.load(Ordering::SeqCst))
     );
     held.push(registry.ready(&tenant(9)).unwrap());
-    let refused = registry.lease(&tenant(10), world.open(&tenant(10))).await;
+    let refused = registry.open(&tenant(10), world.open(&tenant(10))).await;
     assert!(matches!(refused, Err(StoreError::Io { .. })), "{refused:?}");
     drop(held.pop());
-    let lease = registry.lease(&tenant(10), world.open(&tenant(10))).await;
-    assert_eq!(lease.unwrap().tenant, tenant(10));
+    let handle = registry.open(&tenant(10), world.open(&tenant(10))).await;
+    assert_eq!(handle.unwrap().tenant, tenant(10));
 }

@@ -18,9 +18,10 @@ use crate::{
     tenants::StoreError,
 };
 
-/// The tenants in `dir`, and those that are `known` to exist, whatever is left of their files. A manifest that says `new` is
-/// otherwise one of a creation that never came to its end, so no tenant; a manifest that cannot be read is a tenant in
-/// trouble, and a tenant still. Other files are none of ours.
+/// The tenants in `dir`, and those that are `known` to exist, whatever is left of their files. A
+/// manifest that says `new` is otherwise one of a creation that never came to its end, so no
+/// tenant; a manifest that cannot be read is a tenant in trouble, and a tenant still. Other files
+/// are none of ours.
 pub(super) fn scan(
     dir: &Path,
     known: BTreeSet<TenantId>,
@@ -65,7 +66,8 @@ pub(super) fn is_tenant(database: &Path) -> bool {
     }
 }
 
-/// Those whose manifest says `new`. A start reads all manifests, so a few threads share what the disk takes for each.
+/// Those whose manifest says `new`. A start reads all manifests, so a few threads share what the
+/// disk takes for each.
 fn unfinished(protected: &[(TenantId, PathBuf)]) -> Vec<&TenantId> {
     let is_new = |manifest: &Path| matches!(read_manifest(manifest), Ok(Some(sealed)) if sealed.claims().state() == State::New);
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
@@ -87,7 +89,8 @@ fn unfinished(protected: &[(TenantId, PathBuf)]) -> Vec<&TenantId> {
     })
 }
 
-/// Removes all files of a tenant whose manifest is gone, whatever they are left of, and makes their absence durable.
+/// Removes all files of a tenant whose manifest is gone, whatever they are left of, and makes their
+/// absence durable.
 pub(super) fn remove_files(dir: &Path, tenant: &TenantId) -> Result<(), StoreError> {
     let left = data_dir::remove_all(dir, tenant).map_err(|source| StoreError::Io {
         action: "remove the files of a tenant in",

@@ -1,7 +1,8 @@
 //! When the WAL's pages go into the database file: the store's decision, and made here alone.
 //!
-//! SQLite would checkpoint inside the commit that crosses its threshold, while a caller waits. Here it happens after
-//! the callers were answered. Whoever has to see every frame of the WAL before it is overwritten has one place to ask.
+//! SQLite would checkpoint inside the commit that crosses its threshold, while a caller waits. Here
+//! it happens after the callers were answered. Whoever has to see every frame of the WAL before it
+//! is overwritten has one place to ask.
 
 use std::{
     sync::{
@@ -14,7 +15,7 @@ use std::{
 use nimbus_manifests::TenantId;
 use rusqlite::{Connection, MAIN_DB, wal::CheckpointMode};
 
-use super::failure;
+use super::error::failure;
 use crate::metrics::{self, Share};
 use crate::tenants::StoreError;
 
@@ -30,8 +31,8 @@ pub(super) struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Has `writer` report the size of its WAL after each commit. What an earlier process left there is taken over
-    /// into the file first.
+    /// Has `writer` report the size of its WAL after each commit. What an earlier process left
+    /// there is taken over into the file first.
     pub(super) fn install(writer: &mut Connection) -> rusqlite::Result<Self> {
         let pages = Arc::new(AtomicI32::new(0));
         let reported = Arc::clone(&pages);
@@ -50,7 +51,8 @@ impl Checkpoints {
         Ok(checkpoints)
     }
 
-    /// Checkpoints when the WAL has grown enough. `pinned`: somebody needs its frames for long, and is not waited for.
+    /// Checkpoints when the WAL has grown enough. `pinned`: somebody needs its frames for long, and
+    /// is not waited for.
     pub(super) fn after_commit(
         &mut self,
         writer: &Connection,
@@ -74,8 +76,8 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Empties the WAL file, if no reader stays in the way for long: those that come once all is in the file do not
-    /// need the WAL, so it is those under way that are waited for.
+    /// Empties the WAL file, if no reader stays in the way for long: those that come once all is in
+    /// the file do not need the WAL, so it is those under way that are waited for.
     pub(super) fn truncate(&mut self, writer: &Connection) -> rusqlite::Result<()> {
         writer.busy_timeout(TRUNCATE_PATIENCE)?;
         let result = writer.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::TRUNCATE);
@@ -135,8 +137,8 @@ fn count<T>(result: &rusqlite::Result<T>) {
     );
 }
 
-/// Whether an earlier process left nothing in the WAL, so that it does not matter who closes the file last: SQLite
-/// checkpoints then by itself.
+/// Whether an earlier process left nothing in the WAL, so that it does not matter who closes the
+/// file last: SQLite checkpoints then by itself.
 pub(super) fn is_done(connection: &Connection, tenant: &TenantId) -> Result<bool, StoreError> {
     let left = pages_left(connection).map_err(|error| failure(tenant, error))?;
     Ok(left <= 0)

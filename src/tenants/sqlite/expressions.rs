@@ -1,20 +1,11 @@
-//! A field of a document in SQL, as an index holds it and a query asks for it: SQLite uses an expression index where
-//! both are the same text. So the path stands in it as a literal.
+//! A field of a document in SQL, as an index holds it and a query asks for it: SQLite uses an
+//! expression index where both are the same text. So the path stands in it as a literal.
 //!
-//! A field is two columns of an index: the rank of its type, and its key, the value where types have several. Types
-//! are kept apart by the rank (`json_extract` gives 1 for `true` too), and within one SQLite compares keys as
-//! `docs/queries.md` says. Both together are its order.
+//! A field is two columns of an index: the rank of its type, and its key, the value where types
+//! have several. Types are kept apart by the rank (`json_extract` gives 1 for `true` too), and
+//! within one SQLite compares keys as `docs/queries.md` says. Both together are its order.
 
-/// The ranks of types, in their order.
-pub(super) mod rank {
-    pub(in super::super) const MISSING: i64 = 0;
-    pub(in super::super) const NULL: i64 = 1;
-    pub(in super::super) const BOOLEAN: i64 = 2;
-    pub(in super::super) const NUMBER: i64 = 3;
-    pub(in super::super) const STRING: i64 = 4;
-    pub(in super::super) const LIST: i64 = 5;
-    pub(in super::super) const OBJECT: i64 = 6;
-}
+use crate::documents::query::TypeRank;
 
 /// A field in SQL, for order and for indexes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,13 +28,18 @@ impl Ordered {
 
     /// A field whose type, as `json_type` names it, and whose value are given by these expressions.
     pub(super) fn of(kind: &str, value: &str) -> Self {
-        use rank::{BOOLEAN, LIST, MISSING, NULL, NUMBER, OBJECT, STRING};
-
+        let missing = TypeRank::Missing.number();
+        let null = TypeRank::Null.number();
+        let boolean = TypeRank::Boolean.number();
+        let number = TypeRank::Number.number();
+        let string = TypeRank::String.number();
+        let list = TypeRank::List.number();
+        let object = TypeRank::Object.number();
         Self {
             rank: format!(
-                "CASE {kind} WHEN 'null' THEN {NULL} WHEN 'true' THEN {BOOLEAN} WHEN 'false' THEN {BOOLEAN} \
-                 WHEN 'integer' THEN {NUMBER} WHEN 'real' THEN {NUMBER} WHEN 'text' THEN {STRING} \
-                 WHEN 'array' THEN {LIST} WHEN 'object' THEN {OBJECT} ELSE {MISSING} END"
+                "CASE {kind} WHEN 'null' THEN {null} WHEN 'true' THEN {boolean} WHEN 'false' THEN {boolean} \
+                 WHEN 'integer' THEN {number} WHEN 'real' THEN {number} WHEN 'text' THEN {string} \
+                 WHEN 'array' THEN {list} WHEN 'object' THEN {object} ELSE {missing} END"
             ),
             key: format!(
                 "CASE WHEN {kind} IN ('true', 'false', 'integer', 'real', 'text') THEN {value} END"
@@ -111,7 +107,7 @@ mod tests {
             let found: (i64, i64) = connection
                 .query_row(&sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
                 .unwrap();
-            prop_assert_eq!(found, (rank::NUMBER, 7));
+            prop_assert_eq!(found, (TypeRank::Number.number(), 7));
         }
     }
 

@@ -1,7 +1,7 @@
 //! Whether the files that an open tenant writes are those that its next opening finds.
 //!
-//! What is written to a file that was removed or replaced is gone with it, and must not be acknowledged. Nothing is opened for
-//! the answer: it is two `lstat` a commit.
+//! What is written to a file that was removed or replaced is gone with it, and must not be
+//! acknowledged. Nothing is opened for the answer: it is two `lstat` a commit.
 
 use std::{
     os::unix::fs::MetadataExt as _,
@@ -10,7 +10,8 @@ use std::{
 
 use crate::data_dir::{SIDE_FILES, beside};
 
-/// The database and the WAL that a connection has open, as they stood at their paths when it was opened.
+/// The database and the WAL that a connection has open, as they stood at their paths when it was
+/// opened.
 #[derive(Debug)]
 pub(super) struct Files {
     database: File,

@@ -1,5 +1,5 @@
-//! What a reader knows of how queries are gone about, until the writer changes tables or indexes. To know what is no more so costs a
-//! query its speed and never its answer.
+//! The plan cache of a connection that reads. A stale entry costs speed, never correctness: the
+//! writer's changes of tables and indexes clear it.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,7 +14,8 @@ use super::{
 #[derive(Debug, Default)]
 pub(super) struct Plans {
     indexes: HashMap<i64, Arc<Indexes>>,
-    /// With the texts for the documents. Few, so that comparing is quicker than hashing texts as long as these.
+    /// With the texts for the documents. Few, so that comparing is quicker than hashing texts as
+    /// long as these.
     sorts: Vec<(Box<str>, bool)>,
 }
 

@@ -1,8 +1,9 @@
 //! A new data key for a tenant that is in use.
 //!
-//! The copy under the next key is made and verified on a thread of its own, at the lowest priority, while the tenant is read and written
-//! ([`Following`]). Only the swap needs the file alone: queries under way are waited for while writing goes on, then the writer holds
-//! between two commits, for a few pages and a rename. Requests that come meanwhile wait.
+//! The copy under the next key is made and verified on a thread of its own, at the lowest priority,
+//! while the tenant is read and written ([`Following`]). Only the swap needs the file alone:
+//! queries under way are waited for while writing goes on, then the writer holds between two
+//! commits, for a few pages and a rename. Requests that come meanwhile wait.
 
 use std::{
     path::Path,
@@ -16,7 +17,7 @@ use std::{
 use nimbus_manifests::{Cipher, TenantId};
 use tokio::sync::oneshot;
 
-use super::{Shared, opening, readers::Readers, store::OpenTenant, subject, writer::Renewal};
+use super::{SqliteFiles, error::opening, storage::SqliteStorage, subject};
 use crate::{
     envelope::{
         Event, EventKind, EventOutcome, Intent, KeyedFile, Opened, Prepared, Stage, blocking,
@@ -25,36 +26,30 @@ use crate::{
     process::free_bytes,
     runtime::{panic_point, short_thread},
     sqlcipher::{CopyError, Database, Following, NotSwapped, Progress, which_key},
-    tenants::{StoreError, registry::Lease},
+    tenants::{StoreError, group_commit::FileSwap, readers::Readers, store::OpenTenant},
 };
 
-impl Shared {
-    /// Gives a tenant's file a new data key. It is opened for it when it is not.
+impl SqliteFiles {
+    /// Gives an open tenant's file a new data key.
     pub(super) async fn renew_key(
-        self: Arc<Self>,
-        tenant: TenantId,
+        &self,
+        tenant: &TenantId,
+        open: &OpenTenant<SqliteStorage>,
         progress: Progress,
     ) -> Result<(), StoreError> {
-        if self.known().closing {
-            return Err(StoreError::Closed { tenant });
-        }
-        if !self.exists(&tenant) {
-            return Err(StoreError::TenantNotFound { tenant });
-        }
-        let opener = self.opener(&tenant, Intent::Open);
-        let lease = self.registry.lease(&tenant, opener).await?;
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| StoreError::Rekey {
             tenant: tenant.clone(),
             source: error.into(),
         };
-        // As it is on the disk now: the key-encryption key may have changed since the tenant was opened.
-        let file = self.settled(&tenant).await?;
+        // As it is on the disk now: the key-encryption key may have changed since the tenant was
+        // opened.
+        let file = self.settled(tenant).await?;
         let begun = Event::new(EventKind::Rekey, EventOutcome::Begun).of(file.manifest());
         let record = |event| self.envelope.record(event);
         record(begun.clone())
             .await
             .map_err(|error| failed(error.into()))?;
-        let rekeyed = self.rekey(&tenant, &lease, file, progress).await;
+        let rekeyed = self.rekey_file(tenant, open, file, progress).await;
         let event = match &rekeyed {
             Ok(file) => Event::new(EventKind::Rekey, EventOutcome::Done).of(file.manifest()),
             Err(_) => begun.ended(&rekeyed),
@@ -63,10 +58,10 @@ impl Shared {
         rekeyed.map(drop)
     }
 
-    async fn rekey(
-        self: &Arc<Self>,
+    async fn rekey_file(
+        &self,
         tenant: &TenantId,
-        lease: &Lease<OpenTenant>,
+        open: &OpenTenant<SqliteStorage>,
         file: KeyedFile,
         progress: Progress,
     ) -> Result<KeyedFile, StoreError> {
@@ -74,19 +69,16 @@ impl Shared {
             tenant: tenant.clone(),
             source: error.into(),
         };
-        let _followed = lease.readers().follow();
+        let _followed = open.readers().storage().follow();
         let file = self
             .envelope
             .begin_rekey(file)
             .await
             .map_err(|error| failed(error.into()))?;
         let first = file.share();
-        // A tenant that was closed, by a lock, by its key provider or with the server, keeps no key because of a copy.
-        let (shared, going, readers) = (
-            Arc::clone(self),
-            tenant.clone(),
-            Arc::clone(lease.readers()),
-        );
+        // A tenant that was closed, by a lock, by its key provider or with the server, keeps no key
+        // because of a copy.
+        let readers = Arc::clone(open.readers());
         let (full, path) = (Arc::new(AtomicBool::new(false)), first.path().to_owned());
         let (filling, dir) = (Arc::clone(&full), parent(&path).to_owned());
         let progress: Progress = Arc::new(move |done, total| {
@@ -94,14 +86,14 @@ impl Shared {
                 filling.store(true, Ordering::Relaxed);
                 return false;
             }
-            progress(done, total) && !readers.is_closed() && !shared.is_awaited(&going)
+            progress(done, total) && !readers.is_closed()
         });
-        let (file, opened, outcome) = match rekey(lease, file, progress).await {
+        let (file, opened, outcome) = match rekey(open, file, progress).await {
             Ok(file) => (file, Opened::Next, Ok(())),
             Err(Failed::AsItWas(_)) if full.load(Ordering::Relaxed) => {
                 (first, Opened::First, Err(CopyError::NoRoom { path }))
             }
-            Err(Failed::AsItWas(_)) if lease.readers().is_closed() => {
+            Err(Failed::AsItWas(_)) if open.readers().is_closed() => {
                 (first, Opened::First, Err(CopyError::Closed { path }))
             }
             Err(Failed::AsItWas(error)) => (first, Opened::First, Err(error)),
@@ -121,7 +113,7 @@ impl Shared {
             Intent::Open,
         );
         if let Ok(Prepared::Keyed(again)) = again.await {
-            lease.readers().hold_by(Database::keyed(again));
+            open.readers().storage().hold_by(Database::keyed(again));
         }
         Ok(file)
     }
@@ -172,7 +164,7 @@ impl From<CopyError> for Failed {
 }
 
 async fn rekey(
-    lease: &Lease<OpenTenant>,
+    open: &OpenTenant<SqliteStorage>,
     file: KeyedFile,
     progress: Progress,
 ) -> Result<KeyedFile, Failed> {
@@ -181,7 +173,8 @@ async fn rekey(
     let (size, go_on) = (size_of(&path), Arc::clone(&progress));
     let mut following = in_background(move || {
         let mut following = Following::begin(file, progress)?;
-        // Each time less was written meanwhile than before, unless the writer is as fast as the copy.
+        // Each time less was written meanwhile than before, unless the writer is as fast as the
+        // copy.
         let mut left = usize::MAX;
         loop {
             let changed = following.catch_up()?;
@@ -195,7 +188,7 @@ async fn rekey(
     .unwrap_or_else(|| Err(gone()))?;
     let mut tries = 0..TRIES;
     loop {
-        let held = lease.readers().hold(READERS_PATIENCE).await;
+        let held = open.readers().hold(READERS_PATIENCE).await;
         let held = held.map_err(|_closed| gone())?;
         following = blocking(move || following.catch_up().map(|_changed| following)).await?;
         let error = match held {
@@ -204,13 +197,13 @@ async fn rekey(
                 let (answer, swapped) = oneshot::channel();
                 let handover = Box::new(Handover {
                     following,
-                    readers: Arc::clone(lease.readers()),
+                    readers: Arc::clone(open.readers()),
                     failed: None,
                     held: Instant::now(),
                     answer,
                 });
-                let writer = Arc::clone(lease.writer());
-                blocking(move || writer.renew(handover))
+                let writer = Arc::clone(open.writer());
+                blocking(move || writer.swap(handover))
                     .await
                     .map_err(|_closed| gone())?;
                 match swapped.await.map_err(|_closed| gone())? {
@@ -241,8 +234,8 @@ async fn rekey(
     }
 }
 
-/// Whether there is room for `left` bytes of the copy, and for what is written meanwhile: nothing leaves the WAL before the copy is verified. One that
-/// cannot be told is no reason to stop.
+/// Whether there is room for `left` bytes of the copy, and for what is written meanwhile: nothing
+/// leaves the WAL before the copy is verified. One that cannot be told is no reason to stop.
 fn has_room(dir: &Path, left: u64) -> bool {
     ::fail::fail_point!("rekey::room", |_| false);
     free_bytes(dir).map_or(true, |free| free >= left + RESERVE)
@@ -252,10 +245,10 @@ fn size_of(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |file| file.len())
 }
 
-/// What the writer does while it holds.
+/// The swap of the files, while the writer holds.
 struct Handover {
     following: Following,
-    readers: Arc<Readers>,
+    readers: Arc<Readers<SqliteStorage>>,
     failed: Option<CopyError>,
     held: Instant,
     answer: oneshot::Sender<Swapped>,
@@ -274,7 +267,7 @@ enum Swapped {
     Failed(Failed),
 }
 
-impl Renewal for Handover {
+impl FileSwap for Handover {
     fn before(&mut self) -> bool {
         self.held = Instant::now();
         // Their connections are idle: nobody reads.
@@ -309,9 +302,10 @@ impl Renewal for Handover {
         let (swapped, go_on) = match following.swap() {
             Ok(file) => match file.share().under(Opened::Next) {
                 Ok(next) => {
-                    let before = readers.reopen_as(Database::keyed(next).served());
+                    readers.shed();
+                    let before = readers.storage().reopen_as(Database::keyed(next).served());
                     tracing::info!(
-                        path = %readers.path().display(),
+                        path = %readers.storage().path().display(),
                         held_us = u64::try_from(held.elapsed().as_micros()).unwrap_or(u64::MAX),
                         "a tenant's file was exchanged for its copy under the next data key"
                     );
@@ -334,11 +328,13 @@ impl Renewal for Handover {
     }
 }
 
-/// Runs `work` on a thread of its own that has little of the processor while others want it, but has some. `None` when it panicked.
+/// Runs `work` on a thread of its own that has little of the processor while others want it, but
+/// has some. `None` when it panicked.
 async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (answer, result) = oneshot::channel();
     let spawned = short_thread("tenant-rekey", move || {
-        // Of this thread alone, and of those that it starts. Where it is refused, the work is merely not as quiet.
+        // Of this thread alone, and of those that it starts. Where it is refused, the work is
+        // merely not as quiet.
         #[cfg(target_os = "linux")]
         let _refused = rustix::process::setpriority_process(None, NICENESS);
         panic_point!("rekey::copy");
@@ -348,8 +344,8 @@ async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'sta
     result.await.ok()
 }
 
-/// Against one thread that never rests it has a tenth of a core. At 19, the last there is, that would be a seventieth, and a rotation on a busy machine
-/// would have no end.
+/// Against one thread that never rests it has a tenth of a core. At 19, the last there is, that
+/// would be a seventieth, and a rotation on a busy machine would have no end.
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 10;
 /// Bytes that stay free for those who write: 64 MiB.

@@ -44,7 +44,8 @@ impl Room {
         self.limits.tenant
     }
 
-    /// Whether the disk has as much free as is kept free. Looked at once a second at most; one that cannot be looked at is no reason to refuse.
+    /// Whether the disk has as much free as is kept free. Looked at once a second at most; one that
+    /// cannot be looked at is no reason to refuse.
     pub(super) fn on_disk(&self) -> Result<(), NoRoom> {
         let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
         let low = match *looked {
@@ -86,7 +87,8 @@ impl Default for Room {
     }
 }
 
-/// How many bytes of a database are in use, which its free pages are not: they are filled before it grows.
+/// How many bytes of a database are in use, which its free pages are not: they are filled before it
+/// grows.
 pub(super) fn in_use(connection: &Connection) -> rusqlite::Result<u64> {
     let ask = |pragma: &str| {
         connection

@@ -1,4 +1,4 @@
-//! The schemas of tables, and the indexes made from them.
+//! The schemas of tables, and the indexes made from them, as SQL.
 //!
 //! ```sql
 //! -- The schemas, as canonical JSON.
@@ -11,32 +11,24 @@
 //!     definition TEXT NOT NULL     -- the fields and whether it is unique, as JSON
 //! )
 //! ```
-//!
-//! All of a change is in one savepoint of the writer's transaction, the making of indexes too: a crash leaves all of it
-//! or nothing. Readers go on meanwhile with the state before it.
-//!
-//! | crash point | when |
-//! | --- | --- |
-//! | `tenants::schemas::indexes-made` | the indexes are there, the schema is not stored yet |
 
-use std::sync::Arc;
-
-use nimbus_manifests::TenantId;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    apply::{Reader, Writing, malformed, stored_fields, take_room},
     expressions::Ordered,
-    failure, layout, one_more,
+    reader::{Reader, malformed, one_more, take_room},
+    transaction::SqliteTransaction,
 };
 use crate::{
     documents::{
-        DocumentId, Fields, TableName,
+        TableName,
         schema::{IndexRule, TableSchema},
     },
-    failpoints::crash_point,
-    tenants::{Listed, MAX_OFFENDERS, Offenders, StoreError},
+    tenants::{
+        Listed, StoreError,
+        backend::{Conflict, SchemaRows, SchemaWrites, StoredIndex, TableNumber},
+    },
 };
 
 /// What this module adds to a tenant's file.
@@ -50,312 +42,123 @@ pub(super) const TABLES: &str = "
     ) STRICT;
     CREATE INDEX nimbus_indexes_by_number ON nimbus_indexes (number);";
 
-/// A table's documents were found to fit a schema, as they were after the write of this number.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Scanned {
-    sequence: i64,
-}
-
-impl Writing<'_> {
-    /// Sets the schema of a table, which comes into being if there is none; its documents must fit.
-    pub(super) fn put_schema(&mut self, schema: &TableSchema) -> Result<(), StoreError> {
-        self.put_scanned(schema, None)
+impl SchemaRows for Reader {
+    fn schema(&mut self, table: TableNumber) -> Result<Option<TableSchema>, StoreError> {
+        self.on(|connection| {
+            connection
+                .prepare_cached("SELECT definition FROM nimbus_schemas WHERE number = ?1")?
+                .query_row([table], |row| stored_schema(&row.get::<_, String>(0)?))
+                .optional()
+        })
     }
 
-    /// The same, of documents that were looked at before.
-    pub(super) fn put_scanned(
+    fn schemas(
         &mut self,
-        schema: &TableSchema,
-        scanned: Option<Scanned>,
-    ) -> Result<(), StoreError> {
-        self.may_grow()?;
-        let number = self.number_or_new(schema.table())?;
-        let before = self.schema_of(number)?;
-        if before.as_deref() == Some(schema) {
-            return Ok(());
-        }
-        // Where only indexes change, every document fits: it was checked when it was written.
-        if !before.is_some_and(|before| before.constrains_like(schema)) {
-            self.reject_offenders(number, schema, scanned)?;
-        }
-        self.arrange_indexes(number, schema.table(), schema.indexes())?;
-        crash_point!("tenants::schemas::indexes-made");
-        let _one = self
-            .connection
-            .prepare_cached("INSERT OR REPLACE INTO nimbus_schemas VALUES (?1, ?2)")
-            .and_then(|mut put| put.execute(params![number, schema.to_json()]))
-            .map_err(|error| self.failure(error))?;
-        self.learn(number, Some(Arc::new(schema.clone())));
-        Ok(())
-    }
-
-    /// Takes the schema of a table away, and its indexes.
-    pub(super) fn delete_schema(&mut self, table: &TableName) -> Result<(), StoreError> {
-        let not_found = || StoreError::SchemaNotFound {
-            table: table.clone(),
-        };
-        let number = self.number(table)?.ok_or_else(not_found)?;
-        let deleted = self
-            .connection
-            .prepare_cached("DELETE FROM nimbus_schemas WHERE number = ?1")
-            .and_then(|mut delete| delete.execute(params![number]))
-            .map_err(|error| self.failure(error))?;
-        if deleted == 0 {
-            return Err(not_found());
-        }
-        self.arrange_indexes(number, table, &[])?;
-        self.learn(number, None);
-        Ok(())
-    }
-
-    /// Refuses a document that does not fit the schema of its table.
-    pub(super) fn check(
-        &mut self,
-        table: &TableName,
-        number: i64,
-        fields: &Fields,
-    ) -> Result<(), StoreError> {
-        let Some(schema) = self.schema_of(number)? else {
-            return Ok(());
-        };
-        schema
-            .check(fields)
-            .map_err(|violation| StoreError::SchemaViolation {
-                table: table.clone(),
-                violation,
-            })
-    }
-
-    /// What it means that a document could not be written.
-    pub(super) fn refusal(
-        &self,
-        error: rusqlite::Error,
-        table: &TableName,
-        id: DocumentId,
-    ) -> StoreError {
-        match violated(&error) {
-            Some(Violated::Id) => StoreError::DocumentExists {
-                table: table.clone(),
-                id,
-            },
-            Some(Violated::Index(slot)) => self.not_unique(table, slot),
-            None => self.failure(error),
-        }
-    }
-
-    fn not_unique(&self, table: &TableName, slot: i64) -> StoreError {
-        match index(self.connection, slot) {
-            Ok((name, definition)) => StoreError::NotUnique {
-                table: table.clone(),
-                index: name,
-                fields: definition
-                    .fields
-                    .iter()
-                    .map(|names| names.join("."))
-                    .collect(),
-            },
-            Err(error) => self.failure(error),
-        }
-    }
-
-    /// The schema of a table.
-    fn schema_of(&mut self, number: i64) -> Result<Option<Arc<TableSchema>>, StoreError> {
-        if let Some(schema) = self.known.schemas.get(&number) {
-            return Ok(schema.clone());
-        }
-        let schema = stored(self.connection, number).map_err(|error| self.failure(error))?;
-        let schema = schema.map(Arc::new);
-        self.remember(number, schema.clone());
-        Ok(schema)
-    }
-
-    /// Remembers a schema that was changed.
-    fn learn(&mut self, number: i64, schema: Option<Arc<TableSchema>>) {
-        self.known.changed = true;
-        self.remember(number, schema);
-    }
-
-    fn remember(&mut self, number: i64, schema: Option<Arc<TableSchema>>) {
-        let schemas = &mut self.known.schemas;
-        // Compiled they take memory: those in use are soon back.
-        if schemas.len() >= REMEMBERED {
-            schemas.clear();
-        }
-        let _before = schemas.insert(number, schema);
-    }
-
-    fn reject_offenders(
-        &self,
-        number: i64,
-        schema: &TableSchema,
-        scanned: Option<Scanned>,
-    ) -> Result<(), StoreError> {
-        if !schema.constrains() {
-            return Ok(());
-        }
-        let found = scanned
-            .map_or(Ok(None), |Scanned { sequence }| {
-                self.written_since(number, sequence)
-            })
-            .and_then(|since| match since {
-                Some(ids) => offenders_among(self.connection, number, schema, &ids),
-                None => offenders(self.connection, number, schema),
-            })
-            .map_err(|error| self.failure(error))?;
-        refuse(schema, found)
-    }
-
-    /// The documents of a table that were written after the write of this number; `None` where the journal does not say.
-    fn written_since(
-        &self,
-        number: i64,
-        sequence: i64,
-    ) -> rusqlite::Result<Option<Vec<DocumentId>>> {
-        let (_latest, floor) = layout::journal_bounds(self.connection)?;
-        if floor > sequence {
-            return Ok(None);
-        }
-        let mut noted = self.connection.prepare_cached(
-            "SELECT id FROM nimbus_journal WHERE sequence > ?1 AND number = ?2 ORDER BY sequence",
-        )?;
-        let noted = noted.query_map(params![sequence, number], |row| {
-            DocumentId::from_bytes(row.get(0)?).ok_or_else(|| malformed(0, "id"))
-        })?;
-        let mut ids = noted.collect::<rusqlite::Result<Vec<_>>>()?;
-        // What is in this transaction is not in the journal yet.
-        let applied = self.applied.iter();
-        ids.extend(
-            applied
-                .filter(|applied| applied.number == number)
-                .map(|applied| applied.id),
-        );
-        Ok(Some(ids))
-    }
-
-    /// Sees to it that a table has these indexes and no others. One that is there stays, whatever its name. A rehearsal makes those alone that documents
-    /// may break: to make one and to undo it keeps the writer from others for as long as the thing itself.
-    fn arrange_indexes(
-        &self,
-        number: i64,
-        table: &TableName,
-        rules: &[IndexRule],
-    ) -> Result<(), StoreError> {
-        let sqlite = |error| self.failure(error);
-        let mut wanted: Vec<(&IndexRule, String)> = rules
-            .iter()
-            .map(|rule| (rule, Definition::of(rule).to_json()))
-            .collect();
-        for (slot, name, definition) in slots(self.connection, number).map_err(sqlite)? {
-            let kept = wanted.iter().position(|(_, text)| *text == definition);
-            let _rows = match kept.map(|place| wanted.swap_remove(place)) {
-                Some((rule, _)) if rule.name == name => Ok(0),
-                Some((rule, _)) => self.connection.execute(
-                    "UPDATE nimbus_indexes SET name = ?2 WHERE slot = ?1",
-                    params![slot, rule.name],
-                ),
-                None if self.rehearsing => Ok(0),
-                None => drop_index(self.connection, slot),
-            }
-            .map_err(sqlite)?;
-        }
-        wanted.retain(|(rule, _)| rule.unique || !self.rehearsing);
-        for (rule, definition) in wanted {
-            // One can be as large as all documents of its table.
-            self.may_grow()?;
-            let made = make_index(self.connection, number, rule, &definition);
-            made.map_err(|error| match violated(&error) {
-                Some(Violated::Index(slot)) => self.not_unique(table, slot),
-                _ => self.failure(error),
-            })?;
-        }
-        Ok(())
-    }
-}
-
-impl Reader {
-    /// The schema of a table.
-    pub(super) fn schema(
-        &mut self,
-        tenant: &TenantId,
-        table: &TableName,
-    ) -> Result<TableSchema, StoreError> {
-        let sqlite = |error| failure(tenant, error);
-        let number = self.number(table).map_err(sqlite)?;
-        let snapshot = self.snapshot().map_err(sqlite)?;
-        number
-            .map_or(Ok(None), |number| stored(&snapshot, number))
-            .map_err(sqlite)?
-            .ok_or_else(|| StoreError::SchemaNotFound {
-                table: table.clone(),
-            })
-    }
-
-    /// All schemas, in the order of their tables' names.
-    pub(super) fn schemas(
-        &self,
-        tenant: &TenantId,
         after: Option<&TableName>,
         limit: usize,
     ) -> Result<Listed<TableSchema>, StoreError> {
-        let list = || {
-            let mut statement = self.connection().prepare_cached(
+        // No name is empty.
+        let after = after.map_or("", TableName::as_str);
+        self.on(|connection| {
+            let mut statement = connection.prepare_cached(
                 "SELECT definition FROM nimbus_schemas JOIN nimbus_tables USING (number)
                  WHERE name > ?1 ORDER BY name LIMIT ?2",
             )?;
-            // No name is empty.
-            let after = after.map_or("", TableName::as_str);
             let rows = statement.query_map(params![after, one_more(limit)], |row| {
                 let definition: String = row.get(0)?;
                 take_room(definition.len())?;
-                read(&definition)
+                stored_schema(&definition)
             })?;
             Listed::take(rows, limit, |schema| schema.to_json().len())
-        };
-        list().map_err(|error| failure(tenant, error))
+        })
     }
 
-    /// Looks through a table for documents that do not fit a schema, without the writer.
-    pub(super) fn scan(
+    fn all_schemas(&mut self) -> Result<Vec<TableSchema>, StoreError> {
+        self.on(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT definition FROM nimbus_schemas JOIN nimbus_tables USING (number) ORDER BY name",
+                )?
+                .query_map([], |row| stored_schema(&row.get::<_, String>(0)?))?
+                .collect()
+        })
+    }
+}
+
+impl SchemaWrites for SqliteTransaction {
+    fn put_schema(&mut self, table: TableNumber, schema: &TableSchema) -> Result<(), StoreError> {
+        let sql = "INSERT OR REPLACE INTO nimbus_schemas VALUES (?1, ?2)";
+        self.change(sql, params![table, schema.to_json()]).map(drop)
+    }
+
+    fn delete_schema(&mut self, table: TableNumber) -> Result<bool, StoreError> {
+        let sql = "DELETE FROM nimbus_schemas WHERE number = ?1";
+        Ok(self.change(sql, [table])? > 0)
+    }
+
+    fn indexes(&mut self, table: TableNumber) -> Result<Vec<StoredIndex>, StoreError> {
+        self.on(|connection| {
+            let slots = slots(connection, table)?.into_iter();
+            slots
+                .map(|(slot, name, definition)| {
+                    let Definition { fields, unique } = Definition::from_json(&definition, 2)?;
+                    Ok(StoredIndex {
+                        slot,
+                        name,
+                        fields,
+                        unique,
+                    })
+                })
+                .collect()
+        })
+    }
+
+    fn create_index(
         &mut self,
-        tenant: &TenantId,
-        schema: &TableSchema,
-    ) -> Result<Scanned, StoreError> {
-        let sqlite = |error| failure(tenant, error);
-        let number = self.number(schema.table()).map_err(sqlite)?;
-        let snapshot = self.snapshot().map_err(sqlite)?;
-        let sequence = layout::last_sequence(&snapshot).map_err(sqlite)?;
-        if let Some(number) = number
-            && schema.constrains()
-            && !stored(&snapshot, number)
-                .map_err(sqlite)?
-                .is_some_and(|before| before.constrains_like(schema))
-        {
-            let found = offenders(&snapshot, number, schema).map_err(sqlite)?;
-            refuse(schema, found)?;
-        }
-        Ok(Scanned { sequence })
+        table: TableNumber,
+        rule: &IndexRule,
+    ) -> Result<Result<(), Conflict>, StoreError> {
+        let made = make_index(self.connection(), table, rule);
+        self.stored(made.map(|()| 1))
+    }
+
+    fn rename_index(&mut self, slot: i64, name: &str) -> Result<(), StoreError> {
+        let sql = "UPDATE nimbus_indexes SET name = ?2 WHERE slot = ?1";
+        self.change(sql, params![slot, name]).map(drop)
+    }
+
+    fn drop_index(&mut self, slot: i64) -> Result<(), StoreError> {
+        self.on(|connection| connection.execute_batch(&format!("DROP INDEX nimbus_index_{slot}")))?;
+        let sql = "DELETE FROM nimbus_indexes WHERE slot = ?1";
+        self.change(sql, [slot]).map(drop)
     }
 }
 
-/// All schemas, in the order of their tables' names.
-pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<TableSchema>> {
-    connection
-        .prepare_cached(
-            "SELECT definition FROM nimbus_schemas JOIN nimbus_tables USING (number) ORDER BY name",
-        )?
-        .query_map([], |row| read(&row.get::<_, String>(0)?))?
-        .collect()
+impl SqliteTransaction {
+    /// What the rule of uniqueness is to its users.
+    pub(super) fn conflict(&self, violated: Violated) -> Result<Conflict, StoreError> {
+        let slot = match violated {
+            Violated::Id => return Ok(Conflict::Id),
+            Violated::Index(slot) => slot,
+        };
+        let (name, definition) = self.on(|connection| index(connection, slot))?;
+        let fields = definition.fields.iter();
+        Ok(Conflict::Index {
+            name,
+            fields: fields.map(|names| names.join(".")).collect(),
+        })
+    }
 }
 
-/// What a unique index is on, whose rule was broken.
-enum Violated {
+/// The rule of uniqueness that was broken.
+pub(super) enum Violated {
     /// Ids of documents.
     Id,
     /// The index in this slot.
     Index(i64),
 }
 
-fn violated(error: &rusqlite::Error) -> Option<Violated> {
+pub(super) fn violated(error: &rusqlite::Error) -> Option<Violated> {
     let rusqlite::Error::SqliteFailure(code, message) = error else {
         return None;
     };
@@ -402,13 +205,13 @@ impl Definition {
 
 fn make_index(
     connection: &Connection,
-    number: i64,
+    table: TableNumber,
     rule: &IndexRule,
-    definition: &str,
 ) -> rusqlite::Result<()> {
+    let definition = Definition::of(rule).to_json();
     let slot: i64 = connection.query_row(
         "INSERT INTO nimbus_indexes (number, name, definition) VALUES (?1, ?2, ?3) RETURNING slot",
-        params![number, rule.name, definition],
+        params![table, rule.name, definition],
         |row| row.get(0),
     )?;
     let columns: Vec<String> = rule
@@ -421,14 +224,9 @@ fn make_index(
         .collect();
     let unique = if rule.unique { "UNIQUE " } else { "" };
     connection.execute_batch(&format!(
-        "CREATE {unique}INDEX nimbus_index_{slot} ON documents_{number} ({})",
+        "CREATE {unique}INDEX nimbus_index_{slot} ON documents_{table} ({})",
         columns.join(", ")
     ))
-}
-
-fn drop_index(connection: &Connection, slot: i64) -> rusqlite::Result<usize> {
-    connection.execute_batch(&format!("DROP INDEX nimbus_index_{slot}"))?;
-    connection.execute("DELETE FROM nimbus_indexes WHERE slot = ?1", params![slot])
 }
 
 /// The indexes of a table: slot, name and definition.
@@ -481,84 +279,6 @@ pub(super) fn indexes(connection: &Connection, number: i64) -> rusqlite::Result<
         .collect()
 }
 
-fn stored(connection: &Connection, number: i64) -> rusqlite::Result<Option<TableSchema>> {
-    connection
-        .prepare_cached("SELECT definition FROM nimbus_schemas WHERE number = ?1")?
-        .query_row(params![number], |row| read(&row.get::<_, String>(0)?))
-        .optional()
-}
-
-fn read(text: &str) -> rusqlite::Result<TableSchema> {
+fn stored_schema(text: &str) -> rusqlite::Result<TableSchema> {
     TableSchema::from_stored(text).ok_or_else(|| malformed(0, "definition"))
 }
-
-/// The documents of a table that do not fit.
-fn offenders(
-    connection: &Connection,
-    number: i64,
-    schema: &TableSchema,
-) -> rusqlite::Result<Offenders> {
-    let mut all = connection.prepare(&format!(
-        "SELECT id, json(fields) FROM documents_{number} ORDER BY seq"
-    ))?;
-    let mut rows = all.query([])?;
-    let mut found = Offenders::default();
-    while let Some(row) = rows.next()?
-        && !found.more
-    {
-        let id = DocumentId::from_bytes(row.get(0)?).ok_or_else(|| malformed(0, "id"))?;
-        found.judge(schema, id, &stored_fields(row, 1)?);
-    }
-    Ok(found)
-}
-
-/// Those of these documents that do not fit. Some may be gone.
-fn offenders_among(
-    connection: &Connection,
-    number: i64,
-    schema: &TableSchema,
-    ids: &[DocumentId],
-) -> rusqlite::Result<Offenders> {
-    let mut one = connection.prepare_cached(&format!(
-        "SELECT json(fields) FROM documents_{number} WHERE id = ?1"
-    ))?;
-    let mut found = Offenders::default();
-    let mut seen = std::collections::HashSet::new();
-    for &id in ids.iter().filter(|&&id| seen.insert(id)) {
-        let fields = one
-            .query_row(params![id.as_bytes()], |row| stored_fields(row, 0))
-            .optional()?;
-        if let Some(fields) = fields {
-            found.judge(schema, id, &fields);
-        }
-        if found.more {
-            break;
-        }
-    }
-    Ok(found)
-}
-
-impl Offenders {
-    fn judge(&mut self, schema: &TableSchema, id: DocumentId, fields: &Fields) {
-        if let Err(violation) = schema.check(fields) {
-            if self.first.len() == MAX_OFFENDERS {
-                self.more = true;
-            } else {
-                self.first.push((id, violation));
-            }
-        }
-    }
-}
-
-fn refuse(schema: &TableSchema, offenders: Offenders) -> Result<(), StoreError> {
-    if offenders.first.is_empty() {
-        return Ok(());
-    }
-    Err(StoreError::SchemaOffended {
-        table: schema.table().clone(),
-        offenders,
-    })
-}
-
-/// Schemas that are kept in memory for their tables' writes, at most.
-const REMEMBERED: usize = 64;

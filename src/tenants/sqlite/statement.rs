@@ -1,12 +1,10 @@
-//! Queries as SQL. Values are bound parameters, and so is the path to a field without an index; that to one with an
-//! index stands in the text as the index has it. So the text depends on the shape of a query and its limit, and not on its values.
+//! Queries as SQL. Values are bound parameters, and so is the path to a field without an index;
+//! that to one with an index stands in the text as the index has it. So the text depends on the
+//! shape of a query and its limit, and not on its values.
 //!
-//! What each comparison means is defined in `docs/queries.md`. SQLite compares within a type as that page says: integers
-//! with doubles exactly, text by its UTF-8 bytes, which is by code points. Types are kept apart by `json_type`.
-//!
-//! A page that goes on after a position, in the order of an indexed field, is found in up to three parts of the index:
-//! the rest of the documents with the position's value, the rest of the values of its type, and the types after it. Each
-//! is a range of the index, where one comparison of all three would make SQLite walk there from the beginning of the type.
+//! What each comparison means is defined in `docs/queries.md`. SQLite compares within a type as
+//! that page says: integers with doubles exactly, text by its UTF-8 bytes, which is by code points.
+//! Types are kept apart by `json_type`.
 
 use std::borrow::Cow;
 use std::fmt::{Arguments, Write as _};
@@ -15,13 +13,16 @@ use std::ops::Range;
 use rusqlite::types::Value as Sql;
 
 use super::{
-    apply::{DOCUMENT, VERSION},
-    expressions::{Ordered, path, rank},
+    documents::{DOCUMENT, VERSION},
+    expressions::{Ordered, path},
     schemas::{Indexed, Indexes},
 };
-use crate::documents::{
-    DocumentId,
-    query::{Condition, Field, Filter, Key, Order, Position, Query, Relation, Value},
+use crate::{
+    documents::{
+        DocumentId,
+        query::{Condition, Field, Filter, Key, Order, Position, Query, Relation, TypeRank, Value},
+    },
+    tenants::keyset::{self, KeyRange},
 };
 
 /// A statement that finds documents, and what is bound to it.
@@ -35,7 +36,8 @@ pub(super) struct Statement {
 }
 
 impl Statement {
-    /// What finds the documents of a query after a position, at most `limit` and one more: statement after statement.
+    /// What finds the documents of a query after a position, at most `limit` and one more:
+    /// statement after statement.
     pub(super) fn all(
         number: i64,
         query: &Query,
@@ -44,27 +46,29 @@ impl Statement {
         indexes: &Indexes,
     ) -> Vec<Self> {
         let indexed = indexed(indexes, query);
-        let parts = parts(query, after, &indexed);
-        parts
+        let is_indexed = |names: &[String]| indexed.iter().any(|field| field.names == *names);
+        keyset::ranges(query, after, is_indexed)
             .into_iter()
-            .map(|part| Draft::new(part, &indexed).finish(number, query, limit))
+            .map(|range| Draft::new(range, &indexed).finish(number, query, limit))
             .collect()
     }
 
-    /// Its text, for the places of the documents alone: `seq`, and the rank and key that the order goes by.
+    /// Its text, for the places of the documents alone: `seq`, and the rank and key that the order
+    /// goes by.
     pub(super) fn places(&self) -> String {
         let Range { start, end } = self.document;
         format!("{}{}", &self.text[..start], &self.text[end..])
     }
 
-    /// Its text, for the documents as well: behind the columns of [`Statement::places`] those of a stored document.
+    /// Its text, for the documents as well: behind the columns of [`Statement::places`] those of a
+    /// stored document.
     pub(super) fn documents(&self) -> &str {
         &self.text
     }
 }
 
-/// The fields of a query by which an index can be gone into: the first of an index, and those after ones that have to
-/// be equal to something.
+/// The fields of a query by which an index can be gone into: the first of an index, and those after
+/// ones that have to be equal to something.
 fn indexed<'a>(indexes: &'a Indexes, query: &Query) -> Vec<&'a Indexed> {
     let mut indexed = Vec::new();
     for fields in indexes {
@@ -80,67 +84,6 @@ fn indexed<'a>(indexes: &'a Indexes, query: &Query) -> Vec<&'a Indexed> {
         }
     }
     indexed
-}
-
-/// Which of the documents one statement is to find.
-#[derive(Debug, Clone, Copy)]
-enum Part<'a> {
-    /// All of them.
-    All,
-    /// Those after a position, whatever the order.
-    After(&'a Position),
-    /// Those with the value of the position, after it.
-    Ties(&'a Position),
-    /// Those with values of its type that come after it.
-    SameType(&'a Position),
-    /// Those with values of types that come after it.
-    LaterTypes(&'a Position),
-}
-
-fn parts<'a>(query: &Query, after: Option<&'a Position>, indexed: &[&Indexed]) -> Vec<Part<'a>> {
-    let Some(position) = after else {
-        return vec![Part::All];
-    };
-    let known = |names: &&[String]| indexed.iter().any(|field| field.names == **names);
-    let Some(names) = ordered_names(query).filter(known) else {
-        return vec![Part::After(position)];
-    };
-    let (mut one_type, mut one_value) = (false, !compared(position.rank));
-    for Filter { field, condition } in &query.filters {
-        if !matches!(field, Field::Path(path) if path == names) {
-            continue;
-        }
-        match condition {
-            // The list is the shorter way into the index.
-            Condition::In(_) => return vec![Part::After(position)],
-            Condition::Equal(_) | Condition::Exists(false) => {
-                (one_type, one_value) = (true, true);
-            }
-            Condition::Compared(..) => one_type = true,
-            Condition::NotEqual(_) | Condition::Exists(true) => {}
-        }
-    }
-    let mut parts = vec![Part::Ties(position)];
-    if !one_value {
-        parts.push(Part::SameType(position));
-    }
-    if !one_type {
-        parts.push(Part::LaterTypes(position));
-    }
-    parts
-}
-
-/// The path that the order goes by, if it goes by one.
-fn ordered_names(query: &Query) -> Option<&[String]> {
-    match &query.order.as_ref()?.field {
-        Field::Path(names) => Some(names),
-        Field::Id | Field::Created | Field::Updated | Field::Version => None,
-    }
-}
-
-/// Whether a type has several values, which are compared.
-fn compared(rank: i64) -> bool {
-    (rank::BOOLEAN..=rank::STRING).contains(&rank)
 }
 
 /// A condition on a field's rank or key.
@@ -170,15 +113,15 @@ enum Bound {
 
 /// A statement in the making.
 struct Draft<'a> {
-    part: Part<'a>,
+    range: KeyRange<'a>,
     indexed: &'a [&'a Indexed],
     parameters: Vec<Sql>,
 }
 
 impl<'a> Draft<'a> {
-    fn new(part: Part<'a>, indexed: &'a [&'a Indexed]) -> Self {
+    fn new(range: KeyRange<'a>, indexed: &'a [&'a Indexed]) -> Self {
         Self {
-            part,
+            range,
             indexed,
             parameters: Vec::new(),
         }
@@ -238,7 +181,8 @@ impl<'a> Draft<'a> {
         text.push_str(", ");
         text.push_str(DOCUMENT);
         let document = places..text.len();
-        // One more says whether there are more. SQLite plans by the limit: were it bound, each binding would have it plan anew.
+        // One more says whether there are more. SQLite plans by the limit: were it bound, each
+        // binding would have it plan anew.
         let limit = limit + 1;
         put(
             &mut text,
@@ -259,23 +203,23 @@ impl<'a> Draft<'a> {
         conditions: &mut Conditions,
     ) -> (bool, bool) {
         let beyond = if descending { '<' } else { '>' };
-        let position = match self.part {
-            Part::All => return (false, false),
-            Part::After(position)
-            | Part::Ties(position)
-            | Part::SameType(position)
-            | Part::LaterTypes(position) => position,
+        let position = match self.range {
+            KeyRange::All => return (false, false),
+            KeyRange::After(position)
+            | KeyRange::Ties(position)
+            | KeyRange::SameType(position)
+            | KeyRange::LaterTypes(position) => position,
         };
         let Some(Ordered { rank, key }) = ordered else {
             let seq = self.bind(position.seq);
             conditions.add(format_args!("seq > {seq}"));
             return (false, false);
         };
-        let at = self.bind(position.rank);
-        let several = compared(position.rank);
-        match self.part {
-            Part::All => (false, false),
-            Part::After(_) => {
+        let at = self.bind(position.rank.number());
+        let several = position.rank.is_compared();
+        match self.range {
+            KeyRange::All => (false, false),
+            KeyRange::After(_) => {
                 let value = self.bind(position.key.clone());
                 let seq = self.bind(position.seq);
                 conditions.add(format_args!(
@@ -283,7 +227,7 @@ impl<'a> Draft<'a> {
                 ));
                 (false, false)
             }
-            Part::Ties(_) => {
+            KeyRange::Ties(_) => {
                 let same = if several {
                     format!("{key} = {}", self.bind(position.key.clone()))
                 } else {
@@ -295,30 +239,31 @@ impl<'a> Draft<'a> {
                 ));
                 (true, true)
             }
-            Part::SameType(_) => {
+            KeyRange::SameType(_) => {
                 let value = self.bind(position.key.clone());
                 conditions.add(format_args!("{rank} = {at} AND {key} {beyond} {value}"));
                 (true, false)
             }
-            Part::LaterTypes(_) => {
+            KeyRange::LaterTypes(_) => {
                 conditions.add(format_args!("{rank} {beyond} {at}"));
                 (false, false)
             }
         }
     }
 
-    /// Whether a condition on the field that the order goes by is a way into the index, and not the position.
+    /// Whether a condition on the field that the order goes by is a way into the index, and not the
+    /// position.
     fn leads(&self, atom: &Atom<'_>, descending: bool) -> bool {
         let ahead = if descending {
             Bound::Above
         } else {
             Bound::Below
         };
-        match self.part {
-            Part::All | Part::After(_) => true,
-            Part::Ties(_) => false,
-            Part::SameType(_) => atom.on == On::Key && atom.bound == ahead,
-            Part::LaterTypes(_) => atom.on == On::Rank && atom.bound == ahead,
+        match self.range {
+            KeyRange::All | KeyRange::After(_) => true,
+            KeyRange::Ties(_) => false,
+            KeyRange::SameType(_) => atom.on == On::Key && atom.bound == ahead,
+            KeyRange::LaterTypes(_) => atom.on == On::Rank && atom.bound == ahead,
         }
     }
 
@@ -344,11 +289,11 @@ impl<'a> Draft<'a> {
         Ordered { rank, key }: &'a Ordered,
         condition: &Condition,
     ) -> Option<Vec<Atom<'a>>> {
-        let of_rank = |number: i64| Atom {
+        let of_rank = |of: TypeRank| Atom {
             on: On::Rank,
             bound: Bound::Equal,
             column: rank,
-            sql: format!(" = {number}"),
+            sql: format!(" = {}", of.number()),
         };
         let on_key = |bound: Bound, sql: String| Atom {
             on: On::Key,
@@ -357,19 +302,19 @@ impl<'a> Draft<'a> {
             sql,
         };
         // What has no value beside its type.
-        let only = |number: i64| {
+        let only = |of: TypeRank| {
             let none = on_key(Bound::Equal, " IS NULL".to_owned());
-            Some(vec![of_rank(number), none])
+            Some(vec![of_rank(of), none])
         };
         match condition {
-            Condition::Equal(Value::Null) => only(rank::NULL),
+            Condition::Equal(Value::Null) => only(TypeRank::Null),
             Condition::Equal(value) => {
                 let with = self.value(value);
                 let key = on_key(Bound::Equal, format!(" = {with}"));
-                Some(vec![of_rank(rank_of(value)), key])
+                Some(vec![of_rank(TypeRank::of(value)), key])
             }
             Condition::Compared(Relation::GreaterOrEqual | Relation::LessOrEqual, Value::Null) => {
-                only(rank::NULL)
+                only(TypeRank::Null)
             }
             Condition::Compared(_, Value::Null) => Some(vec![other("FALSE".to_owned())]),
             Condition::Compared(relation, value) => {
@@ -379,26 +324,31 @@ impl<'a> Draft<'a> {
                 };
                 let with = self.value(value);
                 let key = on_key(bound, format!(" {} {with}", operator(*relation)));
-                Some(vec![of_rank(rank_of(value)), key])
+                Some(vec![of_rank(TypeRank::of(value)), key])
             }
             Condition::In(values) => {
                 let (first, rest) = values.split_first()?;
                 if *first == Value::Null
-                    || rest.iter().any(|value| rank_of(value) != rank_of(first))
+                    || rest
+                        .iter()
+                        .any(|value| TypeRank::of(value) != TypeRank::of(first))
                 {
                     return None;
                 }
                 let list = self.bind(list(values, |value| Some(json(value))));
                 let among = format!(" IN (SELECT value FROM json_each({list}))");
-                Some(vec![of_rank(rank_of(first)), on_key(Bound::Other, among)])
+                Some(vec![
+                    of_rank(TypeRank::of(first)),
+                    on_key(Bound::Other, among),
+                ])
             }
             Condition::Exists(true) => Some(vec![Atom {
                 on: On::Rank,
                 bound: Bound::Above,
                 column: rank,
-                sql: format!(" > {}", rank::MISSING),
+                sql: format!(" > {}", TypeRank::Missing.number()),
             }]),
-            Condition::Exists(false) => only(rank::MISSING),
+            Condition::Exists(false) => only(TypeRank::Missing),
             Condition::NotEqual(_) => None,
         }
     }
@@ -445,7 +395,8 @@ impl<'a> Draft<'a> {
         match value {
             Value::Null => "NULL".to_owned(),
             Value::Bool(value) => self.bind(*value),
-            // Read by the function that reads the stored numbers, so that the same digits are the same number.
+            // Read by the function that reads the stored numbers, so that the same digits are the
+            // same number.
             Value::Number(number) => {
                 let digits = number.as_json();
                 // Of an integer as SQLite writes it there is but one reading.
@@ -563,15 +514,6 @@ fn put(text: &mut String, what: Arguments<'_>) {
 
 /// Bytes of a statement beside its columns and conditions, about.
 const BESIDES: usize = 160;
-
-fn rank_of(value: &Value) -> i64 {
-    match value {
-        Value::Null => rank::NULL,
-        Value::Bool(_) => rank::BOOLEAN,
-        Value::Number(_) => rank::NUMBER,
-        Value::String(_) => rank::STRING,
-    }
-}
 
 /// A value as JSON.
 fn json(value: &Value) -> String {

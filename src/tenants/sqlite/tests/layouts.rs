@@ -57,8 +57,8 @@ fn later_tables(connection: &rusqlite::Connection, known: &[&str]) -> Vec<String
     names
 }
 
-/// A tenant `acme`, closed again: three documents in `t`, the second of which was changed last, and one in `u` that was changed, removed
-/// and inserted again.
+/// A tenant `acme`, closed again: three documents in `t`, the second of which was changed last, and
+/// one in `u` that was changed, removed and inserted again.
 async fn furnished(house: &House) -> Vec<Document> {
     let tenants = house.open().await;
     tenants.create_tenant(&id("acme")).await.unwrap();
@@ -231,7 +231,7 @@ async fn two_tenants_have_two_cursor_keys() {
     tenants.close().await.unwrap();
     for tenant in ["acme", "other"] {
         let connection = house.connection(tenant).await;
-        let key = layout::cursor_key(&connection).unwrap();
+        let key = tables::cursor_key(&connection).unwrap();
         assert_ne!(*key, [0; 32]);
         assert!(keys.insert(*key));
     }

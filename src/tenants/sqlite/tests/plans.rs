@@ -1,15 +1,14 @@
-//! How SQLite goes about a query: into the index where one fits, and without sorting where the index has the order.
+//! How SQLite goes about a query: into the index where one fits, and without sorting where the
+//! index has the order.
 
 use rusqlite::{Connection, params_from_iter};
 use serde_json::{Value as Json, json};
 
-use super::{
-    query::{read, store},
-    *,
-};
+use super::*;
+use crate::tenants::conformance::queries::read;
 use crate::{
     documents::{
-        query::{Key, Position, Query},
+        query::{Key, Position, Query, TypeRank},
         schema::TableSchema,
     },
     tenants::sqlite::{plans::Plans, statement::Statement},
@@ -24,7 +23,7 @@ struct Planned {
 impl Planned {
     async fn new() -> Self {
         let house = House::new(encryption());
-        let (tenants, store) = store(&house).await;
+        let (tenants, store) = acme(&house).await;
         let schema = json!({"table": "t", "indexes": [
             {"name": "a", "fields": ["a"]},
             {"name": "bc", "fields": ["b", "c"]},
@@ -93,7 +92,7 @@ fn filter(field: &str, op: &str, value: Json) -> Json {
     json!({"field": field, "op": op, "value": value})
 }
 
-fn position(rank: i64, key: Key) -> Position {
+fn position(rank: TypeRank, key: Key) -> Position {
     Position { rank, key, seq: 7 }
 }
 
@@ -199,7 +198,7 @@ async fn a_cursor_seeks_its_place_in_the_index() {
         let order = json!({"field": "a", "direction": direction});
         let [ties, same_type, later] = &file.plans(
             &json!({"order": order}),
-            Some(&position(3, Key::Integer(5))),
+            Some(&position(TypeRank::Number, Key::Integer(5))),
         )[..] else {
             panic!("three parts");
         };
@@ -214,7 +213,7 @@ async fn a_cursor_seeks_its_place_in_the_index() {
         // Missing, null, lists and objects have no values that could follow.
         let plans = file.plans(
             &json!({"order": order}),
-            Some(&position(0, Key::Integer(0))),
+            Some(&position(TypeRank::Missing, Key::Integer(0))),
         );
         assert_eq!(plans.len(), 2);
         assert!(
@@ -222,13 +221,14 @@ async fn a_cursor_seeks_its_place_in_the_index() {
             "{plans:?}"
         );
 
-        // With a filter on the same field, the position is the way in, and what bounds the other end stays one.
+        // With a filter on the same field, the position is the way in, and what bounds the other
+        // end stays one.
         let filters = [
             filter("a", "gte", json!("b")),
             filter("a", "lte", json!("y")),
         ];
         let query = json!({"filters": filters, "order": order});
-        let after = position(4, Key::Text("k".to_owned()));
+        let after = position(TypeRank::String, Key::Text("k".to_owned()));
         let [ties, same_type] = &file.plans(&query, Some(&after))[..] else {
             panic!("no other types");
         };
@@ -282,7 +282,7 @@ async fn the_text_of_a_statement_does_not_depend_on_values() {
         );
         for after in [None, Some(("a", 3)), Some(("zz", 900))] {
             let after = after.map(|(text, seq)| Position {
-                rank: 4,
+                rank: TypeRank::String,
                 key: Key::Text(text.to_owned()),
                 seq,
             });
@@ -297,7 +297,8 @@ async fn the_text_of_a_statement_does_not_depend_on_values() {
 #[tokio::test]
 async fn without_an_index_nothing_is_as_it_would_be_with_one() {
     let file = Planned::new().await;
-    // The second field of an index, without the first, is no way in: it is asked for as cheaply as any other.
+    // The second field of an index, without the first, is no way in: it is asked for as cheaply as
+    // any other.
     let query = json!({"filters": [filter("c", "eq", json!(1))]});
     let [statement] = &file.statements(&asked(&query), None)[..] else {
         panic!("one statement");

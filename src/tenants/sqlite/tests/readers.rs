@@ -1,7 +1,7 @@
 //! Reads that nobody waits for any more.
 
 use super::*;
-use crate::tenants::sqlite::readers::Readers;
+use crate::tenants::readers::Readers;
 
 const ENDLESS: &str =
     "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
@@ -11,20 +11,17 @@ async fn a_read_whose_caller_went_away_ends_and_leaves_its_place_to_others() {
     let house = House::new(encryption());
     let tenants = house.open().await;
     tenants.create_tenant(&id("demo")).await.unwrap();
-    let subject = Subject::sqlite_tenant(&id("demo"), "demo.sqlite3").unwrap();
-    let path = house.file("demo");
-    let database = sqlcipher::open(&house.envelope, &path, &subject, Intent::Open).await;
-    let readers = Readers::new(&id("demo"), database.unwrap(), 2);
+    let storage = house.storage("demo").await;
+    let readers = Readers::new(&id("demo"), storage, 2, Arc::default(), None);
     // As many as may read at once, none of which ends by itself.
     let (begun, mut waiting) = tokio::sync::mpsc::unbounded_channel();
     let mut endless = JoinSet::new();
     for _ in 0..2 {
         let (readers, begun) = (Arc::clone(&readers), begun.clone());
         let _task = endless.spawn(async move {
-            let read = readers.read(move |reader, tenant| {
+            let read = readers.read(move |reader| {
                 begun.send(()).unwrap();
-                let count = reader.connection().query_row(ENDLESS, [], |row| row.get(0));
-                count.map_err(|error| failure(tenant, error))
+                reader.on(|connection| connection.query_row(ENDLESS, [], |row| row.get(0)))
             });
             let _: Result<i64, StoreError> = read.await;
         });
@@ -33,11 +30,8 @@ async fn a_read_whose_caller_went_away_ends_and_leaves_its_place_to_others() {
         waiting.recv().await.unwrap();
     }
     endless.shutdown().await;
-    let one = readers.read(|reader, tenant| {
-        let one = reader
-            .connection()
-            .query_row("SELECT 1", [], |row| row.get(0));
-        one.map_err(|error| failure(tenant, error))
+    let one = readers.read(|reader| {
+        reader.on(|connection| connection.query_row("SELECT 1", [], |row| row.get(0)))
     });
     let one: i64 = one.await.unwrap();
     assert_eq!(one, 1);

@@ -1,7 +1,7 @@
 use std::sync::atomic::AtomicUsize;
 
 use super::*;
-use crate::envelope::{Revocation, read_manifest};
+use crate::envelope::{Holder as _, Revocation, read_manifest};
 
 /// Some thousand pages: more than are copied in one step.
 async fn filled(tenants: &SqliteTenants) -> Arc<dyn TenantStore> {
@@ -85,8 +85,12 @@ async fn a_server_that_stops_does_not_wait_for_a_rotation_that_waits_for_the_fil
     let writer = id("acme");
     // It came as far as the swap once the writer's connection is closed for it.
     loop {
-        let lease = tenants.0.registry.ready(&writer).unwrap();
-        if lease.readers().is_followed()
+        let handle = tenants.0.registry.ready(&writer).unwrap();
+        if handle
+            .readers()
+            .storage()
+            .followed()
+            .load(Ordering::Relaxed)
             && house.file("acme").with_extension("sqlite3.rekey").exists()
         {
             break;

@@ -1,15 +1,21 @@
-//! Queries: the table of cases that every store answers alike, and random ones against the evaluator in memory.
+//! Queries: the table of cases that every store answers alike, and random ones against the
+//! evaluator in memory.
+
+use std::{collections::BTreeSet, sync::Arc};
 
 use proptest::{prelude::*, test_runner::TestRunner};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-use super::*;
-use crate::documents::{
-    query::{Field, MAX_PAGE, Query, reference},
-    schema::TableSchema,
+use super::{Fixture, acme, fields, id, table};
+use crate::{
+    documents::{
+        Document, Mutation,
+        query::{Field, MAX_PAGE, Query, reference},
+        schema::TableSchema,
+    },
+    tenants::{Cursors, MAX_TABLES, TenantStore, full_list::FullList as _},
 };
-use crate::tenants::Cursors;
 
 /// The documents that a table begins with, and the queries asked of it.
 #[derive(Deserialize)]
@@ -44,15 +50,8 @@ impl Asked {
     }
 }
 
-pub(super) fn read(json: &str) -> Query {
+pub(in crate::tenants) fn read(json: &str) -> Query {
     Query::from_json(json).unwrap()
-}
-
-pub(super) async fn store(house: &House) -> (SqliteTenants, Arc<dyn TenantStore>) {
-    let tenants = house.open().await;
-    tenants.create_tenant(&id("acme")).await.unwrap();
-    let store = tenants.open(&id("acme")).await.unwrap();
-    (tenants, store)
 }
 
 async fn fill(store: &Arc<dyn TenantStore>, name: &str, documents: &[&str]) -> Vec<Document> {
@@ -84,12 +83,11 @@ async fn paged(store: &Arc<dyn TenantStore>, query: &Query, size: usize) -> Vec<
     }
 }
 
-#[tokio::test]
-async fn the_table_of_cases_is_answered_as_it_says() {
+pub(in crate::tenants) async fn the_table_of_cases_is_answered_as_it_says<F: Fixture>() {
     let cases: Vec<Case> =
-        serde_json::from_str(include_str!("../../../../tests/queries/cases.json")).unwrap();
-    let house = House::new(encryption());
-    let (_tenants, store) = store(&house).await;
+        serde_json::from_str(include_str!("../../../tests/queries/cases.json")).unwrap();
+    let house = F::empty();
+    let (_tenants, store) = acme(&house).await;
     for (number, case) in cases.iter().enumerate() {
         let name = format!("case{number}");
         let texts: Vec<&str> = case.documents.iter().map(|json| json.get()).collect();
@@ -267,11 +265,12 @@ fn index_fields() -> impl Strategy<Value = Vec<Vec<String>>> {
 
 const NAMES: &[&str] = &["a", "b", "c", "ä", "\"", "\\", "$[0]", "a b"];
 
-#[test]
-fn random_queries_over_random_documents_agree_with_the_reference() {
+pub(in crate::tenants) fn random_queries_over_random_documents_agree_with_the_reference<
+    F: Fixture,
+>() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let house = House::new(encryption());
-    let (_tenants, store) = runtime.block_on(store(&house));
+    let house = F::empty();
+    let (_tenants, store) = runtime.block_on(acme(&house));
     let number = std::cell::Cell::new(0);
     // Half of them meet again and again in a few fields and values, as an index is for.
     let few = || {
@@ -328,10 +327,11 @@ fn random_queries_over_random_documents_agree_with_the_reference() {
 /// Fewer than there may be tables, for shrinking makes more.
 const CASES: u32 = 200;
 
-#[tokio::test]
-async fn a_document_that_stays_is_seen_once_whatever_is_written_meanwhile() {
-    let house = House::new(encryption());
-    let (_tenants, store) = store(&house).await;
+pub(in crate::tenants) async fn a_document_that_stays_is_seen_once_whatever_is_written_meanwhile<
+    F: Fixture,
+>() {
+    let house = F::empty();
+    let (_tenants, store) = acme(&house).await;
     for direction in ["asc", "desc"] {
         let texts: Vec<String> = (0..40)
             .map(|n| format!(r#"{{"n":{},"stays":{}}}"#, n / 4, n % 2 == 0))
@@ -383,10 +383,9 @@ async fn a_document_that_stays_is_seen_once_whatever_is_written_meanwhile() {
     }
 }
 
-#[tokio::test]
-async fn pages_of_large_documents_end_early_and_lose_none() {
-    let house = House::new(encryption());
-    let (_tenants, store) = store(&house).await;
+pub(in crate::tenants) async fn pages_of_large_documents_end_early_and_lose_none<F: Fixture>() {
+    let house = F::empty();
+    let (_tenants, store) = acme(&house).await;
     let large = format!(r#"{{"x":"{}"}}"#, "y".repeat(1_048_000));
     for _ in 0..7 {
         add_all(&store, "t", &[large.as_str(); 10]).await;
@@ -403,10 +402,9 @@ async fn pages_of_large_documents_end_early_and_lose_none() {
     }
 }
 
-#[tokio::test]
-async fn a_table_that_is_not_there_has_no_documents() {
-    let house = House::new(encryption());
-    let (_tenants, store) = store(&house).await;
+pub(in crate::tenants) async fn a_table_that_is_not_there_has_no_documents<F: Fixture>() {
+    let house = F::empty();
+    let (_tenants, store) = acme(&house).await;
     let page = store
         .query(read(r#"{"table":"t"}"#), None, 10)
         .await
@@ -423,11 +421,10 @@ fn escaped(text: &str) -> String {
     format!("\"{units}\"")
 }
 
-#[test]
-fn any_name_and_any_text_is_found_however_it_was_escaped() {
+pub(in crate::tenants) fn any_name_and_any_text_is_found_however_it_was_escaped<F: Fixture>() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let house = House::new(encryption());
-    let (_tenants, store) = runtime.block_on(store(&house));
+    let house = F::empty();
+    let (_tenants, store) = runtime.block_on(acme(&house));
     let number = std::cell::Cell::new(0);
     let name = any::<String>().prop_filter("a name that a path can have", |name| {
         !name.is_empty() && !name.starts_with('_') && !name.contains(['.', '\0'])

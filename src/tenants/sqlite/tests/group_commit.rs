@@ -1,18 +1,23 @@
-use std::{
-    path::PathBuf,
-    sync::atomic::{AtomicBool, AtomicUsize},
-};
+//! Group commit on SQLite: what shares a commit, what fails alone, and what is left in the file.
 
-use nimbus_manifests::Subject;
-use tempfile::TempDir;
-use tokio::time::timeout;
+use std::sync::atomic::AtomicUsize;
+
+use rusqlite::Connection;
+use tokio::{sync::oneshot, time::timeout};
 
 use super::*;
-use crate::{
-    documents::{DocumentId, Fields, TableName, query::Query},
-    envelope::Intent,
-    sqlcipher,
-    tenants::{Unscheduled, alone, sqlite::tests::encryption},
+use crate::documents::query::QueryPage;
+use crate::tenants::{
+    alone,
+    backend::DocumentRows as _,
+    error::Limit,
+    group_commit::{
+        BatchOutcome, MAX_GROUP, MAX_GROUP_BYTES, MAX_QUEUED, MAX_QUEUED_BYTES, Size, Writer,
+    },
+    journal,
+    readers::Readers,
+    sqlite::{migrations, storage::SqliteStorage, transaction::SqliteTransaction},
+    writing::Writing,
 };
 
 /// One encrypted tenant with its writer, and what the test does to the writer's connection.
@@ -21,8 +26,8 @@ struct Desk {
     _turn: fail::FailScenario<'static>,
     _dir: TempDir,
     file: PathBuf,
-    readers: Arc<Readers>,
-    writer: Writer,
+    readers: Arc<Readers<SqliteStorage>>,
+    writer: Writer<SqliteStorage>,
     commits: Arc<AtomicUsize>,
     reject_commits: Arc<AtomicBool>,
 }
@@ -53,12 +58,13 @@ async fn desk(prepare: impl FnOnce(&Connection)) -> Desk {
     let file = dir.path().join("acme.sqlite3");
     let tenant: TenantId = "acme".parse().unwrap();
     let subject = Subject::sqlite_tenant(&tenant, "acme.sqlite3").unwrap();
-    let database = sqlcipher::open(&encryption(), &file, &subject, Intent::Create)
+    let envelope = encryption();
+    let database = sqlcipher::open(&envelope, &file, &subject, Intent::Create)
         .await
         .unwrap();
-    let readers = Readers::new(&tenant, database, 2);
-    let mut connection = readers.writer().unwrap();
-    layout::establish(&mut connection, &tenant).unwrap();
+    let storage = SqliteStorage::new(&tenant, envelope, Arc::default(), database);
+    let mut connection = storage.connection().unwrap();
+    migrations::establish(&mut connection, &tenant).unwrap();
     prepare(&connection);
     let (commits, reject_commits) = (
         Arc::new(AtomicUsize::new(0)),
@@ -71,14 +77,10 @@ async fn desk(prepare: impl FnOnce(&Connection)) -> Desk {
             refused.load(Ordering::SeqCst)
         }))
         .unwrap();
-    let writer = Writer::start(
-        &tenant,
-        Some(connection),
-        Arc::clone(&readers),
-        Arc::new(Unscheduled),
-        Arc::default(),
-    )
-    .unwrap();
+    let halted = Arc::default();
+    let connection = SqliteTransaction::new(&storage, connection, &halted).unwrap();
+    let readers = Readers::new(&tenant, storage, 2, halted, None);
+    let writer = start(&tenant, Some(connection), &readers);
     Desk {
         _turn: turn,
         _dir: dir,
@@ -90,9 +92,18 @@ async fn desk(prepare: impl FnOnce(&Connection)) -> Desk {
     }
 }
 
+fn start(
+    tenant: &TenantId,
+    connection: Option<SqliteTransaction>,
+    readers: &Arc<Readers<SqliteStorage>>,
+) -> Writer<SqliteStorage> {
+    let due = Arc::new(Unscheduled);
+    Writer::start(tenant, connection, Arc::clone(readers), due).unwrap()
+}
+
 impl Desk {
     /// Queues one mutation.
-    fn submit(&self, mutation: Mutation) -> Result<oneshot::Receiver<Outcome>, StoreError> {
+    fn submit(&self, mutation: Mutation) -> Result<oneshot::Receiver<BatchOutcome>, StoreError> {
         self.writer.submit(vec![mutation], None)
     }
 
@@ -103,8 +114,12 @@ impl Desk {
     async fn bodies(&self) -> Vec<String> {
         let list = self
             .readers
-            .read(|reader, tenant| {
-                reader.query(tenant, &Query::all(table()), None, 1000, usize::MAX)
+            .read(|rows| match rows.table(&table())? {
+                Some(number) => rows.query(number, &Query::all(table()), None, 1000, usize::MAX),
+                None => Ok(QueryPage {
+                    documents: Vec::new(),
+                    next: None,
+                }),
             })
             .await
             .unwrap();
@@ -116,12 +131,12 @@ impl Desk {
 }
 
 /// The answer to one mutation, which must come: a stranded caller fails the test.
-async fn answered(answer: oneshot::Receiver<Outcome>) -> Result<MutationOutcome, StoreError> {
+async fn answered(answer: oneshot::Receiver<BatchOutcome>) -> Result<MutationOutcome, StoreError> {
     alone(all_answered(answer).await)
 }
 
 async fn all_answered(
-    answer: oneshot::Receiver<Outcome>,
+    answer: oneshot::Receiver<BatchOutcome>,
 ) -> Result<Vec<MutationOutcome>, StoreError> {
     let answer = timeout(Duration::from_secs(30), answer)
         .await
@@ -260,9 +275,7 @@ async fn when_the_commit_fails_every_caller_hears_it_and_the_next_group_works() 
     let _outcome = desk.apply(insert(r#"{"after":true}"#)).await.unwrap();
     assert_eq!(desk.bodies().await, [r#"{"after":true}"#]);
     // Nor does the journal know of what was not committed.
-    let journal = desk
-        .readers
-        .read(|reader, tenant| reader.journal(tenant, None, 10));
+    let journal = desk.readers.read(|rows| journal::page(rows, None, 10));
     let journal = journal.await.unwrap();
     assert_eq!((journal.records.len(), journal.latest), (1, 1));
     assert!(!desk.writer.has_ended());
@@ -455,34 +468,20 @@ async fn the_first_mutation_opens_the_connection_that_a_tenant_only_read_does_wi
     desk.writer.close().unwrap();
     let tenant = &desk.writer.tenant;
 
-    let writer = Writer::start(
-        tenant,
-        None,
-        Arc::clone(&desk.readers),
-        Arc::new(Unscheduled),
-        Arc::default(),
-    )
-    .unwrap();
+    let writer = start(tenant, None, &desk.readers);
     assert_eq!(desk.bodies().await.len(), 1);
     let outcome = answered(writer.submit(vec![insert(r#"{"n":2}"#)], None).unwrap()).await;
     assert!(outcome.is_ok());
     assert_eq!(desk.bodies().await, [r#"{"n":1}"#, r#"{"n":2}"#]);
     writer.close().unwrap();
 
-    let unused = Writer::start(
-        tenant,
-        None,
-        Arc::clone(&desk.readers),
-        Arc::new(Unscheduled),
-        Arc::default(),
-    )
-    .unwrap();
+    let unused = start(tenant, None, &desk.readers);
     unused.close().unwrap();
     assert!(unused.has_ended());
 }
 
-/// Statements without an end: one that reads, one that writes, which SQLite undoes with its whole transaction, and one that makes
-/// an index as a schema does.
+/// Statements without an end: one that reads, one that writes, which SQLite undoes with its whole
+/// transaction, and one that makes an index as a schema does.
 const ENDLESS: [&str; 3] = [
     "SELECT count(*) FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n)",
     "INSERT INTO endless WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
@@ -503,10 +502,9 @@ async fn what_is_halted_ends_at_once_and_acknowledges_nothing() {
         hold("tenants::writer::batch-taken", 50);
         let first = desk.submit(insert(r#"{"n":2}"#)).unwrap();
         let (begun, has_begun) = std::sync::mpsc::channel();
-        let work = move |writing: &mut Writing<'_>| {
+        let work = move |writing: &mut Writing<'_, SqliteTransaction>| {
             begun.send(()).unwrap();
-            let failure = |error| failure(writing.tenant, error);
-            writing.connection.execute_batch(endless).map_err(failure)
+            writing.transaction.execute_batch(endless)
         };
         let second = desk.submit(insert(r#"{"n":3}"#)).unwrap();
         let unending = desk.writer.run(Size::SMALL, work).unwrap();
@@ -527,7 +525,7 @@ async fn what_is_halted_ends_at_once_and_acknowledges_nothing() {
                 Err(error) => assert!(matches!(error, StoreError::Closed { .. }), "{error:?}"),
             }
         }
-        let connection = desk.readers.writer().unwrap();
+        let connection = desk.readers.storage().connection().unwrap();
         let stored: i64 = connection
             .query_row("SELECT count(*) FROM documents_1", [], |row| row.get(0))
             .unwrap();
@@ -546,14 +544,7 @@ async fn a_first_mutation_that_finds_no_database_is_answered_and_ends_the_writer
     desk.writer.close().unwrap();
     std::fs::remove_file(&desk.file).unwrap();
 
-    let writer = Writer::start(
-        &desk.writer.tenant,
-        None,
-        Arc::clone(&desk.readers),
-        Arc::new(Unscheduled),
-        Arc::default(),
-    )
-    .unwrap();
+    let writer = start(&desk.writer.tenant, None, &desk.readers);
     let outcome = answered(writer.submit(vec![insert("{}")], None).unwrap()).await;
     assert!(
         matches!(outcome, Err(StoreError::Open { .. })),
@@ -664,7 +655,8 @@ async fn long_work_is_not_begun_when_nobody_waits_for_it_and_ends_once_begun() {
         Ok(())
     });
     has_begun.recv().unwrap();
-    // One whose caller goes once it has begun, one whose caller goes before, and one that is waited for.
+    // One whose caller goes once it has begun, one whose caller goes before, and one that is waited
+    // for.
     drop(first.unwrap());
     drop(count(&desk).unwrap());
     let last = count(&desk).unwrap();

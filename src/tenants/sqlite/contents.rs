@@ -5,41 +5,13 @@ use std::ops::Range;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use crate::documents::deploy::{AppFile, AppPath, Changes, Content, ContentHash, Deploy};
-use crate::tenants::sqlite::apply::malformed;
-
-/// What is different in the files of a deploy from those of a generation.
-pub(super) fn changes(
-    connection: &Connection,
-    before: Option<i64>,
-    deploy: &Deploy,
-) -> rusqlite::Result<Changes> {
-    let after = deploy.files.iter();
-    let after = after.map(|(path, content)| (path.as_str(), content.hash()));
-    let before = listing(connection, before)?;
-    Ok(Changes::between(&by_path(&before), &after.collect()))
-}
-
-/// The same from one generation to another.
-pub(super) fn changes_between(
-    connection: &Connection,
-    before: Option<i64>,
-    after: i64,
-) -> rusqlite::Result<Changes> {
-    let before = listing(connection, before)?;
-    let after = listing(connection, Some(after))?;
-    Ok(Changes::between(&by_path(&before), &by_path(&after)))
-}
-
-fn by_path(listing: &[(String, ContentHash)]) -> BTreeMap<&str, ContentHash> {
-    let files = listing.iter();
-    files.map(|(path, hash)| (path.as_str(), *hash)).collect()
-}
+use super::reader::malformed;
+use crate::documents::deploy::{AppFile, AppPath, Content, ContentHash};
 
 /// The files of a generation, by path.
-fn listing(
+pub(super) fn listing(
     connection: &Connection,
-    generation: Option<i64>,
+    generation: i64,
 ) -> rusqlite::Result<Vec<(String, ContentHash)>> {
     connection
         .prepare_cached(

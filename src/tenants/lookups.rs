@@ -1,9 +1,11 @@
-//! Documents that are asked for by their id: those that are asked for at the same time are looked up together.
+//! Documents that are asked for by their id: those that are asked for at the same time are looked
+//! up together.
 //!
-//! Handing work to a blocking thread and waiting for it costs several times what looking a document up does. So a request puts its
-//! wish on a list. Whoever finds the list empty sees to it, in a task of its own that first steps behind everything that is ready to run:
-//! what the other requests of that moment want is on the list by then. One snapshot answers all of it; it is taken after the last of
-//! them came. A lone request makes no list: it goes to a blocking thread by itself.
+//! Handing work to a blocking thread and waiting for it costs several times what looking a document
+//! up does. So a request puts its wish on a list. Whoever finds the list empty sees to it, in a
+//! task of its own that first steps behind everything that is ready to run: what the other requests
+//! of that moment want is on the list by then. One snapshot answers all of it; it is taken after
+//! the last of them came. A lone request makes no list: it goes to a blocking thread by itself.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{
@@ -17,12 +19,16 @@ use tokio::{
     task::yield_now,
 };
 
-use super::readers::Readers;
+use super::{
+    StoreError,
+    backend::{Rows, Storage, Wanted},
+    readers::{Readers, is_sound},
+    writing::not_found,
+};
 use crate::{
     documents::{Document, DocumentId, TableName},
     metrics,
     runtime::short_task,
-    tenants::StoreError,
 };
 
 /// What is asked for and not being looked up yet.
@@ -40,13 +46,6 @@ impl Drop for Present<'_> {
     fn drop(&mut self) {
         let _before = self.0.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// One document.
-#[derive(Debug)]
-pub(super) struct Wanted {
-    pub(super) table: TableName,
-    pub(super) id: DocumentId,
 }
 
 pub(super) type Found = Result<Document, StoreError>;
@@ -80,15 +79,13 @@ impl Lookups {
     }
 }
 
-impl Readers {
+impl<S: Storage> Readers<S> {
     /// One document.
     pub(super) async fn get(self: &Arc<Self>, wanted: Wanted) -> Found {
         let (_present, alone) = self.lookups().enter();
         if alone {
             let Wanted { table, id } = wanted;
-            return self
-                .read(move |reader, tenant| reader.get(tenant, &table, id))
-                .await;
+            return self.read(move |rows| document(rows, &table, id)).await;
         }
         let (answer, found) = oneshot::channel();
         if self.lookups().add((wanted, answer)) {
@@ -133,7 +130,8 @@ impl Readers {
                     let found = readers.look_up_all(&wanted, &answers);
                     (answers, found)
                 };
-                // Where the thread fails, the answers go with it, and each who waits is told that the tenant was closed.
+                // Where the thread fails, the answers go with it, and each who waits is told that
+                // the tenant was closed.
                 let Ok((answers, found)) = self.on_a_blocking_thread(permit, looking).await else {
                     return;
                 };
@@ -141,7 +139,8 @@ impl Readers {
             }
             Err(error) => Err((answers, error)),
         };
-        // Sent from here, one worker of the runtime wakes all of them without a word to another thread.
+        // Sent from here, one worker of the runtime wakes all of them without a word to another
+        // thread.
         match found {
             Ok(found) => {
                 for (answer, found) in found {
@@ -156,7 +155,8 @@ impl Readers {
         }
     }
 
-    /// Looks each of them up, but for those that nobody waits for any more: the disk may be slow, and others wait behind them. Blocks.
+    /// Looks each of them up, but for those that nobody waits for any more: the disk may be slow,
+    /// and others wait behind them. Blocks.
     pub(super) fn look_up_all(&self, wanted: &[Wanted], answers: &[Answer]) -> Vec<Found> {
         let mut found = Vec::with_capacity(wanted.len());
         while found.len() < wanted.len() {
@@ -170,7 +170,7 @@ impl Readers {
                         }
                         gone
                     };
-                    if reader.get_each(self.tenant(), &wanted[done..], is_gone, &mut found) {
+                    if get_each(&mut reader.rows, &wanted[done..], is_gone, &mut found) {
                         self.give_back(reader);
                     }
                 }
@@ -181,5 +181,64 @@ impl Readers {
     }
 }
 
-/// How many are looked up together. Each may have to wait for the disk, and the last one's answer waits for all.
+/// One document.
+fn document(
+    rows: &mut impl Rows,
+    table: &TableName,
+    id: DocumentId,
+) -> Result<Document, StoreError> {
+    let document = match rows.table(table)? {
+        Some(number) => rows.document(number, id)?,
+        None => None,
+    };
+    document.ok_or_else(|| not_found(table, id))
+}
+
+/// Documents in one state of the tenant; each result goes to the end of `found`. After a failure of
+/// the engine the rest is not looked for, and one that nobody waits for any more, by its place in
+/// `wanted`, is not read. Gives whether this connection may be used again.
+fn get_each<R: Rows>(
+    rows: &mut R,
+    wanted: &[Wanted],
+    is_gone: impl Fn(usize) -> bool,
+    found: &mut Vec<Found>,
+) -> bool {
+    let before = found.len();
+    let mut sound = true;
+    // Who used the connection before may have gone away.
+    let begun = rows.stop_once(None);
+    let mut look = |rows: &mut R| -> Result<(), StoreError> {
+        for (place, Wanted { table, id }) in wanted.iter().enumerate() {
+            if is_gone(place) {
+                found.push(Err(not_found(table, *id)));
+                continue;
+            }
+            let result = document(rows, table, *id);
+            sound = is_sound(&result);
+            found.push(result);
+            if !sound {
+                break;
+            }
+        }
+        Ok(())
+    };
+    let looked = begun.and_then(|()| match wanted {
+        [_alone] => look(rows),
+        _ => rows.snapshot(|rows| {
+            rows.announce(wanted)?;
+            look(rows)
+        }),
+    });
+    if let Err(error) = looked {
+        sound = false;
+        // The snapshot could not be begun.
+        if found.len() == before {
+            found.push(Err(error));
+        }
+    }
+    sound
+}
+
+/// How many are looked up together. Each may have to wait for the disk, and the last one's answer
+/// waits for all.
 const MAX_TOGETHER: usize = 64;

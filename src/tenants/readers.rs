@@ -1,69 +1,61 @@
 //! The read connections of one tenant: few, opened when needed, used on blocking threads.
 
-use std::path::{Path, PathBuf};
 use std::sync::{
-    Arc, Mutex, OnceLock, PoisonError,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use nimbus_manifests::TenantId;
-use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::{apply::Reader, lookups::Lookups, opening};
+use super::{
+    StoreError,
+    backend::{Rows as _, Storage},
+    lookups::Lookups,
+};
 use crate::{
     budget,
-    envelope::{Envelope, EnvelopeError},
     metrics::{self, Counted},
-    sqlcipher::{Database, OpenError},
-    tenants::StoreError,
 };
 
-/// A tenant's read connections. Each query is one statement, or one transaction, and so sees one snapshot.
+/// A tenant's read connections. Each query is one statement, or one transaction, and so sees one
+/// snapshot.
 #[derive(Debug)]
-pub(super) struct Readers {
+pub(super) struct Readers<S: Storage> {
     tenant: TenantId,
-    path: PathBuf,
-    /// Another one once the file has another key.
-    database: ArcSwap<Database>,
+    storage: S,
     /// As many as may read at once; closed with the tenant.
     permits: Arc<Semaphore>,
     count: u32,
-    idle: Mutex<Vec<Reader>>,
+    idle: Mutex<Vec<Reader<S::Rows>>>,
     lookups: Lookups,
     /// How often tables or indexes have changed.
     schema: AtomicU64,
     /// Whether anything was read since [`Readers::shed_unused`] last asked.
     used: AtomicBool,
-    /// Whether a copy follows the database and needs the frames of its WAL.
-    followed: AtomicBool,
     /// Whether [`Readers::close`] was called.
     closing: AtomicBool,
-    /// Whether what reads or writes the tenant is to fail: it was locked, its key taken back, or it is deleted.
+    /// Whether what reads or writes the tenant is to fail: it was locked, its key taken back, or it
+    /// is deleted.
     halted: Arc<AtomicBool>,
-    /// Whether a connection found another WAL than the ones before it.
-    lost: AtomicBool,
-    /// Not set while the tenant is being opened: that is tried again as a whole.
-    way: OnceLock<Arc<dyn GiveWay>>,
-}
-
-/// While it exists, a copy follows the database.
-#[derive(Debug)]
-pub(super) struct Followed(Arc<Readers>);
-
-impl Drop for Followed {
-    fn drop(&mut self) {
-        self.0.followed.store(false, Ordering::Relaxed);
-    }
+    /// Others that make way for a connection that the process has no files left for.
+    way: Option<Arc<dyn GiveWay>>,
 }
 
 /// What can be done when the process has no files left for a connection of a tenant that is open.
 pub(super) trait GiveWay: std::fmt::Debug + Send + Sync {
     /// Closes another tenant that is idle; whether there was one. Blocks.
     fn give_way(&self, tenant: &TenantId, error: &StoreError) -> bool;
+}
+
+/// A connection, and what it may rely on.
+#[derive(Debug)]
+pub(super) struct Reader<R> {
+    pub(super) rows: R,
+    /// The count of schema changes that what it caches is from.
+    schema: u64,
 }
 
 /// Who waits for a query. Dropped, it says that nobody does.
@@ -78,69 +70,39 @@ impl Drop for Caller {
     }
 }
 
-impl Readers {
-    /// A pool of at most `count` connections, none of which is open yet.
-    pub(super) fn new(tenant: &TenantId, database: Database, count: u32) -> Arc<Self> {
+impl<S: Storage> Readers<S> {
+    /// A pool of at most `count` connections, none of which is open yet. `halted` is what its
+    /// writer looks at, too.
+    pub(super) fn new(
+        tenant: &TenantId,
+        storage: S,
+        count: u32,
+        halted: Arc<AtomicBool>,
+        way: Option<Arc<dyn GiveWay>>,
+    ) -> Arc<Self> {
         let count = count.max(1);
         Arc::new(Self {
             tenant: tenant.clone(),
-            path: database.path().to_owned(),
-            database: ArcSwap::from_pointee(database),
+            storage,
             permits: Arc::new(Semaphore::new(count as usize)),
             count,
             idle: Mutex::new(Vec::new()),
             lookups: Lookups::default(),
             schema: AtomicU64::new(0),
             used: AtomicBool::new(false),
-            followed: AtomicBool::new(false),
             closing: AtomicBool::new(false),
-            halted: Arc::default(),
-            lost: AtomicBool::new(false),
-            way: OnceLock::new(),
+            halted,
+            way,
         })
     }
 
-    /// From now on others make way for a connection that the process has no files left for.
-    pub(super) fn make_way_by(&self, way: Arc<dyn GiveWay>) {
-        let _set = self.way.set(way);
+    /// The tenant's storage.
+    pub(super) fn storage(&self) -> &S {
+        &self.storage
     }
 
-    /// The tenant's database file.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The database as it is opened now.
-    pub(super) fn database(&self) -> Arc<Database> {
-        self.database.load_full()
-    }
-
-    /// From now on connections are made to `database`: the same file under another key. Nobody reads meanwhile. Gives the database under the key
-    /// before, whose cached pages are wiped when it is dropped; that takes a while.
-    pub(super) fn reopen_as(&self, database: Database) -> Arc<Database> {
-        self.shed();
-        self.database.swap(Arc::new(database))
-    }
-
-    /// The same file under the same key, got from the key provider again.
-    pub(super) fn hold_by(&self, database: Database) {
-        let database = database.served_as(&self.database());
-        self.database.store(Arc::new(database));
-    }
-
-    /// Says that a copy follows the database, for as long as the answer is held.
-    pub(super) fn follow(self: &Arc<Self>) -> Followed {
-        self.followed.store(true, Ordering::Relaxed);
-        Followed(Arc::clone(self))
-    }
-
-    /// Whether a copy follows the database.
-    pub(super) fn is_followed(&self) -> bool {
-        self.followed.load(Ordering::Relaxed)
-    }
-
-    /// Waits for the queries under way, and has those that come wait until the answer is dropped. `None` when some query goes on for
-    /// longer than `patience`.
+    /// Waits for the queries under way, and has those that come wait until the answer is dropped.
+    /// `None` when some query goes on for longer than `patience`.
     ///
     /// # Errors
     ///
@@ -161,15 +123,11 @@ impl Readers {
         self.closing.load(Ordering::Relaxed)
     }
 
-    /// Has reads and writes under way fail, and those that come: the tenant may not be used any more.
+    /// Has reads and writes under way fail, and those that come: the tenant may not be used any
+    /// more.
     pub(super) fn halt(&self) {
         self.halted.store(true, Ordering::Relaxed);
-        self.database().close_pages();
-    }
-
-    /// Set by [`Readers::halt`].
-    pub(super) fn halted(&self) -> &Arc<AtomicBool> {
-        &self.halted
+        self.storage.halted();
     }
 
     /// Whether [`Readers::halt`] was called.
@@ -177,16 +135,17 @@ impl Readers {
         self.halted.load(Ordering::Relaxed)
     }
 
-    /// Whether the tenant must be opened afresh: its WAL was removed or replaced.
+    /// Whether the tenant must be opened afresh.
     pub(super) fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Relaxed)
+        self.storage.is_lost()
     }
 
-    /// Runs a query on a blocking thread. One that nobody waits for any more (the request's deadline passed, the client went away) is
-    /// interrupted: a scan does not go on for nothing and keep others of its tenant waiting.
+    /// Runs a query on a blocking thread. One that nobody waits for any more (the request's
+    /// deadline passed, the client went away) is interrupted: a scan does not go on for nothing and
+    /// keep others of its tenant waiting.
     pub(super) async fn read<T: Send + 'static>(
         self: &Arc<Self>,
-        query: impl FnOnce(&mut Reader, &TenantId) -> Result<T, StoreError> + Send + 'static,
+        query: impl FnOnce(&mut S::Rows) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let permit = self.permit().await?;
         let readers = Arc::clone(self);
@@ -196,8 +155,8 @@ impl Readers {
         let reading = move |_: &OwnedSemaphorePermit| {
             let mut reader = readers.take()?;
             let stops = [Arc::clone(&gone), Arc::clone(&readers.halted)];
-            reader.stop_once(Some(stops), &readers.tenant)?;
-            let result = budget::charged_to(account, || query(&mut reader, &readers.tenant));
+            reader.rows.stop_once(Some(stops))?;
+            let result = budget::charged_to(account, || query(&mut reader.rows));
             if result.is_err() && gone.load(Ordering::Relaxed) {
                 metrics::READ_INTERRUPTED.increment(1);
             }
@@ -219,7 +178,8 @@ impl Readers {
         permit.map_err(|_closed| self.closed())
     }
 
-    /// Once started it runs to its end even if the client goes away; until then it holds its permit.
+    /// Once started it runs to its end even if the client goes away; until then it holds its
+    /// permit.
     pub(super) async fn on_a_blocking_thread<T: Send + 'static>(
         &self,
         permit: OwnedSemaphorePermit,
@@ -241,7 +201,7 @@ impl Readers {
         // Closing a connection touches files. The writer's may go on for a moment, and keeps no page.
         let shed = tokio::task::spawn_blocking(move || {
             readers.shed();
-            readers.database().forget_pages();
+            readers.storage.closed();
         });
         if let Err(error) = shed.await {
             tracing::error!(tenant = %self.tenant, %error, "closing the read connections failed");
@@ -266,67 +226,48 @@ impl Readers {
         }
     }
 
-    /// Why the tenant's key is not to be had, if that is why it was closed.
-    pub(super) fn withheld(&self, envelope: &Envelope) -> Option<EnvelopeError> {
-        envelope.withheld(&self.path, self.database().manifest()?)
-    }
-
-    /// A connection that writes, for the one who owns this tenant's writing. Blocks.
-    pub(super) fn writer(&self) -> Result<Connection, StoreError> {
-        self.connect(Database::writer)
+    /// The connection that writes, for the one who owns this tenant's writing. Blocks.
+    pub(super) fn writer(&self) -> Result<S::Transaction, StoreError> {
+        self.connect(|| self.storage.writer(&self.halted))
     }
 
     /// A connection more. Blocks.
-    fn connect(
-        &self,
-        open: impl Fn(&Database) -> Result<Connection, OpenError>,
-    ) -> Result<Connection, StoreError> {
+    fn connect<T>(&self, open: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
         loop {
-            let error = match open(&self.database()) {
+            let error = match open() {
                 Ok(connection) => return Ok(connection),
-                Err(error) => opening(&self.tenant, error),
+                Err(error) => error,
             };
-            let way = self.way.get().filter(|_| error.is_exhaustion());
+            let way = self.way.as_ref().filter(|_| error.is_exhaustion());
             if !way.is_some_and(|way| way.give_way(&self.tenant, &error)) {
                 return Err(error);
             }
         }
     }
 
-    /// Takes over a connection that is open already, for the first query. Blocks.
-    pub(super) fn adopt(&self, connection: Connection) -> Result<(), StoreError> {
-        connection
-            .pragma_update(None, "query_only", true)
-            .map_err(|error| super::failure(&self.tenant, error))?;
-        self.give_back(self.reader(connection)?);
-        Ok(())
+    /// Takes over a connection that is open already, for the first query.
+    pub(super) fn adopt(&self, rows: S::Rows) {
+        self.give_back(Reader { rows, schema: 0 });
     }
 
-    pub(super) fn take(&self) -> Result<Reader, StoreError> {
+    pub(super) fn take(&self) -> Result<Reader<S::Rows>, StoreError> {
         self.used.store(true, Ordering::Relaxed);
-        let schema = self.schema.load(Ordering::Relaxed);
+        let now = self.schema.load(Ordering::Relaxed);
         // The one used last has the warmest cache.
         let idle = self.idle().pop();
         if let Some(mut reader) = idle {
-            reader.plan_for(schema);
+            if reader.schema != now {
+                reader.rows.forget_plans();
+                reader.schema = now;
+            }
             return Ok(reader);
         }
-        let connection = self.connect(|database| {
-            let opened = database.reader();
-            if matches!(opened, Err(OpenError::WalReplaced { .. })) {
-                self.lost.store(true, Ordering::Relaxed);
-            }
-            opened
-        })?;
-        self.reader(connection)
+        let rows = self.connect(|| self.storage.reader())?;
+        Ok(Reader { rows, schema: now })
     }
 
-    pub(super) fn give_back(&self, reader: Reader) {
+    pub(super) fn give_back(&self, reader: Reader<S::Rows>) {
         self.idle().push(reader);
-    }
-
-    pub(super) fn tenant(&self) -> &TenantId {
-        &self.tenant
     }
 
     pub(super) fn lookups(&self) -> &Lookups {
@@ -339,21 +280,13 @@ impl Readers {
         }
     }
 
-    fn reader(&self, connection: Connection) -> Result<Reader, StoreError> {
-        connection.set_prepared_statement_cache_capacity(STATEMENTS);
-        connection
-            .pragma_update(None, "cache_size", CACHE_KIB)
-            .map_err(|error| super::failure(&self.tenant, error))?;
-        Ok(Reader::new(connection))
-    }
-
     /// How many connections are open and not in use.
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         self.idle().len()
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Reader>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<Reader<S::Rows>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -365,8 +298,3 @@ pub(super) fn is_sound<T>(result: &Result<T, StoreError>) -> bool {
         Err(StoreError::Corrupt { .. } | StoreError::Engine { .. })
     )
 }
-
-/// Prepared statements kept a connection.
-const STATEMENTS: usize = 32;
-/// Page cache of each, in KiB (negative: the unit is KiB and not pages).
-const CACHE_KIB: i32 = -4096;

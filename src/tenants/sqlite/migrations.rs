@@ -30,53 +30,31 @@
 //! )
 //! ```
 //!
-//! `PRAGMA user_version` holds the layout's version. Version 1 had no journal, version 2 nothing but
-//! documents and their journal, version 3 no versions of documents,
-//! no keys of requests and no cursor key, version 4 no counts of them by credential; such files are brought up to date when they are opened. Why it is so: `docs/decisions/0003-document-storage.md`.
+//! `PRAGMA user_version` holds the layout's version. Version 1 had no journal, version 2 nothing
+//! but documents and their journal, version 3 no versions of documents, no keys of requests and no
+//! cursor key, version 4 no counts of them by credential; such files are brought up to date when
+//! they are opened. Why it is so: `docs/decisions/0003-document-storage.md`.
 
 use nimbus_keyproviders::{OsRandom, SecureRandom as _};
 use nimbus_manifests::TenantId;
-use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
+use rusqlite::{Connection, TransactionBehavior, params};
 use zeroize::Zeroizing;
 
-use super::{deploys, failure, remembered, schedule, schemas};
-use crate::{
-    documents::{JOURNAL_RECORDS, TableName},
-    tenants::{CURSOR_KEY_BYTES, MAX_TABLES, StoreError},
-};
+use super::{deploys, error::failure, jobs, remembered, schemas, tables};
+use crate::tenants::{CURSOR_KEY_BYTES, StoreError};
 
 /// The layout that this version writes.
 const VERSION: i64 = 5;
 
-/// Makes version 1.
-const CREATE: &str = "
-    CREATE TABLE nimbus_tables (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
-    CREATE TABLE nimbus_sequence (id INTEGER PRIMARY KEY CHECK (id = 1), last INTEGER NOT NULL) STRICT;
-    INSERT INTO nimbus_sequence VALUES (1, 0);";
-
-/// Makes version 2 of version 1.
-const ADD_JOURNAL: &str = "
-    CREATE TABLE nimbus_journal (
-        sequence INTEGER PRIMARY KEY,
-        change INTEGER NOT NULL,
-        number INTEGER NOT NULL,
-        id BLOB NOT NULL,
-        at INTEGER NOT NULL
-    ) STRICT;";
-
 /// Makes version 3 of version 2; each resource has the tables of its own module.
-const ADD_RESOURCES: &[&str] = &[deploys::TABLES, schedule::TABLES, schemas::TABLES];
-
-/// Makes version 4 of version 3, but for the key itself and what documents have.
-const ADD_CURSOR_KEY: &str = "
-    CREATE TABLE nimbus_cursor_key (id INTEGER PRIMARY KEY CHECK (id = 1), key BLOB NOT NULL) STRICT;";
+const ADD_RESOURCES: &[&str] = &[deploys::TABLES, jobs::TABLES, schemas::TABLES];
 
 /// What makes each version of the one before it.
 const STEPS: [&[&str]; VERSION as usize] = [
-    &[CREATE],
-    &[ADD_JOURNAL],
+    &[tables::TABLES],
+    &[tables::JOURNAL],
     ADD_RESOURCES,
-    &[ADD_CURSOR_KEY, remembered::TABLE],
+    &[tables::CURSOR_KEY, remembered::TABLE],
     &[remembered::ADD_CREDENTIALS],
 ];
 
@@ -103,8 +81,8 @@ fn is_nimbus(connection: &Connection) -> rusqlite::Result<bool> {
     )
 }
 
-/// Sees to it that the file has the layout of this version: makes it in a file without any, brings an older one up
-/// to date, refuses a newer one and files that are not ours.
+/// Sees to it that the file has the layout of this version: makes it in a file without any, brings
+/// an older one up to date, refuses a newer one and files that are not ours.
 pub(super) fn establish(connection: &mut Connection, tenant: &TenantId) -> Result<(), StoreError> {
     let sqlite = |error| failure(tenant, error);
     if is_current(connection, tenant)? {
@@ -141,7 +119,8 @@ pub(super) fn establish(connection: &mut Connection, tenant: &TenantId) -> Resul
     transaction.commit().map_err(sqlite)
 }
 
-/// Gives documents their versions, as far as the journal knows of them; the rest keep the number of their insertion.
+/// Gives documents their versions, as far as the journal knows of them; the rest keep the number of
+/// their insertion.
 fn add_versions(connection: &Connection) -> rusqlite::Result<()> {
     let mut tables = connection.prepare("SELECT number FROM nimbus_tables")?;
     let tables = tables.query_map([], |row| row.get::<_, i64>(0))?;
@@ -176,15 +155,6 @@ fn draw_cursor_key(connection: &Connection, tenant: &TenantId) -> Result<(), Sto
     Ok(())
 }
 
-/// The key that seals the tenant's cursors.
-pub(super) fn cursor_key(
-    connection: &Connection,
-) -> rusqlite::Result<Zeroizing<[u8; CURSOR_KEY_BYTES]>> {
-    connection.query_row("SELECT key FROM nimbus_cursor_key", [], |row| {
-        row.get(0).map(Zeroizing::new)
-    })
-}
-
 fn layout(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
@@ -194,73 +164,3 @@ fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
         row.get(0)
     })
 }
-
-/// The number of a table of documents; `None` when there is no such table yet.
-pub(super) fn table_number(
-    connection: &Connection,
-    table: &TableName,
-) -> rusqlite::Result<Option<i64>> {
-    connection
-        .prepare_cached("SELECT number FROM nimbus_tables WHERE name = ?1")?
-        .query_row(params![table.as_str()], |row| row.get(0))
-        .optional()
-}
-
-/// Makes a table of documents and returns its number; `None` when there are [`MAX_TABLES`] already.
-pub(super) fn create_table(
-    connection: &Connection,
-    table: &TableName,
-) -> rusqlite::Result<Option<i64>> {
-    let tables: i64 =
-        connection.query_row("SELECT count(*) FROM nimbus_tables", [], |row| row.get(0))?;
-    if usize::try_from(tables).is_ok_and(|tables| tables >= MAX_TABLES) {
-        return Ok(None);
-    }
-    let number: i64 = connection.query_row(
-        "INSERT INTO nimbus_tables (name) VALUES (?1) RETURNING number",
-        params![table.as_str()],
-        |row| row.get(0),
-    )?;
-    connection.execute_batch(&format!(
-        "CREATE TABLE documents_{number} (
-            seq INTEGER PRIMARY KEY,
-            id BLOB NOT NULL UNIQUE,
-            created INTEGER NOT NULL,
-            updated INTEGER NOT NULL,
-            fields BLOB NOT NULL,
-            version INTEGER
-        ) STRICT"
-    ))?;
-    Ok(Some(number))
-}
-
-/// The number of the last write.
-pub(super) fn last_sequence(connection: &Connection) -> rusqlite::Result<i64> {
-    let (latest, _floor) = journal_bounds(connection)?;
-    Ok(latest)
-}
-
-/// The number of the last write, and the one after which the journal has all.
-pub(super) fn journal_bounds(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
-    connection
-        .prepare_cached(
-            "SELECT coalesce((SELECT max(sequence) FROM nimbus_journal), last),
-                    coalesce((SELECT min(sequence) - 1 FROM nimbus_journal), last)
-             FROM nimbus_sequence",
-        )?
-        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
-}
-
-/// Forgets what is beyond [`JOURNAL_RECORDS`] after the writes `from + 1` to `to`. Not at every commit, but whenever
-/// [`JOURNAL_SLACK`] more have come.
-pub(super) fn trim_journal(connection: &Connection, from: i64, to: i64) -> rusqlite::Result<()> {
-    if from / JOURNAL_SLACK != to / JOURNAL_SLACK && to > JOURNAL_RECORDS {
-        let _deleted = connection
-            .prepare_cached("DELETE FROM nimbus_journal WHERE sequence <= ?1")?
-            .execute(params![to - JOURNAL_RECORDS])?;
-    }
-    Ok(())
-}
-
-/// How many records beyond [`JOURNAL_RECORDS`] there may come to be, about: some twelve pages.
-const JOURNAL_SLACK: i64 = 1024;

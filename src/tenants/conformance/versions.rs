@@ -1,21 +1,17 @@
-//! Versions of documents and conditions on them.
+//! Versions of documents, and conditions on them.
 
 use std::collections::HashMap;
 
 use proptest::{prelude::*, test_runner::TestRunner};
 
-use super::*;
-use crate::documents::{
-    Expected,
-    query::{MAX_PAGE, Query},
+use super::{Fixture, acme, add, bodies, fields, insert, table};
+use crate::{
+    documents::{
+        Document, DocumentId, Expected, Mutation, MutationOutcome, TableName,
+        query::{MAX_PAGE, Query},
+    },
+    tenants::{StoreError, full_list::FullList as _},
 };
-
-async fn acme(house: &House) -> (SqliteTenants, Arc<dyn TenantStore>) {
-    let tenants = house.open().await;
-    tenants.create_tenant(&id("acme")).await.unwrap();
-    let store = tenants.open(&id("acme")).await.unwrap();
-    (tenants, store)
-}
 
 fn check(id: DocumentId, expected: Expected) -> Mutation {
     Mutation::Check {
@@ -25,9 +21,10 @@ fn check(id: DocumentId, expected: Expected) -> Mutation {
     }
 }
 
-#[tokio::test]
-async fn a_version_is_the_number_of_the_last_write_in_every_answer() {
-    let house = House::new(encryption());
+pub(in crate::tenants) async fn a_version_is_the_number_of_the_last_write_in_every_answer<
+    F: Fixture,
+>() {
+    let house = F::empty();
     let (_tenants, store) = acme(&house).await;
     let first = add(&store, r#"{"n":1}"#).await;
     let second = add(&store, r#"{"n":2}"#).await;
@@ -77,9 +74,10 @@ async fn a_version_is_the_number_of_the_last_write_in_every_answer() {
     assert_eq!(store.journal(None, 9).await.unwrap().latest, 3);
 }
 
-#[tokio::test]
-async fn a_condition_that_fails_undoes_its_whole_batch_and_says_what_is_there() {
-    let house = House::new(encryption());
+pub(in crate::tenants) async fn a_condition_that_fails_undoes_its_whole_batch_and_says_what_is_there<
+    F: Fixture,
+>() {
+    let house = F::empty();
     let (_tenants, store) = acme(&house).await;
     let there = add(&store, r#"{"n":1}"#).await;
     let absent = DocumentId::generate();
@@ -286,10 +284,9 @@ impl Model {
     }
 }
 
-#[test]
-fn batches_with_conditions_do_what_plain_maps_do() {
+pub(in crate::tenants) fn batches_with_conditions_do_what_plain_maps_do<F: Fixture>() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let house = House::new(encryption());
+    let house = F::empty();
     let (_tenants, store) = runtime.block_on(acme(&house));
     let batch = prop::collection::vec((deed(), 0..2_usize, 0..3_usize), 1..5);
     let batches = prop::collection::vec(batch, 1..12);

@@ -1,0 +1,688 @@
+//! The seam: what a storage engine provides, so that the core can keep tenants on it.
+//!
+//! Rows go in and rows come out. Validation, merges, ids, journal numbers, due times, limits and
+//! retention are decided above this module, once for all backends. A backend knows how rows are
+//! stored, found and made durable, and nothing of what they mean.
+//!
+//! Calls block. They run on the tenant's writer thread, or on a thread of the blocking pool for
+//! reads; an engine behind a network blocks such a thread on its own runtime. The core is generic
+//! over these traits: no call within a transaction is dynamic.
+//!
+//! **Round trips.** One transaction carries the work of many callers. The calls within it are one
+//! row each, because the outcome of one mutation decides about the next, and because an embedded
+//! engine answers a row in microseconds. An engine behind a network answers them from memory:
+//! [`Transaction::announce`] names up front the mutations and keys of the whole group, so that one
+//! round trip reads what they need; writes are held back, seen by later calls of the same
+//! transaction, and sent by [`Transaction::commit`]. Savepoints are then marks in that memory. The
+//! number of round trips does not grow with the group.
+
+use std::{
+    collections::BTreeSet,
+    fmt::{self, Debug},
+    ops::{ControlFlow, Range},
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use async_trait::async_trait;
+use nimbus_manifests::TenantId;
+use zeroize::Zeroizing;
+
+use super::{CURSOR_KEY_BYTES, Listed, StoreError, error::NoRoom, store::OpenTenant};
+use crate::documents::{
+    Change, Document, DocumentId, Fields, JournalRecord, Mutation, Once, TableName,
+    deploy::{AppFile, AppPath, ContentHash, Deploy, Generation, Resources},
+    query::{Position, Query, QueryPage},
+    schedule::{Cron, CronName, CronState, DueWork, FinishedJob, Job, JobId, JobPlace, LastRun},
+    schema::{IndexRule, TableSchema},
+};
+use crate::{envelope::Intent, sqlcipher::Progress};
+
+/// The number of a table of documents within its tenant. A backend gives a number once.
+pub type TableNumber = i64;
+
+/// The journal's ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalBounds {
+    /// The number of the last write.
+    pub latest: i64,
+    /// The number of the write before the journal's first record.
+    pub floor: i64,
+}
+
+/// One record to be appended to the journal.
+#[derive(Debug, Clone, Copy)]
+pub struct JournalEntry {
+    /// What was done.
+    pub change: Change,
+    /// The table of the document.
+    pub table: TableNumber,
+    /// The document.
+    pub id: DocumentId,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: i64,
+}
+
+/// A document that is to be inserted.
+#[derive(Debug, Clone, Copy)]
+pub struct NewDocument<'a> {
+    /// The number of the write that inserts it, which is its version and its place in the order of
+    /// insertion.
+    pub sequence: i64,
+    /// Its id.
+    pub id: DocumentId,
+    /// When it is created, in milliseconds since the Unix epoch.
+    pub created_ms: i64,
+    /// Its fields.
+    pub fields: &'a Fields,
+}
+
+/// The new state of a document.
+#[derive(Debug, Clone, Copy)]
+pub struct ChangedDocument<'a> {
+    /// The number of the write that inserted it.
+    pub sequence: i64,
+    /// The number of the write that changes it.
+    pub version: i64,
+    /// When it is changed, in milliseconds since the Unix epoch.
+    pub updated_ms: i64,
+    /// Its fields.
+    pub fields: &'a Fields,
+}
+
+/// What an update needs to know of a document.
+#[derive(Debug, Clone)]
+pub struct StoredDocument {
+    /// The number of the write that inserted it.
+    pub sequence: i64,
+    /// When it was last changed, in milliseconds since the Unix epoch.
+    pub updated_ms: i64,
+    /// Its fields.
+    pub fields: Fields,
+}
+
+/// The rule of uniqueness that keeps a document, or an index, from being stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Conflict {
+    /// A document with the id exists.
+    Id,
+    /// Two documents would have the same values in a unique index.
+    Index {
+        /// The index, as its schema names it.
+        name: String,
+        /// Its fields, as paths with dots.
+        fields: Vec<String>,
+    },
+}
+
+/// An index of a table, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredIndex {
+    /// What the backend knows it by.
+    pub slot: i64,
+    /// The name that its schema gave it.
+    pub name: String,
+    /// The names on the way to each of its fields.
+    pub fields: Vec<Vec<String>>,
+    /// Whether no two documents may have the same values in it.
+    pub unique: bool,
+}
+
+/// The answer to a request that was sent under a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredAnswer {
+    /// The digest of the request.
+    pub request: [u8; 32],
+    /// When it was answered, in milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    /// What was answered.
+    pub answer: Vec<u8>,
+    /// The digest of whose request it was; `None` of one that an earlier release answered.
+    pub credential: Option<[u8; 32]>,
+}
+
+/// How many answers are remembered for one credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnswersOf {
+    /// The digest of what the credential is called.
+    pub credential: [u8; 32],
+    /// How many there are.
+    pub count: i64,
+    /// The bytes of them.
+    pub bytes: i64,
+}
+
+/// One end of the answers that are remembered, in the order in which they came.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AnswersEnd {
+    /// The number of the answer.
+    pub number: i64,
+    /// The bytes of all answers up to and with this one.
+    pub bytes: i64,
+    /// The bytes of this one.
+    pub size: i64,
+}
+
+/// A document that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its table, which may not exist.
+    pub table: TableName,
+    /// Its id.
+    pub id: DocumentId,
+}
+
+/// Documents and their journal.
+pub trait DocumentRows {
+    /// The number of a table; `None` when it does not exist.
+    fn table(&mut self, name: &TableName) -> Result<Option<TableNumber>, StoreError>;
+
+    /// One document.
+    fn document(
+        &mut self,
+        table: TableNumber,
+        id: DocumentId,
+    ) -> Result<Option<Document>, StoreError>;
+
+    /// The documents of an existing table that a query finds after a position: at most `limit`, and
+    /// at most `most_bytes`.
+    fn query(
+        &mut self,
+        table: TableNumber,
+        query: &Query,
+        after: Option<&Position>,
+        limit: usize,
+        most_bytes: usize,
+    ) -> Result<QueryPage, StoreError>;
+
+    /// Hands out the documents of a table in the order of their insertion, until told to stop.
+    fn each_document(
+        &mut self,
+        table: TableNumber,
+        each: impl FnMut(DocumentId, &Fields) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+
+    /// Hands out those of these documents that exist, in this order, until told to stop.
+    fn each_of(
+        &mut self,
+        table: TableNumber,
+        ids: &[DocumentId],
+        each: impl FnMut(DocumentId, &Fields) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+
+    /// The journal's ends.
+    fn journal_bounds(&mut self) -> Result<JournalBounds, StoreError>;
+
+    /// The first `limit` records after a write.
+    fn journal(&mut self, after: i64, limit: usize) -> Result<Vec<JournalRecord>, StoreError>;
+
+    /// The documents of a table that the journal has a record of after a write. One may be named
+    /// several times.
+    fn written_since(
+        &mut self,
+        table: TableNumber,
+        after: i64,
+    ) -> Result<Vec<DocumentId>, StoreError>;
+}
+
+/// Jobs and crons.
+pub trait JobRows {
+    /// When the first job or cron is due.
+    fn earliest_due(&mut self) -> Result<Option<i64>, StoreError>;
+
+    /// Jobs that wait, in the order in which they run, after a place.
+    fn jobs(&mut self, after: Option<JobPlace>, limit: usize) -> Result<Listed<Job>, StoreError>;
+
+    /// A job that ran.
+    fn finished_job(&mut self, id: JobId) -> Result<Option<FinishedJob>, StoreError>;
+
+    /// Crons by name, after a name.
+    fn crons(
+        &mut self,
+        after: Option<&CronName>,
+        limit: usize,
+    ) -> Result<Listed<CronState>, StoreError>;
+
+    /// All crons, by name.
+    fn all_crons(&mut self) -> Result<Vec<CronState>, StoreError>;
+}
+
+/// The schemas of tables.
+pub trait SchemaRows {
+    /// The schema of a table.
+    fn schema(&mut self, table: TableNumber) -> Result<Option<TableSchema>, StoreError>;
+
+    /// Schemas in the order of their tables' names, after a name.
+    fn schemas(
+        &mut self,
+        after: Option<&TableName>,
+        limit: usize,
+    ) -> Result<Listed<TableSchema>, StoreError>;
+
+    /// All schemas, in the order of their tables' names.
+    fn all_schemas(&mut self) -> Result<Vec<TableSchema>, StoreError>;
+}
+
+/// Generations of what is deployed.
+pub trait DeployRows {
+    /// The active generation.
+    fn active_generation(&mut self) -> Result<Option<i64>, StoreError>;
+
+    /// The generations that are kept, newest first.
+    fn generations(&mut self) -> Result<Vec<Generation>, StoreError>;
+
+    /// The schemas and crons of a generation that is kept.
+    fn resources(&mut self, generation: i64) -> Result<Option<Resources>, StoreError>;
+
+    /// The files of a generation, by path.
+    fn files(&mut self, generation: i64) -> Result<Vec<(String, ContentHash)>, StoreError>;
+
+    /// A file of the active generation.
+    fn app_file(&mut self, path: &AppPath) -> Result<Option<AppFile>, StoreError>;
+
+    /// Part of a content; fewer bytes than asked for when it ends before, or no longer exists.
+    fn app_content(&mut self, hash: ContentHash, range: Range<u64>) -> Result<Vec<u8>, StoreError>;
+}
+
+/// A connection that reads what a tenant has stored.
+pub trait Rows: DocumentRows + JobRows + SchemaRows + DeployRows + Debug + Send + 'static {
+    /// Does several reads on one state of the tenant. Not within a transaction, which has one state
+    /// by itself.
+    fn snapshot<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError>;
+
+    /// Says which documents are about to be read in this snapshot. An engine behind a network reads
+    /// them here, at once.
+    fn announce(&mut self, _wanted: &[Wanted]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Reads fail from here on once any of `stops` is set; without them they never do. It lasts
+    /// until it is called again.
+    fn stop_once(&mut self, stops: Option<[Arc<AtomicBool>; 2]>) -> Result<(), StoreError>;
+
+    /// Tables or indexes may have changed: what is cached about them is to be forgotten.
+    fn forget_plans(&mut self);
+}
+
+/// Changes of tables, documents and the journal.
+pub trait DocumentWrites {
+    /// How many tables there are.
+    fn count_tables(&mut self) -> Result<usize, StoreError>;
+
+    /// Creates a table.
+    fn create_table(&mut self, name: &TableName) -> Result<TableNumber, StoreError>;
+
+    /// The version of a document; `None` when it does not exist.
+    fn version(&mut self, table: TableNumber, id: DocumentId) -> Result<Option<i64>, StoreError>;
+
+    /// A document that is to be updated.
+    fn find(
+        &mut self,
+        table: TableNumber,
+        id: DocumentId,
+    ) -> Result<Option<StoredDocument>, StoreError>;
+
+    /// Inserts a document. One that is refused for a conflict leaves nothing behind.
+    fn insert(
+        &mut self,
+        table: TableNumber,
+        document: NewDocument<'_>,
+    ) -> Result<Result<(), Conflict>, StoreError>;
+
+    /// Updates a document that exists. One that is refused for a conflict stays as it is.
+    fn update(
+        &mut self,
+        table: TableNumber,
+        document: ChangedDocument<'_>,
+    ) -> Result<Result<(), Conflict>, StoreError>;
+
+    /// Deletes a document; whether it existed.
+    fn delete(&mut self, table: TableNumber, id: DocumentId) -> Result<bool, StoreError>;
+
+    /// Appends to the journal: records with the numbers from `first` on.
+    fn append_journal(&mut self, first: i64, entries: &[JournalEntry]) -> Result<(), StoreError>;
+
+    /// Removes the records up to and with a number.
+    fn trim_journal(&mut self, last: i64) -> Result<(), StoreError>;
+}
+
+/// Changes of the answers that are remembered.
+pub trait AnswerWrites {
+    /// The answer under a key.
+    fn answer(&mut self, key: &[u8; 32]) -> Result<Option<StoredAnswer>, StoreError>;
+
+    /// The first answer and the last one; `None` without any.
+    fn answers(&mut self) -> Result<Option<(AnswersEnd, AnswersEnd)>, StoreError>;
+
+    /// Stores an answer under a key that has none. `end` is where it stands.
+    fn put_answer(
+        &mut self,
+        key: &[u8; 32],
+        answer: &StoredAnswer,
+        end: AnswersEnd,
+    ) -> Result<(), StoreError>;
+
+    /// Removes the answer under a key; whose it was, if it was anybody's.
+    fn delete_answer(&mut self, key: &[u8; 32]) -> Result<Vec<AnswersOf>, StoreError>;
+
+    /// Removes, of the first `most` answers, those outside these times; whose they were.
+    fn delete_answers_outside(
+        &mut self,
+        most: usize,
+        kept_ms: Range<i64>,
+    ) -> Result<Vec<AnswersOf>, StoreError>;
+
+    /// Adds to what is counted for a credential, and gives what it has by then. One that has none
+    /// left is forgotten.
+    fn count_answers(&mut self, more: AnswersOf) -> Result<AnswersOf, StoreError>;
+
+    /// When the first answer was given.
+    fn oldest_answer_ms(&mut self) -> Result<Option<i64>, StoreError>;
+}
+
+/// Changes of jobs and crons.
+pub trait JobWrites {
+    /// How many jobs wait.
+    fn count_jobs(&mut self) -> Result<usize, StoreError>;
+
+    /// Adds a job.
+    fn insert_job(&mut self, job: &Job) -> Result<(), StoreError>;
+
+    /// A job that waits.
+    fn job(&mut self, id: JobId) -> Result<Option<Job>, StoreError>;
+
+    /// Removes a job that waits; whether it did.
+    fn delete_job(&mut self, id: JobId) -> Result<bool, StoreError>;
+
+    /// The first jobs that are due by a time, in the order in which they run: at most `limit`, and
+    /// none after those that together have `most_bytes`.
+    fn due_jobs(
+        &mut self,
+        by_ms: i64,
+        limit: usize,
+        most_bytes: usize,
+    ) -> Result<Vec<Job>, StoreError>;
+
+    /// Hands out what is due by a time, in the order of its time, jobs before crons, until told to
+    /// stop: each with the first `characters` of its mutation, as [`Mutation::to_json`] writes it.
+    fn each_due(
+        &mut self,
+        by_ms: i64,
+        characters: usize,
+        each: impl FnMut(DueWork, &str) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+
+    /// Adds a job to the history.
+    fn insert_finished_job(&mut self, finished: &FinishedJob) -> Result<(), StoreError>;
+
+    /// Removes all but the last `kept` jobs from the history.
+    fn trim_job_history(&mut self, kept: usize) -> Result<(), StoreError>;
+
+    /// How many crons there are.
+    fn count_crons(&mut self) -> Result<usize, StoreError>;
+
+    /// One cron.
+    fn cron(&mut self, name: &CronName) -> Result<Option<CronState>, StoreError>;
+
+    /// The first crons that are due by a time, in the order in which they run: at most `limit`, and
+    /// none after those that together have `most_bytes`.
+    fn due_crons(
+        &mut self,
+        by_ms: i64,
+        limit: usize,
+        most_bytes: usize,
+    ) -> Result<Vec<CronState>, StoreError>;
+
+    /// The crons whose next time was set by a clock that said more than this.
+    fn crons_set_after(&mut self, clock_ms: i64) -> Result<Vec<Cron>, StoreError>;
+
+    /// Puts a cron in the place of the one of its name, if there is one. It has not run.
+    fn put_cron(&mut self, cron: &CronState, clock_ms: i64) -> Result<(), StoreError>;
+
+    /// Changes what a cron does.
+    fn set_cron_mutation(&mut self, name: &CronName, mutation: &Mutation)
+    -> Result<(), StoreError>;
+
+    /// Sets the next time of a cron.
+    fn set_cron_next(
+        &mut self,
+        name: &CronName,
+        next_due_ms: i64,
+        clock_ms: i64,
+    ) -> Result<(), StoreError>;
+
+    /// Sets the last run of a cron.
+    fn set_cron_last_run(&mut self, name: &CronName, run: &LastRun) -> Result<(), StoreError>;
+
+    /// Removes a cron.
+    fn delete_cron(&mut self, name: &CronName) -> Result<(), StoreError>;
+}
+
+/// Changes of schemas and indexes.
+pub trait SchemaWrites {
+    /// Puts a schema in the place of the one that its table has, if it has one.
+    fn put_schema(&mut self, table: TableNumber, schema: &TableSchema) -> Result<(), StoreError>;
+
+    /// Removes the schema of a table; whether it had one.
+    fn delete_schema(&mut self, table: TableNumber) -> Result<bool, StoreError>;
+
+    /// The indexes of a table.
+    fn indexes(&mut self, table: TableNumber) -> Result<Vec<StoredIndex>, StoreError>;
+
+    /// Makes an index over the documents that exist.
+    fn create_index(
+        &mut self,
+        table: TableNumber,
+        rule: &IndexRule,
+    ) -> Result<Result<(), Conflict>, StoreError>;
+
+    /// Gives an index another name.
+    fn rename_index(&mut self, slot: i64, name: &str) -> Result<(), StoreError>;
+
+    /// Removes an index.
+    fn drop_index(&mut self, slot: i64) -> Result<(), StoreError>;
+}
+
+/// Changes of generations.
+pub trait DeployWrites {
+    /// Stores a deploy as the newest generation, and gives its number.
+    fn store_generation(&mut self, deploy: &Deploy, created_ms: i64) -> Result<i64, StoreError>;
+
+    /// Makes a generation the active one.
+    fn set_active_generation(&mut self, generation: i64) -> Result<(), StoreError>;
+
+    /// The generations beyond the newest `kept`.
+    fn old_generations(&mut self, kept: usize) -> Result<Vec<i64>, StoreError>;
+
+    /// Removes a generation, and the contents that no other has.
+    fn delete_generation(&mut self, generation: i64) -> Result<(), StoreError>;
+}
+
+/// What a piece of work is about to touch.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Upcoming<'a> {
+    /// Mutations that it applies.
+    pub mutations: &'a [Mutation],
+    /// The key under which it is done once.
+    pub once: Option<&'a Once>,
+}
+
+/// A connection that writes to a tenant, one transaction after the other. There is one for each
+/// tenant that is written to.
+pub trait Transaction:
+    DocumentWrites + AnswerWrites + JobWrites + SchemaWrites + DeployWrites + Debug + Send + 'static
+{
+    /// What reads within the transaction.
+    type Rows: Rows;
+
+    /// Begins a transaction, and gives the number of the last write before it.
+    fn begin(&mut self) -> Result<i64, StoreError>;
+
+    /// Says what the transaction is about to touch, all of it at once. An engine behind a network
+    /// reads it here.
+    fn announce<'a>(
+        &mut self,
+        _upcoming: impl Iterator<Item = Upcoming<'a>>,
+    ) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Reads what is stored, with what this transaction has changed.
+    fn rows(&mut self) -> Result<&mut Self::Rows, StoreError>;
+
+    /// Whether the transaction is still open: some failures of an engine end it.
+    fn is_open(&self) -> bool;
+
+    /// Begins a savepoint. Savepoints nest.
+    fn savepoint(&mut self) -> Result<(), StoreError>;
+
+    /// Ends the last savepoint, and keeps what was done in it.
+    fn release(&mut self) -> Result<(), StoreError>;
+
+    /// Ends the last savepoint, and undoes what was done in it.
+    fn undo(&mut self) -> Result<(), StoreError>;
+
+    /// Why the tenant may not grow, if it may not, with what this transaction has added. Fails when
+    /// the tenant may no longer be used.
+    fn no_room(&mut self) -> Result<Option<NoRoom>, StoreError>;
+
+    /// Makes the transaction durable. After an error nothing of it may be acknowledged.
+    fn commit(&mut self) -> Result<(), StoreError>;
+
+    /// Undoes a transaction that failed. After an error this connection is not used again.
+    fn roll_back(&mut self) -> Result<(), StoreError>;
+
+    /// Whether this connection must not be used again.
+    fn is_broken(&self) -> bool;
+
+    /// After a commit was answered: the time for what keeps the storage in order. A failure is the
+    /// backend's to report.
+    fn tidy(&mut self);
+
+    /// Nothing was written for a while: gives back what is not needed. Whether the connection is
+    /// not needed either.
+    fn rest(&mut self) -> bool;
+
+    /// Closes the connection.
+    fn finish(self) -> Result<(), StoreError>;
+}
+
+/// Whether an open tenant may still be used under the key it was opened with.
+#[derive(Debug)]
+pub enum Standing {
+    /// It may.
+    Good,
+    /// It may not.
+    Refused(StoreError),
+    /// Nobody knows any more: it is to be closed and opened afresh.
+    Unknown,
+}
+
+/// The storage of one open tenant.
+pub trait Storage: Debug + Send + Sync + 'static {
+    /// What reads it.
+    type Rows: Rows;
+    /// What writes to it.
+    type Transaction: Transaction<Rows = Self::Rows>;
+
+    /// A further connection that reads. Blocks.
+    fn reader(&self) -> Result<Self::Rows, StoreError>;
+
+    /// The connection that writes; `halted` fails its work once it is set. Blocks.
+    fn writer(&self, halted: &Arc<AtomicBool>) -> Result<Self::Transaction, StoreError>;
+
+    /// Whether the storage is another one than it was: the tenant must be opened afresh.
+    fn is_lost(&self) -> bool;
+
+    /// The tenant may not be used any more: what is cached of it is closed.
+    fn halted(&self) {}
+
+    /// All connections that read are closed: what is cached of it is wiped. The writer may go on
+    /// for a moment. Blocks.
+    fn closed(&self) {}
+
+    /// Whether it may be used under the key it was opened with.
+    fn standing(&self) -> Standing;
+
+    /// Why the tenant's key is not to be had, if that is why it was closed.
+    fn withheld(&self) -> Option<StoreError>;
+}
+
+/// What the opening of a tenant left open.
+#[derive(Debug)]
+pub enum OpenedConnection<S: Storage> {
+    /// Nothing.
+    None,
+    /// A connection that reads.
+    Reader(S::Rows),
+    /// The connection that writes.
+    Writer(S::Transaction),
+}
+
+/// A tenant that was opened just now.
+pub struct Opened<S: Storage> {
+    /// Its storage.
+    pub storage: S,
+    /// The connection that the opening left.
+    pub connection: OpenedConnection<S>,
+    /// Fails the work of its writer once it is set.
+    pub halted: Arc<AtomicBool>,
+    /// The key that seals its cursors.
+    pub cursor_key: Zeroizing<[u8; CURSOR_KEY_BYTES]>,
+    /// When its first job or cron is due.
+    pub earliest_due: Option<i64>,
+}
+
+impl<S: Storage> fmt::Debug for Opened<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened")
+            .field("storage", &self.storage)
+            .field("connection", &self.connection)
+            .field("cursor_key", &"[REDACTED]")
+            .finish_non_exhaustive()
+    }
+}
+
+/// An engine that keeps tenants.
+#[async_trait]
+pub trait Backend: Debug + Send + Sync + 'static {
+    /// An open tenant.
+    type Storage: Storage;
+
+    /// The tenants that exist, and those that are `known` to exist, whatever is left of them.
+    /// Blocks.
+    fn list(&self, known: BTreeSet<TenantId>) -> Result<BTreeSet<TenantId>, StoreError>;
+
+    /// Whether [`Backend::list`] would name a tenant that is not known otherwise. Blocks.
+    fn exists(&self, tenant: &TenantId) -> bool;
+
+    /// Opens a tenant, or creates it.
+    async fn open(
+        &self,
+        tenant: &TenantId,
+        intent: Intent,
+    ) -> Result<Opened<Self::Storage>, StoreError>;
+
+    /// Removes what is stored of a tenant, its key first: after a crash in between, nothing that is
+    /// left can be read. Doing it again goes on from there. Blocks.
+    fn forget(&self, tenant: &TenantId) -> Result<(), StoreError>;
+
+    /// Gives an open tenant a new data key while it is used, until `progress` says that it is to
+    /// stop. A tenant that gets none goes on under the key that it has.
+    async fn rekey(
+        &self,
+        tenant: &TenantId,
+        _open: &OpenTenant<Self::Storage>,
+        _progress: Progress,
+    ) -> Result<(), StoreError> {
+        Err(StoreError::no_data_keys(tenant))
+    }
+
+    /// Why no tenant can be created, if none can.
+    fn no_room(&self) -> Option<NoRoom>;
+
+    /// Whether the place where tenants are kept can be reached.
+    async fn check(&self) -> Result<(), StoreError>;
+}

@@ -1,0 +1,558 @@
+//! Which tenants there are, and their creation, deletion and opening, on any backend.
+//!
+//! Deleting a tenant is a sequence that a crash can cut short; what the next start does with each
+//! state:
+//!
+//! | step | crash point after it | next start |
+//! | --- | --- | --- |
+//! | 1. tombstone in the control file | `tenants::delete::condemned` | carries the deletion out; the tenant is not listed |
+//! | 2. tenant closed | `tenants::delete::closed` | the same |
+//! | 3. manifest removed: the data is unreadable now (files) | `tenants::delete::key-removed` | the same |
+//! | 4. all else that is stored of it removed | `tenants::delete::files-removed` | the same |
+//! | 5. tombstone and the manifest's mirror removed, one commit | `tenants::delete::finished` | nothing is left |
+//!
+//! The key goes first, so that a tenant created later under the same name can never come into the
+//! old one's key or data. A creation that was cut short leaves a manifest that says `new`, which is
+//! no tenant; creating it again goes on from there. Once the control file has a copy of the
+//! manifest the tenant exists, also when its files are lost; its tables are made when it is first
+//! opened (`tenants::create::opened` lies after both).
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::{FutureExt as _, future::BoxFuture};
+use nimbus_manifests::{Subject, TenantId};
+use tokio::{runtime::Handle, sync::Notify, time::timeout};
+
+use super::{
+    DeletionLog, DueLog, StoreError, TenantProvider, TenantStore,
+    backend::{Backend, Standing, Storage},
+    readers::GiveWay,
+    registry::{Registry, TenantHandle},
+    store::{OpenTenant, Store},
+};
+use crate::{
+    data_dir::subject,
+    envelope::{
+        Envelope, Event, EventKind, EventOutcome, Holder, Intent, Revocation, acting_as, actor,
+        blocking,
+    },
+    failpoints::crash_point,
+    metrics,
+    runtime::short_task,
+    sqlcipher::Progress,
+};
+
+/// How many tenants are kept open, and what each may use.
+#[derive(Debug, Clone)]
+pub(super) struct LifecycleOptions {
+    /// Tenants open at once. A further one makes the least recently used one close.
+    pub(super) max_open_tenants: usize,
+    /// How long a request waits while all open tenants are in use, before it is refused.
+    pub(super) open_patience: Duration,
+    /// Read connections of each tenant, opened as they are needed.
+    pub(super) readers_per_tenant: u32,
+    /// Who is told when work will be due.
+    pub(super) due: Arc<dyn DueLog>,
+}
+
+/// The tenants of one backend. Cloning is cheap; all clones are the same tenants.
+#[derive(Debug)]
+pub struct Tenants<B: Backend>(pub(super) Arc<Shared<B>>);
+
+impl<B: Backend> Clone for Tenants<B> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// What the provider and its open tenants share.
+#[derive(Debug)]
+pub(super) struct Shared<B: Backend> {
+    pub(super) backend: Arc<B>,
+    envelope: Envelope,
+    pub(super) deletions: Arc<dyn DeletionLog>,
+    due: Arc<dyn DueLog>,
+    readers_per_tenant: u32,
+    pub(super) registry: Arc<Registry<OpenTenant<B::Storage>>>,
+    /// Makes way for connections of open tenants.
+    way: Arc<IdleTenants<B::Storage>>,
+    known: Mutex<KnownTenants>,
+    /// Some tenant's creation or deletion has ended.
+    settled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct KnownTenants {
+    tenants: BTreeSet<TenantId>,
+    /// Tenants whose deletion could not be carried to its end yet.
+    condemned: HashSet<TenantId>,
+    /// Tenants being created, deleted or given a new key right now.
+    changing: HashSet<TenantId>,
+    /// Tenants that somebody waits to delete: a new key is not made to its end.
+    awaited: HashSet<TenantId>,
+    /// The provider is being closed.
+    closing: bool,
+}
+
+impl<B: Backend> Tenants<B> {
+    /// The tenants of `backend`. Carries deletions to their end that a crash cut short; opens no
+    /// tenant and asks no key provider.
+    pub(super) async fn start(
+        backend: B,
+        envelope: Envelope,
+        deletions: Arc<dyn DeletionLog>,
+        options: LifecycleOptions,
+    ) -> Result<Self, StoreError> {
+        let registry = Registry::new(options.max_open_tenants, options.open_patience);
+        let mut shared = Shared {
+            backend: Arc::new(backend),
+            envelope,
+            deletions,
+            due: options.due,
+            readers_per_tenant: options.readers_per_tenant,
+            way: Arc::new(IdleTenants {
+                registry: Arc::downgrade(&registry),
+                runtime: Handle::current(),
+            }),
+            registry,
+            known: Mutex::default(),
+            settled: Notify::new(),
+        };
+        let (shared, finished) = blocking(move || {
+            let (mut known, mut finished) = (KnownTenants::default(), Vec::new());
+            for tenant in shared.deletions.pending_deletes()? {
+                match shared.carry_out(&tenant) {
+                    Ok(()) => {
+                        tracing::info!(%tenant, "finished the deletion of a tenant");
+                        let event = Event::new(EventKind::Delete, EventOutcome::Done);
+                        let event = event.about(&subject(&tenant));
+                        finished.push(event.saying("it was cut short; this start finished it"));
+                    }
+                    Err(error @ StoreError::Control { .. }) => return Err(error),
+                    Err(error) => {
+                        tracing::error!(%tenant, %error, "a tenant's deletion could not be finished; the next start tries again");
+                        let _new = known.condemned.insert(tenant);
+                    }
+                }
+            }
+            known.tenants = shared.backend.list(shared.mirrored()?)?;
+            known.tenants.retain(|tenant| !known.condemned.contains(tenant));
+            shared.known = Mutex::new(known);
+            Ok((shared, finished))
+        })
+        .await?;
+        if shared.envelope.keys().is_some() && !finished.is_empty() {
+            let recorded = shared.envelope.record_all(finished).await;
+            recorded.map_err(|source| StoreError::Control {
+                source: Arc::new(source),
+            })?;
+        }
+        let shared = Arc::new(shared);
+        let holder: Weak<dyn Holder> = Arc::<Shared<B>>::downgrade(&shared);
+        shared.envelope.held_by(holder);
+        Ok(Self(shared))
+    }
+}
+
+#[async_trait]
+impl<B: Backend> TenantProvider for Tenants<B> {
+    async fn create_tenant(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        self.0.in_task(tenant, Shared::create).await
+    }
+
+    async fn delete_tenant(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        let _new = self.0.known().awaited.insert(tenant.clone());
+        let deleted = self.0.in_task(tenant, Shared::delete).await;
+        let _was_there = self.0.known().awaited.remove(tenant);
+        deleted
+    }
+
+    async fn erase_leftovers(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        self.0.in_task(tenant, Shared::erase_leftovers).await
+    }
+
+    async fn rotate_dek(&self, tenant: &TenantId, progress: Progress) -> Result<(), StoreError> {
+        self.0
+            .in_task(tenant, |shared, tenant| shared.rekey(tenant, progress))
+            .await
+    }
+
+    async fn list_tenants(&self) -> Result<Vec<TenantId>, StoreError> {
+        Ok(self.0.known().tenants.iter().cloned().collect())
+    }
+
+    async fn open(&self, tenant: &TenantId) -> Result<Arc<dyn TenantStore>, StoreError> {
+        if !self.0.exists(tenant) {
+            return Err(StoreError::TenantNotFound {
+                tenant: tenant.clone(),
+            });
+        }
+        let registry = &self.0.registry;
+        let handle = match registry.ready(tenant) {
+            Some(handle) => self.0.in_good_standing(tenant, handle).await?,
+            None => None,
+        };
+        let handle = match handle {
+            Some(handle) => handle,
+            None => {
+                let opener = self.0.opener(tenant, Intent::Open);
+                registry.open(tenant, opener).await?
+            }
+        };
+        Ok(Arc::new(Store {
+            tenant: tenant.clone(),
+            handle,
+            shared: Arc::clone(&self.0),
+        }))
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.0.backend.check().await
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.0.known().closing = true;
+        self.0.quiet().await;
+        self.0.registry.shut_down().await
+    }
+}
+
+#[async_trait]
+impl<B: Backend> Holder for Shared<B> {
+    async fn revoke(&self, tenant: Option<&TenantId>, _why: &Revocation) {
+        let Some(tenant) = tenant else { return };
+        if let Err(error) = self.registry.cut_off(tenant).await {
+            tracing::warn!(%tenant, %error, "a tenant whose key was taken back was not closed cleanly");
+        }
+    }
+}
+
+impl<B: Backend> Shared<B> {
+    /// Runs a change of the set of tenants to its end, also when the client goes away, one at a
+    /// time for each tenant.
+    async fn in_task<F>(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        change: impl FnOnce(Arc<Self>, TenantId) -> F + Send + 'static,
+    ) -> Result<(), StoreError>
+    where
+        F: Future<Output = Result<(), StoreError>> + Send + 'static,
+    {
+        let (shared, changing) = (Arc::clone(self), tenant.clone());
+        let work = async move {
+            let turn = Turn::take(&shared, &changing).await;
+            let result = change(Arc::clone(&shared), changing.clone()).await;
+            drop(turn);
+            result
+        };
+        let task = short_task(acting_as(actor(), work));
+        task.await.unwrap_or_else(|_panic| {
+            Err(StoreError::Closed {
+                tenant: tenant.clone(),
+            })
+        })
+    }
+
+    /// An open tenant whose key may be used. `None` for one of which nobody renews the lease: it
+    /// was closed, and is to be opened again.
+    async fn in_good_standing(
+        &self,
+        tenant: &TenantId,
+        handle: TenantHandle<OpenTenant<B::Storage>>,
+    ) -> Result<Option<TenantHandle<OpenTenant<B::Storage>>>, StoreError> {
+        match handle.readers().storage().standing() {
+            Standing::Good => Ok(Some(handle)),
+            Standing::Refused(error) => Err(error),
+            Standing::Unknown => {
+                drop(handle);
+                if let Err(error) = self.registry.cut_off(tenant).await {
+                    tracing::warn!(%tenant, %error, "a tenant whose lease nobody renewed was not closed cleanly");
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    async fn create(self: Arc<Self>, tenant: TenantId) -> Result<(), StoreError> {
+        let (exists, condemned) = {
+            let known = self.known();
+            (
+                known.tenants.contains(&tenant),
+                known.condemned.contains(&tenant),
+            )
+        };
+        if exists {
+            return Err(StoreError::TenantExists { tenant });
+        }
+        if let Some(what) = self.backend.no_room() {
+            metrics::REFUSED_DISK_RESERVE.increment(1);
+            return Err(StoreError::NoRoom { tenant, what });
+        }
+        if condemned {
+            self.finish(&tenant).await?;
+        }
+        let (shared, new) = (Arc::clone(&self), tenant.clone());
+        blocking(move || shared.deletions.begin_create(&new)).await?;
+        loop {
+            let opener = self.opener(&tenant, Intent::Create);
+            match self.registry.open(&tenant, opener).await {
+                Ok(_handle) => break,
+                // Not this opening's answer, but one's that began before the tenant was deleted and
+                // was met under way.
+                Err(StoreError::TenantNotFound { .. }) => {}
+                Err(error) => {
+                    // It may have failed so late (a disk that got full, say) that the next start
+                    // would list the tenant: then it is one from now on, and is not told to exist
+                    // while it cannot be found.
+                    let (shared, new) = (Arc::clone(&self), tenant.clone());
+                    if blocking(move || shared.is_tenant(&new)).await {
+                        let _new = self.known().tenants.insert(tenant);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        crash_point!("tenants::create::opened");
+        let _new = self.known().tenants.insert(tenant);
+        Ok(())
+    }
+
+    async fn delete(self: Arc<Self>, tenant: TenantId) -> Result<(), StoreError> {
+        if !self.exists(&tenant) {
+            if self.known().condemned.contains(&tenant) {
+                return self.finish(&tenant).await;
+            }
+            return Err(StoreError::TenantNotFound { tenant });
+        }
+        let event = Event::new(EventKind::Delete, EventOutcome::Begun).about(&subject(&tenant));
+        if self.envelope.keys().is_some() {
+            self.record(&tenant, event.clone(), false).await?;
+        }
+        // From here on nobody opens it; should the tombstone not come to be, it is let go again
+        // unharmed.
+        let barred = self.registry.bar(&tenant);
+        let (shared, condemned) = (Arc::clone(&self), tenant.clone());
+        blocking(move || shared.deletions.begin_delete(&condemned)).await?;
+        crash_point!("tenants::delete::condemned");
+        {
+            let mut known = self.known();
+            let _was_there = known.tenants.remove(&tenant);
+            let _new = known.condemned.insert(tenant.clone());
+        }
+        if let Err(error) = self.registry.cut_off(&tenant).await {
+            tracing::debug!(%tenant, %error, "a tenant that is being deleted was not closed cleanly");
+        }
+        crash_point!("tenants::delete::closed");
+        let result = self.finish(&tenant).await;
+        // The next tenant of this name is another one.
+        let _was_locked = self.envelope.unlock(&tenant);
+        if self.envelope.keys().is_some() {
+            let recorded = self.record(&tenant, event.ended(&result), true).await;
+            // What is wrong with the deletion comes first.
+            return result.and(recorded);
+        }
+        drop(barred);
+        result
+    }
+
+    /// A deletion of what is no tenant.
+    async fn erase_leftovers(self: Arc<Self>, tenant: TenantId) -> Result<(), StoreError> {
+        if self.exists(&tenant) {
+            return Err(StoreError::TenantExists { tenant });
+        }
+        let (shared, condemned) = (Arc::clone(&self), tenant.clone());
+        blocking(move || shared.deletions.begin_delete(&condemned)).await?;
+        let _new = self.known().condemned.insert(tenant.clone());
+        self.finish(&tenant).await
+    }
+
+    async fn record(&self, tenant: &TenantId, event: Event, done: bool) -> Result<(), StoreError> {
+        self.envelope
+            .record(event)
+            .await
+            .map_err(|source| StoreError::Unaudited {
+                tenant: tenant.clone(),
+                done,
+                source: Arc::new(source),
+            })
+    }
+
+    /// Carries a deletion to its end whose tombstone is written.
+    async fn finish(self: &Arc<Self>, tenant: &TenantId) -> Result<(), StoreError> {
+        let (shared, condemned) = (Arc::clone(self), tenant.clone());
+        blocking(move || shared.carry_out(&condemned)).await?;
+        let _was_there = self.known().condemned.remove(tenant);
+        Ok(())
+    }
+
+    /// Steps 3 to 5 of a deletion. Each can be done again. Blocks.
+    fn carry_out(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        self.backend.forget(tenant)?;
+        self.deletions.finish_delete(tenant)?;
+        self.due.forget(tenant);
+        crash_point!("tenants::delete::finished");
+        Ok(())
+    }
+
+    /// Gives a tenant a new data key. It is opened for it when it is not open.
+    async fn rekey(
+        self: Arc<Self>,
+        tenant: TenantId,
+        progress: Progress,
+    ) -> Result<(), StoreError> {
+        if self.known().closing {
+            return Err(StoreError::Closed { tenant });
+        }
+        if !self.exists(&tenant) {
+            return Err(StoreError::TenantNotFound { tenant });
+        }
+        let opener = self.opener(&tenant, Intent::Open);
+        let handle = self.registry.open(&tenant, opener).await?;
+        let (shared, going) = (Arc::clone(&self), tenant.clone());
+        let progress: Progress =
+            Arc::new(move |done, total| progress(done, total) && !shared.is_awaited(&going));
+        self.backend.rekey(&tenant, &handle, progress).await
+    }
+
+    /// Opens a tenant, as often as it is asked to.
+    fn opener(
+        &self,
+        tenant: &TenantId,
+        intent: Intent,
+    ) -> impl Fn() -> BoxFuture<'static, Result<OpenTenant<B::Storage>, StoreError>> + Send + use<B>
+    {
+        let (backend, tenant) = (Arc::clone(&self.backend), tenant.clone());
+        let (readers, due) = (self.readers_per_tenant, Arc::clone(&self.due));
+        let way: Arc<dyn GiveWay> = Arc::clone(&self.way) as _;
+        move || {
+            let (backend, tenant) = (Arc::clone(&backend), tenant.clone());
+            let (due, way) = (Arc::clone(&due), Arc::clone(&way));
+            async move {
+                let opened = backend.open(&tenant, intent).await?;
+                // Its storage may have come from elsewhere, a backup say, with work that nobody
+                // knows of.
+                if let Some(earliest) = opened.earliest_due {
+                    let (due, owner) = (Arc::clone(&due), tenant.clone());
+                    blocking(move || due.found(&owner, earliest)).await;
+                }
+                OpenTenant::start(&tenant, opened, readers, due, way)
+            }
+            .boxed()
+        }
+    }
+
+    /// An open tenant.
+    #[cfg(test)]
+    pub(super) async fn open_handle(
+        &self,
+        tenant: &TenantId,
+    ) -> Result<TenantHandle<OpenTenant<B::Storage>>, StoreError> {
+        let opener = self.opener(tenant, Intent::Open);
+        self.registry.open(tenant, opener).await
+    }
+
+    /// Closes one tenant ahead of time.
+    pub(super) async fn close_tenant(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        self.registry.close(tenant).await
+    }
+
+    /// Waits until no tenant is being created, deleted or given a new key.
+    async fn quiet(&self) {
+        loop {
+            tokio::pin! { let settled = self.settled.notified(); }
+            let _registered = settled.as_mut().enable();
+            if self.known().changing.is_empty() {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    /// Whether somebody waits for a tenant's turn who is not to wait long.
+    fn is_awaited(&self, tenant: &TenantId) -> bool {
+        let known = self.known();
+        known.closing || known.awaited.contains(tenant)
+    }
+
+    /// Tenants whose manifests the core has copies of. Blocks.
+    fn mirrored(&self) -> Result<BTreeSet<TenantId>, StoreError> {
+        let subjects = self
+            .envelope
+            .mirrored()
+            .map_err(|source| StoreError::Control {
+                source: Arc::new(source),
+            })?;
+        let tenants = subjects.iter().filter_map(Subject::tenant);
+        Ok(tenants.cloned().collect())
+    }
+
+    /// Whether the next start would list the tenant. Blocks.
+    fn is_tenant(&self, tenant: &TenantId) -> bool {
+        let known = self.mirrored();
+        self.backend.exists(tenant) || known.is_ok_and(|known| known.contains(tenant))
+    }
+
+    pub(super) fn exists(&self, tenant: &TenantId) -> bool {
+        self.known().tenants.contains(tenant)
+    }
+
+    fn known(&self) -> MutexGuard<'_, KnownTenants> {
+        // Every change under the lock is complete in itself: a panic leaves no half of it.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Closes tenants that nobody uses.
+#[derive(Debug)]
+struct IdleTenants<S: Storage> {
+    registry: Weak<Registry<OpenTenant<S>>>,
+    runtime: Handle,
+}
+
+impl<S: Storage> GiveWay for IdleTenants<S> {
+    fn give_way(&self, tenant: &TenantId, error: &StoreError) -> bool {
+        let Some(registry) = self.registry.upgrade() else {
+            return false;
+        };
+        let made = async {
+            // Two whose callers have gone may wait for each other.
+            let way = registry.give_way(tenant, error);
+            timeout(WAY_PATIENCE, way).await.unwrap_or(false)
+        };
+        self.runtime.block_on(made)
+    }
+}
+
+/// The right to create or delete one tenant, or to give it a new key; there is one at a time.
+struct Turn<'a, B: Backend> {
+    shared: &'a Shared<B>,
+    tenant: &'a TenantId,
+}
+
+impl<'a, B: Backend> Turn<'a, B> {
+    async fn take(shared: &'a Shared<B>, tenant: &'a TenantId) -> Self {
+        loop {
+            tokio::pin! { let settled = shared.settled.notified(); }
+            let _registered = settled.as_mut().enable();
+            if shared.known().changing.insert(tenant.clone()) {
+                return Self { shared, tenant };
+            }
+            settled.await;
+        }
+    }
+}
+
+impl<B: Backend> Drop for Turn<'_, B> {
+    fn drop(&mut self) {
+        let _was_there = self.shared.known().changing.remove(self.tenant);
+        self.shared.settled.notify_waiters();
+    }
+}
+
+/// How long the closing of an idle tenant is waited for.
+const WAY_PATIENCE: Duration = Duration::from_secs(5);

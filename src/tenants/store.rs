@@ -1,0 +1,407 @@
+//! One open tenant, and the store that requests use.
+
+use std::{ops::Range, sync::Arc};
+
+use async_trait::async_trait;
+use nimbus_manifests::TenantId;
+use tokio::sync::oneshot;
+
+use super::{
+    Cursors, DueLog, Listed, MAX_LIST_BYTES, MAX_PAGE_BYTES, StoreError, TenantStore,
+    backend::{
+        Backend, DocumentRows as _, JobRows as _, Opened, OpenedConnection, SchemaRows as _,
+        Storage, Wanted,
+    },
+    deploys,
+    group_commit::{Size, Writer},
+    journal,
+    lifecycle::Shared,
+    readers::{GiveWay, Readers},
+    registry::{Resource, TenantHandle},
+    schemas,
+    writing::Writing,
+};
+use crate::{
+    documents::{
+        Document, DocumentId, Done, JournalPage, Mutation, MutationOutcome, Once, TableName,
+        deploy::{AppFile, AppPath, ContentHash, Deploy, Deployed, Generations},
+        query::{MAX_PAGE, Position, Query, QueryPage},
+        schedule::{
+            Cron, CronName, CronState, DueWork, FinishedJob, Job, JobId, JobPlace, NewJob, Origin,
+            Ran,
+        },
+        schema::TableSchema,
+    },
+    metrics::{self, Counted},
+};
+
+/// An open tenant: its writer and its readers.
+#[derive(Debug)]
+pub struct OpenTenant<S: Storage> {
+    writer: Arc<Writer<S>>,
+    readers: Arc<Readers<S>>,
+    cursors: Cursors,
+    _open: Counted,
+}
+
+impl<S: Storage> OpenTenant<S> {
+    /// Takes over what a backend has opened: starts its writer, and reads with at most `readers`
+    /// connections.
+    pub(super) fn start(
+        tenant: &TenantId,
+        opened: Opened<S>,
+        readers: u32,
+        due: Arc<dyn DueLog>,
+        way: Arc<dyn GiveWay>,
+    ) -> Result<Self, StoreError> {
+        let Opened {
+            storage,
+            connection,
+            halted,
+            cursor_key,
+            ..
+        } = opened;
+        let readers = Readers::new(tenant, storage, readers, halted, Some(way));
+        let writes = match connection {
+            OpenedConnection::None => None,
+            OpenedConnection::Reader(rows) => {
+                readers.adopt(rows);
+                None
+            }
+            OpenedConnection::Writer(connection) => Some(connection),
+        };
+        let writer = Writer::start(tenant, writes, Arc::clone(&readers), due)?;
+        Ok(Self {
+            writer: Arc::new(writer),
+            readers,
+            cursors: Cursors::new(tenant, &cursor_key),
+            _open: Counted::new(&metrics::OPEN_TENANTS),
+        })
+    }
+
+    /// Its writer.
+    pub(super) fn writer(&self) -> &Arc<Writer<S>> {
+        &self.writer
+    }
+
+    /// Its readers.
+    pub(super) fn readers(&self) -> &Arc<Readers<S>> {
+        &self.readers
+    }
+}
+
+#[async_trait]
+impl<S: Storage> Resource for OpenTenant<S> {
+    async fn close(&self) -> Result<(), StoreError> {
+        // Readers first: the last connection to go takes the WAL with it.
+        self.readers.close().await;
+        let writer = Arc::clone(&self.writer);
+        // A panic in the writer's thread is reported by its join; this closure has nothing that
+        // panics.
+        tokio::task::spawn_blocking(move || writer.close())
+            .await
+            .unwrap_or(Ok(()))
+    }
+
+    fn halt(&self) {
+        self.readers.halt();
+    }
+
+    fn is_broken(&self) -> bool {
+        self.writer.has_ended() || self.readers.is_lost()
+    }
+}
+
+/// A tenant in the hands of a request.
+#[derive(Debug)]
+pub(super) struct Store<B: Backend> {
+    pub(super) tenant: TenantId,
+    pub(super) handle: TenantHandle<OpenTenant<B::Storage>>,
+    pub(super) shared: Arc<Shared<B>>,
+}
+
+type Rows<B> = <<B as Backend>::Storage as Storage>::Rows;
+type Work<'a, B> = Writing<'a, <<B as Backend>::Storage as Storage>::Transaction>;
+
+impl<B: Backend> Store<B> {
+    /// Reads on a connection of the tenant.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&mut Rows<B>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.explained(self.handle.readers.read(read).await)
+    }
+
+    /// Has the writer do some work, and waits until it is durable or refused.
+    async fn write<T: Send + 'static>(
+        &self,
+        size: Size,
+        work: impl FnOnce(&mut Work<'_, B>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.written(self.handle.writer.run(size, work)).await
+    }
+
+    /// The same for work that may take long: it is not begun when its caller has gone by then.
+    async fn write_if_awaited<T: Send + 'static>(
+        &self,
+        size: Size,
+        work: impl FnOnce(&mut Work<'_, B>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.written(self.handle.writer.run_if_awaited(size, work))
+            .await
+    }
+
+    /// What came of work that was queued at the writer.
+    async fn written<T>(
+        &self,
+        queued: Result<oneshot::Receiver<Result<T, StoreError>>, StoreError>,
+    ) -> Result<T, StoreError> {
+        let outcome = match queued {
+            Ok(answer) => answer.await.unwrap_or_else(|_closed| {
+                Err(StoreError::Closed {
+                    tenant: self.tenant.clone(),
+                })
+            }),
+            Err(error) => Err(error),
+        };
+        self.explained(outcome)
+    }
+
+    /// The documents that a query finds.
+    async fn find(
+        &self,
+        query: Query,
+        after: Option<Position>,
+        limit: usize,
+        most_bytes: usize,
+    ) -> Result<QueryPage, StoreError> {
+        self.read(move |rows| match rows.table(&query.table)? {
+            Some(table) => {
+                let limit = limit.min(MAX_PAGE);
+                rows.query(table, &query, after.as_ref(), limit, most_bytes)
+            }
+            None => Ok(QueryPage {
+                documents: Vec::new(),
+                next: None,
+            }),
+        })
+        .await
+    }
+
+    /// A tenant that was closed under a request may have been deleted: then it is not found. Or its
+    /// key was taken back.
+    fn explained<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        result.map_err(|error| match error {
+            StoreError::Closed { tenant } if !self.shared.exists(&tenant) => {
+                StoreError::TenantNotFound { tenant }
+            }
+            StoreError::Closed { tenant } => self
+                .handle
+                .readers
+                .storage()
+                .withheld()
+                .unwrap_or(StoreError::Closed { tenant }),
+            error => error,
+        })
+    }
+}
+
+#[async_trait]
+impl<B: Backend> TenantStore for Store<B> {
+    async fn apply_once(
+        &self,
+        batch: Vec<Mutation>,
+        once: Option<Once>,
+    ) -> Result<Done<Vec<MutationOutcome>>, StoreError> {
+        self.written(self.handle.writer.submit(batch, once)).await
+    }
+
+    async fn deploy(&self, deploy: Deploy) -> Result<Deployed, StoreError> {
+        // The tables are looked through before the writer is bothered, which then looks at what was
+        // written since.
+        let scan = move |rows: &mut Rows<B>| {
+            let scans = schemas::scan_all(rows, deploy.resources.schemas.values())?;
+            Ok((deploy, scans))
+        };
+        let (deploy, scans) = self.read(scan).await?;
+        let size = Size {
+            bytes: deploy.weight(),
+            // Most of what it writes are files: a row each, as a document is one.
+            changes: deploy.files.len(),
+        };
+        let work = move |writing: &mut Work<'_, B>| writing.deploy(&deploy, &scans);
+        self.write_if_awaited(size, work).await
+    }
+
+    async fn activate(&self, generation: i64) -> Result<Deployed, StoreError> {
+        let scan = move |rows: &mut Rows<B>| {
+            let resources = deploys::resources(rows, generation)?;
+            schemas::scan_all(rows, resources.schemas.values())
+        };
+        let scans = self.read(scan).await?;
+        let work = move |writing: &mut Work<'_, B>| writing.activate(generation, &scans);
+        self.write_if_awaited(Size::SMALL, work).await
+    }
+
+    async fn generations(&self) -> Result<Generations, StoreError> {
+        self.read(deploys::generations).await
+    }
+
+    async fn app_file(&self, path: &AppPath) -> Result<AppFile, StoreError> {
+        let path = path.clone();
+        self.read(move |rows| deploys::app_file(rows, &path)).await
+    }
+
+    async fn app_content(
+        &self,
+        hash: ContentHash,
+        range: Range<u64>,
+    ) -> Result<Vec<u8>, StoreError> {
+        self.read(move |rows| deploys::app_content(rows, hash, range))
+            .await
+    }
+
+    async fn get(&self, table: &TableName, id: DocumentId) -> Result<Document, StoreError> {
+        let table = table.clone();
+        let result = self.handle.readers.get(Wanted { table, id }).await;
+        self.explained(result)
+    }
+
+    async fn query(
+        &self,
+        query: Query,
+        after: Option<Position>,
+        limit: usize,
+    ) -> Result<QueryPage, StoreError> {
+        self.find(query, after, limit, MAX_LIST_BYTES).await
+    }
+
+    async fn query_page(
+        &self,
+        query: Query,
+        after: Option<Position>,
+        limit: usize,
+    ) -> Result<QueryPage, StoreError> {
+        self.find(query, after, limit, MAX_PAGE_BYTES).await
+    }
+
+    fn cursors(&self) -> &Cursors {
+        &self.handle.cursors
+    }
+
+    async fn journal(&self, after: Option<u64>, limit: usize) -> Result<JournalPage, StoreError> {
+        self.read(move |rows| journal::page(rows, after, limit))
+            .await
+    }
+
+    async fn schedule_once(
+        &self,
+        job: NewJob,
+        now_ms: i64,
+        once: Option<Once>,
+    ) -> Result<Done<Job>, StoreError> {
+        let size = Size {
+            bytes: job.mutation.weight(),
+            changes: 1,
+        };
+        let work =
+            move |writing: &mut Work<'_, B>| writing.put_job_once(&job, now_ms, once.as_ref());
+        self.write(size, work).await
+    }
+
+    async fn list_jobs(
+        &self,
+        after: Option<JobPlace>,
+        limit: usize,
+    ) -> Result<Listed<Job>, StoreError> {
+        self.read(move |rows| rows.jobs(after, limit)).await
+    }
+
+    async fn cancel_job(&self, id: JobId) -> Result<(), StoreError> {
+        let work = move |writing: &mut Work<'_, B>| writing.cancel_job(id);
+        self.write(Size::SMALL, work).await
+    }
+
+    async fn job_history(&self, id: JobId) -> Result<FinishedJob, StoreError> {
+        self.read(move |rows| rows.finished_job(id)?.ok_or(StoreError::JobNotFound { id }))
+            .await
+    }
+
+    async fn put_cron(&self, cron: Cron, now_ms: i64) -> Result<CronState, StoreError> {
+        let size = Size {
+            bytes: cron.mutation.weight(),
+            changes: 1,
+        };
+        let work = move |writing: &mut Work<'_, B>| writing.put_cron(&cron, Origin::Api, now_ms);
+        self.write(size, work).await
+    }
+
+    async fn list_crons(
+        &self,
+        after: Option<CronName>,
+        limit: usize,
+    ) -> Result<Listed<CronState>, StoreError> {
+        self.read(move |rows| rows.crons(after.as_ref(), limit))
+            .await
+    }
+
+    async fn delete_cron(&self, name: CronName) -> Result<(), StoreError> {
+        let work = move |writing: &mut Work<'_, B>| writing.delete_cron(&name, Origin::Api);
+        self.write(Size::SMALL, work).await
+    }
+
+    async fn run_due(
+        &self,
+        now_ms: i64,
+        limit: usize,
+        give_up: Option<DueWork>,
+    ) -> Result<Ran, StoreError> {
+        let size = Size {
+            bytes: 0,
+            changes: limit,
+        };
+        let work =
+            move |writing: &mut Work<'_, B>| writing.run_due(now_ms, limit, give_up.as_ref());
+        self.write(size, work).await
+    }
+
+    async fn put_schema(&self, schema: TableSchema) -> Result<(), StoreError> {
+        let size = Size {
+            bytes: schema.to_json().len(),
+            changes: 1,
+        };
+        let mut scanned = None;
+        if schema.constrains() {
+            // The table is looked through before the writer is bothered, which then looks at what
+            // was written since.
+            let checked = schema.clone();
+            scanned = Some(self.read(move |rows| schemas::scan(rows, &checked)).await?);
+        }
+        let put = move |writing: &mut Work<'_, B>| writing.put_schema(&schema, scanned);
+        self.write_if_awaited(size, put).await
+    }
+
+    async fn delete_schema(&self, table: &TableName) -> Result<(), StoreError> {
+        let table = table.clone();
+        let delete = move |writing: &mut Work<'_, B>| writing.delete_schema(&table);
+        self.write(Size::SMALL, delete).await
+    }
+
+    async fn schema(&self, table: &TableName) -> Result<TableSchema, StoreError> {
+        let table = table.clone();
+        self.read(move |rows| schemas::of_table(rows, &table)).await
+    }
+
+    async fn list_schemas(
+        &self,
+        after: Option<TableName>,
+        limit: usize,
+    ) -> Result<Listed<TableSchema>, StoreError> {
+        self.read(move |rows| rows.schemas(after.as_ref(), limit))
+            .await
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.shared.close_tenant(&self.tenant).await
+    }
+}
