@@ -36,6 +36,8 @@ const ELSEWHERE: &[&str] = &[
     "audit::renamed",
     "audit::reapplied",
     "audit::reapplied-one",
+    "audit::set-aside",
+    "audit::accepted",
     "export::filled",
     "export::copied",
     "export::flushed",

@@ -152,6 +152,13 @@ fn a_server_that_finds_its_log_cut_off_serves_and_says_so() {
     let accept = ["audit", "--accept-broken"];
     let _ = encryption(&machine, &accept).expect(1, &["is in use by"]);
     server.stop();
+    // Killed in between, it is recorded and not in force: the log is still not whole, and may be accepted again.
+    let mut killed = machine.nimbus(&["encryption"]);
+    let _ = killed
+        .args(accept)
+        .env("FAILPOINTS", "audit::accepted=return");
+    machine.run_to_end(killed).expect_killed();
+    verify(&machine, 3, &["tampered"]);
     let _ = encryption(&machine, &accept).expect(0, &["Accepted, and recorded"]);
     has(&machine, "log-accepted", "done", "os:", "-");
     verify(&machine, 0, &["as an operator accepted"]);

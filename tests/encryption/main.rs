@@ -188,3 +188,12 @@ fn identity(machine: &Machine, name: &str) -> String {
         .trim()
         .to_owned()
 }
+
+/// Waits until a manifest that is made now is later than those that were made before: they count whole seconds.
+fn next_second() {
+    let second = || std::time::UNIX_EPOCH.elapsed().expect("a clock").as_secs();
+    let before = second();
+    while second() == before {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}

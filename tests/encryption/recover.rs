@@ -121,6 +121,7 @@ fn recover_accepts_what_anybody_wrapped_to_the_recipient() {
     let recipient = identity(&machine, "recovery.txt");
     let recipient = ["--encryption-recovery-recipient", &recipient];
     super::fill(&machine, &["alpha"], &recipient);
+    super::next_second();
     // Somebody without any key of the deployment makes a tenant of the name, wrapped to the same recipient, and puts it there.
     let stranger = super::machine();
     super::fill(&stranger, &["alpha"], &recipient);

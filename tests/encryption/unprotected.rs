@@ -28,6 +28,7 @@ fn put_alpha(from: &Path, to: &Path) {
 fn a_tenant_of_another_deployment_under_the_same_key_opens() {
     let machine = deployment(&["alpha"], &[]);
     let other = with_the_key_of(&machine);
+    super::next_second();
     super::fill(&other, &["alpha"], &[]);
     let server = other.start(&[]);
     let _id = server.insert("alpha", "notes", &json!({"of": "another deployment"}));

@@ -192,6 +192,15 @@ const FOREIGN: &[&str] = &[
     "RawValue",
 ];
 
+/// `text` without the words that are ids.
+fn without_ids(text: &str) -> String {
+    let is_id = |word: &&str| word.len() >= 20 && word.bytes().any(|byte| byte.is_ascii_digit());
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+    let ids: Vec<&str> = words.filter(is_id).collect();
+    ids.iter()
+        .fold(text.to_owned(), |text, id| text.replace(id, "…"))
+}
+
 #[test]
 fn no_answer_to_a_wrong_body_speaks_of_how_it_is_read() {
     let (_machine, server) = demo();
@@ -209,6 +218,8 @@ fn no_answer_to_a_wrong_body_speaks_of_how_it_is_read() {
                 .to_owned();
             let message = assert_error(status, &answer, (status, &code));
             let detail = answer["error"]["detail"].as_str().unwrap_or_default();
+            // An id may hold any letters and digits.
+            let [message, detail] = [&*message, detail].map(without_ids);
             for word in FOREIGN {
                 assert!(
                     !message.contains(word) && !detail.contains(word),
