@@ -191,6 +191,7 @@ impl GrowingFile {
         if self.len > 0 && self.len + lines.len() as u64 > self.full {
             self.begin_next()?;
         }
+        self.check_place()?;
         let written = self
             .file
             .write_all_at(lines.as_bytes(), self.len)
@@ -203,6 +204,21 @@ impl GrowingFile {
         self.len += lines.len() as u64;
         let _first = self.first.get_or_insert(first);
         Ok(())
+    }
+
+    /// Refuses to write into a file that nobody would read: one that was removed, moved or cut off.
+    fn check_place(&self) -> io::Result<()> {
+        let (own, there) = (
+            self.file.metadata()?,
+            self.dir.join(FILE_NAME).symlink_metadata()?,
+        );
+        if (own.dev(), own.ino()) == (there.dev(), there.ino()) && own.len() >= self.len {
+            return Ok(());
+        }
+        Err(io::Error::other(
+            "the file was removed, replaced or cut off while it was in use; put it back, or restart the server, which goes on with a new one and \
+             records that",
+        ))
     }
 
     /// Gives the full part a name of its own, and begins the next.

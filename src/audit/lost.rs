@@ -37,6 +37,14 @@ impl ControlLost {
     }
 }
 
+impl ControlLost {
+    /// The same where the audit log is there, which then cannot be written: what a command does with keys would not be in it. Blocks.
+    #[must_use]
+    pub fn with_log(control_dir: &Path, data_dir: &Path) -> Option<Self> {
+        Self::look(control_dir, data_dir).filter(|lost| lost.log)
+    }
+}
+
 impl fmt::Display for ControlLost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();

@@ -80,6 +80,9 @@ pub enum LogError {
         /// Where it would be.
         path: PathBuf,
     },
+    /// The key of the settings cannot be used.
+    #[error("the audit log cannot be verified without the key of the settings")]
+    NoKey,
     /// Encryption is off: there is no key to seal lines with, and no key events.
     #[error("encryption is off: there is no audit log")]
     EncryptionOff,

@@ -79,6 +79,11 @@ impl OfflineLog {
 impl AuditSink for OfflineLog {
     async fn record(&self, events: Vec<Event>) -> Result<(), AuditError> {
         if !manifest_path(&Control::path_in(&self.dir)).exists() {
+            let (dir, data_dir) = (self.dir.clone(), self.data_dir.clone());
+            let lost = blocking(move || ControlLost::with_log(&dir, &data_dir)).await;
+            if let Some(lost) = lost {
+                return Err(AuditError::new(LogError::ControlLost(lost)));
+            }
             // No deployment is here, or none that is encrypted: nothing could hold the head of a log.
             events.iter().for_each(Event::trace);
             return Ok(());

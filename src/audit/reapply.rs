@@ -24,7 +24,7 @@ pub(super) struct Deeds {
     locked: BTreeMap<TenantId, bool>,
     /// What an older control file knows of these is of a tenant that has ended; and the data keys that files of the name had later.
     gone: BTreeMap<TenantId, BTreeSet<String>>,
-    /// Said to be deleted or shredded by a line that proves nothing.
+    /// Said to be deleted or shredded by a line that proves nothing, or by one that does not say that it was done.
     doubtful: BTreeSet<TenantId>,
     /// The control file was made anew: there is nothing in it that could be forgotten or revoked.
     blank: bool,
@@ -87,26 +87,25 @@ impl Deeds {
                 let Some(key) = key.map(|key| (tenant, key)) else {
                     return;
                 };
-                match outcome {
-                    // Begun is enough: whoever asked for it wanted the key to count no more.
-                    "begun" | "done" => drop(self.revoked.insert(key)),
-                    _ if proven => drop(self.revoked.remove(&key)),
-                    _ => {}
+                // Begun is enough: whoever asked for it wanted the key to count no more. One that failed takes nothing back: of two that
+                // were asked for at once, one fails.
+                if matches!(outcome, "begun" | "done") {
+                    let _new = self.revoked.insert(key);
                 }
             }
             ("lock", "done") => drop(self.locked.insert(tenant, true)),
-            ("unlock", "done") if proven => drop(self.locked.insert(tenant, false)),
-            // Begun is enough: a start finishes what a kill cut short, and may be killed before it writes that down.
-            ("delete" | "shred", _) if proven => {
-                self.revoked.retain(|(of, _)| *of != tenant);
-                let _was = self.locked.remove(&tenant);
-                drop(self.gone.insert(tenant, BTreeSet::new()));
+            ("unlock", "done") if proven => {
+                let _was = self.doubtful.remove(&tenant);
+                drop(self.locked.insert(tenant, false));
             }
+            ("delete" | "shred", "done") if proven => self.end(tenant),
+            // It may have ended later, without a line: a start finishes what a kill cut short. Or it failed, and the tenant is there.
             ("delete" | "shred", _) => drop(self.doubtful.insert(tenant)),
             (event, "begun" | "done") if proven => {
                 // Nothing is created under the name of one that is there.
-                if event == "create" && !self.blank && !self.gone.contains_key(&tenant) {
-                    drop(self.gone.insert(tenant.clone(), BTreeSet::new()));
+                let ended = self.gone.contains_key(&tenant) && !self.doubtful.contains(&tenant);
+                if event == "create" && !self.blank && !ended {
+                    self.end(tenant.clone());
                 }
                 if let Some(keys) = self.gone.get_mut(&tenant) {
                     keys.extend(line.deks.iter().cloned());
@@ -114,6 +113,14 @@ impl Deeds {
             }
             _ => {}
         }
+    }
+
+    /// What was said so far is of a tenant that has ended.
+    fn end(&mut self, tenant: TenantId) {
+        self.revoked.retain(|(of, _)| *of != tenant);
+        let _was = self.locked.remove(&tenant);
+        let _was = self.doubtful.remove(&tenant);
+        drop(self.gone.insert(tenant, BTreeSet::new()));
     }
 
     /// With the deletions that the older control file has under way: they may have ended since, and a later tenant be there.
@@ -162,7 +169,7 @@ impl Deeds {
             if !is_there(data_dir, &tenant) {
                 continue;
             }
-            let _later = locked.entry(tenant).or_insert(true);
+            let _was = locked.insert(tenant, true);
         }
         let before = control.locked_tenants()?;
         for (tenant, locked) in locked {
@@ -260,3 +267,57 @@ fn came_back_says(tenant: &TenantId) -> String {
 
 const FROM_THE_LOST: &str = "locked again: the control file was gone, and the log beside it says that the tenant was locked";
 const AGAIN: &str = "done again: the log was ahead of the control file";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A proven line about the tenant `acme`.
+    fn line(event: &str, outcome: &str, deks: &[&str], detail: Option<&str>) -> BeyondLine {
+        let line = json!({
+            "seq": 1, "time": "2026-01-01T00:00:00Z", "event": event, "outcome": outcome,
+            "subject": data_dir::subject(&acme()).to_string(), "deks": deks, "keys": [],
+            "actor": "nimbus", "detail": detail, "prev": "", "key": "", "mac": "",
+        });
+        let line = serde_json::from_value(line).unwrap();
+        BeyondLine { line, proven: true }
+    }
+
+    fn acme() -> TenantId {
+        "acme".parse().unwrap()
+    }
+
+    #[test]
+    fn of_two_revocations_at_once_the_one_that_fails_takes_nothing_back() {
+        let key = crate::control::AccessKey::draw(&nimbus_keyproviders::OsRandom)
+            .unwrap()
+            .id();
+        let detail = format!("key {key}");
+        let said = |outcome| line("access-key-revoked", outcome, &[], Some(&detail));
+        let deeds = Deeds::of(&[said("begun"), said("begun"), said("done"), said("failed")]);
+        assert!(deeds.revoked.contains(&(acme(), key)));
+    }
+
+    #[test]
+    fn a_deletion_that_failed_ends_no_lock_and_no_tenant() {
+        for event in ["shred", "delete"] {
+            let deeds = Deeds::of(&[
+                line("lock", "done", &[], None),
+                line(event, "begun", &[], None),
+                line(event, "failed", &[], None),
+                line("export", "begun", &["dek"], None),
+            ]);
+            assert_eq!(deeds.locked.get(&acme()), Some(&true));
+            assert!(deeds.gone.is_empty() && deeds.doubtful.contains(&acme()));
+        }
+        let deeds = Deeds::of(&[
+            line("lock", "done", &[], None),
+            line("delete", "begun", &[], None),
+            line("create", "done", &["later"], None),
+        ]);
+        assert!(deeds.locked.is_empty() && deeds.doubtful.is_empty());
+        assert!(deeds.gone[&acme()].contains("later"));
+    }
+}

@@ -67,7 +67,8 @@ async fn here(settings: &Settings) -> Result<Diagnosis, CliError> {
             let log = OfflineLog::new(envelope.clone(), dir.clone(), data_dir.clone());
             log.verify().await
         }
-        _ => Err(LogError::EncryptionOff),
+        Ok(_off) => Err(LogError::EncryptionOff),
+        Err(_told_by_the_provider) => Err(LogError::NoKey),
     };
     let (envelope, rolled_back) = match envelope {
         Ok(envelope) => {

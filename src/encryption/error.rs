@@ -110,6 +110,17 @@ pub enum OperationError {
         /// Who was named.
         named: Option<TenantId>,
     },
+    /// The manifest beside a file is another's.
+    #[error(
+        "the manifest beside {} is of {subject}; `nimbus encryption status` says what helps",
+        .path.display()
+    )]
+    OthersManifest {
+        /// The file.
+        path: PathBuf,
+        /// Whose manifest it is.
+        subject: Subject,
+    },
     /// `migrate --in-place` of a file that the server does not open under its name.
     #[error(
         "{} would be encrypted for {}, and no server opens it under the name that it has; name the new file with --target {}, or rename the \

@@ -33,9 +33,22 @@ pub enum LockTenantError {
         /// Why.
         source: ControlError,
     },
-    /// The audit log cannot be written. A lock holds all the same.
+    /// The audit log cannot be written; nothing was changed.
     #[error(transparent)]
     Audit(#[from] EnvelopeError),
+    /// It is done, and the audit log does not say so.
+    #[error(
+        "tenant {tenant} is {} now, but the audit log does not say so: run the command again once the log can be written",
+        if *.locked { "locked" } else { "unlocked" }
+    )]
+    Unrecorded {
+        /// The tenant.
+        tenant: TenantId,
+        /// Whether it is locked.
+        locked: bool,
+        /// Why it was not recorded.
+        source: EnvelopeError,
+    },
     /// The tenants cannot be listed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -97,11 +110,14 @@ pub async fn set(
     } else {
         let _was_locked = envelope.unlock(tenant);
     }
-    if before != locked {
-        envelope
-            .record(event.ended(&Ok::<_, LockTenantError>(())))
-            .await?;
-    }
+    // Also of what was so before: the line of the first may have failed.
+    let ended = event.ended(&Ok::<_, LockTenantError>(()));
+    let recorded = envelope.record(ended).await;
+    recorded.map_err(|source| LockTenantError::Unrecorded {
+        tenant: tenant.clone(),
+        locked,
+        source,
+    })?;
     Ok(TenantLock {
         tenant_id: tenant.to_string(),
         locked,

@@ -184,6 +184,13 @@ impl DekRotator {
         owner: Owner,
     ) -> Result<Subject, OperationError> {
         let subject = claimed_subject(file)?;
+        if file.file_name() != Some(subject.file_name().as_ref()) {
+            // The manifest of another file was put beside it: that one would get the key.
+            return Err(OperationError::OthersManifest {
+                path: file.to_owned(),
+                subject,
+            });
+        }
         if let Some(engine) = engine {
             check_engine(file, &subject, engine)?;
         }

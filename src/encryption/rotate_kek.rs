@@ -152,9 +152,19 @@ pub enum RotateKekError {
         /// Files there are.
         total: u64,
     },
-    /// What was wrapped anew could not be written.
+    /// What was wrapped anew could not be written, or not be recorded.
     #[error(transparent)]
     Publish(#[from] EnvelopeError),
+    /// It ended early, after the new key was put in force.
+    #[error(
+        "the rotation did not end, and {key} wraps new files already: keep both keys, put both into the settings, and run the command again"
+    )]
+    Unfinished {
+        /// The new key.
+        key: String,
+        /// Why it ended.
+        source: Box<RotateKekError>,
+    },
 }
 
 impl RotateKekError {
@@ -192,6 +202,8 @@ struct Keys {
     before: Arc<KeyRing>,
     /// As they are to wrap afterwards.
     after: Arc<KeyRing>,
+    /// The new key, if there is one.
+    target: Option<Arc<dyn KeyProvider>>,
 }
 
 /// What came of it.
@@ -357,6 +369,28 @@ impl RotateKek {
     ) -> Result<Rotated, RotateKekError> {
         self.check_path()?;
         let keys = self.keys(envelope, control_dir).await?;
+        self.put_in_force(envelope, &keys).await?;
+        let in_force = keys.target.is_some() && self.all;
+        let key = describe(keys.after.current()).await;
+        let rotated = self.rewrap(envelope, control_dir, keys, progress).await;
+        rotated.map_err(|error| match error {
+            RotateKekError::Stopped { .. } => error,
+            error if in_force => RotateKekError::Unfinished {
+                key,
+                source: Box::new(error),
+            },
+            error => error,
+        })
+    }
+
+    /// Wraps every file anew.
+    async fn rewrap(
+        self,
+        envelope: &Envelope,
+        control_dir: Option<&Path>,
+        keys: Keys,
+        progress: Progress,
+    ) -> Result<Rotated, RotateKekError> {
         // What was created since is under the old key; what is created from here on is under the new one.
         let mut paths = self.files(control_dir).await?;
         if let Some(ProviderConfig::KeyDir { dir }) = &self.target {
@@ -407,7 +441,7 @@ impl RotateKek {
         blocking(move || files(path, all, control_dir)).await
     }
 
-    /// Connects the new key, proves it, and puts it in force.
+    /// Connects the new key, and proves it.
     async fn keys(
         &self,
         envelope: &Envelope,
@@ -418,7 +452,12 @@ impl RotateKek {
         let Some(config) = &self.target else {
             let after = before.clone();
             self.prove(envelope, &after, &paths).await?;
-            return Ok(Keys { before, after });
+            let target = None;
+            return Ok(Keys {
+                before,
+                after,
+                target,
+            });
         };
         let dirs: Vec<_> = paths
             .iter()
@@ -433,15 +472,29 @@ impl RotateKek {
         }
         let target = metered(config.connect().await?);
         target.check().await?;
-        let moved = || before.moved_to(target.clone(), self.mapped);
-        let after = Arc::new(moved());
+        let after = Arc::new(before.moved_to(target.clone(), self.mapped));
         self.prove(envelope, &after, &paths).await?;
-        envelope.use_keys(if self.all {
-            moved()
-        } else {
-            before.also_accepting(target.clone())
-        });
-        Ok(Keys { before, after })
+        Ok(Keys {
+            before,
+            after,
+            target: Some(target),
+        })
+    }
+
+    /// Puts the new key in force. With `all` it wraps from now on, and the audit log says so first: what it cannot hold is not done.
+    async fn put_in_force(&self, envelope: &Envelope, keys: &Keys) -> Result<(), RotateKekError> {
+        let Some(target) = keys.target.clone() else {
+            return Ok(());
+        };
+        if !self.all {
+            envelope.use_keys(keys.before.also_accepting(target));
+            return Ok(());
+        }
+        let event = Event::new(EventKind::Rewrap, EventOutcome::Begun);
+        let said = format!("{} wraps new files from now on", describe(&*target).await);
+        envelope.record(event.saying(said)).await?;
+        envelope.use_keys(keys.before.moved_to(target, self.mapped));
+        Ok(())
     }
 
     /// Has the key that is to wrap prove itself on a random data key, as soon as one file needs it. Tenants with keys of their own are left out:

@@ -135,6 +135,13 @@ impl Copies {
 struct Mirror {
     copies: Arc<dyn ManifestMirror>,
     home: PathBuf,
+    /// The same as it was named, from the root.
+    named: PathBuf,
+}
+
+/// `path` from the root, by its text alone.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Where a copy of each manifest is kept, so that a lost sidecar can be put back. All calls block and are durable when they return.
@@ -236,6 +243,7 @@ impl Envelope {
         let mirror = Mirror {
             copies: mirror,
             home: home.canonicalize().unwrap_or_else(|_| home.to_owned()),
+            named: absolute(home),
         };
         Self {
             mirror: Some(mirror),
@@ -249,7 +257,10 @@ impl Envelope {
         let _tenant = subject.tenant()?;
         let same_name = path.file_name() == Some(subject.file_name().as_ref());
         let dir = store::parent(path);
-        let at_home = dir == mirror.home || dir.canonicalize().is_ok_and(|dir| dir == mirror.home);
+        // By its name as well: a directory that is gone has no canonical one.
+        let at_home = dir == mirror.home
+            || absolute(dir) == mirror.named
+            || dir.canonicalize().is_ok_and(|dir| dir == mirror.home);
         (same_name && at_home).then_some(&*mirror.copies)
     }
 
@@ -508,6 +519,7 @@ impl Envelope {
         let Some(Mirror {
             copies: mirror,
             home,
+            ..
         }) = &self.mirror
         else {
             return Ok(());

@@ -115,7 +115,8 @@ impl DataDirLock {
             }
         }
         let id = LockId::of(&file).map_err(io_error)?;
-        describe(&mut file).map_err(io_error)?;
+        // For messages alone: a full disk must not keep away the commands that make room.
+        let _told = describe(&mut file);
         Ok(Self { file, id })
     }
 

@@ -242,3 +242,38 @@ fn a_kill_between_two_parts_leaves_a_log_that_goes_on() {
     server.stop();
     verify(&machine, 0, &["whole"]);
 }
+
+#[test]
+fn nothing_is_done_with_keys_beside_the_log_of_a_control_file_that_is_gone() {
+    let machine = deployment(&["alpha"], &[]);
+    for name in ["nimbus-control.db", "nimbus-control.db.nimbus-enc"] {
+        fs::remove_file(machine.data_dir().join(name)).expect("the control file");
+    }
+    let new_key = machine.path("new.key");
+    let new_key = new_key.to_str().expect("UTF-8");
+    let _ = encryption(&machine, &["keygen", "--master-key-file", new_key]).expect(0, &[]);
+    let before = fs::read(data_log(&machine)).expect("the log");
+    export(&machine, "alpha", "out", 1);
+    let rotate = ["--path", "data", "--all"];
+    let new_key = ["--new-master-key-file", new_key];
+    for (verb, more) in [("rotate-dek", &[][..]), ("rotate-kek", &new_key)] {
+        let command = [&[verb], &rotate[..], more].concat();
+        let _ = encryption(&machine, &command).expect(1, &["gone"]);
+    }
+    assert_eq!(fs::read(data_log(&machine)).expect("the log"), before);
+}
+
+#[test]
+fn a_lock_whose_line_could_not_be_written_is_recorded_by_the_next() {
+    let machine = deployment(&["alpha"], &[]);
+    let server = machine.start(&[]);
+    let (path, kept) = (data_log(&machine), machine.path("kept.log"));
+    fs::rename(&path, &kept).expect("the log");
+    let lock = ["lock", "--tenant-id", "alpha"];
+    let _ = encryption(&machine, &lock).expect(1, &["is locked now"]);
+    fs::rename(&kept, &path).expect("the log");
+    let _ = encryption(&machine, &lock).expect(0, &["was locked already"]);
+    let said = encryption(&machine, &["audit"]).expect(0, &[]).out();
+    assert!(said.lines().any(|line| line.contains(" lock ")), "{said}");
+    server.stop();
+}

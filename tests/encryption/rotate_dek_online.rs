@@ -413,3 +413,15 @@ fn assert_forgotten(machine: &Machine, old: &str) {
         }
     }
 }
+
+#[test]
+fn a_file_beside_which_anothers_manifest_lies_is_not_said_to_have_a_new_data_key() {
+    let machine = super::deployment(&["alpha", "beta"], &[]);
+    let data = machine.data_dir();
+    let manifest = |tenant: &str| data.join(format!("{tenant}.sqlite3.nimbus-enc"));
+    let _bytes = std::fs::copy(manifest("beta"), manifest("alpha")).expect("a copy");
+    let server = machine.start(&[]);
+    let all = ["rotate-dek", "--path", "data", "--all"];
+    let _ = super::encryption(&machine, &all).expect(1, &["the manifest beside"]);
+    server.stop();
+}

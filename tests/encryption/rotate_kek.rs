@@ -577,3 +577,19 @@ fn the_copy_of_a_creation_that_was_cut_short_moves_with_its_manifest() {
     let _ = super::status(&machine, &["--verify", "pages"], 0);
     assert_eq!(super::served(&machine, "beta"), json!([]));
 }
+
+#[test]
+fn a_rotation_that_cannot_be_recorded_puts_no_key_in_force() {
+    let (machine, id) = two_keys();
+    let server = machine.start(&[]);
+    let log = machine.data_dir().join("nimbus-audit.log");
+    let kept = machine.path("kept.log");
+    fs::rename(&log, &kept).expect("the log");
+    let _ = encryption(&machine, ALL).expect(1, &["the audit log cannot be written"]);
+    fs::rename(&kept, &log).expect("the log");
+    drop(server.create("/api/tenants", &json!({"id": "gamma"})));
+    let found = server.get("/debug/encryption/status?verify=open");
+    assert_eq!(found["summary"]["problems"], 0, "{found}");
+    assert!(!key_ids(&found).contains(&id), "{found}");
+    server.stop();
+}

@@ -121,6 +121,8 @@ impl RotateDek {
             let mut core = envelope.clone();
             if ours && manifest_path(&control).exists() {
                 core = opened(core, settings).await?.envelope;
+            } else if ours {
+                core = offline(core, settings);
             }
             for path in tenants {
                 outcome = self.rotate(&core, &path, outcome).await?;

@@ -8,7 +8,7 @@ use nimbus_keyproviders::KeyProvider;
 
 use super::super::remote::Remote;
 use super::super::{CliError, CommandOutcome, block_on, output, settings};
-use super::audited::opened;
+use super::audited::{self, opened};
 use super::{counting_bar, stop_on_signals};
 use crate::config::keys::{self, Purpose};
 use crate::config::{KeyProviderKind, Settings};
@@ -154,9 +154,10 @@ async fn here(
     let mut control_dir = None;
     if same(rotate.dir(), &settings.data_dir) {
         let control = Control::path_in(&settings.control_data_dir);
-        if manifest_path(&control).exists() {
-            envelope = opened(envelope, settings).await?.envelope;
-        }
+        envelope = match manifest_path(&control).exists() {
+            true => opened(envelope, settings).await?.envelope,
+            false => audited::offline(envelope, settings),
+        };
         control_dir = Some(settings.control_data_dir.canonicalize()?);
     }
     if recovering {
