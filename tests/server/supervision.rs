@@ -7,6 +7,7 @@ use std::process::Stdio;
 use nimbus_test_support::{Machine, Server};
 use serde_json::{Value, json};
 
+use super::access_keys::make;
 use super::cloud::until;
 use super::machine;
 use super::service::activated;
@@ -221,7 +222,8 @@ fn identities_are_counted_although_who_counts_them_ended_by_a_fault() {
     let server = faulty(&machine, "usage::seen=1*panic");
     let _ = server.create("/api/tenants", &json!({"id": "demo"}));
     let name = "usage-counter";
-    let token = machine.token();
+    // The admin token is nobody's.
+    let (_, token) = make(&server, "demo", "read");
     let seen = |identity: &str| {
         let (path, identity) = (
             "/api/tenants/demo/documents/notes",
