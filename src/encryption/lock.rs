@@ -105,14 +105,15 @@ pub async fn set(
         source,
     })?;
     crash_point!("lock::recorded");
-    if locked {
-        envelope.lock(tenant).await;
-    } else {
-        let _was_locked = envelope.unlock(tenant);
-    }
     // Also of what was so before: the line of the first may have failed.
     let ended = event.ended(&Ok::<_, LockTenantError>(()));
-    let recorded = envelope.record(ended).await;
+    let recorded = if locked {
+        // The line does not wait for the requests that still use the keys: those may take long.
+        tokio::join!(envelope.lock(tenant), envelope.record(ended)).1
+    } else {
+        let _was_locked = envelope.unlock(tenant);
+        envelope.record(ended).await
+    };
     recorded.map_err(|source| LockTenantError::Unrecorded {
         tenant: tenant.clone(),
         locked,

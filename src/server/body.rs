@@ -15,6 +15,7 @@ use hyper::body::{Frame, SizeHint};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::{ApiError, Code};
@@ -53,11 +54,22 @@ impl<T: FromBody, S: Send + Sync> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         let bytes = read(request).await?;
+        let turn = turn::<T>().await;
         let takes_long = T::SLOW || bytes.len() > MOST_AT_ONCE;
-        aside(takes_long, move || T::from_body(&bytes))
-            .await
-            .map(Self)
+        let read = move || {
+            let _until_done = turn;
+            T::from_body(&bytes)
+        };
+        aside(takes_long, read).await.map(Self)
     }
+}
+
+/// Waits until a body that may take long may be read: few are at a time, also of callers that have gone.
+pub(super) async fn turn<T: FromBody>() -> Option<SemaphorePermit<'static>> {
+    if !T::SLOW {
+        return None;
+    }
+    SLOW_BODIES.acquire().await.ok()
 }
 
 /// Does what may take long on a thread made for that. The memory stays charged until it ends, also when the caller has gone.
@@ -297,6 +309,9 @@ const LEAST_PROGRESS: usize = 64 << 10;
 const FIRST_BYTES: usize = 16 << 10;
 /// Most pieces of an answer are no larger: one document may be.
 const PIECE_BYTES: usize = 64 << 10;
+
+/// Schemas that are compiled at a time: one takes a core for seconds, and tens of megabytes.
+static SLOW_BODIES: Semaphore = Semaphore::const_new(2);
 
 #[cfg(test)]
 mod tests {

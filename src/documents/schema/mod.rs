@@ -53,7 +53,7 @@ impl TableSchema {
     pub fn from_json(text: &str) -> Result<Self, InputError> {
         let schema = Self::read(text)?;
         if let Some(json_schema) = &schema.json_schema {
-            let _compiled = json_schema.compile().map_err(refused)?;
+            json_schema.prove().map_err(refused)?;
         }
         Ok(schema)
     }
