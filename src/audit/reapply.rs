@@ -96,7 +96,7 @@ impl Deeds {
             ("lock", "done") => drop(self.locked.insert(tenant, true)),
             ("unlock", "done") if proven => {
                 let _was = self.doubtful.remove(&tenant);
-                drop(self.locked.insert(tenant, false));
+                let _before = self.locked.insert(tenant, false);
             }
             ("delete" | "shred", "done") if proven => self.end(tenant),
             // It may have ended later, without a line: a start finishes what a kill cut short. Or it failed, and the tenant is there.
