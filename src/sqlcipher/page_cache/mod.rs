@@ -13,7 +13,7 @@
 //! of ciphertext, IV or place has no entry, and one whose MAC was changed is refused by the comparison. What an attacker can put back is an
 //! older version of a page that is authentic at that place, which the page MACs accept with or without the cache.
 //!
-//! An entry belongs to an [`Owner`]: one opened database under one key. Only connections that are opened for an owner use the cache; those that
+//! An entry belongs to an `Owner`: one opened database under one key. Only connections that are opened for an owner use the cache; those that
 //! judge the disk are opened for none. The entries go, wiped, with their owner. That SQLCipher calls in this order is asserted by
 //! [`start`], which writes, reads and tampers with a database of its own: where it is otherwise, the cache stays off.
 
