@@ -125,7 +125,7 @@ fn a_key_directory_that_is_not_right_stops_the_start() {
     ];
     machine
         .start_that_ends(nowhere)
-        .expect(1, &["nowhere", "not a directory"]);
+        .expect(1, &["nowhere", "does not exist"]);
     let key = fs::read_dir(&dir)
         .expect("the keys")
         .next()
