@@ -235,11 +235,13 @@ pub(crate) fn log_panics() {
     }));
 }
 
-/// An alert on what never happened needs its zero.
+/// An alert on what never happened needs its zero. What happened before there were metrics is counted, too. To be called once, by a server.
 pub(crate) fn show_metrics() {
+    let early = early().take().unwrap_or_default();
+    let down = down();
     for who in Background::ALL {
-        metrics::background_down(who.name(), false);
-        metrics::background_panics(who.name(), 0);
+        metrics::background_down(who.name(), down.contains_key(&who));
+        metrics::background_panics(who.name(), early.get(&who).copied().unwrap_or(0));
     }
 }
 
@@ -251,7 +253,10 @@ pub(crate) fn gone() -> Vec<Background> {
 
 fn died(who: Background) {
     let name = who.name();
-    metrics::background_panics(name, 1);
+    match &mut *early() {
+        Some(early) => *early.entry(who).or_default() += 1,
+        None => metrics::background_panics(name, 1),
+    }
     if who.is_replaced_on_demand() {
         tracing::error!(
             name,
@@ -289,6 +294,13 @@ fn words(panic: &(dyn Any + Send)) -> &str {
 fn down() -> MutexGuard<'static, BTreeMap<Background, u32>> {
     DOWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+fn early() -> MutexGuard<'static, Option<BTreeMap<Background, u64>>> {
+    EARLY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Deaths before there were metrics; `None` from then on.
+static EARLY: Mutex<Option<BTreeMap<Background, u64>>> = Mutex::new(Some(BTreeMap::new()));
 
 static DOWN: Mutex<BTreeMap<Background, u32>> = Mutex::new(BTreeMap::new());
 
