@@ -1,7 +1,9 @@
 //! What holds of every input from an application.
 
+use std::fmt::Display;
+
 use nimbus_documents::documents::deploy::{
-    AppPath, ContentHash, Deploy, DeployError, MAX_DEPLOY_FILES, MAX_PATH_BYTES, Resources,
+    AppPath, ContentHash, Deploy, MAX_DEPLOY_FILES, MAX_PATH_BYTES, Resources,
 };
 use nimbus_documents::documents::query::{
     Condition, Field, Filter, MAX_FILTERS, MAX_IN, MAX_PAGE, Position, Query, Relation, Value,
@@ -157,8 +159,7 @@ pub fn batch(bytes: &[u8]) {
 /// A deploy that is accepted has files that lie within their app, each with the content of its hash, and schemas and crons that are read
 /// again from what a store keeps of them.
 pub fn deploy(bytes: &[u8]) {
-    let read = |text: &str| Deploy::from_json(text).map_err(InputError::from);
-    let Some(deploy) = accepted(bytes, read) else {
+    let Some(deploy) = accepted(bytes, Deploy::from_json) else {
         return;
     };
     assert!(deploy.files.len() <= MAX_DEPLOY_FILES);
@@ -174,7 +175,7 @@ pub fn deploy(bytes: &[u8]) {
 
 /// A path that is accepted does not leave its app.
 pub fn path(bytes: &[u8]) {
-    let read = |text: &str| text.parse().map_err(|error: DeployError| error.into());
+    let read = |text: &str| text.parse::<AppPath>();
     if let Some(path) = accepted(bytes, read) {
         assert_within(&path);
     }
@@ -192,7 +193,7 @@ fn assert_within(path: &AppPath) {
 }
 
 /// What the library makes of text; nothing of what is refused, or is no text. The refusal is one that can be printed.
-fn accepted<T>(bytes: &[u8], read: fn(&str) -> Result<T, InputError>) -> Option<T> {
+fn accepted<T, E: Display>(bytes: &[u8], read: fn(&str) -> Result<T, E>) -> Option<T> {
     match read(str::from_utf8(bytes).ok()?) {
         Ok(value) => Some(value),
         Err(error) => {
