@@ -188,10 +188,14 @@ impl GrowingFile {
 
     /// Appends whole lines, the first of them number `first`, durably. After an error nothing of them counts.
     pub(super) fn append(&mut self, lines: &str, first: u64) -> io::Result<()> {
-        if self.len > 0 && self.len + lines.len() as u64 > self.full {
+        // Without a first line it has a full part's name already, and the next could not be begun.
+        let is_renamed = self.len > 0 && self.first.is_none();
+        if !is_renamed {
+            self.check_place()?;
+        }
+        if is_renamed || self.len > 0 && self.len + lines.len() as u64 > self.full {
             self.begin_next()?;
         }
-        self.check_place()?;
         let written = self
             .file
             .write_all_at(lines.as_bytes(), self.len)
@@ -473,3 +477,63 @@ fn open_to_read(path: &Path) -> io::Result<File> {
 
 /// A part is full far below this.
 const MAX_PART_BYTES: u64 = 256 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A part of three bytes, of at most five.
+    fn part(dir: &Path) -> GrowingFile {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(dir.join(FILE_NAME))
+            .unwrap();
+        let mut part = GrowingFile {
+            dir: dir.to_owned(),
+            file,
+            len: 0,
+            first: None,
+            full: 5,
+        };
+        part.append("aa\n", 1).unwrap();
+        part
+    }
+
+    #[test]
+    fn a_file_that_took_its_place_is_neither_written_nor_renamed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut part = part(dir.path());
+        let path = dir.path().join(FILE_NAME);
+        std::fs::rename(&path, dir.path().join("kept")).unwrap();
+        std::fs::write(&path, "other").unwrap();
+        for lines in ["b\n", "bbbb\n"] {
+            assert!(part.append(lines, 2).is_err());
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), b"other");
+        std::fs::rename(dir.path().join("kept"), &path).unwrap();
+        part.append("b\n", 2).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"aa\nb\n");
+        // Cut off, it is not filled up with a hole.
+        part.file.set_len(1).unwrap();
+        assert!(part.append("c\n", 3).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"a");
+    }
+
+    #[test]
+    fn a_next_part_that_could_not_be_begun_is_begun_by_the_next_line_however_short() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut part = part(dir.path());
+        let path = dir.path().join(FILE_NAME);
+        // As after a rename whose next file could not be opened.
+        std::fs::rename(&path, dir.path().join(full_name(1))).unwrap();
+        part.first = None;
+        part.append("b\n", 2).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"b\n");
+        assert_eq!(
+            std::fs::read(dir.path().join(full_name(1))).unwrap(),
+            b"aa\n"
+        );
+    }
+}

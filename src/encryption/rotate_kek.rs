@@ -369,11 +369,16 @@ impl RotateKek {
     ) -> Result<Rotated, RotateKekError> {
         self.check_path()?;
         let keys = self.keys(envelope, control_dir).await?;
-        self.put_in_force(envelope, &keys).await?;
-        let in_force = keys.target.is_some() && self.all;
         let key = describe(keys.after.current()).await;
-        let rotated = self.rewrap(envelope, control_dir, keys, progress).await;
-        rotated.map_err(|error| match error {
+        let put = self.put_in_force(envelope, &keys).await?;
+        let in_force = put.is_some();
+        let rotated = async {
+            if let Some(put) = put {
+                envelope.record(put).await?;
+            }
+            self.rewrap(envelope, control_dir, keys, progress).await
+        };
+        rotated.await.map_err(|error| match error {
             RotateKekError::Stopped { .. } => error,
             error if in_force => RotateKekError::Unfinished {
                 key,
@@ -481,20 +486,26 @@ impl RotateKek {
         })
     }
 
-    /// Puts the new key in force. With `all` it wraps from now on, and the audit log says so first: what it cannot hold is not done.
-    async fn put_in_force(&self, envelope: &Envelope, keys: &Keys) -> Result<(), RotateKekError> {
+    /// Puts the new key in force. With `all` it wraps from now on, and the audit log says so first: what it cannot hold is not done. Gives
+    /// the event that is to end that.
+    async fn put_in_force(
+        &self,
+        envelope: &Envelope,
+        keys: &Keys,
+    ) -> Result<Option<Event>, RotateKekError> {
         let Some(target) = keys.target.clone() else {
-            return Ok(());
+            return Ok(None);
         };
         if !self.all {
             envelope.use_keys(keys.before.also_accepting(target));
-            return Ok(());
+            return Ok(None);
         }
         let event = Event::new(EventKind::Rewrap, EventOutcome::Begun);
         let said = format!("{} wraps new files from now on", describe(&*target).await);
-        envelope.record(event.saying(said)).await?;
+        let event = event.saying(said);
+        envelope.record(event.clone()).await?;
         envelope.use_keys(keys.before.moved_to(target, self.mapped));
-        Ok(())
+        Ok(Some(event.ended(&Ok::<_, RotateKekError>(()))))
     }
 
     /// Has the key that is to wrap prove itself on a random data key, as soon as one file needs it. Tenants with keys of their own are left out:

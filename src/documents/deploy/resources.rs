@@ -31,6 +31,8 @@ impl Resources {
                     source: Box::new(error),
                 })?;
             let table = schema.table().clone();
+            // Of all schemas of a deploy, one is compiled at a time.
+            let schema = schema.uncompiled();
             if resources.schemas.insert(table.clone(), schema).is_some() {
                 return Err(DeployError::SameSchema { table });
             }

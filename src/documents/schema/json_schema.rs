@@ -37,13 +37,11 @@ impl JsonSchema {
             .map_err(String::clone)
     }
 
-    /// Says why it cannot be compiled. What it was compiled into is not kept: of a deploy of many schemas, one is in memory at a time.
-    pub(super) fn prove(&self) -> Result<(), String> {
-        match self.compiled.get() {
-            Some(Ok(_)) => Ok(()),
-            _ => compile(&self.text)
-                .map(drop)
-                .map_err(|reason| format!("json_schema: {reason}")),
+    /// The same, without what it was compiled into.
+    pub(super) fn uncompiled(self) -> Self {
+        Self {
+            text: self.text,
+            compiled: Arc::default(),
         }
     }
 

@@ -53,9 +53,17 @@ impl TableSchema {
     pub fn from_json(text: &str) -> Result<Self, InputError> {
         let schema = Self::read(text)?;
         if let Some(json_schema) = &schema.json_schema {
-            json_schema.prove().map_err(refused)?;
+            let _compiled = json_schema.compile().map_err(refused)?;
         }
         Ok(schema)
+    }
+
+    /// The same, without what its JSON Schema was compiled into, which may take megabytes: for one of many.
+    pub(super) fn uncompiled(self) -> Self {
+        Self {
+            json_schema: self.json_schema.map(JsonSchema::uncompiled),
+            ..self
+        }
     }
 
     /// A schema that a store gives back: it passed [`TableSchema::from_json`] when it came in. Compiles nothing yet.
