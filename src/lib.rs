@@ -34,4 +34,5 @@ pub mod server;
 pub mod sqlcipher;
 pub(crate) mod sqlite_file;
 pub mod tenants;
+pub(crate) mod turns;
 pub mod usage;

@@ -50,7 +50,7 @@ pub(super) async fn accept(
     .map_err(io_error)?;
     let accepted = Accepted {
         from: base.seq + 1,
-        faults: verified.problems.len(),
+        faults: verified.faults,
         first: format!("{} line {}: {}", first.file, first.line, first.problem),
     };
     let event = Event::new(EventKind::LogAccepted, EventOutcome::Done).saying(format!(

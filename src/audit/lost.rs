@@ -6,12 +6,13 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::files;
 use crate::control::{AuditHead as Head, Control};
 use crate::data_dir;
-use crate::envelope::manifest_path;
+use crate::envelope::{manifest_path, sync_dir};
 
 /// A control file that is gone, with its manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +24,8 @@ pub struct ControlLost {
 }
 
 impl ControlLost {
-    /// Whether the control file of `control_dir` is gone. Tenants without a log say so only in a directory that a server or a command has
-    /// used: others may have been brought there. Blocks.
+    /// Whether the control file of `control_dir` is gone. Tenants without a log say so only in a directory that is marked as a
+    /// deployment's ([`mark_deployed`]): others may have been brought there, or migrated. Blocks.
     #[must_use]
     pub fn look(control_dir: &Path, data_dir: &Path) -> Option<Self> {
         let path = Control::path_in(control_dir);
@@ -32,8 +33,8 @@ impl ControlLost {
             return None;
         }
         let log = has_log(control_dir);
-        let used = is_there(&data_dir.join(data_dir::LOCK));
-        (log || used && has_tenants(data_dir)).then_some(Self { path, log })
+        let deployed = is_there(&data_dir.join(data_dir::DEPLOYED));
+        (log || deployed && has_tenants(data_dir)).then_some(Self { path, log })
     }
 }
 
@@ -42,6 +43,26 @@ impl ControlLost {
     #[must_use]
     pub fn with_log(control_dir: &Path, data_dir: &Path) -> Option<Self> {
         Self::look(control_dir, data_dir).filter(|lost| lost.log)
+    }
+}
+
+/// Marks `data_dir` as a deployment's, durably: from now on a control file that is gone is missed. Called once there is one, before anything
+/// that must not be forgotten is written there. Blocks.
+///
+/// # Errors
+///
+/// What the operating system said.
+pub(crate) fn mark_deployed(data_dir: &Path) -> io::Result<()> {
+    let path = data_dir.join(data_dir::DEPLOYED);
+    if is_there(&path) {
+        return Ok(());
+    }
+    let mut options = std::fs::OpenOptions::new();
+    let made = options.write(true).create_new(true).mode(0o600).open(&path);
+    match made {
+        Ok(_empty) => sync_dir(data_dir),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -57,8 +78,8 @@ impl fmt::Display for ControlLost {
             ),
             false => write!(
                 f,
-                "there are tenants, but no control file {path} and no audit log: put both back, with the control file's manifest, from the newest \
-                 backup. Without one, or where no server has run yet, `nimbus start` makes a new control file; which tenants were locked or \
+                "this is the data directory of a deployment, and there are tenants, but no control file {path} and no audit log: put both back, with the control file's manifest, from the newest \
+                 backup. Without one, `nimbus start` makes a new control file; which tenants were locked or \
                  being deleted, and which access keys there were, is not known then (docs/runbook.md)"
             ),
         }

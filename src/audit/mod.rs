@@ -29,7 +29,7 @@ pub use acceptance::Accepted;
 pub use files::FILE_NAME;
 pub use line::{Line, LineError};
 pub use lost::ControlLost;
-pub(crate) use lost::has_tenants;
+pub(crate) use lost::{has_tenants, mark_deployed};
 pub use offline::{OfflineLog, os_actor};
 pub use reported::Reported;
 pub use rolled_back::RolledBack;

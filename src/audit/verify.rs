@@ -22,6 +22,9 @@ pub struct Verified {
     /// Behind which line the log counts: 0, or where an operator accepted that it is not whole before.
     #[serde(default)]
     pub base: u64,
+    /// How many faults there are; `problems` has the first twenty.
+    #[serde(default)]
+    pub faults: usize,
     /// What is wrong, in the order of the log. None: every line written behind the base is there, as it was written.
     pub problems: Vec<Problem>,
     /// That the control file is older than the log, and what to do.
@@ -52,6 +55,7 @@ pub(super) fn verify(
         sealed: 0,
         head: head.seq,
         base: base.seq,
+        faults: 0,
         problems: Vec::new(),
         rolled_back: None,
     };
@@ -122,6 +126,7 @@ impl Verified {
     }
 
     fn say(&mut self, file: &str, line: u64, problem: String) {
+        self.faults += 1;
         // The first ones tell the story; a log that was replaced whole would repeat it line by line.
         if self.problems.len() < MAX_PROBLEMS {
             self.problems.push(Problem {

@@ -99,6 +99,10 @@ impl ManifestMirror for Control {
         .map_err(MirrorError::new)
     }
 
+    fn going(&self) -> Result<Vec<TenantId>, MirrorError> {
+        self.pending_deletes().map_err(MirrorError::new)
+    }
+
     fn announced(&self) -> Result<Vec<Subject>, MirrorError> {
         self.with(|database| {
             let mut subjects = Vec::new();
@@ -188,6 +192,10 @@ impl ManifestMirror for MirrorSeen {
 
     fn subjects(&self) -> Result<Vec<Subject>, MirrorError> {
         Ok(staying(self.copies.keys().cloned(), &self.going))
+    }
+
+    fn going(&self) -> Result<Vec<TenantId>, MirrorError> {
+        Ok(self.going.clone())
     }
 
     fn announced(&self) -> Result<Vec<Subject>, MirrorError> {

@@ -28,6 +28,8 @@ pub(crate) const TEMPORARY_PREFIX: &str = ".nimbus-tmp-";
 
 /// Which process has the directory.
 pub(crate) const LOCK: &str = "nimbus.lock";
+/// Empty: the directory belongs to a deployment, which has a control file.
+pub(crate) const DEPLOYED: &str = "nimbus.deployed";
 
 /// What is put behind the name of a database, or of another derived file.
 const ENDINGS: [&str; 8] = [

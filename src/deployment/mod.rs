@@ -47,6 +47,12 @@ impl Deployment {
         older: OlderControl,
     ) -> Result<Self, LogError> {
         let control = Arc::new(Control::open(&envelope, control_dir).await?);
+        let dir = data_dir.to_owned();
+        let marked = blocking(move || audit::mark_deployed(&dir)).await;
+        if let Err(error) = marked {
+            // A full disk must not keep away what makes room; the next opening tries again.
+            tracing::warn!(%error, "the data directory could not be marked as a deployment's: a control file that is removed may not be missed");
+        }
         let holder: Weak<dyn Holder> = Arc::<Control>::downgrade(&control);
         envelope.held_by(holder);
         let mut envelope = envelope.with_mirror(control.clone(), data_dir);

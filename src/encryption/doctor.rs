@@ -8,7 +8,7 @@ use nimbus_keyproviders::{keyfile, locked_memory, same_key};
 use nimbus_manifests::{KeyId, ProviderKind, Subject};
 use serde::{Deserialize, Serialize};
 
-use super::status::{EncryptionStatus, Health, StatusError, StatusReader, Verify};
+use super::status::{EncryptionStatus, FileReport, Health, StatusError, StatusReader, Verify};
 use crate::audit::{LogError, Verified};
 use crate::clock;
 use crate::data_dir::{self, PLAINTEXT, TEMPORARY_PREFIX};
@@ -158,6 +158,10 @@ impl Doctor {
             else {
                 continue;
             };
+            // Nothing of it is wrapped: what is wrong is told by the check of the files.
+            if file.wraps.is_empty() {
+                continue;
+            }
             let by = keys.wraps_for(&subject);
             let wanted = match &shared {
                 Some(id) if !by.is_mapped(&subject) => Some(id.clone()),
@@ -320,6 +324,22 @@ fn data_key_age(status: &EncryptionStatus) -> Check {
 
 fn pending(status: &EncryptionStatus) -> Check {
     let name = "pending";
+    let going = |file: &&FileReport| file.health == Health::Deleting;
+    let deletions: Vec<_> = status.files.iter().filter(going).collect();
+    if let Some(first) = deletions.first() {
+        let found = match deletions.len() {
+            1 => String::new(),
+            count => format!("{}, the first: ", pluralize(count, "deletion")),
+        };
+        let told = first.detail.as_deref().unwrap_or_default();
+        let remedy = "remove the cause, then run the command that it names for each of them";
+        return check(
+            name,
+            Verdict::Problem,
+            format!("{found}{told}"),
+            Some(remedy),
+        );
+    }
     let unsettled: Vec<&str> = status
         .files
         .iter()
@@ -677,7 +697,7 @@ fn audit_log(audit: Result<Verified, LogError>) -> Check {
             Verdict::Problem,
             format!(
                 "not whole: {}: {}",
-                pluralize(verified.problems.len(), "fault"),
+                pluralize(verified.faults, "fault"),
                 verified.problems[0].problem
             ),
             Some(

@@ -1,6 +1,7 @@
 //! `lock` and `unlock`: an operator closes a tenant by hand, whatever its key provider, until it is unlocked.
 //!
 //! The lock is written to the control file first, then the tenant is closed: a crash between leaves one that the next start finds locked.
+//! Of one tenant there is one of them at a time: control file, core and log tell of the same order.
 
 use std::sync::Arc;
 
@@ -77,10 +78,13 @@ pub async fn set(
     tenant: &TenantId,
     locked: bool,
 ) -> Result<TenantLock, LockTenantError> {
+    let no_tenant = || LockTenantError::NoTenant {
+        tenant: tenant.clone(),
+    };
     if !tenants.list_tenants().await?.contains(tenant) {
-        let tenant = tenant.clone();
-        return Err(LockTenantError::NoTenant { tenant });
+        return Err(no_tenant());
     }
+    let _turn = envelope.lock_turn(tenant).await;
     let kind = if locked {
         EventKind::Lock
     } else {
@@ -105,6 +109,16 @@ pub async fn set(
         source,
     })?;
     crash_point!("lock::recorded");
+    // Deleted meanwhile: a later tenant of the name is another one.
+    if locked && !tenants.list_tenants().await?.contains(tenant) {
+        let (keeper, named) = (control.clone(), tenant.clone());
+        let undone = blocking(move || keeper.unlock_tenant(&named)).await;
+        undone.map_err(|source| LockTenantError::Control {
+            tenant: tenant.clone(),
+            source,
+        })?;
+        return Err(no_tenant());
+    }
     // Also of what was so before: the line of the first may have failed.
     let ended = event.ended(&Ok::<_, LockTenantError>(()));
     let recorded = if locked {

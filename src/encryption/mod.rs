@@ -10,6 +10,7 @@ pub mod export;
 pub(crate) mod gauges;
 pub mod lock;
 pub mod migrate;
+mod pending;
 pub mod repair;
 pub mod rotate_dek;
 pub mod rotate_kek;

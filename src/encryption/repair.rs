@@ -10,7 +10,7 @@ use nimbus_keyproviders::aws_kms::KmsError;
 use nimbus_manifests::{Cipher, SealedManifest, Subject, TenantId};
 
 use super::error::io_error;
-use super::{OperationError, protected_files};
+use super::{OperationError, pending, protected_files};
 use crate::audit::{ControlLost, LogError};
 use crate::control::{Control, ControlError};
 use crate::data_dir;
@@ -43,6 +43,8 @@ pub enum Repaired {
     CopyUnavailable(String),
     /// It is an older one, and is the newest from now on, as the operator said.
     Accepted,
+    /// Its tenant is being deleted, and that has not ended: why not, and what ends it. Nothing was changed.
+    Deleting(String),
     /// It could not be judged, put back or accepted, and why. The others were gone on with.
     Failed(String),
 }
@@ -57,6 +59,7 @@ impl Repaired {
             Self::BothOlder => "the newer manifest does not open the database",
             Self::CopyUnavailable(_) => "the key of the newer manifest cannot be had",
             Self::Accepted => "the older manifest and its database were accepted",
+            Self::Deleting(_) => "its tenant is being deleted",
             Self::Failed(_) => "it failed",
         }
     }
@@ -125,6 +128,14 @@ pub async fn repair(
     })
     .await?;
     let (mut repairs, mut unknown) = (Vec::new(), accepted.to_vec());
+    unknown.retain(|tenant| !going.contains(tenant));
+    for tenant in going.iter().cloned() {
+        let dirs = (control_dir.to_owned(), data_dir.to_owned());
+        let subject = data_dir::subject(&tenant);
+        let path = data_dir.join(subject.file_name());
+        let told = blocking(move || pending::told(&dirs.0, &dirs.1, &tenant)).await;
+        repairs.push(Repair::of(subject, path, Ok(Repaired::Deleting(told))));
+    }
     let mut settled: BTreeSet<TenantId> =
         going.into_iter().chain(accepted.iter().cloned()).collect();
     settled.extend(copies.keys().filter_map(Subject::tenant).cloned());

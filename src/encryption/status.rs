@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use super::dek_age::is_overdue;
+use super::pending;
 use super::was_rewritten;
 use crate::audit::{ControlLost, LogError, RolledBack};
 use crate::config::ProviderChoice;
@@ -91,6 +92,8 @@ pub enum Health {
     OrphanManifest,
     /// The database is damaged.
     PageCorrupt,
+    /// The tenant is being deleted, and that has not ended.
+    Deleting,
 }
 
 impl Health {
@@ -109,6 +112,7 @@ impl Health {
             Self::Rekeying => "rekeying",
             Self::OrphanManifest => "orphan-manifest",
             Self::PageCorrupt => "page-corrupt",
+            Self::Deleting => "deleting",
         }
     }
 }
@@ -346,7 +350,9 @@ impl StatusReader {
                 let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
                 if let Some(name) = name.strip_suffix(SUFFIX) {
                     let _new = paths.insert(path.with_file_name(name));
-                } else if !data_dir::is_side_file(name) && name != data_dir::LOCK {
+                } else if !data_dir::is_side_file(name)
+                    && ![data_dir::LOCK, data_dir::DEPLOYED].contains(&name)
+                {
                     let _new = paths.insert(path);
                 }
             }
@@ -360,7 +366,10 @@ impl StatusReader {
         // Where the control file cannot be read, its own line says so.
         let known = envelope.and_then(|envelope| envelope.mirrored().ok());
         let paths = known.into_iter().flatten();
+        let going = envelope.and_then(|envelope| envelope.going().ok());
+        let going = going.into_iter().flatten();
         paths
+            .chain(going.map(|tenant| data_dir::subject(&tenant)))
             .map(|subject| self.data_dir.join(subject.file_name()))
             .collect()
     }
@@ -379,6 +388,9 @@ impl StatusReader {
 
     async fn look_once(&self, path: &Path, verify: Verify) -> Option<FileReport> {
         let ours = owner_by_name(path);
+        if let Some(report) = self.deleting(path, ours.as_ref()).await {
+            return Some(report);
+        }
         let (seen, lacks_copy) = blocking({
             let (path, ours) = (path.to_owned(), ours.clone());
             let envelope = self.envelope.as_ref().ok().cloned();
@@ -481,6 +493,21 @@ impl StatusReader {
                 _ => return None,
             }
         };
+        let mut report = self.report(path, None, finding);
+        report.subject = Some(subject.to_string());
+        Some(report)
+    }
+
+    /// A file of a tenant whose deletion has begun: that alone is to be told, whatever is left of it.
+    async fn deleting(&self, path: &Path, ours: Option<&Subject>) -> Option<FileReport> {
+        let (envelope, subject) = (self.envelope.as_ref().ok()?.clone(), ours?.clone());
+        let tenant = subject.tenant()?.clone();
+        let dirs = (self.control_dir.clone(), self.data_dir.clone());
+        let told = blocking(move || {
+            let going = envelope.going().ok()?.contains(&tenant);
+            going.then(|| pending::told(&dirs.0, &dirs.1, &tenant))
+        });
+        let finding = Finding::new(Health::Deleting, Some(told.await?));
         let mut report = self.report(path, None, finding);
         report.subject = Some(subject.to_string());
         Some(report)

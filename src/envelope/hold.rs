@@ -9,6 +9,7 @@ use nimbus_keyproviders::ProviderError;
 use nimbus_manifests::TenantId;
 
 use super::Envelope;
+use crate::turns::{Turn, Turns};
 
 /// Who has files open, and closes them when the core says so.
 #[async_trait]
@@ -32,6 +33,8 @@ pub enum Revocation {
 pub(super) struct Holders {
     holders: Mutex<Vec<Weak<dyn Holder>>>,
     locked: Mutex<BTreeSet<TenantId>>,
+    /// Locking and unlocking of each tenant: one at a time.
+    turns: Turns,
 }
 
 impl Holders {
@@ -50,6 +53,11 @@ impl Envelope {
             .unwrap_or_else(PoisonError::into_inner);
         holders.retain(|holder| holder.strong_count() > 0);
         holders.push(holder);
+    }
+
+    /// Waits until nobody locks or unlocks `tenant`, and keeps everybody else from it until dropped.
+    pub(crate) async fn lock_turn(&self, tenant: &TenantId) -> Turn<'_> {
+        self.holders.turns.take(tenant).await
     }
 
     /// Locks a tenant: its files are closed, and opened by nobody until [`unlock`](Self::unlock). That it outlives this process is the

@@ -35,7 +35,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use arc_swap::ArcSwap;
 use nimbus_keyproviders::{OsRandom, ProviderError, RandomError, SecureRandom};
 use nimbus_manifests::{
-    Cipher, DekEntry, DekId, FileId, Manifest, SealedManifest, State, Subject, Timestamp,
+    Cipher, DekEntry, DekId, FileId, Manifest, SealedManifest, State, Subject, TenantId, Timestamp,
     WrapContext,
 };
 
@@ -182,6 +182,13 @@ pub trait ManifestMirror: fmt::Debug + Send + Sync {
     /// [`MirrorError`] when the control file cannot be read.
     fn announced(&self) -> Result<Vec<Subject>, MirrorError>;
 
+    /// Tenants whose deletion has begun and not ended.
+    ///
+    /// # Errors
+    ///
+    /// [`MirrorError`].
+    fn going(&self) -> Result<Vec<TenantId>, MirrorError>;
+
     /// Forgets the copies of `subject`'s manifest, if there are any.
     ///
     /// # Errors
@@ -278,6 +285,24 @@ impl Envelope {
             path: mirror.home.clone(),
             source,
         })
+    }
+
+    /// Tenants whose deletion has begun and not ended, as the mirror knows. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvelopeError::Mirror`].
+    pub(crate) fn going(&self) -> Result<Vec<TenantId>, EnvelopeError> {
+        let Some(mirror) = &self.mirror else {
+            return Ok(Vec::new());
+        };
+        mirror
+            .copies
+            .going()
+            .map_err(|source| EnvelopeError::Mirror {
+                path: mirror.home.clone(),
+                source,
+            })
     }
 
     /// The same core, whose key events go to `audit`.

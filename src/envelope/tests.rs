@@ -88,6 +88,10 @@ impl ManifestMirror for MemoryMirror {
         Ok(self.0.lock().unwrap().keys().cloned().collect())
     }
 
+    fn going(&self) -> Result<Vec<TenantId>, MirrorError> {
+        Ok(Vec::new())
+    }
+
     fn announced(&self) -> Result<Vec<Subject>, MirrorError> {
         let all = self.0.lock().unwrap();
         let two = all.iter().filter(|(_, copies)| copies.announced.is_some());
@@ -368,6 +372,10 @@ impl ManifestMirror for Sabotage {
 
     fn subjects(&self) -> Result<Vec<Subject>, MirrorError> {
         self.mirror.subjects()
+    }
+
+    fn going(&self) -> Result<Vec<TenantId>, MirrorError> {
+        self.mirror.going()
     }
 
     fn announced(&self) -> Result<Vec<Subject>, MirrorError> {

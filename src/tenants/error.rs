@@ -353,7 +353,7 @@ pub enum StoreError {
     },
     /// The audit log cannot be written.
     #[error("tenant {tenant} is {}: {source}", match done {
-        true => "deleted, but the audit log could not be told so",
+        true => "deleted, but the audit log could not be told so; delete it again once the log can be written",
         false => "not deleted, for the audit log could not be told of it",
     })]
     Unaudited {

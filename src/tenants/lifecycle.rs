@@ -9,7 +9,8 @@
 //! | 2. tenant closed | `tenants::delete::closed` | the same |
 //! | 3. manifest removed: the data is unreadable now (files) | `tenants::delete::key-removed` | the same |
 //! | 4. all else that is stored of it removed | `tenants::delete::files-removed` | the same |
-//! | 5. tombstone and the manifest's mirror removed, one commit | `tenants::delete::finished` | nothing is left |
+//! | 5. its end recorded in the audit log | `tenants::delete::recorded` | the same; the end is recorded twice |
+//! | 6. tombstone and the manifest's mirror removed, one commit | `tenants::delete::finished` | nothing is left |
 //!
 //! The key goes first, so that a tenant created later under the same name can never come into the
 //! old one's key or data. A creation that was cut short leaves a manifest that says `new`, which is
@@ -26,7 +27,7 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use nimbus_manifests::{Subject, TenantId};
-use tokio::{runtime::Handle, sync::Notify, time::timeout};
+use tokio::{runtime::Handle, time::timeout};
 
 use super::{
     DeletionLog, DueLog, StoreError, TenantProvider, TenantStore,
@@ -45,6 +46,7 @@ use crate::{
     metrics,
     runtime::short_task,
     sqlcipher::Progress,
+    turns::Turns,
 };
 
 /// How many tenants are kept open, and what each may use.
@@ -82,8 +84,8 @@ pub(super) struct Shared<B: Backend> {
     /// Makes way for connections of open tenants.
     way: Arc<IdleTenants<B::Storage>>,
     known: Mutex<KnownTenants>,
-    /// Some tenant's creation or deletion has ended.
-    settled: Notify,
+    /// Creation, deletion and new keys of each tenant: one at a time.
+    turns: Turns,
 }
 
 #[derive(Debug, Default)]
@@ -91,8 +93,6 @@ struct KnownTenants {
     tenants: BTreeSet<TenantId>,
     /// Tenants whose deletion could not be carried to its end yet.
     condemned: HashSet<TenantId>,
-    /// Tenants being created, deleted or given a new key right now.
-    changing: HashSet<TenantId>,
     /// Tenants that somebody waits to delete: a new key is not made to its end.
     awaited: HashSet<TenantId>,
     /// The provider is being closed.
@@ -109,7 +109,7 @@ impl<B: Backend> Tenants<B> {
         options: LifecycleOptions,
     ) -> Result<Self, StoreError> {
         let registry = Registry::new(options.max_open_tenants, options.open_patience);
-        let mut shared = Shared {
+        let shared = Arc::new(Shared {
             backend: Arc::new(backend),
             envelope,
             deletions,
@@ -121,38 +121,34 @@ impl<B: Backend> Tenants<B> {
             }),
             registry,
             known: Mutex::default(),
-            settled: Notify::new(),
-        };
-        let (shared, finished) = blocking(move || {
-            let (mut known, mut finished) = (KnownTenants::default(), Vec::new());
-            for tenant in shared.deletions.pending_deletes()? {
-                match shared.carry_out(&tenant) {
-                    Ok(()) => {
-                        tracing::info!(%tenant, "finished the deletion of a tenant");
-                        let event = Event::new(EventKind::Delete, EventOutcome::Done);
-                        let event = event.about(&subject(&tenant));
-                        finished.push(event.saying("it was cut short; this start finished it"));
-                    }
-                    Err(error @ StoreError::Control { .. }) => return Err(error),
-                    Err(error) => {
-                        tracing::error!(%tenant, %error, "a tenant's deletion could not be finished; the next start tries again");
-                        let _new = known.condemned.insert(tenant);
-                    }
+            turns: Turns::default(),
+        });
+        let begun = Arc::clone(&shared);
+        for tenant in blocking(move || begun.deletions.pending_deletes()).await? {
+            match shared
+                .finish(&tenant, Some("it was cut short; this start finished it"))
+                .await
+            {
+                Ok(()) => tracing::info!(%tenant, "finished the deletion of a tenant"),
+                Err(error @ StoreError::Control { .. }) => return Err(error),
+                Err(error) => {
+                    tracing::error!(%tenant, %error, "a tenant's deletion could not be finished; the next start tries again, and so does `nimbus encryption shred`");
+                    let _new = shared.known().condemned.insert(tenant);
                 }
             }
-            known.tenants = shared.backend.list(shared.mirrored()?)?;
-            known.tenants.retain(|tenant| !known.condemned.contains(tenant));
-            shared.known = Mutex::new(known);
-            Ok((shared, finished))
+        }
+        let listing = Arc::clone(&shared);
+        blocking(move || {
+            let listed = listing.backend.list(listing.mirrored()?)?;
+            let mut known = listing.known();
+            known.tenants = listed;
+            let KnownTenants {
+                tenants, condemned, ..
+            } = &mut *known;
+            tenants.retain(|tenant| !condemned.contains(tenant));
+            Ok::<_, StoreError>(())
         })
         .await?;
-        if shared.envelope.keys().is_some() && !finished.is_empty() {
-            let recorded = shared.envelope.record_all(finished).await;
-            recorded.map_err(|source| StoreError::Control {
-                source: Arc::new(source),
-            })?;
-        }
-        let shared = Arc::new(shared);
         let holder: Weak<dyn Holder> = Arc::<Shared<B>>::downgrade(&shared);
         shared.envelope.held_by(holder);
         Ok(Self(shared))
@@ -217,7 +213,7 @@ impl<B: Backend> TenantProvider for Tenants<B> {
 
     async fn close(&self) -> Result<(), StoreError> {
         self.0.known().closing = true;
-        self.0.quiet().await;
+        self.0.turns.quiet().await;
         self.0.registry.shut_down().await
     }
 }
@@ -245,7 +241,7 @@ impl<B: Backend> Shared<B> {
     {
         let (shared, changing) = (Arc::clone(self), tenant.clone());
         let work = async move {
-            let turn = Turn::take(&shared, &changing).await;
+            let turn = shared.turns.take(&changing).await;
             let result = change(Arc::clone(&shared), changing.clone()).await;
             drop(turn);
             result
@@ -294,7 +290,7 @@ impl<B: Backend> Shared<B> {
             return Err(StoreError::NoRoom { tenant, what });
         }
         if condemned {
-            self.finish(&tenant).await?;
+            self.finish(&tenant, Some(FINISHED_LATER)).await?;
         }
         let (shared, new) = (Arc::clone(&self), tenant.clone());
         blocking(move || shared.deletions.begin_create(&new)).await?;
@@ -325,13 +321,13 @@ impl<B: Backend> Shared<B> {
     async fn delete(self: Arc<Self>, tenant: TenantId) -> Result<(), StoreError> {
         if !self.exists(&tenant) {
             if self.known().condemned.contains(&tenant) {
-                return self.finish(&tenant).await;
+                return self.finish(&tenant, Some(FINISHED_LATER)).await;
             }
             return Err(StoreError::TenantNotFound { tenant });
         }
         let event = Event::new(EventKind::Delete, EventOutcome::Begun).about(&subject(&tenant));
         if self.envelope.keys().is_some() {
-            self.record(&tenant, event.clone(), false).await?;
+            self.record(&tenant, event, false).await?;
         }
         // From here on nobody opens it; should the tombstone not come to be, it is let go again
         // unharmed.
@@ -348,14 +344,7 @@ impl<B: Backend> Shared<B> {
             tracing::debug!(%tenant, %error, "a tenant that is being deleted was not closed cleanly");
         }
         crash_point!("tenants::delete::closed");
-        let result = self.finish(&tenant).await;
-        // The next tenant of this name is another one.
-        let _was_locked = self.envelope.unlock(&tenant);
-        if self.envelope.keys().is_some() {
-            let recorded = self.record(&tenant, event.ended(&result), true).await;
-            // What is wrong with the deletion comes first.
-            return result.and(recorded);
-        }
+        let result = self.finish(&tenant, None).await;
         drop(barred);
         result
     }
@@ -368,7 +357,7 @@ impl<B: Backend> Shared<B> {
         let (shared, condemned) = (Arc::clone(&self), tenant.clone());
         blocking(move || shared.deletions.begin_delete(&condemned)).await?;
         let _new = self.known().condemned.insert(tenant.clone());
-        self.finish(&tenant).await
+        self.finish(&tenant, None).await
     }
 
     async fn record(&self, tenant: &TenantId, event: Event, done: bool) -> Result<(), StoreError> {
@@ -382,20 +371,35 @@ impl<B: Backend> Shared<B> {
             })
     }
 
-    /// Carries a deletion to its end whose tombstone is written.
-    async fn finish(self: &Arc<Self>, tenant: &TenantId) -> Result<(), StoreError> {
+    /// Steps 3 to 6 of a deletion, whose tombstone is written; each can be done again. Whoever
+    /// comes to the end records it, and whoever does not why; the tombstone goes after that, so
+    /// that no deletion ends without its line.
+    async fn finish(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        said: Option<&'static str>,
+    ) -> Result<(), StoreError> {
         let (shared, condemned) = (Arc::clone(self), tenant.clone());
-        blocking(move || shared.carry_out(&condemned)).await?;
-        let _was_there = self.known().condemned.remove(tenant);
-        Ok(())
-    }
-
-    /// Steps 3 to 5 of a deletion. Each can be done again. Blocks.
-    fn carry_out(&self, tenant: &TenantId) -> Result<(), StoreError> {
-        self.backend.forget(tenant)?;
-        self.deletions.finish_delete(tenant)?;
+        let forgotten = blocking(move || shared.backend.forget(&condemned)).await;
+        let mut recorded = Ok(());
+        if self.envelope.keys().is_some() {
+            let event = Event::new(EventKind::Delete, EventOutcome::Begun).about(&subject(tenant));
+            let event = match (event.ended(&forgotten), said) {
+                (event, Some(said)) if forgotten.is_ok() => event.saying(said),
+                (event, _) => event,
+            };
+            recorded = self.record(tenant, event, forgotten.is_ok()).await;
+        }
+        // What is wrong with the deletion comes first.
+        forgotten.and(recorded)?;
+        crash_point!("tenants::delete::recorded");
+        let (shared, condemned) = (Arc::clone(self), tenant.clone());
+        blocking(move || shared.deletions.finish_delete(&condemned)).await?;
         self.due.forget(tenant);
         crash_point!("tenants::delete::finished");
+        // The next tenant of this name is another one.
+        let _was_locked = self.envelope.unlock(tenant);
+        let _was_there = self.known().condemned.remove(tenant);
         Ok(())
     }
 
@@ -461,18 +465,6 @@ impl<B: Backend> Shared<B> {
         self.registry.close(tenant).await
     }
 
-    /// Waits until no tenant is being created, deleted or given a new key.
-    async fn quiet(&self) {
-        loop {
-            tokio::pin! { let settled = self.settled.notified(); }
-            let _registered = settled.as_mut().enable();
-            if self.known().changing.is_empty() {
-                return;
-            }
-            settled.await;
-        }
-    }
-
     /// Whether somebody waits for a tenant's turn who is not to wait long.
     fn is_awaited(&self, tenant: &TenantId) -> bool {
         let known = self.known();
@@ -528,31 +520,7 @@ impl<S: Storage> GiveWay for IdleTenants<S> {
     }
 }
 
-/// The right to create or delete one tenant, or to give it a new key; there is one at a time.
-struct Turn<'a, B: Backend> {
-    shared: &'a Shared<B>,
-    tenant: &'a TenantId,
-}
-
-impl<'a, B: Backend> Turn<'a, B> {
-    async fn take(shared: &'a Shared<B>, tenant: &'a TenantId) -> Self {
-        loop {
-            tokio::pin! { let settled = shared.settled.notified(); }
-            let _registered = settled.as_mut().enable();
-            if shared.known().changing.insert(tenant.clone()) {
-                return Self { shared, tenant };
-            }
-            settled.await;
-        }
-    }
-}
-
-impl<B: Backend> Drop for Turn<'_, B> {
-    fn drop(&mut self) {
-        let _was_there = self.shared.known().changing.remove(self.tenant);
-        self.shared.settled.notify_waiters();
-    }
-}
-
+/// What the audit log says of a deletion that a later call finished.
+const FINISHED_LATER: &str = "it was cut short; a later call finished it";
 /// How long the closing of an idle tenant is waited for.
 const WAY_PATIENCE: Duration = Duration::from_secs(5);

@@ -14,6 +14,7 @@ pub(super) const POINTS: &[(&str, bool, bool)] = &[
     ("tenants::delete::closed", true, true),
     ("tenants::delete::key-removed", false, true),
     ("tenants::delete::files-removed", false, false),
+    ("tenants::delete::recorded", false, false),
     ("tenants::delete::finished", false, false),
 ];
 
@@ -50,7 +51,7 @@ fn a_start_killed_while_it_finishes_a_deletion_leaves_it_to_the_next() {
     let old = settle_tenant(&machine);
     let server = start_armed(&machine, &[], &armed("tenants::delete::condemned", 0));
     send_to_death(&machine, server, "DELETE", PATH, None);
-    for point in ["key-removed", "files-removed", "finished"] {
+    for point in ["key-removed", "files-removed", "recorded", "finished"] {
         start_killed(
             &machine,
             &[],

@@ -141,6 +141,23 @@ fn a_changed_removed_or_cut_log_is_found_out_offline_and_by_the_server() {
 }
 
 #[test]
+fn every_fault_of_the_log_is_counted_and_the_first_twenty_are_named() {
+    let machine = deployment(&["alpha"], &[]);
+    let path = machine.data_dir().join("nimbus-audit.log");
+    let text = fs::read_to_string(&path).expect("the log");
+    // Each is one fault, and what follows it another.
+    let strange = "not a line\n".repeat(30);
+    fs::write(&path, format!("{strange}{text}")).expect("the log");
+    let _ = encryption(&machine, &["audit", "--verify"])
+        .expect(3, &["30 faults in", "line 20: ", "and 10 faults more"]);
+    let doctor = super::run(machine.nimbus(&["doctor"]));
+    let _ = doctor.expect(3, &["not whole: 30 faults"]);
+    let accept = ["audit", "--accept-broken"];
+    let _ = encryption(&machine, &accept).expect(0, &["Before it there stay 30 faults"]);
+    has(&machine, "log-accepted", "done", "os:", "-");
+}
+
+#[test]
 fn a_server_that_finds_its_log_cut_off_serves_and_says_so() {
     let machine = deployment(&["alpha"], &[]);
     fs::remove_file(machine.data_dir().join("nimbus-audit.log")).expect("the log");

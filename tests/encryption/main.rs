@@ -6,6 +6,7 @@
 )]
 
 mod audit;
+mod deletions;
 mod doctor;
 mod export;
 mod key_files;

@@ -201,6 +201,33 @@ fn a_tenant_that_was_brought_to_a_new_place_misses_nothing() {
     let path = new.to_str().expect("a path");
     let said = says(&machine, &[STATUS, &["--data-dir", path]].concat(), 0);
     assert!(!said.contains("nimbus-control.db"), "{said}");
+    // Nor after commands used it: only a control file that was there is missed.
+    let source = new.join("stays.sqlite3");
+    let source = source.to_str().expect("a path");
+    let rotate = [
+        "encryption",
+        "rotate-dek",
+        "--tenant-id",
+        "stays",
+        "--path",
+        source,
+    ];
+    let _ = says(&machine, &rotate, 0);
+    assert!(new.join("nimbus.lock").exists());
+    let said = says(&machine, &[STATUS, &["--data-dir", path]].concat(), 0);
+    assert!(!said.contains("nimbus-control.db"), "{said}");
+}
+
+#[test]
+fn a_directory_whose_mark_was_lost_is_marked_again_by_the_next_opening() {
+    let (machine, _) = town();
+    fs::remove_file(file(&machine, "nimbus.deployed")).expect("the mark");
+    let _ = says(&machine, &["encryption", "lock", "--tenant-id", "stays"], 0);
+    assert!(file(&machine, "nimbus.deployed").exists());
+    let names = [&CONTROL[..], &[LOG]].concat();
+    move_all(&names, &machine.data_dir(), &machine.path("lost"));
+    let said = says(&machine, STATUS, 3);
+    assert!(said.contains("database-missing"), "{said}");
 }
 
 #[test]

@@ -162,3 +162,46 @@ fn a_lock_ends_with_its_tenant() {
     server.stop();
     assert_eq!(machine.start(&[]).get(THINGS)["data"][0]["n"], 2);
 }
+
+#[test]
+fn a_lock_and_an_unlock_at_once_leave_core_control_file_and_log_of_one_mind() {
+    let machine = machine();
+    let server = machine.start(&[]);
+    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.stop();
+    for round in 0..4 {
+        let mut command = machine.nimbus(&["start", "--port", "0"]);
+        // Whichever is first dwells between control file and core: the other must wait for it.
+        let _ = command.env("FAILPOINTS", "lock::recorded=1*sleep(1500)->off");
+        let server = machine.start_command(command);
+        thread::scope(|scope| {
+            for verb in ["lock", "unlock", "lock", "unlock"] {
+                let server = &server;
+                let _ = scope.spawn(move || {
+                    let path = format!("/api/admin/encryption/{verb}");
+                    let body = json!({"tenant_id": "demo"});
+                    let (status, answer) = server.request("POST", &path, Some(&body));
+                    assert_eq!(status, 200, "{answer}");
+                });
+            }
+        });
+        let of_core = !locked_in_status(&server).is_empty();
+        let log = fs::read_to_string(machine.data_dir().join("nimbus-audit.log")).expect("the log");
+        let last = log
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).expect("a line"))
+            .filter(|line| line["outcome"] == "done")
+            .filter_map(|line| line["event"].as_str().map(str::to_owned))
+            .rfind(|event| event == "lock" || event == "unlock");
+        server.stop();
+        let server = machine.start(&[]);
+        let of_control = !locked_in_status(&server).is_empty();
+        server.stop();
+        assert_eq!(of_core, of_control, "round {round}: core and control file");
+        assert_eq!(
+            last.as_deref() == Some("lock"),
+            of_core,
+            "round {round}: log and core"
+        );
+    }
+}

@@ -183,6 +183,7 @@ fn told(verified: &Verified) -> String {
         sealed,
         head,
         base,
+        faults,
         problems,
         rolled_back,
     } = verified;
@@ -207,7 +208,8 @@ fn told(verified: &Verified) -> String {
         return text;
     }
     text.push_str(&format!(
-        "The audit log was tampered with, or damaged ({}):\n",
+        "The audit log was tampered with, or damaged ({} in {}):\n",
+        pluralize(*faults, "fault"),
         pluralize(*lines, "line")
     ));
     for problem in problems {
@@ -215,6 +217,10 @@ fn told(verified: &Verified) -> String {
             "  {} line {}: {}\n",
             problem.file, problem.line, problem.problem
         ));
+    }
+    if *faults > problems.len() {
+        let more = pluralize(faults - problems.len(), "fault");
+        text.push_str(&format!("  and {more} more\n"));
     }
     text.push_str(
         "Compare it with the copies that your log collector keeps (tracing target nimbus::audit), and find out who could write there. Then, with the \

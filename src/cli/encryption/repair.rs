@@ -78,7 +78,7 @@ fn words(repair: &Found) -> String {
             "its manifest was put back; what stood in its place is kept as {}",
             aside.display()
         ),
-        Repaired::NoCopy(why) | Repaired::Failed(why) => why.clone(),
+        Repaired::NoCopy(why) | Repaired::Deleting(why) | Repaired::Failed(why) => why.clone(),
         Repaired::DatabaseMissing => {
             "the database is gone; restore it from a backup, or delete the tenant".to_owned()
         }

@@ -9,6 +9,9 @@ pub(in crate::server) struct AuditVerified {
     sealed: u64,
     head: u64,
     base: u64,
+    /// How many faults there are.
+    faults: u64,
+    /// The first twenty of them.
     problems: Vec<AuditProblem>,
     #[schema(nullable = false)]
     rolled_back: Option<String>,

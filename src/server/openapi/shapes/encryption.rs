@@ -114,6 +114,7 @@ pub(in crate::server) enum FileHealth {
     Rekeying,
     OrphanManifest,
     PageCorrupt,
+    Deleting,
 }
 
 /// A key that wraps a data key, and since when.
