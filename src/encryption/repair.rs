@@ -129,7 +129,8 @@ pub async fn repair(
     .await?;
     let (mut repairs, mut unknown) = (Vec::new(), accepted.to_vec());
     unknown.retain(|tenant| !going.contains(tenant));
-    for tenant in going.iter().cloned() {
+    for tenant in &going {
+        let tenant = tenant.clone();
         let dirs = (control_dir.to_owned(), data_dir.to_owned());
         let subject = data_dir::subject(&tenant);
         let path = data_dir.join(subject.file_name());
