@@ -137,7 +137,7 @@ impl Drop for Share {
 /// What one request holds until the last byte of its answer is sent or dropped: its place, and the bytes buffered for it.
 #[derive(Debug)]
 pub(crate) struct Account {
-    _place: Share,
+    place: Share,
     state: Mutex<State>,
     _under_way: Counted,
 }
@@ -171,10 +171,15 @@ impl Account {
             due,
         };
         Ok(Arc::new(Self {
-            _place: place,
+            place,
             state: Mutex::new(state),
             _under_way: Counted::new(&metrics::UNDER_WAY),
         }))
+    }
+
+    /// Who is charged for the request.
+    pub(crate) fn payer(&self) -> &Payer {
+        &self.place.payer
     }
 
     /// Takes room for `bytes` more.

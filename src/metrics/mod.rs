@@ -74,6 +74,10 @@ metrics! {
         "Bytes that may be buffered for requests.";
     BUFFER_REFUSALS = "nimbus_http_buffer_refusals_total", Kind::Counter,
         "Requests turned away because no more bytes may be buffered, in all or for their tenant.";
+    COMPILED_BYTES = "nimbus_json_schema_compiled_bytes", Kind::Gauge,
+        "About how many bytes compiled JSON Schemas take, of all tenants.";
+    COMPILATIONS = "nimbus_json_schema_compilations_total", Kind::Counter,
+        "JSON Schemas compiled: set by clients, and again after they had to make room.";
     HTTP_TIMEOUTS = "nimbus_http_request_timeouts_total", Kind::Counter,
         "Requests that took longer than their deadline.";
     CONNECTIONS = "nimbus_http_connections", Kind::Gauge,
@@ -252,6 +256,7 @@ fn show_from_the_start() {
         &*PANICKED,
         &*LOG_LINES_DROPPED,
         &*BUFFER_REFUSED,
+        &*SCHEMAS_COMPILED,
         &*PAGES_HIT,
         &*PAGES_MISSED,
         &*PAGES_EVICTED,
@@ -261,6 +266,7 @@ fn show_from_the_start() {
     for gauge in [
         &*UNDER_WAY,
         &*BUFFERED,
+        &*SCHEMA_BYTES,
         &*OPEN_CONNECTIONS,
         &*OPEN_TENANTS,
         &*IN_TROUBLE,
@@ -297,6 +303,8 @@ handles! {
     LOG_LINES_DROPPED: Counter = metrics::counter!(LOG_DROPPED);
     BUFFER_REFUSED: Counter = metrics::counter!(BUFFER_REFUSALS);
     BUFFERED: Gauge = metrics::gauge!(BUFFERED_BYTES);
+    SCHEMA_BYTES: Gauge = metrics::gauge!(COMPILED_BYTES);
+    SCHEMAS_COMPILED: Counter = metrics::counter!(COMPILATIONS);
     BUFFER_LIMIT: Gauge = metrics::gauge!(BUFFERED_LIMIT);
     UNDER_WAY: Gauge = metrics::gauge!(HTTP_UNDER_WAY);
     OPEN_CONNECTIONS: Gauge = metrics::gauge!(CONNECTIONS);

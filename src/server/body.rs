@@ -15,12 +15,12 @@ use hyper::body::{Frame, SizeHint};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::{ApiError, Code};
 use super::pipeline::{DEADLINE, crowded};
-use crate::budget;
+use super::turns::{Turn, Turns};
+use crate::budget::{self, Payer};
 use crate::documents::read_object;
 use crate::envelope::blocking;
 
@@ -64,12 +64,13 @@ impl<T: FromBody, S: Send + Sync> FromRequest<S> for Body<T> {
     }
 }
 
-/// Waits until a body that may take long may be read: few are at a time, also of callers that have gone.
-pub(super) async fn turn<T: FromBody>() -> Option<SemaphorePermit<'static>> {
+/// Waits until a body that may take long may be read: few are at a time, one of each caller, also of callers that have gone.
+pub(super) async fn turn<T: FromBody>() -> Option<Turn> {
     if !T::SLOW {
         return None;
     }
-    SLOW_BODIES.acquire().await.ok()
+    let payer = budget::account().map_or(Payer::Operator, |account| account.payer().clone());
+    SLOW_BODIES.wait(payer).await
 }
 
 /// Does what may take long on a thread made for that. The memory stays charged until it ends, also when the caller has gone.
@@ -311,7 +312,7 @@ const FIRST_BYTES: usize = 16 << 10;
 const PIECE_BYTES: usize = 64 << 10;
 
 /// Schemas that are compiled at a time: one takes a core for seconds, and tens of megabytes.
-static SLOW_BODIES: Semaphore = Semaphore::const_new(2);
+static SLOW_BODIES: Turns = Turns::new(2);
 
 #[cfg(test)]
 mod tests {

@@ -18,6 +18,7 @@ mod routes;
 pub mod tls;
 pub mod token;
 mod traffic;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

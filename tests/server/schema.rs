@@ -111,6 +111,38 @@ fn writes_that_do_not_fit_are_refused_and_say_where() {
 }
 
 #[test]
+fn a_check_that_takes_too_many_steps_is_refused_and_the_tenant_goes_on() {
+    let (_machine, server) = demo();
+    let insert = |values: usize| {
+        let body = json!({"table": "places", "fields": {"a": vec![0; values]}});
+        server.request("POST", "/api/tenants/demo/documents", Some(&body))
+    };
+    let schema = |items: Value| json!({"table": "places", "json_schema": {"properties": {"a": {"items": items}}}});
+    let costly = [
+        json!({"not": {"anyOf": vec![false; 9000]}}),
+        json!({"not": {"enum": (1..5000).collect::<Vec<_>>()}}),
+    ];
+    for items in costly {
+        assert_put(&server, &schema(items));
+        let (status, answer) = insert(500_000);
+        let message = assert_error(status, &answer, (400, "op.schema_validation"));
+        assert!(
+            message.contains("places") && message.contains("more than 20000000 steps"),
+            "{message}"
+        );
+        assert_eq!(insert(10).0, 201);
+    }
+    assert_put(&server, &schema(json!({"type": "integer", "minimum": 0})));
+    assert_eq!(insert(500_000).0, 201);
+    // A document that is there is refused with the schema.
+    let (status, answer) = put(
+        &server,
+        &schema(json!({"not": {"anyOf": vec![false; 9000]}})),
+    );
+    let _ = assert_error(status, &answer, (400, "op.schema_validation"));
+}
+
+#[test]
 fn a_schema_that_documents_do_not_fit_names_them() {
     let (_machine, server) = demo();
     let mut ids = Vec::new();

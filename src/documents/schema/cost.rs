@@ -14,12 +14,12 @@ use serde_json::{Map, Value};
 use crate::documents::{MAX_DEPTH, error::excerpt};
 
 /// Refuses a schema that could cost too much, or that is not followed here.
-pub(super) fn bound(schema: &Value) -> Result<(), String> {
+pub(super) fn bound(schema: &Value) -> Result<Bounded<'_>, String> {
     let mut graph = Graph {
         root: schema,
         sources: Vec::new(),
         known: HashMap::new(),
-        patterns: 0,
+        patterns: Patterns::default(),
     };
     let _root = graph.number(schema);
     let mut parts = Vec::new();
@@ -46,7 +46,29 @@ pub(super) fn bound(schema: &Value) -> Result<(), String> {
         }
         below = here;
     }
-    Ok(())
+    let mut in_place = vec![0_u64; parts.len()];
+    for &part in &order {
+        let Subschema {
+            in_place: own,
+            twice,
+            ..
+        } = &parts[part];
+        let all = own.iter().map(|&part| in_place[part]);
+        let all = all.fold(1, u64::saturating_add);
+        in_place[part] = all.saturating_mul(if *twice { 2 } else { 1 });
+    }
+    Ok(Bounded {
+        in_place: in_place.into_iter().max().unwrap_or(1),
+        patterns: graph.patterns,
+    })
+}
+
+/// What a schema that may be compiled can cost.
+#[derive(Debug)]
+pub(super) struct Bounded<'a> {
+    /// How many parts are applied to a value itself at most, each part's own included.
+    pub(super) in_place: u64,
+    pub(super) patterns: Patterns<'a>,
 }
 
 /// A bound on the cost of applying a part to a value.
@@ -109,7 +131,22 @@ struct Graph<'a> {
     /// By number, the root first.
     sources: Vec<&'a Value>,
     known: HashMap<*const Value, usize>,
-    patterns: usize,
+    patterns: Patterns<'a>,
+}
+
+/// The patterns of a schema.
+#[derive(Debug, Default)]
+pub(super) struct Patterns<'a> {
+    /// Those that texts are matched with.
+    pub(super) texts: Vec<&'a str>,
+    /// Those that the names of an object are matched with, together.
+    pub(super) names: Vec<Vec<&'a str>>,
+}
+
+impl Patterns<'_> {
+    fn count(&self) -> usize {
+        self.texts.len() + self.names.iter().map(Vec::len).sum::<usize>()
+    }
 }
 
 impl<'a> Graph<'a> {
@@ -131,61 +168,67 @@ impl<'a> Graph<'a> {
         if !std::ptr::eq(source, self.root) && object.contains_key("$id") {
             return Err("\"$id\" stands on the top level alone".to_owned());
         }
-        for keyword in ["$dynamicRef", "$recursiveRef"] {
-            if object.contains_key(keyword) {
-                return Err(format!("{keyword:?} is not supported: use \"$ref\""));
+        let mut members = Vec::new();
+        let mut items = Vec::new();
+        for (keyword, value) in object {
+            match keyword.as_str() {
+                "$ref" => {
+                    let target = self.target(value)?;
+                    part.in_place.push(self.number(target));
+                }
+                "$dynamicRef" | "$recursiveRef" => {
+                    return Err(format!("{keyword:?} is not supported: use \"$ref\""));
+                }
+                "allOf" | "anyOf" | "oneOf" | "not" | "if" | "then" | "else" => {
+                    part.in_place.extend(self.applied(value));
+                }
+                "dependentSchemas" | "dependencies" => part.in_place.extend(self.named(value)),
+                "properties" => members.extend(self.named(value)),
+                "additionalProperties" => members.extend(self.applied(value)),
+                "unevaluatedProperties" => {
+                    part.twice = true;
+                    members.extend(self.applied(value));
+                }
+                "patternProperties" => {
+                    let names = value.as_object().into_iter().flat_map(Map::keys);
+                    self.patterns
+                        .names
+                        .push(names.map(|name| &**name).collect());
+                    let matched = self.named(value).into_iter();
+                    part.inside.extend(matched.map(|part| vec![part]));
+                }
+                "prefixItems" | "items" | "additionalItems" => items.extend(self.applied(value)),
+                "unevaluatedItems" => {
+                    part.twice = true;
+                    items.extend(self.applied(value));
+                }
+                "propertyNames" | "contains" | "contentSchema" => {
+                    part.inside.push(self.applied(value));
+                }
+                "pattern" => self.patterns.texts.extend(value.as_str()),
+                known if APPLIES_NOTHING.contains(&known) => {}
+                // No keyword that the draft knows. Whatever is in it counts as applied right here.
+                _ => part.in_place.extend(self.applied(value)),
             }
         }
-        if let Some(reference) = object.get("$ref") {
-            let target = self.target(reference)?;
-            part.in_place.push(self.number(target));
+        part.inside.extend([members, items]);
+        if self.patterns.count() > MAX_PATTERNS {
+            return Err(format!("it has more than {MAX_PATTERNS} patterns"));
         }
-        self.count_patterns(object)?;
-        part.in_place.extend(self.applied(object, IN_PLACE));
-        for keyword in ["dependentSchemas", "dependencies"] {
-            part.in_place.extend(self.members(object, keyword));
-        }
-        self.follow_inside(object, &mut part);
-        part.twice =
-            object.contains_key("unevaluatedProperties") || object.contains_key("unevaluatedItems");
         Ok(part)
     }
 
-    fn follow_inside(&mut self, object: &'a Map<String, Value>, part: &mut Subschema) {
-        let mut named = self.members(object, "properties");
-        named.extend(self.applied(object, &["additionalProperties", "unevaluatedProperties"]));
-        part.inside.push(named);
-        let matched = self.members(object, "patternProperties");
-        part.inside
-            .extend(matched.into_iter().map(|part| vec![part]));
-        part.inside.push(self.applied(object, &["propertyNames"]));
-        let placed = [
-            "prefixItems",
-            "items",
-            "additionalItems",
-            "unevaluatedItems",
-        ];
-        part.inside.push(self.applied(object, &placed));
-        part.inside.push(self.applied(object, &["contains"]));
-        part.inside.push(self.applied(object, &["contentSchema"]));
-    }
-
-    /// The parts under these keywords, each a schema or a list of them.
-    fn applied(&mut self, object: &'a Map<String, Value>, keywords: &[&str]) -> Vec<usize> {
-        let mut parts = Vec::new();
-        for value in keywords.iter().filter_map(|keyword| object.get(*keyword)) {
-            match value {
-                Value::Array(list) => parts.extend(list.iter().map(|part| self.number(part))),
-                part => parts.push(self.number(part)),
-            }
+    /// The parts of a keyword that has one or a list of them.
+    fn applied(&mut self, value: &'a Value) -> Vec<usize> {
+        match value {
+            Value::Array(list) => list.iter().map(|part| self.number(part)).collect(),
+            part => vec![self.number(part)],
         }
-        parts
     }
 
-    /// The parts under a keyword that names each.
-    fn members(&mut self, object: &'a Map<String, Value>, keyword: &str) -> Vec<usize> {
-        let members = object.get(keyword).and_then(Value::as_object);
-        let members = members.into_iter().flat_map(Map::values);
+    /// The parts of a keyword that names each.
+    fn named(&mut self, value: &'a Value) -> Vec<usize> {
+        let members = value.as_object().into_iter().flat_map(Map::values);
         members.map(|part| self.number(part)).collect()
     }
 
@@ -203,15 +246,6 @@ impl<'a> Graph<'a> {
         self.root
             .pointer(pointer)
             .ok_or_else(|| format!("\"$ref\": {shown:?} leads nowhere"))
-    }
-
-    fn count_patterns(&mut self, object: &Map<String, Value>) -> Result<(), String> {
-        let members = object.get("patternProperties").and_then(Value::as_object);
-        self.patterns += usize::from(object.contains_key("pattern")) + members.map_or(0, Map::len);
-        if self.patterns > MAX_PATTERNS {
-            return Err(format!("it has more than {MAX_PATTERNS} patterns"));
-        }
-        Ok(())
     }
 }
 
@@ -252,8 +286,49 @@ fn in_place_order(parts: &[Subschema]) -> Result<Vec<usize>, String> {
     Ok(order)
 }
 
-/// Keywords whose parts are applied to the same value.
-const IN_PLACE: &[&str] = &["allOf", "anyOf", "oneOf", "not", "if", "then", "else"];
+/// The keywords of the drafts that apply no part. What they cost is counted when a document is looked at.
+const APPLIES_NOTHING: &[&str] = &[
+    // What they hold is applied where it is referred to.
+    "$defs",
+    "definitions",
+    // Assertions.
+    "const",
+    "dependentRequired",
+    "enum",
+    "exclusiveMaximum",
+    "exclusiveMinimum",
+    "maxContains",
+    "maxItems",
+    "maxLength",
+    "maxProperties",
+    "maximum",
+    "minContains",
+    "minItems",
+    "minLength",
+    "minProperties",
+    "minimum",
+    "multipleOf",
+    "required",
+    "type",
+    "uniqueItems",
+    // Annotations.
+    "$anchor",
+    "$comment",
+    "$dynamicAnchor",
+    "$id",
+    "$schema",
+    "$vocabulary",
+    "contentEncoding",
+    "contentMediaType",
+    "default",
+    "deprecated",
+    "description",
+    "examples",
+    "format",
+    "readOnly",
+    "title",
+    "writeOnly",
+];
 /// How many parts may be applied to one value.
 const MAX_APPLIED: u64 = 10_000;
 /// How many parts may nest, for the stack.

@@ -1,15 +1,18 @@
 //! The schema of a table: which fields its documents have, and which indexes it is searched by. What it means is
 //! defined in `docs/schemas.md`.
 
+mod compiled;
 mod cost;
 mod json_schema;
+mod metered;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod violation;
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use super::{Bounded, Fields, InputError, TableName, json_object, json_object::reason};
 use json_schema::JsonSchema;
@@ -139,7 +142,7 @@ impl TableSchema {
         self.fields == other.fields && self.json_schema == other.json_schema
     }
 
-    /// Checks a document. What is compiled for it is kept with this value and its clones.
+    /// Checks a document, in a bounded number of steps. What is compiled for it is kept while there is room.
     ///
     /// # Errors
     ///
@@ -148,17 +151,20 @@ impl TableSchema {
         if !self.constrains() {
             return Ok(());
         }
-        let document =
-            serde_json::from_str(document.as_json()).map_err(|error| Violation::Unreadable {
+        let check = |document: &Value| {
+            for rule in &self.fields {
+                rule.check(document)?;
+            }
+            match &self.json_schema {
+                Some(json_schema) => json_schema.check(document),
+                None => Ok(()),
+            }
+        };
+        tree::with_tree(document.as_json(), check).unwrap_or_else(|error| {
+            Err(Violation::Unreadable {
                 reason: reason(&error),
-            })?;
-        for rule in &self.fields {
-            rule.check(&document)?;
-        }
-        match &self.json_schema {
-            Some(json_schema) => json_schema.check(&document),
-            None => Ok(()),
-        }
+            })
+        })
     }
 }
 

@@ -40,6 +40,14 @@ pub enum Violation {
         /// What does not hold there.
         reason: String,
     },
+    /// To apply the `json_schema` would take too long.
+    #[error(
+        "to apply the json_schema to it takes more than {steps} steps: make the document smaller, or the json_schema simpler (fewer alternatives for one value, smaller patterns)"
+    )]
+    TooCostly {
+        /// How many steps one document may take.
+        steps: u64,
+    },
     /// The document is stored and cannot be read, which only damage brings about.
     #[error("it cannot be read: {reason}")]
     Unreadable {
