@@ -120,7 +120,7 @@ fn a_check_that_takes_too_many_steps_is_refused_and_the_tenant_goes_on() {
     let schema = |items: Value| json!({"table": "places", "json_schema": {"properties": {"a": {"items": items}}}});
     let costly = [
         json!({"not": {"anyOf": vec![false; 9000]}}),
-        json!({"not": {"enum": (1..5000).collect::<Vec<_>>()}}),
+        json!({"allOf": vec![json!({"type": ["string", "integer"]}); 1000]}),
     ];
     for items in costly {
         assert_put(&server, &schema(items));
