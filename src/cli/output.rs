@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::error_chain::joined;
 use crate::runtime::log;
@@ -25,7 +26,12 @@ pub(super) fn init_log(format: Format, default: &str) {
     let said = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
     let asked = match said.trim() {
         "" => Ok(EnvFilter::new(default)),
-        asked => EnvFilter::try_new(asked),
+        asked => match asked.split(',').find(|part| names_no_level(part)) {
+            Some(part) => Err(format!(
+                "{part:?} is no level: error, warn, info, debug, trace or off; a part of the program is written with one, as in nimbus=debug"
+            )),
+            None => EnvFilter::try_new(asked).map_err(|error| error.to_string()),
+        },
     };
     let (filter, refused) = match asked {
         Ok(filter) => (filter, None),
@@ -46,6 +52,12 @@ pub(super) fn init_log(format: Format, default: &str) {
             "RUST_LOG={said:?} cannot be understood and is ignored ({error}); it is written like RUST_LOG=info,nimbus::audit=debug"
         );
     }
+}
+
+/// Whether a piece of `RUST_LOG` is a word alone and no level. The library would take a level with a slip of the pen for the name of a part.
+fn names_no_level(part: &str) -> bool {
+    let part = part.trim();
+    !part.is_empty() && !part.contains(['=', '[']) && part.parse::<LevelFilter>().is_err()
 }
 
 /// Prints an answer.

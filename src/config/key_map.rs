@@ -6,17 +6,40 @@ use std::fmt;
 use std::path::PathBuf;
 
 use nimbus_manifests::TenantId;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 /// Where the map is: in the configuration file, or in a file of its own.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyMapSource {
     /// A file of its own.
     File(PathBuf),
     /// Here.
     Inline(KeyMap),
+}
+
+impl<'de> Deserialize<'de> for KeyMapSource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Source;
+        impl<'de> Visitor<'de> for Source {
+            type Value = KeyMapSource;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a path, or an object from tenant ids to KMS keys,")
+            }
+
+            fn visit_str<E>(self, path: &str) -> Result<KeyMapSource, E> {
+                Ok(path.into())
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<KeyMapSource, A::Error> {
+                let map = MapAccessDeserializer::new(map);
+                KeyMap::deserialize(map).map(KeyMapSource::Inline)
+            }
+        }
+        deserializer.deserialize_any(Source)
+    }
 }
 
 impl From<&str> for KeyMapSource {

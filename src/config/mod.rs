@@ -30,6 +30,7 @@ use serde_json::Value;
 
 pub(crate) use duration::{NoTime, Time};
 
+use crate::documents::read_object;
 use crate::envelope::Terms;
 use crate::process::{HomeError, Limits, Reserve};
 use crate::sqlcipher::page_cache;
@@ -218,12 +219,12 @@ pub enum ConfigError {
     #[error(transparent)]
     Home(#[from] HomeError),
     /// The file named by `--config` is not JSON of the documented keys.
-    #[error("the configuration file {} is not right; docs/configuration.md lists its keys", .path.display())]
+    #[error("the configuration file {} is not right: {reason}; docs/configuration.md lists its keys", .path.display())]
     Parse {
         /// The file.
         path: PathBuf,
-        /// The key or the place.
-        source: serde_json::Error,
+        /// The key or the place, and what is wrong there.
+        reason: String,
     },
     /// A setting of a provider that is not selected.
     #[error(
@@ -268,12 +269,12 @@ pub enum ConfigError {
         most: usize,
     },
     /// The file of tenants' keys is not JSON of that form.
-    #[error("the key map {} is not right; it is a JSON object from tenant ids to KMS keys, each tenant once", .path.display())]
+    #[error("the key map {} is not right: {reason}; it is a JSON object from tenant ids to KMS keys, each tenant once", .path.display())]
     KeyMap {
         /// The file.
         path: PathBuf,
         /// The place and the rule.
-        source: serde_json::Error,
+        reason: String,
     },
     /// A length of time that makes no sense.
     #[error("{setting} must be {bounds}")]
@@ -411,24 +412,20 @@ fn read(path: &Path) -> Result<Persistence, ConfigError> {
     }
     let parse = || {
         let text = without_mark(&text);
-        let file: ConfigFile = serde_json::from_slice(text)?;
+        let file: ConfigFile = read_object(text)?;
         // serde takes a list for a struct: its members by their places.
-        let _objects: BTreeMap<String, BTreeMap<String, Value>> = serde_json::from_slice(text)?;
+        let _objects: BTreeMap<String, BTreeMap<String, Value>> = read_object(text)?;
         Ok(file.persistence)
     };
-    parse().map_err(|source: serde_json::Error| {
-        // serde repeats what it did not expect: never a secret key.
-        if source
-            .to_string()
-            .to_ascii_lowercase()
-            .contains("age-secret-key-")
-        {
+    parse().map_err(|reason: String| {
+        // What was not expected may be repeated: never a secret key.
+        if reason.to_ascii_lowercase().contains("age-secret-key-") {
             let source = RecipientError::SecretKey;
             return ConfigError::Recipient { source };
         }
         ConfigError::Parse {
             path: path.to_owned(),
-            source,
+            reason,
         }
     })
 }
@@ -671,9 +668,9 @@ impl Persistence {
                 match std::fs::read(&path) {
                     Err(source) => Err(ConfigError::Read { path, source }),
                     Ok(text) if is_utf16(&text) => Err(ConfigError::Utf16 { path }),
-                    Ok(text) => serde_json::from_slice::<KeyMap>(without_mark(&text))
+                    Ok(text) => read_object::<KeyMap>(without_mark(&text))
                         .map(|map| map.0)
-                        .map_err(|source| ConfigError::KeyMap { path, source }),
+                        .map_err(|reason| ConfigError::KeyMap { path, reason }),
                 }
             }
         }

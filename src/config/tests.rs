@@ -265,22 +265,66 @@ fn rejects_a_key_map_that_could_mean_something_else() {
         (r#"{"../acme": "a"}"#, "no tenant id"),
         (r#"{"acme": ""}"#, "no possible key"),
         (r#"{"acme": " alias/acme"}"#, "no possible key"),
-        (r#"{"acme": 7}"#, "string"),
+        (r#"{"acme": 7}"#, "text is expected, and this is a number"),
         (r#"["acme"]"#, "object"),
-        ("{", "EOF"),
+        ("{", "ends in the middle of an object"),
     ] {
         let map = file(map);
         let path = map.path().to_str().unwrap();
         let arguments = [&AWS[..], &["--encryption-aws-kms-key-map", path]].concat();
         let error = Settings::check(said(&arguments), None).unwrap_err();
-        let ConfigError::KeyMap { source, .. } = &error else {
+        let ConfigError::KeyMap { reason, .. } = &error else {
             panic!("{error}")
         };
-        assert!(source.to_string().contains(word), "{source}");
+        assert!(reason.contains(word), "{reason}");
     }
     let arguments = [&AWS[..], &["--encryption-aws-kms-key-map", "/no/such/file"]].concat();
     let error = Settings::check(said(&arguments), None).unwrap_err();
     assert!(matches!(error, ConfigError::Read { .. }));
     let error = Settings::check(said(&["--encryption-aws-kms-key-map", "f"]), None).unwrap_err();
     assert!(matches!(error, ConfigError::Foreign { .. }));
+}
+
+#[test]
+fn says_in_its_own_words_what_is_wrong_with_a_file() {
+    for (text, words) in [
+        (
+            r#"{"persistence": {"data_dir": 5}}"#,
+            r#""persistence.data_dir": text is expected, and this is a number"#,
+        ),
+        (
+            r#"{"persistence": {"data_dri": "x"}}"#,
+            r#""data_dri" is not a field here"#,
+        ),
+        (
+            r#"{"persistence": {"max_open_tenants": -1}}"#,
+            r#""persistence.max_open_tenants": a whole number"#,
+        ),
+        (
+            r#"{"persistence": {"encryption_key_provider": "aws"}}"#,
+            r#""aws" is not one of the values"#,
+        ),
+        (
+            r#"{"persistence": {"data_dir": "a", "data_dir": "b"}}"#,
+            r#""data_dir" is there twice"#,
+        ),
+        (
+            r#"{"persistence": {"encryption_aws_kms_key_map": 5}}"#,
+            "a path, or an object from tenant ids to KMS keys, is expected",
+        ),
+        (
+            r#"{"persistence": {"encryption_aws_kms_key_map": {"X!": "k"}}}"#,
+            r#""X!" is no tenant id"#,
+        ),
+        (r#"{"persistence": ["#, "ends in the middle of a list"),
+        ("[]", "it must be a JSON object"),
+    ] {
+        let file = file(text);
+        let error = Settings::check(said(&[]), Some(file.path())).unwrap_err();
+        let shown = error.to_string();
+        assert!(shown.contains(words), "{text}: {shown}");
+        for foreign in ["expected ", "variant", "usize", "at line", "serde"] {
+            assert!(!shown.contains(foreign), "{text}: {shown}");
+        }
+    }
 }

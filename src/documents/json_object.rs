@@ -160,7 +160,7 @@ fn kind(expected: &str) -> Option<&'static str> {
     Some(match expected {
         "f32" | "f64" => "a number",
         "a boolean" | "bool" => "true or false",
-        "str" | "string" | "a string" | "a borrowed string" | "string or map"
+        "str" | "string" | "path string" | "a string" | "a borrowed string" | "string or map"
         | "variant identifier" | "field identifier" | "char" | "a character" => "text",
         "any valid JSON value" => "a value",
         "unit" | "null" => "null",

@@ -58,6 +58,18 @@ pub enum OperationError {
         /// The source.
         path: PathBuf,
     },
+    /// `migrate` of a symbolic link, a directory, a pipe or a device.
+    #[error("{} is no regular file (a symbolic link, a directory, a pipe or a device), and is not read; name the database itself: `realpath {}` shows where a link leads", .path.display(), .path.display())]
+    SourceNotAFile {
+        /// The source.
+        path: PathBuf,
+    },
+    /// `migrate` of a file without content.
+    #[error("{} has 0 bytes: there is nothing to be encrypted; name the right --source, or create the tenant with a running server", .path.display())]
+    SourceEmpty {
+        /// The source.
+        path: PathBuf,
+    },
     /// `export` of a file that is plaintext.
     #[error("{} is not encrypted: it can be copied as it is", .path.display())]
     NotEncrypted {
@@ -87,6 +99,12 @@ pub enum OperationError {
         subject: Subject,
         /// The kind it is.
         engine: &'static str,
+    },
+    /// No data directory.
+    #[error("the data directory {} does not exist; name it with --data-dir, or in NIMBUS_DATA_DIR", .path.display())]
+    NoDataDir {
+        /// The directory, whole.
+        path: PathBuf,
     },
     /// Something stands at the target.
     #[error("{} already exists and is not overwritten; name another target, or move it away", .path.display())]
@@ -199,6 +217,17 @@ pub enum OperationError {
         /// What the operating system said.
         source: io::Error,
     },
+}
+
+impl OperationError {
+    /// Whether what was said was wrong, before anything was looked at.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::NoPath | Self::TenantNeeded | Self::OneOrAll | Self::BadTenant { .. }
+        )
+    }
 }
 
 /// Says what was being done to which file when the operating system refused.

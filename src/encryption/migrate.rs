@@ -444,6 +444,8 @@ impl Migrate {
             (FileKind::Other, _) if manifest_exists(&path) => {
                 Err(OperationError::AlreadyEncrypted { path })
             }
+            (FileKind::NotAFile, _) => Err(OperationError::SourceNotAFile { path }),
+            (FileKind::Empty, _) => Err(OperationError::SourceEmpty { path }),
             (_, engine) => Err(OperationError::WrongKind {
                 path,
                 engine: match engine {

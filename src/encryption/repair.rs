@@ -104,6 +104,10 @@ pub async fn repair(
     if envelope.keys().is_none() {
         return Err(OperationError::EncryptionOff);
     }
+    if !data_dir.exists() {
+        let path = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+        return Err(OperationError::NoDataDir { path });
+    }
     let _lock = DataDirLock::acquire(data_dir)?;
     if let Some(lost) = ControlLost::look(control_dir, data_dir) {
         return Err(LogError::ControlLost(lost).into());

@@ -168,12 +168,13 @@ pub enum RotateKekError {
 }
 
 impl RotateKekError {
-    /// Whether what was said was wrong, before anything was looked at.
+    /// Whether what was said was wrong, before a key or a file was read.
     #[must_use]
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
             Self::NoPath
+                | Self::WrongPath { .. }
                 | Self::ManyKeys
                 | Self::WrongSetting { .. }
                 | Self::NoKmsKey

@@ -23,6 +23,7 @@ mod rotate_kek;
 mod shred;
 mod status;
 mod unprotected;
+mod words;
 
 use std::fs;
 use std::hash::{DefaultHasher, Hasher as _};

@@ -10,7 +10,7 @@ use super::super::output::{self, Format};
 use super::super::remote::Remote;
 use super::super::{CliError, CommandOutcome, block_on, settings};
 use super::require_deployment;
-use crate::audit::{Accepted, Line, OfflineLog, Verified, lines};
+use crate::audit::{Accepted, Line, LogError, OfflineLog, Verified, lines};
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
 use crate::envelope::Envelope;
@@ -58,7 +58,11 @@ impl Audit {
             require_deployment(&settings)?;
         }
         let verified = self.verify.then(|| verify(&settings)).transpose()?;
-        let lines = lines(&settings.control_data_dir, self.since)?;
+        let lines = lines(&settings.control_data_dir, self.since);
+        let lines = lines.map_err(|source| LogError::Io {
+            dir: settings.control_data_dir.clone(),
+            source,
+        })?;
         match self.format {
             Format::Text => {
                 // With --verify alone the answer is the proof, and not the whole log.

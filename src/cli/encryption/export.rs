@@ -7,7 +7,7 @@ use nimbus_manifests::TenantId;
 
 use super::super::{CliError, CommandOutcome, block_on, output, settings};
 use super::audited::audited;
-use super::{Provider, progress_bar, stop_on_signals};
+use super::{Provider, progress_bar, protected, stop_on_signals};
 use crate::config::keys::{self, Purpose};
 use crate::encryption::export;
 
@@ -23,7 +23,7 @@ Examples:
 A tenant may be exported while the server runs; the control file only when it
 is stopped.")]
 pub(super) struct Export {
-    /// The encrypted database; its manifest stands beside it
+    /// The encrypted database, or its manifest; they stand side by side
     #[arg(long, value_name = "FILE")]
     source: PathBuf,
 
@@ -44,13 +44,13 @@ impl Export {
     pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let settings = settings(config, None)?;
         let (bar, progress) = progress_bar("exporting");
-        let target = self.target.clone();
+        let (source, target) = (protected(self.source), self.target.clone());
         let subject = block_on(async {
             stop_on_signals()?;
             let keys = keys::connect(&settings, Purpose::Inspect).await?;
-            let envelope = audited(keys.envelope, &settings, &self.source)?;
+            let envelope = audited(keys.envelope, &settings, &source)?;
             let export = export::Export {
-                source: self.source,
+                source,
                 target: self.target,
                 engine: self.provider.engine(),
                 tenant: self.tenant_id,

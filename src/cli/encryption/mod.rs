@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use nimbus_manifests::SUFFIX;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::{self, Format};
@@ -116,6 +117,13 @@ pub enum EncryptionError {
     KeyFile(#[from] nimbus_keyproviders::KeyFileError),
 }
 
+impl EncryptionError {
+    /// Whether what was said was wrong, before anything was looked at.
+    pub(super) fn is_usage(&self) -> bool {
+        matches!(self, Self::Directory { .. } | Self::NoDirectory { .. })
+    }
+}
+
 impl Encryption {
     pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         output::init_log(Format::Text, output::COMMAND_LOG);
@@ -148,6 +156,12 @@ fn require_deployment(settings: &Settings) -> Result<(), EncryptionError> {
     }
     let control = std::path::absolute(&control).unwrap_or(control);
     Err(EncryptionError::NoDeployment { control })
+}
+
+/// The file that is meant by a path to it or to its manifest.
+fn protected(path: PathBuf) -> PathBuf {
+    let named = path.to_str().and_then(|path| path.strip_suffix(SUFFIX));
+    named.map_or_else(|| path.clone(), PathBuf::from)
 }
 
 /// What kind of database a command is about.

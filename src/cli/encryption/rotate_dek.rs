@@ -8,7 +8,7 @@ use nimbus_manifests::TenantId;
 use super::super::remote::Remote;
 use super::super::{CliError, CommandOutcome, block_on, output, settings};
 use super::audited::{offline, opened};
-use super::{EncryptionError, Provider, progress_bar, stop_on_signals};
+use super::{EncryptionError, Provider, progress_bar, protected, stop_on_signals};
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
 use crate::control::Control;
@@ -30,7 +30,7 @@ Goes through the running server when there is one; it goes on serving meanwhile.
 It needs room for a second copy of the file. One that was cut short is settled
 by the next opening, or by running it again.")]
 pub(super) struct RotateDek {
-    /// A protected file; with --all, a data directory
+    /// A protected file or its manifest; with --all, a data directory
     #[arg(long, value_name = "PATH")]
     path: PathBuf,
 
@@ -48,8 +48,9 @@ pub(super) struct RotateDek {
 }
 
 impl RotateDek {
-    pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
+    pub(super) fn run(mut self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let settings = settings(config, None)?;
+        self.path = protected(self.path);
         let path = self.path.clone();
         match (self.all, path.is_dir()) {
             (false, true) => return Err(EncryptionError::Directory { path }.into()),
