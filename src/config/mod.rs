@@ -418,8 +418,9 @@ fn read(path: &Path) -> Result<Persistence, ConfigError> {
         Ok(file.persistence)
     };
     parse().map_err(|reason: String| {
-        // What was not expected may be repeated: never a secret key.
-        if reason.to_ascii_lowercase().contains("age-secret-key-") {
+        // A secret key in the wrong place is that first, whatever else is wrong.
+        let shown = String::from_utf8_lossy(&text).to_ascii_lowercase();
+        if shown.contains("age-secret-key-") {
             let source = RecipientError::SecretKey;
             return ConfigError::Recipient { source };
         }

@@ -4,11 +4,11 @@ use std::fs;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use super::{as_str, deployment, encryption, machine, run};
+use super::{as_str, deployment, encryption, run};
 
 #[test]
 fn migrate_says_what_it_is_that_it_does_not_take() {
-    let machine = machine();
+    let machine = deployment(&[], &[]);
     let plain = machine.path("plain.db");
     fs::write(&plain, "SQLite format 3\0").expect("a file");
     let link = machine.path("link.db");
