@@ -126,6 +126,12 @@ metrics! {
         "Pages read from disk that were verified and decrypted.";
     PAGE_CACHE_EVICTIONS = "nimbus_page_cache_evictions_total", Kind::Counter,
         "Pages that made room for others in the page cache.";
+    TEMPORARY_BYTES = "nimbus_temporary_bytes", Kind::Gauge,
+        "Bytes of SQLite's temporary files, for sorts and savepoints that are under way.";
+    TEMPORARY_OPEN = "nimbus_temporary_files", Kind::Gauge,
+        "SQLite's temporary files that are open.";
+    TEMPORARY_REFUSALS = "nimbus_temporary_refusals_total", Kind::Counter,
+        "Times that a temporary file was refused room.";
     READS_WAITING = "nimbus_reads_waiting", Kind::Gauge,
         "Reads that wait for one of their tenant's read connections, over all tenants.";
     READS_INTERRUPTED = "nimbus_reads_interrupted_total", Kind::Counter,
@@ -260,6 +266,7 @@ fn show_from_the_start() {
         &*PAGES_HIT,
         &*PAGES_MISSED,
         &*PAGES_EVICTED,
+        &*TEMPORARY_REFUSED,
     ] {
         counter.increment(0);
     }
@@ -274,6 +281,8 @@ fn show_from_the_start() {
         &*WAL,
         &*PAGES_KEPT,
         &*PAGES_LIMIT,
+        &*TEMPORARY,
+        &*TEMPORARY_FILES,
         &*WAITING_READS,
         &*SCHEDULER_LATE,
         &*PROTECTED,
@@ -334,6 +343,9 @@ handles! {
     PAGES_HIT: Counter = metrics::counter!(PAGE_CACHE_HITS);
     PAGES_MISSED: Counter = metrics::counter!(PAGE_CACHE_MISSES);
     PAGES_EVICTED: Counter = metrics::counter!(PAGE_CACHE_EVICTIONS);
+    TEMPORARY: Gauge = metrics::gauge!(TEMPORARY_BYTES);
+    TEMPORARY_FILES: Gauge = metrics::gauge!(TEMPORARY_OPEN);
+    TEMPORARY_REFUSED: Counter = metrics::counter!(TEMPORARY_REFUSALS);
     WAITING_READS: Gauge = metrics::gauge!(READS_WAITING);
     READ_INTERRUPTED: Counter = metrics::counter!(READS_INTERRUPTED);
     LAG: Histogram = metrics::histogram!(SCHEDULER_LAG);

@@ -37,7 +37,7 @@ pub use home::{HomeError, user_dir};
 pub(crate) use lock::process;
 pub use lock::{DataDirLock, Holder, LockError, LockId, holder};
 pub use memory::{give_back, note_freed};
-pub(crate) use new_file::NewFile;
+pub(crate) use new_file::{NewFile, nameless_file};
 pub use service::{InheritedError, inherited_listener, notify};
 pub use wiping::WipingAllocator;
 

@@ -72,20 +72,39 @@ impl NewFile {
     }
 }
 
+/// A file of mode 0600 in `dir` for reading and writing, which has no name and goes with this process. Where there are no such files,
+/// it has one that begins with `prefix` until this returns.
+///
+/// # Errors
+///
+/// Whatever the operating system says.
+pub(crate) fn nameless_file(dir: &Path, prefix: &str) -> io::Result<File> {
+    if let Some(file) = unnamed(dir)? {
+        return Ok(file);
+    }
+    let named = tempfile::Builder::new().prefix(prefix).tempfile_in(dir)?;
+    let (file, name) = named.into_parts();
+    name.close()?;
+    Ok(file)
+}
+
 /// An open file without a name; `None` where there are none such, or where none could be named.
 #[cfg(target_os = "linux")]
 fn nameless(dir: &Path) -> io::Result<Option<File>> {
+    // Without /proc it could not be named at the end, when all the work is done.
+    let nameable = |file: &File| std::fs::metadata(in_proc(file)).is_ok();
+    Ok(unnamed(dir)?.filter(nameable))
+}
+
+/// An open file without a name; `None` where there are none such.
+#[cfg(target_os = "linux")]
+fn unnamed(dir: &Path) -> io::Result<Option<File>> {
     use rustix::fs::{Mode, OFlags, open};
     use rustix::io::Errno;
 
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     match open(dir, flags, Mode::RUSR | Mode::WUSR) {
-        Ok(file) => {
-            let file = File::from(file);
-            // Without /proc it could not be named at the end, when all the work is done.
-            let nameable = std::fs::metadata(in_proc(&file)).is_ok();
-            Ok(nameable.then_some(file))
-        }
+        Ok(file) => Ok(Some(File::from(file))),
         // A kernel that does not know the flag sees a directory opened for writing.
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => Ok(None),
         Err(error) => Err(error.into()),
@@ -113,7 +132,12 @@ fn in_proc(file: &File) -> String {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn nameless(_dir: &Path) -> io::Result<Option<File>> {
+fn nameless(dir: &Path) -> io::Result<Option<File>> {
+    unnamed(dir)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn unnamed(_dir: &Path) -> io::Result<Option<File>> {
     Ok(None)
 }
 

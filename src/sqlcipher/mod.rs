@@ -2,7 +2,7 @@
 //!
 //! A connection is made from a [`Prepared`] value of the core, which proves that the manifest was read, authenticated and unwrapped
 //! (or that encryption is off); no function takes key bytes and a path. Every connection has WAL, `synchronous=FULL`, temporary
-//! tables in memory, foreign keys, and no automatic checkpoint: when to checkpoint is the store's decision.
+//! files that are encrypted and have no name (`temporary`), foreign keys, and no automatic checkpoint: when to checkpoint is the store's decision.
 
 mod btree;
 mod copy;
@@ -16,6 +16,7 @@ mod rekey;
 mod relayout;
 mod snapshot;
 mod swap_guard;
+mod temporary;
 mod wal;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +36,7 @@ pub use error::{Damage, OpenError};
 pub(crate) use online_rekey::{Following, NotSwapped};
 use page_cache::Owner;
 pub(crate) use rekey::swap_to_next_key;
+pub(crate) use temporary::{keep_free, was_refused};
 
 use crate::data_dir::{SIDE_FILES, TEMPORARY_PREFIX, beside, side_files};
 use crate::envelope::{
@@ -437,9 +439,10 @@ impl Database {
         drop(check_library());
         // Until the WAL is open, too.
         let _opening = swap_guard::Opening::of(path);
-        let connection = Connection::open_with_flags(
+        let connection = Connection::open_with_flags_and_vfs(
             path,
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+            temporary::layer_of(envelope::parent(path))?,
         )?;
         ::fail::fail_point!("sqlcipher::opened");
         if self.beside_others {
@@ -735,7 +738,7 @@ fn quiet_library(connection: &Connection) -> rusqlite::Result<()> {
 const SETTINGS: &str = "\
     PRAGMA synchronous = FULL;
     PRAGMA wal_autocheckpoint = 0;
-    PRAGMA temp_store = MEMORY;
+    PRAGMA temp_store = FILE;
     PRAGMA foreign_keys = ON;
     PRAGMA trusted_schema = OFF;
     PRAGMA cell_size_check = ON;";

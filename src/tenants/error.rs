@@ -305,9 +305,11 @@ pub enum StoreError {
         saved: bool,
     },
     /// The tenant may not grow. Nothing was changed.
-    #[error("{}: delete what is not needed, which is let through", match what {
-        NoRoom::Tenant { bytes, limit } => format!("tenant {tenant} has {bytes} bytes, and may have {limit} (--max-tenant-bytes)"),
-        NoRoom::Disk => format!("the server's disk is nearly full, and tenant {tenant} may not grow"),
+    #[error("{}", match what {
+        NoRoom::Tenant { bytes, limit } => format!("tenant {tenant} has {bytes} bytes, and may have {limit} (--max-tenant-bytes): {DELETE}"),
+        NoRoom::Disk => format!("the server's disk is nearly full, and tenant {tenant} may not grow: {DELETE}"),
+        NoRoom::Temporary => format!("there is no room for the temporary files that this takes for tenant {tenant}: \
+            order by a field with an index, change fewer or smaller documents at a time, or try again later"),
     })]
     NoRoom {
         /// The tenant.
@@ -513,7 +515,11 @@ pub enum NoRoom {
     },
     /// Less is free on the disk than is kept free.
     Disk,
+    /// What is done takes more in temporary files than there is room for now.
+    Temporary,
 }
+
+const DELETE: &str = "delete what is not needed, which is let through";
 
 /// A limit that more work ran into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

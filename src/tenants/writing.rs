@@ -84,6 +84,8 @@ impl<'a, T: Transaction> Writing<'a, T> {
         match what {
             NoRoom::Tenant { .. } => metrics::REFUSED_TENANT_LIMIT.increment(1),
             NoRoom::Disk => metrics::REFUSED_DISK_RESERVE.increment(1),
+            // Counted where it was refused.
+            NoRoom::Temporary => {}
         }
         let tenant = self.tenant.clone();
         Err(StoreError::NoRoom { tenant, what })

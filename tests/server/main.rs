@@ -53,6 +53,7 @@ mod start;
 mod stop;
 mod storage;
 mod supervision;
+mod temporary;
 mod tls;
 mod usage;
 mod versions;

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{IdleWriter, MAX_QUEUED, MAX_QUEUED_BYTES};
 use crate::{
+    budget,
     documents::{Done, Mutation, MutationOutcome, Once},
     metrics::{self, Counted},
     runtime::{self, Background},
@@ -286,6 +287,11 @@ impl<S: Storage> Writer<S> {
         if_awaited: bool,
         work: impl FnOnce(&mut Writing<'_, S::Transaction>) -> Result<R, StoreError> + Send + 'static,
     ) -> Result<oneshot::Receiver<Result<R, StoreError>>, StoreError> {
+        // What it takes on the writer's thread is its request's.
+        let account = budget::account();
+        let work = move |writing: &mut Writing<'_, S::Transaction>| {
+            budget::charged_to(account, || work(writing))
+        };
         self.queue(size, Undo::Savepoint, |reply| {
             Box::new(Task {
                 work: Some(work),

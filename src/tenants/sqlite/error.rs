@@ -9,8 +9,8 @@ use crate::{
     budget::Refused,
     envelope::Trouble,
     process,
-    sqlcipher::OpenError,
-    tenants::{StoreError, error::EngineFault, error::Limit},
+    sqlcipher::{self, OpenError},
+    tenants::{StoreError, error::EngineFault, error::Limit, error::NoRoom},
 };
 
 /// What an opening that failed means to who asked for the tenant.
@@ -49,6 +49,10 @@ pub(super) fn failure(tenant: &TenantId, error: rusqlite::Error) -> StoreError {
             what: Limit::FileLock,
             tenant,
         },
+        Some(ErrorCode::DiskFull) if sqlcipher::was_refused() => {
+            let what = NoRoom::Temporary;
+            StoreError::NoRoom { tenant, what }
+        }
         Some(ErrorCode::DiskFull) => StoreError::StorageFull { tenant },
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             StoreError::Corrupt { tenant, source }

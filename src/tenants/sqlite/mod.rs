@@ -20,6 +20,7 @@ mod rekey;
 mod remembered;
 mod room;
 mod schemas;
+mod sorting;
 mod statement;
 mod storage;
 mod tables;
@@ -102,6 +103,7 @@ impl SqliteTenants {
         dir: PathBuf,
         options: SqliteOptions,
     ) -> Result<Self, StoreError> {
+        sqlcipher::keep_free(&dir, options.limits.reserve);
         let files = SqliteFiles {
             envelope: envelope.clone(),
             room: Arc::new(Room::new(dir.clone(), options.limits)),

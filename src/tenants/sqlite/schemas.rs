@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     expressions::Ordered,
     reader::{Reader, malformed, one_more, take_room},
+    sorting,
     transaction::SqliteTransaction,
 };
 use crate::{
@@ -118,7 +119,9 @@ impl SchemaWrites for SqliteTransaction {
         table: TableNumber,
         rule: &IndexRule,
     ) -> Result<Result<(), Conflict>, StoreError> {
-        let made = make_index(self.connection(), table, rule);
+        let made = sorting::alone(self.connection(), table, rule, || {
+            make_index(self.connection(), table, rule)
+        });
         self.stored(made.map(|()| 1))
     }
 

@@ -319,4 +319,4 @@ const STATEMENTS: usize = 64;
 /// few large documents takes few.
 const STEPS: c_int = 200;
 /// Page cache of the writer, in KiB (negative: the unit is KiB and not pages).
-const CACHE_KIB: i32 = -2048;
+pub(super) const CACHE_KIB: i32 = -2048;
