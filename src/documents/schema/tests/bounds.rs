@@ -80,7 +80,7 @@ fn whatever_keyword_is_slow_a_check_ends() {
         (
             "dependentRequired of many",
             items(
-                json!({"dependentRequired": names.iter().map(|name| (name.clone(), json!(["y"]))).collect::<serde_json::Map<_, _>>()}),
+                json!({"dependentRequired": names.iter().take(4000).map(|name| (name.clone(), json!(["y"]))).collect::<serde_json::Map<_, _>>()}),
             ),
             r#"{"b":0}"#,
         ),
@@ -122,7 +122,7 @@ fn whatever_keyword_is_slow_a_check_ends() {
         ),
         (
             "pattern",
-            items(json!({"pattern": pattern})),
+            items(json!({"not": {"pattern": pattern}})),
             r#""abababababababababababababababababababababab""#,
         ),
         (
