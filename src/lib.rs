@@ -13,6 +13,7 @@
 )]
 
 pub mod audit;
+pub mod backup;
 pub(crate) mod budget;
 pub mod cli;
 pub mod clock;

@@ -26,7 +26,55 @@ pub(crate) struct SqliteFile {
     words: usize,
     /// The layer keeps a pointer to the name until the file is closed.
     name: Box<[u8]>,
+    /// Whether the index of its WAL was opened with it.
+    indexed: bool,
 }
+
+/// What is committed of a WAL, as the connections of a database know it (<https://www.sqlite.org/walformat.html>).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WalIndex {
+    /// How many frames are committed.
+    pub(crate) frames: u32,
+    /// How many pages the database has after them.
+    pub(crate) pages: u32,
+    /// Which WAL it is.
+    pub(crate) salts: [u8; 8],
+    /// How many of the frames are in the database file as well.
+    pub(crate) in_file: u32,
+}
+
+impl WalIndex {
+    /// `None` when the header was being written just then; `Some(None)` when nobody has written one.
+    fn of(first: &[u8; INDEX_HEADER], second: &[u8; INDEX_HEADER]) -> Option<Option<Self>> {
+        let number = |at: usize| {
+            let bytes = first[at..at + 4].try_into().ok();
+            bytes.map_or(0, u32::from_ne_bytes)
+        };
+        if first != second || first[..48] != first[48..96] {
+            return None;
+        }
+        if first[12] == 0 {
+            return Some(None);
+        }
+        let mut salts = [0; 8];
+        salts.copy_from_slice(&first[32..40]);
+        Some(Some(Self {
+            frames: number(16),
+            pages: number(20),
+            salts,
+            in_file: number(96),
+        }))
+    }
+}
+
+/// Two copies of the header, and how far checkpoints have come.
+const INDEX_HEADER: usize = 100;
+/// The index grows by so many bytes.
+const INDEX_REGION: c_int = 32 * 1024;
+/// The lock of the index that whoever checkpoints has alone.
+const CHECKPOINT_LOCK: c_int = 1;
+/// What stands before the name of a database.
+const NAME_BEGINS: &[u8] = &[0; 4];
 
 // SAFETY: the layer's methods may be called from any thread. Without `Sync`, they are called one at a time.
 unsafe impl Send for SqliteFile {}
@@ -83,19 +131,20 @@ impl SqliteFile {
         let open = layer.xOpen.ok_or(io::ErrorKind::Unsupported)?;
         let length = usize::try_from(layer.szOsFile).map_err(io::Error::other)?;
         let words = length.div_ceil(size_of::<u64>());
-        // SQLite's names end with two zeros: after the first it would look for parameters.
-        let name = [path.as_os_str().as_bytes(), b"\0\0"].concat();
+        // SQLite's names stand between zeros: it looks for their beginning and, after the end, for parameters.
+        let name = [NAME_BEGINS, path.as_os_str().as_bytes(), b"\0\0"].concat();
         let opened = Self {
             file: Box::into_raw(vec![0_u64; words].into_boxed_slice()).cast(),
             words,
             name: name.into_boxed_slice(),
+            indexed: false,
         };
         let mut granted = 0;
         // SAFETY: the layer is valid; the name is terminated and lives as long as the file; the memory is zeroed and long enough.
         let code = unsafe {
             open(
                 layer,
-                opened.name.as_ptr().cast(),
+                opened.name[NAME_BEGINS.len()..].as_ptr().cast(),
                 opened.file,
                 access | ffi::SQLITE_OPEN_MAIN_DB,
                 &raw mut granted,
@@ -156,6 +205,66 @@ impl SqliteFile {
         self.done(unsafe { sync(self.file, ffi::SQLITE_SYNC_NORMAL) })
     }
 
+    /// Keeps every checkpoint away, of any process, until the file is closed. `false` while one is under way. Commits are not kept away: they
+    /// go into the WAL, and what is in the database file stays as it is.
+    ///
+    /// Two locks do that: whoever checkpoints has that of the index alone, and the last connection that closes, which checkpoints without it, has
+    /// the whole file alone.
+    pub(crate) fn hold_checkpoints(&mut self) -> io::Result<bool> {
+        let methods = self.methods()?;
+        let (Some(lock), Some(lock_index)) = (methods.xLock, methods.xShmLock) else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        // SAFETY: the file is open.
+        match unsafe { lock(self.file, ffi::SQLITE_LOCK_SHARED) } {
+            ffi::SQLITE_BUSY => return Ok(false),
+            code => self.done(code)?,
+        }
+        let _index = self.map_index()?;
+        let how = ffi::SQLITE_SHM_LOCK | ffi::SQLITE_SHM_SHARED;
+        // SAFETY: the file is open, and has its index open.
+        match unsafe { lock_index(self.file, CHECKPOINT_LOCK, 1, how) } {
+            ffi::SQLITE_BUSY => Ok(false),
+            code => self.done(code).map(|()| true),
+        }
+    }
+
+    /// What the index of the WAL says is committed; `None` where no connection has made it yet.
+    pub(crate) fn wal_index(&mut self) -> io::Result<Option<WalIndex>> {
+        let barrier = self.methods()?.xShmBarrier;
+        let barrier = barrier.ok_or(io::ErrorKind::Unsupported)?;
+        let Some(index) = self.map_index()? else {
+            return Ok(None);
+        };
+        for _try in 0..1000 {
+            // SAFETY: the mapping holds at least one region, which is longer than this, for as long as the file is open. Others write there
+            // meanwhile, as all users of the index must expect: what is read counts only if both copies of the header are the same.
+            let read = || unsafe { index.cast::<[u8; INDEX_HEADER]>().read_volatile() };
+            let (first, second) = {
+                let first = read();
+                // SAFETY: the file is open, and has its index open.
+                unsafe { barrier(self.file) };
+                (first, read())
+            };
+            if let Some(read) = WalIndex::of(&first, &second) {
+                return Ok(read);
+            }
+        }
+        Err(io::Error::other(
+            "the index of the WAL is being written all the while",
+        ))
+    }
+
+    /// The first region of the index of the WAL.
+    fn map_index(&mut self) -> io::Result<Option<*const u8>> {
+        let map = self.methods()?.xShmMap.ok_or(io::ErrorKind::Unsupported)?;
+        let mut region: *mut std::ffi::c_void = ptr::null_mut();
+        self.indexed = true;
+        // SAFETY: the file is open, and there is a place for the answer.
+        self.done(unsafe { map(self.file, 0, INDEX_REGION, 0, (&raw mut region).cast()) })?;
+        Ok((!region.is_null()).then_some(region.cast_const().cast()))
+    }
+
     fn methods(&self) -> io::Result<&ffi::sqlite3_io_methods> {
         // SAFETY: the memory was zeroed, or filled in by the layer, whose tables are static.
         let methods = unsafe { (*self.file).pMethods.as_ref() };
@@ -178,6 +287,11 @@ impl SqliteFile {
 
 impl Drop for SqliteFile {
     fn drop(&mut self) {
+        let unmap = self.methods().ok().and_then(|methods| methods.xShmUnmap);
+        if let (true, Some(unmap)) = (self.indexed, unmap) {
+            // SAFETY: the file is open. Its locks on the index end with it; the index stays for others.
+            let _code = unsafe { unmap(self.file, 0) };
+        }
         let close = self.methods().ok().and_then(|methods| methods.xClose);
         if let Some(close) = close {
             // SAFETY: the file is open. What cannot be closed, the layer gives up.

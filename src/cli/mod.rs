@@ -1,6 +1,7 @@
 //! The command line: one file a command. Each parses, calls the library, and prints.
 
 mod auth;
+mod backup;
 mod doctor;
 mod encryption;
 mod local;
@@ -18,6 +19,7 @@ use clap::error::ContextKind;
 use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::audit::{LogError, os_actor};
+use crate::backup::BackupError;
 use crate::config::keys::KeysError;
 use crate::config::{ConfigError, Persistence, Settings, as_meant};
 use crate::control::ControlError;
@@ -65,6 +67,8 @@ enum Command {
     Usage(usage::Usage),
     /// Look at, make, move and check what is encrypted
     Encryption(encryption::Encryption),
+    /// Make, look at, prove and restore backups
+    Backup(backup::Backup),
     /// Look at keys, files and machine
     Doctor(doctor::DoctorCommand),
 }
@@ -127,6 +131,9 @@ pub enum CliError {
     /// A tenant that was not locked, or not unlocked.
     #[error(transparent)]
     LockTenant(#[from] LockTenantError),
+    /// A backup.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// A rotation that was not begun.
     #[error(transparent)]
     RotateKek(#[from] RotateKekError),
@@ -180,6 +187,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Auth(command) => command.run(),
         Command::Usage(command) => command.run(config),
         Command::Encryption(command) => command.run(config),
+        Command::Backup(command) => command.run(config),
         Command::Doctor(command) => command.run(config),
     };
     let code = match result {

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::output::{self, Format};
 use super::{CliError, CommandOutcome};
 use crate::audit::ControlLost;
+use crate::backup::Places;
 use crate::clock::{self, WrongClock};
 use crate::config::keys::{self, Keys, Purpose};
 use crate::config::{NoTime, Persistence, Settings, Time, pieces};
@@ -34,7 +35,7 @@ use crate::runtime::{self, Background, log, panic_point, short_task};
 use crate::scheduler::{DueIndex, Scheduler, SystemClock};
 use crate::server::tls::{Tls, TlsError};
 use crate::server::token::{self, AdminToken, TokenError, TokenKeeper};
-use crate::server::{App, Listener, Local, Parts, Patience, local, serve};
+use crate::server::{App, Backups, Listener, Local, Parts, Patience, local, serve};
 use crate::sqlcipher::{check_library, page_cache};
 use crate::tenants::sqlite::SqliteOptions;
 
@@ -208,6 +209,10 @@ impl Start {
             audit: deployment.audit,
             max_open_tenants,
             limits: settings.limits,
+            backups: Backups {
+                s3: settings.backup_s3.clone(),
+                places: Places::of(&settings),
+            },
             tokens: TokenKeeper::new(door.token),
             allowed_origins: pieces(self.cors_allow_origins),
         }));

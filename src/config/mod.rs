@@ -30,6 +30,7 @@ use serde_json::Value;
 
 pub(crate) use duration::{NoTime, Time};
 
+use crate::backup::S3Settings;
 use crate::documents::read_object;
 use crate::envelope::Terms;
 use crate::process::{HomeError, Limits, Reserve};
@@ -141,6 +142,14 @@ pub struct Persistence {
     /// Bytes of memory for pages that are kept decrypted, of all tenants: 256MiB; 0 for none [default: an eighth of the memory, at most 1GiB]
     #[arg(long, env = "NIMBUS_PAGE_CACHE_BYTES", value_name = "BYTES")]
     pub page_cache_bytes: Option<Bytes>,
+
+    /// AWS region of the buckets that backups are in [default: the AWS chain's]
+    #[arg(long, env = "NIMBUS_BACKUP_S3_REGION", value_name = "REGION")]
+    pub backup_s3_region: Option<String>,
+
+    /// S3 endpoint of the buckets that backups are in [default: AWS's for the region]
+    #[arg(long, env = "NIMBUS_BACKUP_S3_ENDPOINT_URL", value_name = "URL")]
+    pub backup_s3_endpoint_url: Option<String>,
 
     /// Bytes kept free on the disk of the data directory: below, only what makes room is let in [default: a twentieth of the disk, at most 1GiB]
     #[arg(long, env = "NIMBUS_DISK_RESERVE_BYTES", value_name = "BYTES")]
@@ -317,6 +326,8 @@ pub struct Settings {
     pub page_cache_bytes: Option<u64>,
     /// How much may be written.
     pub limits: Limits,
+    /// How buckets with backups are reached.
+    pub backup_s3: S3Settings,
 }
 
 /// Who wraps data keys, as the settings say it.
@@ -382,6 +393,20 @@ impl Settings {
                 bounds: "0, or at least 1MiB",
             });
         }
+        let s3 = [
+            ("--backup-s3-region", Field::Region, &said.backup_s3_region),
+            (
+                "--backup-s3-endpoint-url",
+                Field::EndpointUrl,
+                &said.backup_s3_endpoint_url,
+            ),
+        ];
+        for (setting, field, given) in s3 {
+            let checked = given
+                .as_deref()
+                .map_or(Ok(()), |given| aws_settings::check(field, given));
+            checked.map_err(|source| ConfigError::Aws { setting, source })?;
+        }
         Ok(Self {
             control_data_dir: said
                 .control_data_dir
@@ -396,6 +421,10 @@ impl Settings {
             max_open_tenants,
             page_cache_bytes,
             limits,
+            backup_s3: S3Settings {
+                region: said.backup_s3_region,
+                endpoint_url: said.backup_s3_endpoint_url,
+            },
         })
     }
 }
@@ -478,6 +507,8 @@ impl Persistence {
             max_open_tenants: self.max_open_tenants.or(file.max_open_tenants),
             max_tenant_bytes: self.max_tenant_bytes.or(file.max_tenant_bytes),
             page_cache_bytes: self.page_cache_bytes.or(file.page_cache_bytes),
+            backup_s3_region: self.backup_s3_region.or(file.backup_s3_region),
+            backup_s3_endpoint_url: self.backup_s3_endpoint_url.or(file.backup_s3_endpoint_url),
             disk_reserve_bytes: self.disk_reserve_bytes.or(file.disk_reserve_bytes),
         }
     }

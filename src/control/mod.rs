@@ -12,6 +12,7 @@ mod deletions;
 mod device;
 mod due;
 mod error;
+mod freeze;
 mod locks;
 mod manifests;
 mod overlay;
@@ -36,6 +37,7 @@ pub use copy::{export_plaintext, import_plaintext};
 pub use device::BadBlock;
 pub use due::DueIndex;
 pub use error::ControlError;
+pub(crate) use freeze::{ArchiveSealer, FrozenControl};
 pub(crate) use manifests::MirrorSeen;
 pub use usage::{
     Identity, InvalidMonth, KEPT_MONTHS, MAX_IDENTITIES, Month, MonthUsage, Sighting, TenantUsage,
@@ -71,6 +73,8 @@ struct Open {
     key: Key,
     /// What seals the audit log; `None` in plaintext.
     audit: Option<(Arc<AuditKey>, DekId)>,
+    /// What seals the catalogues of backups; `None` in plaintext.
+    archive: Option<ArchiveSealer>,
 }
 
 /// What the file is opened with.
@@ -86,6 +90,7 @@ impl Open {
     fn hold(&mut self, file: &KeyedFile) {
         self.key = Key::Had(Protection::of(file), file.lease());
         self.audit = Some(sealer(file));
+        self.archive = Some(ArchiveSealer::of(file));
     }
 }
 
@@ -105,7 +110,7 @@ impl Control {
         let prepared = envelope
             .prepare(&path, &subject(), Cipher::Blocks1, Intent::OpenOrCreate)
             .await?;
-        let (protection, lease, audit) = match prepared {
+        let (protection, lease, sealers) = match prepared {
             Prepared::Plain(file) => {
                 if !file.exists() {
                     let path = path.clone();
@@ -130,9 +135,11 @@ impl Control {
                         envelope.settle(file, opened).await?
                     }
                 };
-                (Protection::of(&file), file.lease(), Some(sealer(&file)))
+                let sealers = Some((sealer(&file), ArchiveSealer::of(&file)));
+                (Protection::of(&file), file.lease(), sealers)
             }
         };
+        let (audit, archive) = sealers.unzip();
         let (envelope, runtime) = (envelope.clone(), Handle::current());
         blocking(move || {
             let database = database::open(&path, &protection)?;
@@ -140,6 +147,7 @@ impl Control {
                 database: Some(database),
                 key: Key::Had(protection, lease),
                 audit,
+                archive,
             };
             let mut control = Self {
                 state: RwLock::new(open),

@@ -31,6 +31,9 @@ pub(crate) const LOCK: &str = "nimbus.lock";
 /// Empty: the directory belongs to a deployment, which has a control file.
 pub(crate) const DEPLOYED: &str = "nimbus.deployed";
 
+/// Says that a restoration into the directory is not finished.
+pub(crate) const RESTORING: &str = "nimbus-restore-unfinished";
+
 /// What is put behind the name of a database, or of another derived file.
 const ENDINGS: [&str; 8] = [
     SUFFIX,

@@ -39,6 +39,8 @@ pub enum EventKind {
     Lock,
     /// An operator let a tenant be opened again.
     Unlock,
+    /// A snapshot was made in a backup repository.
+    Backup,
     /// A file was put back from a backup.
     Restore,
     /// A tenant got an access key.
@@ -74,6 +76,7 @@ impl EventKind {
             Self::Revocation => "revocation",
             Self::Lock => "lock",
             Self::Unlock => "unlock",
+            Self::Backup => "backup",
             Self::Restore => "restore",
             Self::AccessKeyCreated => "access-key-created",
             Self::AccessKeyRevoked => "access-key-revoked",

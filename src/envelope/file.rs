@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nimbus_keyproviders::{AuditKey, CipherKey, Dek};
+use nimbus_keyproviders::{ArchiveKey, AuditKey, CipherKey, Dek};
 use nimbus_manifests::{Manifest, SealedManifest};
 
 use super::EnvelopeError;
@@ -122,6 +122,12 @@ impl KeyedFile {
     #[must_use]
     pub(crate) fn audit_key(&self) -> AuditKey {
         self.dek.audit_key(&self.manifest.file_id())
+    }
+
+    /// The key that authenticates what backups hold of the file.
+    #[must_use]
+    pub(crate) fn archive_key(&self) -> ArchiveKey {
+        self.dek.archive_key(&self.manifest.file_id())
     }
 
     /// In [`Stage::Rekeying`], the key that the file has if the swap happened.

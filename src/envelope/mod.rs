@@ -707,6 +707,24 @@ impl Envelope {
         Ok((FileId::from_uuid(uuid), DekId::from_bytes(dek)))
     }
 
+    /// The keys that a manifest of a backup holds; the file itself is not looked at. `path` is for messages.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvelopeError`].
+    pub(crate) async fn unseal_apart(
+        &self,
+        path: &Path,
+        sealed: SealedManifest,
+    ) -> Result<KeyedFile, EnvelopeError> {
+        let Some(keys) = self.keys() else {
+            let path = path.to_owned();
+            return Err(EnvelopeError::EncryptionOff { path });
+        };
+        let (subject, cipher) = (sealed.claims().subject().clone(), sealed.claims().cipher());
+        self.unseal(path, &subject, cipher, sealed, &keys).await
+    }
+
     /// Unwraps the keys that `sealed` holds, and lets nothing of it count before its MAC was verified.
     async fn unseal(
         &self,

@@ -66,6 +66,15 @@ pub enum LockError {
         /// Who holds it, when the lock file says so.
         pid: Option<u32>,
     },
+    /// A restoration was cut short there.
+    #[error(
+        "a restoration into {} was cut short, and nothing there counts: run `nimbus backup restore` into it again, which begins afresh, \
+         or remove the directory", .dir.display()
+    )]
+    Unfinished {
+        /// The data directory.
+        dir: PathBuf,
+    },
     /// The lock file could not be opened, locked or written.
     #[error("cannot lock {}; this user must be able to write there, or another must be the data directory (`nimbus start --data-dir`, NIMBUS_DATA_DIR)", .path.display())]
     Io {
@@ -88,8 +97,23 @@ impl DataDirLock {
     ///
     /// # Errors
     ///
-    /// [`LockError::Busy`] names the process that owns it.
+    /// [`LockError::Busy`] names the process that owns it; [`LockError::Unfinished`] of a directory whose restoration was cut short.
     pub fn acquire(dir: &Path) -> Result<Self, LockError> {
+        let lock = Self::acquire_to_restore(dir)?;
+        match dir.join(crate::data_dir::RESTORING).symlink_metadata() {
+            Ok(_mark) => Err(LockError::Unfinished {
+                dir: dir.to_owned(),
+            }),
+            Err(_none) => Ok(lock),
+        }
+    }
+
+    /// As [`acquire`](Self::acquire), also of a directory whose restoration was cut short.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError`].
+    pub(crate) fn acquire_to_restore(dir: &Path) -> Result<Self, LockError> {
         let path = dir.join(FILE_NAME);
         let io_error = |source| LockError::Io {
             path: path.clone(),

@@ -37,6 +37,7 @@ pub use pace::Patience;
 pub use router::route_table;
 
 use crate::audit::AuditLog;
+use crate::backup::{Places, S3Settings};
 use crate::budget::{self, Shares};
 use crate::control::{Control, ControlError};
 use crate::encryption::dek_age::{self, Keeper};
@@ -69,6 +70,7 @@ pub struct App {
     status_reader: StatusReader,
     max_open_tenants: usize,
     limits: Limits,
+    backups: Backups,
     operations: Arc<Operations>,
     tokens: TokenKeeper,
     allowed_origins: Vec<String>,
@@ -101,10 +103,21 @@ pub struct Parts {
     pub max_open_tenants: usize,
     /// How much may be written.
     pub limits: Limits,
+    /// How backups are made.
+    pub backups: Backups,
     /// The admin token.
     pub tokens: TokenKeeper,
     /// Origins that are accepted besides loopback ones.
     pub allowed_origins: Vec<String>,
+}
+
+/// How backups are made.
+#[derive(Debug, Clone, Default)]
+pub struct Backups {
+    /// How buckets are reached.
+    pub s3: S3Settings,
+    /// What repositories must lie apart from.
+    pub places: Places,
 }
 
 impl App {
@@ -120,6 +133,7 @@ impl App {
             status_reader,
             max_open_tenants,
             limits,
+            backups,
             tokens,
             allowed_origins,
         } = parts;
@@ -133,6 +147,7 @@ impl App {
             status_reader,
             max_open_tenants,
             limits,
+            backups,
             operations: Arc::default(),
             tokens,
             allowed_origins,

@@ -6,8 +6,8 @@ use axum::Router;
 
 use super::access::{Group, Needs, Route, Special};
 use super::routes::{
-    admin, apps, audit, batch, crons, deploy, documents, health, journal, keys, lock, metrics,
-    openapi, query, schedule, schema, tenants, usage,
+    admin, apps, audit, backups, batch, crons, deploy, documents, health, journal, keys, lock,
+    metrics, openapi, query, schedule, schema, tenants, usage,
 };
 use super::{App, ENCRYPTION_STATUS, HEALTH};
 
@@ -71,6 +71,7 @@ fn groups() -> [Group; 5] {
             .post("/api/admin/encryption/rotate-kek", admin::rotate_kek)
             .post("/api/admin/encryption/rotate-dek", admin::rotate_dek)
             .post("/api/admin/encryption/shred", admin::shred)
+            .post("/api/admin/backups", backups::create)
             .post("/api/admin/encryption/lock", lock::lock)
             .post("/api/admin/encryption/unlock", lock::unlock)
             .get("/api/admin/operations/{id}", admin::operation)

@@ -5,6 +5,7 @@
 //! files that are encrypted and have no name (`temporary`), foreign keys, and no automatic checkpoint: when to checkpoint is the store's decision.
 
 mod btree;
+mod ciphertext;
 mod copy;
 mod error;
 mod key;
@@ -29,6 +30,7 @@ use nimbus_manifests::{Cipher, Manifest, Subject};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+pub(crate) use ciphertext::{Ciphertext, UNIT};
 pub(crate) use copy::fold_wal;
 pub use copy::{CopyError, Progress, export_plaintext, import_plaintext};
 use error::is_not_understood;

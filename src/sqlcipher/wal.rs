@@ -39,7 +39,7 @@ pub(super) struct Changes {
     wal: Option<SqliteFile>,
 }
 
-type Salts = [u8; 8];
+pub(super) type Salts = [u8; 8];
 
 /// Whether the WAL that `connection` to `database` has open is another than the one its index is of. The connections of a process share the
 /// index, and each opens the WAL by its name: where that was removed or replaced under them, the next one finds less than the index says.
@@ -70,6 +70,76 @@ pub(super) fn is_another(
 
 fn path(database: &Path) -> PathBuf {
     beside(database, SIDE_FILES[0])
+}
+
+/// Which frames of the WAL of `database` are committed, when no connection has it open: asked of the frames themselves, as SQLite does when it
+/// opens a database after a crash. Each has a checksum over all before it (<https://www.sqlite.org/fileformat.html#walformat>). `None` where
+/// there is no WAL, or nothing in it is committed.
+pub(super) fn recover(database: &Path) -> io::Result<Option<(Salts, u32)>> {
+    let tail = Tail::new(database);
+    let Some((wal, salts)) = tail.look()? else {
+        return Ok(None);
+    };
+    let mut header = [0; HEADER as usize];
+    wal.read_exact_at(&mut header, 0)?;
+    let big_endian = match number(&header[..4]) {
+        0x377f_0682 => false,
+        0x377f_0683 => true,
+        _ => return Ok(None),
+    };
+    let mut sums = Checksum {
+        big_endian,
+        sums: (0, 0),
+    };
+    sums.add(&header[..24]);
+    let ours = number(&header[4..8]) == WAL_VERSION && number(&header[8..12]) == PAGE as u32;
+    if !ours || !sums.is(&header[24..32]) {
+        return Ok(None);
+    }
+    let frames = (wal.len()?.saturating_sub(HEADER)) / FRAME;
+    let mut committed = 0;
+    let mut frame = vec![0; FRAME as usize];
+    for index in 0..u32::try_from(frames).unwrap_or(u32::MAX) {
+        wal.read_exact_at(&mut frame, HEADER + u64::from(index) * FRAME)?;
+        sums.add(&frame[..8]);
+        sums.add(&frame[FRAME_HEAD..]);
+        if frame[8..16] != salts || !sums.is(&frame[16..24]) {
+            break;
+        }
+        if number(&frame[4..8]) != 0 {
+            committed = index + 1;
+        }
+    }
+    Ok((committed > 0).then_some((salts, committed)))
+}
+
+/// The checksum of a WAL.
+struct Checksum {
+    big_endian: bool,
+    sums: (u32, u32),
+}
+
+impl Checksum {
+    fn add(&mut self, bytes: &[u8]) {
+        let word = |bytes: &[u8]| {
+            let word = number(bytes);
+            if self.big_endian {
+                word
+            } else {
+                word.swap_bytes()
+            }
+        };
+        let (mut first, mut second) = self.sums;
+        for pair in bytes.chunks_exact(8) {
+            first = first.wrapping_add(word(&pair[..4])).wrapping_add(second);
+            second = second.wrapping_add(word(&pair[4..])).wrapping_add(first);
+        }
+        self.sums = (first, second);
+    }
+
+    fn is(&self, stored: &[u8]) -> bool {
+        self.sums == (number(&stored[..4]), number(&stored[4..8]))
+    }
 }
 
 impl Tail {
@@ -174,6 +244,7 @@ fn number(bytes: &[u8]) -> u32 {
         .fold(0, |number, byte| number << 8 | u32::from(*byte))
 }
 
+const WAL_VERSION: u32 = 3_007_000;
 const HEADER: u64 = 32;
 const FRAME_HEAD: usize = 24;
 const FRAME: u64 = (FRAME_HEAD + PAGE) as u64;

@@ -20,6 +20,7 @@ use std::{
     collections::BTreeSet,
     fmt::{self, Debug},
     ops::{ControlFlow, Range},
+    path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
 };
 
@@ -27,6 +28,7 @@ use async_trait::async_trait;
 use nimbus_manifests::TenantId;
 use zeroize::Zeroizing;
 
+use super::sqlite::Instants;
 use super::{CURSOR_KEY_BYTES, Listed, StoreError, error::NoRoom, store::OpenTenant};
 use crate::documents::{
     Change, Document, DocumentId, Fields, JournalRecord, Mutation, Once, TableName,
@@ -678,6 +680,11 @@ pub trait Backend: Debug + Send + Sync + 'static {
         _progress: Progress,
     ) -> Result<(), StoreError> {
         Err(StoreError::no_data_keys(tenant))
+    }
+
+    /// What freezes a moment of all tenants, and the directory of their files; `None` where they are not files.
+    fn instants(&self) -> Option<(Arc<Instants>, PathBuf)> {
+        None
     }
 
     /// Why no tenant can be created, if none can.

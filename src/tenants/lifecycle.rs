@@ -30,7 +30,7 @@ use nimbus_manifests::{Subject, TenantId};
 use tokio::{runtime::Handle, time::timeout};
 
 use super::{
-    DeletionLog, DueLog, StoreError, TenantProvider, TenantStore,
+    DeletionLog, DueLog, Frozen, StoreError, TenantProvider, TenantStore,
     backend::{Backend, Standing, Storage},
     readers::GiveWay,
     registry::{Registry, TenantHandle},
@@ -209,6 +209,22 @@ impl<B: Backend> TenantProvider for Tenants<B> {
 
     async fn check(&self) -> Result<(), StoreError> {
         self.0.backend.check().await
+    }
+
+    async fn freeze(&self, rest: Box<dyn FnOnce() + Send>) -> Option<Frozen> {
+        let (instants, dir) = self.0.backend.instants()?;
+        let shared = Arc::clone(&self.0);
+        let frozen = move || {
+            let capturing = instants.begin(dir);
+            // Outside of the moment: this waits for checkpoints.
+            for tenant in shared.registry.in_hand() {
+                instants.before_use(&tenant);
+            }
+            let tenants = || (shared.known().tenants.clone(), shared.registry.in_hand());
+            let ((), held_up) = instants.freeze(&capturing.capture, tenants, rest);
+            Frozen { capturing, held_up }
+        };
+        Some(blocking(frozen).await)
     }
 
     async fn close(&self) -> Result<(), StoreError> {

@@ -28,7 +28,7 @@ pub mod sqlite;
 mod store;
 mod writing;
 
-use std::{fmt::Debug, ops::Range, sync::Arc};
+use std::{fmt::Debug, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use nimbus_manifests::TenantId;
@@ -88,12 +88,27 @@ pub trait TenantProvider: Debug + Send + Sync {
     /// short, a migration, or a deletion by an earlier release.
     async fn erase_leftovers(&self, tenant: &TenantId) -> Result<(), StoreError>;
 
+    /// All tenants at one moment, between two commits, for a backup; `rest` freezes what else belongs to that moment. One at a time. `None` of a
+    /// provider whose tenants are not files of Nimbus.
+    async fn freeze(&self, _rest: Box<dyn FnOnce() + Send>) -> Option<Frozen> {
+        None
+    }
+
     /// Whether the place where tenants are kept can be reached.
     async fn check(&self) -> Result<(), StoreError>;
 
     /// Closes every tenant, each once its queue is written and its readers are done, and opens none
     /// any more.
     async fn close(&self) -> Result<(), StoreError>;
+}
+
+/// All tenants at one moment, kept until it is dropped.
+#[derive(Debug)]
+pub struct Frozen {
+    /// The tenants.
+    pub capturing: sqlite::Capturing,
+    /// How long commits waited for it.
+    pub held_up: Duration,
 }
 
 /// One open tenant.

@@ -260,6 +260,11 @@ impl<R: Resource> Registry<R> {
         }
     }
 
+    /// The tenants that are open, being opened or being closed.
+    pub(super) fn in_hand(&self) -> Vec<TenantId> {
+        self.state().slots.keys().cloned().collect()
+    }
+
     /// How many tenants are open, being opened or being closed.
     #[cfg(test)]
     pub(super) fn occupied(&self) -> usize {

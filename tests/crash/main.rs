@@ -29,8 +29,19 @@ use std::path::{Path, PathBuf};
 use nimbus_test_support::{Machine, Server, files_under};
 use serde_json::{Value, json};
 
-/// Crash points whose cases stand in `tests/encryption` and `tests/server`.
+/// Crash points whose cases stand in `tests/encryption`, `tests/server` and `tests/backup`.
 const ELSEWHERE: &[&str] = &[
+    "backup::repository-made",
+    "backup::frozen",
+    "backup::run-stored",
+    "backup::stored",
+    "backup::committed",
+    "restore::marked",
+    "restore::tenants-written",
+    "restore::written",
+    "restore::proven",
+    "restore::recorded",
+    "restore::finished",
     "audit::appended",
     "audit::recorded",
     "audit::renamed",

@@ -33,6 +33,40 @@ fn python_opens_a_tenant_from_key_manifest_and_database_alone() {
 }
 
 #[test]
+fn python_takes_a_tenant_out_of_a_backup_and_opens_it() {
+    let tenant = stored_tenant();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let out = directory.path().join("out.sqlite3");
+    let out = out.to_str().expect("a path in UTF-8");
+    let of = [
+        "--key",
+        &tenant.key,
+        "--repository",
+        &tenant.repository,
+        "--tenant",
+        "demo",
+        "--out",
+        out,
+    ];
+    let output = script("restore_tenant.py", &of);
+    assert!(output.status.success(), "{output:?}");
+    let output = script("open_tenant.py", &["--key", &tenant.key, "--database", out]);
+    assert_eq!(tenant.documents, documents_in(&output));
+    // The older of two snapshots has fewer.
+    let output = script(
+        "restore_tenant.py",
+        &[&of[..], &["--snapshot", "1"]].concat(),
+    );
+    assert!(output.status.success(), "{output:?}");
+    let output = script("open_tenant.py", &["--key", &tenant.key, "--database", out]);
+    assert_eq!(tenant.documents[..1], documents_in(&output)[..]);
+    let catalogue = format!("{}/snapshots/0000000002", tenant.repository);
+    let text = fs::read_to_string(&catalogue).expect("a catalogue");
+    fs::write(&catalogue, text.replacen("\"bytes\":", "\"bytes\":1", 1)).expect("a changed one");
+    assert_refused(&script("restore_tenant.py", &of), "wrong MAC");
+}
+
+#[test]
 fn age_opens_a_tenant_from_its_recovery_wrap_alone() {
     let tenant = stored_tenant();
     fs::remove_file(&tenant.key).expect("the master key is lost");
@@ -92,6 +126,7 @@ struct StoredTenant {
     key: String,
     other_key: String,
     identity: String,
+    repository: String,
     database: String,
     documents: Vec<Value>,
 }
@@ -104,10 +139,21 @@ fn stored_tenant() -> StoredTenant {
 
     let server = machine.start(&["--encryption-recovery-recipient", &recipient]);
     let _ = server.create("/api/tenants", &json!({"id": "demo"}));
-    let ids: Vec<String> = samples()
-        .iter()
-        .map(|fields| server.insert("demo", "places", fields))
-        .collect();
+    let backup = || {
+        let ran = machine
+            .nimbus(&["backup", "create", "--to", "repository"])
+            .output();
+        let ran = ran.expect("nimbus runs");
+        assert!(ran.status.success(), "{ran:?}");
+    };
+    let mut ids = Vec::new();
+    for fields in samples() {
+        ids.push(server.insert("demo", "places", &fields));
+        if ids.len() == 1 {
+            backup();
+        }
+    }
+    backup();
     let documents = ids
         .iter()
         .map(|id| {
@@ -117,6 +163,8 @@ fn stored_tenant() -> StoredTenant {
     server.stop();
 
     let directory = tempfile::tempdir().expect("a temporary directory");
+    let repository = directory.path().join("repository");
+    fs::rename(machine.path("repository"), &repository).expect("the repository, apart");
     let carry = |from: PathBuf| {
         let name = from.file_name().expect("a file name");
         let to = directory.path().join(name);
@@ -128,6 +176,10 @@ fn stored_tenant() -> StoredTenant {
     StoredTenant {
         other_key: format!("{key}.other"),
         key,
+        repository: repository
+            .into_os_string()
+            .into_string()
+            .expect("a path in UTF-8"),
         identity: carry(identity),
         database: carry(machine.find("demo.sqlite3")),
         documents,

@@ -54,9 +54,30 @@ pub(crate) fn settle(machine: &Machine, arguments: &[&str]) -> [String; 2] {
     let keys = keys.map(|key| key["key"].as_str().expect("a key").to_owned());
     let visit = visit(&server, &keys[0]).expect("an answer");
     assert_eq!(visit.0, 200, "{}", visit.1);
+    save(machine, &server);
     // An orderly end: it is counted.
     server.stop();
     keys
+}
+
+/// Makes a snapshot in a repository of the machine, which is searched like everything else. In plaintext that is refused.
+fn save(machine: &Machine, server: &Server) {
+    let to = json!({"to": machine.path("repository")});
+    let (status, begun) = server.request("POST", "/api/admin/backups", Some(&to));
+    let Some(id) = begun["operation"].as_str() else {
+        assert_eq!(status, 400, "{begun}");
+        return;
+    };
+    loop {
+        let operation = server.get(&format!("/api/admin/operations/{id}"));
+        match operation["state"].as_str() {
+            Some("running") => thread::sleep(std::time::Duration::from_millis(20)),
+            state => {
+                assert_eq!(state, Some("done"), "{operation}");
+                return;
+            }
+        }
+    }
 }
 
 /// Reads, inserts, changes, deletes and errs on all tenants at once, and is killed in the middle.

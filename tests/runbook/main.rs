@@ -252,6 +252,26 @@ fn the_whole_host_is_lost() {
 }
 
 #[test]
+fn the_whole_host_is_lost_and_there_is_a_repository() {
+    let deployment = Deployment::new(vec![]);
+    let _ =
+        deployment.run("nimbus backup create --to repo && rm -r data backup home && mkdir home");
+    deployment.follow("The whole host is lost, and there is a repository");
+}
+
+#[test]
+fn a_tenant_was_deleted_by_mistake() {
+    let deployment = Deployment::new(vec![]);
+    let _ = deployment.run("nimbus backup create --to repo");
+    let server = deployment
+        .machine
+        .start_command(deployment.nimbus(&["start", "--port", "0"]));
+    assert_eq!(server.request("DELETE", "/api/tenants/demo", None).0, 204);
+    server.stop();
+    deployment.follow("A tenant was deleted by mistake");
+}
+
+#[test]
 fn a_key_that_was_taken_back_and_a_tenant_that_is_stopped_by_hand() {
     // What the lease does by itself is tested beside a KMS that says no; the commands here are those for the operator.
     let deployment = Deployment::new(vec![]);

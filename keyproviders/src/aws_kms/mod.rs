@@ -15,6 +15,7 @@
 //! connection, which is closed after a second without a call; `nimbus` has an allocator that wipes
 //! what is freed.
 
+mod chain;
 mod client;
 mod error;
 mod http;
@@ -44,6 +45,7 @@ use crate::error::ProviderError;
 use crate::keys::Dek;
 use crate::provider::{KeyProvider, Unwrapped, Wrapped};
 
+pub use self::chain::AwsChain;
 pub use self::client::{KmsConfig, same_key};
 pub use self::error::KmsError;
 pub use self::map::KmsKeyMap;

@@ -43,7 +43,7 @@ pub(super) fn offline(envelope: Envelope, settings: &Settings) -> Envelope {
 }
 
 /// A deployment that no server has, with the directory's lock held by the caller.
-pub(super) async fn deployment(settings: &Settings) -> Result<Deployment, CliError> {
+pub(in crate::cli) async fn deployment(settings: &Settings) -> Result<Deployment, CliError> {
     let keys = keys::connect(settings, Purpose::Inspect).await?;
     opened(keys.envelope, settings).await
 }

@@ -25,6 +25,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::{self, Format};
 use super::{CliError, CommandOutcome};
+pub(super) use audited::deployment;
+
 use crate::audit::ControlLost;
 use crate::config::Settings;
 use crate::control::Control;
@@ -146,7 +148,7 @@ impl Encryption {
 }
 
 /// Refuses a place where no server ever ran, or whose control file is gone: there is nothing to be read there, and nothing to be made.
-fn require_deployment(settings: &Settings) -> Result<(), EncryptionError> {
+pub(super) fn require_deployment(settings: &Settings) -> Result<(), EncryptionError> {
     let control = Control::path_in(&settings.control_data_dir);
     if control.exists() || manifest_path(&control).exists() {
         return Ok(());
@@ -184,7 +186,7 @@ impl Provider {
 
 /// A bar of bytes on standard error, where that is a terminal. A copy under way stops, and what there is of it is removed, once [`stop_on_signals`]
 /// has seen one: the beginning of an export is plaintext that nobody would look for.
-fn progress_bar(what: &'static str) -> (ProgressBar, Progress) {
+pub(super) fn progress_bar(what: &'static str) -> (ProgressBar, Progress) {
     bar(
         what,
         "{msg} {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}, {eta} left",
@@ -210,7 +212,7 @@ fn bar(what: &'static str, template: &str) -> (ProgressBar, Progress) {
 }
 
 /// From here on Ctrl-C, SIGTERM and a lost terminal stop a copy that shows its progress, instead of killing the process.
-fn stop_on_signals() -> std::io::Result<()> {
+pub(super) fn stop_on_signals() -> std::io::Result<()> {
     for kind in [
         SignalKind::interrupt(),
         SignalKind::terminate(),

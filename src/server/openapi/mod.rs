@@ -49,6 +49,7 @@ use shapes::{CronName, DocumentId, ErrorEnvelope, JobId, TableName, TenantId};
         routes::query::query,
         routes::query::paginated,
         routes::journal::read,
+        routes::backups::create,
         routes::admin::rotate_token,
         routes::admin::encryption_status,
         routes::admin::rotate_kek,

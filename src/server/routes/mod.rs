@@ -3,6 +3,7 @@
 pub(super) mod admin;
 pub(super) mod apps;
 pub(super) mod audit;
+pub(super) mod backups;
 pub(super) mod batch;
 pub(super) mod crons;
 pub(super) mod deploy;

@@ -11,6 +11,7 @@ mod documents;
 mod error;
 mod expressions;
 mod files;
+mod instant;
 mod jobs;
 mod migrations;
 mod plans;
@@ -26,6 +27,7 @@ mod storage;
 mod tables;
 mod transaction;
 
+pub use instant::{Capture, Captured, Capturing, Instants};
 pub(crate) use migrations::is_served;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
@@ -42,7 +44,7 @@ use super::{
 };
 use crate::{
     data_dir::{self, subject},
-    envelope::{Envelope, Intent},
+    envelope::{Envelope, Intent, blocking},
     failpoints::crash_point,
     process::Limits,
     sqlcipher::{self, Progress},
@@ -87,6 +89,7 @@ pub struct SqliteFiles {
     envelope: Envelope,
     dir: PathBuf,
     room: Arc<Room>,
+    instants: Arc<Instants>,
 }
 
 impl SqliteTenants {
@@ -107,6 +110,7 @@ impl SqliteTenants {
         let files = SqliteFiles {
             envelope: envelope.clone(),
             room: Arc::new(Room::new(dir.clone(), options.limits)),
+            instants: Arc::default(),
             dir,
         };
         let options = LifecycleOptions {
@@ -160,9 +164,14 @@ impl Backend for SqliteFiles {
         intent: Intent,
     ) -> Result<Opened<SqliteStorage>, StoreError> {
         let (owner, envelope) = (tenant.clone(), self.envelope.clone());
-        let room = Arc::clone(&self.room);
-        let establish =
-            move |database| SqliteStorage::new(&owner, envelope, room, database).establish();
+        let (room, instants) = (Arc::clone(&self.room), Arc::clone(&self.instants));
+        let (held, of) = (Arc::clone(&self.instants), tenant.clone());
+        if held.is_capturing() {
+            blocking(move || held.before_use(&of)).await;
+        }
+        let establish = move |database| {
+            SqliteStorage::new(&owner, envelope, room, instants, database).establish()
+        };
         let (path, subject) = (self.path(tenant), subject(tenant));
         sqlcipher::open_and(&self.envelope, &path, &subject, intent, establish)
             .await
@@ -170,6 +179,7 @@ impl Backend for SqliteFiles {
     }
 
     fn forget(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        self.instants.before_use(tenant);
         self.envelope
             .forget(&self.path(tenant))
             .map_err(|source| StoreError::Envelope {
@@ -180,6 +190,10 @@ impl Backend for SqliteFiles {
         catalog::remove_files(&self.dir, tenant)?;
         crash_point!("tenants::delete::files-removed");
         Ok(())
+    }
+
+    fn instants(&self) -> Option<(Arc<Instants>, PathBuf)> {
+        Some((Arc::clone(&self.instants), self.dir.clone()))
     }
 
     fn no_room(&self) -> Option<NoRoom> {

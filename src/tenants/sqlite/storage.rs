@@ -16,6 +16,7 @@ use rusqlite::Connection;
 use super::{
     checkpoint,
     error::{failure, opening},
+    instant::Instants,
     jobs, migrations,
     reader::Reader,
     room::Room,
@@ -38,6 +39,7 @@ pub struct SqliteStorage {
     path: PathBuf,
     envelope: Envelope,
     room: Arc<Room>,
+    instants: Arc<Instants>,
     /// Another one once the file has another key.
     database: ArcSwap<Database>,
     /// Whether a copy follows the database and needs the frames of its WAL.
@@ -62,6 +64,7 @@ impl SqliteStorage {
         tenant: &TenantId,
         envelope: Envelope,
         room: Arc<Room>,
+        instants: Arc<Instants>,
         database: Database,
     ) -> Self {
         Self {
@@ -69,6 +72,7 @@ impl SqliteStorage {
             path: database.path().to_owned(),
             envelope,
             room,
+            instants,
             database: ArcSwap::from_pointee(database),
             followed: Arc::default(),
             lost: AtomicBool::new(false),
@@ -120,6 +124,11 @@ impl SqliteStorage {
     /// How much may be written.
     pub(super) fn room(&self) -> &Arc<Room> {
         &self.room
+    }
+
+    /// What each commit passes.
+    pub(super) fn instants(&self) -> &Arc<Instants> {
+        &self.instants
     }
 
     /// Whether a copy follows the database.

@@ -73,7 +73,13 @@ impl House {
         let database =
             sqlcipher::open(&self.envelope, &self.file(tenant), &subject, Intent::Open).await;
         let envelope = self.envelope.clone();
-        SqliteStorage::new(&id(tenant), envelope, Arc::default(), database.unwrap())
+        SqliteStorage::new(
+            &id(tenant),
+            envelope,
+            Arc::default(),
+            Arc::default(),
+            database.unwrap(),
+        )
     }
 
     /// A connection as the server has it, past the server.

@@ -16,6 +16,7 @@ use super::{
     checkpoint::Checkpoints,
     error::failure,
     files::{Files, Replaced},
+    instant::Instants,
     reader::Reader,
     room::{self, Room},
     storage::SqliteStorage,
@@ -34,6 +35,7 @@ pub struct SqliteTransaction {
     /// What it writes to.
     files: Files,
     room: Arc<Room>,
+    instants: Arc<Instants>,
     /// Whether a copy follows the database and needs the frames of its WAL.
     followed: Arc<AtomicBool>,
     halted: Arc<AtomicBool>,
@@ -71,6 +73,7 @@ impl SqliteTransaction {
             checkpoints,
             files: Files::opened(storage.path()),
             room: Arc::clone(storage.room()),
+            instants: Arc::clone(storage.instants()),
             followed: Arc::clone(storage.followed()),
             halted: Arc::clone(halted),
             sequence,
@@ -263,7 +266,10 @@ impl Transaction for SqliteTransaction {
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
-        self.reader.execute("COMMIT")?;
+        {
+            let _passed = self.instants.commit();
+            self.reader.execute("COMMIT")?;
+        }
         self.sequence = self.written;
         self.still_there()
     }

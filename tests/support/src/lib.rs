@@ -5,6 +5,7 @@
 //! [`FaultProxy`] stands in front of it for what moto does not model: disabled keys, refusals,
 //! throttling, silence, broken connections.
 //! [`TlsFront`] puts TLS of a private authority before it, and [`ConnectProxy`] tunnels to that.
+//! [`Seaweed`] is an S3 that checks signatures and checksums; moto is another.
 //! [`Machine`] is a home, a data directory and an environment of a test's own; [`Server`] is the real binary on it.
 //!
 //! ```no_run
@@ -30,11 +31,13 @@ mod fault;
 mod http;
 mod machine;
 mod moto;
+mod seaweed;
 mod tls;
 
 pub use fault::{Fault, FaultProxy};
 pub use machine::{Answer, Ended, Machine, Server, files_under};
 pub use moto::Moto;
+pub use seaweed::{Seaweed, make_bucket};
 pub use tls::{ConnectProxy, TlsFront};
 
 /// A list that is answered whole, `items` under `name`.

@@ -2,7 +2,7 @@
 
 use utoipa::ToSchema;
 
-use super::{DekRotated, KekRotated, Shredded};
+use super::{BackupCreated, DekRotated, KekRotated, Shredded};
 
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -40,6 +40,7 @@ pub(in crate::server) enum OperationKind {
     RotateKek,
     RotateDek,
     Shred,
+    Backup,
 }
 
 #[derive(ToSchema)]
@@ -57,6 +58,7 @@ pub(in crate::server) enum OperationResult {
     RotateKek(KekRotated),
     RotateDek(DekRotated),
     Shred(Shredded),
+    Backup(BackupCreated),
 }
 
 /// As `nimbus doctor --format json`.

@@ -8,6 +8,7 @@
 mod admin;
 mod apps;
 mod audit;
+mod backups;
 mod batch;
 mod crons;
 mod deploy;
@@ -31,6 +32,7 @@ use utoipa::openapi::{Ref, RefOr};
 pub(in crate::server) use admin::*;
 pub(in crate::server) use apps::*;
 pub(in crate::server) use audit::*;
+pub(in crate::server) use backups::*;
 pub(in crate::server) use batch::*;
 pub(in crate::server) use crons::*;
 pub(in crate::server) use deploy::*;

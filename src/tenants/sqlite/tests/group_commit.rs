@@ -62,7 +62,7 @@ async fn desk(prepare: impl FnOnce(&Connection)) -> Desk {
     let database = sqlcipher::open(&envelope, &file, &subject, Intent::Create)
         .await
         .unwrap();
-    let storage = SqliteStorage::new(&tenant, envelope, Arc::default(), database);
+    let storage = SqliteStorage::new(&tenant, envelope, Arc::default(), Arc::default(), database);
     let mut connection = storage.connection().unwrap();
     migrations::establish(&mut connection, &tenant).unwrap();
     prepare(&connection);

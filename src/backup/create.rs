@@ -1,0 +1,584 @@
+//! A snapshot: everything at one moment, of a deployment that runs or not.
+//!
+//! 1. The moment ([`TenantProvider::freeze`]): commits wait for milliseconds; control file and audit log are read, open tenants are noted.
+//! 2. Each file is read as it was then, and the pages that the repository does not have are added to it, with the file's manifest.
+//! 3. The catalogue is created: only now is there a snapshot.
+//!
+//! A tenant whose files cannot be read is named in the catalogue with the reason, and keeps no other from being saved.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use nimbus_manifests::{Cipher, SealedManifest, TenantId};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::catalogue::{Catalogue, Piece, Run, SealedCatalogue, StoredFile, StoredPart};
+use super::repository::snapshot_name;
+use super::run::{RunBuilder, Version, index, index_bytes, version};
+use super::store::Created as Put;
+use super::{BackupError, Location, Repository, S3Settings, sha256};
+use crate::audit::LogPart;
+use crate::clock;
+use crate::control::{self, ArchiveSealer, Control, FrozenControl};
+use crate::data_dir;
+use crate::envelope::{Envelope, Event, EventKind, EventOutcome, blocking};
+use crate::failpoints::crash_point;
+use crate::sqlcipher::{Progress, UNIT};
+use crate::tenants::TenantProvider;
+use crate::tenants::sqlite::{Capture, Captured};
+
+/// What a snapshot is made of.
+#[derive(Debug, Clone)]
+pub struct Deployment {
+    /// The core, which records events.
+    pub envelope: Envelope,
+    /// The control file.
+    pub control: Arc<Control>,
+    /// The tenants.
+    pub tenants: Arc<dyn TenantProvider>,
+}
+
+/// What was made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Created {
+    /// The snapshot's number.
+    pub snapshot: u64,
+    /// The repository.
+    pub repository: String,
+    /// When, RFC 3339, UTC.
+    pub taken: String,
+    /// How many tenants are in it.
+    pub tenants: usize,
+    /// Bytes of the files that it holds.
+    pub bytes: u64,
+    /// Bytes that were added to the repository for it.
+    pub added: u64,
+    /// How long commits waited, in microseconds.
+    pub held_up_us: u64,
+    /// Tenants that could not be read.
+    pub missing: Vec<MissingTenant>,
+}
+
+/// A tenant that could not be read.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MissingTenant {
+    /// The tenant.
+    pub tenant: String,
+    /// Why.
+    pub why: String,
+}
+
+impl Deployment {
+    /// Makes a snapshot of all tenants, or of `only` one, in the repository at `location`, which is made where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`BackupError`]; there is no new snapshot then.
+    pub async fn create(
+        &self,
+        location: &Location,
+        s3: &S3Settings,
+        only: Option<TenantId>,
+        progress: Progress,
+    ) -> Result<Created, BackupError> {
+        let control = Arc::clone(&self.control);
+        let Some(sealer) = blocking(move || control.archive_sealer()).await else {
+            return Err(BackupError::Plaintext);
+        };
+        let subject = match &only {
+            Some(tenant) => data_dir::subject(tenant),
+            None => control::subject(),
+        };
+        let event = Event::new(EventKind::Backup, EventOutcome::Begun).about(&subject);
+        let event = event.saying(format!("to {location}"));
+        self.envelope.record(event.clone()).await?;
+        let made = self.snapshot(location, s3, &sealer, only, progress).await;
+        let ended = match &made {
+            Ok(made) => Event::new(EventKind::Backup, EventOutcome::Done)
+                .about(&subject)
+                .saying(format!(
+                    "snapshot {} of {} in {location}",
+                    made.snapshot, made.taken
+                )),
+            Err(_) => event.ended(&made),
+        };
+        let recorded = self.envelope.record(ended).await;
+        let made = made?;
+        recorded?;
+        Ok(made)
+    }
+
+    async fn snapshot(
+        &self,
+        location: &Location,
+        s3: &S3Settings,
+        sealer: &ArchiveSealer,
+        only: Option<TenantId>,
+        progress: Progress,
+    ) -> Result<Created, BackupError> {
+        let repository =
+            Repository::open_or_make(location, s3, &sealer.file_id.to_string()).await?;
+        crash_point!("backup::repository-made");
+        let before = self.newest(&repository, sealer).await?;
+        let (frozen, taken) = (
+            Arc::new(Mutex::new(None)),
+            Arc::new(Mutex::new(String::new())),
+        );
+        let (control, read, time) = (
+            Arc::clone(&self.control),
+            Arc::clone(&frozen),
+            Arc::clone(&taken),
+        );
+        let rest = move || {
+            *time.lock().unwrap_or_else(PoisonError::into_inner) = clock::stamp();
+            let frozen = control.freeze();
+            *read.lock().unwrap_or_else(PoisonError::into_inner) = Some(frozen);
+        };
+        let Some(moment) = self.tenants.freeze(Box::new(rest)).await else {
+            return Err(BackupError::NoFiles);
+        };
+        let frozen = frozen.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let frozen = frozen.unwrap_or_else(|| Err(io::ErrorKind::Interrupted.into()));
+        let path = Control::path_in(std::path::Path::new(""));
+        let frozen = frozen.map_err(BackupError::io("read", path))?;
+        let taken = taken.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let capture = Arc::clone(&moment.capturing.capture);
+        let due = match &only {
+            None => capture.due(),
+            Some(tenant) if capture.due().contains(tenant) => vec![tenant.clone()],
+            Some(tenant) => return Err(BackupError::NoTenant(tenant.to_string())),
+        };
+        crash_point!("backup::frozen");
+        let saving = Saving::new(&repository, before.as_ref(), progress, &capture, &due);
+        let tenants = stream::iter(
+            due.into_iter()
+                .map(|tenant| saving.tenant(&capture, tenant)),
+        );
+        let mut tenants: Vec<StoredFile> = tenants.buffer_unordered(AT_ONCE).try_collect().await?;
+        let held_up = moment.held_up;
+        drop(moment);
+        tenants.sort_by(|one, other| one.subject.cmp(&other.subject));
+        let FrozenControl {
+            manifest,
+            bytes,
+            log,
+            ..
+        } = frozen;
+        let control = saving.file(&manifest, Source::Bytes(bytes.into())).await?;
+        let audit = saving.log(log).await?;
+        crash_point!("backup::stored");
+        let catalogue = Catalogue {
+            number: 0,
+            repository: repository.id,
+            taken,
+            previous: None,
+            tenant: only.map(|tenant| tenant.to_string()),
+            control,
+            audit,
+            tenants,
+        };
+        let catalogue = self
+            .commit(&repository, &frozen.sealer, before, catalogue)
+            .await?;
+        crash_point!("backup::committed");
+        let missing = |file: &StoredFile| {
+            let (tenant, why) = (file.tenant()?, file.missing.clone()?);
+            let tenant = tenant.to_string();
+            Some(MissingTenant { tenant, why })
+        };
+        let missing: Vec<_> = catalogue.tenants.iter().filter_map(missing).collect();
+        Ok(Created {
+            snapshot: catalogue.number,
+            repository: repository.shown(),
+            taken: catalogue.taken.clone(),
+            tenants: catalogue.tenants.len() - missing.len(),
+            bytes: catalogue.files().map(|file| file.bytes).sum(),
+            added: saving.added.load(Ordering::Relaxed),
+            held_up_us: u64::try_from(held_up.as_micros()).unwrap_or(u64::MAX),
+            missing,
+        })
+    }
+
+    /// The newest snapshot, proven.
+    async fn newest(
+        &self,
+        repository: &Repository,
+        sealer: &ArchiveSealer,
+    ) -> Result<Option<(SealedCatalogue, String)>, BackupError> {
+        let (numbers, _others) = repository.numbers().await?;
+        let Some(newest) = numbers.last() else {
+            return Ok(None);
+        };
+        let Some(found) = repository.catalogue(*newest).await? else {
+            return Ok(None);
+        };
+        if found.0.dek_id == sealer.dek_id {
+            if !found.0.is_authentic(&sealer.key) {
+                return Err(repository.damaged(&snapshot_name(*newest), "its MAC is wrong"));
+            }
+        } else {
+            repository.prove(&self.envelope, &found.0).await?;
+        }
+        Ok(Some(found))
+    }
+
+    /// Creates the catalogue under the next number that is free.
+    async fn commit(
+        &self,
+        repository: &Repository,
+        sealer: &ArchiveSealer,
+        mut before: Option<(SealedCatalogue, String)>,
+        mut catalogue: Catalogue,
+    ) -> Result<Catalogue, BackupError> {
+        loop {
+            catalogue.number = before
+                .as_ref()
+                .map_or(0, |(before, _)| before.claims.number)
+                + 1;
+            catalogue.previous = before.map(|(_, sha256)| sha256);
+            let text = Bytes::from(catalogue.seal(sealer));
+            let name = snapshot_name(catalogue.number);
+            match repository.store.create(&name, text).await? {
+                Put::Done => return Ok(catalogue),
+                Put::Other(_) => {
+                    let theirs = repository.catalogue(catalogue.number).await?;
+                    let Some(theirs) = theirs else {
+                        return Err(repository.damaged(&name, "it comes and goes"));
+                    };
+                    repository.prove(&self.envelope, &theirs.0).await?;
+                    before = Some(theirs);
+                }
+            }
+        }
+    }
+}
+
+/// Where the bytes of a file come from.
+enum Source {
+    Tenant(Arc<Mutex<Captured>>),
+    Bytes(Arc<Vec<u8>>),
+}
+
+/// What is being added to a repository.
+struct Saving<'a> {
+    repository: &'a Repository,
+    /// The files of the snapshot before, by their ids.
+    before: BTreeMap<String, StoredFile>,
+    log_before: Vec<StoredPart>,
+    progress: Progress,
+    done: Arc<AtomicU64>,
+    total: u64,
+    added: AtomicU64,
+}
+
+/// A run, and the pages of it that count.
+struct Known {
+    /// By number: which run has the page last, and its version there.
+    pages: Vec<Option<(u32, Version)>>,
+    runs: Vec<Run>,
+}
+
+impl<'a> Saving<'a> {
+    fn new(
+        repository: &'a Repository,
+        before: Option<&(SealedCatalogue, String)>,
+        progress: Progress,
+        capture: &Capture,
+        due: &[TenantId],
+    ) -> Self {
+        let before = before.map(|(sealed, _)| &sealed.claims);
+        let files = before.into_iter().flat_map(Catalogue::files);
+        let files = files.filter(|file| file.missing.is_none());
+        Self {
+            repository,
+            before: files
+                .map(|file| (file.file_id.clone(), file.clone()))
+                .collect(),
+            log_before: before.map_or(Vec::new(), |before| before.audit.clone()),
+            progress,
+            done: Arc::default(),
+            total: due.iter().map(|tenant| capture.length(tenant)).sum(),
+            added: AtomicU64::new(0),
+        }
+    }
+
+    /// One tenant. Trouble with its files is part of the answer.
+    async fn tenant(
+        &self,
+        capture: &Arc<Capture>,
+        tenant: TenantId,
+    ) -> Result<StoredFile, BackupError> {
+        let (from, of) = (Arc::clone(capture), tenant.clone());
+        let taken = blocking(move || {
+            let captured = from.take(&of)?;
+            let manifest = captured
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .manifest
+                .clone();
+            Ok::<_, io::Error>((captured, manifest))
+        })
+        .await;
+        let stored = match taken {
+            Ok((captured, manifest)) => self.file(&manifest, Source::Tenant(captured)).await,
+            Err(error) => Err(BackupError::io("read", data_dir::database_name(&tenant))(
+                error,
+            )),
+        };
+        capture.done(&tenant);
+        match stored {
+            Err(error @ BackupError::Io { .. }) => {
+                let why = crate::error_chain::error_chain(&error);
+                tracing::error!(%tenant, why, "a tenant is not in the snapshot");
+                Ok(StoredFile {
+                    subject: data_dir::subject(&tenant).to_string(),
+                    file_id: NOBODY.to_owned(),
+                    dek_id: "0".repeat(16),
+                    manifest: "0".repeat(64),
+                    bytes: 0,
+                    runs: Vec::new(),
+                    missing: Some(why),
+                })
+            }
+            stored => stored,
+        }
+    }
+
+    /// A protected file and its manifest.
+    async fn file(&self, manifest: &[u8], source: Source) -> Result<StoredFile, BackupError> {
+        let sealed = SealedManifest::parse(manifest)
+            .map_err(|error| BackupError::io("read", "a manifest")(io::Error::other(error)))?;
+        let claims = sealed.claims();
+        let (file_id, dek_id) = (
+            claims.file_id().to_string(),
+            claims.deks()[0].id.to_string(),
+        );
+        let known = self
+            .known(&file_id, claims.cipher(), source_bytes(&source))
+            .await?;
+        let (sender, mut receiver) = mpsc::channel(1);
+        let (cipher, done) = (claims.cipher(), Arc::clone(&self.done));
+        let (progress, total) = (Arc::clone(&self.progress), self.total);
+        let reading = blocking(move || {
+            let tell =
+                move |bytes: u64| progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total);
+            read_changes(&source, cipher, known, &sender, &tell)
+        });
+        let adding = async {
+            let mut runs = Vec::new();
+            while let Some(run) = receiver.recv().await {
+                runs.push(self.run(&file_id, run).await?);
+            }
+            Ok::<_, BackupError>(runs)
+        };
+        let (read, added) = tokio::join!(reading, adding);
+        let added = added?;
+        let (bytes, mut runs) = read.map_err(|error| match error.kind() {
+            io::ErrorKind::Interrupted => BackupError::Stopped,
+            _ => BackupError::io("read", claims.subject().file_name())(error),
+        })?;
+        runs.extend(added);
+        let name = sha256(manifest);
+        let object = format!("keys/{file_id}/{dek_id}/{name}");
+        self.repository
+            .add(&object, Bytes::copy_from_slice(manifest))
+            .await?;
+        Ok(StoredFile {
+            subject: claims.subject().to_string(),
+            file_id,
+            dek_id,
+            manifest: name,
+            bytes,
+            runs,
+            missing: None,
+        })
+    }
+
+    /// The pages of a file that the repository has from the snapshot before. Where many of them count no more, none: all are added anew.
+    async fn known(&self, file_id: &str, cipher: Cipher, bytes: u64) -> Result<Known, BackupError> {
+        let nothing = Known {
+            pages: Vec::new(),
+            runs: Vec::new(),
+        };
+        let Some(before) = self
+            .before
+            .get(file_id)
+            .filter(|before| before.cipher() == cipher)
+        else {
+            return Ok(nothing);
+        };
+        let live = bytes.div_ceil(UNIT as u64);
+        let kept: u64 = before.runs.iter().map(|run| u64::from(run.pages)).sum();
+        let full = live / 4096 + MOST_RUNS;
+        if kept * 2 > live * 3 + MOST_RUNS || before.runs.len() as u64 > full {
+            return Ok(nothing);
+        }
+        let count = usize::try_from(before.bytes.div_ceil(UNIT as u64)).unwrap_or(0);
+        let mut pages = vec![None; count + 1];
+        for (place, run) in before.runs.iter().enumerate() {
+            let head = Piece {
+                object: run.object.clone(),
+                offset: run.offset,
+                bytes: index_bytes(run.pages),
+                sha256: run.index_sha256.clone(),
+            };
+            let read = self.repository.span(&head).await?;
+            let Some(entries) = index(&read) else {
+                return Err(self.repository.damaged(&run.object, "its index is none"));
+            };
+            for (number, version) in entries {
+                if let Some(page) = pages.get_mut(number as usize) {
+                    *page = Some((u32::try_from(place).unwrap_or(u32::MAX), version));
+                }
+            }
+        }
+        Ok(Known {
+            pages,
+            runs: before.runs.clone(),
+        })
+    }
+
+    async fn run(&self, file_id: &str, run: RunBuilder) -> Result<Run, BackupError> {
+        let pages = run.count();
+        let (object, index_end) = run.finish();
+        let sha = sha256(&object);
+        let name = format!("base/{file_id}/{sha}");
+        let stored = Run {
+            object: name.clone(),
+            offset: 0,
+            bytes: object.len() as u64,
+            index_sha256: sha256(&object[..index_end]),
+            sha256: sha,
+            pages,
+        };
+        let _before = self.added.fetch_add(stored.bytes, Ordering::Relaxed);
+        self.repository.add(&name, object).await?;
+        crash_point!("backup::run-stored");
+        Ok(stored)
+    }
+
+    /// The audit log. Of a part that goes on where the snapshot before ended, only what is new is added.
+    async fn log(&self, parts: Vec<LogPart>) -> Result<Vec<StoredPart>, BackupError> {
+        let mut stored = Vec::with_capacity(parts.len());
+        for part in parts {
+            let name = part.name.clone();
+            let text = blocking(move || part.read()).await;
+            let text = Bytes::from(text.map_err(BackupError::io("read", &name))?);
+            let begins = |before: &&StoredPart| {
+                let length = usize::try_from(before.bytes).unwrap_or(usize::MAX);
+                text.get(..length)
+                    .is_some_and(|begin| sha256(begin) == before.sha256)
+            };
+            let before = self
+                .log_before
+                .iter()
+                .filter(|before| before.pieces.len() < MOST_PIECES);
+            let before = before.filter(begins).max_by_key(|before| before.bytes);
+            let mut pieces = before.map_or(Vec::new(), |before| before.pieces.clone());
+            let new =
+                text.slice(before.map_or(0, |before| usize::try_from(before.bytes).unwrap_or(0))..);
+            if !new.is_empty() {
+                let sha = sha256(&new);
+                let object = format!("audit/{sha}");
+                pieces.push(Piece {
+                    object: object.clone(),
+                    offset: 0,
+                    bytes: new.len() as u64,
+                    sha256: sha,
+                });
+                let _before = self.added.fetch_add(new.len() as u64, Ordering::Relaxed);
+                self.repository.add(&object, new).await?;
+            }
+            stored.push(StoredPart {
+                name,
+                bytes: text.len() as u64,
+                sha256: sha256(&text),
+                pieces,
+            });
+        }
+        Ok(stored)
+    }
+}
+
+fn source_bytes(source: &Source) -> u64 {
+    match source {
+        Source::Tenant(captured) => {
+            let captured = captured.lock().unwrap_or_else(PoisonError::into_inner);
+            u64::from(captured.pages.pages()) * UNIT as u64
+        }
+        Source::Bytes(bytes) => bytes.len() as u64,
+    }
+}
+
+/// Reads a file and sends the pages that are not known. Answers its length, and the known runs that still count. Blocks.
+fn read_changes(
+    source: &Source,
+    cipher: Cipher,
+    known: Known,
+    sender: &mpsc::Sender<RunBuilder>,
+    tell: &dyn Fn(u64) -> bool,
+) -> io::Result<(u64, Vec<Run>)> {
+    let bytes = source_bytes(source);
+    let count = u32::try_from(bytes.div_ceil(UNIT as u64)).map_err(io::Error::other)?;
+    let mut counted = vec![false; known.runs.len()];
+    let mut run = RunBuilder::default();
+    let gone = |_| io::Error::from(io::ErrorKind::Interrupted);
+    let mut chunk = vec![0; UNIT * CHUNK as usize];
+    let mut first = 1;
+    while first <= count {
+        let pages = CHUNK.min(count - first + 1);
+        let chunk = &mut chunk[..UNIT * pages as usize];
+        match source {
+            Source::Tenant(captured) => {
+                let captured = captured.lock().unwrap_or_else(PoisonError::into_inner);
+                captured.pages.read(first, chunk)?;
+            }
+            Source::Bytes(all) => {
+                let at = (first as usize - 1) * UNIT;
+                let there = &all[at..all.len().min(at + chunk.len())];
+                chunk.fill(0);
+                chunk[..there.len()].copy_from_slice(there);
+            }
+        }
+        for (number, page) in (first..).zip(chunk.chunks_exact(UNIT)) {
+            let version = version(cipher, page);
+            match known.pages.get(number as usize) {
+                Some(Some((place, before))) if *before == version => {
+                    counted[*place as usize] = true
+                }
+                _ => run.push(number, &version, page),
+            }
+            if run.is_full() {
+                sender
+                    .blocking_send(std::mem::take(&mut run))
+                    .map_err(gone)?;
+            }
+        }
+        if !tell(chunk.len() as u64) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        first += pages;
+    }
+    if run.count() > 0 {
+        sender.blocking_send(run).map_err(gone)?;
+    }
+    let runs = known.runs.into_iter().zip(counted);
+    let runs = runs.filter(|(_, counts)| *counts).map(|(run, _)| run);
+    Ok((bytes, runs.collect()))
+}
+
+/// Tenants that are read at a time: each has an object of 16 MiB in memory, and another on its way.
+const AT_ONCE: usize = 3;
+/// Pages that are read at a time.
+const CHUNK: u32 = 256;
+/// From how many objects on a file is stored anew, beyond one for each 16 MiB of it.
+const MOST_RUNS: u64 = 64;
+/// The same of a part of the audit log.
+const MOST_PIECES: usize = 64;
+/// The file id of what could not be read.
+const NOBODY: &str = "00000000-0000-0000-0000-000000000000";

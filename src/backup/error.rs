@@ -1,0 +1,190 @@
+//! Why a backup was not made, verified or restored.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::audit::LogError;
+use crate::control::ControlError;
+use crate::encryption::status::StatusError;
+use crate::envelope::EnvelopeError;
+use crate::process::LockError;
+
+/// Why a backup was not made, verified or restored. What was in the repository before is as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackupError {
+    /// What was named is no place for a repository.
+    #[error("{given:?} names no repository: {why}; name a directory, or s3://bucket/prefix")]
+    Location {
+        /// What was given.
+        given: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A repository must not be there.
+    #[error("the repository {location} {why}")]
+    Placement {
+        /// The repository.
+        location: String,
+        /// What is wrong with the place, and what to do.
+        why: String,
+    },
+    /// The directory or the bucket does not do what it is asked.
+    #[error("cannot {action} in the repository {location}{hint}")]
+    Store {
+        /// What was being done.
+        action: String,
+        /// The repository.
+        location: String,
+        /// What that most often means, and what to do; may be empty.
+        hint: String,
+        /// What the store said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// AWS has no credentials or no region for this.
+    #[error("the repository {location} cannot be reached: {why}")]
+    Aws {
+        /// The repository.
+        location: String,
+        /// What is missing.
+        why: String,
+        /// What the chain said.
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+    /// There is no repository.
+    #[error(
+        "{location} is no repository: it has no object `nimbus-repository`. `nimbus backup create --to {location}` makes one"
+    )]
+    NoRepository {
+        /// Where.
+        location: String,
+    },
+    /// There is something else.
+    #[error(
+        "{location} is no repository, and is not empty ({example}, …): a new repository needs a directory or prefix of its own"
+    )]
+    NotEmpty {
+        /// Where.
+        location: String,
+        /// What is there.
+        example: String,
+    },
+    /// A repository without its beginning.
+    #[error(
+        "{location} holds snapshots, and its object `nimbus-repository` is missing: put that back from a copy; without it nothing is \
+         restored from here, and nothing added"
+    )]
+    HalfInitialised {
+        /// Where.
+        location: String,
+    },
+    /// Something is not what it must be.
+    #[error("{object} in the repository {location} is damaged: {why}")]
+    Damaged {
+        /// The repository.
+        location: String,
+        /// The object.
+        object: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A later release wrote it.
+    #[error(
+        "{object} in the repository {location} was written by a newer nimbus ({found}); use that release"
+    )]
+    Newer {
+        /// The repository.
+        location: String,
+        /// The object.
+        object: String,
+        /// Its format.
+        found: String,
+    },
+    /// It is the repository of another deployment.
+    #[error(
+        "the repository {location} belongs to another deployment: its control file is {theirs}, and this one's is {ours}; \
+         give each deployment a repository of its own"
+    )]
+    OtherDeployment {
+        /// The repository.
+        location: String,
+        /// Whose it is.
+        theirs: String,
+        /// Who asks.
+        ours: String,
+    },
+    /// There is no such snapshot.
+    #[error("{0}")]
+    NoSnapshot(String),
+    /// Encryption is off.
+    #[error(
+        "backups are of encrypted deployments, and this one is in plaintext: stop the server and copy its directories, or copy each tenant \
+         with `sqlite3 <tenant>.sqlite3 '.backup <copy>'` (docs/backup.md)"
+    )]
+    Plaintext,
+    /// Tenants that are no files of Nimbus.
+    #[error(
+        "the tenants of this deployment are not files of Nimbus: back them up with the tools of their database"
+    )]
+    NoFiles,
+    /// There is no such tenant.
+    #[error("there is no tenant {0}")]
+    NoTenant(String),
+    /// Something is in the way of a restoration.
+    #[error(
+        "{} is not empty ({example}, …): a deployment is restored into an empty or a new directory",
+        .dir.display()
+    )]
+    TargetNotEmpty {
+        /// The directory.
+        dir: PathBuf,
+        /// What is there.
+        example: String,
+    },
+    /// What was restored does not prove to be what it must be; it was removed.
+    #[error("what was restored does not pass verification, and was removed: {0}")]
+    Unproven(String),
+    /// The disk refused.
+    #[error("cannot {action} {}", .path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// It was told to stop.
+    #[error("stopped; what was restored until then was removed, or is known to be unfinished")]
+    Stopped,
+    /// The data directory is in use.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// Keys.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    /// The control file.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The audit log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A restored directory cannot be looked through.
+    #[error(transparent)]
+    Status(#[from] StatusError),
+}
+
+impl BackupError {
+    /// For `map_err`.
+    pub(super) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The snapshots of a repository.
+
+use std::collections::BTreeSet;
+
+use nimbus_manifests::TenantId;
+use serde::Serialize;
+
+use super::{BackupError, Repository};
+
+/// A snapshot, by its catalogue.
+#[derive(Debug, Clone, Serialize)]
+pub struct Listed {
+    /// Its number.
+    pub snapshot: u64,
+    /// Its moment.
+    pub taken: String,
+    /// The one tenant that it holds; `None` where it holds all.
+    pub tenant: Option<String>,
+    /// How many tenants it holds.
+    pub tenants: usize,
+    /// Bytes of the files, or of the tenant that was asked for.
+    pub bytes: u64,
+    /// Bytes of pages and log that no earlier snapshot of the list names.
+    pub added: u64,
+    /// Tenants that it could not hold.
+    pub missing: Vec<String>,
+    /// The id of the file of the tenant that was asked for: another one of the name has another.
+    pub file_id: Option<String>,
+}
+
+impl Repository {
+    /// The snapshots in their order; with `tenant`, those that hold it. Nothing is proven, and no key is needed.
+    ///
+    /// # Errors
+    ///
+    /// [`BackupError`].
+    pub async fn snapshots(&self, tenant: Option<&TenantId>) -> Result<Vec<Listed>, BackupError> {
+        let mut seen = BTreeSet::new();
+        let mut listed = Vec::new();
+        for number in self.numbers().await?.0 {
+            let Some((sealed, _)) = self.catalogue(number).await? else {
+                continue;
+            };
+            let catalogue = sealed.claims;
+            let asked = |file: &&super::catalogue::StoredFile| {
+                tenant.is_some_and(|tenant| file.tenant().as_ref() == Some(tenant))
+            };
+            let one = catalogue.tenants.iter().find(asked);
+            if tenant.is_some() && one.is_none() {
+                continue;
+            }
+            let spans: Vec<_> = match one {
+                None => catalogue
+                    .spans()
+                    .map(|span| (span.object, span.offset, span.bytes))
+                    .collect(),
+                Some(one) => one
+                    .runs
+                    .iter()
+                    .map(|run| (run.object.clone(), run.offset, run.bytes))
+                    .collect(),
+            };
+            let new = spans
+                .into_iter()
+                .filter(|(object, offset, _)| seen.insert((object.clone(), *offset)));
+            let added = new.map(|(_, _, bytes)| bytes).sum();
+            let missing = catalogue
+                .tenants
+                .iter()
+                .filter(|file| file.missing.is_some());
+            let missing: Vec<_> = missing
+                .filter_map(|file| Some(file.tenant()?.to_string()))
+                .collect();
+            listed.push(Listed {
+                snapshot: number,
+                taken: catalogue.taken.clone(),
+                tenant: catalogue.tenant.clone(),
+                tenants: catalogue.tenants.len() - missing.len(),
+                bytes: one.map_or_else(
+                    || catalogue.files().map(|file| file.bytes).sum(),
+                    |one| one.bytes,
+                ),
+                added,
+                missing,
+                file_id: one.map(|one| one.file_id.clone()),
+            });
+        }
+        Ok(listed)
+    }
+}

@@ -1,0 +1,45 @@
+//! Backups: encrypted snapshots of a whole deployment in a repository, which is a directory or an S3 bucket, and their restoration.
+//!
+//! What lies in a repository is specified in `docs/backup-format.md`. Pages travel as they lie on the disk, encrypted; no page is opened on the
+//! way, and no tenant is opened for a backup. A [`Catalogue`](catalogue::Catalogue) names what belongs to one moment, by its hash, under a MAC
+//! whose key comes from the control file's data key.
+//!
+//! | module | does |
+//! | --- | --- |
+//! | `location` | what an operator calls a repository, and where none may be |
+//! | `store` | the directory or the bucket: objects, created once and never changed |
+//! | `repository` | which repository it is; its snapshots |
+//! | `run` | pages of one file in one object |
+//! | `catalogue` | what belongs to one moment |
+//! | `create`, `restore`, `verify`, `list` | the operations |
+
+pub mod catalogue;
+pub mod create;
+pub mod error;
+pub mod list;
+pub mod location;
+pub mod repository;
+pub mod restore;
+mod run;
+mod store;
+pub mod verify;
+
+pub use error::BackupError;
+pub use location::{Location, Places, S3Settings};
+pub use repository::Repository;
+
+use data_encoding::HEXLOWER;
+use sha2::{Digest as _, Sha256};
+
+/// SHA-256 in hex.
+fn sha256(bytes: &[u8]) -> String {
+    HEXLOWER.encode(&Sha256::digest(bytes))
+}
+
+/// Whether `text` is a SHA-256 in hex as [`sha256`] writes it.
+fn is_sha256(text: &str) -> bool {
+    text.len() == 64
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}

@@ -1,0 +1,364 @@
+//! Which repository it is, and its snapshots.
+//!
+//! | objects | what | created |
+//! | --- | --- | --- |
+//! | `nimbus-repository` | format, id, the deployment's control file | first of all |
+//! | `base/<file-id>/<sha256>` | pages of a file | before a catalogue names them |
+//! | `audit/<sha256>` | bytes of the audit log | the same |
+//! | `keys/<file-id>/<dek-id>/<sha256>` | a manifest | the same |
+//! | `snapshots/<number>` | a catalogue | last; this is the commit |
+//!
+//! A kill between two of them leaves objects that no catalogue names: they cost their bytes, and the next snapshot finds and uses those that it
+//! would write again. Of two that take the same number one is first, and the other takes the next.
+
+use std::path::Path;
+use std::str::FromStr as _;
+
+use bytes::Bytes;
+use nimbus_manifests::SealedManifest;
+use uuid::Uuid;
+
+use super::catalogue::{CatalogueError, Piece, SealedCatalogue, StoredFile};
+use super::store::{Created, Store};
+use super::{BackupError, Location, S3Settings, sha256};
+use crate::clock;
+use crate::control;
+use crate::envelope::{Envelope, KeyedFile};
+use crate::error_chain::error_chain;
+
+/// A repository of backups.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    pub(super) store: Store,
+    /// Its id.
+    pub id: Uuid,
+    /// The id of the control file of the deployment that it belongs to.
+    pub deployment: String,
+}
+
+impl Repository {
+    /// Opens a repository that there is.
+    ///
+    /// # Errors
+    ///
+    /// [`BackupError`].
+    pub async fn open(location: &Location, s3: &S3Settings) -> Result<Self, BackupError> {
+        let store = Store::connect(location, s3, false).await?;
+        let Some(beginning) = store.get(BEGINNING).await? else {
+            let location = location.to_string();
+            return Err(match store.list("snapshots").await?.is_empty() {
+                true => BackupError::NoRepository { location },
+                false => BackupError::HalfInitialised { location },
+            });
+        };
+        Self::begun(store, &beginning)
+    }
+
+    /// Opens the repository of the deployment with this control file, or makes it in an empty place.
+    ///
+    /// # Errors
+    ///
+    /// [`BackupError`]; of another deployment's, among others.
+    pub async fn open_or_make(
+        location: &Location,
+        s3: &S3Settings,
+        deployment: &str,
+    ) -> Result<Self, BackupError> {
+        let store = Store::connect(location, s3, true).await?;
+        let beginning = match store.get(BEGINNING).await? {
+            Some(beginning) => beginning,
+            None => {
+                let shown = location.to_string();
+                if !store.list("snapshots").await?.is_empty() {
+                    return Err(BackupError::HalfInitialised { location: shown });
+                }
+                if let Some(example) = store.anything().await? {
+                    return Err(BackupError::NotEmpty {
+                        location: shown,
+                        example,
+                    });
+                }
+                let (id, now) = (clock::uuid(), clock::stamp());
+                let text =
+                    format!("{FORMAT}\nid: {id}\ndeployment: {deployment}\ncreated: {now}\n");
+                let text = Bytes::from(text);
+                match store.create(BEGINNING, text.clone()).await? {
+                    Created::Done => text,
+                    // Somebody else made it just then.
+                    Created::Other(theirs) => theirs,
+                }
+            }
+        };
+        let found = Self::begun(store, &beginning)?;
+        if found.deployment != deployment {
+            return Err(BackupError::OtherDeployment {
+                location: location.to_string(),
+                theirs: found.deployment,
+                ours: deployment.to_owned(),
+            });
+        }
+        Ok(found)
+    }
+
+    fn begun(store: Store, beginning: &[u8]) -> Result<Self, BackupError> {
+        let location = store.location().to_string();
+        let text = String::from_utf8_lossy(beginning);
+        let mut lines = text.lines();
+        let format = lines.next().unwrap_or_default();
+        if format != FORMAT && format.starts_with("nimbus-repository/") {
+            return Err(BackupError::Newer {
+                location,
+                object: BEGINNING.to_owned(),
+                found: format.to_owned(),
+            });
+        }
+        let mut field = |name: &str| {
+            lines
+                .next()?
+                .strip_prefix(name)?
+                .strip_prefix(": ")
+                .map(str::to_owned)
+        };
+        let (id, deployment) = (field("id"), field("deployment"));
+        let id = id.and_then(|id| Uuid::from_str(&id).ok());
+        match (format == FORMAT, id, deployment, field("created")) {
+            (true, Some(id), Some(deployment), Some(_created)) => Ok(Self {
+                store,
+                id,
+                deployment,
+            }),
+            _ => Err(BackupError::Damaged {
+                location,
+                object: BEGINNING.to_owned(),
+                why: "it is not what every repository begins with; put it back from a copy"
+                    .to_owned(),
+            }),
+        }
+    }
+
+    /// As an operator names it.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        self.store.location().to_string()
+    }
+
+    /// The numbers of all snapshots, in order; and what else lies among them.
+    ///
+    /// # Errors
+    ///
+    /// [`BackupError::Store`].
+    pub async fn numbers(&self) -> Result<(Vec<u64>, Vec<String>), BackupError> {
+        let (mut numbers, mut others) = (Vec::new(), Vec::new());
+        for (name, _bytes) in self.store.list("snapshots").await? {
+            let number = name
+                .strip_prefix("snapshots/")
+                .and_then(|name| name.parse().ok());
+            match number.filter(|number| snapshot_name(*number) == name) {
+                Some(number) => numbers.push(number),
+                None => others.push(name),
+            }
+        }
+        numbers.sort_unstable();
+        Ok((numbers, others))
+    }
+
+    /// The catalogue of a snapshot, whose MAC is not verified yet, and its SHA-256; `None` when there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`BackupError::Damaged`] and [`BackupError::Newer`], among others.
+    pub async fn catalogue(
+        &self,
+        number: u64,
+    ) -> Result<Option<(SealedCatalogue, String)>, BackupError> {
+        let object = snapshot_name(number);
+        let Some(text) = self.store.get(&object).await? else {
+            return Ok(None);
+        };
+        let read = SealedCatalogue::parse(&text).map_err(|error| match error {
+            CatalogueError::Format(found) => BackupError::Newer {
+                location: self.shown(),
+                object: object.clone(),
+                found,
+            },
+            CatalogueError::Malformed(why) => self.damaged(&object, why),
+        })?;
+        if read.claims.number != number || read.claims.repository != self.id {
+            let why = format!(
+                "it is snapshot {} of repository {}, and was put there",
+                read.claims.number, read.claims.repository
+            );
+            return Err(self.damaged(&object, why));
+        }
+        if read.file_id.to_string() != self.deployment {
+            return Err(self.damaged(&object, "it is of another deployment, and was put there"));
+        }
+        Ok(Some((read, sha256(&text))))
+    }
+
+    /// The bytes that a catalogue names.
+    ///
+    /// # Errors
+    ///
+    /// [`BackupError::Damaged`] when they are not there, or not those.
+    pub(super) async fn span(&self, span: &Piece) -> Result<Bytes, BackupError> {
+        if span.bytes > MOST_BYTES {
+            return Err(self.damaged(&span.object, "more of it is named than any object has"));
+        }
+        let part = span.offset..span.offset + span.bytes;
+        let found = match self.store.get_part(&span.object, part).await {
+            Ok(found) => found,
+            // A part behind the end is refused, in the words of each store.
+            Err(error) => match self.store.get(&span.object).await? {
+                Some(whole) if (whole.len() as u64) < span.offset + span.bytes => {
+                    Some(Bytes::new())
+                }
+                _ => return Err(error),
+            },
+        };
+        let Some(found) = found else {
+            return Err(self.damaged(&span.object, "it is missing"));
+        };
+        if found.len() as u64 != span.bytes {
+            let why = format!("it ends before byte {}", span.offset + span.bytes);
+            return Err(self.damaged(&span.object, why));
+        }
+        if sha256(&found) != span.sha256 {
+            return Err(self.damaged(
+                &span.object,
+                "its bytes are not those that the snapshot was made with",
+            ));
+        }
+        Ok(found)
+    }
+
+    /// The manifests that there are of a file and its data key; the one that the snapshot was made with first. What is no manifest of the two is
+    /// left out.
+    ///
+    /// # Errors
+    ///
+    /// [`BackupError::Store`].
+    pub(super) async fn manifests(
+        &self,
+        file: &StoredFile,
+    ) -> Result<Vec<SealedManifest>, BackupError> {
+        let prefix = file.manifests();
+        let first = format!("{prefix}/{}", file.manifest);
+        let mut names = vec![first.clone()];
+        let mut read = Vec::new();
+        let mut listed = false;
+        while let Some(name) = names.pop() {
+            let manifest = self.store.get(&name).await?;
+            let manifest = manifest.and_then(|text| SealedManifest::parse(&text).ok());
+            let ours = |sealed: &SealedManifest| {
+                let claims = sealed.claims();
+                claims.subject().as_str() == file.subject
+                    && claims.file_id().to_string() == file.file_id
+                    && claims.deks()[0].id.to_string() == file.dek_id
+            };
+            read.extend(manifest.filter(ours));
+            if !listed && read.is_empty() {
+                listed = true;
+                let others = self
+                    .store
+                    .list(&prefix)
+                    .await?
+                    .into_iter()
+                    .map(|(name, _)| name);
+                names.extend(others.filter(|name| *name != first));
+            }
+        }
+        Ok(read)
+    }
+
+    /// The keys of a file at its moment.
+    ///
+    /// # Errors
+    ///
+    /// [`BackupError::Damaged`] when there is no manifest of it, [`BackupError::Envelope`] when none opens.
+    pub(super) async fn keyed(
+        &self,
+        envelope: &Envelope,
+        file: &StoredFile,
+    ) -> Result<KeyedFile, BackupError> {
+        let path = Path::new(&self.shown()).join(file.manifests());
+        let mut refused = None;
+        for manifest in self.manifests(file).await? {
+            match envelope.unseal_apart(&path, manifest).await {
+                Ok(keyed) => return Ok(keyed),
+                Err(error) => refused = Some(error),
+            }
+        }
+        if let Some(error) = refused {
+            return Err(error.into());
+        }
+        let object = format!("{}/{}", file.manifests(), file.manifest);
+        let why = format!(
+            "it is missing or changed, and there is no other manifest of {}",
+            file.subject
+        );
+        Err(self.damaged(&object, why))
+    }
+
+    /// Proves a catalogue by the control file's manifest of its moment.
+    ///
+    /// # Errors
+    ///
+    /// [`BackupError::Damaged`] when its MAC is wrong; whatever keeps the manifest from being opened.
+    pub(super) async fn prove(
+        &self,
+        envelope: &Envelope,
+        read: &SealedCatalogue,
+    ) -> Result<(), BackupError> {
+        let control = &read.claims.control;
+        let object = snapshot_name(read.claims.number);
+        if control.dek_id != read.dek_id.to_string() || control.file_id != self.deployment {
+            return Err(self.damaged(&object, "its MAC names another key than its control file"));
+        }
+        let keyed = self.keyed(envelope, control).await?;
+        if *keyed.manifest().subject() != control::subject() {
+            return Err(self.damaged(&object, "its control file is none"));
+        }
+        match read.is_authentic(&keyed.archive_key()) {
+            true => Ok(()),
+            false => Err(self.damaged(
+                &object,
+                "its MAC is wrong: it was changed, or not written by this deployment",
+            )),
+        }
+    }
+
+    pub(super) fn damaged(&self, object: &str, why: impl Into<String>) -> BackupError {
+        BackupError::Damaged {
+            location: self.shown(),
+            object: object.to_owned(),
+            why: why.into(),
+        }
+    }
+
+    /// Creates an object whose name tells its content; what is there already must be that.
+    pub(super) async fn add(&self, name: &str, content: Bytes) -> Result<(), BackupError> {
+        match self.store.create(name, content).await? {
+            Created::Done => Ok(()),
+            Created::Other(_) => {
+                let why = "something else stands under that name; move it away, and make the snapshot again";
+                Err(self.damaged(name, why))
+            }
+        }
+    }
+}
+
+/// The object of a snapshot's catalogue.
+pub(super) fn snapshot_name(number: u64) -> String {
+    format!("snapshots/{number:010}")
+}
+
+/// An error in one line.
+pub(super) fn said(error: &BackupError) -> String {
+    error_chain(error)
+}
+
+const BEGINNING: &str = "nimbus-repository";
+const FORMAT: &str = "nimbus-repository/1";
+/// No object of pages or of the log is longer: 64 MiB.
+const MOST_BYTES: u64 = 64 << 20;

@@ -1,0 +1,152 @@
+//! Pages of one file in one object.
+//!
+//! ```text
+//! magic  "nimbus-pages/1\n"                                  15 bytes
+//! count  how many pages, big-endian                           4 bytes
+//! index  per page: number 4 (big-endian) │ version 32        36 bytes each, numbers ascending
+//! pages  as they lie in the file                           4096 bytes each, in the order of the index
+//! ```
+//!
+//! A page's version says whether the page changed: of a SQLCipher page, the first 32 of its last 80 bytes, which are a fresh IV and the
+//! beginning of a MAC over it; of the control file, SHA-256. It proves nothing: what is read is proven by the hashes in the catalogue.
+
+use bytes::Bytes;
+use nimbus_manifests::Cipher;
+use sha2::{Digest as _, Sha256};
+
+use crate::sqlcipher::UNIT;
+
+/// What tells one state of a page from another.
+pub(super) type Version = [u8; 32];
+
+/// The version of a page of a file of this cipher.
+pub(super) fn version(cipher: Cipher, page: &[u8]) -> Version {
+    let mut version = [0; 32];
+    match cipher {
+        Cipher::Sqlcipher4 => version.copy_from_slice(&page[UNIT - 80..UNIT - 48]),
+        Cipher::Blocks1 => version.copy_from_slice(&Sha256::digest(page)),
+    }
+    version
+}
+
+/// Pages that are collected for an object.
+#[derive(Debug, Default)]
+pub(super) struct RunBuilder {
+    index: Vec<u8>,
+    pages: Vec<u8>,
+    count: u32,
+}
+
+impl RunBuilder {
+    /// Adds a page; its number is larger than those before.
+    pub(super) fn push(&mut self, number: u32, version: &Version, page: &[u8]) {
+        self.index.extend(number.to_be_bytes());
+        self.index.extend(version);
+        self.pages.extend(page);
+        self.count += 1;
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.count >= MOST_PAGES
+    }
+
+    /// The object, and the length of what stands before its pages.
+    pub(super) fn finish(self) -> (Bytes, usize) {
+        let mut object = Vec::with_capacity(HEAD + self.index.len() + self.pages.len());
+        object.extend(MAGIC);
+        object.extend(self.count.to_be_bytes());
+        object.extend(self.index);
+        let index = object.len();
+        object.extend(self.pages);
+        (object.into(), index)
+    }
+}
+
+/// The length of what stands before the pages of an object with so many.
+pub(super) fn index_bytes(count: u32) -> u64 {
+    HEAD as u64 + u64::from(count) * ENTRY as u64
+}
+
+/// The index of an object, of which at least that part was read. `None` when it is none.
+pub(super) fn index(object: &[u8]) -> Option<impl Iterator<Item = (u32, Version)> + '_> {
+    let rest = object.strip_prefix(MAGIC)?;
+    let (count, rest) = rest.split_first_chunk::<4>()?;
+    let count = usize::try_from(u32::from_be_bytes(*count)).ok()?;
+    let index = rest.get(..count.checked_mul(ENTRY)?)?;
+    let mut before = 0;
+    for entry in index.chunks_exact(ENTRY) {
+        let number = number(entry);
+        if number <= before {
+            return None;
+        }
+        before = number;
+    }
+    Some(index.chunks_exact(ENTRY).map(|entry| {
+        let mut version = [0; 32];
+        version.copy_from_slice(&entry[4..]);
+        (number(entry), version)
+    }))
+}
+
+/// The pages of an object, each with its number. `None` when it is none, or has another length.
+pub(super) fn pages(object: &[u8]) -> Option<impl Iterator<Item = (u32, &[u8])>> {
+    let numbers = index(object)?;
+    let count = object.get(MAGIC.len()..HEAD)?;
+    let begin = HEAD + usize::try_from(number(count)).ok()? * ENTRY;
+    let pages = object.get(begin..)?.chunks_exact(UNIT);
+    if !pages.remainder().is_empty() || pages.len() * ENTRY != begin - HEAD {
+        return None;
+    }
+    Some(numbers.map(|(number, _)| number).zip(pages))
+}
+
+fn number(bytes: &[u8]) -> u32 {
+    bytes
+        .iter()
+        .take(4)
+        .fold(0, |number, byte| number << 8 | u32::from(*byte))
+}
+
+const MAGIC: &[u8] = b"nimbus-pages/1\n";
+const HEAD: usize = MAGIC.len() + 4;
+const ENTRY: usize = 36;
+/// 16 MiB.
+const MOST_PAGES: u32 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gives_back_what_was_put_in_and_takes_nothing_else() {
+        let mut run = RunBuilder::default();
+        for number in [1, 3, 0x0102_0304_u32] {
+            let page = vec![number.to_be_bytes()[3]; UNIT];
+            run.push(number, &version(Cipher::Sqlcipher4, &page), &page);
+        }
+        let (object, index_end) = run.finish();
+        assert_eq!(index_end as u64, index_bytes(3));
+        let numbers =
+            |bytes: &[u8]| Some(index(bytes)?.map(|(number, _)| number).collect::<Vec<_>>());
+        assert_eq!(numbers(&object), Some(vec![1, 3, 0x0102_0304]));
+        assert_eq!(numbers(&object[..index_end]), Some(vec![1, 3, 0x0102_0304]));
+        let read: Vec<_> = pages(&object).unwrap().collect();
+        assert_eq!(read[1], (3, &[3; UNIT][..]));
+        for length in 0..index_end {
+            assert_eq!(numbers(&object[..length]), None, "{length}");
+        }
+        for length in [index_end, object.len() - 1, object.len() - UNIT] {
+            assert!(pages(&object[..length]).is_none(), "{length}");
+        }
+        let longer = [&object[..], &[0; UNIT]].concat();
+        assert!(pages(&longer).is_none());
+        // Two pages under one number.
+        let mut twice = object.to_vec();
+        twice[HEAD + ENTRY..HEAD + ENTRY + 4].copy_from_slice(&1_u32.to_be_bytes());
+        assert!(pages(&twice).is_none());
+    }
+}

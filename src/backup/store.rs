@@ -1,0 +1,341 @@
+//! The directory or the bucket: objects, each created once and never changed.
+//!
+//! The one protocol is create-if-absent: a hard link in a directory, `If-None-Match: *` on S3. What came of a write whose answer was lost, or
+//! was refused because the object is there, is found out by reading the object back: it holds what was to be written, or something else.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_credential_types::provider::{ProvideCredentials as _, SharedCredentialsProvider};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use nimbus_keyproviders::aws_kms::AwsChain;
+use object_store::aws::{AmazonS3Builder, AwsCredential};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    CredentialProvider, Error, GetOptions, GetRange, ObjectStore, PutMode, PutPayload, RetryConfig,
+};
+
+use super::{BackupError, Location, S3Settings};
+use crate::envelope::blocking;
+use crate::error_chain::error_chain;
+
+/// A directory or a bucket.
+#[derive(Clone)]
+pub(super) struct Store {
+    objects: Arc<dyn ObjectStore>,
+    location: Location,
+}
+
+/// What came of a creation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Created {
+    /// The object holds what was to be written.
+    Done,
+    /// It was there before, and holds this.
+    Other(Bytes),
+}
+
+impl Store {
+    /// Connects. A directory that is not there is made if it is to be written to.
+    pub(super) async fn connect(
+        location: &Location,
+        s3: &S3Settings,
+        to_write: bool,
+    ) -> Result<Self, BackupError> {
+        let objects: Arc<dyn ObjectStore> = match location {
+            Location::Dir(dir) => Arc::new(local(dir.clone(), to_write, location).await?),
+            Location::S3 { bucket, .. } => Arc::new(bucket_of(bucket, s3, location).await?),
+        };
+        Ok(Self {
+            objects,
+            location: location.clone(),
+        })
+    }
+
+    pub(super) fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// The object, whole; `None` when there is none.
+    pub(super) async fn get(&self, name: &str) -> Result<Option<Bytes>, BackupError> {
+        self.fetch(name, GetOptions::default()).await
+    }
+
+    /// A part of the object; `None` when there is none.
+    pub(super) async fn get_part(
+        &self,
+        name: &str,
+        part: Range<u64>,
+    ) -> Result<Option<Bytes>, BackupError> {
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(part)),
+            ..GetOptions::default()
+        };
+        self.fetch(name, options).await
+    }
+
+    async fn fetch(&self, name: &str, options: GetOptions) -> Result<Option<Bytes>, BackupError> {
+        let path = self.path(name)?;
+        let failed = |error| self.explain(&format!("read {name}"), error);
+        match self.objects.get_opts(&path, options).await {
+            Ok(found) => found.bytes().await.map(Some).map_err(failed),
+            Err(error @ Error::NotFound { .. }) if no_bucket(&error) => Err(failed(error)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Creates an object where there is none, durably. Tried again a few times where the store fails.
+    pub(super) async fn create(&self, name: &str, content: Bytes) -> Result<Created, BackupError> {
+        let path = self.path(name)?;
+        let mut tries = 0;
+        loop {
+            let payload = PutPayload::from_bytes(content.clone());
+            let put = self
+                .objects
+                .put_opts(&path, payload, PutMode::Create.into())
+                .await;
+            let failure = match lost_answer(put) {
+                Ok(_created) => return Ok(Created::Done),
+                Err(error) => error,
+            };
+            // Whatever was said, the object itself says what is there.
+            match self.get(name).await {
+                Ok(Some(found)) if found == content => return Ok(Created::Done),
+                Ok(Some(found)) => return Ok(Created::Other(found)),
+                Ok(None) | Err(_) if tries < TRIES && may_pass(&failure) => {}
+                Ok(None) | Err(_) => {
+                    return Err(self.explain(&format!("create {name}"), failure));
+                }
+            }
+            tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(tries)).await;
+            tries += 1;
+        }
+    }
+
+    /// The names and lengths of all objects whose names begin with `prefix` and a slash, in order.
+    pub(super) async fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>, BackupError> {
+        let path = self.path(prefix)?;
+        let root = self.path("")?;
+        let mut found = Vec::new();
+        let mut listing = self.objects.list(Some(&path));
+        while let Some(object) = listing.next().await {
+            let object = object.map_err(|error| self.explain(&format!("list {prefix}/"), error))?;
+            let name = object.location.as_ref();
+            let name = name.strip_prefix(root.as_ref()).unwrap_or(name);
+            found.push((name.trim_start_matches('/').to_owned(), object.size));
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Something that is there, if there is anything.
+    pub(super) async fn anything(&self) -> Result<Option<String>, BackupError> {
+        let root = self.path("")?;
+        let root = (!root.as_ref().is_empty()).then_some(root);
+        match self.objects.list(root.as_ref()).next().await {
+            None => Ok(None),
+            Some(Ok(object)) => Ok(Some(object.location.to_string())),
+            Some(Err(error)) => Err(self.explain("list objects", error)),
+        }
+    }
+
+    fn path(&self, name: &str) -> Result<Path, BackupError> {
+        let whole = match &self.location {
+            Location::Dir(_) => name.to_owned(),
+            Location::S3 { prefix, .. } => format!("{prefix}/{name}"),
+        };
+        Path::parse(&whole).map_err(|error| self.explain(&format!("name {name}"), error.into()))
+    }
+
+    fn explain(&self, action: &str, error: Error) -> BackupError {
+        let said = error_chain(&error);
+        let hint = HINTS.iter().find(|(sign, _)| said.contains(sign));
+        BackupError::Store {
+            action: action.to_owned(),
+            location: self.location.to_string(),
+            hint: hint.map_or(String::new(), |(_, hint)| format!(": {hint}")),
+            source: error.into(),
+        }
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Store").field(&self.location).finish()
+    }
+}
+
+/// What the answers of stores mean for an operator, by what they contain; the first that fits.
+const HINTS: [(&str, &str); 11] = [
+    (
+        "NoSuchBucket",
+        "there is no such bucket; make it, or name another",
+    ),
+    ("PermanentRedirect", WRONG_REGION),
+    ("AuthorizationHeaderMalformed", WRONG_REGION),
+    ("301 Moved", WRONG_REGION),
+    (
+        "RequestTimeTooSkewed",
+        "the clock of this machine is wrong; set it",
+    ),
+    (
+        "InvalidAccessKeyId",
+        "S3 does not know the access key; see the credentials of the AWS chain",
+    ),
+    (
+        "SignatureDoesNotMatch",
+        "the secret key is not that of the access key; see the credentials of the AWS chain",
+    ),
+    (
+        "AccessDenied",
+        "the credentials do not allow it; a repository needs s3:GetObject, s3:PutObject and s3:ListBucket",
+    ),
+    (
+        "403 Forbidden",
+        "the credentials do not allow it; a repository needs s3:GetObject, s3:PutObject and s3:ListBucket",
+    ),
+    (
+        "No space left",
+        "the disk is full; what is there already stays as it is",
+    ),
+    ("Permission denied", "this user may not do that there"),
+];
+const WRONG_REGION: &str = "the bucket is in another region; name it with --backup-s3-region";
+
+fn no_bucket(error: &Error) -> bool {
+    error_chain(error).contains("NoSuchBucket")
+}
+
+/// Whether the same request may succeed a moment later.
+fn may_pass(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Generic { .. } | Error::AlreadyExists { .. } | Error::Precondition { .. }
+    ) && HINTS
+        .iter()
+        .all(|(sign, _)| !error_chain(error).contains(sign))
+}
+
+/// For tests: the store did what it was asked, and its answer does not arrive.
+fn lost_answer<T>(answer: Result<T, Error>) -> Result<T, Error> {
+    let lost = || {
+        ::fail::fail_point!("backup::answer-lost", |_| true);
+        false
+    };
+    match lost() {
+        true => Err(Error::Generic {
+            store: "test",
+            source: "the answer is lost".into(),
+        }),
+        false => answer,
+    }
+}
+
+async fn local(
+    dir: PathBuf,
+    to_write: bool,
+    location: &Location,
+) -> Result<LocalFileSystem, BackupError> {
+    let failed = |source: io::Error| BackupError::Io {
+        action: match to_write {
+            true => "make the directory",
+            false => "look into",
+        },
+        path: dir.clone(),
+        source,
+    };
+    let made = dir.clone();
+    let ready = blocking(move || match (to_write, std::fs::metadata(&made)) {
+        (true, Err(_)) => std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&made),
+        (_, found) => found.and_then(|found| match found.is_dir() {
+            true => Ok(()),
+            false => Err(io::ErrorKind::NotADirectory.into()),
+        }),
+    });
+    ready.await.map_err(failed)?;
+    let opened = LocalFileSystem::new_with_prefix(&dir).map_err(|error| BackupError::Store {
+        action: "begin".to_owned(),
+        location: location.to_string(),
+        hint: String::new(),
+        source: error.into(),
+    })?;
+    Ok(opened.with_fsync(true))
+}
+
+async fn bucket_of(
+    bucket: &str,
+    s3: &S3Settings,
+    location: &Location,
+) -> Result<impl ObjectStore, BackupError> {
+    let aws = |why: &str, source| BackupError::Aws {
+        location: location.to_string(),
+        why: why.to_owned(),
+        source,
+    };
+    let chain = AwsChain::look(s3.region.clone())
+        .await
+        .map_err(|error| aws("the AWS chain has no credentials", Some(error.into())))?;
+    let Some(region) = chain.region else {
+        return Err(aws(
+            "no region is known; name it with --backup-s3-region or AWS_REGION",
+            None,
+        ));
+    };
+    // Whoever was first has installed the same one.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let mut builder = AmazonS3Builder::new()
+        .with_bucket_name(bucket)
+        .with_region(region)
+        .with_credentials(Arc::new(Chain(chain.credentials)))
+        .with_retry(RetryConfig {
+            max_retries: 5,
+            retry_timeout: Duration::from_secs(60),
+            ..RetryConfig::default()
+        });
+    if let Some(endpoint) = &s3.endpoint_url {
+        builder = builder
+            .with_endpoint(endpoint)
+            .with_allow_http(endpoint.starts_with("http://"));
+    }
+    builder
+        .build()
+        .map_err(|error| aws("its settings are refused", Some(error.into())))
+}
+
+/// Credentials of the AWS chain, which renews them.
+#[derive(Debug)]
+struct Chain(SharedCredentialsProvider);
+
+#[async_trait]
+impl CredentialProvider for Chain {
+    type Credential = AwsCredential;
+
+    async fn get_credential(&self) -> Result<Arc<AwsCredential>, Error> {
+        let found = self.0.provide_credentials().await;
+        let found = found.map_err(|error| Error::Generic {
+            store: "the AWS chain",
+            source: error.into(),
+        })?;
+        Ok(Arc::new(AwsCredential {
+            key_id: found.access_key_id().to_owned(),
+            secret_key: found.secret_access_key().to_owned(),
+            token: found.session_token().map(str::to_owned),
+        }))
+    }
+}
+
+/// How often a creation is tried again.
+const TRIES: u32 = 4;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);

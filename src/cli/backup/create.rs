@@ -1,0 +1,104 @@
+//! `nimbus backup create`: a snapshot, through the running server when there is one.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::Args;
+use nimbus_manifests::TenantId;
+use serde_json::json;
+
+use super::super::encryption::{deployment, progress_bar, require_deployment, stop_on_signals};
+use super::super::remote::Remote;
+use super::super::{CliError, CommandOutcome, block_on, output, settings};
+use super::{location, shown};
+use crate::backup::create::{Created, Deployment};
+use crate::backup::{BackupError, Location, Places};
+use crate::config::{ProviderChoice, Settings};
+use crate::process::DataDirLock;
+use crate::sqlcipher::Progress;
+use crate::tenants::TenantProvider as _;
+use crate::tenants::sqlite::SqliteOptions;
+
+/// Make a snapshot of everything at one instant: all tenants, the control file and the audit log
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  nimbus backup create --to /mnt/backup/nimbus
+  nimbus backup create --to s3://bucket/nimbus --tenant-id demo
+
+The first snapshot makes the repository; each later one adds what changed. While
+a server runs it makes the snapshot, and needs the credentials of the bucket.")]
+pub(super) struct Create {
+    /// The repository
+    #[arg(long, value_name = "R", value_parser = location)]
+    to: Location,
+
+    /// Save one tenant alone, with the control file and the audit log
+    #[arg(long, value_name = "TENANT")]
+    tenant_id: Option<TenantId>,
+}
+
+impl Create {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
+        let settings = settings(config, None)?;
+        if settings.provider == ProviderChoice::Off {
+            return Err(BackupError::Plaintext.into());
+        }
+        require_deployment(&settings)?;
+        let to = self.to.absolute()?;
+        to.check_place(&Places::of(&settings))?;
+        let (bar, progress) = progress_bar("saving");
+        let created = match Remote::on(&settings.data_dir)? {
+            Some(server) => {
+                let tenant = self.tenant_id.as_ref().map(TenantId::as_str);
+                let request = json!({"to": to.to_string(), "tenant_id": tenant});
+                server.operate("/api/admin/backups", &request, &progress)
+            }
+            None => {
+                let _lock = DataDirLock::acquire(&settings.data_dir)?;
+                block_on(here(&settings, &to, self.tenant_id, progress))
+            }
+        };
+        bar.finish_and_clear();
+        let created: Created = created?;
+        output::answer(&format!(
+            "Snapshot {} of {}: {} tenants, {}; {} were added to {}.",
+            created.snapshot,
+            created.taken,
+            created.tenants,
+            shown(created.bytes),
+            shown(created.added),
+            created.repository,
+        ))?;
+        for missing in &created.missing {
+            output::note(&format!(
+                "NOT in the snapshot: {}: {}",
+                missing.tenant, missing.why
+            ));
+        }
+        Ok(match created.missing.is_empty() {
+            true => CommandOutcome::Done,
+            false => CommandOutcome::Problems,
+        })
+    }
+}
+
+/// From this process: no server runs.
+async fn here(
+    settings: &Settings,
+    to: &Location,
+    only: Option<TenantId>,
+    progress: Progress,
+) -> Result<Created, CliError> {
+    stop_on_signals()?;
+    let deployment = deployment(settings).await?;
+    let tenants = Arc::new(deployment.tenants(SqliteOptions::default()).await?);
+    let saved = Deployment {
+        envelope: deployment.envelope.clone(),
+        control: Arc::clone(&deployment.control),
+        tenants: tenants.clone(),
+    };
+    let created = saved.create(to, &settings.backup_s3, only, progress).await;
+    tenants.close().await?;
+    Ok(created?)
+}

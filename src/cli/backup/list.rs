@@ -1,0 +1,77 @@
+//! `nimbus backup list`: the snapshots of a repository.
+
+use std::path::Path;
+
+use clap::Args;
+use nimbus_manifests::TenantId;
+
+use super::super::output::{self, Format};
+use super::super::{CliError, CommandOutcome, block_on, settings};
+use super::{location, shown};
+use crate::backup::list::Listed;
+use crate::backup::{Location, Repository};
+
+/// List the snapshots of a repository; no key is needed, and nothing is proven
+#[derive(Debug, Args)]
+#[command(after_help = "Example: nimbus backup list --from /mnt/backup/nimbus")]
+pub(super) struct List {
+    /// The repository
+    #[arg(long, value_name = "R", value_parser = location)]
+    from: Location,
+
+    /// List those that hold this tenant, with its size in each
+    #[arg(long, value_name = "TENANT")]
+    tenant_id: Option<TenantId>,
+
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+impl List {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
+        let settings = settings(config, None)?;
+        let listed = block_on(async {
+            let repository = Repository::open(&self.from, &settings.backup_s3).await?;
+            Ok(repository.snapshots(self.tenant_id.as_ref()).await?)
+        })?;
+        let text = match self.format {
+            Format::Json => serde_json::to_string_pretty(&listed).map_err(std::io::Error::from)?,
+            Format::Text => table(&listed),
+        };
+        output::answer(&text)?;
+        Ok(CommandOutcome::Done)
+    }
+}
+
+fn table(listed: &[Listed]) -> String {
+    let head = ["SNAPSHOT", "TAKEN", "HOLDS", "SIZE", "ADDED"].map(str::to_owned);
+    let rows = listed.iter().map(|one| {
+        let mut holds = match (&one.file_id, &one.tenant) {
+            (Some(file_id), _) => format!("file {file_id}"),
+            (None, Some(tenant)) => format!("tenant {tenant}"),
+            (None, None) => crate::pluralize::pluralize(one.tenants, "tenant"),
+        };
+        if !one.missing.is_empty() && one.file_id.is_none() {
+            holds.push_str(&format!(", without {}", one.missing.join(", ")));
+        }
+        [
+            one.snapshot.to_string(),
+            one.taken.clone(),
+            holds,
+            shown(one.bytes),
+            shown(one.added),
+        ]
+    });
+    let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..5).map(width).collect();
+    let line = |row: &[String; 5]| {
+        let cells = row.iter().zip(&widths);
+        let line: String = cells
+            .map(|(cell, width)| format!("{cell:<width$}  "))
+            .collect();
+        format!("{}\n", line.trim_end())
+    };
+    rows.iter().map(line).collect()
+}

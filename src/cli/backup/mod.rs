@@ -1,0 +1,59 @@
+//! `nimbus backup`: one file a verb.
+
+mod create;
+mod list;
+mod restore;
+mod verify;
+
+use std::path::Path;
+
+use clap::{Args, Subcommand};
+
+use super::output::{self, Format};
+use super::{CliError, CommandOutcome};
+use crate::backup::{BackupError, Location};
+
+/// Make, look at, prove and restore backups
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example: nimbus backup create --to /mnt/backup/nimbus
+
+R is a directory, or s3://bucket/prefix. The keys are those of the settings:
+environment and --config, as for `nimbus start`.")]
+pub(super) struct Backup {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make a snapshot of everything, of a running or a stopped deployment
+    Create(create::Create),
+    /// List the snapshots of a repository
+    List(list::List),
+    /// Prove that a repository is whole and authentic
+    Verify(verify::VerifyBackups),
+    /// Restore a deployment into an empty directory
+    Restore(restore::RestoreBackup),
+}
+
+impl Backup {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
+        output::init_log(Format::Text, output::COMMAND_LOG);
+        match self.verb {
+            Verb::Create(verb) => verb.run(config),
+            Verb::List(verb) => verb.run(config),
+            Verb::Verify(verb) => verb.run(config),
+            Verb::Restore(verb) => verb.run(config),
+        }
+    }
+}
+
+fn location(text: &str) -> Result<Location, String> {
+    text.parse().map_err(|error: BackupError| error.to_string())
+}
+
+/// So many bytes, for people.
+fn shown(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}

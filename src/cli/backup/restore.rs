@@ -1,0 +1,151 @@
+//! `nimbus backup restore`: a snapshot becomes a deployment again.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::super::encryption::{progress_bar, stop_on_signals};
+use super::super::output::{self, Format};
+use super::super::{CliError, CommandOutcome, block_on, settings};
+use super::{location, shown};
+use crate::backup::restore::{Dirs, Plan, Proof, Restore};
+use crate::backup::{Location, Places, Repository};
+use crate::config::keys::{self, Purpose};
+use crate::pluralize::pluralize;
+
+/// Restore a deployment into an empty directory
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  nimbus backup restore --from /mnt/backup/nimbus --data-dir data --dry-run
+  nimbus backup restore --from s3://bucket/nimbus --data-dir data
+
+What was revoked, locked, deleted or shredded after the snapshot, by the newest
+audit log in the repository, is so again, unless --as-it-was says otherwise.")]
+pub(super) struct RestoreBackup {
+    /// The repository
+    #[arg(long, value_name = "R", value_parser = location)]
+    from: Location,
+
+    /// The directory to restore into: new, or empty
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+
+    /// The snapshot, by its number in `nimbus backup list`
+    #[arg(long, value_name = "ID", conflicts_with = "latest")]
+    snapshot: Option<u64>,
+
+    /// The newest snapshot of the whole deployment, which is the default
+    #[arg(long)]
+    latest: bool,
+
+    /// How much is proven before it counts
+    #[arg(long, value_enum, default_value_t = Proof::Pages)]
+    verify: Proof,
+
+    /// Leave out what happened after the snapshot: keys that were revoked count again, locked tenants are served
+    #[arg(long)]
+    as_it_was: bool,
+
+    /// Print what would be restored, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+impl RestoreBackup {
+    pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
+        let settings = settings(config, Some(self.data_dir.clone()))?;
+        let (bar, progress) = progress_bar("restoring");
+        let restored = block_on(async {
+            stop_on_signals()?;
+            let envelope = match self.verify {
+                Proof::None => None,
+                _ => Some(keys::connect(&settings, Purpose::Inspect).await?.envelope),
+            };
+            self.from.check_place(&Places::of(&settings))?;
+            let repository = Repository::open(&self.from, &settings.backup_s3).await?;
+            let restore = Restore {
+                snapshot: self.snapshot,
+                proof: self.verify,
+                as_it_was: self.as_it_was,
+            };
+            let chosen = restore.choose(repository, envelope).await?;
+            match self.dry_run {
+                true => Ok(chosen.plan),
+                false => {
+                    let dirs = Dirs {
+                        data: settings.data_dir.clone(),
+                        control: settings.control_data_dir.clone(),
+                    };
+                    Ok(chosen.restore(dirs, &settings.provider, progress).await?)
+                }
+            }
+        });
+        bar.finish_and_clear();
+        let plan = restored?;
+        let answer = match self.format {
+            Format::Json => serde_json::to_string_pretty(&plan).map_err(std::io::Error::from)?,
+            Format::Text => self.text(&plan),
+        };
+        output::answer(&answer)?;
+        let whole =
+            plan.missing.is_empty() && plan.without_keys.is_empty() && plan.unproven.is_empty();
+        Ok(match whole {
+            true => CommandOutcome::Done,
+            false => CommandOutcome::Problems,
+        })
+    }
+
+    fn text(&self, plan: &Plan) -> String {
+        let mut text = format!(
+            "{} snapshot {} of {} from {} into {}: {}, {}, from {} of {}.\n",
+            if self.dry_run {
+                "Would restore"
+            } else {
+                "Restored"
+            },
+            plan.snapshot,
+            plan.taken,
+            plan.repository,
+            self.data_dir.display(),
+            pluralize(plan.tenants, "tenant"),
+            shown(plan.bytes),
+            pluralize(plan.objects, "object"),
+            shown(plan.read_bytes),
+        );
+        if !plan.later.is_empty() {
+            text.push_str(match plan.done_again {
+                true => "Since then, by the newest audit log, and done again:\n",
+                false => "Since then, by the newest audit log, and left out:\n",
+            });
+            for line in &plan.later {
+                text.push_str(&format!("  {line}\n"));
+            }
+        }
+        for (what, of) in [
+            ("not in the snapshot", &plan.missing),
+            (
+                "no manifest in the repository: shredded, or damaged",
+                &plan.without_keys,
+            ),
+            ("not proven, its key is not at hand", &plan.unproven),
+        ] {
+            for one in of {
+                text.push_str(&format!("NOT restored or not proven: {one} ({what})\n"));
+            }
+        }
+        if self.verify == Proof::None && !self.dry_run {
+            text.push_str(NOTHING_PROVEN);
+        }
+        text
+    }
+}
+
+const NOTHING_PROVEN: &str = "\
+Nothing was proven, and the restoration is in no audit log: `nimbus encryption status --verify pages` proves it with the keys. Where the
+snapshot is not the newest, start it with --accept-rolled-back-control.
+";

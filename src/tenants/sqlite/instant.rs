@@ -1,0 +1,268 @@
+//! One moment of all tenants, for a backup.
+//!
+//! A commit passes a gate. Who takes it alone waits for the commits under way, a flush each, and has all tenants between two commits: a moment at
+//! which each database is noted as it is committed, by a look at the index of its WAL. Nothing is opened, read or asked for a key meanwhile.
+//!
+//! From then on what was noted must stay until it is read. The tenants that were open have their checkpoints held off
+//! (`Ciphertext`) since before the moment. The others are noted when they are read; one that is opened or deleted before its turn is held and
+//! noted first, by whoever opens or deletes it. So the cost of the moment grows with the open tenants alone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use nimbus_manifests::TenantId;
+
+use crate::{
+    data_dir,
+    envelope::{ReadError, manifest_path, read_manifest},
+    sqlcipher::Ciphertext,
+};
+
+/// What commits and backups of one directory share.
+#[derive(Debug, Default)]
+pub struct Instants {
+    gate: RwLock<()>,
+    capture: ArcSwapOption<Capture>,
+}
+
+/// The tenants at one moment, until they were all read.
+#[derive(Debug)]
+pub struct Capture {
+    dir: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Whether the moment has come.
+    noted: bool,
+    held: BTreeMap<TenantId, Held>,
+    /// The tenants that there were at the moment, and that were not read yet.
+    due: BTreeSet<TenantId>,
+}
+
+#[derive(Debug)]
+struct Held {
+    /// Locked by who reads it, for as long as that takes.
+    captured: Arc<Mutex<Captured>>,
+    /// Whether its checkpoints are held off.
+    is_held: bool,
+    /// Holds them off since it was opened by somebody while it is read.
+    guard: Option<Ciphertext>,
+}
+
+/// A tenant at the moment.
+#[derive(Debug)]
+pub struct Captured {
+    /// Its manifest, as it lay on the disk.
+    pub(crate) manifest: Vec<u8>,
+    /// Its pages.
+    pub(crate) pages: Ciphertext,
+}
+
+/// Has the capture end, however the backup does.
+#[derive(Debug)]
+pub struct Capturing {
+    instants: Arc<Instants>,
+    /// What is captured.
+    pub(crate) capture: Arc<Capture>,
+}
+
+impl Instants {
+    /// Passed by each commit.
+    pub(super) fn commit(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a backup is under way, so that [`before_use`](Self::before_use) has something to do.
+    pub(super) fn is_capturing(&self) -> bool {
+        self.capture.load().is_some()
+    }
+
+    /// Called before the files of a tenant are opened for writing, or removed. Blocks.
+    pub(in crate::tenants) fn before_use(&self, tenant: &TenantId) {
+        let Some(capture) = self.capture.load_full() else {
+            return;
+        };
+        if let Err(error) = capture.hold(tenant, PATIENCE) {
+            // Its turn will say so once more, and the backup is told to be without it.
+            tracing::warn!(%tenant, %error, "a tenant cannot be held for the backup under way");
+        }
+    }
+
+    /// Begins a capture of the tenants in `dir`: those that are opened from here on are held.
+    pub(in crate::tenants) fn begin(self: &Arc<Self>, dir: PathBuf) -> Capturing {
+        let capture = Arc::new(Capture {
+            dir,
+            state: Mutex::default(),
+        });
+        self.capture.store(Some(Arc::clone(&capture)));
+        Capturing {
+            instants: Arc::clone(self),
+            capture,
+        }
+    }
+
+    /// The moment: no commit is under way. `rest` freezes what else belongs to it; `tenants` says which there are, and which of them are
+    /// open. Answers how long commits waited. Blocks.
+    pub(in crate::tenants) fn freeze<T>(
+        &self,
+        capture: &Capture,
+        tenants: impl FnOnce() -> (BTreeSet<TenantId>, Vec<TenantId>),
+        rest: impl FnOnce() -> T,
+    ) -> (T, Duration) {
+        let gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let since = Instant::now();
+        let rest = rest();
+        let (known, open) = tenants();
+        for tenant in &open {
+            // Opened just now; all others are held already.
+            if let Err(error) = capture.hold(tenant, NO_PATIENCE) {
+                tracing::warn!(%tenant, %error, "a tenant cannot be held for the backup under way");
+            }
+        }
+        let mut state = capture.state();
+        state.due = known;
+        state.noted = true;
+        for (tenant, held) in &state.held {
+            if let Err(error) = locked(&held.captured).pages.settle() {
+                tracing::warn!(%tenant, %error, "a tenant cannot be noted for the backup under way");
+            }
+        }
+        drop(state);
+        drop(gate);
+        (rest, since.elapsed())
+    }
+}
+
+impl Drop for Capturing {
+    fn drop(&mut self) {
+        self.instants.capture.store(None);
+        // Whoever still has it finds nothing to hold.
+        let mut state = self.capture.state();
+        state.due.clear();
+        state.held.clear();
+        state.noted = true;
+    }
+}
+
+impl Capture {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tenants that are to be read.
+    pub(crate) fn due(&self) -> Vec<TenantId> {
+        self.state().due.iter().cloned().collect()
+    }
+
+    /// How long its database is now, for progress.
+    pub(crate) fn length(&self, tenant: &TenantId) -> u64 {
+        std::fs::metadata(self.path(tenant)).map_or(0, |file| file.len())
+    }
+
+    /// Keeps what `tenant` is, or was at the moment; a checkpoint under way is waited for as long as `patience`. Blocks.
+    fn hold(&self, tenant: &TenantId, patience: Duration) -> io::Result<()> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        if state.noted && !state.due.contains(tenant) {
+            return Ok(());
+        }
+        if let Some(held) = state.held.get_mut(tenant) {
+            if !held.is_held {
+                let mut guard = Ciphertext::open(&self.path(tenant))?;
+                guard.hold(patience)?;
+                held.guard = Some(guard);
+                held.is_held = true;
+            }
+            return Ok(());
+        }
+        let mut captured = self.open(tenant)?;
+        captured.pages.hold(patience)?;
+        if state.noted {
+            captured.pages.settle()?;
+            captured.pages.locate()?;
+        }
+        drop(state.held.insert(tenant.clone(), Held::new(captured, true)));
+        Ok(())
+    }
+
+    /// The tenant, to be read until [`done`](Self::done). Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps its files from being read.
+    pub(crate) fn take(&self, tenant: &TenantId) -> io::Result<Arc<Mutex<Captured>>> {
+        let captured = {
+            let mut state = self.state();
+            match state.held.get(tenant) {
+                Some(held) => Arc::clone(&held.captured),
+                None => {
+                    // Nobody has had it open since the moment.
+                    let mut captured = self.open(tenant)?;
+                    let has_wal = captured.pages.has_wal();
+                    if has_wal {
+                        captured.pages.hold(PATIENCE)?;
+                    }
+                    captured.pages.settle()?;
+                    let held = Held::new(captured, has_wal);
+                    let captured = Arc::clone(&held.captured);
+                    drop(state.held.insert(tenant.clone(), held));
+                    captured
+                }
+            }
+        };
+        locked(&captured).pages.locate()?;
+        Ok(captured)
+    }
+
+    /// The tenant was read: it is let go.
+    pub(crate) fn done(&self, tenant: &TenantId) {
+        let mut state = self.state();
+        let _was_due = state.due.remove(tenant);
+        drop(state.held.remove(tenant));
+    }
+
+    fn path(&self, tenant: &TenantId) -> PathBuf {
+        self.dir.join(data_dir::database_name(tenant))
+    }
+
+    fn open(&self, tenant: &TenantId) -> io::Result<Captured> {
+        let path = self.path(tenant);
+        let manifest = match read_manifest(&manifest_path(&path)) {
+            Ok(Some(sealed)) => sealed.as_bytes().to_vec(),
+            Ok(None) => return Err(io::Error::other("its manifest is missing")),
+            Err(ReadError::Io(error)) => return Err(error),
+            Err(ReadError::Parse(error)) => return Err(io::Error::other(error)),
+        };
+        Ok(Captured {
+            manifest,
+            pages: Ciphertext::open(&path)?,
+        })
+    }
+}
+
+impl Held {
+    fn new(captured: Captured, is_held: bool) -> Self {
+        Self {
+            captured: Arc::new(Mutex::new(captured)),
+            is_held,
+            guard: None,
+        }
+    }
+}
+
+fn locked(captured: &Mutex<Captured>) -> MutexGuard<'_, Captured> {
+    captured.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long a checkpoint under way is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The same while no commit passes.
+const NO_PATIENCE: Duration = Duration::from_millis(20);

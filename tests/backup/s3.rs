@@ -1,0 +1,83 @@
+use nimbus_test_support::{Moto, Seaweed, make_bucket};
+
+use super::{add, backup_with, filled, machine, notes, start_on};
+
+/// A deployment through a bucket and back, and the errors of an S3 that is not as it should be.
+fn through_a_bucket(url: &str, bucket: &str, checks_signatures: bool) {
+    make_bucket(url, bucket);
+    let machine = machine();
+    let s3 = [
+        ("NIMBUS_BACKUP_S3_ENDPOINT_URL", url),
+        ("NIMBUS_BACKUP_S3_REGION", "us-east-1"),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_CONFIG_FILE", "/dev/null"),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+    ];
+    let mut start = machine.nimbus(&["start", "--port", "0"]);
+    let _ = start.envs(s3);
+    filled(&machine, &["a", "b"]).stop();
+    let server = machine.start_command(start);
+    let to = format!("s3://{bucket}/some/where");
+    let run = |arguments: &[&str]| backup_with(&machine, arguments, &s3);
+    let _ = run(&["create", "--to", &to]).expect(0, &["Snapshot 1", "2 tenants"]);
+    add(&server, "a", 20);
+    let before = notes(&server, "a");
+    let _ = run(&["create", "--to", &to]).expect(0, &["Snapshot 2"]);
+    server.stop();
+    // Answers that are lost, and a repository beside the other in the same bucket.
+    let lost: Vec<_> = s3
+        .into_iter()
+        .chain([("FAILPOINTS", "backup::answer-lost=return")])
+        .collect();
+    let _ = backup_with(&machine, &["create", "--to", &to], &lost).expect(0, &["Snapshot 3"]);
+    let _ = run(&["create", "--to", &format!("s3://{bucket}/some/wherelse")])
+        .expect(0, &["Snapshot 1"]);
+    let _ = run(&["list", "--from", &to]).expect(0, &["SNAPSHOT", "2 tenants"]);
+    let _ = run(&["verify", "--from", &to, "--deep"])
+        .expect(0, &["3 snapshots", "snapshot 3 was restored"]);
+    let _ =
+        run(&["restore", "--from", &to, "--data-dir", "new"]).expect(0, &["Restored snapshot 3"]);
+    let restored = start_on(&machine, "new", &[]);
+    assert_eq!(before, notes(&restored, "a"));
+    restored.stop();
+
+    let _ =
+        run(&["create", "--to", "s3://no-such-bucket/x"]).expect(1, &["there is no such bucket"]);
+    let nobody = &s3[..2];
+    let nobody: Vec<_> = nobody
+        .iter()
+        .copied()
+        .chain(s3[4..].iter().copied())
+        .collect();
+    let _ = backup_with(&machine, &["list", "--from", &to], &nobody)
+        .expect(1, &["the AWS chain has no credentials"]);
+    if checks_signatures {
+        let wrong: Vec<_> = s3
+            .into_iter()
+            .chain([("AWS_SECRET_ACCESS_KEY", "wrong")])
+            .collect();
+        let _ = backup_with(&machine, &["list", "--from", &to], &wrong)
+            .expect(1, &["the secret key is not that of the access key"]);
+        let wrong: Vec<_> = s3
+            .into_iter()
+            .chain([("AWS_ACCESS_KEY_ID", "wrong")])
+            .collect();
+        let _ = backup_with(&machine, &["list", "--from", &to], &wrong)
+            .expect(1, &["S3 does not know the access key"]);
+    }
+}
+
+#[test]
+fn a_bucket_of_moto_holds_a_repository() {
+    let moto = Moto::start();
+    // Shared with other runs.
+    let bucket = format!("nimbus-{}", std::process::id());
+    through_a_bucket(moto.url(), &bucket, false);
+}
+
+#[test]
+fn a_bucket_of_seaweedfs_which_checks_signatures_and_checksums_holds_a_repository() {
+    let seaweed = Seaweed::start();
+    through_a_bucket(seaweed.url(), "nimbus", true);
+}

