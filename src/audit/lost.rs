@@ -25,7 +25,7 @@ pub struct ControlLost {
 
 impl ControlLost {
     /// Whether the control file of `control_dir` is gone. Tenants without a log say so only in a directory that is marked as a
-    /// deployment's ([`mark_deployed`]): others may have been brought there, or migrated. Blocks.
+    /// deployment's (`mark_deployed`): others may have been brought there, or migrated. Blocks.
     #[must_use]
     pub fn look(control_dir: &Path, data_dir: &Path) -> Option<Self> {
         let path = Control::path_in(control_dir);
