@@ -10,6 +10,7 @@
 )]
 #![expect(clippy::print_stdout, reason = "a benchmark's report is its output")]
 
+mod active_tenants;
 mod bare;
 mod clients;
 mod copies;
@@ -66,6 +67,7 @@ const PARTS: &[(&str, Part)] = &[
     ("reads", reads::run),
     ("opening", opening::run),
     ("open-tenants", open_tenants::run),
+    ("active-tenants", active_tenants::run),
     ("many-tenants", many_tenants::run),
     ("rotate-kek", keys::rewrapping),
     ("keys", keys::run),

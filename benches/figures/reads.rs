@@ -84,7 +84,9 @@ struct Side {
 
 impl Side {
     fn start(arguments: &[&str]) -> Self {
-        let house = House::start(arguments);
+        // Its writer rests while others are measured.
+        let patient = [&["--keep-alive", "1h"], arguments].concat();
+        let house = House::start(&patient);
         let mut writer = Connection::new(house.server.connect());
         let mut ids = Vec::with_capacity(places());
         for batch in 0..places() / BATCH {

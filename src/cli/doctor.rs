@@ -17,6 +17,7 @@ use crate::encryption::doctor::{Diagnosis, Doctor, Verdict};
 use crate::encryption::status::StatusReader;
 use crate::error_chain::error_chain;
 use crate::pluralize::pluralize;
+use crate::process::FileLimit;
 
 /// Look at keys, files and machine; exit code 3 when something needs an operator
 #[derive(Debug, Args)]
@@ -88,7 +89,7 @@ async fn here(settings: &Settings) -> Result<Diagnosis, CliError> {
             holds_control: false,
             rolled_back,
         },
-        max_open_tenants: settings.max_open_tenants,
+        max_open_tenants: settings.max_open_tenants.within(FileLimit::raise()),
         limits: settings.limits,
     };
     Ok(doctor.run(audit).await?)

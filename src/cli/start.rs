@@ -176,7 +176,7 @@ impl Start {
         let starting = short_task(end_if_stopped(signals.stop.clone()));
         let door = self.bind(&settings).await?;
         let files = FileLimit::raise();
-        let max_open_tenants = open_tenants(files, settings.max_open_tenants);
+        let max_open_tenants = settings.max_open_tenants.within(files);
         let (deployment, lock) = self.open(&settings).await?;
         let renewing = deployment.envelope.clone();
         let leases = runtime::keep(Background::LeaseKeeper, move || {
@@ -392,21 +392,6 @@ async fn listen(
     };
     let address = socket.local_addr().map_err(bind)?;
     Ok((socket, address))
-}
-
-/// How many tenants may be open: as many as the settings say, if the files suffice.
-fn open_tenants(files: FileLimit, wanted: usize) -> usize {
-    let most = files.tenants();
-    if wanted > most {
-        tracing::warn!(
-            ?files,
-            max_open_tenants = wanted,
-            open_tenants = most,
-            "the files that this process may have open do not suffice for --max-open-tenants: fewer are kept open; \
-             raise the hard limit (`ulimit -Hn`, or LimitNOFILE= of the service), or lower --max-open-tenants"
-        );
-    }
-    wanted.min(most)
 }
 
 /// What a server is reached by.

@@ -12,6 +12,7 @@ mod bytes;
 mod duration;
 mod key_map;
 pub mod keys;
+mod open_tenants;
 mod said;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub(crate) use duration::{NoTime, Time};
+pub use open_tenants::OpenTenants;
 
 use crate::backup::S3Settings;
 use crate::documents::read_object;
@@ -131,9 +133,9 @@ pub struct Persistence {
     #[arg(long, env = "NIMBUS_ENCRYPTION_DEK_MAX_AGE", value_name = "TIME")]
     pub encryption_dek_max_age: Option<Time>,
 
-    /// How many tenants may be open at a time [default: 512]
-    #[arg(long, env = "NIMBUS_MAX_OPEN_TENANTS", value_name = "N", value_parser = number)]
-    pub max_open_tenants: Option<usize>,
+    /// How many tenants may be open: 2000, or auto for what memory and files allow [default: auto]
+    #[arg(long, env = "NIMBUS_MAX_OPEN_TENANTS", value_name = "N")]
+    pub max_open_tenants: Option<OpenTenants>,
 
     /// Bytes that a tenant may have, after which only deletes are let in: 500MiB, 10GiB [default: no limit]
     #[arg(long, env = "NIMBUS_MAX_TENANT_BYTES", value_name = "BYTES")]
@@ -298,9 +300,6 @@ pub enum ConfigError {
         "--encryption-dek-max-age must be at least 1s; leave it out to replace data keys by hand alone"
     )]
     NoAge,
-    /// A limit of 0.
-    #[error("--max-open-tenants must be at least 1")]
-    NoOpenTenants,
 }
 
 /// Settings that were checked, each against the others.
@@ -321,7 +320,7 @@ pub struct Settings {
     /// How old a data key may grow.
     pub dek_max_age: Option<Duration>,
     /// How many tenants may be open at a time.
-    pub max_open_tenants: usize,
+    pub max_open_tenants: OpenTenants,
     /// How much memory the page cache may take; 0 for none, `None` where nobody said.
     pub page_cache_bytes: Option<u64>,
     /// How much may be written.
@@ -367,10 +366,7 @@ impl Settings {
             return Err(ConfigError::NoAge);
         }
         let data_dir = said.data_dir.clone().unwrap_or_else(|| "data".into());
-        let max_open_tenants = said.max_open_tenants.unwrap_or(DEFAULT_OPEN_TENANTS);
-        if max_open_tenants == 0 {
-            return Err(ConfigError::NoOpenTenants);
-        }
+        let max_open_tenants = said.max_open_tenants.unwrap_or_default();
         let limits = Limits {
             tenant: said.max_tenant_bytes.map(Bytes::count),
             reserve: said
@@ -772,13 +768,6 @@ impl Persistence {
     }
 }
 
-/// As the parser of clap would, in words of our own.
-fn number(text: &str) -> Result<usize, &'static str> {
-    text.parse()
-        .map_err(|_in_its_words| "a whole number is accepted")
-}
-
-const DEFAULT_OPEN_TENANTS: usize = 512;
 /// 1 MiB: an empty tenant has a part of that.
 const LEAST_TENANT_BYTES: u64 = 1 << 20;
 const MIN_LEASE: Duration = Duration::from_secs(1);

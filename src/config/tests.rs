@@ -22,7 +22,7 @@ fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
     let settings = Settings::check(said(&["--data-dir", "/from/flag"]), Some(file.path())).unwrap();
     assert_eq!(settings.data_dir, Path::new("/from/flag"));
     assert_eq!(settings.control_data_dir, Path::new("/from/flag"));
-    assert_eq!(settings.max_open_tenants, 7);
+    assert_eq!(settings.max_open_tenants, "7".parse().unwrap());
     let settings = Settings::check(said(&[]), Some(file.path())).unwrap();
     assert_eq!(settings.data_dir, Path::new("/from/file"));
     let settings = Settings::check(said(&[]), None).unwrap();
@@ -298,7 +298,7 @@ fn says_in_its_own_words_what_is_wrong_with_a_file() {
         ),
         (
             r#"{"persistence": {"max_open_tenants": -1}}"#,
-            r#""persistence.max_open_tenants": a whole number"#,
+            r#""persistence.max_open_tenants": a whole number from 1"#,
         ),
         (
             r#"{"persistence": {"encryption_key_provider": "aws"}}"#,

@@ -88,6 +88,8 @@ metrics! {
         "Connections that did not come through the TLS handshake.";
     TENANTS_OPEN = "nimbus_tenants_open", Kind::Gauge,
         "Tenants that are open.";
+    TENANTS_OPEN_LIMIT = "nimbus_tenants_open_limit", Kind::Gauge,
+        "How many tenants may be open.";
     TENANTS_IN_TROUBLE = "nimbus_tenants_in_trouble", Kind::Gauge,
         "Tenants that did not open when they were asked for last.";
     OPENINGS = "nimbus_tenant_openings_total", Kind::Counter,
@@ -276,6 +278,7 @@ fn show_from_the_start() {
         &*SCHEMA_BYTES,
         &*OPEN_CONNECTIONS,
         &*OPEN_TENANTS,
+        &*OPEN_TENANTS_LIMIT,
         &*IN_TROUBLE,
         &*QUEUED,
         &*WAL,
@@ -320,6 +323,7 @@ handles! {
     ACCEPTED: Counter = metrics::counter!(CONNECTIONS_ACCEPTED);
     HANDSHAKE_FAILED: Counter = metrics::counter!(TLS_FAILURES);
     OPEN_TENANTS: Gauge = metrics::gauge!(TENANTS_OPEN);
+    OPEN_TENANTS_LIMIT: Gauge = metrics::gauge!(TENANTS_OPEN_LIMIT);
     IN_TROUBLE: Gauge = metrics::gauge!(TENANTS_IN_TROUBLE);
     OPENED: Counter = metrics::counter!(OPENINGS, "outcome" => "ok");
     OPENING_FAILED: Counter = metrics::counter!(OPENINGS, "outcome" => "failed");

@@ -6,6 +6,8 @@ use std::io;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::memory_limit;
+
 /// The files that this process may have open; `None` when there is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileLimit(Option<u64>);
@@ -47,6 +49,19 @@ impl FileLimit {
     }
 }
 
+/// How many tenants may be open where the operator names no number: what a quarter of the memory
+/// and the files suffice for.
+#[must_use]
+pub fn most_open_tenants(files: FileLimit) -> usize {
+    within(files, memory_limit())
+}
+
+fn within(files: FileLimit, memory: Option<u64>) -> usize {
+    let by_memory = memory.map_or(MOST_TENANTS, |bytes| bytes / 4 / MEMORY_A_TENANT);
+    let by_memory = by_memory.clamp(FEWEST_TENANTS, MOST_TENANTS);
+    usize::try_from(by_memory).map_or(usize::MAX, |tenants| tenants.min(files.tenants()))
+}
+
 /// Whether the system refused for want of files, threads or memory.
 #[must_use]
 pub fn is_exhaustion(error: &io::Error) -> bool {
@@ -75,8 +90,13 @@ const FILES_A_TENANT: u64 = 11;
 const OWN_FILES: u64 = 64;
 /// What one more connection to a database may need.
 const FILES_TO_OPEN: usize = 4;
-/// As many as are kept open where nobody says how many.
+/// As many as have files before connections take more than a quarter of them.
 const USUAL_TENANTS: u64 = 512;
+/// About what an open tenant in use takes; one at rest takes a fifth of it.
+const MEMORY_A_TENANT: u64 = 1 << 20;
+const FEWEST_TENANTS: u64 = 64;
+/// Each has a thread.
+const MOST_TENANTS: u64 = 8192;
 const FEWEST_CONNECTIONS: u32 = 64;
 const MOST_CONNECTIONS: u32 = 8192;
 
@@ -99,6 +119,24 @@ mod tests {
                 (limit.connections(), limit.tenants()),
                 (connections, tenants),
                 "{files:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn memory_and_files_bound_the_open_tenants() {
+        for (memory, files, tenants) in [
+            (Some(128 << 20), None, 64),
+            (Some(1 << 30), None, 256),
+            (Some(24 << 30), None, 6144),
+            (None, None, 8192),
+            (Some(24 << 30), Some(20_000), 1067),
+            (Some(128 << 20), Some(256), 11),
+        ] {
+            assert_eq!(
+                within(FileLimit(files), memory),
+                tenants,
+                "{memory:?} {files:?}"
             );
         }
     }

@@ -31,7 +31,7 @@ pub(crate) use control_socket::Place;
 pub use control_socket::{ANSWERS_WITHIN, ControlListener, ControlSocket, ControlSocketError};
 pub use disk::{Disk, Limits, Reserve, free_bytes};
 pub use exit::exit_now;
-pub use files::{FileLimit, files_ran_out, is_exhaustion};
+pub use files::{FileLimit, files_ran_out, is_exhaustion, most_open_tenants};
 pub use hardening::{Hardening, harden};
 pub use home::{HomeError, user_dir};
 pub(crate) use lock::process;

@@ -108,6 +108,7 @@ impl<B: Backend> Tenants<B> {
         deletions: Arc<dyn DeletionLog>,
         options: LifecycleOptions,
     ) -> Result<Self, StoreError> {
+        metrics::OPEN_TENANTS_LIMIT.set(options.max_open_tenants as f64);
         let registry = Registry::new(options.max_open_tenants, options.open_patience);
         let shared = Arc::new(Shared {
             backend: Arc::new(backend),

@@ -36,7 +36,7 @@ fn limited(command: &Command, files: u32) -> Command {
 #[test]
 fn every_tenant_is_answered_with_fewer_files_than_all_of_them_take() {
     let machine = machine();
-    let start = machine.nimbus(&["start", "--port", "0"]);
+    let start = machine.nimbus(&["start", "--port", "0", "--max-open-tenants", "512"]);
     let server = machine.start_command(limited(&start, 256));
     let log = server.log();
     assert!(
