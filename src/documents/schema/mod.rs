@@ -12,7 +12,7 @@ mod tree;
 mod violation;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::{Bounded, Fields, InputError, TableName, json_object, json_object::reason};
 use json_schema::JsonSchema;
@@ -151,7 +151,7 @@ impl TableSchema {
         if !self.constrains() {
             return Ok(());
         }
-        let check = |document: &Value| {
+        let checked = tree::with_tree(document.as_json(), |document| {
             for rule in &self.fields {
                 rule.check(document)?;
             }
@@ -159,8 +159,8 @@ impl TableSchema {
                 Some(json_schema) => json_schema.check(document),
                 None => Ok(()),
             }
-        };
-        tree::with_tree(document.as_json(), check).unwrap_or_else(|error| {
+        });
+        checked.unwrap_or_else(|error| {
             Err(Violation::Unreadable {
                 reason: reason(&error),
             })
