@@ -111,7 +111,7 @@ async fn connections_are_set_up_as_documented() {
     assert_eq!(ask("journal_mode"), "wal".to_owned().into());
     assert_eq!(ask("synchronous"), 2.into());
     assert_eq!(ask("wal_autocheckpoint"), 0.into());
-    assert_eq!(ask("temp_store"), 2.into());
+    assert_eq!(ask("temp_store"), 1.into());
     assert_eq!(ask("foreign_keys"), 1.into());
     assert_eq!(ask("cipher_page_size"), "4096".to_owned().into());
     let reader = database.reader().unwrap();

@@ -108,7 +108,7 @@ fn accepts_a_copy_under_another_name_and_refuses_another_tenant() {
         1,
         &["belongs to db:sqlite:tenant:alpha", "not to tenant beta"],
     );
-    let _ = export(&[]).expect(1, &["--tenant-id"]);
+    let _ = export(&[]).expect(2, &["--tenant-id"]);
     let _ = export(&["--tenant-id", "../alpha"]).expect(2, &["--tenant-id"]);
     assert!(!machine.path("plain").exists());
     let _ = export(&["--tenant-id", "alpha"]).expect(0, &[]);

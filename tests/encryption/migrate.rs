@@ -233,7 +233,7 @@ fn rejects_what_it_should_not_touch_and_changes_nothing() {
     };
     refused(
         &["sqlite", "--source", "data/alpha.sqlite3"],
-        1,
+        2,
         &["--tenant-id"],
     );
     refused(

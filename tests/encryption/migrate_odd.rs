@@ -214,8 +214,7 @@ os._exit(0)
         there_and_back(&machine, name);
     }
     // What was never written to is no database yet.
-    let _ = encryption(&machine, &arguments("empty.db"))
-        .expect(1, &["empty.db is not a plaintext sqlite database"]);
+    let _ = encryption(&machine, &arguments("empty.db")).expect(1, &["empty.db has 0 bytes"]);
 }
 
 fn arguments(source: &str) -> [&str; 7] {

@@ -41,7 +41,7 @@ fn a_log_whose_control_file_is_lost_is_read_and_not_proven() {
 fn rotate_dek_tells_a_file_from_a_directory() {
     let machine = deployment(&["alpha"], &[]);
     let _ = encryption(&machine, &["rotate-dek", "--path", "data"]).expect(
-        1,
+        2,
         &[
             "data is a directory",
             "`nimbus encryption rotate-dek --path data --all`",

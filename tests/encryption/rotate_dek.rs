@@ -215,7 +215,7 @@ fn rejects_what_it_should_not_touch() {
         };
         assert_eq!(tenant(before), tenant(snapshot(&machine.data_dir())));
     };
-    refused(&["data/alpha.sqlite3"], 1, &["--tenant-id"]);
+    refused(&["data/alpha.sqlite3"], 2, &["--tenant-id"]);
     refused(
         &["data/alpha.sqlite3", "--tenant-id", "beta"],
         1,

@@ -466,7 +466,7 @@ fn rejects_what_makes_no_sense_before_it_touches_anything() {
             .expect(code, words);
         assert_eq!(before, files());
     };
-    rotate(&["data"], 1, &["data is a directory", "--all"]);
+    rotate(&["data"], 2, &["data is a directory", "--all"]);
     rotate(&["data/alpha.sqlite3", "--all"], 1, &["leave --all out"]);
     rotate(
         &[
