@@ -51,7 +51,7 @@ fn rotate_dek_tells_a_file_from_a_directory() {
         &machine,
         &["rotate-dek", "--all", "--path", "data/alpha.sqlite3"],
     )
-    .expect(1, &["data/alpha.sqlite3 is no directory"]);
+    .expect(2, &["data/alpha.sqlite3 is no directory"]);
 }
 
 #[test]

@@ -467,7 +467,7 @@ fn rejects_what_makes_no_sense_before_it_touches_anything() {
         assert_eq!(before, files());
     };
     rotate(&["data"], 2, &["data is a directory", "--all"]);
-    rotate(&["data/alpha.sqlite3", "--all"], 1, &["leave --all out"]);
+    rotate(&["data/alpha.sqlite3", "--all"], 2, &["leave --all out"]);
     rotate(
         &[
             "data",
