@@ -294,6 +294,59 @@ fn sqlite_sorts_makes_indexes_and_undoes_through_it() {
 }
 
 #[test]
+fn what_is_changed_on_the_disk_fails_what_reads_it_and_is_never_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let connection = connect(dir.path());
+    fill(&connection, 200, 50_000);
+    let before = sorted(&connection).unwrap();
+    let whole = "SELECT value FROM t ORDER BY value LIMIT 150";
+    let mut sort = connection.prepare(whole).unwrap();
+    let mut rows = sort.query([]).unwrap();
+    let _first = rows.next().unwrap();
+    assert_eq!(open_in(dir.path()).len(), 1, "sorted on the disk");
+    change_all(dir.path());
+    let error = loop {
+        match rows.next() {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("all was read"),
+            Err(error) => break error,
+        }
+    };
+    let code = error.sqlite_error().unwrap().extended_code;
+    assert_eq!(code, rusqlite::ffi::SQLITE_IOERR_DATA);
+    drop(rows);
+    drop(sort);
+    // A savepoint that cannot be undone undoes the transaction.
+    connection
+        .execute_batch("BEGIN; INSERT INTO t (value) VALUES ('0'); SAVEPOINT s; UPDATE t SET value = 'y' || value;")
+        .unwrap();
+    change_all(dir.path());
+    let error = connection.execute_batch("ROLLBACK TO s").unwrap_err();
+    let code = error.sqlite_error().unwrap().extended_code;
+    assert_eq!(code, rusqlite::ffi::SQLITE_IOERR_DATA);
+    if !connection.is_autocommit() {
+        connection.execute_batch("ROLLBACK").unwrap();
+    }
+    assert_eq!(sorted(&connection).unwrap(), before);
+}
+
+/// Turns a bit in every block of every temporary file in `dir`. Each is open once: twice would turn it back.
+#[expect(clippy::disallowed_methods, reason = "no database")]
+fn change_all(dir: &Path) {
+    use std::os::fd::AsRawFd as _;
+
+    for file in open_in(dir) {
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        let mut byte = [0];
+        for place in (100..file.metadata().unwrap().len()).step_by(BLOCK) {
+            file.read_exact_at(&mut byte, place).unwrap();
+            file.write_all_at(&[byte[0] ^ 1], place).unwrap();
+        }
+    }
+}
+
+#[test]
 fn without_room_it_is_full_and_everything_else_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let connection = connect(dir.path());
