@@ -28,6 +28,8 @@ pub(crate) struct SqliteFile {
     name: Box<[u8]>,
     /// Whether the index of its WAL was opened with it.
     indexed: bool,
+    /// Whether it has the lock of the index that keeps checkpoints away.
+    holds_checkpoints: bool,
 }
 
 /// What is committed of a WAL, as the connections of a database know it (<https://www.sqlite.org/walformat.html>).
@@ -65,6 +67,17 @@ impl WalIndex {
             in_file: number(96),
         }))
     }
+}
+
+/// What came of an attempt to keep checkpoints away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// There are none from here on.
+    Held,
+    /// No connection has the database open: the last that closes makes none, and the first that opens it may be followed by some.
+    NotOpen,
+    /// One is under way.
+    UnderWay,
 }
 
 /// Two copies of the header, and how far checkpoints have come.
@@ -138,6 +151,7 @@ impl SqliteFile {
             words,
             name: name.into_boxed_slice(),
             indexed: false,
+            holds_checkpoints: false,
         };
         let mut granted = 0;
         // SAFETY: the layer is valid; the name is terminated and lives as long as the file; the memory is zeroed and long enough.
@@ -205,28 +219,32 @@ impl SqliteFile {
         self.done(unsafe { sync(self.file, ffi::SQLITE_SYNC_NORMAL) })
     }
 
-    /// Keeps every checkpoint away, of any process, until the file is closed. `false` while one is under way. Commits are not kept away: they
-    /// go into the WAL, and what is in the database file stays as it is.
+    /// Keeps every checkpoint away, of any process, until the file is closed. Commits are not kept away: they go into the WAL, and what is in
+    /// the database file stays as it is.
     ///
     /// Two locks do that: whoever checkpoints has that of the index alone, and the last connection that closes, which checkpoints without it, has
-    /// the whole file alone.
-    pub(crate) fn hold_checkpoints(&mut self) -> io::Result<bool> {
+    /// the whole file alone. The first is not taken while no connection has made the index: whoever makes it needs that lock.
+    pub(crate) fn hold_checkpoints(&mut self) -> io::Result<Hold> {
         let methods = self.methods()?;
         let (Some(lock), Some(lock_index)) = (methods.xLock, methods.xShmLock) else {
             return Err(io::ErrorKind::Unsupported.into());
         };
         // SAFETY: the file is open.
         match unsafe { lock(self.file, ffi::SQLITE_LOCK_SHARED) } {
-            ffi::SQLITE_BUSY => return Ok(false),
+            ffi::SQLITE_BUSY => return Ok(Hold::UnderWay),
             code => self.done(code)?,
         }
-        let _index = self.map_index()?;
+        if self.wal_index()?.is_none() {
+            return Ok(Hold::NotOpen);
+        }
         let how = ffi::SQLITE_SHM_LOCK | ffi::SQLITE_SHM_SHARED;
         // SAFETY: the file is open, and has its index open.
         match unsafe { lock_index(self.file, CHECKPOINT_LOCK, 1, how) } {
-            ffi::SQLITE_BUSY => Ok(false),
-            code => self.done(code).map(|()| true),
+            ffi::SQLITE_BUSY => return Ok(Hold::UnderWay),
+            code => self.done(code)?,
         }
+        self.holds_checkpoints = true;
+        Ok(Hold::Held)
     }
 
     /// What the index of the WAL says is committed; `None` where no connection has made it yet.
@@ -287,9 +305,15 @@ impl SqliteFile {
 
 impl Drop for SqliteFile {
     fn drop(&mut self) {
+        let unlock = self.methods().ok().and_then(|methods| methods.xShmLock);
+        if let (true, Some(unlock)) = (self.holds_checkpoints, unlock) {
+            let how = ffi::SQLITE_SHM_UNLOCK | ffi::SQLITE_SHM_SHARED;
+            // SAFETY: the file is open, and has this lock. Unmapping alone would leave it with the other connections of the process.
+            let _code = unsafe { unlock(self.file, CHECKPOINT_LOCK, 1, how) };
+        }
         let unmap = self.methods().ok().and_then(|methods| methods.xShmUnmap);
         if let (true, Some(unmap)) = (self.indexed, unmap) {
-            // SAFETY: the file is open. Its locks on the index end with it; the index stays for others.
+            // SAFETY: the file is open. The index stays for others.
             let _code = unsafe { unmap(self.file, 0) };
         }
         let close = self.methods().ok().and_then(|methods| methods.xClose);

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::is_sha256;
 use crate::control::ArchiveSealer;
+use crate::sqlcipher::UNIT;
 
 /// A snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,9 +166,11 @@ impl Catalogue {
 
     /// Refuses what no release writes.
     fn check(&self) -> Result<(), String> {
-        let pieces = self
-            .spans()
-            .all(|span| is_object(&span.object) && is_sha256(&span.sha256));
+        let pieces = self.spans().all(|span| {
+            is_object(&span.object)
+                && is_sha256(&span.sha256)
+                && span.offset.checked_add(span.bytes).is_some()
+        });
         let order = self
             .tenants
             .windows(2)
@@ -182,7 +185,8 @@ impl Catalogue {
         for file in self.files() {
             let subject = file.subject()?;
             let is_control = std::ptr::eq(file, &self.control);
-            if subject.tenant().is_none() != is_control || !is_sha256(&file.manifest) {
+            let is_long = file.bytes > u64::from(u32::MAX) * UNIT as u64;
+            if subject.tenant().is_none() != is_control || !is_sha256(&file.manifest) || is_long {
                 return Err(format!("its entry of {subject} is not right"));
             }
             let _ids = (file.file_id()?, file.dek_id()?);
@@ -393,6 +397,8 @@ mod tests {
             (|one: &mut Catalogue| one.tenants[0].runs[0].object = "../a".to_owned())
                 as fn(&mut Catalogue),
             |one| one.tenants[0].subject = "db:sqlite:tenant:../a:x".to_owned(),
+            |one| one.tenants[0].runs[0].offset = u64::MAX,
+            |one| one.tenants[0].bytes = u64::MAX,
             |one| one.tenants.swap(0, 1),
             |one| one.control = one.tenants[0].clone(),
             |one| one.tenants[1] = one.control.clone(),

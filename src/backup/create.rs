@@ -1,6 +1,6 @@
 //! A snapshot: everything at one moment, of a deployment that runs or not.
 //!
-//! 1. The moment ([`TenantProvider::freeze`]): commits wait for milliseconds; control file and audit log are read, open tenants are noted.
+//! 1. The moment ([`TenantProvider::freeze`]): commits wait; control file and audit log are read, open tenants are noted.
 //! 2. Each file is read as it was then, and the pages that the repository does not have are added to it, with the file's manifest.
 //! 3. The catalogue is created: only now is there a snapshot.
 //!

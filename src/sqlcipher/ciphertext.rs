@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::page::PAGE;
 use super::wal::{Changes, Salts, Tail, recover};
-use crate::sqlite_file::{SqliteFile, WalIndex};
+use crate::sqlite_file::{Hold, SqliteFile, WalIndex};
 
 /// Bytes of a page, and of every unit that a backup counts.
 pub(crate) const UNIT: usize = PAGE;
@@ -47,23 +47,25 @@ impl Ciphertext {
         })
     }
 
-    /// Holds checkpoints off until this is dropped. Waits for one that is under way, as long as `patience`. Blocks.
+    /// Holds checkpoints off until this is dropped. Waits for one that is under way, as long as `patience`. `false` when nobody has the
+    /// database open: then whoever opens it asks again before anything is written. Blocks.
     ///
     /// # Errors
     ///
     /// [`io::ErrorKind::WouldBlock`] when one took longer.
-    pub(crate) fn hold(&mut self, patience: Duration) -> io::Result<()> {
+    pub(crate) fn hold(&mut self, patience: Duration) -> io::Result<bool> {
         let until = Instant::now() + patience;
         while !self.held {
-            self.held = self.file.hold_checkpoints()?;
-            if !self.held && Instant::now() >= until {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            if !self.held {
-                std::thread::sleep(Duration::from_millis(1));
+            match self.file.hold_checkpoints()? {
+                Hold::Held => self.held = true,
+                Hold::NotOpen => break,
+                Hold::UnderWay if Instant::now() >= until => {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Hold::UnderWay => std::thread::sleep(Duration::from_millis(1)),
             }
         }
-        Ok(())
+        Ok(self.held)
     }
 
     /// Whether a WAL with anything in it stands beside the database.
@@ -209,7 +211,7 @@ mod tests {
             }
             insert(&connection, checkpointed, then);
             let mut pages = Ciphertext::open(&path).unwrap();
-            pages.hold(Duration::ZERO).unwrap();
+            assert!(pages.hold(Duration::ZERO).unwrap());
             // Between the hold and the moment, it goes on.
             insert(&connection, then, then + 5);
             pages.settle().unwrap();
@@ -227,14 +229,67 @@ mod tests {
             }
             let _rows = connection.execute("DELETE FROM t WHERE n % 2", []).unwrap();
             pages.locate().unwrap();
+            let mut another = Ciphertext::open(&path).unwrap();
+            assert!(another.hold(Duration::ZERO).unwrap());
+            drop(another);
             assert_eq!(rows(&pages), then + 5);
             // The last connection closes, and leaves the WAL where it is.
             drop(connection);
             assert_eq!(rows(&pages), then + 5);
-            drop(pages);
             let connection = Connection::open(&path).unwrap();
-            let _done = connection
-                .wal_checkpoint_v2(Some(rusqlite::MAIN_DB), CheckpointMode::TRUNCATE)
+            let truncate =
+                || connection.wal_checkpoint_v2(Some(rusqlite::MAIN_DB), CheckpointMode::TRUNCATE);
+            let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+            let _opens_the_wal = connection
+                .query_row("SELECT count(*) FROM t", [], count)
+                .unwrap();
+            assert!(truncate().is_err());
+            drop(pages);
+            // Let go, it keeps nothing back from connections that are open.
+            let _done = truncate().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_database_that_is_held_is_opened_read_and_written_by_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, connection) = database(dir.path());
+        insert(&connection, 0, 20);
+        let left = fs::read(crate::data_dir::beside(&path, "-wal")).unwrap();
+        let whole = fs::read(&path).unwrap();
+        drop(connection);
+        for killed in [false, true] {
+            if killed {
+                fs::write(&path, &whole).unwrap();
+                fs::write(crate::data_dir::beside(&path, "-wal"), &left).unwrap();
+            }
+            let mut pages = Ciphertext::open(&path).unwrap();
+            assert!(!pages.hold(Duration::ZERO).unwrap());
+            pages.settle().unwrap();
+            pages.locate().unwrap();
+            let connection = Connection::open(&path).unwrap();
+            connection.busy_timeout(Duration::ZERO).unwrap();
+            let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+            let found = connection.query_row("SELECT count(*) FROM t", [], count);
+            assert_eq!(found, Ok(20), "{killed}");
+            let mut guard = Ciphertext::open(&path).unwrap();
+            assert!(guard.hold(Duration::ZERO).unwrap());
+            insert(&connection, 20, 30);
+            let checkpoint = |mode| connection.wal_checkpoint_v2(Some(rusqlite::MAIN_DB), mode);
+            let refused = checkpoint(CheckpointMode::TRUNCATE).unwrap_err();
+            let busy = Some(rusqlite::ErrorCode::DatabaseBusy);
+            assert_eq!(refused.sqlite_error_code(), busy);
+            assert_eq!(rows(&pages), 20);
+            drop(guard);
+            // Without it, and once the WAL is begun afresh, what is read is not taken for what was.
+            let _done = checkpoint(CheckpointMode::PASSIVE).unwrap();
+            insert(&connection, 30, 200);
+            let mut page = [0; PAGE];
+            let refused = (1..=pages.pages()).any(|number| pages.read(number, &mut page).is_err());
+            assert_eq!(refused, killed);
+            drop(pages);
+            let _rows = connection
+                .execute("DELETE FROM t WHERE n >= 20", [])
                 .unwrap();
         }
     }

@@ -37,6 +37,8 @@ pub(super) struct Changes {
     /// Pages in the database; `None` when nothing was committed.
     pub(super) pages: Option<u32>,
     wal: Option<SqliteFile>,
+    /// Which WAL the frames are of.
+    salts: Option<Salts>,
 }
 
 pub(super) type Salts = [u8; 8];
@@ -189,6 +191,7 @@ impl Tail {
         }
         self.frames = self.frames.max(last);
         changes.wal = Some(wal);
+        changes.salts = Some(found);
         Ok(changes)
     }
 
@@ -228,12 +231,25 @@ impl Changes {
     }
 
     /// A changed page as it lies in the WAL; `None` when it did not change.
+    ///
+    /// # Errors
+    ///
+    /// The WAL was begun afresh over it: SQLite writes the head of a frame before its page.
     pub(super) fn page(&self, number: u32) -> io::Result<Option<Sealed>> {
         let (Some(wal), Some(at)) = (&self.wal, self.frames.get(&number)) else {
             return Ok(None);
         };
         let mut page = [0; PAGE];
         wal.read_exact_at(&mut page, *at)?;
+        let mut head = [0; FRAME_HEAD];
+        wal.read_exact_at(&mut head, *at - FRAME_HEAD as u64)?;
+        if head[..4] != number.to_be_bytes()
+            || Some(&head[8..16]) != self.salts.as_ref().map(|salts| &salts[..])
+        {
+            return Err(io::Error::other(
+                "the WAL was begun afresh under its reader",
+            ));
+        }
         Ok(Some(page))
     }
 }

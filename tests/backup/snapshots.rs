@@ -345,3 +345,50 @@ fn one_tenant_is_saved_alone_and_is_no_deployment() {
     )
     .expect(1, &["holds the tenant a alone"]);
 }
+
+#[test]
+fn tenants_are_opened_written_and_deleted_while_a_snapshot_is_made() {
+    let machine = machine();
+    filled(&machine, &["closed", "deleted", "killed", "open"]).stop();
+    let server = machine.start(&[]);
+    add(&server, "killed", 2);
+    server.kill();
+    // Between the moment and the reading there is time for what follows.
+    let mut start = machine.nimbus(&["start", "--port", "0"]);
+    let _ = start.env("FAILPOINTS", "backup::frozen=sleep(3000)");
+    let server = machine.start_command(start);
+    add(&server, "open", 1);
+    let (_, begun) = server.request(
+        "POST",
+        "/api/admin/backups",
+        Some(&json!({"to": machine.path("repo")})),
+    );
+    let operation = begun["operation"].as_str().expect("its id");
+    let operation = format!("/api/admin/operations/{operation}");
+    let repository = machine.path("repo/nimbus-repository");
+    while !repository.exists() && server.get(&operation)["state"] == "running" {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    for tenant in ["closed", "killed", "open"] {
+        add(&server, tenant, 1);
+    }
+    let (status, answer) = server.request("DELETE", "/api/tenants/deleted", None);
+    assert_eq!(status, 204, "{answer}");
+    while server.get(&operation)["state"] == "running" {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let ended = server.get(&operation);
+    assert_eq!(ended["state"], "done", "{ended}");
+    add(&server, "closed", 1);
+    server.stop();
+    let _ = backup(&machine, &["verify", "--from", "repo", "--deep"]).expect(0, &["all authentic"]);
+    let restore = ["restore", "--from", "repo", "--data-dir", "new"];
+    let _ = backup(&machine, &restore).expect(0, &["Restored snapshot 1"]);
+    let restored = start_on(&machine, "new", &[]);
+    // The moment was before or between what was written, and never after it.
+    for (tenant, least) in [("closed", 3), ("killed", 5), ("open", 4)] {
+        let found = notes(&restored, tenant).len();
+        assert!((least..=least + 1).contains(&found), "{tenant}: {found}");
+    }
+    restored.stop();
+}

@@ -280,6 +280,9 @@ fn asked(route: &Route, machine: &Machine, server: &Server) -> Vec<(String, Opti
                 key["id"].as_str().expect("its id")
             )))
         }
+        ("POST", "/api/admin/backups") => {
+            with(route.path, json!({"to": machine.path("repository")}))
+        }
         ("POST", "/api/admin/encryption/rotate-kek") => {
             with(route.path, json!({"path": files, "all": true}))
         }

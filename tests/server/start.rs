@@ -182,12 +182,15 @@ fn a_configuration_file_that_is_not_right_is_wrong_usage() {
     let start = || machine.start_that_ends(&["--config", &name]);
     start().expect(2, &["nimbus.json", "No such file"]);
     for (text, word) in [
-        ("{", "EOF"),
+        ("{", "in the middle of an object"),
         ("[]", "nimbus.json"),
         (r#"{"persistence":["x"]}"#, "nimbus.json"),
         (r#"{"persistance":{}}"#, "persistance"),
         (r#"{"persistence":{"data_dri":"x"}}"#, "data_dri"),
-        (r#"{"persistence":{"max_open_tenants":"many"}}"#, "many"),
+        (
+            r#"{"persistence":{"max_open_tenants":"many"}}"#,
+            "max_open_tenants",
+        ),
         (
             r#"{"persistence":{"encryption_key_provider":"rot13"}}"#,
             "rot13",

@@ -14,6 +14,7 @@ use super::{location, shown};
 use crate::backup::create::{Created, Deployment};
 use crate::backup::{BackupError, Location, Places};
 use crate::config::{ProviderChoice, Settings};
+use crate::pluralize::pluralize;
 use crate::process::DataDirLock;
 use crate::sqlcipher::Progress;
 use crate::tenants::TenantProvider as _;
@@ -62,10 +63,10 @@ impl Create {
         bar.finish_and_clear();
         let created: Created = created?;
         output::answer(&format!(
-            "Snapshot {} of {}: {} tenants, {}; {} were added to {}.",
+            "Snapshot {} of {}: {}, {}; {} were added to {}.",
             created.snapshot,
             created.taken,
-            created.tenants,
+            pluralize(created.tenants, "tenant"),
             shown(created.bytes),
             shown(created.added),
             created.repository,

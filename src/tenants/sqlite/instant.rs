@@ -53,7 +53,7 @@ struct Held {
     captured: Arc<Mutex<Captured>>,
     /// Whether its checkpoints are held off.
     is_held: bool,
-    /// Holds them off since it was opened by somebody while it is read.
+    /// Holds them off since it was opened by somebody.
     guard: Option<Ciphertext>,
 }
 
@@ -85,7 +85,8 @@ impl Instants {
         self.capture.load().is_some()
     }
 
-    /// Called before the files of a tenant are opened for writing, or removed. Blocks.
+    /// Called before the files of a tenant are opened for writing, or removed; and once they are open, before anything is written: until
+    /// then its checkpoints cannot be held off. Blocks.
     pub(in crate::tenants) fn before_use(&self, tenant: &TenantId) {
         let Some(capture) = self.capture.load_full() else {
             return;
@@ -176,20 +177,22 @@ impl Capture {
         }
         if let Some(held) = state.held.get_mut(tenant) {
             if !held.is_held {
-                let mut guard = Ciphertext::open(&self.path(tenant))?;
-                guard.hold(patience)?;
-                held.guard = Some(guard);
-                held.is_held = true;
+                let guard = match &mut held.guard {
+                    Some(guard) => guard,
+                    none => none.insert(Ciphertext::open(&self.path(tenant))?),
+                };
+                held.is_held = guard.hold(patience)?;
             }
             return Ok(());
         }
         let mut captured = self.open(tenant)?;
-        captured.pages.hold(patience)?;
+        let is_held = captured.pages.hold(patience)?;
         if state.noted {
             captured.pages.settle()?;
             captured.pages.locate()?;
         }
-        drop(state.held.insert(tenant.clone(), Held::new(captured, true)));
+        let held = Held::new(captured, is_held);
+        drop(state.held.insert(tenant.clone(), held));
         Ok(())
     }
 
@@ -206,12 +209,9 @@ impl Capture {
                 None => {
                     // Nobody has had it open since the moment.
                     let mut captured = self.open(tenant)?;
-                    let has_wal = captured.pages.has_wal();
-                    if has_wal {
-                        captured.pages.hold(PATIENCE)?;
-                    }
+                    let is_held = captured.pages.has_wal() && captured.pages.hold(PATIENCE)?;
                     captured.pages.settle()?;
-                    let held = Held::new(captured, has_wal);
+                    let held = Held::new(captured, is_held);
                     let captured = Arc::clone(&held.captured);
                     drop(state.held.insert(tenant.clone(), held));
                     captured

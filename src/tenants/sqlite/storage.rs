@@ -88,6 +88,8 @@ impl SqliteStorage {
         // there serves the reading, and the writer opens its own with the first mutation.
         let reads = migrations::is_current(&connection, tenant)?
             && checkpoint::is_done(&connection, tenant)?;
+        // It was read: from here on its checkpoints can be held off.
+        self.instants.before_use(tenant);
         if !reads {
             migrations::establish(&mut connection, tenant)?;
         }
