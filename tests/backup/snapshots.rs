@@ -300,7 +300,7 @@ fn a_tenant_whose_files_cannot_be_read_is_named_and_keeps_no_other_out() {
     server.stop();
     fs::remove_file(machine.data_dir().join("b.sqlite3")).expect("a file that is lost");
     let _ = backup(&machine, &["create", "--to", "repo"])
-        .expect(3, &["1 tenants", "NOT in the snapshot: b"]);
+        .expect(3, &["1 tenant", "NOT in the snapshot: b"]);
     let _ =
         backup(&machine, &["verify", "--from", "repo"]).expect(3, &["without db:sqlite:tenant:b"]);
     let _ = backup(
@@ -318,7 +318,7 @@ fn one_tenant_is_saved_alone_and_is_no_deployment() {
     let machine = machine();
     let server = filled(&machine, &["a", "b"]);
     let _ =
-        backup(&machine, &["create", "--to", "repo", "--tenant-id", "a"]).expect(0, &["1 tenants"]);
+        backup(&machine, &["create", "--to", "repo", "--tenant-id", "a"]).expect(0, &["1 tenant"]);
     let _ = backup(
         &machine,
         &["create", "--to", "repo", "--tenant-id", "nobody"],
