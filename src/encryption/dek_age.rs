@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nimbus_manifests::{Subject, Timestamp};
@@ -103,10 +104,21 @@ impl Keeper {
             tenant_id: due.subject.tenant().map(ToString::to_string),
             ..Request::default()
         };
+        let stopped = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stopped);
+        let progress: Progress = Arc::new(move |done, total| {
+            let goes_on = progress(done, total);
+            let _before = told.fetch_or(!goes_on, Ordering::Relaxed);
+            goes_on
+        });
         match self.rotator.rotate_dek(request, progress).await {
             Ok(_rotated) => {
                 tracing::info!(subject = %due.subject, since = %due.since, "an old data key was replaced");
                 true
+            }
+            Err(_interrupted) if stopped.load(Ordering::Relaxed) => {
+                tracing::info!(subject = %due.subject, "an old data key is replaced later: other work comes first");
+                false
             }
             Err(error) => {
                 tracing::error!(
