@@ -18,10 +18,10 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use clap::ValueEnum;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 
 use super::catalogue::{Catalogue, Piece, StoredFile, StoredPart};
@@ -329,11 +329,14 @@ impl Chosen {
     ) -> Result<(), BackupError> {
         let total = self.plan.read_bytes;
         let done = AtomicU64::new(0);
-        let tell =
-            |bytes: u64| match progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total) {
+        let failed = AtomicBool::new(false);
+        let tell = |bytes: u64| {
+            let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            match progress(done, total) && !failed.load(Ordering::Relaxed) {
                 true => Ok(()),
                 false => Err(BackupError::Stopped),
-            };
+            }
+        };
         let tenants = self.catalogue.tenants.iter().filter(|file| {
             let tenant = file
                 .tenant()
@@ -341,11 +344,16 @@ impl Chosen {
                 .unwrap_or_default();
             file.missing.is_none() && !self.plan.without_keys.contains(&tenant)
         });
-        let restoring = tenants.map(|file| self.file(&dirs.data, file, &tell));
-        stream::iter(restoring)
+        // None is dropped before its end: what it has a thread write would come after the removal.
+        let restoring = tenants.map(async |file| {
+            let restored = self.file(&dirs.data, file, &tell).await;
+            restored.inspect_err(|_| failed.store(true, Ordering::Relaxed))
+        });
+        let restored: Vec<_> = stream::iter(restoring)
             .buffer_unordered(AT_ONCE)
-            .try_collect::<()>()
-            .await?;
+            .collect()
+            .await;
+        first_error(restored)?;
         crash_point!("restore::tenants-written");
         for part in &self.log {
             let text = log_part(&self.repository, part).await?;
@@ -458,6 +466,15 @@ impl Chosen {
         })
         .await
     }
+}
+
+/// The error that made the others stop, where there is one.
+fn first_error(restored: Vec<Result<(), BackupError>>) -> Result<(), BackupError> {
+    let (stopped, failed): (Vec<_>, Vec<_>) = restored
+        .into_iter()
+        .filter_map(Result::err)
+        .partition(|error| matches!(error, BackupError::Stopped));
+    failed.into_iter().chain(stopped).next().map_or(Ok(()), Err)
 }
 
 /// Proves every page of what stands in `dirs`. Answers the tenants whose keys are not at hand.
