@@ -1,0 +1,141 @@
+//! One protected file of a snapshot, written to a path.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "nobody has a file open that is being restored: its directory was empty, and is locked, or its name is nobody else's"
+)]
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, stream};
+
+use crate::backup::catalogue::{Piece, StoredFile};
+use crate::backup::run::pages;
+use crate::backup::{BackupError, Repository};
+use crate::envelope::{blocking, manifest_path};
+use crate::sqlcipher::UNIT;
+
+/// Is told how many bytes of the repository were read; says when to stop.
+pub(super) type Tell<'a> = &'a (dyn Fn(u64) -> Result<(), BackupError> + Sync);
+
+impl Repository {
+    /// Writes a protected file to `path`, where nothing is, and its manifest beside it. Both are flushed; their directory is not.
+    pub(super) async fn restore_file(
+        &self,
+        file: &StoredFile,
+        path: &Path,
+        tell: Tell<'_>,
+    ) -> Result<(), BackupError> {
+        let manifests = self.manifests(file).await?;
+        let Some(manifest) = manifests.into_iter().next() else {
+            return Err(self.damaged(&file.manifests(), "there is no manifest"));
+        };
+        self.restore_pages(file, path, tell).await?;
+        let sidecar = manifest_path(path);
+        blocking(move || write_new(&sidecar, manifest.as_bytes())).await
+    }
+
+    /// Writes a protected file to `path`, where nothing is, as it was stored, and flushes it.
+    pub(super) async fn restore_pages(
+        &self,
+        file: &StoredFile,
+        path: &Path,
+        tell: Tell<'_>,
+    ) -> Result<(), BackupError> {
+        let target = Arc::new(Target::create(path, file.bytes)?);
+        let spans = file.runs.iter().map(|run| {
+            let span = Piece {
+                object: run.object.clone(),
+                offset: run.offset,
+                bytes: run.bytes,
+                sha256: run.sha256.clone(),
+            };
+            async move { self.span(&span).await.map(|found| (run, found)) }
+        });
+        let mut there = vec![false; usize::try_from(target.count).unwrap_or(0) + 1];
+        let mut reading = stream::iter(spans).buffered(AHEAD);
+        while let Some(found) = reading.next().await {
+            let (run, object) = found?;
+            let target = Arc::clone(&target);
+            let written = blocking(move || target.write(&object)).await;
+            let written = written.map_err(BackupError::io("write", path))?;
+            let Some(numbers) = written else {
+                return Err(self.damaged(&run.object, "it does not hold pages"));
+            };
+            for number in numbers {
+                if let Some(page) = there.get_mut(number as usize) {
+                    *page = true;
+                }
+            }
+            tell(run.bytes)?;
+        }
+        if let Some(hole) = there.iter().skip(1).position(|there| !there) {
+            let why = format!("no object holds page {} of {}", hole + 1, file.subject);
+            return Err(self.damaged("the snapshot", why));
+        }
+        let flushed = blocking(move || target.file.sync_all()).await;
+        flushed.map_err(BackupError::io("flush", path))
+    }
+}
+
+/// A file that is being restored.
+#[derive(Debug)]
+struct Target {
+    file: File,
+    bytes: u64,
+    count: u64,
+}
+
+impl Target {
+    fn create(path: &Path, bytes: u64) -> Result<Self, BackupError> {
+        let file = new_file(path).and_then(|file| file.set_len(bytes).map(|()| file));
+        Ok(Self {
+            file: file.map_err(BackupError::io("create", path))?,
+            bytes,
+            count: bytes.div_ceil(UNIT as u64),
+        })
+    }
+
+    /// Writes the pages of an object, but for those behind the end; which they are, or `None` when it holds none.
+    fn write(&self, object: &[u8]) -> io::Result<Option<Vec<u32>>> {
+        let Some(pages) = pages(object) else {
+            return Ok(None);
+        };
+        let mut numbers = Vec::new();
+        for (number, page) in pages {
+            let at = (u64::from(number) - 1) * UNIT as u64;
+            if at >= self.bytes {
+                continue;
+            }
+            let page = match self.bytes - at {
+                rest if rest < UNIT as u64 => &page[..usize::try_from(rest).unwrap_or(UNIT)],
+                _ => page,
+            };
+            self.file.write_all_at(page, at)?;
+            numbers.push(number);
+        }
+        Ok(Some(numbers))
+    }
+}
+
+fn new_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+pub(super) fn write_new(path: &Path, content: &[u8]) -> Result<(), BackupError> {
+    let written = new_file(path).and_then(|file| {
+        file.write_all_at(content, 0)?;
+        file.sync_all()
+    });
+    written.map_err(BackupError::io("create", path))
+}
+
+/// Objects that are fetched ahead of what is written.
+const AHEAD: usize = 2;
