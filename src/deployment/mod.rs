@@ -9,6 +9,7 @@ use nimbus_manifests::Cipher;
 use crate::audit::{self, AuditLog, LogError, RolledBack};
 use crate::control::{self, Control, ControlError, MirrorSeen};
 use crate::envelope::{Envelope, Holder, Intent, Prepared, blocking};
+use crate::failpoints::crash_point;
 use crate::tenants::StoreError;
 use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
 
@@ -47,6 +48,7 @@ impl Deployment {
         older: OlderControl,
     ) -> Result<Self, LogError> {
         let control = Arc::new(Control::open(&envelope, control_dir).await?);
+        crash_point!("deployment::control-opened");
         let dir = data_dir.to_owned();
         let marked = blocking(move || audit::mark_deployed(&dir)).await;
         if let Err(error) = marked {

@@ -218,6 +218,8 @@ pub struct Rotated {
     pub unchanged: u64,
     /// How many of these belong to tenants that the key map names: they are under their own keys, and not under the new one.
     pub kept: u64,
+    /// Recipients that were to be dropped, and to which no data key was wrapped.
+    pub not_wrapped_to: Vec<String>,
     /// Files that are as they were, and why.
     pub failed: Vec<Failure>,
 }
@@ -355,6 +357,17 @@ impl RotateKek {
         })
     }
 
+    /// Accepts the new key already, where it can be had: a rotation that was cut short may have left the control file under it.
+    pub async fn accept_target(&self, envelope: &Envelope) {
+        let (Some(config), Some(keys)) = (&self.target, envelope.keys()) else {
+            return;
+        };
+        // What is wrong with it is said when it is to wrap.
+        if let Ok(target) = config.connect().await {
+            envelope.use_keys(keys.also_accepting(metered(target)));
+        }
+    }
+
     /// Does it. With `all`, the new key is the one that wraps from now on in this process; the old ones are still accepted.
     ///
     /// `control_dir` is looked through, too, when it is not the directory itself.
@@ -411,12 +424,20 @@ impl RotateKek {
             ..Rotated::default()
         };
         let mut kept = BTreeSet::new();
+        let mut dropped = BTreeSet::new();
         let total = paths.len() as u64;
         // Tenants that are made meanwhile write their manifests once more, others go away: both are looked at again.
         for left in (0..TRIES).rev() {
             let mut moving = Vec::new();
             for batch in paths.chunks(BATCH) {
-                let rotating = self.rotate(envelope, &keys, batch, &mut rotated, &mut kept);
+                let rotating = self.rotate(
+                    envelope,
+                    &keys,
+                    batch,
+                    &mut rotated,
+                    &mut kept,
+                    &mut dropped,
+                );
                 moving.extend(rotating.await?);
                 let done = rotated.rewrapped + rotated.unchanged + rotated.failed.len() as u64;
                 if !progress(done, total) {
@@ -438,6 +459,12 @@ impl RotateKek {
             paths = moving.into_iter().map(|(path, _why)| path).collect();
         }
         rotated.kept = kept.len() as u64;
+        let wrapped_to_none = self
+            .recipients
+            .drop
+            .iter()
+            .filter(|id| !dropped.contains(*id));
+        rotated.not_wrapped_to = wrapped_to_none.map(ToString::to_string).collect();
         Ok(rotated)
     }
 
@@ -547,6 +574,7 @@ impl RotateKek {
         paths: &[PathBuf],
         rotated: &mut Rotated,
         kept: &mut BTreeSet<PathBuf>,
+        dropped: &mut BTreeSet<KeyId>,
     ) -> Result<Vec<(PathBuf, String)>, RotateKekError> {
         let mut moving = Vec::new();
         let mut ready: Vec<Rewrapped> = Vec::with_capacity(paths.len());
@@ -568,6 +596,7 @@ impl RotateKek {
             };
             match result {
                 Ok(found) => {
+                    dropped.extend(found.dropped);
                     if found.mapped && self.target.is_some() {
                         let _new = kept.insert(path);
                     }

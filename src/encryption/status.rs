@@ -26,6 +26,7 @@ use crate::envelope::{
 };
 use crate::error_chain::error_chain;
 use crate::sqlcipher::{self, OpenError};
+use crate::tenants::sqlite;
 
 /// How closely each file is looked at.
 #[derive(
@@ -641,11 +642,17 @@ impl StatusReader {
             if is_control {
                 return control::check(&file).map_err(|error| Finding::of_control(&error));
             }
-            let proof = sqlcipher::open_as_it_is(file).and_then(|database| match verify {
-                Verify::Pages => database.verify_pages(),
-                _ => Ok(()),
+            let proof = sqlcipher::open_as_it_is(file).and_then(|database| {
+                if verify == Verify::Pages {
+                    database.verify_pages()?;
+                }
+                Ok(is_served(&database))
             });
-            proof.map_err(|error| Finding::of_open(&error))
+            match proof {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(Finding::new(Health::Ok, Some(UNSERVED.to_owned()))),
+                Err(error) => Err(Finding::of_open(&error)),
+            }
         })
         .await
     }
@@ -764,6 +771,13 @@ impl Finding {
     }
 }
 
+/// Whether a server serves it, as far as it can be read just now.
+fn is_served(database: &sqlcipher::Database) -> bool {
+    let reader = database.reader().ok();
+    let served = reader.and_then(|reader| sqlite::is_served(&reader).ok());
+    served.unwrap_or(true)
+}
+
 /// Whether a configured key is among those that wrap the data key, by their names alone.
 async fn named_key(envelope: &Envelope, path: &Path, manifest: &Manifest) -> Result<(), Finding> {
     let path_owned = path.to_owned();
@@ -818,6 +832,8 @@ fn owner_by_name(path: &Path) -> Option<Subject> {
     data_dir::tenant_of_database(name).map(|tenant| data_dir::subject(&tenant))
 }
 
+/// Said of a database that is whole, and that no server serves.
+const UNSERVED: &str = "it is whole, and another application's database: no server serves it. `nimbus encryption export` takes it out again";
 /// How often a file is looked at again whose manifest changed meanwhile.
 const LOOKS: usize = 3;
 /// Files looked at at a time: more than cores, since KMS and disks make each wait.

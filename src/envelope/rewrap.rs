@@ -71,6 +71,8 @@ impl Rewrapped {
 pub struct Rewrap {
     /// Whether a key map has it under a key of its own.
     pub mapped: bool,
+    /// Which of the recipients that are to be dropped its data keys were wrapped to.
+    pub dropped: Vec<KeyId>,
     /// The manifest wrapped anew; `None` when it was so already.
     pub change: Option<Rewrapped>,
 }
@@ -152,8 +154,11 @@ impl Envelope {
             .providers()
             .any(|provider| provider.kind() == ProviderKind::Age);
         let done = |dek: &DekEntry| is_wrapped(dek, &wanted, recipients);
+        let deks = before.claims().deks();
+        let is_there = |id: &&KeyId| deks.iter().any(|dek| is_wrapped_to(dek, id));
         let same = Rewrap {
             mapped,
+            dropped: recipients.drop.iter().filter(is_there).cloned().collect(),
             change: None,
         };
         if !doubted && before.claims().deks().iter().all(done) {
@@ -217,8 +222,8 @@ impl Envelope {
             copies,
         };
         Ok(Rewrap {
-            mapped,
             change: Some(change),
+            ..same
         })
     }
 
@@ -335,13 +340,14 @@ pub(super) fn is_at_place(path: &Path, manifest: &SealedManifest) -> bool {
 }
 
 /// Whether a data key has the wanted wrap, no other provider's, and the recipients as asked for.
+/// Whether a data key is wrapped to an age recipient.
+fn is_wrapped_to(entry: &DekEntry, recipient: &KeyId) -> bool {
+    let is_it = |wrap: &Wrap| wrap.provider == ProviderKind::Age && wrap.key_id == *recipient;
+    entry.wraps.iter().any(is_it)
+}
+
 fn is_wrapped(entry: &DekEntry, wanted: &(ProviderKind, KeyId), recipients: &Recipients) -> bool {
-    let of_age = |id: &KeyId| {
-        entry
-            .wraps
-            .iter()
-            .any(|wrap| wrap.provider == ProviderKind::Age && wrap.key_id == *id)
-    };
+    let of_age = |id: &KeyId| is_wrapped_to(entry, id);
     entry
         .wraps
         .iter()

@@ -25,6 +25,7 @@ pub(super) const POINTS: &[(&str, u32, Option<&str>, bool)] = &[
     ("manifest::temporary-flushed", 1, Some("new"), true),
     ("manifest::renamed", 1, Some("ready"), true),
     ("manifest::published", 1, Some("ready"), true),
+    ("deployment::control-opened", 0, Some("ready"), true),
 ];
 
 #[test]
@@ -48,6 +49,7 @@ fn a_first_start_killed_anywhere_is_finished_by_the_next_under_the_same_keys() {
             manifest_field(&machine, FILE, "state").as_deref(),
             Some("ready")
         );
+        assert!(data_file(&machine, "nimbus.deployed").exists());
     }
 }
 

@@ -587,7 +587,10 @@ fn another_applications_database_is_said_to_be_kept_and_not_served() {
             &["another application's database", "nimbus encryption export"],
         );
     }
-    let _ = status(&machine, &["--verify", "pages"], 0);
+    let found = status(&machine, &["--verify", "pages"], 0);
+    let files = found["files"].as_array().expect("files").iter();
+    let foreign = files.filter(|file| file["detail"].to_string().contains("another application"));
+    assert_eq!(foreign.count(), 4, "{found}");
     let server = machine.start(&[]);
     for tenant in ["one", "two", "three", "four"] {
         let path = format!("/api/tenants/{tenant}/documents/notes");

@@ -150,6 +150,7 @@ async fn here(
     if let (Some(identity), Some(keys)) = (identity, envelope.keys()) {
         envelope.use_keys(keys.also_accepting(identity));
     }
+    rotate.accept_target(&envelope).await;
     let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
     let mut control_dir = None;
     if same(rotate.dir(), &settings.data_dir) {
@@ -186,6 +187,11 @@ fn say(rotated: &Rotated) -> std::io::Result<CommandOutcome> {
             "{} of them stay under the keys that the key map names for their tenants, whose holders can still take them back; \
              --move-mapped moves them, too.",
             rotated.kept
+        ));
+    }
+    for recipient in &rotated.not_wrapped_to {
+        output::note(&format!(
+            "No data key here is wrapped to {recipient}: there was nothing to drop. Compare it with what `nimbus encryption status` names."
         ));
     }
     for failure in &rotated.failed {

@@ -168,6 +168,8 @@ pub(in crate::server) struct KekRotated {
     unchanged: u64,
     /// How many of these stay under the keys that the key map names for their tenants.
     kept: u64,
+    /// Recipients that were to be dropped, and to which no data key was wrapped.
+    not_wrapped_to: Vec<String>,
     failed: Vec<NotRotated>,
 }
 
