@@ -34,6 +34,6 @@ pub mod scheduler;
 pub mod server;
 pub mod sqlcipher;
 pub(crate) mod sqlite_file;
+pub(crate) mod tenant_mutex;
 pub mod tenants;
-pub(crate) mod turns;
 pub mod usage;

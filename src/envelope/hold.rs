@@ -9,7 +9,7 @@ use nimbus_keyproviders::ProviderError;
 use nimbus_manifests::TenantId;
 
 use super::Envelope;
-use crate::turns::{Turn, Turns};
+use crate::tenant_mutex::{TenantGuard, TenantMutex};
 
 /// Who has files open, and closes them when the core says so.
 #[async_trait]
@@ -34,7 +34,7 @@ pub(super) struct Holders {
     holders: Mutex<Vec<Weak<dyn Holder>>>,
     locked: Mutex<BTreeSet<TenantId>>,
     /// Locking and unlocking of each tenant: one at a time.
-    turns: Turns,
+    changing: TenantMutex,
 }
 
 impl Holders {
@@ -56,8 +56,8 @@ impl Envelope {
     }
 
     /// Waits until nobody locks or unlocks `tenant`, and keeps everybody else from it until dropped.
-    pub(crate) async fn lock_turn(&self, tenant: &TenantId) -> Turn<'_> {
-        self.holders.turns.take(tenant).await
+    pub(crate) async fn lock_turn(&self, tenant: &TenantId) -> TenantGuard<'_> {
+        self.holders.changing.lock(tenant).await
     }
 
     /// Locks a tenant: its files are closed, and opened by nobody until [`unlock`](Self::unlock). That it outlives this process is the

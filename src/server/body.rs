@@ -18,8 +18,8 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::{ApiError, Code};
+use super::fair_permits::{FairPermits, Permit};
 use super::pipeline::{DEADLINE, crowded};
-use super::turns::{Turn, Turns};
 use crate::budget::{self, Payer};
 use crate::documents::read_object;
 use crate::envelope::blocking;
@@ -54,10 +54,10 @@ impl<T: FromBody, S: Send + Sync> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         let bytes = read(request).await?;
-        let turn = turn::<T>().await;
+        let permit = permit::<T>().await;
         let takes_long = T::SLOW || bytes.len() > MOST_AT_ONCE;
         let read = move || {
-            let _until_done = turn;
+            let _until_done = permit;
             T::from_body(&bytes)
         };
         aside(takes_long, read).await.map(Self)
@@ -65,7 +65,7 @@ impl<T: FromBody, S: Send + Sync> FromRequest<S> for Body<T> {
 }
 
 /// Waits until a body that may take long may be read: few are at a time, one of each caller, also of callers that have gone.
-pub(super) async fn turn<T: FromBody>() -> Option<Turn> {
+pub(super) async fn permit<T: FromBody>() -> Option<Permit> {
     if !T::SLOW {
         return None;
     }
@@ -312,7 +312,7 @@ const FIRST_BYTES: usize = 16 << 10;
 const PIECE_BYTES: usize = 64 << 10;
 
 /// Schemas that are compiled at a time: one takes a core for seconds, and tens of megabytes.
-static SLOW_BODIES: Turns = Turns::new(2);
+static SLOW_BODIES: FairPermits = FairPermits::new(2);
 
 #[cfg(test)]
 mod tests {

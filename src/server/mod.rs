@@ -5,6 +5,7 @@ mod body;
 mod conditions;
 mod connections;
 pub mod error;
+mod fair_permits;
 mod local;
 mod once;
 mod openapi;
@@ -18,7 +19,6 @@ mod routes;
 pub mod tls;
 pub mod token;
 mod traffic;
-mod turns;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest as _, Sha256};
 
 use super::access::Caller;
-use super::body::{self, FromBody, MOST_AT_ONCE, aside, turn};
+use super::body::{self, FromBody, MOST_AT_ONCE, aside, permit};
 use super::error::{ApiError, Code};
 use crate::documents::Once;
 
@@ -28,9 +28,9 @@ impl<T: FromBody, S: Send + Sync> FromRequest<S> for Keyed<T> {
         let headers = request.headers().clone();
         let bytes = body::read(request).await?;
         let takes_long = T::SLOW || bytes.len() > MOST_AT_ONCE;
-        let turn = turn::<T>().await;
+        let permit = permit::<T>().await;
         aside(takes_long, move || -> Result<Self, ApiError> {
-            let _until_done = turn;
+            let _until_done = permit;
             let once = key.zip(digest).map(|(key, mut digest)| {
                 digest.update(&bytes);
                 Once::new(key.as_bytes(), digest.finalize().into(), &caller)

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
-use tokio::sync::Mutex as Turn;
+use tokio::sync::Mutex as AsyncMutex;
 use uuid::Uuid;
 
 use super::error::{ApiError, Code};
@@ -20,7 +20,7 @@ use crate::sqlcipher::Progress;
 pub(super) struct Operations {
     all: Mutex<BTreeMap<Uuid, Operation>>,
     /// Held by the one that runs, an operator's or one that goes on by itself.
-    turn: Turn<()>,
+    running: AsyncMutex<()>,
     /// How many of an operator's wait for it.
     waiting: AtomicUsize,
 }
@@ -116,10 +116,10 @@ impl Operations {
 
     async fn in_turn<T>(self: Arc<Self>, work: impl Future<Output = T>) -> T {
         let _before = self.waiting.fetch_add(1, Ordering::SeqCst);
-        let turn = self.turn.lock().await;
+        let running = self.running.lock().await;
         let _before = self.waiting.fetch_sub(1, Ordering::SeqCst);
         let done = work.await;
-        drop(turn);
+        drop(running);
         done
     }
 
@@ -128,7 +128,7 @@ impl Operations {
         self: &Arc<Self>,
         work: impl FnOnce(Progress) -> F,
     ) -> F::Output {
-        let _turn = self.turn.lock().await;
+        let _running = self.running.lock().await;
         let operations = self.clone();
         work(Arc::new(move |_done, _total| {
             operations.waiting.load(Ordering::SeqCst) == 0

@@ -46,7 +46,7 @@ use crate::{
     metrics,
     runtime::short_task,
     sqlcipher::Progress,
-    turns::Turns,
+    tenant_mutex::TenantMutex,
 };
 
 /// How many tenants are kept open, and what each may use.
@@ -85,7 +85,7 @@ pub(super) struct Shared<B: Backend> {
     way: Arc<IdleTenants<B::Storage>>,
     known: Mutex<KnownTenants>,
     /// Creation, deletion and new keys of each tenant: one at a time.
-    turns: Turns,
+    changing: TenantMutex,
 }
 
 #[derive(Debug, Default)]
@@ -122,7 +122,7 @@ impl<B: Backend> Tenants<B> {
             }),
             registry,
             known: Mutex::default(),
-            turns: Turns::default(),
+            changing: TenantMutex::default(),
         });
         let begun = Arc::clone(&shared);
         for tenant in blocking(move || begun.deletions.pending_deletes()).await? {
@@ -230,7 +230,7 @@ impl<B: Backend> TenantProvider for Tenants<B> {
 
     async fn close(&self) -> Result<(), StoreError> {
         self.0.known().closing = true;
-        self.0.turns.quiet().await;
+        self.0.changing.wait_idle().await;
         self.0.registry.shut_down().await
     }
 }
@@ -258,9 +258,9 @@ impl<B: Backend> Shared<B> {
     {
         let (shared, changing) = (Arc::clone(self), tenant.clone());
         let work = async move {
-            let turn = shared.turns.take(&changing).await;
+            let guard = shared.changing.lock(&changing).await;
             let result = change(Arc::clone(&shared), changing.clone()).await;
-            drop(turn);
+            drop(guard);
             result
         };
         let task = short_task(acting_as(actor(), work));

@@ -3,189 +3,29 @@
 //! Each file is a rotation of its own: one that was interrupted leaves some files on the old key and some on the new, `status` shows which,
 //! and running it again finishes the rest.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod error;
+mod request;
+
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nimbus_keyproviders::aws_kms::KmsConfig;
-use nimbus_keyproviders::aws_kms::settings::{Field, InvalidSetting};
-use nimbus_keyproviders::recovery::{Recipient, RecipientError};
-use nimbus_keyproviders::{
-    KeyFileError, KeyProvider, OsRandom, ProviderConfig, ProviderError, key_dir, keyfile, same_key,
-};
-use nimbus_manifests::{InvalidName, KeyId, SUFFIX, Subject};
+use nimbus_keyproviders::{KeyProvider, OsRandom, ProviderConfig, key_dir, keyfile, same_key};
+use nimbus_manifests::{KeyId, SUFFIX, Subject};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
+pub use error::RotateKekError;
+pub use request::Request;
+
 use super::{Failure, protected_files};
-use crate::config::KeyProviderKind;
-use crate::config::keys::{KeysError, reject_key_beside};
+use crate::config::keys::reject_key_beside;
 use crate::envelope::{
     Envelope, EnvelopeError, Event, EventKind, EventOutcome, KeyRing, Mapped, Recipients,
     Rewrapped, blocking, manifest_path, metered, read_manifest,
 };
 use crate::error_chain::error_chain;
 use crate::sqlcipher::Progress;
-
-/// What is asked for, as the command line and the server's route say it.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Request {
-    /// A protected file or its manifest; with `all`, a directory of them.
-    pub path: PathBuf,
-    /// Every file in the directory.
-    pub all: bool,
-    /// The kind of the new key; may be left out where a setting below tells it. Without any, files move to the current key.
-    pub new_key_provider: Option<KeyProviderKind>,
-    /// The new master key.
-    pub new_master_key_file: Option<PathBuf>,
-    /// The new key directory; keys that are missing there are made.
-    pub new_key_dir: Option<PathBuf>,
-    /// The new KMS key.
-    pub new_aws_kms_key_id: Option<String>,
-    /// Its region.
-    pub new_aws_region: Option<String>,
-    /// Its endpoint.
-    pub new_aws_endpoint_url: Option<String>,
-    /// Whether tenants that the key map names leave the keys that it names for them.
-    pub move_mapped: bool,
-    /// age recipients that each data key is to be wrapped to, too.
-    pub add_recipients: Vec<String>,
-    /// age recipients whose wraps are to go.
-    pub drop_recipients: Vec<String>,
-}
-
-/// Why a rotation was not begun. Nothing was changed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RotateKekError {
-    /// Settings of more than one new key.
-    #[error("name one new key: --new-master-key-file, --new-key-dir or --new-aws-kms-key-id")]
-    ManyKeys,
-    /// `--new-key-provider` without its setting, or with another's.
-    #[error("--new-key-provider {provider} goes with {setting}, and with no other's setting")]
-    WrongSetting {
-        /// The kind that was named.
-        provider: &'static str,
-        /// Its setting.
-        setting: &'static str,
-    },
-    /// `--new-aws-region` or `--new-aws-endpoint-url` without a KMS key.
-    #[error("--new-aws-region and --new-aws-endpoint-url go with --new-aws-kms-key-id")]
-    NoKmsKey,
-    /// `--move-mapped` without a key to move to.
-    #[error(
-        "--move-mapped goes with a new key; without one, tenants of the key map move to the keys that it names"
-    )]
-    NothingToMoveTo,
-    /// A key, a region or an endpoint of KMS that cannot be right.
-    #[error("{setting} is refused")]
-    Aws {
-        /// The flag.
-        setting: &'static str,
-        /// What is wrong with it.
-        source: InvalidSetting,
-    },
-    /// There is no rotating to plaintext.
-    #[error("a key cannot be rotated to none; `nimbus encryption export` writes plaintext")]
-    ToNone,
-    /// Not an age recipient.
-    #[error("the recipient {recipient:?} is refused")]
-    Recipient {
-        /// What was given.
-        recipient: String,
-        /// What is wrong with it.
-        source: RecipientError,
-    },
-    /// Not the name of a wrap.
-    #[error("the recipient {recipient:?} is refused")]
-    Unnameable {
-        /// What was given.
-        recipient: String,
-        /// What is wrong with it.
-        source: InvalidName,
-    },
-    /// No path.
-    #[error("no path was given; name a protected file, or the data directory with --all")]
-    NoPath,
-    /// Nothing stands at the path.
-    #[error("there is neither a file {} nor a manifest of one; name a protected file, or the data directory with --all", .path.display())]
-    NotThere {
-        /// The path.
-        path: PathBuf,
-    },
-    /// A directory without `--all`, or a file with it.
-    #[error("{} is {}", .path.display(), if *.all { "no directory; leave --all out" } else { "a directory; rotate all that is in it with --all" })]
-    WrongPath {
-        /// The path.
-        path: PathBuf,
-        /// Whether all of a directory was asked for.
-        all: bool,
-    },
-    /// Encryption is off.
-    #[error("no key provider is configured; name the one that opens the files now in the settings")]
-    EncryptionOff,
-    /// The new key lies where it may not.
-    #[error(transparent)]
-    Keys(#[from] KeysError),
-    /// The new key cannot be used.
-    #[error("the key to wrap with cannot be used; nothing was changed")]
-    Provider(#[from] ProviderError),
-    /// A key of the new directory cannot be made.
-    #[error("a key of the new key directory cannot be made")]
-    KeyFile(#[from] KeyFileError),
-    /// The directory cannot be read.
-    #[error("cannot read {}", .path.display())]
-    Read {
-        /// The directory.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-    /// It was told to stop.
-    #[error(
-        "stopped after {done} of {total} files; run the command again for the rest, and keep both keys until then"
-    )]
-    Stopped {
-        /// Files that were done.
-        done: u64,
-        /// Files there are.
-        total: u64,
-    },
-    /// What was wrapped anew could not be written, or not be recorded.
-    #[error(transparent)]
-    Publish(#[from] EnvelopeError),
-    /// It ended early, after the new key was put in force.
-    #[error(
-        "the rotation did not end, and {key} wraps new files already: keep both keys, put both into the settings, and run the command again"
-    )]
-    Unfinished {
-        /// The new key.
-        key: String,
-        /// Why it ended.
-        source: Box<RotateKekError>,
-    },
-}
-
-impl RotateKekError {
-    /// Whether what was said was wrong, before a key or a file was read.
-    #[must_use]
-    pub fn is_usage(&self) -> bool {
-        matches!(
-            self,
-            Self::NoPath
-                | Self::WrongPath { .. }
-                | Self::ManyKeys
-                | Self::WrongSetting { .. }
-                | Self::NoKmsKey
-                | Self::NothingToMoveTo
-                | Self::Aws { .. }
-                | Self::ToNone
-                | Self::Recipient { .. }
-                | Self::Unnameable { .. }
-        )
-    }
-}
 
 /// What was asked for, checked.
 #[derive(Debug)]
@@ -222,108 +62,6 @@ pub struct Rotated {
     pub not_wrapped_to: Vec<String>,
     /// Files that are as they were, and why.
     pub failed: Vec<Failure>,
-}
-
-impl Request {
-    /// Whether files move to a key that the settings may not name yet.
-    #[must_use]
-    pub fn names_a_key(&self) -> bool {
-        self.new_key_provider.is_some()
-            || self.new_master_key_file.is_some()
-            || self.new_key_dir.is_some()
-            || self.new_aws_kms_key_id.is_some()
-    }
-
-    /// Checks what was said; touches nothing.
-    ///
-    /// # Errors
-    ///
-    /// [`RotateKekError`] names the setting.
-    pub fn check(self) -> Result<RotateKek, RotateKekError> {
-        if self.path.as_os_str().is_empty() {
-            return Err(RotateKekError::NoPath);
-        }
-        let target = self.target()?;
-        let mapped = match self.move_mapped {
-            true if target.is_none() => return Err(RotateKekError::NothingToMoveTo),
-            true => Mapped::Move,
-            false => Mapped::Stay,
-        };
-        let mut recipients = Recipients::default();
-        for text in &self.add_recipients {
-            let recipient: Recipient =
-                text.parse().map_err(|source| RotateKekError::Recipient {
-                    recipient: text.clone(),
-                    source,
-                })?;
-            recipients.add.push(recipient);
-        }
-        for text in &self.drop_recipients {
-            let id = KeyId::new(text.as_str()).map_err(|source| RotateKekError::Unnameable {
-                recipient: text.clone(),
-                source,
-            })?;
-            recipients.drop.push(id);
-        }
-        Ok(RotateKek {
-            path: self.path,
-            all: self.all,
-            target,
-            mapped,
-            recipients,
-        })
-    }
-
-    fn target(&self) -> Result<Option<ProviderConfig>, RotateKekError> {
-        use KeyProviderKind::{AwsKms, KeyDir, MasterKeyFile, None as Off};
-        let (file, dir, kms) = (
-            self.new_master_key_file.clone(),
-            self.new_key_dir.clone(),
-            self.new_aws_kms_key_id.clone(),
-        );
-        let of_aws = self.new_aws_region.is_some() || self.new_aws_endpoint_url.is_some();
-        if of_aws && kms.is_none() {
-            return Err(RotateKekError::NoKmsKey);
-        }
-        let wrong = |provider, setting| Err(RotateKekError::WrongSetting { provider, setting });
-        match (self.new_key_provider, file, dir, kms) {
-            (Some(Off), ..) => Err(RotateKekError::ToNone),
-            (None, None, None, None) => Ok(None),
-            (None | Some(MasterKeyFile), Some(path), None, None) => {
-                Ok(Some(ProviderConfig::MasterKeyFile { path }))
-            }
-            (None | Some(KeyDir), None, Some(dir), None) => {
-                Ok(Some(ProviderConfig::KeyDir { dir }))
-            }
-            (None | Some(AwsKms), None, None, Some(key_id)) => self.kms(key_id).map(Some),
-            (Some(MasterKeyFile), ..) => wrong("master-key-file", "--new-master-key-file"),
-            (Some(KeyDir), ..) => wrong("key-dir", "--new-key-dir"),
-            (Some(AwsKms), ..) => wrong("aws-kms", "--new-aws-kms-key-id"),
-            (None, ..) => Err(RotateKekError::ManyKeys),
-        }
-    }
-
-    fn kms(&self, key_id: String) -> Result<ProviderConfig, RotateKekError> {
-        let config = KmsConfig {
-            region: self.new_aws_region.clone(),
-            endpoint_url: self.new_aws_endpoint_url.clone(),
-            ..KmsConfig::new(key_id)
-        };
-        config.check().map_err(|source| RotateKekError::Aws {
-            setting: match source.field {
-                Field::Region => "--new-aws-region",
-                Field::EndpointUrl => "--new-aws-endpoint-url",
-                Field::KeyId | Field::Profile => "--new-aws-kms-key-id",
-            },
-            source,
-        })?;
-        Ok(ProviderConfig::AwsKms {
-            key_id: config.key_id,
-            region: config.region,
-            endpoint_url: config.endpoint_url,
-            key_map: BTreeMap::new(),
-        })
-    }
 }
 
 impl RotateKek {

@@ -1,7 +1,7 @@
-//! Whose turn it is to have something done that takes a core for a while.
+//! Permits for work that takes a core for a while, handed out fairly.
 //!
-//! There are few places, and each caller has one at most, however many requests it sends: with a place free, nobody waits for more
-//! than one caller's work. Those that wait are taken in turn, a request of each.
+//! There are few, and each caller has one at most, however many requests it sends: one permit is always free for
+//! somebody else. Waiting callers are served round robin, one request of each.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,9 +10,9 @@ use tokio::sync::oneshot;
 
 use crate::budget::Payer;
 
-/// The places, and who waits for one.
+/// The permits, and the callers that wait for one.
 #[derive(Debug)]
-pub(super) struct Turns {
+pub(super) struct FairPermits {
     places: usize,
     state: Mutex<Option<State>>,
 }
@@ -20,19 +20,19 @@ pub(super) struct Turns {
 #[derive(Debug, Default)]
 struct State {
     at_work: HashSet<Payer>,
-    /// Who waits, whose turn is next first.
-    waiting: VecDeque<(Payer, VecDeque<oneshot::Sender<Turn>>)>,
+    /// Waiting callers, the next one first.
+    waiting: VecDeque<(Payer, VecDeque<oneshot::Sender<Permit>>)>,
 }
 
-/// A place, until dropped.
+/// A permit, until dropped.
 #[derive(Debug)]
-pub(super) struct Turn {
-    turns: &'static Turns,
+pub(super) struct Permit {
+    permits: &'static FairPermits,
     /// `None`: it was given back.
     payer: Option<Payer>,
 }
 
-impl Turns {
+impl FairPermits {
     pub(super) const fn new(places: usize) -> Self {
         Self {
             places,
@@ -40,22 +40,22 @@ impl Turns {
         }
     }
 
-    /// Waits for a place. Who stops waiting has left the queue.
-    pub(super) async fn wait(&'static self, payer: Payer) -> Option<Turn> {
+    /// Waits for a permit. A caller that stops waiting leaves the queue.
+    pub(super) async fn wait(&'static self, payer: Payer) -> Option<Permit> {
         let (place, given) = oneshot::channel();
         self.with(|state| state.queue(payer, place));
         self.hand_out();
         given.await.ok()
     }
 
-    /// Gives free places to those whose turn it is.
+    /// Hands free permits to the callers that are next.
     fn hand_out(&'static self) {
         while let Some((payer, place)) = self.with(|state| state.next(self.places)) {
-            let turn = Turn {
-                turns: self,
+            let permit = Permit {
+                permits: self,
                 payer: Some(payer),
             };
-            if let Err(mut refused) = place.send(turn)
+            if let Err(mut refused) = place.send(permit)
                 && let Some(payer) = refused.payer.take()
             {
                 self.give_back(&payer);
@@ -75,7 +75,7 @@ impl Turns {
 }
 
 impl State {
-    fn queue(&mut self, payer: Payer, place: oneshot::Sender<Turn>) {
+    fn queue(&mut self, payer: Payer, place: oneshot::Sender<Permit>) {
         match self.waiting.iter_mut().find(|(other, _)| *other == payer) {
             Some((_, places)) => {
                 places.retain(|place| !place.is_closed());
@@ -85,8 +85,8 @@ impl State {
         }
     }
 
-    /// Who has the next turn, and is at work from now on.
-    fn next(&mut self, places: usize) -> Option<(Payer, oneshot::Sender<Turn>)> {
+    /// The next caller, at work from now on.
+    fn next(&mut self, places: usize) -> Option<(Payer, oneshot::Sender<Permit>)> {
         for (_, waiting) in &mut self.waiting {
             waiting.retain(|place| !place.is_closed());
         }
@@ -108,11 +108,11 @@ impl State {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(payer) = self.payer.take() {
-            self.turns.give_back(&payer);
-            self.turns.hand_out();
+            self.permits.give_back(&payer);
+            self.permits.hand_out();
         }
     }
 }
@@ -128,17 +128,19 @@ mod tests {
         Payer::Tenant(id.parse().unwrap())
     }
 
-    fn poll(waiting: Pin<&mut impl Future<Output = Option<Turn>>>) -> Option<Turn> {
+    fn poll(waiting: Pin<&mut impl Future<Output = Option<Permit>>>) -> Option<Permit> {
         match waiting.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(turn) => turn,
+            Poll::Ready(permit) => permit,
             Poll::Pending => None,
         }
     }
 
     #[test]
     fn a_caller_has_one_place_and_others_are_taken_in_turn() {
-        static TURNS: Turns = Turns::new(2);
-        let mut flood: Vec<_> = (0..100).map(|_| Box::pin(TURNS.wait(payer("a")))).collect();
+        static PERMITS: FairPermits = FairPermits::new(2);
+        let mut flood: Vec<_> = (0..100)
+            .map(|_| Box::pin(PERMITS.wait(payer("a"))))
+            .collect();
         let first = poll(flood[0].as_mut()).unwrap();
         assert!(
             flood[1..]
@@ -146,9 +148,9 @@ mod tests {
                 .all(|one| poll(one.as_mut()).is_none())
         );
         // The other place is for the others.
-        let mut b = pin!(TURNS.wait(payer("b")));
+        let mut b = pin!(PERMITS.wait(payer("b")));
         let b = poll(b.as_mut()).unwrap();
-        let mut c = pin!(TURNS.wait(payer("c")));
+        let mut c = pin!(PERMITS.wait(payer("c")));
         assert!(poll(c.as_mut()).is_none());
         drop(first);
         // The flood's next was waiting for longer; its third is behind the other.
@@ -165,25 +167,25 @@ mod tests {
 
     #[test]
     fn who_is_gone_is_passed_over() {
-        static TURNS: Turns = Turns::new(1);
-        let mut first = Box::pin(TURNS.wait(payer("a")));
+        static PERMITS: FairPermits = FairPermits::new(1);
+        let mut first = Box::pin(PERMITS.wait(payer("a")));
         let first = poll(first.as_mut()).unwrap();
         let mut gone: Vec<_> = (0..10_000)
-            .map(|_| Box::pin(TURNS.wait(payer("b"))))
+            .map(|_| Box::pin(PERMITS.wait(payer("b"))))
             .collect();
         for one in &mut gone[..100] {
             assert!(poll(one.as_mut()).is_none());
         }
-        let mut last = Box::pin(TURNS.wait(payer("c")));
+        let mut last = Box::pin(PERMITS.wait(payer("c")));
         assert!(poll(last.as_mut()).is_none());
         drop(gone);
         drop(first);
-        let turn = poll(last.as_mut()).unwrap();
+        let permit = poll(last.as_mut()).unwrap();
         // A place that was given and not taken is free again.
-        let mut given = Box::pin(TURNS.wait(payer("d")));
+        let mut given = Box::pin(PERMITS.wait(payer("d")));
         assert!(poll(given.as_mut()).is_none());
-        drop(turn);
+        drop(permit);
         drop(given);
-        TURNS.with(|state| assert!(state.at_work.is_empty() && state.waiting.is_empty()));
+        PERMITS.with(|state| assert!(state.at_work.is_empty() && state.waiting.is_empty()));
     }
 }

@@ -1,4 +1,4 @@
-//! Turns: what is done to one tenant is done one at a time, and of different tenants at once.
+//! Mutual exclusion per tenant: what is done to one tenant is done one at a time, and to different tenants at once.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,31 +6,31 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nimbus_manifests::TenantId;
 use tokio::sync::Notify;
 
-/// Who has a turn now.
+/// A mutex for each tenant that is worked on now.
 #[derive(Debug, Default)]
-pub(crate) struct Turns {
+pub(crate) struct TenantMutex {
     taken: Mutex<HashSet<TenantId>>,
-    /// Some turn has ended.
+    /// A guard was dropped.
     ended: Notify,
 }
 
-/// The only turn of its tenant, until dropped.
+/// Keeps everybody else from its tenant, until dropped.
 #[derive(Debug)]
-pub(crate) struct Turn<'a> {
-    turns: &'a Turns,
+pub(crate) struct TenantGuard<'a> {
+    mutex: &'a TenantMutex,
     tenant: TenantId,
 }
 
-impl Turns {
-    /// Waits until nobody has the turn of `tenant`, and takes it.
-    pub(crate) async fn take(&self, tenant: &TenantId) -> Turn<'_> {
+impl TenantMutex {
+    /// Waits until nobody else has `tenant`, and takes it.
+    pub(crate) async fn lock(&self, tenant: &TenantId) -> TenantGuard<'_> {
         loop {
             tokio::pin! { let ended = self.ended.notified(); }
             // From here on no end is missed.
             let _registered = ended.as_mut().enable();
             if self.taken().insert(tenant.clone()) {
-                return Turn {
-                    turns: self,
+                return TenantGuard {
+                    mutex: self,
                     tenant: tenant.clone(),
                 };
             }
@@ -38,8 +38,8 @@ impl Turns {
         }
     }
 
-    /// Waits until nobody has a turn.
-    pub(crate) async fn quiet(&self) {
+    /// Waits until nobody has any tenant.
+    pub(crate) async fn wait_idle(&self) {
         loop {
             tokio::pin! { let ended = self.ended.notified(); }
             let _registered = ended.as_mut().enable();
@@ -56,9 +56,9 @@ impl Turns {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for TenantGuard<'_> {
     fn drop(&mut self) {
-        let _was_there = self.turns.taken().remove(&self.tenant);
-        self.turns.ended.notify_waiters();
+        let _was_there = self.mutex.taken().remove(&self.tenant);
+        self.mutex.ended.notify_waiters();
     }
 }
