@@ -86,6 +86,19 @@ pub fn stamp() -> String {
     now().strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
 }
 
+/// A time in milliseconds since the Unix epoch, in that form.
+#[must_use]
+pub fn stamp_of(ms: i64) -> String {
+    let time = Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH);
+    time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
+}
+
+/// A time in RFC 3339, in milliseconds since the Unix epoch; `None` when it is none.
+#[must_use]
+pub fn ms_of(stamp: &str) -> Option<i64> {
+    Some(stamp.parse::<Timestamp>().ok()?.as_millisecond())
+}
+
 /// A fresh UUID version 7. Within one process each is greater than all before it, also when the clock is set back.
 #[must_use]
 pub fn uuid() -> Uuid {

@@ -40,6 +40,11 @@ impl LogPart {
         Ok(parts)
     }
 
+    /// How long it was at the moment.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// What it held at the moment.
     pub(crate) fn read(self) -> io::Result<Vec<u8>> {
         let mut text = Vec::new();

@@ -1,24 +1,15 @@
 //! What belongs to one moment: the catalogue of a snapshot.
 //!
-//! ```text
-//! nimbus-snapshot/1
-//! {"number":…,…}                                            one line of JSON
-//! mac: <control file-id> <dek-id> <base64 of 32 bytes>
-//! ```
-//!
-//! The MAC is HMAC-SHA-256 (RFC 2104) over every byte before its base64, under the archive key of the control file's data key. All that a
-//! catalogue names it names with its SHA-256, so the MAC covers every byte that is restored, but for manifests, which have MACs of their own
-//! under the data keys that they hold.
+//! It is [`Sealed`]. All that a catalogue names it names with its SHA-256, so the MAC covers every byte that is restored, but for manifests,
+//! which have MACs of their own under the data keys that they hold.
 
-use data_encoding::BASE64;
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use nimbus_keyproviders::ArchiveKey;
-use nimbus_manifests::{Cipher, DekId, FileId, Subject, TenantId};
+use nimbus_manifests::{Cipher, DekId, FileId, SealedManifest, Subject, TenantId};
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
 use uuid::Uuid;
 
 use super::is_sha256;
+use super::pack::FramesOver;
+use super::sealed::{Claims, Sealed, seal};
 use crate::control::ArchiveSealer;
 use crate::sqlcipher::UNIT;
 
@@ -36,12 +27,28 @@ pub struct Catalogue {
     pub previous: Option<String>,
     /// The one tenant that it holds; `None` where it holds all.
     pub tenant: Option<String>,
+    /// Where shipping into this repository was at its moment; `None` while nothing was shipped.
+    pub shipping: Option<ShippedAt>,
     /// The control file.
     pub control: StoredFile,
     /// The audit log's parts, in their order.
     pub audit: Vec<StoredPart>,
     /// The tenants, by their names.
     pub tenants: Vec<StoredFile>,
+}
+
+/// Where shipping was at the moment of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShippedAt {
+    /// The epoch.
+    pub epoch: u64,
+    /// The last pack that was formed; what comes after the snapshot is in those that follow.
+    pub pack: u64,
+    /// Bases from this number on were begun after the snapshot.
+    pub base: u32,
+    /// Whether shipping began, or began afresh, with this snapshot: nothing leads up to it.
+    pub afresh: bool,
 }
 
 /// A protected file.
@@ -62,6 +69,9 @@ pub struct StoredFile {
     pub runs: Vec<Run>,
     /// Why it is not in the snapshot; `None` where it is.
     pub missing: Option<String>,
+    /// What was committed to it since: not in a catalogue, but at an instant after one.
+    #[serde(skip)]
+    pub over: Option<FramesOver>,
 }
 
 /// Pages of a file.
@@ -108,6 +118,9 @@ pub struct Piece {
     pub bytes: u64,
     /// SHA-256 of them.
     pub sha256: String,
+    /// How many of the first do not count: the part has them already.
+    #[serde(skip)]
+    pub skip: u64,
 }
 
 /// Why a catalogue cannot be read.
@@ -122,49 +135,11 @@ pub enum CatalogueError {
 }
 
 /// A catalogue whose MAC was not verified.
-#[derive(Debug, Clone)]
-pub struct SealedCatalogue {
-    /// What it says.
-    pub claims: Catalogue,
-    /// The control file whose data key it is sealed with.
-    pub file_id: FileId,
-    /// That data key.
-    pub dek_id: DekId,
-    text: Vec<u8>,
-    mac: Vec<u8>,
-}
+pub type SealedCatalogue = Sealed<Catalogue>;
 
-impl Catalogue {
-    /// The text of the catalogue, with its MAC.
-    pub(crate) fn seal(&self, sealer: &ArchiveSealer) -> Vec<u8> {
-        let body = serde_json::to_string(self).expect("strings and numbers are JSON");
-        let mut text = format!(
-            "{FORMAT}\n{body}\nmac: {} {} ",
-            sealer.file_id, sealer.dek_id
-        );
-        let mac = mac(&sealer.key, text.as_bytes()).finalize().into_bytes();
-        text.push_str(&BASE64.encode(&mac));
-        text.push('\n');
-        text.into_bytes()
-    }
+impl Claims for Catalogue {
+    const FORMAT: &'static str = "nimbus-snapshot/1";
 
-    /// All protected files, the control file first.
-    pub fn files(&self) -> impl Iterator<Item = &StoredFile> {
-        std::iter::once(&self.control).chain(&self.tenants)
-    }
-
-    /// Every object that it names, but for manifests, with what is needed of it.
-    pub fn spans(&self) -> impl Iterator<Item = Piece> + '_ {
-        let runs = self.files().flat_map(|file| &file.runs).map(|run| Piece {
-            object: run.object.clone(),
-            offset: run.offset,
-            bytes: run.bytes,
-            sha256: run.sha256.clone(),
-        });
-        runs.chain(self.audit.iter().flat_map(|part| part.pieces.clone()))
-    }
-
-    /// Refuses what no release writes.
     fn check(&self) -> Result<(), String> {
         let pieces = self.spans().all(|span| {
             is_object(&span.object)
@@ -195,6 +170,38 @@ impl Catalogue {
     }
 }
 
+impl Catalogue {
+    /// The text of the catalogue, with its MAC.
+    pub(crate) fn seal(&self, sealer: &ArchiveSealer) -> Vec<u8> {
+        seal(self, sealer)
+    }
+
+    /// All protected files, the control file first.
+    pub fn files(&self) -> impl Iterator<Item = &StoredFile> {
+        std::iter::once(&self.control).chain(&self.tenants)
+    }
+
+    /// Every object that it names, but for manifests, with what is needed of it.
+    pub fn spans(&self) -> impl Iterator<Item = Piece> + '_ {
+        let runs = self.files().flat_map(|file| &file.runs).map(Run::piece);
+        runs.chain(self.audit.iter().flat_map(|part| part.pieces.clone()))
+    }
+}
+
+impl Run {
+    /// Its bytes.
+    #[must_use]
+    pub fn piece(&self) -> Piece {
+        Piece {
+            object: self.object.clone(),
+            offset: self.offset,
+            bytes: self.bytes,
+            sha256: self.sha256.clone(),
+            skip: 0,
+        }
+    }
+}
+
 impl StoredFile {
     /// Whose it is.
     ///
@@ -219,16 +226,24 @@ impl StoredFile {
             .map_or(Cipher::Sqlcipher4, |subject| subject.cipher())
     }
 
-    fn file_id(&self) -> Result<FileId, String> {
+    pub(super) fn file_id(&self) -> Result<FileId, String> {
         self.file_id
             .parse()
             .map_err(|_| format!("{:?} is no file id", self.file_id))
     }
 
-    fn dek_id(&self) -> Result<DekId, String> {
+    pub(super) fn dek_id(&self) -> Result<DekId, String> {
         self.dek_id
             .parse()
             .map_err(|_| format!("{:?} is no id of a data key", self.dek_id))
+    }
+
+    /// Whether a manifest is one of the file and its data key.
+    pub(super) fn is_manifest(&self, sealed: &SealedManifest) -> bool {
+        let claims = sealed.claims();
+        claims.subject().as_str() == self.subject
+            && claims.file_id().to_string() == self.file_id
+            && claims.deks()[0].id.to_string() == self.dek_id
     }
 
     /// Where its manifests are, as many as there are of this data key.
@@ -238,66 +253,8 @@ impl StoredFile {
     }
 }
 
-impl SealedCatalogue {
-    /// Reads a catalogue.
-    ///
-    /// # Errors
-    ///
-    /// [`CatalogueError`].
-    pub fn parse(bytes: &[u8]) -> Result<Self, CatalogueError> {
-        let malformed = |why: &str| CatalogueError::Malformed(why.to_owned());
-        let text = std::str::from_utf8(bytes).map_err(|_| malformed("it is not text"))?;
-        let (format, rest) = text
-            .split_once('\n')
-            .ok_or_else(|| malformed("it is cut short"))?;
-        if format != FORMAT {
-            return Err(match format.starts_with("nimbus-snapshot/") {
-                true => CatalogueError::Format(format.to_owned()),
-                false => malformed("it is no catalogue"),
-            });
-        }
-        let (body, rest) = rest
-            .split_once('\n')
-            .ok_or_else(|| malformed("it is cut short"))?;
-        let seal = rest
-            .strip_prefix("mac: ")
-            .and_then(|rest| rest.strip_suffix('\n'));
-        let seal = seal.ok_or_else(|| malformed("its MAC is cut short"))?;
-        let [file_id, dek_id, mac] = seal.split(' ').collect::<Vec<_>>()[..] else {
-            return Err(malformed("its MAC is not right"));
-        };
-        let wrong = |_| malformed("its MAC is not right");
-        let claims: Catalogue = serde_json::from_str(body)
-            .map_err(|error| CatalogueError::Malformed(error.to_string()))?;
-        claims.check().map_err(CatalogueError::Malformed)?;
-        Ok(Self {
-            file_id: file_id.parse().map_err(wrong)?,
-            dek_id: dek_id
-                .parse()
-                .map_err(|_| malformed("its MAC is not right"))?,
-            text: text.as_bytes()[..text.len() - mac.len() - 1].to_vec(),
-            mac: BASE64
-                .decode(mac.as_bytes())
-                .map_err(|_| malformed("its MAC is not right"))?,
-            claims,
-        })
-    }
-
-    /// Whether the MAC is right, in constant time.
-    #[must_use]
-    pub fn is_authentic(&self, key: &ArchiveKey) -> bool {
-        mac(key, &self.text).verify_slice(&self.mac).is_ok()
-    }
-}
-
-fn mac(key: &ArchiveKey, text: &[u8]) -> Hmac<Sha256> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key.expose()).expect("HMAC takes any key");
-    mac.update(text);
-    mac
-}
-
 /// Whether an object of pages, or of the audit log, may have this name.
-fn is_object(name: &str) -> bool {
+pub(super) fn is_object(name: &str) -> bool {
     let part = |part: &str| {
         !part.is_empty()
             && part
@@ -309,7 +266,7 @@ fn is_object(name: &str) -> bool {
 }
 
 /// Whether a part of the audit log may have this name.
-fn is_log_name(name: &str) -> bool {
+pub(super) fn is_log_name(name: &str) -> bool {
     let number = name
         .strip_prefix("nimbus-audit.")
         .and_then(|rest| rest.strip_suffix(".log"));
@@ -318,8 +275,6 @@ fn is_log_name(name: &str) -> bool {
             number.len() >= 12 && number.bytes().all(|byte| byte.is_ascii_digit())
         })
 }
-
-const FORMAT: &str = "nimbus-snapshot/1";
 
 #[cfg(test)]
 mod tests {
@@ -343,6 +298,7 @@ mod tests {
                 index_sha256: "c".repeat(64),
             }],
             missing: None,
+            over: None,
         }
     }
 
@@ -353,6 +309,7 @@ mod tests {
             taken: "2026-12-01T10:00:00.000Z".to_owned(),
             previous: Some("d".repeat(64)),
             tenant: None,
+            shipping: None,
             control: file("db:redb:control:nimbus-control.db"),
             audit: Vec::new(),
             tenants: vec![

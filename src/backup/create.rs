@@ -17,7 +17,7 @@ use nimbus_manifests::{Cipher, SealedManifest, TenantId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::catalogue::{Catalogue, Piece, Run, SealedCatalogue, StoredFile, StoredPart};
+use super::catalogue::{Catalogue, Piece, Run, SealedCatalogue, ShippedAt, StoredFile, StoredPart};
 use super::repository::snapshot_name;
 use super::run::{RunBuilder, Version, index, index_bytes, version};
 use super::store::Created as Put;
@@ -41,6 +41,19 @@ pub struct Deployment {
     pub control: Arc<Control>,
     /// The tenants.
     pub tenants: Arc<dyn TenantProvider>,
+    /// Held by who makes a snapshot: one at a time.
+    pub turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// A snapshot, and what it has of the control file and the audit log.
+pub(super) struct Made {
+    pub(super) created: Created,
+    pub(super) taken_ms: i64,
+    pub(super) control: Arc<Vec<u8>>,
+    /// How often the control file had changed, at least.
+    pub(super) changes: u64,
+    pub(super) audit: Vec<StoredPart>,
+    pub(super) sealer: ArchiveSealer,
 }
 
 /// What was made.
@@ -98,6 +111,7 @@ impl Deployment {
         let event = event.saying(format!("to {location}"));
         self.envelope.record(event.clone()).await?;
         let made = self.snapshot(location, s3, &sealer, only, progress).await;
+        let made = made.map(|made| made.created);
         let ended = match &made {
             Ok(made) => Event::new(EventKind::Backup, EventOutcome::Done)
                 .about(&subject)
@@ -113,29 +127,23 @@ impl Deployment {
         Ok(made)
     }
 
-    async fn snapshot(
+    pub(super) async fn snapshot(
         &self,
         location: &Location,
         s3: &S3Settings,
         sealer: &ArchiveSealer,
         only: Option<TenantId>,
         progress: Progress,
-    ) -> Result<Created, BackupError> {
+    ) -> Result<Made, BackupError> {
+        let _turn = self.turn.lock().await;
         let repository =
             Repository::open_or_make(location, s3, &sealer.file_id.to_string()).await?;
         crash_point!("backup::repository-made");
         let before = self.newest(&repository, sealer).await?;
-        let (frozen, taken) = (
-            Arc::new(Mutex::new(None)),
-            Arc::new(Mutex::new(String::new())),
-        );
-        let (control, read, time) = (
-            Arc::clone(&self.control),
-            Arc::clone(&frozen),
-            Arc::clone(&taken),
-        );
+        let frozen = Arc::new(Mutex::new(None));
+        let (control, read) = (Arc::clone(&self.control), Arc::clone(&frozen));
+        let changes = self.control.changes();
         let rest = move || {
-            *time.lock().unwrap_or_else(PoisonError::into_inner) = clock::stamp();
             let frozen = control.freeze();
             *read.lock().unwrap_or_else(PoisonError::into_inner) = Some(frozen);
         };
@@ -146,7 +154,7 @@ impl Deployment {
         let frozen = frozen.unwrap_or_else(|| Err(io::ErrorKind::Interrupted.into()));
         let path = Control::path_in(std::path::Path::new(""));
         let frozen = frozen.map_err(BackupError::io("read", path))?;
-        let taken = taken.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mark = moment.mark;
         let capture = Arc::clone(&moment.capturing.capture);
         let due = match &only {
             None => capture.due(),
@@ -169,15 +177,27 @@ impl Deployment {
             log,
             ..
         } = frozen;
-        let control = saving.file(&manifest, Source::Bytes(bytes.into())).await?;
+        let bytes = Arc::new(bytes);
+        let control = saving
+            .file(&manifest, Source::Bytes(Arc::clone(&bytes)))
+            .await?;
         let audit = saving.log(log).await?;
+        let shipping = mark
+            .position
+            .filter(|position| position.shipping.repository == repository.id);
         crash_point!("backup::stored");
         let catalogue = Catalogue {
             number: 0,
             repository: repository.id,
-            taken,
+            taken: clock::stamp_of(mark.at_ms),
             previous: None,
             tenant: only.map(|tenant| tenant.to_string()),
+            shipping: shipping.map(|position| ShippedAt {
+                epoch: position.shipping.epoch,
+                pack: position.shipping.pack,
+                base: position.base,
+                afresh: position.afresh,
+            }),
             control,
             audit,
             tenants,
@@ -192,7 +212,7 @@ impl Deployment {
             Some(MissingTenant { tenant, why })
         };
         let missing: Vec<_> = catalogue.tenants.iter().filter_map(missing).collect();
-        Ok(Created {
+        let created = Created {
             snapshot: catalogue.number,
             repository: repository.shown(),
             taken: catalogue.taken.clone(),
@@ -201,6 +221,14 @@ impl Deployment {
             added: saving.added.load(Ordering::Relaxed),
             held_up_us: u64::try_from(held_up.as_micros()).unwrap_or(u64::MAX),
             missing,
+        };
+        Ok(Made {
+            created,
+            taken_ms: mark.at_ms,
+            control: bytes,
+            changes,
+            audit: catalogue.audit,
+            sealer: frozen.sealer,
         })
     }
 
@@ -259,13 +287,13 @@ impl Deployment {
 }
 
 /// Where the bytes of a file come from.
-enum Source {
+pub(super) enum Source {
     Tenant(Arc<Mutex<Captured>>),
     Bytes(Arc<Vec<u8>>),
 }
 
 /// What is being added to a repository.
-struct Saving<'a> {
+pub(super) struct Saving<'a> {
     repository: &'a Repository,
     /// The files of the snapshot before, by their ids.
     before: BTreeMap<String, StoredFile>,
@@ -307,6 +335,19 @@ impl<'a> Saving<'a> {
         }
     }
 
+    /// Adds files of which the repository has nothing yet.
+    pub(super) fn afresh(repository: &'a Repository) -> Self {
+        Self {
+            repository,
+            before: BTreeMap::new(),
+            log_before: Vec::new(),
+            progress: Arc::new(|_, _| true),
+            done: Arc::default(),
+            total: 0,
+            added: AtomicU64::new(0),
+        }
+    }
+
     /// One tenant. Trouble with its files is part of the answer.
     async fn tenant(
         &self,
@@ -343,6 +384,7 @@ impl<'a> Saving<'a> {
                     bytes: 0,
                     runs: Vec::new(),
                     missing: Some(why),
+                    over: None,
                 })
             }
             stored => stored,
@@ -350,7 +392,11 @@ impl<'a> Saving<'a> {
     }
 
     /// A protected file and its manifest.
-    async fn file(&self, manifest: &[u8], source: Source) -> Result<StoredFile, BackupError> {
+    pub(super) async fn file(
+        &self,
+        manifest: &[u8],
+        source: Source,
+    ) -> Result<StoredFile, BackupError> {
         let sealed = SealedManifest::parse(manifest)
             .map_err(|error| BackupError::io("read", "a manifest")(io::Error::other(error)))?;
         let claims = sealed.claims();
@@ -384,10 +430,13 @@ impl<'a> Saving<'a> {
         })?;
         runs.extend(added);
         let name = sha256(manifest);
-        let object = format!("keys/{file_id}/{dek_id}/{name}");
-        self.repository
-            .add(&object, Bytes::copy_from_slice(manifest))
-            .await?;
+        let before = self.before.get(&file_id);
+        if before.is_none_or(|before| (&before.dek_id, &before.manifest) != (&dek_id, &name)) {
+            let object = format!("keys/{file_id}/{dek_id}/{name}");
+            self.repository
+                .add(&object, Bytes::copy_from_slice(manifest))
+                .await?;
+        }
         Ok(StoredFile {
             subject: claims.subject().to_string(),
             file_id,
@@ -396,6 +445,7 @@ impl<'a> Saving<'a> {
             bytes,
             runs,
             missing: None,
+            over: None,
         })
     }
 
@@ -426,6 +476,7 @@ impl<'a> Saving<'a> {
                 offset: run.offset,
                 bytes: index_bytes(run.pages),
                 sha256: run.index_sha256.clone(),
+                skip: 0,
             };
             let read = self.repository.span(&head).await?;
             let Some(entries) = index(&read) else {
@@ -490,6 +541,7 @@ impl<'a> Saving<'a> {
                     offset: 0,
                     bytes: new.len() as u64,
                     sha256: sha,
+                    skip: 0,
                 });
                 let _before = self.added.fetch_add(new.len() as u64, Ordering::Relaxed);
                 self.repository.add(&object, new).await?;

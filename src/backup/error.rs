@@ -113,9 +113,20 @@ pub enum BackupError {
         /// Who asks.
         ours: String,
     },
-    /// There is no such snapshot.
+    /// There is no such snapshot, or no such instant.
     #[error("{0}")]
     NoSnapshot(String),
+    /// Another server ships into the same repository.
+    #[error(
+        "another server ships into the repository {location} since epoch {epoch} ended there: this one ships nothing more. One deployment runs \
+         once; if the other one is to go, stop it, and restart this one"
+    )]
+    Replaced {
+        /// The repository.
+        location: String,
+        /// The epoch of this server.
+        epoch: u64,
+    },
     /// Encryption is off.
     #[error(
         "backups are of encrypted deployments, and this one is in plaintext: stop the server and copy its directories, or copy each tenant \

@@ -10,19 +10,29 @@
 //! | `store` | the directory or the bucket: objects, created once and never changed |
 //! | `repository` | which repository it is; its snapshots |
 //! | `run` | pages of one file in one object |
+//! | `sealed` | what is said under a MAC |
 //! | `catalogue` | what belongs to one moment |
-//! | `create`, `restore`, `verify`, `list` | the operations |
+//! | `pack`, `epoch` | what was committed in an interval, and who shipped it |
+//! | `ship` | continuous shipping |
+//! | `timeline` | which instants there are, and what belongs to one |
+//! | `create`, `restore`, `verify`, `verify_log`, `list` | the operations |
 
 pub mod catalogue;
 pub mod create;
+pub mod epoch;
 pub mod error;
 pub mod list;
 pub mod location;
+pub mod pack;
 pub mod repository;
 pub mod restore;
 mod run;
+pub mod sealed;
+pub mod ship;
 mod store;
+pub mod timeline;
 pub mod verify;
+mod verify_log;
 
 pub use error::BackupError;
 pub use location::{Location, Places, S3Settings};

@@ -7,6 +7,8 @@
 //! | `audit/<sha256>` | bytes of the audit log | the same |
 //! | `keys/<file-id>/<dek-id>/<sha256>` | a manifest | the same |
 //! | `snapshots/<number>` | a catalogue | last; this is the commit |
+//! | `epochs/<epoch>` | who ships, since when | by each server that begins to ship |
+//! | `log/<epoch>/<number>` | a pack | after what it names; this is the commit |
 //!
 //! A kill between two of them leaves objects that no catalogue names: they cost their bytes, and the next snapshot finds and uses those that it
 //! would write again. Of two that take the same number one is first, and the other takes the next.
@@ -15,6 +17,7 @@ use std::path::Path;
 use std::str::FromStr as _;
 
 use bytes::Bytes;
+use nimbus_keyproviders::ArchiveKey;
 use nimbus_manifests::SealedManifest;
 use uuid::Uuid;
 
@@ -175,14 +178,7 @@ impl Repository {
         let Some(text) = self.store.get(&object).await? else {
             return Ok(None);
         };
-        let read = SealedCatalogue::parse(&text).map_err(|error| match error {
-            CatalogueError::Format(found) => BackupError::Newer {
-                location: self.shown(),
-                object: object.clone(),
-                found,
-            },
-            CatalogueError::Malformed(why) => self.damaged(&object, why),
-        })?;
+        let read = self.readable(&object, SealedCatalogue::parse(&text))?;
         if read.claims.number != number || read.claims.repository != self.id {
             let why = format!(
                 "it is snapshot {} of repository {}, and was put there",
@@ -250,13 +246,7 @@ impl Repository {
         while let Some(name) = names.pop() {
             let manifest = self.store.get(&name).await?;
             let manifest = manifest.and_then(|text| SealedManifest::parse(&text).ok());
-            let ours = |sealed: &SealedManifest| {
-                let claims = sealed.claims();
-                claims.subject().as_str() == file.subject
-                    && claims.file_id().to_string() == file.file_id
-                    && claims.deks()[0].id.to_string() == file.dek_id
-            };
-            read.extend(manifest.filter(ours));
+            read.extend(manifest.filter(|sealed| file.is_manifest(sealed)));
             if !listed && read.is_empty() {
                 listed = true;
                 let others = self
@@ -289,7 +279,18 @@ impl Repository {
                 Err(error) => refused = Some(error),
             }
         }
+        // That one may be under a master key that is gone, and have been stored again under the one after it.
         if let Some(error) = refused {
+            for (name, _bytes) in self.store.list(&file.manifests()).await? {
+                let manifest = self.store.get(&name).await?;
+                let manifest = manifest.and_then(|text| SealedManifest::parse(&text).ok());
+                let ours = manifest.filter(|sealed| file.is_manifest(sealed));
+                if let Some(manifest) = ours
+                    && let Ok(keyed) = envelope.unseal_apart(&path, manifest).await
+                {
+                    return Ok(keyed);
+                }
+            }
             return Err(error.into());
         }
         let object = format!("{}/{}", file.manifests(), file.manifest);
@@ -326,6 +327,41 @@ impl Repository {
                 "its MAC is wrong: it was changed, or not written by this deployment",
             )),
         }
+    }
+
+    /// What was read of an object, if it can be read.
+    pub(super) fn readable<T>(
+        &self,
+        object: &str,
+        read: Result<T, CatalogueError>,
+    ) -> Result<T, BackupError> {
+        read.map_err(|error| match error {
+            CatalogueError::Format(found) => BackupError::Newer {
+                location: self.shown(),
+                object: object.to_owned(),
+                found,
+            },
+            CatalogueError::Malformed(why) => self.damaged(object, why),
+        })
+    }
+
+    /// The key that seals catalogues, epochs and packs under a data key of the control file.
+    pub(super) async fn archive_key(
+        &self,
+        envelope: &Envelope,
+        dek_id: &str,
+    ) -> Result<ArchiveKey, BackupError> {
+        let control = StoredFile {
+            subject: control::subject().to_string(),
+            file_id: self.deployment.clone(),
+            dek_id: dek_id.to_owned(),
+            manifest: "0".repeat(64),
+            bytes: 0,
+            runs: Vec::new(),
+            missing: None,
+            over: None,
+        };
+        Ok(self.keyed(envelope, &control).await?.archive_key())
     }
 
     pub(super) fn damaged(&self, object: &str, why: impl Into<String>) -> BackupError {

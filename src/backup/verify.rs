@@ -29,6 +29,10 @@ pub struct Verified {
     pub findings: Vec<String>,
     /// The snapshot that was restored into a scratch directory and opened there; `None` where that was not asked for, or did not succeed.
     pub restored: Option<u64>,
+    /// How many packs over it.
+    pub restored_packs: u64,
+    /// Packs that were looked at.
+    pub packs: usize,
 }
 
 impl Repository {
@@ -92,6 +96,11 @@ impl Repository {
         }
         self.check_manifests(&catalogues, &mut found).await?;
         self.check_spans(&catalogues, &progress, &mut found).await?;
+        if only.is_none() {
+            self.verify_log(envelope, &catalogues, &progress, &mut found)
+                .await?;
+        }
+        found.damage.sort();
         Ok(found)
     }
 
@@ -173,12 +182,7 @@ impl Repository {
         for sealed in catalogues.values() {
             let claims = &sealed.claims;
             for run in claims.files().flat_map(|file| &file.runs) {
-                let piece = Piece {
-                    object: run.object.clone(),
-                    offset: run.offset,
-                    bytes: run.bytes,
-                    sha256: run.sha256.clone(),
-                };
+                let piece = run.piece();
                 let about = Some((run.pages, run.index_sha256.clone()));
                 let place = (piece.object.clone(), piece.offset);
                 let _same = spans.entry(place).or_insert((piece, about));
@@ -213,11 +217,10 @@ impl Repository {
                 return Err(BackupError::Stopped);
             }
         }
-        found.damage.sort();
         Ok(())
     }
 
-    /// Restores a snapshot, the newest without `number`, into a scratch directory, proves every page, and removes it.
+    /// Restores a snapshot, the newest instant without `number`, into a scratch directory, proves every page, and removes it.
     ///
     /// # Errors
     ///
@@ -235,6 +238,7 @@ impl Repository {
             scratch.map_err(BackupError::io("make a directory in", std::env::temp_dir()))?;
         let restore = Restore {
             snapshot: number,
+            at_ms: None,
             proof: Proof::Pages,
             as_it_was: true,
         };
@@ -250,6 +254,7 @@ impl Repository {
             .map(|one| format!("not proven, its key is not at hand: {one}"));
         found.findings.extend(unproven);
         found.restored = Some(plan.snapshot);
+        found.restored_packs = plan.packs;
         Ok(())
     }
 }

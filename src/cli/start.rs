@@ -15,10 +15,11 @@ use tokio::sync::watch;
 use super::output::{self, Format};
 use super::{CliError, CommandOutcome};
 use crate::audit::ControlLost;
-use crate::backup::Places;
+use crate::backup::ship::{Shipper, Shipping};
+use crate::backup::{BackupError, Places, create};
 use crate::clock::{self, WrongClock};
 use crate::config::keys::{self, Keys, Purpose};
-use crate::config::{NoTime, Persistence, Settings, Time, pieces};
+use crate::config::{NoTime, Persistence, ProviderChoice, Settings, Time, pieces};
 use crate::control::{Control, ControlError};
 use crate::deployment::{Deployment, OlderControl};
 use crate::encryption::status::StatusReader;
@@ -37,7 +38,7 @@ use crate::server::tls::{Tls, TlsError};
 use crate::server::token::{self, AdminToken, TokenError, TokenKeeper};
 use crate::server::{App, Backups, Listener, Local, Parts, Patience, local, serve};
 use crate::sqlcipher::{check_library, page_cache};
-use crate::tenants::sqlite::SqliteOptions;
+use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
 
 /// Run the server
 #[derive(Debug, Args)]
@@ -200,19 +201,19 @@ impl Start {
             keep_alive: self.keep_alive,
             ..Patience::default()
         };
+        let backups = backups(&settings);
+        let shipper = shipper(&settings, &backups, &deployment, &tenants)?;
         let app = Arc::new(App::new(Parts {
             tenants,
             scheduler,
+            shipper,
+            backups,
             status_reader: status_reader(&settings, &deployment.envelope),
             control: deployment.control,
             envelope: deployment.envelope,
             audit: deployment.audit,
             max_open_tenants,
             limits: settings.limits,
-            backups: Backups {
-                s3: settings.backup_s3.clone(),
-                places: Places::of(&settings),
-            },
             tokens: TokenKeeper::new(door.token),
             allowed_origins: pieces(self.cors_allow_origins),
         }));
@@ -240,6 +241,13 @@ impl Start {
     /// Checks what can be refused before anything is touched, and takes the address.
     async fn bind(&self, settings: &Settings) -> Result<Door, CliError> {
         clock::check().map_err(StartError::from)?;
+        if let Some(shipping) = &settings.shipping {
+            if settings.provider == ProviderChoice::Off {
+                return Err(BackupError::Plaintext.into());
+            }
+            let (places, to) = (Places::of(settings), shipping.to.clone().absolute()?);
+            blocking(move || to.check_place(&places)).await?;
+        }
         let inherited = inherited_listener().map_err(StartError::from)?;
         let address = match &inherited {
             Some((_socket, address)) => *address,
@@ -311,6 +319,38 @@ impl Start {
         let tls = blocking(move || Tls::load(certificate, key)).await?;
         Ok(Some(Arc::new(tls)))
     }
+}
+
+fn backups(settings: &Settings) -> Backups {
+    Backups {
+        s3: settings.backup_s3.clone(),
+        places: Places::of(settings),
+        turn: Arc::default(),
+        report: settings.shipping.as_ref().map(|_shipping| Arc::default()),
+    }
+}
+
+/// Begins to ship what is committed, where that is wanted.
+fn shipper(
+    settings: &Settings,
+    backups: &Backups,
+    deployment: &Deployment,
+    tenants: &Arc<SqliteTenants>,
+) -> Result<Option<Shipper>, BackupError> {
+    let (Some(shipping), Some(report)) = (&settings.shipping, &backups.report) else {
+        return Ok(None);
+    };
+    let shipping = Shipping {
+        to: shipping.to.clone().absolute()?,
+        ..shipping.clone()
+    };
+    let shipped = create::Deployment {
+        envelope: deployment.envelope.clone(),
+        control: Arc::clone(&deployment.control),
+        tenants: tenants.clone(),
+        turn: Arc::clone(&backups.turn),
+    };
+    Ok(Shipper::start(shipping, shipped, Arc::clone(report)))
 }
 
 /// Everything works without it, slower: what is in its way ends no start.

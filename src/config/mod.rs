@@ -32,7 +32,8 @@ use serde_json::Value;
 pub(crate) use duration::{NoTime, Time};
 pub use open_tenants::OpenTenants;
 
-use crate::backup::S3Settings;
+use crate::backup::ship::Shipping;
+use crate::backup::{BackupError, Location, S3Settings};
 use crate::documents::read_object;
 use crate::envelope::Terms;
 use crate::process::{HomeError, Limits, Reserve};
@@ -144,6 +145,18 @@ pub struct Persistence {
     /// Bytes of memory for pages that are kept decrypted, of all tenants: 256MiB; 0 for none [default: an eighth of the memory, at most 1GiB]
     #[arg(long, env = "NIMBUS_PAGE_CACHE_BYTES", value_name = "BYTES")]
     pub page_cache_bytes: Option<Bytes>,
+
+    /// Ship what is committed to this repository: a directory, or s3://bucket/prefix [default: none]
+    #[arg(long, env = "NIMBUS_BACKUP_TO", value_name = "R")]
+    pub backup_to: Option<String>,
+
+    /// How often what is committed is shipped [default: 1s]
+    #[arg(long, env = "NIMBUS_BACKUP_INTERVAL", value_name = "TIME")]
+    pub backup_interval: Option<Time>,
+
+    /// Bytes that may wait to be shipped, after which shipping begins afresh with a snapshot: 64MiB [default: 1GiB]
+    #[arg(long, env = "NIMBUS_BACKUP_MAX_LAG_BYTES", value_name = "BYTES")]
+    pub backup_max_lag_bytes: Option<Bytes>,
 
     /// AWS region of the buckets that backups are in [default: the AWS chain's]
     #[arg(long, env = "NIMBUS_BACKUP_S3_REGION", value_name = "REGION")]
@@ -295,6 +308,12 @@ pub enum ConfigError {
         /// From where to where.
         bounds: &'static str,
     },
+    /// A repository that cannot be one.
+    #[error("--backup-to is refused")]
+    Backup {
+        /// What is wrong with it.
+        source: Box<BackupError>,
+    },
     /// An age of 0.
     #[error(
         "--encryption-dek-max-age must be at least 1s; leave it out to replace data keys by hand alone"
@@ -327,6 +346,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How buckets with backups are reached.
     pub backup_s3: S3Settings,
+    /// What is shipped, and where to.
+    pub shipping: Option<Shipping>,
 }
 
 /// Who wraps data keys, as the settings say it.
@@ -417,10 +438,8 @@ impl Settings {
             max_open_tenants,
             page_cache_bytes,
             limits,
-            backup_s3: S3Settings {
-                region: said.backup_s3_region,
-                endpoint_url: said.backup_s3_endpoint_url,
-            },
+            shipping: said.shipping()?,
+            backup_s3: said.s3(),
         })
     }
 }
@@ -503,10 +522,53 @@ impl Persistence {
             max_open_tenants: self.max_open_tenants.or(file.max_open_tenants),
             max_tenant_bytes: self.max_tenant_bytes.or(file.max_tenant_bytes),
             page_cache_bytes: self.page_cache_bytes.or(file.page_cache_bytes),
+            backup_to: self.backup_to.or(file.backup_to),
+            backup_interval: self.backup_interval.or(file.backup_interval),
+            backup_max_lag_bytes: self.backup_max_lag_bytes.or(file.backup_max_lag_bytes),
             backup_s3_region: self.backup_s3_region.or(file.backup_s3_region),
             backup_s3_endpoint_url: self.backup_s3_endpoint_url.or(file.backup_s3_endpoint_url),
             disk_reserve_bytes: self.disk_reserve_bytes.or(file.disk_reserve_bytes),
         }
+    }
+
+    fn s3(&self) -> S3Settings {
+        S3Settings {
+            region: self.backup_s3_region.clone(),
+            endpoint_url: self.backup_s3_endpoint_url.clone(),
+        }
+    }
+
+    /// What is shipped, and where to.
+    fn shipping(&self) -> Result<Option<Shipping>, ConfigError> {
+        let interval = self.backup_interval.map(Time::duration);
+        let interval = interval.unwrap_or(Duration::from_secs(1));
+        if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&interval) {
+            return Err(ConfigError::OutOfBounds {
+                setting: "--backup-interval",
+                bounds: "1s to 1h",
+            });
+        }
+        let most_bytes = self.backup_max_lag_bytes.map_or(1 << 30, Bytes::count);
+        if most_bytes < LEAST_LAG_BYTES {
+            return Err(ConfigError::OutOfBounds {
+                setting: "--backup-max-lag-bytes",
+                bounds: "at least 1MiB",
+            });
+        }
+        let Some(to) = &self.backup_to else {
+            return Ok(None);
+        };
+        let to: Location = to
+            .parse()
+            .map_err(|error: BackupError| ConfigError::Backup {
+                source: Box::new(error),
+            })?;
+        Ok(Some(Shipping {
+            to,
+            s3: self.s3(),
+            interval,
+            most_bytes,
+        }))
     }
 
     /// Lists without what is none of their pieces, and paths that can be meant.
@@ -768,6 +830,8 @@ impl Persistence {
     }
 }
 
+/// 1 MiB: a few commits.
+const LEAST_LAG_BYTES: u64 = 1 << 20;
 /// 1 MiB: an empty tenant has a part of that.
 const LEAST_TENANT_BYTES: u64 = 1 << 20;
 const MIN_LEASE: Duration = Duration::from_secs(1);

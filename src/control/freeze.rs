@@ -72,8 +72,21 @@ impl Control {
     ///
     /// What the operating system says; of a deployment in plaintext, that it is one.
     pub(crate) fn freeze(&self) -> io::Result<FrozenControl> {
+        self.freeze_at(|| ()).map(|(frozen, ())| frozen)
+    }
+
+    /// The same; `instant` runs while both wait, and before anything is read.
+    ///
+    /// # Errors
+    ///
+    /// As [`freeze`](Self::freeze).
+    pub(crate) fn freeze_at<T>(
+        &self,
+        instant: impl FnOnce() -> T,
+    ) -> io::Result<(FrozenControl, T)> {
         let chaining = self.chaining();
         let open = self.changing();
+        let instant = instant();
         let sealer = open.archive.clone();
         let sealer = sealer.ok_or_else(|| io::Error::other("encryption is off"))?;
         let manifest = match read_manifest(&manifest_path(&self.path)) {
@@ -86,11 +99,12 @@ impl Control {
         let _read = io::Read::read_to_end(&mut File::open(&self.path)?, &mut bytes)?;
         let log = LogPart::all(parent(&self.path))?;
         drop((open, chaining));
-        Ok(FrozenControl {
+        let frozen = FrozenControl {
             manifest,
             bytes,
             log,
             sealer,
-        })
+        };
+        Ok((frozen, instant))
     }
 }

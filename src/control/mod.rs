@@ -21,6 +21,7 @@ mod tables;
 mod usage;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 
 use async_trait::async_trait;
@@ -62,6 +63,8 @@ pub struct Control {
     runtime: Handle,
     keys: KeyTable,
     identities: IdentityHasher,
+    /// Grows with each change of the file.
+    changes: AtomicU64,
     /// Held while lines of the audit log are written, until their head is; taken before `state`. The head that could not be written yet.
     chained: Mutex<Option<AuditHead>>,
 }
@@ -156,6 +159,7 @@ impl Control {
                 runtime,
                 keys: KeyTable::default(),
                 identities: IdentityHasher::new(&[0; 32]),
+                changes: AtomicU64::new(0),
                 chained: Mutex::new(None),
             };
             control.settle_layout()?;
@@ -181,8 +185,15 @@ impl Control {
             let mut transaction = database.begin_write()?;
             transaction.set_two_phase_commit(true);
             work(&transaction)?;
-            Ok(transaction.commit()?)
+            let committed = transaction.commit();
+            let _before = self.changes.fetch_add(1, Ordering::Relaxed);
+            Ok(committed?)
         })
+    }
+
+    /// Grows with each change of the file and of the audit log, after it.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
     }
 
     /// Works on the database. After one read or write that failed (a full disk, say) redb refuses everything: it is closed then, and
@@ -257,6 +268,7 @@ impl Control {
         });
         if let Key::Had(protection, _) = &open.key {
             open.database = Some(database::open(&self.path, protection)?);
+            let _before = self.changes.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }

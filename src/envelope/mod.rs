@@ -28,9 +28,11 @@ mod store;
 mod table;
 mod unwrap;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
 use nimbus_keyproviders::{OsRandom, ProviderError, RandomError, SecureRandom};
@@ -205,6 +207,7 @@ pub struct Envelope {
     /// Held shared by whoever writes one manifest, alone by who replaces many: see [`rewrap`].
     publishing: Arc<RwLock<()>>,
     mirror: Option<Mirror>,
+    published: Arc<Published>,
     audit: Arc<dyn AuditSink>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn SecureRandom>,
@@ -236,6 +239,7 @@ impl Envelope {
             keys: keys.map(|keys| Arc::new(ArcSwap::from_pointee(keys))),
             publishing: Arc::default(),
             mirror: None,
+            published: Arc::default(),
             audit: Arc::new(audit::TraceAlone),
             clock,
             random,
@@ -827,12 +831,43 @@ impl Envelope {
                 })?;
             crash_point!("manifest::mirrored");
         }
-        let path = manifest_path(path);
-        store::write(&path, sealed, publish).map_err(|source| EnvelopeError::Io {
+        let sidecar = manifest_path(path);
+        store::write(&sidecar, sealed, publish).map_err(|source| EnvelopeError::Io {
             action: "write",
-            path,
+            path: sidecar,
             source,
-        })
+        })?;
+        self.published.note(path);
+        Ok(())
+    }
+
+    /// From here on it is remembered whose manifests are published.
+    pub(crate) fn watch_manifests(&self) {
+        self.published.watched.store(true, Ordering::Relaxed);
+    }
+
+    /// The files whose manifests were published since this was last asked.
+    pub(crate) fn take_published(&self) -> BTreeSet<PathBuf> {
+        std::mem::take(&mut *self.published.paths())
+    }
+}
+
+/// Whose manifests were published, for who ships them.
+#[derive(Debug, Default)]
+struct Published {
+    watched: AtomicBool,
+    paths: Mutex<BTreeSet<PathBuf>>,
+}
+
+impl Published {
+    fn paths(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+        self.paths.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, path: &Path) {
+        if self.watched.load(Ordering::Relaxed) {
+            let _new = self.paths().insert(path.to_owned());
+        }
     }
 }
 

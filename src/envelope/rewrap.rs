@@ -289,6 +289,7 @@ impl Envelope {
             .collect();
         let replaced = store::replace_many(&manifests);
         let is_new = |one: &Rewrapped| replaced.is_ok() || is_at_place(&one.path, &one.after);
+        batch.iter().for_each(|one| self.published.note(&one.path));
         if let Some(keys) = self.keys() {
             let new = batch.iter().filter(|one| is_new(one));
             new.for_each(|one| self.move_leases(&keys, &one.after));

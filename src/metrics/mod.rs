@@ -170,6 +170,20 @@ metrics! {
         "Lines of the log that could not be written.";
     DATA_DISK_RESERVE = "nimbus_data_disk_reserve_bytes", Kind::Gauge,
         "Bytes that are kept free on the disk of the data directory.";
+    BACKUP_SHIPPING = "nimbus_backup_shipping", Kind::Gauge,
+        "1 while what is committed is shipped to --backup-to; 0 where it is not, or not any more.";
+    BACKUP_LAG_BYTES = "nimbus_backup_lag_bytes", Kind::Gauge,
+        "Bytes that were committed and wait to be shipped.";
+    BACKUP_LAG_SECONDS = "nimbus_backup_lag_seconds", Kind::Gauge,
+        "How long the oldest commit waits that was not shipped.";
+    BACKUP_LAST_SHIPPED = "nimbus_backup_last_shipped_timestamp_seconds", Kind::Gauge,
+        "The newest instant that can be restored, in seconds since the Unix epoch.";
+    BACKUP_PACKS = "nimbus_backup_packs_total", Kind::Counter,
+        "Packs that were shipped.";
+    BACKUP_ERRORS = "nimbus_backup_errors_total", Kind::Counter,
+        "Times that the repository did not take what was to be shipped; it is tried again.";
+    BACKUP_RESTARTS = "nimbus_backup_restarts_total", Kind::Counter,
+        "Times that shipping began afresh with a snapshot because something that was committed could not be kept for it.";
     BUILD_INFO = "nimbus_build_info", Kind::Gauge,
         "1; the version is a label.";
     PROCESS_START = "process_start_time_seconds", Kind::Gauge,
@@ -269,6 +283,9 @@ fn show_from_the_start() {
         &*PAGES_MISSED,
         &*PAGES_EVICTED,
         &*TEMPORARY_REFUSED,
+        &*PACKS_SHIPPED,
+        &*SHIPPING_FAILED,
+        &*SHIPPED_AFRESH,
     ] {
         counter.increment(0);
     }
@@ -296,6 +313,10 @@ fn show_from_the_start() {
         &*UNLOCKED,
         &*DISK_FREE,
         &*DISK_RESERVE,
+        &*SHIPPING,
+        &*BACKUP_LAG,
+        &*BACKUP_LATE,
+        &*LAST_SHIPPED,
     ] {
         gauge.set(0.0);
     }
@@ -362,6 +383,13 @@ handles! {
     UNLOCKED: Gauge = metrics::gauge!(KEY_MEMORY_UNLOCKED);
     DISK_FREE: Gauge = metrics::gauge!(DATA_DISK_FREE);
     DISK_RESERVE: Gauge = metrics::gauge!(DATA_DISK_RESERVE);
+    SHIPPING: Gauge = metrics::gauge!(BACKUP_SHIPPING);
+    BACKUP_LAG: Gauge = metrics::gauge!(BACKUP_LAG_BYTES);
+    BACKUP_LATE: Gauge = metrics::gauge!(BACKUP_LAG_SECONDS);
+    LAST_SHIPPED: Gauge = metrics::gauge!(BACKUP_LAST_SHIPPED);
+    PACKS_SHIPPED: Counter = metrics::counter!(BACKUP_PACKS);
+    SHIPPING_FAILED: Counter = metrics::counter!(BACKUP_ERRORS);
+    SHIPPED_AFRESH: Counter = metrics::counter!(BACKUP_RESTARTS);
 }
 
 /// Records one call of a key provider. Providers and operations are few and their calls slow: no handle is kept.

@@ -47,11 +47,13 @@ pub enum Background {
     Gauges,
     /// Folds what was recorded into the histograms.
     MetricsUpkeep,
+    /// Ships what is committed to the repository of backups.
+    Shipper,
 }
 
 impl Background {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::LogWriter,
         Self::Signals,
         Self::Acceptor,
@@ -64,6 +66,7 @@ impl Background {
         Self::DataKeyAge,
         Self::Gauges,
         Self::MetricsUpkeep,
+        Self::Shipper,
     ];
 
     /// Its name in metrics, in `/ready` and in the log.
@@ -82,6 +85,7 @@ impl Background {
             Self::DataKeyAge => "data-key-age",
             Self::Gauges => "figures",
             Self::MetricsUpkeep => "metrics-upkeep",
+            Self::Shipper => "backup-shipper",
         }
     }
 

@@ -37,6 +37,7 @@ pub use pace::Patience;
 pub use router::route_table;
 
 use crate::audit::AuditLog;
+use crate::backup::ship::{Report, Shipper};
 use crate::backup::{Places, S3Settings};
 use crate::budget::{self, Shares};
 use crate::control::{Control, ControlError};
@@ -80,6 +81,8 @@ pub struct App {
     traffic: Traffic,
     /// Tenants that did not open when they were asked for last, and why.
     trouble: Mutex<BTreeMap<TenantId, &'static str>>,
+    /// Ships what is committed, until the end.
+    shipper: Mutex<Option<Shipper>>,
     /// Tasks that go on for as long as this exists.
     kept: Mutex<Vec<Kept<Infallible>>>,
 }
@@ -105,6 +108,8 @@ pub struct Parts {
     pub limits: Limits,
     /// How backups are made.
     pub backups: Backups,
+    /// Ships what is committed.
+    pub shipper: Option<Shipper>,
     /// The admin token.
     pub tokens: TokenKeeper,
     /// Origins that are accepted besides loopback ones.
@@ -118,6 +123,10 @@ pub struct Backups {
     pub s3: S3Settings,
     /// What repositories must lie apart from.
     pub places: Places,
+    /// Held by who makes a snapshot.
+    pub turn: Arc<tokio::sync::Mutex<()>>,
+    /// How shipping stands; `None` where nothing is shipped.
+    pub report: Option<Arc<Report>>,
 }
 
 impl App {
@@ -134,6 +143,7 @@ impl App {
             max_open_tenants,
             limits,
             backups,
+            shipper,
             tokens,
             allowed_origins,
         } = parts;
@@ -155,6 +165,7 @@ impl App {
             bytes: budget::bytes(),
             traffic: Traffic::new(),
             trouble: Mutex::default(),
+            shipper: Mutex::new(shipper),
             kept: Mutex::default(),
         }
     }
@@ -315,6 +326,15 @@ pub async fn serve(
     let counting = app.clone();
     let counted = blocking(move || counting.usage.close());
     within(&mut stop, USAGE_PATIENCE, counted).await;
+    let shipper = app
+        .shipper
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    if let Some(shipper) = shipper {
+        end_waits_for("the repository that is shipped to");
+        within(&mut stop, SHIPPING_PATIENCE, shipper.finish()).await;
+    }
     end_waits_for("the audit log");
     closed.map_err(ServeError::Close)?;
     accepted.map_err(|_panic| ServeError::Acceptor)
@@ -391,6 +411,8 @@ const ENCRYPTION_STATUS: &str = "/debug/encryption/status";
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
 /// How long jobs under way have: the next start runs what is cut off.
 const JOBS_PATIENCE: Duration = Duration::from_secs(3);
+/// How long the last packs have: the next start ships what is not there then.
+const SHIPPING_PATIENCE: Duration = Duration::from_secs(4);
 const USAGE_PATIENCE: Duration = Duration::from_secs(2);
 /// Between two foldings of what was recorded.
 const UPKEEP: Duration = Duration::from_secs(5);

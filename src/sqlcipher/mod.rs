@@ -39,6 +39,7 @@ pub(crate) use online_rekey::{Following, NotSwapped};
 use page_cache::Owner;
 pub(crate) use rekey::swap_to_next_key;
 pub(crate) use temporary::{keep_free, was_refused};
+pub(crate) use wal::{WalReader, frames as wal_frames};
 
 use crate::data_dir::{SIDE_FILES, TEMPORARY_PREFIX, beside, side_files};
 use crate::envelope::{

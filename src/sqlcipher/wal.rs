@@ -254,12 +254,95 @@ impl Changes {
     }
 }
 
+/// Hands out the frames of a WAL as they are committed, for a backup. Its one user is the connection that commits, or a thread that it waits for.
+#[derive(Debug)]
+pub(crate) struct WalReader {
+    path: PathBuf,
+    wal: Option<SqliteFile>,
+    salts: Option<Salts>,
+    frames: u32,
+}
+
+impl WalReader {
+    /// Before the first frame of the WAL of `database`. Nothing is opened yet.
+    pub(crate) fn new(database: &Path) -> Self {
+        Self {
+            path: path(database),
+            wal: None,
+            salts: None,
+            frames: 0,
+        }
+    }
+
+    /// Leaves out the first `frames` of the WAL that is there now.
+    pub(crate) fn skip(&mut self, frames: u32) -> io::Result<()> {
+        if frames > 0 {
+            self.salts = Some(self.look()?);
+            self.frames = frames;
+        }
+        Ok(())
+    }
+
+    /// The frames up to number `last`, which is that of a commit, in pieces of whole frames.
+    pub(crate) fn advance(&mut self, last: u32) -> io::Result<Vec<Vec<u8>>> {
+        if last == 0 {
+            return Ok(Vec::new());
+        }
+        let salts = self.look()?;
+        if self.salts != Some(salts) {
+            (self.salts, self.frames) = (Some(salts), 0);
+        }
+        let Some(wal) = &self.wal else {
+            return Ok(Vec::new());
+        };
+        let mut pieces = Vec::new();
+        while self.frames < last {
+            let count = (last - self.frames).min(PIECE);
+            let mut bytes = vec![0; count as usize * FRAME as usize];
+            wal.read_exact_at(&mut bytes, HEADER + u64::from(self.frames) * FRAME)?;
+            let ours = bytes
+                .chunks_exact(FRAME as usize)
+                .all(|frame| frame[8..16] == salts);
+            if !ours {
+                return Err(io::Error::other(
+                    "a committed frame of the WAL is of another WAL",
+                ));
+            }
+            pieces.push(bytes);
+            self.frames += count;
+        }
+        Ok(pieces)
+    }
+
+    fn look(&mut self) -> io::Result<Salts> {
+        let wal = match &self.wal {
+            Some(wal) => wal,
+            None => self.wal.insert(SqliteFile::open(&self.path)?),
+        };
+        let mut header = [0; HEADER as usize];
+        wal.read_exact_at(&mut header, 0)?;
+        let mut salts = [0; 8];
+        salts.copy_from_slice(&header[16..24]);
+        Ok(salts)
+    }
+}
+
+/// The pages of whole frames as [`WalReader`] gives them: number, pages of the database where a commit ends and else 0, the page.
+pub(crate) fn frames(bytes: &[u8]) -> impl Iterator<Item = (u32, u32, &[u8])> {
+    bytes.chunks_exact(FRAME as usize).map(|frame| {
+        let (head, page) = frame.split_at(FRAME_HEAD);
+        (number(&head[..4]), number(&head[4..8]), page)
+    })
+}
+
 fn number(bytes: &[u8]) -> u32 {
     bytes
         .iter()
         .fold(0, |number, byte| number << 8 | u32::from(*byte))
 }
 
+/// Frames in a piece: 1 MiB.
+const PIECE: u32 = 256;
 const WAL_VERSION: u32 = 3_007_000;
 const HEADER: u64 = 32;
 const FRAME_HEAD: usize = 24;

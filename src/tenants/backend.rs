@@ -671,6 +671,9 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// left can be read. Doing it again goes on from there. Blocks.
     fn forget(&self, tenant: &TenantId) -> Result<(), StoreError>;
 
+    /// A tenant was created, and is open; nobody uses it yet. Blocks.
+    fn created(&self, _tenant: &TenantId) {}
+
     /// Gives an open tenant a new data key while it is used, until `progress` says that it is to
     /// stop. A tenant that gets none goes on under the key that it has.
     async fn rekey(

@@ -34,6 +34,7 @@ use super::{
     backend::{Backend, Standing, Storage},
     readers::GiveWay,
     registry::{Registry, TenantHandle},
+    sqlite::Instants,
     store::{OpenTenant, Store},
 };
 use crate::{
@@ -208,6 +209,10 @@ impl<B: Backend> TenantProvider for Tenants<B> {
         }))
     }
 
+    fn instants(&self) -> Option<Arc<Instants>> {
+        self.0.backend.instants().map(|(instants, _dir)| instants)
+    }
+
     async fn check(&self) -> Result<(), StoreError> {
         self.0.backend.check().await
     }
@@ -222,8 +227,12 @@ impl<B: Backend> TenantProvider for Tenants<B> {
                 instants.before_use(&tenant);
             }
             let tenants = || (shared.known().tenants.clone(), shared.registry.in_hand());
-            let ((), held_up) = instants.freeze(&capturing.capture, tenants, rest);
-            Frozen { capturing, held_up }
+            let ((), mark, held_up) = instants.freeze(&capturing.capture, tenants, rest);
+            Frozen {
+                capturing,
+                mark,
+                held_up,
+            }
         };
         Some(blocking(frozen).await)
     }
@@ -311,10 +320,10 @@ impl<B: Backend> Shared<B> {
         }
         let (shared, new) = (Arc::clone(&self), tenant.clone());
         blocking(move || shared.deletions.begin_create(&new)).await?;
-        loop {
+        let open = loop {
             let opener = self.opener(&tenant, Intent::Create);
             match self.registry.open(&tenant, opener).await {
-                Ok(_handle) => break,
+                Ok(handle) => break handle,
                 // Not this opening's answer, but one's that began before the tenant was deleted and
                 // was met under way.
                 Err(StoreError::TenantNotFound { .. }) => {}
@@ -329,9 +338,12 @@ impl<B: Backend> Shared<B> {
                     return Err(error);
                 }
             }
-        }
+        };
         crash_point!("tenants::create::opened");
+        let (shared, new) = (Arc::clone(&self), tenant.clone());
+        blocking(move || shared.backend.created(&new)).await;
         let _new = self.known().tenants.insert(tenant);
+        drop(open);
         Ok(())
     }
 

@@ -94,6 +94,11 @@ pub trait TenantProvider: Debug + Send + Sync {
         None
     }
 
+    /// What commits pass, and what they leave for who ships them; `None` of a provider whose tenants are not files of Nimbus.
+    fn instants(&self) -> Option<Arc<sqlite::Instants>> {
+        None
+    }
+
     /// Whether the place where tenants are kept can be reached.
     async fn check(&self) -> Result<(), StoreError>;
 
@@ -107,6 +112,8 @@ pub trait TenantProvider: Debug + Send + Sync {
 pub struct Frozen {
     /// The tenants.
     pub capturing: sqlite::Capturing,
+    /// The moment, in the log of commits.
+    pub mark: sqlite::Mark,
     /// How long commits waited for it.
     pub held_up: Duration,
 }

@@ -9,6 +9,11 @@ mod attacked;
 mod crash;
 mod refused;
 mod s3;
+mod shipped;
+mod shipped_attacked;
+mod shipped_crash;
+mod shipped_model;
+mod shipping;
 mod snapshots;
 
 use std::path::Path;

@@ -1,5 +1,6 @@
 use nimbus_test_support::{Moto, Seaweed, make_bucket};
 
+use super::shipping::{begun, instant, now_ms, pass, stamp};
 use super::{add, backup_with, filled, machine, notes, start_on};
 
 /// A deployment through a bucket and back, and the errors of an S3 that is not as it should be.
@@ -40,6 +41,34 @@ fn through_a_bucket(url: &str, bucket: &str, checks_signatures: bool) {
         run(&["restore", "--from", &to, "--data-dir", "new"]).expect(0, &["Restored snapshot 3"]);
     let restored = start_on(&machine, "new", &[]);
     assert_eq!(before, notes(&restored, "a"));
+    restored.stop();
+
+    let mut start = machine.nimbus(&["start", "--port", "0", "--backup-to", &to]);
+    let _ = start.envs(s3);
+    let server = machine.start_command(start);
+    begun(&server);
+    add(&server, "a", 1);
+    let at = instant(&server, &["a", "b"]);
+    add(&server, "b", 1);
+    pass(&server, now_ms());
+    server.stop();
+    let _ = run(&["list", "--from", &to]).expect(0, &["Any commit from"]);
+    let _ = run(&["verify", "--from", &to]).expect(0, &["4 snapshots", "pack", "all authentic"]);
+    let time = stamp(at.ms);
+    let _ = run(&[
+        "restore",
+        "--from",
+        &to,
+        "--data-dir",
+        "then",
+        "--at",
+        &time,
+    ])
+    .expect(0, &["Restored the instant"]);
+    let restored = start_on(&machine, "then", &[]);
+    for tenant in ["a", "b"] {
+        assert_eq!(at.notes[tenant], notes(&restored, tenant));
+    }
     restored.stop();
 
     let _ =

@@ -163,7 +163,7 @@ fn a_snapshot_adds_what_changed_and_no_more() {
     let create = || {
         let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &[]);
         let listed = backup(&machine, &["list", "--from", "repo", "--format", "json"]).json();
-        let last = listed
+        let last = listed["snapshots"]
             .as_array()
             .expect("a list")
             .last()

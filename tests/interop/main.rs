@@ -67,6 +67,67 @@ fn python_takes_a_tenant_out_of_a_backup_and_opens_it() {
 }
 
 #[test]
+fn python_takes_a_tenant_as_it_was_at_an_instant_out_of_what_was_shipped() {
+    let machine = Machine::new(env!("CARGO_BIN_EXE_nimbus"));
+    let server = machine.start(&["--backup-to", "repository"]);
+    while server.get("/ready")["backup"]["ok"] != true {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let now = || {
+        let date = std::process::Command::new("date")
+            .args(["-u", "+%FT%T.%3NZ"])
+            .output();
+        let text = String::from_utf8(date.expect("date").stdout).expect("ASCII");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        text.trim().to_owned()
+    };
+    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    let mut instants = Vec::new();
+    let mut documents = Vec::new();
+    for fields in samples() {
+        let id = server.insert("demo", "places", &fields);
+        let path = format!("/api/tenants/demo/documents/places/{id}");
+        documents.push(server.get(&path)["document"].take());
+        instants.push(now());
+    }
+    server.stop();
+    let (key, repository) = (machine.master_key(), machine.path("repository"));
+    let text = |path: &std::path::Path| path.to_str().expect("a path in UTF-8").to_owned();
+    let (key, repository) = (text(&key), text(&repository));
+    for (count, at) in (1..).zip(&instants) {
+        let out = text(&machine.path(&format!("out-{count}.sqlite3")));
+        let of = [
+            "--key",
+            &key,
+            "--repository",
+            &repository,
+            "--tenant",
+            "demo",
+        ];
+        let of = [&of[..], &["--out", &out, "--at", at]].concat();
+        let output = script("restore_tenant.py", &of);
+        assert!(output.status.success(), "{output:?}");
+        let output = script("open_tenant.py", &["--key", &key, "--database", &out]);
+        assert_eq!(documents[..count], documents_in(&output)[..]);
+    }
+    let pack = machine.path("repository/log/0000000001/0000000001");
+    let mut bytes = fs::read(&pack).expect("a pack");
+    bytes[30] ^= 1;
+    fs::write(&pack, bytes).expect("a changed one");
+    let out = text(&machine.path("out.sqlite3"));
+    let of = [
+        "--key",
+        &key,
+        "--repository",
+        &repository,
+        "--tenant",
+        "demo",
+    ];
+    let of = [&of[..], &["--out", &out, "--at", &instants[0]]].concat();
+    assert_refused(&script("restore_tenant.py", &of), "");
+}
+
+#[test]
 fn age_opens_a_tenant_from_its_recovery_wrap_alone() {
     let tenant = stored_tenant();
     fs::remove_file(&tenant.key).expect("the master key is lost");

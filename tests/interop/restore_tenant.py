@@ -1,14 +1,15 @@
 """Takes a tenant out of a backup repository with no Nimbus code, as docs/backup-format.md describes it.
 
-    python restore_tenant.py --key master.key --repository repo --tenant demo --out demo.sqlite3 [--snapshot 3]
+    python restore_tenant.py --key master.key --repository repo --tenant demo --out demo.sqlite3 [--snapshot 3 | --at 2026-11-30T14:03:07.000Z]
 
 The repository is a directory (of a bucket, `aws s3 sync` makes one). Writes the database and its manifest; open_tenant.py opens them.
-Everything is proven first: the MAC of the catalogue under the control file's data key, and by it every byte. Needs `cryptography` from
+Everything is proven first: the MACs of the catalogue and of the packs under the control file's data key, and by them every byte. Needs `cryptography` from
 PyPI. Exit codes: 0 done, 1 refused (the reason is on stderr).
 """
 
 import argparse
 import base64
+import datetime
 import hashlib
 import hmac
 import json
@@ -21,6 +22,7 @@ from nimbus_enc import Refused
 
 PAGE = 4096
 MAGIC = b"nimbus-pages/1\n"
+FRAMES = b"nimbus-frames/1\n"
 ENTRY = struct.Struct(">I32s")
 
 
@@ -31,13 +33,17 @@ def main():
     parser.add_argument("--tenant", required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--snapshot", type=int, help="default: the newest that holds the tenant")
+    parser.add_argument("--at", help="an instant, RFC 3339 in UTC with milliseconds")
     options = parser.parse_args()
     try:
         key = options.key.read_bytes()
         identifier = read_beginning(options.repository)
-        entry = find(options.repository, identifier, key, options.tenant, options.snapshot)
-        manifest = read_manifest(options.repository, entry)
-        database = assemble(options.repository, entry)
+        if options.at:
+            manifest, database = at_instant(options.repository, identifier, key, options.tenant, options.at)
+        else:
+            entry = find(options.repository, identifier, key, options.tenant, options.snapshot)
+            manifest = read_manifest(options.repository, entry)
+            database = assemble(options.repository, entry)
         options.out.write_bytes(database)
         options.out.with_name(options.out.name + ".nimbus-enc").write_bytes(manifest)
     except (OSError, ValueError, KeyError, Refused) as error:
@@ -63,25 +69,110 @@ def find(repository, identifier, key, tenant, number):
 
 
 def read_catalogue(repository, identifier, key, number):
-    text = (repository / "snapshots" / f"{number:010}").read_bytes()
-    header, body, seal, end = text.split(b"\n")
-    if header != b"nimbus-snapshot/1" or end != b"":
-        raise Refused(f"snapshot {number} is no nimbus-snapshot/1")
-    catalogue = json.loads(body)
-    word, file_id, dek_id, mac = seal.decode("ascii").split(" ")
-    control = catalogue["control"]
-    if word != "mac:" or (file_id, dek_id) != (control["file_id"], control["dek_id"]):
-        raise Refused(f"snapshot {number} is sealed by another than its control file")
+    name = f"snapshots/{number:010}"
+    catalogue, _data = unseal(repository, name, b"nimbus-snapshot/1", key)
     if catalogue["number"] != number or catalogue["repository"] != identifier:
         raise Refused(f"snapshot {number} was put there")
-    manifest = nimbus_enc.parse(read_manifest(repository, control))
+    return catalogue
+
+
+def unseal(repository, name, form, key):
+    """What an object says in its second line, once its MAC is right; and where its data begin."""
+    text = (repository / name).read_bytes()
+    header, body, seal, _data = text.split(b"\n", 3)
+    if header != form:
+        raise Refused(f"{name} is no {form.decode()}")
+    word, file_id, dek_id, mac = seal.decode("ascii").split(" ")
+    if word != "mac:":
+        raise Refused(f"{name} has no MAC")
+    # Any manifest of the control file's data key will do.
+    manifest = nimbus_enc.parse(sorted((repository / "keys" / file_id / dek_id).iterdir())[0].read_bytes())
     dek = nimbus_enc.unwrap(manifest, manifest.deks[0], key)
     manifest.verify(dek)
-    sealed = text[: -len(mac) - 1]
-    expected = hmac.new(manifest.derive(dek, "archive"), sealed, hashlib.sha256).digest()
+    data = len(header) + len(body) + len(seal) + 3
+    expected = hmac.new(manifest.derive(dek, "archive"), text[: data - 1 - len(mac)], hashlib.sha256).digest()
     if not hmac.compare_digest(expected, base64.b64decode(mac, validate=True)):
-        raise Refused(f"snapshot {number} has a wrong MAC")
-    return catalogue
+        raise Refused(f"{name} has a wrong MAC")
+    return json.loads(body), data
+
+
+def at_instant(repository, identifier, key, tenant, at):
+    """The manifest and the database of a tenant as its last commit by then left it."""
+    numbers = sorted((int(path.name) for path in (repository / "snapshots").iterdir()), reverse=True)
+    catalogues = (read_catalogue(repository, identifier, key, number) for number in numbers)
+    snapshot = next((one for one in catalogues if one["shipping"] and not one["tenant"] and one["taken"] <= at), None)
+    if snapshot is None:
+        raise Refused(f"nothing was shipped at {at}")
+    shipping, end = snapshot["shipping"], snapshot["taken"]
+    ms = milliseconds(at)
+    mine = lambda one: one["subject"].split(":")[3] == tenant
+    begun = {"base": 0, "file": next((one for one in snapshot["tenants"] if mine(one)), None)}
+    segments, manifests, number = [], [], shipping["pack"]
+    while end <= at:
+        number += 1
+        name = f"log/{shipping['epoch']:010}/{number:010}"
+        if not (repository / name).exists():
+            break
+        pack, data = unseal(repository, name, b"nimbus-pack/1", key)
+        if (pack["epoch"], pack["number"], pack["repository"]) != (shipping["epoch"], number, identifier):
+            raise Refused(f"{name} was put there")
+        if pack["anchor"] and (number > shipping["pack"] + 1 or pack["anchor"] > snapshot["number"]):
+            break
+        end = pack["at"]
+        segments += [(name, data, one) for one in pack["frames"] if mine(one)]
+        manifests += [one for one in pack["manifests"] if mine(one)]
+        for base in pack["bases"]:
+            if mine(base["file"]) and base["at"] <= at:
+                begun = base
+        if end <= at and any(mine(one) for one in pack["gone"]):
+            raise Refused(f"{tenant} was deleted, or made again, before {at}: this reader does not tell which")
+    if end < at:
+        raise Refused(f"what was shipped ends at {end}")
+    if begun["file"] is None:
+        raise Refused(f"there was no tenant {tenant} at {at}")
+    entry = begun["file"]
+    pages = paged(assemble(repository, entry))
+    size, waiting = len(pages), []
+    for name, data, one in segments:
+        is_mine = one["base"] == begun["base"] if begun["base"] else one["base"] < shipping["base"]
+        if not is_mine:
+            continue
+        frames = read_segment(repository, name, data, one["span"])
+        ends = {count: total for count, total, when in one["commits"] if when <= ms}
+        for place, frame in enumerate(frames, 1):
+            waiting.append(frame)
+            if place in ends:
+                pages.update(waiting)
+                size, waiting = ends[place], []
+    database = b"".join(pages.get(number, bytes(PAGE)) for number in range(1, size + 1))
+    dek_id = begun.get("dek_id", entry["dek_id"])
+    for one in manifests:
+        if one["file_id"] == entry["file_id"] and dek_id in one["dek_ids"]:
+            entry = {**entry, "dek_id": one["dek_ids"][0], "manifest": one["manifest"]}
+    return read_manifest(repository, entry), database
+
+
+def milliseconds(at):
+    when = datetime.datetime.fromisoformat(at.replace("Z", "+00:00"))
+    return round(when.timestamp() * 1000)
+
+
+def paged(database):
+    return {at // PAGE + 1: database[at : at + PAGE] for at in range(0, len(database), PAGE)}
+
+
+def read_segment(repository, name, data, span):
+    """Page numbers and pages, in the order of the WAL."""
+    with (repository / name).open("rb") as file:
+        file.seek(data + span["offset"])
+        segment = file.read(span["bytes"])
+    if hashlib.sha256(segment).hexdigest() != span["sha256"] or not segment.startswith(FRAMES):
+        raise Refused(f"{name} is damaged")
+    (count,) = struct.unpack_from(">I", segment, len(FRAMES))
+    begin = len(FRAMES) + 4
+    numbers = struct.unpack_from(f">{count}I", segment, begin)
+    first = begin + 4 * count
+    return [(number, segment[first + at * PAGE : first + (at + 1) * PAGE]) for at, number in enumerate(numbers)]
 
 
 def read_manifest(repository, entry):

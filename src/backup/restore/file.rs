@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
 
-use crate::backup::catalogue::{Piece, StoredFile};
+use crate::backup::catalogue::StoredFile;
+use crate::backup::pack::{FramesOver, frames};
 use crate::backup::run::pages;
 use crate::backup::{BackupError, Repository};
 use crate::envelope::{blocking, manifest_path};
@@ -45,15 +46,11 @@ impl Repository {
         path: &Path,
         tell: Tell<'_>,
     ) -> Result<(), BackupError> {
-        let target = Arc::new(Target::create(path, file.bytes)?);
-        let spans = file.runs.iter().map(|run| {
-            let span = Piece {
-                object: run.object.clone(),
-                offset: run.offset,
-                bytes: run.bytes,
-                sha256: run.sha256.clone(),
-            };
-            async move { self.span(&span).await.map(|found| (run, found)) }
+        let bytes = file.over.as_ref().map_or(file.bytes, |over| over.bytes);
+        let target = Arc::new(Target::create(path, bytes)?);
+        let spans = file.runs.iter().map(async |run| {
+            let found = self.span(&run.piece()).await;
+            found.map(|found| (run, found))
         });
         let mut there = vec![false; usize::try_from(target.count).unwrap_or(0) + 1];
         let mut reading = stream::iter(spans).buffered(AHEAD);
@@ -76,8 +73,44 @@ impl Repository {
             let why = format!("no object holds page {} of {}", hole + 1, file.subject);
             return Err(self.damaged("the snapshot", why));
         }
-        let flushed = blocking(move || target.file.sync_all()).await;
+        if let Some(over) = &file.over {
+            self.restore_frames(over, &target, path, tell).await?;
+        }
+        let length = file.bytes;
+        let flushed = blocking(move || {
+            target.file.set_len(length)?;
+            target.file.sync_all()
+        })
+        .await;
         flushed.map_err(BackupError::io("flush", path))
+    }
+}
+
+impl Repository {
+    /// Writes what was committed to a file since its pages were stored, in order. A page by which it grew and that was never written is all
+    /// zeros, as in the file that SQLite leaves.
+    async fn restore_frames(
+        &self,
+        over: &FramesOver,
+        target: &Arc<Target>,
+        path: &Path,
+        tell: Tell<'_>,
+    ) -> Result<(), BackupError> {
+        let spans = over.segments.iter().map(async |(piece, count)| {
+            let found = self.span(piece).await;
+            found.map(|found| (piece, *count as usize, found))
+        });
+        let mut reading = stream::iter(spans).buffered(AHEAD);
+        while let Some(found) = reading.next().await {
+            let (piece, count, segment) = found?;
+            let target = Arc::clone(target);
+            let written = blocking(move || target.write_frames(&segment, count)).await;
+            if !written.map_err(BackupError::io("write", path))? {
+                return Err(self.damaged(&piece.object, "it does not hold frames there"));
+            }
+            tell(piece.bytes)?;
+        }
+        Ok(())
     }
 }
 
@@ -118,6 +151,20 @@ impl Target {
             numbers.push(number);
         }
         Ok(Some(numbers))
+    }
+
+    /// Writes the first `count` frames of a segment; `false` when it holds none, or fewer.
+    fn write_frames(&self, segment: &[u8], count: usize) -> io::Result<bool> {
+        let Some(frames) = frames(segment) else {
+            return Ok(false);
+        };
+        let mut written = 0;
+        for (number, page) in frames.take(count) {
+            let at = (u64::from(number) - 1) * UNIT as u64;
+            self.file.write_all_at(page, at)?;
+            written += 1;
+        }
+        Ok(written == count)
     }
 }
 

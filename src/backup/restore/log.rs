@@ -63,7 +63,9 @@ pub(super) async fn log_part(
 ) -> Result<Vec<u8>, BackupError> {
     let mut text = Vec::new();
     for piece in &part.pieces {
-        text.extend(repository.span(piece).await?);
+        let found = repository.span(piece).await?;
+        let skip = usize::try_from(piece.skip).unwrap_or(usize::MAX);
+        text.extend(found.get(skip..).unwrap_or_default());
     }
     match text.len() as u64 == part.bytes && sha256(&text) == part.sha256 {
         true => Ok(text),

@@ -42,6 +42,7 @@ use crate::control;
 use crate::deployment::{Deployment, OlderControl};
 use crate::envelope::{Envelope, Event, EventKind, EventOutcome, blocking};
 use crate::failpoints::crash_point;
+use crate::pluralize::pluralize;
 use crate::sqlcipher::Progress;
 
 /// How much is proven of what is restored.
@@ -58,8 +59,10 @@ pub enum Proof {
 /// What is to be restored, and how.
 #[derive(Debug, Clone)]
 pub struct Restore {
-    /// The snapshot; `None` for the newest of the whole deployment.
+    /// The snapshot; `None` for an instant.
     pub snapshot: Option<u64>,
+    /// The instant, in milliseconds since 1970; `None` for the newest of the whole deployment.
+    pub at_ms: Option<i64>,
     /// How much is proven.
     pub proof: Proof,
     /// Whether what happened after the snapshot is left as it was then: keys revoked since count again, for one.
@@ -73,8 +76,10 @@ pub struct Plan {
     pub repository: String,
     /// The snapshot.
     pub snapshot: u64,
-    /// Its moment.
+    /// Its moment, or the instant to which packs lead from it.
     pub taken: String,
+    /// How many packs lead to it.
+    pub packs: u64,
     /// How many tenants.
     pub tenants: usize,
     /// Bytes of the files that are made.
@@ -93,6 +98,21 @@ pub struct Plan {
     pub done_again: bool,
     /// Tenants whose key is not at hand, so that their pages could not be proven.
     pub unproven: Vec<String>,
+}
+
+impl Plan {
+    /// Which instant it is.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let (snapshot, taken) = (self.snapshot, &self.taken);
+        match self.packs {
+            0 => format!("snapshot {snapshot} of {taken}"),
+            packs => format!(
+                "the instant {taken} (snapshot {snapshot} and {})",
+                pluralize(usize::try_from(packs).unwrap_or(usize::MAX), "pack")
+            ),
+        }
+    }
 }
 
 /// A snapshot that was chosen, and what is known of it.
@@ -210,8 +230,9 @@ impl Chosen {
         let event = Event::new(EventKind::Restore, EventOutcome::Done)
             .about(&control::subject())
             .saying(format!(
-                "the deployment was restored from snapshot {} of {} in {}{again}",
-                self.plan.snapshot, self.plan.taken, self.plan.repository
+                "the deployment was restored from {} in {}{again}",
+                self.plan.shown(),
+                self.plan.repository
             ));
         deployment.envelope.record(event).await?;
         // The log's thread has the control file, too.

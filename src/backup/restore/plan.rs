@@ -2,9 +2,41 @@
 
 use super::log::later;
 use super::{Chosen, Plan, Proof, Restore};
-use crate::backup::catalogue::StoredFile;
+use crate::backup::catalogue::{Catalogue, StoredFile, StoredPart};
 use crate::backup::{BackupError, Repository};
 use crate::envelope::Envelope;
+
+/// The newest audit log of the repository: of its last snapshot, or of the packs that go on from the last one of all.
+async fn newest_log(
+    repository: &Repository,
+    prover: Option<&Envelope>,
+    last: u64,
+    restore: &Restore,
+    catalogue: &Catalogue,
+) -> Result<Vec<StoredPart>, BackupError> {
+    let mut newest = (catalogue.taken.clone(), catalogue.audit.clone());
+    let mut consider = |found: Catalogue| {
+        if found.taken > newest.0 {
+            newest = (found.taken, found.audit);
+        }
+    };
+    if (restore.snapshot, restore.at_ms) != (None, None) {
+        match repository.instant(prover, None).await {
+            Ok(found) => consider(found.catalogue),
+            Err(BackupError::NoSnapshot(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if last > catalogue.number
+        && let Some((read, _)) = repository.catalogue(last).await?
+    {
+        if let Some(envelope) = prover {
+            repository.prove(envelope, &read).await?;
+        }
+        consider(read.claims);
+    }
+    Ok(newest.1)
+}
 
 impl Restore {
     /// Chooses the snapshot, proves its catalogue, and finds out what it takes. Nothing is written.
@@ -22,50 +54,31 @@ impl Restore {
             let none = format!("the repository {} has no snapshot yet", repository.shown());
             return Err(BackupError::NoSnapshot(none));
         };
-        let candidates: Vec<u64> = match self.snapshot {
-            Some(number) => vec![number],
-            None => numbers.iter().rev().copied().collect(),
-        };
-        let mut found = None;
-        for number in candidates {
-            let Some((read, _)) = repository.catalogue(number).await? else {
-                return Err(BackupError::NoSnapshot(format!(
-                    "the repository {} has no snapshot {number}; it has {first} to {last}",
-                    repository.shown()
-                )));
-            };
-            match &read.claims.tenant {
-                Some(tenant) if self.snapshot.is_some() => {
+        let prover = envelope.as_ref().filter(|_| self.proof != Proof::None);
+        let (catalogue, packs) = match self.snapshot {
+            None => {
+                let found = repository.instant(prover, self.at_ms).await?;
+                (found.catalogue, found.packs)
+            }
+            Some(number) => {
+                let Some((read, _)) = repository.catalogue(number).await? else {
+                    return Err(BackupError::NoSnapshot(format!(
+                        "the repository {} has no snapshot {number}; it has {first} to {last}",
+                        repository.shown()
+                    )));
+                };
+                if let Some(tenant) = &read.claims.tenant {
                     return Err(BackupError::NoSnapshot(format!(
                         "snapshot {number} holds the tenant {tenant} alone: a deployment is restored from a snapshot of all"
                     )));
                 }
-                Some(_) => {}
-                None => {
-                    found = Some(read);
-                    break;
+                if let Some(envelope) = prover {
+                    repository.prove(envelope, &read).await?;
                 }
+                (read.claims, 0)
             }
-        }
-        let Some(read) = found else {
-            return Err(BackupError::NoSnapshot(format!(
-                "no snapshot in the repository {} holds the whole deployment",
-                repository.shown()
-            )));
         };
-        let newest = match repository.catalogue(*last).await? {
-            Some((newest, _)) if newest.claims.number > read.claims.number => Some(newest),
-            _ => None,
-        };
-        if let (true, Some(envelope)) = (self.proof != Proof::None, &envelope) {
-            repository.prove(envelope, &read).await?;
-            if let Some(newest) = &newest {
-                repository.prove(envelope, newest).await?;
-            }
-        }
-        let catalogue = read.claims;
-        let newest_log =
-            newest.map_or_else(|| catalogue.audit.clone(), |newest| newest.claims.audit);
+        let newest_log = newest_log(&repository, prover, *last, &self, &catalogue).await?;
         let later = later(&repository, &catalogue.audit, &newest_log).await?;
         let mut without_keys = Vec::new();
         for file in catalogue.files().filter(|file| file.missing.is_none()) {
@@ -92,16 +105,23 @@ impl Restore {
         };
         let files: Vec<_> = catalogue.files().filter(restored).collect();
         let runs = files.iter().flat_map(|file| &file.runs);
+        let over = files.iter().filter_map(|file| file.over.as_ref());
+        let over = over.flat_map(|over| &over.segments);
         let pieces = log.iter().flat_map(|part| &part.pieces);
         let plan = Plan {
             repository: repository.shown(),
             snapshot: catalogue.number,
             taken: catalogue.taken.clone(),
+            packs,
             tenants: files.len() - 1,
             bytes: files.iter().map(|file| file.bytes).sum::<u64>()
                 + log.iter().map(|part| part.bytes).sum::<u64>(),
-            objects: runs.clone().count() + pieces.clone().count() + files.len(),
+            objects: runs.clone().count()
+                + over.clone().count()
+                + pieces.clone().count()
+                + files.len(),
             read_bytes: runs.map(|run| run.bytes).sum::<u64>()
+                + over.map(|(piece, _)| piece.bytes).sum::<u64>()
                 + pieces.map(|piece| piece.bytes).sum::<u64>(),
             missing: catalogue
                 .tenants

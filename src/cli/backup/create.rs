@@ -98,6 +98,7 @@ async fn here(
         envelope: deployment.envelope.clone(),
         control: Arc::clone(&deployment.control),
         tenants: tenants.clone(),
+        turn: Arc::default(),
     };
     let created = saved.create(to, &settings.backup_s3, only, progress).await;
     tenants.close().await?;

@@ -1,17 +1,19 @@
-//! `nimbus backup list`: the snapshots of a repository.
+//! `nimbus backup list`: the snapshots of a repository, and the instants between them.
 
 use std::path::Path;
 
 use clap::Args;
 use nimbus_manifests::TenantId;
+use serde::Serialize;
 
 use super::super::output::{self, Format};
 use super::super::{CliError, CommandOutcome, block_on, settings};
 use super::{location, shown};
 use crate::backup::list::Listed;
+use crate::backup::timeline::Range;
 use crate::backup::{Location, Repository};
 
-/// List the snapshots of a repository; no key is needed, and nothing is proven
+/// List the snapshots and the restorable times of a repository; no key is needed, and nothing is proven
 #[derive(Debug, Args)]
 #[command(after_help = "Example: nimbus backup list --from /mnt/backup/nimbus")]
 pub(super) struct List {
@@ -33,15 +35,39 @@ impl List {
         let settings = settings(config, None)?;
         let listed = block_on(async {
             let repository = Repository::open(&self.from, &settings.backup_s3).await?;
-            Ok(repository.snapshots(self.tenant_id.as_ref()).await?)
+            Ok(Contents {
+                snapshots: repository.snapshots(self.tenant_id.as_ref()).await?,
+                ranges: repository.ranges().await?,
+            })
         })?;
         let text = match self.format {
             Format::Json => serde_json::to_string_pretty(&listed).map_err(std::io::Error::from)?,
-            Format::Text => table(&listed),
+            Format::Text => table(&listed.snapshots) + &instants(&listed.ranges),
         };
         output::answer(&text)?;
         Ok(CommandOutcome::Done)
     }
+}
+
+/// What there is.
+#[derive(Debug, Serialize)]
+struct Contents {
+    snapshots: Vec<Listed>,
+    ranges: Vec<Range>,
+}
+
+fn instants(ranges: &[Range]) -> String {
+    let line = |range: &Range| {
+        format!(
+            "Any commit from {} to {}: epoch {}, snapshot {} and {}\n",
+            range.from,
+            range.to,
+            range.epoch,
+            range.snapshot,
+            crate::pluralize::pluralize(usize::try_from(range.packs).unwrap_or(usize::MAX), "pack"),
+        )
+    };
+    ranges.iter().map(line).collect()
 }
 
 fn table(listed: &[Listed]) -> String {

@@ -10,6 +10,7 @@ use super::super::{CliError, CommandOutcome, block_on, settings};
 use super::{location, shown};
 use crate::backup::restore::{Dirs, Plan, Proof, Restore};
 use crate::backup::{Location, Places, Repository};
+use crate::clock;
 use crate::config::keys::{self, Purpose};
 use crate::pluralize::pluralize;
 
@@ -19,6 +20,7 @@ use crate::pluralize::pluralize;
 Examples:
   nimbus backup restore --from /mnt/backup/nimbus --data-dir data --dry-run
   nimbus backup restore --from s3://bucket/nimbus --data-dir data
+  nimbus backup restore --from s3://bucket/nimbus --data-dir data --at 2026-11-30T14:03:07Z
 
 What was revoked, locked, deleted or shredded after the snapshot, by the newest
 audit log in the repository, is so again, unless --as-it-was says otherwise.")]
@@ -35,7 +37,11 @@ pub(super) struct RestoreBackup {
     #[arg(long, value_name = "ID", conflicts_with = "latest")]
     snapshot: Option<u64>,
 
-    /// The newest snapshot of the whole deployment, which is the default
+    /// The instant, as 2026-11-30T14:03:07Z: every commit up to it, and none after
+    #[arg(long, value_name = "TIME", value_parser = instant, conflicts_with_all = ["snapshot", "latest"])]
+    at: Option<i64>,
+
+    /// The newest instant that there is of the whole deployment, which is the default
     #[arg(long)]
     latest: bool,
 
@@ -70,6 +76,7 @@ impl RestoreBackup {
             let repository = Repository::open(&self.from, &settings.backup_s3).await?;
             let restore = Restore {
                 snapshot: self.snapshot,
+                at_ms: self.at,
                 proof: self.verify,
                 as_it_was: self.as_it_was,
             };
@@ -102,14 +109,13 @@ impl RestoreBackup {
 
     fn text(&self, plan: &Plan) -> String {
         let mut text = format!(
-            "{} snapshot {} of {} from {} into {}: {}, {}, from {} of {}.\n",
+            "{} {} from {} into {}: {}, {}, from {} of {}.\n",
             if self.dry_run {
                 "Would restore"
             } else {
                 "Restored"
             },
-            plan.snapshot,
-            plan.taken,
+            plan.shown(),
             plan.repository,
             self.data_dir.display(),
             pluralize(plan.tenants, "tenant"),
@@ -143,6 +149,11 @@ impl RestoreBackup {
         }
         text
     }
+}
+
+fn instant(text: &str) -> Result<i64, &'static str> {
+    let refused = "it is no time in RFC 3339; write 2026-11-30T14:03:07Z, or …07.250+01:00";
+    clock::ms_of(text).ok_or(refused)
 }
 
 const NOTHING_PROVEN: &str = "\

@@ -91,15 +91,23 @@ fn text(found: &Verified) -> String {
     for finding in &found.findings {
         text.push_str(&format!("note: {finding}\n"));
     }
+    let packs = match found.packs {
+        0 => String::new(),
+        packs => format!(", {}", pluralize(packs, "pack")),
+    };
     text.push_str(&format!(
-        "{}, {} ({}) read",
+        "{}{packs}, {} ({}) read",
         pluralize(found.snapshots.len(), "snapshot"),
         pluralize(found.objects, "object"),
         shown(found.bytes)
     ));
     if let Some(restored) = found.restored {
         text.push_str(&format!(
-            "; snapshot {restored} was restored, and every page of it proven"
+            "; snapshot {restored} {}was restored, and every page of it proven",
+            match found.restored_packs {
+                0 => String::new(),
+                packs => format!("with {packs} packs over it "),
+            }
         ));
     }
     text.push_str(match found.damage.is_empty() {

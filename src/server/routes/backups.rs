@@ -69,6 +69,7 @@ pub(in crate::server) async fn create(
         envelope: app.envelope.clone(),
         control: Arc::clone(&app.control),
         tenants: Arc::clone(&app.tenants),
+        turn: Arc::clone(&app.backups.turn),
     };
     let id = app.operations.begin("backup", |progress| async move {
         let created = deployment.create(&to, &s3, only, progress).await;

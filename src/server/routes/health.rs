@@ -56,8 +56,11 @@ pub(in crate::server) async fn ready(State(app): State<Arc<App>>) -> (StatusCode
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
+    // What is not shipped is on the disk: it keeps no request away.
+    let backup = app.backups.report.as_ref().map(|report| report.standing());
     let body = json!({
         "ready": ready,
+        "backup": backup,
         "checks": {"control_file": control, "key_provider": key_provider, "storage": storage,
             "background": background},
         // A tenant's trouble is its own: it does not make the server unready.

@@ -102,6 +102,11 @@ impl Checkpoints {
         u64::try_from(self.pages.load(Ordering::Relaxed)).unwrap_or(0) * FRAME_BYTES
     }
 
+    /// How many frames the WAL has since the last commit.
+    pub(super) fn frames(&self) -> u32 {
+        u32::try_from(self.pages.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
     /// Whether there may be pages in the WAL.
     pub(super) fn pending(&self) -> bool {
         self.pages.load(Ordering::Relaxed) > 0
@@ -145,7 +150,7 @@ pub(super) fn is_done(connection: &Connection, tenant: &TenantId) -> Result<bool
 }
 
 /// Pages in the WAL. Nothing is checkpointed.
-fn pages_left(connection: &Connection) -> rusqlite::Result<i32> {
+pub(super) fn pages_left(connection: &Connection) -> rusqlite::Result<i32> {
     let (left, _done) = connection.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::NOOP)?;
     Ok(left)
 }

@@ -11,24 +11,25 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
 use nimbus_manifests::TenantId;
 
-use crate::{
-    data_dir,
-    envelope::{ReadError, manifest_path, read_manifest},
-    sqlcipher::Ciphertext,
+use super::{
+    commit_log::{CommitLog, Mark, manifest_of},
+    room::Room,
 };
+use crate::{data_dir, sqlcipher::Ciphertext};
 
 /// What commits and backups of one directory share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Instants {
     gate: RwLock<()>,
     capture: ArcSwapOption<Capture>,
+    log: Arc<CommitLog>,
 }
 
 /// The tenants at one moment, until they were all read.
@@ -74,7 +75,34 @@ pub struct Capturing {
     pub(crate) capture: Arc<Capture>,
 }
 
+#[cfg(test)]
+impl Default for Instants {
+    fn default() -> Self {
+        Self::new(".".into(), Arc::default())
+    }
+}
+
 impl Instants {
+    /// Those of the tenants in `dir`.
+    pub(super) fn new(dir: PathBuf, room: Arc<Room>) -> Self {
+        Self {
+            gate: RwLock::default(),
+            capture: ArcSwapOption::empty(),
+            log: Arc::new(CommitLog::new(dir, room)),
+        }
+    }
+
+    /// What was committed, for who ships it.
+    #[must_use]
+    pub fn log(&self) -> &Arc<CommitLog> {
+        &self.log
+    }
+
+    /// No commit is under way, and none begins, while the answer is held. Blocks.
+    pub fn between_commits(&self) -> RwLockWriteGuard<'_, ()> {
+        self.gate.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Passed by each commit.
     pub(super) fn commit(&self) -> RwLockReadGuard<'_, ()> {
         self.gate.read().unwrap_or_else(PoisonError::into_inner)
@@ -111,14 +139,14 @@ impl Instants {
     }
 
     /// The moment: no commit is under way. `rest` freezes what else belongs to it; `tenants` says which there are, and which of them are
-    /// open. Answers how long commits waited. Blocks.
+    /// open. Answers where the log of commits is, and how long commits waited. Blocks.
     pub(in crate::tenants) fn freeze<T>(
         &self,
         capture: &Capture,
         tenants: impl FnOnce() -> (BTreeSet<TenantId>, Vec<TenantId>),
         rest: impl FnOnce() -> T,
-    ) -> (T, Duration) {
-        let gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+    ) -> (T, Mark, Duration) {
+        let gate = self.between_commits();
         let since = Instant::now();
         let rest = rest();
         let (known, open) = tenants();
@@ -128,6 +156,7 @@ impl Instants {
                 tracing::warn!(%tenant, %error, "a tenant cannot be held for the backup under way");
             }
         }
+        let mark = self.log.mark(&known);
         let mut state = capture.state();
         state.due = known;
         state.noted = true;
@@ -138,7 +167,7 @@ impl Instants {
         }
         drop(state);
         drop(gate);
-        (rest, since.elapsed())
+        (rest, mark, since.elapsed())
     }
 }
 
@@ -235,14 +264,8 @@ impl Capture {
 
     fn open(&self, tenant: &TenantId) -> io::Result<Captured> {
         let path = self.path(tenant);
-        let manifest = match read_manifest(&manifest_path(&path)) {
-            Ok(Some(sealed)) => sealed.as_bytes().to_vec(),
-            Ok(None) => return Err(io::Error::other("its manifest is missing")),
-            Err(ReadError::Io(error)) => return Err(error),
-            Err(ReadError::Parse(error)) => return Err(io::Error::other(error)),
-        };
         Ok(Captured {
-            manifest,
+            manifest: manifest_of(&path)?,
             pages: Ciphertext::open(&path)?,
         })
     }

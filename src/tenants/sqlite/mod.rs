@@ -5,6 +5,7 @@
 
 mod catalog;
 mod checkpoint;
+mod commit_log;
 mod contents;
 mod deploys;
 mod documents;
@@ -27,6 +28,9 @@ mod storage;
 mod tables;
 mod transaction;
 
+pub use commit_log::{
+    BegunBase, Boundary, Broken, CommitLog, Frames, Gone, Mark, Position, Shipping,
+};
 pub use instant::{Capture, Captured, Capturing, Instants};
 pub(crate) use migrations::is_served;
 
@@ -107,10 +111,11 @@ impl SqliteTenants {
         options: SqliteOptions,
     ) -> Result<Self, StoreError> {
         sqlcipher::keep_free(&dir, options.limits.reserve);
+        let room = Arc::new(Room::new(dir.clone(), options.limits));
         let files = SqliteFiles {
             envelope: envelope.clone(),
-            room: Arc::new(Room::new(dir.clone(), options.limits)),
-            instants: Arc::default(),
+            instants: Arc::new(Instants::new(dir.clone(), Arc::clone(&room))),
+            room,
             dir,
         };
         let options = LifecycleOptions {
@@ -180,6 +185,7 @@ impl Backend for SqliteFiles {
 
     fn forget(&self, tenant: &TenantId) -> Result<(), StoreError> {
         self.instants.before_use(tenant);
+        self.instants.log().gone(tenant);
         self.envelope
             .forget(&self.path(tenant))
             .map_err(|source| StoreError::Envelope {
@@ -194,6 +200,10 @@ impl Backend for SqliteFiles {
 
     fn instants(&self) -> Option<(Arc<Instants>, PathBuf)> {
         Some((Arc::clone(&self.instants), self.dir.clone()))
+    }
+
+    fn created(&self, tenant: &TenantId) {
+        self.instants.log().created(tenant);
     }
 
     fn no_room(&self) -> Option<NoRoom> {

@@ -86,8 +86,8 @@ impl SqliteStorage {
         let mut connection = self.connection()?;
         // Most tenants that are opened are read first, and many only read: the connection that is
         // there serves the reading, and the writer opens its own with the first mutation.
-        let reads = migrations::is_current(&connection, tenant)?
-            && checkpoint::is_done(&connection, tenant)?;
+        let is_current = migrations::is_current(&connection, tenant)?;
+        let reads = is_current && checkpoint::is_done(&connection, tenant)?;
         // It was read: from here on its checkpoints can be held off.
         self.instants.before_use(tenant);
         if !reads {
@@ -102,7 +102,8 @@ impl SqliteStorage {
                 .map_err(sqlite)?;
             OpenedConnection::Reader(Reader::pooled(tenant, connection)?)
         } else {
-            OpenedConnection::Writer(SqliteTransaction::new(&self, connection, &halted)?)
+            let writer = SqliteTransaction::new(&self, connection, &halted, !is_current)?;
+            OpenedConnection::Writer(writer)
         };
         Ok(Opened {
             storage: self,
@@ -121,6 +122,11 @@ impl SqliteStorage {
     /// The database file.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The database.
+    pub(super) fn database(&self) -> Arc<Database> {
+        self.database.load_full()
     }
 
     /// How much may be written.
@@ -148,6 +154,10 @@ impl SqliteStorage {
     /// reads meanwhile, and no connection is open. Gives the database under the key before, whose
     /// cached pages are wiped when it is dropped; that takes a while.
     pub(super) fn reopen_as(&self, database: Database) -> Arc<Database> {
+        let dek_id = database
+            .manifest()
+            .map(|manifest| manifest.deks()[0].id.to_string());
+        self.instants.log().swapped(&self.tenant, dek_id);
         self.database.swap(Arc::new(database))
     }
 
@@ -181,7 +191,7 @@ impl Storage for SqliteStorage {
     }
 
     fn writer(&self, halted: &Arc<AtomicBool>) -> Result<SqliteTransaction, StoreError> {
-        SqliteTransaction::new(self, self.connection()?, halted)
+        SqliteTransaction::new(self, self.connection()?, halted, false)
     }
 
     fn is_lost(&self) -> bool {

@@ -13,7 +13,8 @@ use nimbus_manifests::TenantId;
 use rusqlite::{Connection, MAIN_DB, wal::CheckpointMode};
 
 use super::{
-    checkpoint::Checkpoints,
+    checkpoint::{self, Checkpoints},
+    commit_log::Follower,
     error::failure,
     files::{Files, Replaced},
     instant::Instants,
@@ -32,6 +33,8 @@ use crate::{
 pub struct SqliteTransaction {
     reader: Reader,
     checkpoints: Checkpoints,
+    /// Hands what is committed to who ships it.
+    follower: Follower,
     /// What it writes to.
     files: Files,
     room: Arc<Room>,
@@ -50,11 +53,12 @@ pub struct SqliteTransaction {
 }
 
 impl SqliteTransaction {
-    /// The writer's connection to `storage`, whose file has the tables of this version.
+    /// The writer's connection to `storage`, whose file has the tables of this version; `changed` says that it was just given them.
     pub(super) fn new(
         storage: &SqliteStorage,
         mut connection: Connection,
         halted: &Arc<AtomicBool>,
+        changed: bool,
     ) -> Result<Self, StoreError> {
         let tenant = storage.tenant();
         let sqlite = |error| failure(tenant, error);
@@ -66,11 +70,20 @@ impl SqliteTransaction {
         connection
             .progress_handler(STEPS, Some(move || stop.load(Ordering::Relaxed)))
             .map_err(sqlite)?;
+        let frames = u32::try_from(checkpoint::pages_left(&connection).map_err(sqlite)?);
+        let follower = Follower::begin(
+            storage.instants().log(),
+            tenant,
+            &storage.database(),
+            frames.unwrap_or(0),
+            changed,
+        );
         let checkpoints = Checkpoints::install(&mut connection).map_err(sqlite)?;
         let sequence = tables::journal_bounds(&connection).map_err(sqlite)?.latest;
         Ok(Self {
             reader: Reader::new(tenant, connection),
             checkpoints,
+            follower,
             files: Files::opened(storage.path()),
             room: Arc::clone(storage.room()),
             instants: Arc::clone(storage.instants()),
@@ -269,6 +282,7 @@ impl Transaction for SqliteTransaction {
         {
             let _passed = self.instants.commit();
             self.reader.execute("COMMIT")?;
+            self.follower.committed(self.checkpoints.frames());
         }
         self.sequence = self.written;
         self.still_there()

@@ -19,16 +19,33 @@ pub(in crate::server) struct Healthy {
 pub(in crate::server) struct Readiness {
     ready: bool,
     checks: Checks,
+    /// How shipping to `--backup-to` stands; `null` where nothing is shipped. It does not make the server unready.
+    #[schema(required)]
+    backup: Option<Shipped>,
     /// Tenants that did not open when they were asked for last, and the code of the reason.
     tenants_in_trouble: BTreeMap<String, ErrorCode>,
     leases: Leases,
+}
+
+/// How shipping stands.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::server) struct Shipped {
+    /// Whether what is committed is shipped.
+    ok: bool,
+    /// The newest instant that can be restored.
+    #[schema(required)]
+    shipped: Option<String>,
+    /// What is wrong.
+    #[schema(required)]
+    error: Option<String>,
 }
 
 /// What does not work, or, where the server is too busy to say, an error.
 #[derive(ToSchema)]
 #[serde(untagged)]
 pub(in crate::server) enum Unready {
-    Checked(Readiness),
+    Checked(Box<Readiness>),
     Refused(ErrorEnvelope),
 }
 

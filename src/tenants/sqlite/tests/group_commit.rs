@@ -78,7 +78,7 @@ async fn desk(prepare: impl FnOnce(&Connection)) -> Desk {
         }))
         .unwrap();
     let halted = Arc::default();
-    let connection = SqliteTransaction::new(&storage, connection, &halted).unwrap();
+    let connection = SqliteTransaction::new(&storage, connection, &halted, true).unwrap();
     let readers = Readers::new(&tenant, storage, 2, halted, None);
     let writer = start(&tenant, Some(connection), &readers);
     Desk {

@@ -1,0 +1,55 @@
+//! How shipping stands, for `/ready`.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+
+use crate::{clock, metrics};
+
+/// How shipping stands.
+#[derive(Debug, Default)]
+pub struct Report(Mutex<Standing>);
+
+/// How shipping stands at one time.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Standing {
+    /// Whether all is in order.
+    pub ok: bool,
+    /// The newest instant that can be restored.
+    pub shipped: Option<String>,
+    /// What is wrong, where something is.
+    pub error: Option<String>,
+}
+
+impl Report {
+    /// How it stands now.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.state().clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, Standing> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything up to `at_ms` is in the repository.
+    pub(super) fn shipped(&self, at_ms: i64) {
+        metrics::LAST_SHIPPED.set(at_ms as f64 / 1000.0);
+        *self.state() = Standing {
+            ok: true,
+            shipped: Some(clock::stamp_of(at_ms)),
+            error: None,
+        };
+    }
+
+    /// It is tried again.
+    pub(super) fn fails(&self, why: String) {
+        let mut state = self.state();
+        (state.ok, state.error) = (false, Some(why));
+    }
+
+    /// It is not tried again.
+    pub(super) fn ended(&self, why: String) {
+        self.fails(format!("{why}; restart the server to ship from here again"));
+    }
+}

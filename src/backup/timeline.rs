@@ -1,0 +1,556 @@
+//! Which instants can be restored, and what belongs to one.
+//!
+//! An instant is that of a snapshot, or lies between a snapshot that was made while its server shipped and the end of the packs that go on
+//! from it. What belongs to it is a [`Catalogue`] again: that of the snapshot, with what the packs say up to the instant.
+//!
+//! - Commits count by their times. As each beginning of the log is an instant of all tenants, so is what was committed up to a time.
+//! - The control file and the audit log, and that a tenant is gone, count from the end of the pack that says so.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::{StreamExt as _, stream};
+use nimbus_keyproviders::ArchiveKey;
+use serde::Serialize;
+
+use super::catalogue::{Catalogue, Piece, SealedCatalogue, ShippedAt, StoredFile, StoredPart};
+use super::pack::{
+    FramesOver, Pack, PackedBase, PackedGone, PackedLog, PackedManifest, PackedPart, Segment,
+};
+use super::sealed::Sealed;
+use super::{BackupError, Repository};
+use crate::clock;
+use crate::envelope::Envelope;
+use crate::sqlcipher::UNIT;
+
+/// Instants that follow each other: each of them can be restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Range {
+    /// The first.
+    pub from: String,
+    /// The last.
+    pub to: String,
+    /// The epoch.
+    pub epoch: u64,
+    /// The snapshot with which it begins.
+    pub snapshot: u64,
+    /// How many packs lead from one to the other.
+    pub packs: u64,
+}
+
+/// What belongs to an instant.
+#[derive(Debug)]
+pub struct Found {
+    /// As a snapshot of that instant would have it; its number is that of the snapshot from which the packs go on.
+    pub catalogue: Catalogue,
+    /// How many packs lead to it; 0 for the instant of a snapshot.
+    pub packs: u64,
+}
+
+/// Proves what is read of a repository.
+pub(super) struct Prover<'a> {
+    repository: &'a Repository,
+    envelope: Option<&'a Envelope>,
+    keys: BTreeMap<String, ArchiveKey>,
+}
+
+impl<'a> Prover<'a> {
+    /// Without keys nothing is proven.
+    pub(super) fn new(repository: &'a Repository, envelope: Option<&'a Envelope>) -> Self {
+        Self {
+            repository,
+            envelope,
+            keys: BTreeMap::new(),
+        }
+    }
+
+    /// Refuses what has a wrong MAC.
+    pub(super) async fn prove<T: super::sealed::Claims>(
+        &mut self,
+        name: &str,
+        read: &Sealed<T>,
+    ) -> Result<(), BackupError> {
+        let Some(envelope) = self.envelope else {
+            return Ok(());
+        };
+        let dek_id = read.dek_id.to_string();
+        if !self.keys.contains_key(&dek_id) {
+            let key = self.repository.archive_key(envelope, &dek_id).await?;
+            let _none = self.keys.insert(dek_id.clone(), key);
+        }
+        match self
+            .keys
+            .get(&dek_id)
+            .is_some_and(|key| read.is_authentic(key))
+        {
+            true => Ok(()),
+            false => Err(self.repository.damaged(
+                name,
+                "its MAC is wrong: it was changed, or not written by this deployment",
+            )),
+        }
+    }
+}
+
+impl Repository {
+    /// The ranges of instants that packs make. Nothing is proven, and no key is needed.
+    ///
+    /// # Errors
+    ///
+    /// [`BackupError`].
+    pub async fn ranges(&self) -> Result<Vec<Range>, BackupError> {
+        let mut begun: BTreeMap<u64, Vec<(SealedCatalogue, ShippedAt)>> = BTreeMap::new();
+        for number in self.numbers().await?.0 {
+            if let Some((read, _)) = self.catalogue(number).await?
+                && let Some(shipping) = read.claims.shipping.filter(|at| at.afresh)
+            {
+                begun
+                    .entry(shipping.epoch)
+                    .or_default()
+                    .push((read, shipping));
+            }
+        }
+        let mut ranges = Vec::new();
+        for (epoch, begun) in begun {
+            let last = self.packs(epoch).await?.last().copied().unwrap_or(0);
+            for (place, (read, shipping)) in begun.iter().enumerate() {
+                let next = begun.get(place + 1).map(|(_, next)| next.pack);
+                let end = next.unwrap_or(last);
+                let mut to = read.claims.taken.clone();
+                if end > shipping.pack
+                    && let Some((pack, _)) = self.pack(epoch, end, false).await?
+                {
+                    to = pack.claims.at;
+                }
+                ranges.push(Range {
+                    from: read.claims.taken.clone(),
+                    to,
+                    epoch,
+                    snapshot: read.claims.number,
+                    packs: end.saturating_sub(shipping.pack),
+                });
+            }
+        }
+        Ok(ranges)
+    }
+
+    /// What belongs to the instant `at_ms`, or to the newest one.
+    ///
+    /// # Errors
+    ///
+    /// [`BackupError::NoSnapshot`] says which instants there are.
+    pub async fn instant(
+        &self,
+        envelope: Option<&Envelope>,
+        at_ms: Option<i64>,
+    ) -> Result<Found, BackupError> {
+        let mut prover = Prover::new(self, envelope);
+        let upto = at_ms.unwrap_or(i64::MAX);
+        let (numbers, _others) = self.numbers().await?;
+        for number in numbers.into_iter().rev() {
+            let Some((read, _)) = self.catalogue(number).await? else {
+                continue;
+            };
+            let taken = clock::ms_of(&read.claims.taken).unwrap_or(i64::MAX);
+            if read.claims.tenant.is_some() || taken > upto {
+                continue;
+            }
+            if let Some(envelope) = envelope {
+                self.prove(envelope, &read).await?;
+            }
+            let shipping = read.claims.shipping;
+            let mut state = State::new(self, read.claims, taken);
+            if let Some(shipping) = shipping {
+                state.read(&mut prover, shipping, upto).await?;
+            }
+            if at_ms.is_none() || upto <= state.end_ms || upto == taken {
+                let at_ms = upto.min(state.end_ms);
+                return state.settle(&mut prover, at_ms).await;
+            }
+            // Only a snapshot that nobody shipped from can lie within what was shipped.
+            if shipping.is_some() {
+                break;
+            }
+        }
+        Err(BackupError::NoSnapshot(self.none(at_ms).await?))
+    }
+
+    /// Which instants there are, in words.
+    async fn none(&self, at_ms: Option<i64>) -> Result<String, BackupError> {
+        let shown = self.shown();
+        let Some(at_ms) = at_ms else {
+            return Ok(format!(
+                "no snapshot in the repository {shown} holds the whole deployment"
+            ));
+        };
+        let ranges = self.ranges().await?;
+        let mut there: Vec<String> = ranges
+            .iter()
+            .map(|range| format!("each instant from {} to {}", range.from, range.to))
+            .collect();
+        for snapshot in self.snapshots(None).await? {
+            let within = |range: &Range| {
+                let at = clock::ms_of(&snapshot.taken);
+                at >= clock::ms_of(&range.from) && at <= clock::ms_of(&range.to)
+            };
+            if snapshot.tenant.is_none() && !ranges.iter().any(within) {
+                there.push(format!(
+                    "snapshot {} of {}",
+                    snapshot.snapshot, snapshot.taken
+                ));
+            }
+        }
+        let at = clock::stamp_of(at_ms);
+        Ok(match there.is_empty() {
+            true => format!("the repository {shown} has no snapshot of the whole deployment yet"),
+            false => format!(
+                "the repository {shown} cannot be restored to {at}: it has {}",
+                there.join(", and ")
+            ),
+        })
+    }
+}
+
+/// A snapshot, and what the packs after it say.
+struct State<'a> {
+    repository: &'a Repository,
+    catalogue: Catalogue,
+    taken_ms: i64,
+    /// Bases from here on are later than the snapshot.
+    base: u32,
+    epoch: u64,
+    /// The last pack that was read, and the instant at its end.
+    pack: u64,
+    packs: u64,
+    end_ms: i64,
+    frames: BTreeMap<(String, u32), Vec<(Piece, Segment)>>,
+    bases: BTreeMap<(String, u32), PackedBase>,
+    /// With the instant at the end of its pack.
+    gone: Vec<(PackedGone, i64)>,
+    manifests: Vec<PackedManifest>,
+}
+
+impl<'a> State<'a> {
+    fn new(repository: &'a Repository, catalogue: Catalogue, taken_ms: i64) -> Self {
+        Self {
+            repository,
+            catalogue,
+            taken_ms,
+            base: 0,
+            epoch: 0,
+            pack: 0,
+            packs: 0,
+            end_ms: taken_ms,
+            frames: BTreeMap::new(),
+            bases: BTreeMap::new(),
+            gone: Vec::new(),
+            manifests: Vec::new(),
+        }
+    }
+
+    /// Reads packs until one goes beyond `upto`.
+    async fn read(
+        &mut self,
+        prover: &mut Prover<'_>,
+        shipping: ShippedAt,
+        upto: i64,
+    ) -> Result<(), BackupError> {
+        (self.epoch, self.pack, self.base) = (shipping.epoch, shipping.pack, shipping.base);
+        let (repository, epoch) = (self.repository, self.epoch);
+        let reading = (self.pack + 1..).map(|number| repository.pack(epoch, number, false));
+        let mut reading = stream::iter(reading).buffered(AHEAD);
+        while self.end_ms <= upto {
+            let Some((read, _)) = reading.next().await.transpose()?.flatten() else {
+                break;
+            };
+            prover
+                .prove(&Pack::name(epoch, self.pack + 1), &read)
+                .await?;
+            if !self.take(read.claims, upto)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over what the next pack says; `false` when it does not go on from here.
+    fn take(&mut self, pack: Pack, upto: i64) -> Result<bool, BackupError> {
+        let (Some(after), Some(at)) = (clock::ms_of(&pack.after), clock::ms_of(&pack.at)) else {
+            return Ok(false);
+        };
+        let goes_on = match pack.anchor {
+            Some(anchor) => self.packs == 0 && anchor <= self.catalogue.number,
+            // The first one may have begun before the snapshot.
+            None if self.packs == 0 => after <= self.end_ms,
+            None => after == self.end_ms,
+        };
+        if !goes_on {
+            return Ok(false);
+        }
+        for segment in &pack.frames {
+            let of = self.frames.entry((segment.subject.clone(), segment.base));
+            of.or_default()
+                .push((pack.piece(&segment.span), segment.clone()));
+        }
+        for base in &pack.bases {
+            let of = (base.file.subject.clone(), base.base);
+            let _none = self.bases.insert(of, base.clone());
+        }
+        self.gone
+            .extend(pack.gone.iter().map(|gone| (gone.clone(), at)));
+        self.manifests.extend(pack.manifests.iter().cloned());
+        if at <= upto {
+            if let Some(log) = &pack.audit {
+                self.log(log, &pack)?;
+            }
+            if let Some(control) = &pack.control {
+                self.control(control);
+            }
+        }
+        (self.pack, self.packs, self.end_ms) = (pack.number, self.packs + 1, at);
+        Ok(true)
+    }
+
+    fn control(&mut self, control: &StoredFile) {
+        let mut runs = match self.catalogue.control.dek_id == control.dek_id {
+            true => std::mem::take(&mut self.catalogue.control.runs),
+            // All of its pages are others.
+            false => Vec::new(),
+        };
+        runs.extend(control.runs.iter().cloned());
+        self.catalogue.control = StoredFile {
+            runs,
+            ..control.clone()
+        };
+    }
+
+    fn log(&mut self, log: &PackedLog, pack: &Pack) -> Result<(), BackupError> {
+        let before: BTreeMap<String, StoredPart> = self
+            .catalogue
+            .audit
+            .drain(..)
+            .map(|part| (part.name.clone(), part))
+            .collect();
+        // The first pack may have begun before the snapshot, which then has a part of what it adds, and may have its new names.
+        let renames = |part: &&PackedPart| part.of.as_ref().is_some_and(|of| *of != part.name);
+        let mut renamed = log.changed.iter().filter(renames);
+        let had_new_names = self.packs == 0
+            && pack.anchor.is_none()
+            && renamed.all(|part| before.contains_key(&part.name));
+        for name in &log.parts {
+            let changed = log.changed.iter().find(|part| part.name == *name);
+            let of = changed.map_or(Some(name), |part| part.of.as_ref());
+            let of = if had_new_names { Some(name) } else { of };
+            let had = of.and_then(|of| before.get(of));
+            let (Some(changed), pieces) = (changed, had.map(|had| had.pieces.clone())) else {
+                match had {
+                    Some(had) => self.catalogue.audit.push(had.clone()),
+                    None => {
+                        let object = Pack::name(pack.epoch, pack.number);
+                        let why = format!("it says nothing of {name}, which is new");
+                        return Err(self.repository.damaged(&object, why));
+                    }
+                }
+                continue;
+            };
+            let mut pieces = pieces.unwrap_or_default();
+            if let Some(added) = &changed.added {
+                let begins = changed.bytes.saturating_sub(added.bytes);
+                let mut piece = pack.piece(added);
+                piece.skip = had.map_or(0, |had| had.bytes.saturating_sub(begins));
+                pieces.extend((piece.skip < piece.bytes).then_some(piece));
+            }
+            self.catalogue.audit.push(StoredPart {
+                name: name.clone(),
+                bytes: changed.bytes,
+                sha256: changed.sha256.clone(),
+                pieces,
+            });
+        }
+        Ok(())
+    }
+
+    /// What belongs to the instant `at_ms`.
+    async fn settle(mut self, prover: &mut Prover<'_>, at_ms: i64) -> Result<Found, BackupError> {
+        self.read_late_bases(prover, at_ms).await?;
+        let mut subjects: BTreeSet<String> = self
+            .frames
+            .keys()
+            .map(|(subject, _)| subject.clone())
+            .collect();
+        subjects.extend(self.bases.keys().map(|(subject, _)| subject.clone()));
+        let mut tenants: BTreeMap<String, StoredFile> = std::mem::take(&mut self.catalogue.tenants)
+            .into_iter()
+            .map(|file| (file.subject.clone(), file))
+            .collect();
+        subjects.extend(self.gone.iter().map(|(gone, _)| gone.subject.clone()));
+        subjects.extend(tenants.keys().cloned());
+        for subject in subjects {
+            let file = self.file(&subject, tenants.remove(&subject), at_ms);
+            self.catalogue.tenants.extend(file);
+        }
+        if self.packs > 0 {
+            self.catalogue.taken = clock::stamp_of(at_ms);
+        }
+        Ok(Found {
+            catalogue: self.catalogue,
+            packs: self.packs,
+        })
+    }
+
+    /// The pages of a large file may be named by a later pack than its first frames.
+    async fn read_late_bases(
+        &mut self,
+        prover: &mut Prover<'_>,
+        at_ms: i64,
+    ) -> Result<(), BackupError> {
+        let first_base = self.base;
+        let is_missing = |state: &Self| {
+            state.frames.iter().any(|(of, segments)| {
+                of.1 >= first_base
+                    && !state.bases.contains_key(of)
+                    && segments.iter().any(|(_, one)| commits_by(one, at_ms) > 0)
+            })
+        };
+        let mut number = self.pack;
+        while is_missing(self) {
+            number += 1;
+            let Some((read, _)) = self.repository.pack(self.epoch, number, false).await? else {
+                break;
+            };
+            prover.prove(&Pack::name(self.epoch, number), &read).await?;
+            for base in read.claims.bases {
+                let of = (base.file.subject.clone(), base.base);
+                let _none = self.bases.insert(of, base);
+            }
+        }
+        Ok(())
+    }
+
+    /// The file of a tenant at an instant; `None` where there was none.
+    fn file(&self, subject: &str, before: Option<StoredFile>, at_ms: i64) -> Option<StoredFile> {
+        let gone = || {
+            let of = |(gone, _): &&(PackedGone, i64)| gone.subject == subject;
+            self.gone.iter().filter(of)
+        };
+        // What of it is later than the snapshot.
+        let later = |gone: &&(PackedGone, i64)| clock::ms_of(&gone.0.at) >= Some(self.taken_ms);
+        let applied = gone().filter(|(_, end)| *end <= at_ms);
+        let gone_before = applied
+            .clone()
+            .map(|(gone, _)| gone.before)
+            .max()
+            .unwrap_or(0);
+        let is_gone = applied.filter(later).count() > 0;
+        let not_yet = gone().filter(|(_, end)| *end > at_ms);
+        let not_yet = not_yet
+            .map(|(gone, _)| gone.before)
+            .min()
+            .unwrap_or(u32::MAX);
+        let counts = |number: u32| number >= gone_before && number < not_yet;
+        let of_subject = (subject.to_owned(), self.base)..=(subject.to_owned(), u32::MAX);
+        let begun = self.bases.range(of_subject.clone());
+        let begun = begun
+            .filter(|((_, number), base)| counts(*number) && clock::ms_of(&base.at) <= Some(at_ms));
+        let begun = begun
+            .max_by_key(|((_, number), _)| *number)
+            .map(|((_, number), base)| (*number, base));
+        let newest = self
+            .frames
+            .range(of_subject)
+            .filter(|((_, number), segments)| {
+                counts(*number) && segments.iter().any(|(_, one)| commits_by(one, at_ms) > 0)
+            });
+        let newest = newest
+            .max_by_key(|((_, number), _)| *number)
+            .map(|((_, number), _)| *number);
+        let mut file = match begun {
+            Some((_, base)) => base.file.clone(),
+            None if is_gone => return None,
+            None => before.clone().unwrap_or_else(|| StoredFile {
+                subject: subject.to_owned(),
+                file_id: uuid::Uuid::nil().to_string(),
+                dek_id: "0".repeat(16),
+                manifest: "0".repeat(64),
+                bytes: 0,
+                runs: Vec::new(),
+                missing: Some("its pages are not in the repository".to_owned()),
+                over: None,
+            }),
+        };
+        if newest > begun.map(|(number, _)| number) {
+            file.missing = Some(
+                "the pages that it had at that instant were not stored before the server ended; it is there at the instants before its data \
+                 key was replaced, and in the snapshot after"
+                    .to_owned(),
+            );
+            return Some(file);
+        }
+        if begun.is_none() && before.is_none() {
+            // It came to be after that instant.
+            return None;
+        }
+        let dek_id = begun.map_or(file.dek_id.clone(), |(_, base)| base.dek_id.clone());
+        let over = match begun {
+            Some((number, _)) => self.over(subject, number..=number, i64::MIN, at_ms),
+            None => self.over(
+                subject,
+                0..=self.base.saturating_sub(1),
+                self.taken_ms,
+                at_ms,
+            ),
+        };
+        if let Some((segments, pages)) = over {
+            let bytes = file.bytes;
+            file.over = Some(FramesOver { bytes, segments });
+            file.bytes = u64::from(pages) * UNIT as u64;
+        }
+        let manifest = self
+            .manifests
+            .iter()
+            .rev()
+            .find(|one| one.file_id == file.file_id && one.dek_ids.contains(&dek_id));
+        if let Some(newest) = manifest {
+            file.dek_id = newest.dek_ids[0].clone();
+            file.manifest = newest.manifest.clone();
+        }
+        Some(file)
+    }
+
+    /// The frames of a file that were committed by `at_ms`, and the pages of the database then. They count where some were committed since
+    /// `since_ms`: those before change nothing.
+    fn over(
+        &self,
+        subject: &str,
+        bases: std::ops::RangeInclusive<u32>,
+        since_ms: i64,
+        at_ms: i64,
+    ) -> Option<(Vec<(Piece, u32)>, u32)> {
+        let of = (subject.to_owned(), *bases.start())..=(subject.to_owned(), *bases.end());
+        let groups = self.frames.range(of).rev();
+        for (_, segments) in groups {
+            let last = segments
+                .iter()
+                .rposition(|(_, one)| commits_by(one, at_ms) > 0);
+            let Some(last) = last else { continue };
+            let (_, ends) = &segments[last];
+            let commit = ends.commits[commits_by(ends, at_ms) - 1];
+            if commit.2 < since_ms {
+                continue;
+            }
+            let whole = segments[..last]
+                .iter()
+                .map(|(piece, one)| (piece.clone(), one.frames));
+            let end = (segments[last].0.clone(), commit.0);
+            return Some((whole.chain([end]).collect(), commit.1));
+        }
+        None
+    }
+}
+
+/// How many commits of a segment were made by a time.
+fn commits_by(segment: &Segment, at_ms: i64) -> usize {
+    segment.commits.partition_point(|(_, _, ms)| *ms <= at_ms)
+}
+
+/// Packs that are read ahead.
+const AHEAD: usize = 16;

@@ -1,0 +1,275 @@
+//! Whether what was shipped is whole and authentic: epochs, and the packs in them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::catalogue::{Piece, SealedCatalogue};
+use super::epoch::{Previous, epoch_name};
+use super::pack::{Pack, SealedPack, frames};
+use super::repository::{said, snapshot_name};
+use super::run::pages;
+use super::timeline::Prover;
+use super::verify::Verified;
+use super::{BackupError, Repository, sha256};
+use crate::envelope::Envelope;
+use crate::sqlcipher::Progress;
+
+/// What the packs of an epoch are chained to.
+struct Chain {
+    sha256: String,
+    /// The instant at the end of the last pack; `None` where the one before is not there.
+    end: Option<String>,
+    number: u64,
+    hashes: BTreeMap<u64, String>,
+}
+
+impl Repository {
+    /// Reads all epochs and packs, and proves them by their MACs and as one chain.
+    pub(super) async fn verify_log(
+        &self,
+        envelope: &Envelope,
+        catalogues: &BTreeMap<u64, SealedCatalogue>,
+        progress: &Progress,
+        found: &mut Verified,
+    ) -> Result<(), BackupError> {
+        let mut prover = Prover::new(self, Some(envelope));
+        let mut shipped = BTreeSet::new();
+        for (name, _bytes) in self.store.list("log").await? {
+            let mut parts = name.split('/').skip(1).map(str::parse::<u64>);
+            match (parts.next(), parts.next(), parts.next()) {
+                (Some(Ok(epoch)), Some(Ok(number)), None) if Pack::name(epoch, number) == name => {
+                    let _new = shipped.insert(epoch);
+                }
+                _ => found.damage.push(format!("{name} is no pack")),
+            }
+        }
+        let epochs = self.epochs().await?;
+        let last = epochs.last().copied().unwrap_or(0);
+        let last = last.max(shipped.last().copied().unwrap_or(0));
+        let mut before: Option<Chain> = None;
+        for epoch in 1..=last {
+            let name = epoch_name(epoch);
+            let read = match self.epoch(epoch).await {
+                Ok(Some((read, hash))) => prover.prove(&name, &read).await.map(|()| (read, hash)),
+                Ok(None) => Err(self.damaged(&name, "it is missing")),
+                Err(error) => Err(error),
+            };
+            let mut chain = Chain {
+                sha256: String::new(),
+                end: None,
+                number: 0,
+                hashes: BTreeMap::new(),
+            };
+            if let Some((read, hash)) = noted(read, found)? {
+                found.objects += 1;
+                self.check_previous(
+                    &name,
+                    read.claims.previous.as_ref(),
+                    before.as_ref(),
+                    epoch,
+                    found,
+                );
+                chain.sha256 = hash;
+            }
+            for number in self.packs(epoch).await? {
+                let name = Pack::name(epoch, number);
+                if number != chain.number + 1 {
+                    let missing = Pack::name(epoch, chain.number + 1);
+                    found
+                        .damage
+                        .push(format!("{missing} is missing, and {name} comes after it"));
+                    chain.sha256.clear();
+                    chain.end = None;
+                }
+                chain.number = number;
+                let read = match self.pack(epoch, number, true).await {
+                    Ok(Some((read, object))) => {
+                        prover.prove(&name, &read).await.map(|()| (read, object))
+                    }
+                    Ok(None) => Err(self.damaged(&name, "it is missing")),
+                    Err(error) => Err(error),
+                };
+                let Some((read, object)) = noted(read, found)? else {
+                    chain.sha256.clear();
+                    chain.end = None;
+                    continue;
+                };
+                found.objects += 1;
+                found.packs += 1;
+                found.bytes += object.len() as u64;
+                if !progress(found.bytes, found.bytes) {
+                    return Err(BackupError::Stopped);
+                }
+                self.check_pack(&read, &object, &chain, catalogues, found)
+                    .await?;
+                chain.sha256 = sha256(&object);
+                chain.end = Some(read.claims.at);
+                let _none = chain.hashes.insert(number, chain.sha256.clone());
+            }
+            before = Some(chain);
+        }
+        Ok(())
+    }
+
+    /// Whether an epoch goes on from the one before, as that was.
+    fn check_previous(
+        &self,
+        name: &str,
+        previous: Option<&Previous>,
+        before: Option<&Chain>,
+        epoch: u64,
+        found: &mut Verified,
+    ) {
+        let (previous, before) = match (previous, before) {
+            (None, _) if epoch == 1 => return,
+            (Some(previous), Some(before)) => (previous, before),
+            _ => {
+                found
+                    .damage
+                    .push(format!("{name} does not go on from the epoch before"));
+                return;
+            }
+        };
+        // The object itself, where it is damaged, has its own line.
+        let is_other = |had: &str, says: &str| !had.is_empty() && had != says;
+        let first = epoch_name(epoch - 1);
+        let of_epoch = before.hashes.is_empty() && is_other(&before.sha256, &previous.sha256);
+        let of_pack = before
+            .hashes
+            .get(&previous.pack)
+            .is_some_and(|had| is_other(had, previous.pack_sha256.as_deref().unwrap_or_default()));
+        if of_epoch || of_pack {
+            found.damage.push(format!(
+                "{name} does not go on from {first}: one of the two was replaced"
+            ));
+        }
+        if before.number < previous.pack {
+            let missing = Pack::name(epoch - 1, before.number + 1);
+            found.damage.push(format!(
+                "{missing} is missing: the epoch went on to pack {}",
+                previous.pack
+            ));
+        } else if before.number > previous.pack {
+            found.findings.push(format!(
+                "{} and later of epoch {} were shipped by a server that another had replaced",
+                Pack::name(epoch - 1, previous.pack + 1),
+                epoch - 1
+            ));
+        }
+    }
+
+    async fn check_pack(
+        &self,
+        read: &SealedPack,
+        object: &[u8],
+        chain: &Chain,
+        catalogues: &BTreeMap<u64, SealedCatalogue>,
+        found: &mut Verified,
+    ) -> Result<(), BackupError> {
+        let pack = &read.claims;
+        let name = Pack::name(pack.epoch, pack.number);
+        if !chain.sha256.is_empty() && pack.previous != chain.sha256 {
+            found.damage.push(format!(
+                "{name} does not go on from what is before it: one of the two was replaced"
+            ));
+        }
+        match pack.anchor {
+            None => {
+                if chain.end.as_ref().is_some_and(|end| *end != pack.after) {
+                    found
+                        .damage
+                        .push(format!("{name} leaves out what was before it"));
+                }
+            }
+            Some(anchor) => {
+                let is_anchor = |read: &SealedCatalogue| {
+                    let at = read.claims.shipping;
+                    at.is_some_and(|at| (at.epoch, at.afresh) == (pack.epoch, true))
+                        && read.claims.taken == pack.after
+                };
+                if !catalogues.get(&anchor).is_some_and(is_anchor) {
+                    found.damage.push(format!(
+                        "{name} goes on from {}, which is missing or damaged",
+                        snapshot_name(anchor)
+                    ));
+                }
+            }
+        }
+        let part = |piece: &Piece| {
+            let begin = usize::try_from(piece.offset).ok()?;
+            let end = begin.checked_add(usize::try_from(piece.bytes).ok()?)?;
+            object
+                .get(begin..end)
+                .filter(|part| sha256(part) == piece.sha256)
+        };
+        let whole = pack.pieces().iter().all(|piece| part(piece).is_some());
+        let segments = pack.frames.iter().all(|one| {
+            let bytes = part(&pack.piece(&one.span));
+            bytes.and_then(frames).is_some()
+        });
+        let runs = pack.control.iter().flat_map(|file| &file.runs);
+        let mut own = runs.filter(|run| run.object == name);
+        let runs = own.all(|run| part(&run.piece()).and_then(pages).is_some());
+        if !(whole && segments && runs) {
+            found.damage.push(format!(
+                "{name} is damaged: its bytes are not those that it was made with"
+            ));
+        }
+        let files = pack
+            .control
+            .iter()
+            .chain(pack.bases.iter().map(|base| &base.file));
+        for file in files {
+            for run in file.runs.iter().filter(|run| run.object != name) {
+                found.objects += 1;
+                found.bytes += run.bytes;
+                let read = self.span(&run.piece()).await;
+                let _read = noted(read.map(drop), found)?;
+            }
+        }
+        let control = pack.control.iter().map(|file| {
+            (
+                format!("{}/{}", file.manifests(), file.manifest),
+                &file.subject,
+                &file.manifest,
+            )
+        });
+        let bases = pack.bases.iter().map(|base| {
+            let file = &base.file;
+            (
+                format!("{}/{}", file.manifests(), file.manifest),
+                &file.subject,
+                &file.manifest,
+            )
+        });
+        let manifests = pack.manifests.iter().map(|one| {
+            let object = format!("keys/{}/{}/{}", one.file_id, one.dek_ids[0], one.manifest);
+            (object, &one.subject, &one.manifest)
+        });
+        for (object, subject, hash) in control.chain(bases).chain(manifests) {
+            let there = self.store.get(&object).await?;
+            found.objects += 1;
+            if there.map(|text| sha256(&text)).as_ref() != Some(hash) {
+                found.damage.push(format!(
+                    "{object} is missing or damaged: a manifest of {subject} (as it should be, if the tenant was shredded)"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What was read; damage is noted.
+fn noted<T>(read: Result<T, BackupError>, found: &mut Verified) -> Result<Option<T>, BackupError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(
+            error @ (BackupError::Damaged { .. }
+            | BackupError::Newer { .. }
+            | BackupError::Envelope(_)),
+        ) => {
+            found.damage.push(said(&error));
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
