@@ -3,13 +3,14 @@
 //! cut off are missed.
 //!
 //! One thread writes. What changes something waits until its line is durable, with all that wait at the time; what only tells that a file was
-//! opened is written within a second.
+//! opened is written within a second, and counted where it repeats itself (`openings`).
 
 mod acceptance;
 mod files;
 mod line;
 mod lost;
 mod offline;
+mod openings;
 mod part;
 mod reapply;
 mod reported;
@@ -19,7 +20,7 @@ mod verify;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SendError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,7 @@ use crate::envelope::{
 use crate::failpoints::crash_point;
 use crate::runtime::{self, Background, panic_point};
 use files::GrowingFile;
+use openings::Openings;
 use reapply::Deeds;
 
 /// Why the log cannot be opened or verified.
@@ -103,6 +105,7 @@ pub struct AuditLog {
     dir: PathBuf,
     control: Arc<Control>,
     queue: Sender<Message>,
+    openings: Arc<Mutex<Openings>>,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
@@ -148,7 +151,9 @@ impl AuditLog {
     ) -> Result<Self, LogError> {
         let chain = Chain::open(control.clone(), dir, data_dir, full, accepting)?;
         let (queue, messages) = mpsc::channel();
-        let work = move || write(chain, &messages);
+        let openings = Arc::<Mutex<Openings>>::default();
+        let counted = Arc::clone(&openings);
+        let work = move || write(chain, &messages, &counted);
         let thread =
             runtime::thread(Background::AuditLog, work).map_err(|source| LogError::Io {
                 dir: dir.to_owned(),
@@ -158,6 +163,7 @@ impl AuditLog {
             dir: dir.to_owned(),
             control,
             queue,
+            openings,
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -242,6 +248,10 @@ impl AuditSink for AuditLog {
     }
 
     fn note(&self, event: Event) {
+        // The thread is not woken for what is only counted.
+        if !held(&self.openings).is_news(&event, Instant::now()) {
+            return event.trace();
+        }
         if let Err(SendError(Message::Note(event))) = self.queue.send(Message::Note(event)) {
             tracing::error!(target: "nimbus::audit", "{GONE}: an event is in this log alone");
             event.trace();
@@ -416,11 +426,16 @@ enum Refused {
     Off,
 }
 
+fn held(openings: &Mutex<Openings>) -> MutexGuard<'_, Openings> {
+    openings.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The thread: takes what waits, writes it with one flush, and answers.
-fn write(mut chain: Chain, messages: &Receiver<Message>) {
+fn write(mut chain: Chain, messages: &Receiver<Message>, openings: &Mutex<Openings>) {
     let mut noted = Noted::default();
     loop {
-        let first = match noted.due() {
+        let due = noted.due().into_iter().chain(held(openings).due()).min();
+        let first = match due {
             None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(due) => messages.recv_timeout(due.saturating_duration_since(Instant::now())),
         };
@@ -444,8 +459,13 @@ fn write(mut chain: Chain, messages: &Receiver<Message>) {
             Err(RecvTimeoutError::Timeout) => flush = true,
             Err(RecvTimeoutError::Disconnected) => closing = true,
         }
+        let ended = match closing {
+            true => held(openings).end_all(),
+            false => held(openings).sweep(Instant::now()),
+        };
+        noted.events.extend(ended);
         if flush || closing || !waiting.is_empty() || noted.is_full() {
-            write_down(&mut chain, &mut noted, waiting);
+            write_down(&mut chain, &mut noted, waiting, openings);
         }
         if closing {
             return;
@@ -455,8 +475,17 @@ fn write(mut chain: Chain, messages: &Receiver<Message>) {
 
 type Waiting = (Vec<Event>, oneshot::Sender<Result<(), AuditError>>);
 
-fn write_down(chain: &mut Chain, noted: &mut Noted, waiting: Vec<Waiting>) {
+fn write_down(
+    chain: &mut Chain,
+    noted: &mut Noted,
+    waiting: Vec<Waiting>,
+    openings: &Mutex<Openings>,
+) {
     panic_point!("audit::write-down");
+    let others = waiting.iter().flat_map(|(events, _)| events);
+    let ended = held(openings).end(noted.events.iter().chain(others));
+    // How often it was opened is said before what else happens to a file.
+    drop(noted.events.splice(0..0, ended));
     let (mut events, count) = noted.events();
     events.extend(waiting.iter().flat_map(|(events, _)| events).cloned());
     let written = if events.is_empty() {
@@ -470,7 +499,8 @@ fn write_down(chain: &mut Chain, noted: &mut Noted, waiting: Vec<Waiting>) {
             events.iter().for_each(Event::trace);
         }
         Err(error) => {
-            noted.lost += count;
+            // An opening that was not told is news when it happens again.
+            noted.lost += count + held(openings).lose();
             tracing::error!(
                 target: "nimbus::audit",
                 error = crate::error_chain::error_chain(error),

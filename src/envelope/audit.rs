@@ -198,6 +198,10 @@ impl Event {
 
     /// Tells the log of the process, from which a SIEM may take it. An opening is told at the level `debug`: there are many.
     pub(crate) fn trace(&self) {
+        let is_opening = (self.kind, self.outcome) == (EventKind::Open, EventOutcome::Done);
+        if is_opening && !tracing::enabled!(target: "nimbus::audit", tracing::Level::DEBUG) {
+            return;
+        }
         let subject = self.subject.as_ref().map(tracing::field::display);
         let (event, outcome) = (self.kind.as_str(), self.outcome.as_str());
         let (actor, keys) = (&*self.actor, self.keys.join(", "));
