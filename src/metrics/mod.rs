@@ -135,7 +135,7 @@ metrics! {
     TEMPORARY_REFUSALS = "nimbus_temporary_refusals_total", Kind::Counter,
         "Times that a temporary file was refused room.";
     READS_WAITING = "nimbus_reads_waiting", Kind::Gauge,
-        "Reads that wait for one of their tenant's read connections, over all tenants.";
+        "Reads that wait for one of their tenant's read connections or for a place for scans, over all tenants.";
     READS_INTERRUPTED = "nimbus_reads_interrupted_total", Kind::Counter,
         "Reads stopped because nobody waited for them any more.";
     SCHEDULER_LAG = "nimbus_scheduler_lag_seconds", Kind::Histogram(LAG_SECONDS),

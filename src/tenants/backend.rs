@@ -186,7 +186,8 @@ pub trait DocumentRows {
     ) -> Result<Option<Document>, StoreError>;
 
     /// The documents of an existing table that a query finds after a position: at most `limit`, and
-    /// at most `most_bytes`.
+    /// at most `most_bytes`. `may_scan` is asked where every document of the table may have to be
+    /// looked at; `None` where it says no.
     fn query(
         &mut self,
         table: TableNumber,
@@ -194,7 +195,8 @@ pub trait DocumentRows {
         after: Option<&Position>,
         limit: usize,
         most_bytes: usize,
-    ) -> Result<QueryPage, StoreError>;
+        may_scan: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<QueryPage>, StoreError>;
 
     /// Hands out the documents of a table in the order of their insertion, until told to stop.
     fn each_document(
@@ -325,6 +327,13 @@ pub trait DocumentWrites {
         table: TableNumber,
         id: DocumentId,
     ) -> Result<Option<StoredDocument>, StoreError>;
+
+    /// When the document was created that was inserted last, of those that are there.
+    fn last_created(&mut self, table: TableNumber) -> Result<Option<i64>, StoreError>;
+
+    /// Says that the next document to be inserted is created earlier than the one before it. A
+    /// backend that takes the order of insertion for that of creation does so no longer.
+    fn created_out_of_order(&mut self, table: TableNumber) -> Result<(), StoreError>;
 
     /// Inserts a document. One that is refused for a conflict leaves nothing behind.
     fn insert(

@@ -23,6 +23,7 @@ mod lookups;
 mod mutations;
 mod readers;
 mod registry;
+mod scans;
 mod schemas;
 pub mod sqlite;
 mod store;

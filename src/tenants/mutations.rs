@@ -2,7 +2,7 @@
 
 use super::{
     StoreError,
-    backend::{ChangedDocument, Conflict, JournalEntry, NewDocument, Transaction},
+    backend::{ChangedDocument, Conflict, JournalEntry, NewDocument, TableNumber, Transaction},
     idempotency::AnswerPart,
     writing::{Writing, not_found},
 };
@@ -108,10 +108,11 @@ impl<T: Transaction> Writing<'_, T> {
                 (id, id.unix_ms())
             }
         };
+        let created = self.creation(number, now)?;
         let document = NewDocument {
             sequence: self.next_sequence(),
             id,
-            created_ms: now,
+            created_ms: created,
             fields,
         };
         let stored = self.transaction.insert(number, document)?;
@@ -120,8 +121,28 @@ impl<T: Transaction> Writing<'_, T> {
             change: Change::Inserted,
             id,
             table: number,
-            at_ms: now,
+            at_ms: created,
         })
+    }
+
+    /// The time at which a document is created. A clock that is set back a little makes it no older
+    /// than the one before it; after more than that the times are out of order, and are right.
+    fn creation(&mut self, table: TableNumber, now: i64) -> Result<i64, StoreError> {
+        let last = match self.cache.created.get(&table) {
+            Some(&last) => last,
+            None => self.transaction.last_created(table)?.unwrap_or(now),
+        };
+        let created = if now < last && last - now <= LITTLE_MS {
+            last
+        } else {
+            now
+        };
+        if created < last {
+            self.transaction.created_out_of_order(table)?;
+            self.cache.changed = true;
+        }
+        let _before = self.cache.created.insert(table, created);
+        Ok(created)
     }
 
     fn update(
@@ -213,6 +234,9 @@ impl<T: Transaction> Writing<'_, T> {
         }
     }
 }
+
+/// How far the clock may be set back without the times of documents being out of order.
+const LITTLE_MS: i64 = 60_000;
 
 /// What a conflict means for who wrote the document.
 fn conflicted(conflict: Conflict, table: &TableName, id: DocumentId) -> StoreError {

@@ -14,6 +14,7 @@ use super::{
     StoreError,
     backend::{Rows as _, Storage},
     lookups::Lookups,
+    scans::Scans,
 };
 use crate::{
     budget,
@@ -29,6 +30,7 @@ pub(super) struct Readers<S: Storage> {
     /// As many as may read at once; closed with the tenant.
     permits: Arc<Semaphore>,
     count: u32,
+    scans: Scans,
     idle: Mutex<Vec<Reader<S::Rows>>>,
     lookups: Lookups,
     /// How often tables or indexes have changed.
@@ -86,6 +88,7 @@ impl<S: Storage> Readers<S> {
             storage,
             permits: Arc::new(Semaphore::new(count as usize)),
             count,
+            scans: Scans::of(count),
             idle: Mutex::new(Vec::new()),
             lookups: Lookups::default(),
             schema: AtomicU64::new(0),
@@ -196,6 +199,7 @@ impl<S: Storage> Readers<S> {
         // The semaphore is fair: queries that come after this wait behind it, and are refused.
         let all = self.permits.acquire_many(self.count).await;
         self.permits.close();
+        self.scans.close();
         drop(all);
         let readers = Arc::clone(self);
         // Closing a connection touches files. The writer's may go on for a moment, and keeps no page.
@@ -272,6 +276,10 @@ impl<S: Storage> Readers<S> {
 
     pub(super) fn lookups(&self) -> &Lookups {
         &self.lookups
+    }
+
+    pub(super) fn scans(&self) -> &Scans {
+        &self.scans
     }
 
     pub(super) fn closed(&self) -> StoreError {

@@ -4,16 +4,13 @@ use std::{ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use nimbus_manifests::TenantId;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::sleep};
 
 use super::{
     Cursors, DueLog, Listed, MAX_LIST_BYTES, MAX_PAGE_BYTES, StoreError, TenantStore,
-    backend::{
-        Backend, DocumentRows as _, JobRows as _, Opened, OpenedConnection, SchemaRows as _,
-        Storage, Wanted,
-    },
+    backend::{Backend, JobRows as _, Opened, OpenedConnection, SchemaRows as _, Storage, Wanted},
     deploys,
-    group_commit::{Size, Writer},
+    group_commit::{IDLE, Size, Writer},
     journal,
     lifecycle::Shared,
     readers::{GiveWay, Readers},
@@ -25,7 +22,7 @@ use crate::{
     documents::{
         Document, DocumentId, Done, JournalPage, Mutation, MutationOutcome, Once, TableName,
         deploy::{AppFile, AppPath, ContentHash, Deploy, Deployed, Generations},
-        query::{MAX_PAGE, Position, Query, QueryPage},
+        query::{Position, Query, QueryPage},
         schedule::{
             Cron, CronName, CronState, DueWork, FinishedJob, Job, JobId, JobPlace, NewJob, Origin,
             Ran,
@@ -33,6 +30,7 @@ use crate::{
         schema::TableSchema,
     },
     metrics::{self, Counted},
+    runtime::short_task,
 };
 
 /// An open tenant: its writer and its readers.
@@ -70,9 +68,19 @@ impl<S: Storage> OpenTenant<S> {
             }
             OpenedConnection::Writer(connection) => Some(connection),
         };
-        let writer = Writer::start(tenant, writes, Arc::clone(&readers), due)?;
+        let writer = Arc::new(Writer::start(tenant, writes, Arc::clone(&readers), due)?);
+        // Its thread gives back the memory of a tenant at rest, also of one that is only read.
+        let resting = Arc::downgrade(&writer);
+        drop(short_task(async move {
+            sleep(IDLE).await;
+            if let Some(writer) = resting.upgrade()
+                && let Err(error) = writer.begin()
+            {
+                tracing::debug!(%error, "the memory of a tenant at rest is given back later");
+            }
+        }));
         Ok(Self {
-            writer: Arc::new(writer),
+            writer,
             readers,
             cursors: Cursors::new(tenant, &cursor_key),
             _open: Counted::new(&metrics::OPEN_TENANTS),
@@ -132,12 +140,21 @@ impl<B: Backend> Store<B> {
         self.explained(self.handle.readers.read(read).await)
     }
 
+    /// The same, where every document of a table may have to be looked at.
+    async fn scan<T: Send + 'static>(
+        &self,
+        scan: impl FnOnce(&mut Rows<B>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.explained(self.handle.readers.scan(scan).await)
+    }
+
     /// Has the writer do some work, and waits until it is durable or refused.
     async fn write<T: Send + 'static>(
         &self,
         size: Size,
         work: impl FnOnce(&mut Work<'_, B>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.begun().await?;
         self.written(self.handle.writer.run(size, work)).await
     }
 
@@ -147,8 +164,21 @@ impl<B: Backend> Store<B> {
         size: Size,
         work: impl FnOnce(&mut Work<'_, B>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.begun().await?;
         self.written(self.handle.writer.run_if_awaited(size, work))
             .await
+    }
+
+    /// Sees to it that the writer has its thread. Where none is to be had, an idle tenant is closed
+    /// for it.
+    async fn begun(&self) -> Result<(), StoreError> {
+        while let Err(error) = self.handle.writer.begin() {
+            let registry = &self.shared.registry;
+            if !error.is_exhaustion() || !registry.give_way(&self.tenant, &error).await {
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// What came of work that was queued at the writer.
@@ -175,17 +205,9 @@ impl<B: Backend> Store<B> {
         limit: usize,
         most_bytes: usize,
     ) -> Result<QueryPage, StoreError> {
-        self.read(move |rows| match rows.table(&query.table)? {
-            Some(table) => {
-                let limit = limit.min(MAX_PAGE);
-                rows.query(table, &query, after.as_ref(), limit, most_bytes)
-            }
-            None => Ok(QueryPage {
-                documents: Vec::new(),
-                next: None,
-            }),
-        })
-        .await
+        let readers = &self.handle.readers;
+        let found = readers.find(query, after, limit, most_bytes).await;
+        self.explained(found)
     }
 
     /// A tenant that was closed under a request may have been deleted: then it is not found. Or its
@@ -213,6 +235,7 @@ impl<B: Backend> TenantStore for Store<B> {
         batch: Vec<Mutation>,
         once: Option<Once>,
     ) -> Result<Done<Vec<MutationOutcome>>, StoreError> {
+        self.begun().await?;
         self.written(self.handle.writer.submit(batch, once)).await
     }
 
@@ -223,7 +246,7 @@ impl<B: Backend> TenantStore for Store<B> {
             let scans = schemas::scan_all(rows, deploy.resources.schemas.values())?;
             Ok((deploy, scans))
         };
-        let (deploy, scans) = self.read(scan).await?;
+        let (deploy, scans) = self.scan(scan).await?;
         let size = Size {
             bytes: deploy.weight(),
             // Most of what it writes are files: a row each, as a document is one.
@@ -238,7 +261,7 @@ impl<B: Backend> TenantStore for Store<B> {
             let resources = deploys::resources(rows, generation)?;
             schemas::scan_all(rows, resources.schemas.values())
         };
-        let scans = self.read(scan).await?;
+        let scans = self.scan(scan).await?;
         let work = move |writing: &mut Work<'_, B>| writing.activate(generation, &scans);
         self.write_if_awaited(Size::SMALL, work).await
     }
@@ -375,7 +398,7 @@ impl<B: Backend> TenantStore for Store<B> {
             // The table is looked through before the writer is bothered, which then looks at what
             // was written since.
             let checked = schema.clone();
-            scanned = Some(self.read(move |rows| schemas::scan(rows, &checked)).await?);
+            scanned = Some(self.scan(move |rows| schemas::scan(rows, &checked)).await?);
         }
         let put = move |writing: &mut Work<'_, B>| writing.put_schema(&schema, scanned);
         self.write_if_awaited(size, put).await

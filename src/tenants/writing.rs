@@ -24,6 +24,8 @@ pub(super) struct WriterCache {
     tables: HashMap<TableName, TableNumber>,
     /// The schemas of tables; `None` of those without one.
     pub(super) schemas: HashMap<TableNumber, Option<Arc<TableSchema>>>,
+    /// When the last document of a table was created, or a little later where that was undone.
+    pub(super) created: HashMap<TableNumber, i64>,
     /// Tables or schemas changed since the last savepoint.
     pub(super) changed: bool,
 }

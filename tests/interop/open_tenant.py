@@ -56,8 +56,8 @@ def dump(database, manifest, deks):
 def documents(connection):
     """The documents of every table, in the order of insertion."""
     (layout,) = connection.execute("PRAGMA user_version").fetchone()
-    if layout not in (1, 2, 3, 4, 5):
-        raise nimbus_enc.Refused(f"this reads layouts 1 to 5 of a tenant's tables; the file has {layout}")
+    if layout not in (1, 2, 3, 4, 5, 6):
+        raise nimbus_enc.Refused(f"this reads layouts 1 to 6 of a tenant's tables; the file has {layout}")
     # Nimbus gives older files their versions when it opens them.
     version = "ifnull(version, seq)" if layout >= 4 else "seq"
     tables = connection.execute("SELECT number, name FROM nimbus_tables ORDER BY name").fetchall()

@@ -56,15 +56,42 @@ impl Number {
     pub fn as_json(&self) -> &str {
         &self.0
     }
+
+    /// The greatest integer of 64 bits that is not greater; `None` where all are.
+    #[must_use]
+    pub fn floor(&self) -> Option<i64> {
+        match self.worth() {
+            Worth::Integer(integer) => Some(integer),
+            Worth::Double(double) if double < LEAST => None,
+            // Beyond the greatest it saturates.
+            Worth::Double(double) => Some(double.floor() as i64),
+        }
+    }
+
+    /// The least integer of 64 bits that is not less; `None` where all are.
+    #[must_use]
+    pub fn ceil(&self) -> Option<i64> {
+        match self.worth() {
+            Worth::Integer(integer) => Some(integer),
+            Worth::Double(double) if double >= -LEAST => None,
+            Worth::Double(double) => Some(double.ceil() as i64),
+        }
+    }
+
+    fn worth(&self) -> Worth {
+        match self.0.parse::<i64>() {
+            Ok(integer) => Worth::Integer(integer),
+            Err(_) => Worth::Double(self.0.parse().unwrap_or(f64::NAN)),
+        }
+    }
 }
+
+/// The least integer of 64 bits, which is a double as well. The greatest is none.
+const LEAST: f64 = -9_223_372_036_854_775_808.0;
 
 impl PartialOrd for Number {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        let worth = |number: &Self| match number.0.parse::<i64>() {
-            Ok(integer) => Worth::Integer(integer),
-            Err(_) => Worth::Double(number.0.parse().unwrap_or(f64::NAN)),
-        };
-        match (worth(self), worth(other)) {
+        match (self.worth(), other.worth()) {
             (Worth::Integer(a), Worth::Integer(b)) => Some(a.cmp(&b)),
             (Worth::Double(a), Worth::Double(b)) => a.partial_cmp(&b),
             (Worth::Integer(a), Worth::Double(b)) => Some(integer_with_double(a, b)),

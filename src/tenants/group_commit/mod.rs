@@ -47,7 +47,7 @@ use crate::{
     runtime::{panic_point, short_task},
 };
 
-/// The writer's thread without a connection, until there is something to write.
+/// The writer without a connection, until there is something to write.
 struct IdleWriter<S: Storage> {
     tenant: TenantId,
     commands: Receiver<Command<S>>,
@@ -382,4 +382,4 @@ pub(super) const MAX_GROUP_BYTES: usize = 8 << 20;
 const LINGER: Duration = Duration::from_micros(200);
 /// After this long without a mutation the tenant's memory is given back. Readers rest by the same
 /// beat.
-const IDLE: Duration = Duration::from_secs(10);
+pub(super) const IDLE: Duration = Duration::from_secs(10);

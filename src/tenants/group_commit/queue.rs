@@ -1,8 +1,9 @@
 //! The way to a tenant's writer: write jobs, and the bounded queue in which they wait.
 
+use std::fmt::{self, Debug, Formatter};
 use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
     mpsc::{self, SyncSender, TrySendError},
 };
 use std::thread;
@@ -35,10 +36,30 @@ pub(in crate::tenants) struct Writer<S: Storage> {
     queue: SyncSender<Command<S>>,
     /// Bytes of the work in the queue.
     pub(in crate::tenants) queued: Arc<AtomicUsize>,
-    thread: Mutex<Option<thread::JoinHandle<Result<(), StoreError>>>>,
+    thread: Mutex<Thread<S>>,
+    /// Whether the thread was started, without its lock.
+    begun: AtomicBool,
     /// Whether the thread has ended is asked on every use of the tenant; this answers without its
     /// lock.
     alive: std::sync::Weak<()>,
+}
+
+/// The writer's thread, which a tenant that is only read does not need.
+enum Thread<S: Storage> {
+    /// Nothing was written yet. What the thread takes over is shared with it, so that it is still here when none was to be had.
+    Waits(Arc<Mutex<Option<IdleWriter<S>>>>),
+    Runs(thread::JoinHandle<Result<(), StoreError>>),
+    Gone,
+}
+
+impl<S: Storage> Debug for Thread<S> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Waits(_) => "Waits",
+            Self::Runs(_) => "Runs",
+            Self::Gone => "Gone",
+        })
+    }
 }
 
 pub(super) enum Command<S: Storage> {
@@ -197,8 +218,8 @@ impl<R> Reply<R> {
 }
 
 impl<S: Storage> Writer<S> {
-    /// Starts the thread, with a connection that the opening left. Without one it opens its own
-    /// with the first job.
+    /// A writer, whose thread starts at once with a connection that the opening left. Without one
+    /// it starts with the first job, and opens its own.
     pub(in crate::tenants) fn start(
         tenant: &TenantId,
         connection: Option<S::Transaction>,
@@ -217,26 +238,44 @@ impl<S: Storage> Writer<S> {
             due,
             token,
         );
-        let work: Box<dyn FnOnce() -> Result<(), StoreError> + Send> = match connection {
+        let thread = match connection {
             Some(connection) => {
                 let active = idle.activate(connection);
-                Box::new(move || active.run(None)?.map_or(Ok(()), IdleWriter::run))
+                let work = move || active.run(None)?.map_or(Ok(()), IdleWriter::run);
+                Thread::Runs(start_thread(tenant, work)?)
             }
-            None => Box::new(move || idle.run()),
+            None => Thread::Waits(Arc::new(Mutex::new(Some(idle)))),
         };
-        let thread =
-            runtime::thread(Background::TenantWriter, work).map_err(|source| StoreError::Io {
-                action: "start a writer thread for",
-                path: tenant.as_str().into(),
-                source: Arc::new(source),
-            })?;
         Ok(Self {
             tenant: tenant.clone(),
             queue,
             queued,
-            thread: Mutex::new(Some(thread)),
+            begun: AtomicBool::new(matches!(thread, Thread::Runs(_))),
+            thread: Mutex::new(thread),
             alive,
         })
+    }
+
+    /// Starts the thread, if it was not started yet.
+    pub(in crate::tenants) fn begin(&self) -> Result<(), StoreError> {
+        if self.begun.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut thread = self.thread();
+        if let Thread::Waits(idle) = &*thread {
+            let idle = Arc::clone(idle);
+            let work = move || {
+                let idle = idle.lock().unwrap_or_else(PoisonError::into_inner).take();
+                idle.map_or(Ok(()), IdleWriter::run)
+            };
+            *thread = Thread::Runs(start_thread(&self.tenant, work)?);
+            self.begun.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn thread(&self) -> MutexGuard<'_, Thread<S>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Queues a batch of mutations, which are applied all or not at all, and once under a key.
@@ -307,6 +346,7 @@ impl<S: Storage> Writer<S> {
         undo: Undo,
         job: impl FnOnce(Reply<R>) -> Box<dyn WriteJob<S::Transaction>>,
     ) -> Result<oneshot::Receiver<Result<R, StoreError>>, StoreError> {
+        self.begin()?;
         let before = self.queued.fetch_add(size.bytes, Ordering::Relaxed);
         let (answer, outcome) = oneshot::channel();
         let closed = || StoreError::Closed {
@@ -340,6 +380,7 @@ impl<S: Storage> Writer<S> {
     /// Has `swap` done once what is queued so far is written. Waits for a place in the queue:
     /// blocks.
     pub(in crate::tenants) fn swap(&self, swap: Box<dyn FileSwap>) -> Result<(), StoreError> {
+        self.begin()?;
         let closed = |_refused| StoreError::Closed {
             tenant: self.tenant.clone(),
         };
@@ -348,12 +389,11 @@ impl<S: Storage> Writer<S> {
 
     /// Writes what was queued so far and closes the connection. Blocks.
     pub(in crate::tenants) fn close(&self) -> Result<(), StoreError> {
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let Some(thread) = thread else { return Ok(()) };
+        let thread = std::mem::replace(&mut *self.thread(), Thread::Gone);
+        // One that was not started takes its end of the queue along.
+        let Thread::Runs(thread) = thread else {
+            return Ok(());
+        };
         // Refused only when the thread has ended already; joining it tells why.
         drop(self.queue.send(Command::Close));
         thread.join().unwrap_or_else(|_panic| {
@@ -366,6 +406,7 @@ impl<S: Storage> Writer<S> {
     /// As after a long time without a mutation.
     #[cfg(test)]
     pub(in crate::tenants) fn rest(&self) {
+        self.begin().unwrap();
         self.queue.send(Command::Rest).expect("the thread runs");
     }
 
@@ -381,6 +422,17 @@ impl<S: Storage> Writer<S> {
             tenant: self.tenant.clone(),
         }
     }
+}
+
+fn start_thread(
+    tenant: &TenantId,
+    work: impl FnOnce() -> Result<(), StoreError> + Send + 'static,
+) -> Result<thread::JoinHandle<Result<(), StoreError>>, StoreError> {
+    runtime::thread(Background::TenantWriter, work).map_err(|source| StoreError::Io {
+        action: "start a writer thread for",
+        path: tenant.as_str().into(),
+        source: Arc::new(source),
+    })
 }
 
 impl<S: Storage> Drop for Writer<S> {

@@ -7,7 +7,7 @@ use rusqlite::{OptionalExtension as _, Row, params};
 use super::{
     reader::{Reader, malformed, sql_limit},
     schemas::violated,
-    tables,
+    system_fields, tables,
     transaction::SqliteTransaction,
 };
 use crate::{
@@ -50,8 +50,9 @@ impl DocumentRows for Reader {
         after: Option<&Position>,
         limit: usize,
         most_bytes: usize,
-    ) -> Result<QueryPage, StoreError> {
-        self.run_query(table, query, after, limit, most_bytes)
+        may_scan: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<QueryPage>, StoreError> {
+        self.run_query(table, query, after, limit, most_bytes, may_scan)
     }
 
     fn each_document(
@@ -170,6 +171,15 @@ impl DocumentWrites for SqliteTransaction {
                 })
                 .optional()
         })
+    }
+
+    fn last_created(&mut self, table: TableNumber) -> Result<Option<i64>, StoreError> {
+        self.on(|connection| system_fields::last_created(connection, table))
+    }
+
+    fn created_out_of_order(&mut self, table: TableNumber) -> Result<(), StoreError> {
+        let sql = "UPDATE nimbus_tables SET ascending = 0 WHERE number = ?1";
+        self.change(sql, [table]).map(drop)
     }
 
     fn insert(

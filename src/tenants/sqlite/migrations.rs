@@ -1,8 +1,9 @@
-//! The layout of a tenant's file, version 5.
+//! The layout of a tenant's file, version 6.
 //!
 //! ```sql
 //! -- Which tables of documents there are. Names never become part of SQL text; `number` does.
-//! nimbus_tables    (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)
+//! nimbus_tables    (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
+//!                   ascending INTEGER) -- whether `created` ascends with `seq`: see `system_fields.rs`
 //! -- The last writes, across all tables of the tenant; numbers are never given twice. The last record is always there.
 //! nimbus_journal (
 //!     sequence INTEGER PRIMARY KEY, -- the number of the write
@@ -32,19 +33,19 @@
 //!
 //! `PRAGMA user_version` holds the layout's version. Version 1 had no journal, version 2 nothing
 //! but documents and their journal, version 3 no versions of documents, no keys of requests and no
-//! cursor key, version 4 no counts of them by credential; such files are brought up to date when
-//! they are opened. Why it is so: `docs/decisions/0003-document-storage.md`.
+//! cursor key, version 4 no counts of them by credential, version 5 no word about the order of
+//! creation; such files are brought up to date when they are opened, without looking at documents. Why it is so: `docs/decisions/0003-document-storage.md`.
 
 use nimbus_keyproviders::{OsRandom, SecureRandom as _};
 use nimbus_manifests::TenantId;
 use rusqlite::{Connection, TransactionBehavior, params};
 use zeroize::Zeroizing;
 
-use super::{deploys, error::failure, jobs, remembered, schemas, tables};
+use super::{deploys, error::failure, jobs, remembered, schemas, system_fields, tables};
 use crate::tenants::{CURSOR_KEY_BYTES, StoreError};
 
 /// The layout that this version writes.
-const VERSION: i64 = 5;
+const VERSION: i64 = 6;
 
 /// Makes version 3 of version 2; each resource has the tables of its own module.
 const ADD_RESOURCES: &[&str] = &[deploys::TABLES, jobs::TABLES, schemas::TABLES];
@@ -56,6 +57,7 @@ const STEPS: [&[&str]; VERSION as usize] = [
     ADD_RESOURCES,
     &[tables::CURSOR_KEY, remembered::TABLE],
     &[remembered::ADD_CREDENTIALS],
+    &[system_fields::ADD_ASCENDING],
 ];
 
 /// Whether the file has the layout of this version.
@@ -79,6 +81,15 @@ fn is_nimbus(connection: &Connection) -> rusqlite::Result<bool> {
         [],
         |row| row.get(0),
     )
+}
+
+/// Makes the tables of this version in a new file.
+pub(super) fn fill(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    make(&transaction, &STEPS)?;
+    draw_cursor_key(&transaction)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()
 }
 
 /// Sees to it that the file has the layout of this version: makes it in a file without any, brings
@@ -106,17 +117,20 @@ pub(super) fn establish(connection: &mut Connection, tenant: &TenantId) -> Resul
         found,
         known: VERSION,
     })?;
-    for sql in steps.iter().copied().flatten() {
-        transaction.execute_batch(sql).map_err(sqlite)?;
-    }
+    make(&transaction, steps).map_err(sqlite)?;
     if found < 4 {
         add_versions(&transaction).map_err(sqlite)?;
-        draw_cursor_key(&transaction, tenant)?;
+        draw_cursor_key(&transaction).map_err(sqlite)?;
     }
     transaction
         .pragma_update(None, "user_version", VERSION)
         .map_err(sqlite)?;
     transaction.commit().map_err(sqlite)
+}
+
+fn make(connection: &Connection, steps: &[&[&str]]) -> rusqlite::Result<()> {
+    let mut steps = steps.iter().copied().flatten();
+    steps.try_for_each(|sql| connection.execute_batch(sql))
 }
 
 /// Gives documents their versions, as far as the journal knows of them; the rest keep the number of
@@ -146,13 +160,14 @@ fn add_versions(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn draw_cursor_key(connection: &Connection, tenant: &TenantId) -> Result<(), StoreError> {
+fn draw_cursor_key(connection: &Connection) -> rusqlite::Result<()> {
     let mut key = Zeroizing::new([0; CURSOR_KEY_BYTES]);
-    OsRandom.fill(&mut *key)?;
-    let _one = connection
+    OsRandom
+        .fill(&mut *key)
+        .map_err(|error| rusqlite::Error::UserFunctionError(Box::new(error)))?;
+    connection
         .execute("INSERT INTO nimbus_cursor_key VALUES (1, ?1)", [&key[..]])
-        .map_err(|error| failure(tenant, error))?;
-    Ok(())
+        .map(drop)
 }
 
 fn layout(connection: &Connection) -> rusqlite::Result<i64> {

@@ -25,6 +25,7 @@ mod schemas;
 mod sorting;
 mod statement;
 mod storage;
+mod system_fields;
 mod tables;
 mod transaction;
 

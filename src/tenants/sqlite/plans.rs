@@ -10,13 +10,22 @@ use super::{
     statement::Statement,
 };
 
-/// The indexes of tables, and which statements sort.
+/// The indexes of tables, and how SQLite goes about statements.
 #[derive(Debug, Default)]
 pub(super) struct Plans {
     indexes: HashMap<i64, Arc<Indexes>>,
     /// With the texts for the documents. Few, so that comparing is quicker than hashing texts as
     /// long as these.
-    sorts: Vec<(Box<str>, bool)>,
+    plans: Vec<(Box<str>, Plan)>,
+}
+
+/// How SQLite goes about a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// It sorts what it finds.
+    pub(super) sorts: bool,
+    /// It may look at every document of the table, and not only at those that it returns.
+    pub(super) scans: bool,
 }
 
 impl Plans {
@@ -34,28 +43,33 @@ impl Plans {
         Ok(indexes)
     }
 
-    /// Whether SQLite sorts what a statement finds. It is asked once for each text.
-    pub(super) fn sorts(
+    /// How SQLite goes about a statement. It is asked once for each text.
+    pub(super) fn plan(
         &mut self,
         connection: &Connection,
         statement: &Statement,
-    ) -> rusqlite::Result<bool> {
+    ) -> rusqlite::Result<Plan> {
         let text = statement.documents();
-        if let Some((_, sorts)) = self.sorts.iter().find(|(known, _)| **known == *text) {
-            return Ok(*sorts);
+        if let Some((_, plan)) = self.plans.iter().find(|(known, _)| **known == *text) {
+            return Ok(*plan);
         }
         let mut explain =
             connection.prepare(&format!("EXPLAIN QUERY PLAN {}", statement.places()))?;
         let mut steps = explain.query(params_from_iter(&statement.parameters))?;
-        let mut sorts = false;
+        let (mut sorts, mut walks) = (false, false);
         while let Some(step) = steps.next()? {
-            sorts |= step.get_ref(3)?.as_str()?.contains("TEMP B-TREE");
+            let step = step.get_ref(3)?.as_str()?;
+            sorts |= step.contains("TEMP B-TREE");
+            walks |= step.starts_with("SCAN documents_");
         }
-        if self.sorts.len() >= REMEMBERED {
-            self.sorts.clear();
+        // What is neither filtered nor sorted is returned as it is met.
+        let scans = walks && (sorts || statement.is_filtered);
+        let plan = Plan { sorts, scans };
+        if self.plans.len() >= REMEMBERED {
+            self.plans.clear();
         }
-        self.sorts.push((text.into(), sorts));
-        Ok(sorts)
+        self.plans.push((text.into(), plan));
+        Ok(plan)
     }
 }
 

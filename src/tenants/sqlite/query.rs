@@ -1,7 +1,7 @@
 //! Answering queries: the statements of a query, run in turn on one snapshot. What a query means is
 //! defined in `docs/queries.md`; how it becomes SQL, in [`statement`](super::statement).
 
-use rusqlite::{Connection, Row, Transaction, params, params_from_iter, types::Value as Sql};
+use rusqlite::{Connection, Row, params, params_from_iter, types::Value as Sql};
 
 use super::{
     documents::{DOCUMENT, stored_document},
@@ -9,6 +9,7 @@ use super::{
     plans::Plans,
     reader::{Reader, malformed, take_room},
     statement::Statement,
+    system_fields::{Seqs, asks_for_creation},
 };
 use crate::{
     documents::query::{Key, Position, Query, QueryPage, TypeRank},
@@ -16,7 +17,8 @@ use crate::{
 };
 
 impl Reader {
-    /// The documents of a table that a query finds after a position.
+    /// The documents of a table that a query finds after a position; `None` where every document
+    /// may have to be looked at, and `may_scan` says no.
     pub(super) fn run_query(
         &mut self,
         number: TableNumber,
@@ -24,51 +26,68 @@ impl Reader {
         after: Option<&Position>,
         limit: usize,
         most_bytes: usize,
-    ) -> Result<QueryPage, StoreError> {
+        may_scan: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<QueryPage>, StoreError> {
         let Self {
             tenant,
             connection,
             plans,
+            ascending,
             ..
         } = self;
-        let sqlite = |error| failure(tenant, error);
-        let indexes = plans.indexes(connection, number).map_err(sqlite)?;
-        let statements = Statement::all(number, query, after, limit, &indexes);
-        match &statements[..] {
-            // A statement by itself sees one state of the file.
-            [statement] if !plans.sorts(connection, statement).map_err(sqlite)? => {
-                let mut page = PageBuilder::new(limit, most_bytes);
-                let full = read(&mut page, connection, statement).map_err(sqlite)?;
-                Ok(page.finish(full))
+        let page = PageBuilder::new(limit, most_bytes);
+        let run = || {
+            let indexes = plans.indexes(connection, number)?;
+            if asks_for_creation(query) {
+                let snapshot = connection.transaction()?;
+                if !ascending.is_known(&snapshot, number)? && !may_scan() {
+                    return Ok(None);
+                }
+                let seqs = Seqs::of(query, &snapshot, number, ascending)?;
+                let statements = Statement::all(number, query, after, limit, &indexes, seqs);
+                return fill(page, &snapshot, plans, number, &statements, may_scan);
             }
-            statements => {
-                let snapshot = connection.transaction().map_err(sqlite)?;
-                let page = PageBuilder::new(limit, most_bytes);
-                fill(page, &snapshot, plans, number, statements).map_err(sqlite)
+            let statements = Statement::all(number, query, after, limit, &indexes, None);
+            match &statements[..] {
+                // A statement by itself sees one state of the file.
+                [statement] if !plans.plan(connection, statement)?.sorts => {
+                    fill(page, connection, plans, number, &statements, may_scan)
+                }
+                statements => {
+                    let snapshot = connection.transaction()?;
+                    fill(page, &snapshot, plans, number, statements, may_scan)
+                }
             }
-        }
+        };
+        run().map_err(|error| failure(tenant, error))
     }
 }
 
 /// Runs statement after statement, until the page is full.
 fn fill(
     mut page: PageBuilder,
-    snapshot: &Transaction<'_>,
+    snapshot: &Connection,
     plans: &mut Plans,
     number: TableNumber,
     statements: &[Statement],
-) -> rusqlite::Result<QueryPage> {
+    may_scan: &mut dyn FnMut() -> bool,
+) -> rusqlite::Result<Option<QueryPage>> {
     for statement in statements {
-        let full = if plans.sorts(snapshot, statement)? {
+        if plans.plan(snapshot, statement)?.scans && !may_scan() {
+            return Ok(None);
+        }
+    }
+    for statement in statements {
+        let full = if plans.plan(snapshot, statement)?.sorts {
             find_and_read(&mut page, snapshot, number, statement)?
         } else {
             read(&mut page, snapshot, statement)?
         };
         if full {
-            return Ok(page.finish(true));
+            return Ok(Some(page.finish(true)));
         }
     }
-    Ok(page.finish(false))
+    Ok(Some(page.finish(false)))
 }
 
 /// Reads the documents as they are found; whether there are more than the page takes.
@@ -91,7 +110,7 @@ fn read(
 /// sorting holds keys and no bodies.
 fn find_and_read(
     page: &mut PageBuilder,
-    snapshot: &Transaction<'_>,
+    snapshot: &Connection,
     number: TableNumber,
     statement: &Statement,
 ) -> rusqlite::Result<bool> {

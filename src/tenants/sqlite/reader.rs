@@ -12,7 +12,7 @@ use std::{
 use nimbus_manifests::TenantId;
 use rusqlite::Connection;
 
-use super::{error::failure, plans::Plans, tables};
+use super::{error::failure, plans::Plans, system_fields::Ascending, tables};
 use crate::{
     budget,
     documents::TableName,
@@ -31,26 +31,37 @@ pub struct Reader {
     /// once.
     tables: HashMap<TableName, TableNumber>,
     pub(super) plans: Plans,
+    /// What its tenant's readers found of tables.
+    pub(super) ascending: Arc<Ascending>,
 }
 
 impl Reader {
     /// A connection whose file has the tables of this version.
-    pub(super) fn new(tenant: &TenantId, connection: Connection) -> Self {
+    pub(super) fn new(
+        tenant: &TenantId,
+        connection: Connection,
+        ascending: &Arc<Ascending>,
+    ) -> Self {
         Self {
             tenant: tenant.clone(),
             connection,
             tables: HashMap::new(),
             plans: Plans::default(),
+            ascending: Arc::clone(ascending),
         }
     }
 
     /// One of the pool's connections, with its share of memory.
-    pub(super) fn pooled(tenant: &TenantId, connection: Connection) -> Result<Self, StoreError> {
+    pub(super) fn pooled(
+        tenant: &TenantId,
+        connection: Connection,
+        ascending: &Arc<Ascending>,
+    ) -> Result<Self, StoreError> {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection
             .pragma_update(None, "cache_size", CACHE_KIB)
             .map_err(|error| failure(tenant, error))?;
-        Ok(Self::new(tenant, connection))
+        Ok(Self::new(tenant, connection, ascending))
     }
 
     /// The tenant whose file it is.

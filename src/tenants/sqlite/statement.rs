@@ -10,17 +10,18 @@ use std::borrow::Cow;
 use std::fmt::{Arguments, Write as _};
 use std::ops::Range;
 
+use data_encoding::HEXUPPER;
 use rusqlite::types::Value as Sql;
 
 use super::{
     documents::{DOCUMENT, VERSION},
     expressions::{Ordered, path},
     schemas::{Indexed, Indexes},
+    system_fields::{self, Seqs},
 };
 use crate::{
-    documents::{
-        DocumentId,
-        query::{Condition, Field, Filter, Key, Order, Position, Query, Relation, TypeRank, Value},
+    documents::query::{
+        Condition, Field, Filter, Key, Order, Position, Query, Relation, TypeRank, Value,
     },
     tenants::keyset::{self, KeyRange},
 };
@@ -33,23 +34,27 @@ pub(super) struct Statement {
     /// Where in it the columns of the document stand.
     document: Range<usize>,
     pub(super) parameters: Vec<Sql>,
+    /// Whether the query has filters, beside what its position asks for.
+    pub(super) is_filtered: bool,
 }
 
 impl Statement {
     /// What finds the documents of a query after a position, at most `limit` and one more:
-    /// statement after statement.
+    /// statement after statement. `seqs`: where `seq` stands for `_creationTime`, the documents
+    /// that its filters leave.
     pub(super) fn all(
         number: i64,
         query: &Query,
         after: Option<&Position>,
         limit: usize,
         indexes: &Indexes,
+        seqs: Option<Seqs>,
     ) -> Vec<Self> {
         let indexed = indexed(indexes, query);
         let is_indexed = |names: &[String]| indexed.iter().any(|field| field.names == *names);
         keyset::ranges(query, after, is_indexed)
             .into_iter()
-            .map(|range| Draft::new(range, &indexed).finish(number, query, limit))
+            .map(|range| Draft::new(range, &indexed, seqs).finish(number, query, limit))
             .collect()
     }
 
@@ -71,6 +76,14 @@ impl Statement {
 /// ones that have to be equal to something.
 fn indexed<'a>(indexes: &'a Indexes, query: &Query) -> Vec<&'a Indexed> {
     let mut indexed = Vec::new();
+    // Nothing finds fewer documents than their ids.
+    let by_id = |filter: &Filter| {
+        let names_some = matches!(filter.condition, Condition::Equal(_) | Condition::In(_));
+        filter.field == Field::Id && names_some
+    };
+    if query.filters.iter().any(by_id) {
+        return indexed;
+    }
     for fields in indexes {
         for field in fields {
             indexed.push(field);
@@ -111,18 +124,32 @@ enum Bound {
     Other,
 }
 
+/// What an order goes by.
+enum By<'a> {
+    /// The order of insertion.
+    Insertion,
+    /// `_creationTime`, for which `seq` stands.
+    Seq,
+    /// `_id`.
+    Id,
+    /// Rank and key of a field.
+    Field(Cow<'a, Ordered>),
+}
+
 /// A statement in the making.
 struct Draft<'a> {
     range: KeyRange<'a>,
     indexed: &'a [&'a Indexed],
+    seqs: Option<Seqs>,
     parameters: Vec<Sql>,
 }
 
 impl<'a> Draft<'a> {
-    fn new(range: KeyRange<'a>, indexed: &'a [&'a Indexed]) -> Self {
+    fn new(range: KeyRange<'a>, indexed: &'a [&'a Indexed], seqs: Option<Seqs>) -> Self {
         Self {
             range,
             indexed,
+            seqs,
             parameters: Vec::new(),
         }
     }
@@ -136,7 +163,7 @@ impl<'a> Draft<'a> {
             })
         );
         let direction = if descending { "DESC" } else { "ASC" };
-        let ordered = query.order.as_ref().map(|order| self.ordered(&order.field));
+        let by = self.by(query);
         let mut conditions = Conditions::default();
         let mut pinned = (false, false);
         for filter in &query.filters {
@@ -159,17 +186,26 @@ impl<'a> Draft<'a> {
                 conditions.add(format_args!("{plus}{column}{sql}"));
             }
         }
-        let (rank, key) = match ordered.as_deref() {
-            Some(Ordered { rank, key }) => (rank.as_str(), key.as_str()),
-            None => ("0", "0"),
+        if let Some(Seqs { from, to }) = self.seqs.filter(|seqs| *seqs != Seqs::ALL) {
+            let (from, to) = (self.bind(from), self.bind(to));
+            conditions.add(format_args!("seq >= {from} AND seq < {to}"));
+        }
+        let (rank, key) = match &by {
+            By::Insertion => ("0", "0"),
+            By::Seq => (NUMBER, "created"),
+            By::Id => (STRING, ID_TEXT),
+            By::Field(ordered) => (ordered.rank.as_str(), ordered.key.as_str()),
         };
-        let fixed = self.position(ordered.as_deref(), descending, &mut conditions);
+        let fixed = self.position(&by, descending, &mut conditions);
         // A column that has one value would make SQLite sort by it all the same.
-        let order = match (ordered.is_some(), pinned.0 || fixed.0, pinned.1 || fixed.1) {
-            (false, ..) => "seq".to_owned(),
-            (true, true, true) => format!("seq {direction}"),
-            (true, true, false) => format!("3 {direction}, seq {direction}"),
-            (true, false, _) => format!("2 {direction}, 3 {direction}, seq {direction}"),
+        let order = match (&by, pinned.0 || fixed.0, pinned.1 || fixed.1) {
+            (By::Insertion, ..) => "seq".to_owned(),
+            (By::Seq, ..) | (By::Field(_), true, true) => format!("seq {direction}"),
+            (By::Id, ..) => format!("id {direction}"),
+            (By::Field(_), true, false) => format!("3 {direction}, seq {direction}"),
+            (By::Field(_), false, _) => {
+                format!("2 {direction}, 3 {direction}, seq {direction}")
+            }
         };
         let Conditions(conditions) = conditions;
         let columns = rank.len() + key.len();
@@ -192,13 +228,14 @@ impl<'a> Draft<'a> {
             text,
             document,
             parameters: self.parameters,
+            is_filtered: !query.filters.is_empty(),
         }
     }
 
     /// Adds what the position asks for, and says whether rank and key have one value by that.
     fn position(
         &mut self,
-        ordered: Option<&Ordered>,
+        by: &By<'_>,
         descending: bool,
         conditions: &mut Conditions,
     ) -> (bool, bool) {
@@ -210,10 +247,28 @@ impl<'a> Draft<'a> {
             | KeyRange::SameType(position)
             | KeyRange::LaterTypes(position) => position,
         };
-        let Some(Ordered { rank, key }) = ordered else {
-            let seq = self.bind(position.seq);
-            conditions.add(format_args!("seq > {seq}"));
-            return (false, false);
+        let Ordered { rank, key } = match by {
+            By::Field(ordered) => &**ordered,
+            By::Insertion | By::Seq => {
+                let seq = self.bind(position.seq);
+                // Without an order `beyond` is what follows.
+                conditions.add(format_args!("seq {beyond} {seq}"));
+                return (false, false);
+            }
+            By::Id => {
+                let relation = if descending {
+                    Relation::Less
+                } else {
+                    Relation::Greater
+                };
+                let beyond = match &position.key {
+                    Key::Text(id) => self.id(Some(relation), id),
+                    // No cursor of ids has another key.
+                    Key::Integer(_) | Key::Double(_) => "FALSE".to_owned(),
+                };
+                conditions.add(format_args!("{beyond}"));
+                return (false, false);
+            }
         };
         let at = self.bind(position.rank.number());
         let several = position.rank.is_compared();
@@ -268,12 +323,10 @@ impl<'a> Draft<'a> {
     }
 
     fn filter(&mut self, filter: &Filter) -> Vec<Atom<'a>> {
-        // The index on it serves the commonest question.
-        if let (Field::Id, Condition::Equal(Value::String(id))) = (&filter.field, &filter.condition)
-            && let Ok(id) = id.parse::<DocumentId>()
+        if filter.field == Field::Id
+            && let Some(sql) = self.by_id(&filter.condition)
         {
-            let id = self.bind(id.as_bytes().to_vec());
-            return vec![other(format!("id = {id}"))];
+            return vec![other(sql)];
         }
         if let Some(columns) = self.literal(&filter.field)
             && let Some(atoms) = self.indexed(columns, &filter.condition)
@@ -281,6 +334,42 @@ impl<'a> Draft<'a> {
             return atoms;
         }
         vec![other(self.plain(&filter.field, &filter.condition))]
+    }
+
+    /// A condition on `_id`, in the words of the index that every table has; `None` where it cannot
+    /// say it.
+    fn by_id(&mut self, condition: &Condition) -> Option<String> {
+        match condition {
+            Condition::Equal(Value::String(text)) => Some(self.id(None, text)),
+            Condition::Compared(relation, Value::String(text)) => {
+                Some(self.id(Some(*relation), text))
+            }
+            Condition::In(values) => {
+                let ids = list(values, |value| match value {
+                    Value::String(text) => {
+                        let id = system_fields::id_bound(None, text)?;
+                        Some(format!("\"{}\"", HEXUPPER.encode(&id)))
+                    }
+                    _ => None,
+                });
+                let ids = self.bind(ids);
+                Some(format!("id IN (SELECT unhex(value) FROM json_each({ids}))"))
+            }
+            _ => None,
+        }
+    }
+
+    /// A comparison of `_id` with a text.
+    fn id(&mut self, relation: Option<Relation>, text: &str) -> String {
+        let sign = match relation {
+            None => "=",
+            Some(Relation::Greater | Relation::GreaterOrEqual) => ">=",
+            Some(Relation::Less | Relation::LessOrEqual) => "<",
+        };
+        let bound = system_fields::id_bound(relation, text);
+        // NULL is equal to nothing.
+        let bound = self.bind(bound.map_or(Sql::Null, Sql::Blob));
+        format!("id {sign} {bound}")
     }
 
     /// A condition in the words of the index; `None` where it cannot say it.
@@ -435,6 +524,16 @@ impl<'a> Draft<'a> {
         )
     }
 
+    /// What the order goes by.
+    fn by(&mut self, query: &Query) -> By<'a> {
+        match query.order.as_ref().map(|order| &order.field) {
+            None => By::Insertion,
+            Some(Field::Id) => By::Id,
+            Some(Field::Created) if self.seqs.is_some() => By::Seq,
+            Some(field) => By::Field(self.ordered(field)),
+        }
+    }
+
     /// The field that an order goes by.
     fn ordered(&mut self, field: &Field) -> Cow<'a, Ordered> {
         match self.literal(field) {
@@ -549,6 +648,11 @@ impl From<Key> for Sql {
         }
     }
 }
+
+/// The ranks of numbers and of texts.
+const NUMBER: &str = "3";
+const STRING: &str = "4";
+const _: () = assert!(TypeRank::Number.number() == 3 && TypeRank::String.number() == 4);
 
 /// A document's id as its clients know it.
 const ID_TEXT: &str = "lower(substr(hex(id), 1, 8) || '-' || substr(hex(id), 9, 4) || '-' || substr(hex(id), 13, 4) || '-' \

@@ -20,6 +20,7 @@ use super::{
     jobs, migrations,
     reader::Reader,
     room::Room,
+    system_fields::Ascending,
     tables,
     transaction::SqliteTransaction,
 };
@@ -44,6 +45,8 @@ pub struct SqliteStorage {
     database: ArcSwap<Database>,
     /// Whether a copy follows the database and needs the frames of its WAL.
     followed: Arc<AtomicBool>,
+    /// What readers found of tables of earlier layouts.
+    ascending: Arc<Ascending>,
     /// Whether a connection found another WAL than the ones before it.
     lost: AtomicBool,
 }
@@ -75,6 +78,7 @@ impl SqliteStorage {
             instants,
             database: ArcSwap::from_pointee(database),
             followed: Arc::default(),
+            ascending: Arc::default(),
             lost: AtomicBool::new(false),
         }
     }
@@ -100,7 +104,7 @@ impl SqliteStorage {
             connection
                 .pragma_update(None, "query_only", true)
                 .map_err(sqlite)?;
-            OpenedConnection::Reader(Reader::pooled(tenant, connection)?)
+            OpenedConnection::Reader(Reader::pooled(tenant, connection, &self.ascending)?)
         } else {
             let writer = SqliteTransaction::new(&self, connection, &halted, !is_current)?;
             OpenedConnection::Writer(writer)
@@ -137,6 +141,11 @@ impl SqliteStorage {
     /// What each commit passes.
     pub(super) fn instants(&self) -> &Arc<Instants> {
         &self.instants
+    }
+
+    /// What readers found of tables.
+    pub(super) fn ascending(&self) -> &Arc<Ascending> {
+        &self.ascending
     }
 
     /// Whether a copy follows the database.
@@ -187,7 +196,7 @@ impl Storage for SqliteStorage {
             }
             opening(&self.tenant, error)
         })?;
-        Reader::pooled(&self.tenant, connection)
+        Reader::pooled(&self.tenant, connection, &self.ascending)
     }
 
     fn writer(&self, halted: &Arc<AtomicBool>) -> Result<SqliteTransaction, StoreError> {

@@ -58,7 +58,7 @@ pub(super) fn create_table(
     table: &TableName,
 ) -> rusqlite::Result<TableNumber> {
     let number: i64 = connection.query_row(
-        "INSERT INTO nimbus_tables (name) VALUES (?1) RETURNING number",
+        "INSERT INTO nimbus_tables (name, ascending) VALUES (?1, 1) RETURNING number",
         params![table.as_str()],
         |row| row.get(0),
     )?;

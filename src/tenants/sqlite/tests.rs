@@ -123,6 +123,7 @@ mod rekey;
 mod remembered;
 mod schedule;
 mod schemas;
+mod system_fields;
 
 #[tokio::test]
 async fn damage_is_reported_and_stays_with_its_tenant() {

@@ -81,7 +81,7 @@ impl SqliteTransaction {
         let checkpoints = Checkpoints::install(&mut connection).map_err(sqlite)?;
         let sequence = tables::journal_bounds(&connection).map_err(sqlite)?.latest;
         Ok(Self {
-            reader: Reader::new(tenant, connection),
+            reader: Reader::new(tenant, connection, storage.ascending()),
             checkpoints,
             follower,
             files: Files::opened(storage.path()),
@@ -237,6 +237,7 @@ impl Transaction for SqliteTransaction {
         // What a transaction before this one made may have been undone with it.
         self.reader.forget_tables();
         self.reader.execute("BEGIN IMMEDIATE")?;
+        self.on(|connection| self.reader.ascending.save(connection))?;
         self.written = self.sequence;
         Ok(self.sequence)
     }

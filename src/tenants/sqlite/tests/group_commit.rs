@@ -115,7 +115,11 @@ impl Desk {
         let list = self
             .readers
             .read(|rows| match rows.table(&table())? {
-                Some(number) => rows.query(number, &Query::all(table()), None, 1000, usize::MAX),
+                Some(number) => {
+                    let all = Query::all(table());
+                    let page = rows.query(number, &all, None, 1000, usize::MAX, &mut || false)?;
+                    Ok(page.expect("no scan: each document is returned"))
+                }
                 None => Ok(QueryPage {
                     documents: Vec::new(),
                     next: None,

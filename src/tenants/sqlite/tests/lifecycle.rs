@@ -272,7 +272,7 @@ async fn rejects_a_newer_layout_and_a_foreign_database() {
         tenants.open(&id("newer")).await,
         Err(StoreError::LayoutTooNew {
             found: 99,
-            known: 5,
+            known: 6,
             ..
         })
     ));

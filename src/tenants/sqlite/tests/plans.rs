@@ -11,7 +11,11 @@ use crate::{
         query::{Key, Position, Query, TypeRank},
         schema::TableSchema,
     },
-    tenants::sqlite::{plans::Plans, statement::Statement},
+    tenants::sqlite::{
+        plans::Plans,
+        statement::Statement,
+        system_fields::{Ascending, Seqs},
+    },
 };
 
 /// A file whose table `t` has indexes on `a`, on `b` and then `c`, and on `d.e`, which is unique.
@@ -42,7 +46,9 @@ impl Planned {
 
     fn statements(&self, query: &Query, after: Option<&Position>) -> Vec<Statement> {
         let indexes = Plans::default().indexes(&self.connection, 1).unwrap();
-        Statement::all(1, query, after, 20, &indexes)
+        let ascending = Ascending::default();
+        let seqs = Seqs::of(query, &self.connection, 1, &ascending).unwrap();
+        Statement::all(1, query, after, 20, &indexes, seqs)
     }
 
     /// The plan of each statement of a query.
@@ -80,6 +86,52 @@ impl Planned {
             assert!(!plan.contains("TEMP B-TREE"), "{query}: {plan}");
         }
     }
+}
+
+/// Which queries may look at every document, and so have fewer places.
+#[tokio::test]
+async fn what_may_look_at_every_document_is_a_scan_and_nothing_else_is() {
+    let file = Planned::new().await;
+    let scans = |query: Json, after: Option<&Position>| {
+        let statements = file.statements(&asked(&query), after);
+        let mut plans = Plans::default();
+        let scans = |statement| plans.plan(&file.connection, statement).unwrap().scans;
+        statements.iter().any(scans)
+    };
+    let order = |field: &str| json!({"field": field, "direction": "desc"});
+    let five = position(TypeRank::Number, Key::Integer(5));
+    for (query, is_scan) in [
+        (json!({}), false),
+        (json!({"order": order("a")}), false),
+        (json!({"order": order("_id")}), false),
+        (json!({"order": order("_creationTime")}), false),
+        (
+            json!({"filters": [filter("a", "eq", json!(1)), filter("x", "eq", json!(1))]}),
+            false,
+        ),
+        (json!({"filters": [filter("a", "gt", json!(1))]}), false),
+        (
+            json!({"filters": [filter("_creationTime", "lt", json!(1))]}),
+            false,
+        ),
+        (
+            json!({"filters": [filter("_id", "in", json!(["x"])), filter("x", "eq", json!(1))]}),
+            false,
+        ),
+        (json!({"filters": [filter("x", "eq", json!(1))]}), true),
+        (json!({"filters": [filter("c", "eq", json!(1))]}), true),
+        (
+            json!({"filters": [filter("x", "eq", json!(1))], "order": order("a")}),
+            true,
+        ),
+        (json!({"filters": [filter("a", "neq", json!(1))]}), true),
+        (json!({"order": order("x")}), true),
+        (json!({"order": order("_version")}), true),
+    ] {
+        assert_eq!(scans(query.clone(), None), is_scan, "{query}");
+    }
+    assert!(!scans(json!({"order": order("a")}), Some(&five)));
+    assert!(scans(json!({"order": order("x")}), Some(&five)));
 }
 
 fn asked(query: &Json) -> Query {
@@ -306,4 +358,128 @@ async fn without_an_index_nothing_is_as_it_would_be_with_one() {
     let sql = statement.places();
     assert!(!sql.contains("CASE"), "{sql}");
     assert_eq!(file.plans(&query, None), ["SCAN documents_1"]);
+}
+
+/// What each plan of a query begins with; none of them sorts.
+#[track_caller]
+fn assert_begins(file: &Planned, query: &Json, after: Option<&Position>, with: &str) {
+    for plan in file.plans(query, after) {
+        // The places alone may be in the index.
+        let plan = plan.replace(" COVERING", "");
+        assert!(plan.starts_with(with), "{query}: {plan}, not {with}");
+        assert!(!plan.contains("TEMP B-TREE"), "{query}: {plan}");
+    }
+}
+
+#[tokio::test]
+async fn ids_are_found_by_the_index_that_every_table_has() {
+    let file = Planned::new().await;
+    const INDEX: &str = "SEARCH documents_1 USING INDEX sqlite_autoindex_documents_1_1";
+    let id = json!(DocumentId::generate().to_string());
+    for (op, value, by) in [
+        ("eq", id.clone(), "(id=?)"),
+        ("eq", json!("no id"), "(id=?)"),
+        ("gt", id.clone(), "(id>?)"),
+        ("gte", json!("01"), "(id>?)"),
+        ("lt", json!("zz"), "(id<?)"),
+        ("lte", id.clone(), "(id<?)"),
+    ] {
+        for direction in ["asc", "desc"] {
+            let order = json!({"field": "_id", "direction": direction});
+            let query = json!({"filters": [filter("_id", op, value.clone())], "order": order});
+            assert_begins(&file, &query, None, &format!("{INDEX} {by}"));
+        }
+    }
+    // Whatever else is asked, and in whatever order.
+    for order in [
+        json!(null),
+        json!({"field": "_id"}),
+        json!({"field": "a"}),
+        json!({"field": "_creationTime"}),
+    ] {
+        for op in ["eq", "in"] {
+            let ids = if op == "in" {
+                json!([id, "no id", 1])
+            } else {
+                id.clone()
+            };
+            let filters = [filter("a", "eq", json!(1)), filter("_id", op, ids)];
+            let query = json!({"filters": filters, "order": order});
+            for plan in file.plans(&query, None) {
+                let plan = plan.replace(" COVERING", "");
+                assert!(
+                    plan.starts_with(&format!("{INDEX} (id=?)")),
+                    "{query}: {plan}"
+                );
+            }
+        }
+    }
+    // In their order, from a cursor on.
+    for (direction, beyond) in [("asc", "(id>?)"), ("desc", "(id<?)")] {
+        let query = json!({"order": {"field": "_id", "direction": direction}});
+        assert_begins(
+            &file,
+            &query,
+            None,
+            "SCAN documents_1 USING INDEX sqlite_autoindex",
+        );
+        let after = position(TypeRank::String, Key::Text(id.as_str().unwrap().to_owned()));
+        assert_begins(&file, &query, Some(&after), &format!("{INDEX} {beyond}"));
+    }
+}
+
+#[tokio::test]
+async fn creation_is_the_order_of_insertion_while_the_clock_moves_forward() {
+    let file = Planned::new().await;
+    const KEY: &str = "SEARCH documents_1 USING INTEGER PRIMARY KEY";
+    let after = position(TypeRank::Number, Key::Integer(5));
+    for (direction, beyond) in [("asc", "(rowid>?)"), ("desc", "(rowid<?)")] {
+        let order = json!({"field": "_creationTime", "direction": direction});
+        assert_begins(&file, &json!({"order": order}), None, "SCAN documents_1");
+        assert_begins(
+            &file,
+            &json!({"order": order}),
+            Some(&after),
+            &format!("{KEY} {beyond}"),
+        );
+        for op in ["eq", "gt", "lte", "in"] {
+            let value = if op == "in" {
+                json!([5, 7.5, "x"])
+            } else {
+                json!(5)
+            };
+            let filters = [
+                filter("_creationTime", op, value),
+                filter("x", "eq", json!(1)),
+            ];
+            for order in [order.clone(), json!(null)] {
+                let query = json!({"filters": filters, "order": order});
+                assert_begins(&file, &query, None, &format!("{KEY} (rowid>? AND rowid<?)"));
+            }
+        }
+        // Every index of one field is one of this field and then of the time.
+        let filters = [
+            filter("a", "eq", json!(1)),
+            filter("_creationTime", "gt", json!(5)),
+        ];
+        let query = json!({"filters": filters, "order": order});
+        file.assert_unsorted(
+            &query,
+            None,
+            "(<expr>=? AND <expr>=? AND rowid>? AND rowid<?)",
+        );
+        file.assert_unsorted(
+            &query,
+            Some(&after),
+            "(<expr>=? AND <expr>=? AND rowid>? AND rowid<?)",
+        );
+    }
+    // Once it was set back, times are compared and sorted.
+    let disorder = "UPDATE nimbus_tables SET ascending = 0";
+    file.connection
+        .pragma_update(None, "query_only", false)
+        .unwrap();
+    file.connection.execute_batch(disorder).unwrap();
+    let plans = file.plans(&json!({"order": {"field": "_creationTime"}}), None);
+    assert!(plans[0].contains("TEMP B-TREE FOR ORDER BY"), "{plans:?}");
 }

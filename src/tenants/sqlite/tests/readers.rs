@@ -1,7 +1,8 @@
-//! Reads that nobody waits for any more.
+//! Reads that nobody waits for any more, and the places of those that take long.
 
 use super::*;
-use crate::tenants::readers::Readers;
+use crate::documents::query::Position;
+use crate::tenants::{conformance::queries::read, readers::Readers};
 
 const ENDLESS: &str =
     "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
@@ -37,4 +38,58 @@ async fn a_read_whose_caller_went_away_ends_and_leaves_its_place_to_others() {
     assert_eq!(one, 1);
     readers.close().await;
     tenants.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scans_leave_readers_to_what_an_index_answers() {
+    let house = House::new(encryption());
+    let (tenants, store) = acme(&house).await;
+    for n in 0..3 {
+        let _there = add(&store, &format!(r#"{{"n":{n}}}"#)).await;
+    }
+    drop(store);
+    tenants.close().await.unwrap();
+    let storage = house.storage("acme").await;
+    let readers = Readers::new(&id("acme"), storage, 4, Arc::default(), None);
+    let find = |query: &str, after: Option<Position>| {
+        let (readers, query) = (Arc::clone(&readers), read(query));
+        async move { readers.find(query, after, 10, usize::MAX).await }
+    };
+    const SCAN: &str = r#"{"table":"t","filters":[{"field":"n","op":"eq","value":1}]}"#;
+    const NEWEST: &str = r#"{"table":"t","order":{"field":"_creationTime","direction":"desc"}}"#;
+    assert_eq!(find(SCAN, None).await.unwrap().documents.len(), 1);
+    // Two scans that do not end by themselves; eight more wait.
+    let places = [
+        readers.scan_place().await.unwrap(),
+        readers.scan_place().await.unwrap(),
+    ];
+    let mut scans = JoinSet::new();
+    for _ in 0..8 {
+        let _task = scans.spawn(find(SCAN, None));
+    }
+    // However long they have waited, none has kept a reader.
+    for _ in 0..20 {
+        let newest = find(NEWEST, None).await.unwrap();
+        assert_eq!(bodies(&newest.documents)[0], r#"{"n":2}"#);
+        tokio::task::yield_now().await;
+    }
+    let held = readers.hold(Duration::from_secs(60)).await.unwrap();
+    drop(held.expect("every reader is free"));
+    assert!(scans.try_join_next().is_none());
+    drop(places);
+    while let Some(found) = scans.join_next().await {
+        assert_eq!(found.unwrap().unwrap().documents.len(), 1);
+    }
+    // Whoever waits for a place when the tenant is closed is told so.
+    let places = [
+        readers.scan_place().await.unwrap(),
+        readers.scan_place().await.unwrap(),
+    ];
+    let waiting = tokio::spawn(find(SCAN, None));
+    readers.close().await;
+    drop(places);
+    assert!(matches!(
+        waiting.await.unwrap(),
+        Err(StoreError::Closed { .. })
+    ));
 }
