@@ -36,4 +36,5 @@ pub mod sqlcipher;
 pub(crate) mod sqlite_file;
 pub(crate) mod tenant_mutex;
 pub mod tenants;
+pub(crate) mod together;
 pub mod usage;

@@ -14,6 +14,7 @@ mod active_tenants;
 mod bare;
 mod clients;
 mod copies;
+mod creating;
 mod documents;
 mod http;
 mod keys;
@@ -28,6 +29,7 @@ mod reads;
 mod report;
 mod setup;
 mod slow_clients;
+mod system_fields;
 
 use std::process::ExitCode;
 
@@ -62,12 +64,14 @@ type Part = fn() -> Vec<report::Figure>;
 const PARTS: &[(&str, Part)] = &[
     ("documents", documents::run),
     ("queries", queries::run),
+    ("system-fields", system_fields::run),
     ("clients", clients::run),
     ("point-reads", point_reads::run),
     ("reads", reads::run),
     ("opening", opening::run),
     ("open-tenants", open_tenants::run),
     ("active-tenants", active_tenants::run),
+    ("creating", creating::run),
     ("many-tenants", many_tenants::run),
     ("rotate-kek", keys::rewrapping),
     ("keys", keys::run),

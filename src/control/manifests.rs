@@ -1,6 +1,7 @@
 //! The mirror of all manifests.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use nimbus_manifests::{Subject, TenantId};
 use redb::{ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableDefinition};
@@ -8,6 +9,10 @@ use redb::{ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableDefi
 use super::tables::{ANNOUNCED, MANIFESTS};
 use super::{Control, ControlError, deletions};
 use crate::envelope::{Copies, KeyedFile, ManifestMirror, MirrorError};
+use crate::together::Together;
+
+/// Manifests whose copies are to be kept.
+pub(super) type Mirroring = Together<(Subject, Box<[u8]>), Result<(), Arc<ControlError>>>;
 
 impl Control {
     /// The mirrored manifests of every subject, as they lay on the disk.
@@ -65,7 +70,17 @@ impl Control {
 
 impl ManifestMirror for Control {
     fn put_many(&self, manifests: &[(&Subject, &[u8])]) -> Result<(), MirrorError> {
-        Self::put_many(self, manifests.iter().copied()).map_err(MirrorError::new)
+        // Those of a rotation are many already.
+        let &[(subject, manifest)] = manifests else {
+            return Self::put_many(self, manifests.iter().copied()).map_err(MirrorError::new);
+        };
+        let kept = self
+            .mirroring
+            .ask((subject.clone(), manifest.into()), |all| {
+                let all = all.iter().map(|(subject, manifest)| (subject, &**manifest));
+                Self::put_many(self, all).map_err(Arc::new)
+            });
+        kept.map_err(MirrorError::new)
     }
 
     fn announce(&self, manifests: &[(&Subject, &[u8])]) -> Result<(), MirrorError> {

@@ -67,6 +67,8 @@ pub struct Control {
     changes: AtomicU64,
     /// Held while lines of the audit log are written, until their head is; taken before `state`. The head that could not be written yet.
     chained: Mutex<Option<AuditHead>>,
+    /// Copies of manifests that are to be kept: one commit for all that wait.
+    mirroring: manifests::Mirroring,
 }
 
 #[derive(Debug)]
@@ -161,6 +163,7 @@ impl Control {
                 identities: IdentityHasher::new(&[0; 32]),
                 changes: AtomicU64::new(0),
                 chained: Mutex::new(None),
+                mirroring: manifests::Mirroring::default(),
             };
             control.settle_layout()?;
             control.load_keys()?;

@@ -506,6 +506,15 @@ impl Envelope {
         self.settle(file, Opened::First).await
     }
 
+    /// As [`Envelope::publish_ready`], for a file whose name is durable as well.
+    ///
+    /// # Errors
+    ///
+    /// As [`Envelope::publish_ready`].
+    pub(crate) async fn publish_named(&self, file: KeyedFile) -> Result<KeyedFile, EnvelopeError> {
+        self.make_ready(file, Opened::First, false).await
+    }
+
     /// Makes `file`'s manifest, which has opened it, the mirror's one copy, unless another has taken its place meanwhile. Cheap when there is
     /// nothing to do. Blocks.
     ///

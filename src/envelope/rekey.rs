@@ -85,18 +85,30 @@ impl Envelope {
         file: KeyedFile,
         opened: Opened,
     ) -> Result<KeyedFile, EnvelopeError> {
+        self.make_ready(file, opened, true).await
+    }
+
+    /// Writes `ready`. `renamed`: the name of the file may not be durable yet.
+    pub(super) async fn make_ready(
+        &self,
+        file: KeyedFile,
+        opened: Opened,
+        renamed: bool,
+    ) -> Result<KeyedFile, EnvelopeError> {
         let file = file.under(opened)?;
         let sealed = file.seal();
         let envelope = self.clone();
         blocking(move || {
             remove_copy(&file.path)?;
             // The mirror is about to say that the file is under this key alone: a power cut must not take the swap back.
-            let dir = parent(&file.path);
-            sync_dir(dir).map_err(|source| EnvelopeError::Io {
-                action: "flush",
-                path: dir.to_owned(),
-                source,
-            })?;
+            if renamed {
+                let dir = parent(&file.path);
+                sync_dir(dir).map_err(|source| EnvelopeError::Io {
+                    action: "flush",
+                    path: dir.to_owned(),
+                    source,
+                })?;
+            }
             envelope.replace(&file.path, &sealed)?;
             Ok(file)
         })

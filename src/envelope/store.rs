@@ -7,17 +7,19 @@
     reason = "manifests and directories are none of SQLite's files"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub(crate) use nimbus_keyproviders::keyfile::parent;
 use nimbus_manifests::{MAX_MANIFEST_BYTES, ParseError, SUFFIX, SealedManifest};
 
 use crate::data_dir::{self, TEMPORARY_PREFIX, beside};
 use crate::failpoints::crash_point;
+use crate::together::Together;
 
 /// Where the manifest of `file` stands: `<file>.nimbus-enc`.
 #[must_use]
@@ -205,10 +207,25 @@ fn place_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
     Ok(target)
 }
 
-/// Flushes a directory, so that the names in it survive a power cut.
+/// Flushes a directory, so that the names in it survive a power cut. Many creations at once share their flushes.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+    let flush = |dir: &Path| File::open(dir)?.sync_all();
+    let flushed = FLUSHES.ask(dir.to_owned(), |dirs| {
+        let dirs: BTreeSet<&PathBuf> = dirs.iter().copied().collect();
+        let failed = |dir: &PathBuf| Some((dir.clone(), Arc::new(flush(dir).err()?)));
+        Arc::new(dirs.into_iter().filter_map(failed).collect())
+    });
+    match flushed.get(dir) {
+        None => Ok(()),
+        Some(error) => Err(match error.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::new(error.kind(), Arc::clone(error)),
+        }),
+    }
 }
+
+/// Directories that are to be flushed; for all who wait, which of them failed.
+static FLUSHES: Together<PathBuf, Arc<BTreeMap<PathBuf, Arc<io::Error>>>> = Together::new();
 
 /// Why a creation sets something aside.
 pub(crate) const CUT_SHORT: &str =

@@ -75,10 +75,22 @@ pub async fn open(
     subject: &Subject,
     intent: Intent,
 ) -> Result<Database, OpenError> {
-    open_and(envelope, path, subject, intent, |database| database).await
+    open_and(
+        envelope,
+        path,
+        subject,
+        intent,
+        |_| Ok(()),
+        |database| database,
+    )
+    .await
 }
 
-/// As [`open`], and goes on with `then` on the thread that proved page 1: handing over to another costs as much as the proof.
+/// What a new database is to hold when it comes into being.
+pub(crate) type Fill = fn(&mut Connection) -> rusqlite::Result<()>;
+
+/// As [`open`], and goes on with `then` on the thread that proved page 1: handing over to another costs as much as the proof. A new
+/// database is filled by `fill` before it gets its name.
 ///
 /// # Errors
 ///
@@ -88,6 +100,7 @@ pub(crate) async fn open_and<T: Send + 'static>(
     path: &Path,
     subject: &Subject,
     intent: Intent,
+    fill: Fill,
     then: impl FnOnce(Database) -> T + Send + 'static,
 ) -> Result<T, OpenError> {
     let prepared = envelope
@@ -98,7 +111,7 @@ pub(crate) async fn open_and<T: Send + 'static>(
             return blocking(move || {
                 let database = Database::new(file.path(), None);
                 if !file.exists() {
-                    database.initialise()?;
+                    database.initialise(fill)?;
                 }
                 database.proven().map(then)
             })
@@ -121,12 +134,28 @@ pub(crate) async fn open_and<T: Send + 'static>(
             .await;
         }
         Stage::Initialise => {
-            let file = blocking(move || initialise_again(file)).await?;
-            envelope.publish_ready(file).await?
+            let proven = blocking(move || initialise_again(file, fill)).await?;
+            let Database {
+                keyed: Some(file),
+                proven,
+                pages,
+                ..
+            } = proven
+            else {
+                unreachable!("it was made from a keyed file")
+            };
+            let file = envelope.publish_named(file).await?;
+            // The same file under the same key: what proved it serves the first read.
+            let database = Database {
+                proven,
+                pages,
+                ..Database::keyed(file)
+            };
+            return Ok(blocking(move || then(database)).await);
         }
         Stage::Initialised => {
             let proven = blocking(move || Database::keyed(file).proven()).await?;
-            envelope.publish_ready(proven.into_file()).await?
+            envelope.publish_named(proven.into_file()).await?
         }
         Stage::Rekeying => {
             let (file, opened) = blocking(move || which_key(file)).await?;
@@ -222,9 +251,14 @@ impl Database {
     }
 
     /// This database, once page 1 was read.
-    fn proven(mut self) -> Result<Self, OpenError> {
-        self.proven = Mutex::new(Some(self.prove()?));
-        Ok(self)
+    fn proven(self) -> Result<Self, OpenError> {
+        let connection = self.prove()?;
+        Ok(self.proven_by(connection))
+    }
+
+    fn proven_by(mut self, connection: Connection) -> Self {
+        self.proven = Mutex::new(Some(connection));
+        self
     }
 
     /// What an encrypted database was made from.
@@ -378,8 +412,9 @@ impl Database {
         self.keyed.as_ref().map(KeyedFile::cipher_key)
     }
 
-    /// Makes the file, empty and in WAL mode, under a temporary name, and renames it into place: a crash leaves no file or a whole one.
-    fn initialise(&self) -> Result<(), OpenError> {
+    /// Makes the file, with what `fill` puts into it and in WAL mode, under a temporary name, and renames it into place: a crash leaves no
+    /// file or a whole one.
+    fn initialise(&self, fill: Fill) -> Result<(), OpenError> {
         let dir = envelope::parent(&self.path);
         let io_error = |action, path: &Path| {
             let path = path.to_owned();
@@ -396,13 +431,8 @@ impl Database {
             .map_err(io_error("create a file in", dir))?
             .into_temp_path();
         let _beside = Beside(temporary.to_path_buf());
-        let connection = self
-            .connect(&temporary, self.key().as_ref(), None)
+        self.make(&temporary, fill)
             .map_err(|error| self.explain("create", error))?;
-        crash_point!("sqlcipher::connected");
-        connection
-            .close()
-            .map_err(|(_connection, error)| self.explain("create", error))?;
         crash_point!("sqlcipher::initialised");
         sqlite_file::flush(&temporary).map_err(io_error("flush", &temporary))?;
         crash_point!("sqlcipher::flushed");
@@ -411,6 +441,31 @@ impl Database {
             .map_err(|error| io_error("create", &self.path)(error.error))?;
         crash_point!("sqlcipher::renamed");
         envelope::sync_dir(dir).map_err(io_error("flush", dir))
+    }
+
+    /// Makes a database of the empty file at `path`. It has no name that counts yet, so nothing is flushed and nothing can be rolled back:
+    /// what fails half way is thrown away.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one opener that the lint protects"
+    )]
+    fn make(&self, path: &Path, fill: Fill) -> rusqlite::Result<()> {
+        drop(check_library());
+        let mut connection = Connection::open_with_flags_and_vfs(
+            path,
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+            temporary::layer_of(envelope::parent(path))?,
+        )?;
+        quiet_library(&connection)?;
+        if let Some(key) = self.key() {
+            key::hand_over(&connection, &key, None)?;
+        }
+        connection.pragma(None, "journal_mode", "OFF", |_mode| Ok(()))?;
+        connection.pragma_update(None, "synchronous", "OFF")?;
+        crash_point!("sqlcipher::connected");
+        fill(&mut connection)?;
+        write_ahead(&connection)?;
+        connection.close().map_err(|(_connection, error)| error)
     }
 
     /// Opens once and reads page 1.
@@ -625,15 +680,24 @@ pub fn check_library() -> Result<(), OpenError> {
 }
 
 /// Finishes a creation that was cut short, or begins one. What an earlier attempt left is kept if the key opens it, and set
-/// aside if not: by the order of steps it never held data, and setting it aside costs nothing should that ever be wrong.
-fn initialise_again(file: KeyedFile) -> Result<KeyedFile, OpenError> {
-    let database = Database::keyed(file);
-    if !(there(&database.path) && database.prove().is_ok()) {
-        set_aside(&database)?;
-        database.initialise()?;
-        drop(database.prove()?);
+/// aside if not: by the order of steps it never held data, and setting it aside costs nothing should that ever be wrong. The file and its
+/// name are durable when this returns.
+fn initialise_again(file: KeyedFile, fill: Fill) -> Result<Database, OpenError> {
+    let database = Database::keyed(file).served();
+    if there(&database.path)
+        && let Ok(connection) = database.prove()
+    {
+        let dir = envelope::parent(&database.path);
+        envelope::sync_dir(dir).map_err(|source| OpenError::Io {
+            action: "flush",
+            path: dir.to_owned(),
+            source,
+        })?;
+        return Ok(database.proven_by(connection));
     }
-    Ok(database.into_file())
+    set_aside(&database)?;
+    database.initialise(fill)?;
+    database.proven()
 }
 
 /// Sets aside what stands at the database's path, with its WAL.

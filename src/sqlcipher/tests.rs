@@ -182,7 +182,7 @@ async fn finishes_a_creation_and_keeps_what_opens() {
         panic!("encryption is on")
     };
     let database = Database::keyed(file);
-    database.initialise().unwrap();
+    database.initialise(|_| Ok(())).unwrap();
     let salt = std::fs::read(&path).unwrap();
     drop(fixture.open("demo", Intent::Create).await.unwrap());
     assert_eq!(std::fs::read(&path).unwrap(), salt);

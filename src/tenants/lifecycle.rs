@@ -15,8 +15,8 @@
 //! The key goes first, so that a tenant created later under the same name can never come into the
 //! old one's key or data. A creation that was cut short leaves a manifest that says `new`, which is
 //! no tenant; creating it again goes on from there. Once the control file has a copy of the
-//! manifest the tenant exists, also when its files are lost; its tables are made when it is first
-//! opened (`tenants::create::opened` lies after both).
+//! manifest the tenant exists, also when its files are lost. Its tables are in the file when that
+//! gets its name (`tenants::create::opened` lies after both).
 
 use std::{
     collections::{BTreeSet, HashSet},

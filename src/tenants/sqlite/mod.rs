@@ -179,9 +179,16 @@ impl Backend for SqliteFiles {
             SqliteStorage::new(&owner, envelope, room, instants, database).establish()
         };
         let (path, subject) = (self.path(tenant), subject(tenant));
-        sqlcipher::open_and(&self.envelope, &path, &subject, intent, establish)
-            .await
-            .unwrap_or_else(|error| Err(opening(tenant, error)))
+        sqlcipher::open_and(
+            &self.envelope,
+            &path,
+            &subject,
+            intent,
+            migrations::fill,
+            establish,
+        )
+        .await
+        .unwrap_or_else(|error| Err(opening(tenant, error)))
     }
 
     fn forget(&self, tenant: &TenantId) -> Result<(), StoreError> {
