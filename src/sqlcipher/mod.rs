@@ -684,16 +684,21 @@ pub fn check_library() -> Result<(), OpenError> {
 /// name are durable when this returns.
 fn initialise_again(file: KeyedFile, fill: Fill) -> Result<Database, OpenError> {
     let database = Database::keyed(file).served();
-    if there(&database.path)
-        && let Ok(connection) = database.prove()
-    {
-        let dir = envelope::parent(&database.path);
-        envelope::sync_dir(dir).map_err(|source| OpenError::Io {
-            action: "flush",
-            path: dir.to_owned(),
-            source,
-        })?;
-        return Ok(database.proven_by(connection));
+    if there(&database.path) {
+        match database.prove() {
+            Ok(connection) => {
+                let dir = envelope::parent(&database.path);
+                envelope::sync_dir(dir).map_err(|source| OpenError::Io {
+                    action: "flush",
+                    path: dir.to_owned(),
+                    source,
+                })?;
+                return Ok(database.proven_by(connection));
+            }
+            Err(OpenError::KeyMismatch { .. } | OpenError::Damaged { .. }) => {}
+            // It says nothing about the file: on a full disk each attempt would set another one aside.
+            Err(error) => return Err(error),
+        }
     }
     set_aside(&database)?;
     database.initialise(fill)?;
