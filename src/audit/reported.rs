@@ -23,6 +23,8 @@ pub struct Reported {
 enum Kind {
     Export,
     Migrate,
+    Rewrap,
+    Backup,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -40,6 +42,9 @@ impl Reported {
         let kind = match event.kind {
             EventKind::Export => Kind::Export,
             EventKind::Migrate => Kind::Migrate,
+            // Of a backup repository.
+            EventKind::Rewrap => Kind::Rewrap,
+            EventKind::Backup => Kind::Backup,
             // It leads up to an export or a migration, whose own event follows.
             _ => return None,
         };
@@ -64,6 +69,8 @@ impl Reported {
         let kind = match self.event {
             Kind::Export => EventKind::Export,
             Kind::Migrate => EventKind::Migrate,
+            Kind::Rewrap => EventKind::Rewrap,
+            Kind::Backup => EventKind::Backup,
         };
         let outcome = match self.outcome {
             ReportedOutcome::Begun => EventOutcome::Begun,

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::catalogue::{Catalogue, Piece, Run, SealedCatalogue, ShippedAt, StoredFile, StoredPart};
-use super::repository::snapshot_name;
+use super::repository::{Entry, snapshot_name};
 use super::run::{RunBuilder, Version, index, index_bytes, version};
 use super::store::Created as Put;
 use super::{BackupError, Location, Repository, S3Settings, sha256};
@@ -127,6 +127,7 @@ impl Deployment {
         Ok(made)
     }
 
+    /// A snapshot, which is made anew where a removal takes what it builds on.
     pub(super) async fn snapshot(
         &self,
         location: &Location,
@@ -136,10 +137,31 @@ impl Deployment {
         progress: Progress,
     ) -> Result<Made, BackupError> {
         let _turn = self.turn.lock().await;
+        let mut tries = 1..TRIES;
+        loop {
+            let (only, progress) = (only.clone(), Arc::clone(&progress));
+            let made = self.attempt(location, s3, sealer, only, progress).await;
+            match made {
+                Err(BackupError::RemovedMeanwhile { .. }) if tries.next().is_some() => {}
+                made => return made,
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        location: &Location,
+        s3: &S3Settings,
+        sealer: &ArchiveSealer,
+        only: Option<TenantId>,
+        progress: Progress,
+    ) -> Result<Made, BackupError> {
         let repository =
             Repository::open_or_make(location, s3, &sealer.file_id.to_string()).await?;
         crash_point!("backup::repository-made");
-        let before = self.newest(&repository, sealer).await?;
+        let (tip, before) = self.newest(&repository, sealer).await?;
+        // After the newest entry is known: a later removal is met at the commit.
+        let condemned = repository.condemned(&self.envelope).await?;
         let frozen = Arc::new(Mutex::new(None));
         let (control, read) = (Arc::clone(&self.control), Arc::clone(&frozen));
         let changes = self.control.changes();
@@ -162,7 +184,8 @@ impl Deployment {
             Some(tenant) => return Err(BackupError::NoTenant(tenant.to_string())),
         };
         crash_point!("backup::frozen");
-        let saving = Saving::new(&repository, before.as_ref(), progress, &capture, &due);
+        let mut saving = Saving::new(&repository, before.as_ref(), progress, &capture, &due);
+        saving.condemned = condemned;
         let tenants = stream::iter(
             due.into_iter()
                 .map(|tenant| saving.tenant(&capture, tenant)),
@@ -203,7 +226,7 @@ impl Deployment {
             tenants,
         };
         let catalogue = self
-            .commit(&repository, &frozen.sealer, before, catalogue)
+            .commit(&repository, &frozen.sealer, tip, catalogue)
             .await?;
         crash_point!("backup::committed");
         let missing = |file: &StoredFile| {
@@ -232,58 +255,83 @@ impl Deployment {
         })
     }
 
-    /// The newest snapshot, proven.
+    /// The newest entry, and the newest snapshot, proven.
     async fn newest(
         &self,
         repository: &Repository,
         sealer: &ArchiveSealer,
-    ) -> Result<Option<(SealedCatalogue, String)>, BackupError> {
-        let (numbers, _others) = repository.numbers().await?;
-        let Some(newest) = numbers.last() else {
-            return Ok(None);
-        };
-        let Some(found) = repository.catalogue(*newest).await? else {
-            return Ok(None);
-        };
-        if found.0.dek_id == sealer.dek_id {
-            if !found.0.is_authentic(&sealer.key) {
-                return Err(repository.damaged(&snapshot_name(*newest), "its MAC is wrong"));
+    ) -> Result<(Option<Tip>, Option<SealedCatalogue>), BackupError> {
+        let mut tip = None;
+        for number in repository.numbers().await?.0.into_iter().rev() {
+            let Some((entry, sha256)) = repository.entry(number).await? else {
+                continue;
+            };
+            tip = tip.or(Some(Tip { number, sha256 }));
+            let sealed = match entry {
+                Entry::Snapshot(sealed) => sealed,
+                Entry::Removal(sealed) => {
+                    repository.prove_removal(&self.envelope, &sealed).await?;
+                    continue;
+                }
+            };
+            if sealed.dek_id == sealer.dek_id {
+                if !sealed.is_authentic(&sealer.key) {
+                    return Err(repository.damaged(&snapshot_name(number), "its MAC is wrong"));
+                }
+            } else {
+                repository.prove(&self.envelope, &sealed).await?;
             }
-        } else {
-            repository.prove(&self.envelope, &found.0).await?;
+            return Ok((tip, Some(*sealed)));
         }
-        Ok(Some(found))
+        Ok((tip, None))
     }
 
-    /// Creates the catalogue under the next number that is free.
+    /// Creates the catalogue under the next number that is free. It learns of each entry that came in between.
     async fn commit(
         &self,
         repository: &Repository,
         sealer: &ArchiveSealer,
-        mut before: Option<(SealedCatalogue, String)>,
+        mut tip: Option<Tip>,
         mut catalogue: Catalogue,
     ) -> Result<Catalogue, BackupError> {
         loop {
-            catalogue.number = before
-                .as_ref()
-                .map_or(0, |(before, _)| before.claims.number)
-                + 1;
-            catalogue.previous = before.map(|(_, sha256)| sha256);
+            catalogue.number = tip.as_ref().map_or(0, |tip| tip.number) + 1;
+            catalogue.previous = tip.map(|tip| tip.sha256);
             let text = Bytes::from(catalogue.seal(sealer));
             let name = snapshot_name(catalogue.number);
             match repository.store.create(&name, text).await? {
                 Put::Done => return Ok(catalogue),
                 Put::Other(_) => {
-                    let theirs = repository.catalogue(catalogue.number).await?;
-                    let Some(theirs) = theirs else {
+                    let theirs = repository.entry(catalogue.number).await?;
+                    let Some((theirs, sha256)) = theirs else {
                         return Err(repository.damaged(&name, "it comes and goes"));
                     };
-                    repository.prove(&self.envelope, &theirs.0).await?;
-                    before = Some(theirs);
+                    match theirs {
+                        Entry::Snapshot(sealed) => {
+                            repository.prove(&self.envelope, &sealed).await?;
+                        }
+                        Entry::Removal(sealed) => {
+                            repository.prove_removal(&self.envelope, &sealed).await?;
+                            if sealed.claims.takes_from(&catalogue) {
+                                let location = repository.shown();
+                                return Err(BackupError::RemovedMeanwhile { location });
+                            }
+                        }
+                    }
+                    tip = Some(Tip {
+                        number: catalogue.number,
+                        sha256,
+                    });
                 }
             }
         }
     }
+}
+
+/// The newest entry.
+struct Tip {
+    number: u64,
+    sha256: String,
 }
 
 /// Where the bytes of a file come from.
@@ -302,6 +350,8 @@ pub(super) struct Saving<'a> {
     done: Arc<AtomicU64>,
     total: u64,
     added: AtomicU64,
+    /// Names that are being removed now.
+    condemned: BTreeMap<String, u64>,
 }
 
 /// A run, and the pages of it that count.
@@ -314,12 +364,12 @@ struct Known {
 impl<'a> Saving<'a> {
     fn new(
         repository: &'a Repository,
-        before: Option<&(SealedCatalogue, String)>,
+        before: Option<&SealedCatalogue>,
         progress: Progress,
         capture: &Capture,
         due: &[TenantId],
     ) -> Self {
-        let before = before.map(|(sealed, _)| &sealed.claims);
+        let before = before.map(|sealed| &sealed.claims);
         let files = before.into_iter().flat_map(Catalogue::files);
         let files = files.filter(|file| file.missing.is_none());
         Self {
@@ -332,6 +382,15 @@ impl<'a> Saving<'a> {
             done: Arc::default(),
             total: due.iter().map(|tenant| capture.length(tenant)).sum(),
             added: AtomicU64::new(0),
+            condemned: BTreeMap::new(),
+        }
+    }
+
+    /// The name of an object that is added: another one where a removal takes what has it.
+    fn name(&self, name: String) -> String {
+        match self.condemned.get(&name) {
+            Some(removal) => format!("{name}.{removal}"),
+            None => name,
         }
     }
 
@@ -345,6 +404,7 @@ impl<'a> Saving<'a> {
             done: Arc::default(),
             total: 0,
             added: AtomicU64::new(0),
+            condemned: BTreeMap::new(),
         }
     }
 
@@ -432,7 +492,7 @@ impl<'a> Saving<'a> {
         let name = sha256(manifest);
         let before = self.before.get(&file_id);
         if before.is_none_or(|before| (&before.dek_id, &before.manifest) != (&dek_id, &name)) {
-            let object = format!("keys/{file_id}/{dek_id}/{name}");
+            let object = self.name(format!("keys/{file_id}/{dek_id}/{name}"));
             self.repository
                 .add(&object, Bytes::copy_from_slice(manifest))
                 .await?;
@@ -498,7 +558,7 @@ impl<'a> Saving<'a> {
         let pages = run.count();
         let (object, index_end) = run.finish();
         let sha = sha256(&object);
-        let name = format!("base/{file_id}/{sha}");
+        let name = self.name(format!("base/{file_id}/{sha}"));
         let stored = Run {
             object: name.clone(),
             offset: 0,
@@ -535,7 +595,7 @@ impl<'a> Saving<'a> {
                 text.slice(before.map_or(0, |before| usize::try_from(before.bytes).unwrap_or(0))..);
             if !new.is_empty() {
                 let sha = sha256(&new);
-                let object = format!("audit/{sha}");
+                let object = self.name(format!("audit/{sha}"));
                 pieces.push(Piece {
                     object: object.clone(),
                     offset: 0,
@@ -624,6 +684,8 @@ fn read_changes(
     Ok((bytes, runs.collect()))
 }
 
+/// How often a snapshot is made anew because a removal took what it builds on.
+const TRIES: u32 = 4;
 /// Tenants that are read at a time: each has an object of 16 MiB in memory, and another on its way.
 const AT_ONCE: usize = 3;
 /// Pages that are read at a time.

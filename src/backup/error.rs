@@ -3,11 +3,14 @@
 use std::io;
 use std::path::PathBuf;
 
+use nimbus_manifests::TenantId;
+
 use crate::audit::LogError;
 use crate::control::ControlError;
 use crate::encryption::status::StatusError;
 use crate::envelope::EnvelopeError;
 use crate::process::LockError;
+use crate::tenants::StoreError;
 
 /// Why a backup was not made, verified or restored. What was in the repository before is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +144,76 @@ pub enum BackupError {
     /// There is no such tenant.
     #[error("there is no tenant {0}")]
     NoTenant(String),
+    /// No snapshot holds the tenant.
+    #[error(
+        "{among} in the repository {location} holds the tenant {tenant}; `nimbus backup list --from {location}` lists what there is"
+    )]
+    NotHeld {
+        /// The tenant.
+        tenant: TenantId,
+        /// Which snapshots were looked at.
+        among: String,
+        /// The repository.
+        location: String,
+    },
+    /// A tenant has the name already.
+    #[error(
+        "tenant {tenant} exists: restore it beside that under another id with `--as <new id>`, or delete the one that is there first"
+    )]
+    TenantExists {
+        /// The tenant.
+        tenant: TenantId,
+    },
+    /// The tenant is locked.
+    #[error(
+        "tenant {0} is locked, and what a backup holds of it is not restored past that; `nimbus encryption unlock --tenant-id {0}` ends the lock"
+    )]
+    TenantLocked(TenantId),
+    /// The tenant was shredded after the snapshot.
+    #[error(
+        "tenant {tenant} was shredded at {time} by {actor}, after the snapshot: it is not brought back, but with --as-it-was"
+    )]
+    Shredded {
+        /// The tenant.
+        tenant: TenantId,
+        /// When.
+        time: String,
+        /// By whom.
+        actor: String,
+    },
+    /// What a snapshot builds on was removed while it was made.
+    #[error(
+        "the repository {location} lost what the snapshot builds on while it was made: a removal took it; make the snapshot again"
+    )]
+    RemovedMeanwhile {
+        /// The repository.
+        location: String,
+    },
+    /// The keys of the tenant are not in the repository any more.
+    #[error(
+        "the repository {location} has no manifest of tenant {tenant} as of snapshot {snapshot}: it was shredded, or the repository is          damaged; without one nothing opens its pages"
+    )]
+    WithoutKeys {
+        /// The repository.
+        location: String,
+        /// The tenant.
+        tenant: TenantId,
+        /// The snapshot.
+        snapshot: u64,
+    },
+    /// The disk has no room for a restoration.
+    #[error(
+        "{} has {free} bytes free, and the restoration takes about {needed}; make room and run it again",
+        .dir.display()
+    )]
+    NoSpace {
+        /// The directory.
+        dir: PathBuf,
+        /// What it takes.
+        needed: u64,
+        /// What there is.
+        free: u64,
+    },
     /// Something is in the way of a restoration.
     #[error(
         "{} is not empty ({example}, …): a deployment is restored into an empty or a new directory",
@@ -180,6 +253,9 @@ pub enum BackupError {
     /// The audit log.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The tenant was not restored.
+    #[error(transparent)]
+    Tenants(#[from] StoreError),
     /// A restored directory cannot be looked through.
     #[error(transparent)]
     Status(#[from] StatusError),

@@ -9,30 +9,42 @@
 //! | `location` | what an operator calls a repository, and where none may be |
 //! | `store` | the directory or the bucket: objects, created once and never changed |
 //! | `repository` | which repository it is; its snapshots |
+//! | `sealed` | what is said under a MAC |
+//! | `removal` | what leaves the repository, and that nobody refers to it then |
+//! | `versions` | all versions of an object in a bucket |
 //! | `run` | pages of one file in one object |
 //! | `sealed` | what is said under a MAC |
 //! | `catalogue` | what belongs to one moment |
 //! | `pack`, `epoch` | what was committed in an interval, and who shipped it |
 //! | `ship` | continuous shipping |
 //! | `timeline` | which instants there are, and what belongs to one |
-//! | `create`, `restore`, `verify`, `verify_log`, `list` | the operations |
+//! | `create`, `restore`, `verify`, `verify_log`, `list`, `shred`, `rewrap`, `prune` | the operations |
+//! | `keep` | which snapshots are kept |
+//! | `proofs` | that tenants restore, again and again |
 
 pub mod catalogue;
 pub mod create;
 pub mod epoch;
 pub mod error;
+pub mod keep;
 pub mod list;
 pub mod location;
 pub mod pack;
+pub mod proofs;
+pub mod prune;
+mod removal;
 pub mod repository;
 pub mod restore;
+pub mod rewrap;
 mod run;
 pub mod sealed;
 pub mod ship;
+pub mod shred;
 mod store;
 pub mod timeline;
 pub mod verify;
 mod verify_log;
+mod versions;
 
 pub use error::BackupError;
 pub use location::{Location, Places, S3Settings};

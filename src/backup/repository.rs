@@ -6,7 +6,7 @@
 //! | `base/<file-id>/<sha256>` | pages of a file | before a catalogue names them |
 //! | `audit/<sha256>` | bytes of the audit log | the same |
 //! | `keys/<file-id>/<dek-id>/<sha256>` | a manifest | the same |
-//! | `snapshots/<number>` | a catalogue | last; this is the commit |
+//! | `snapshots/<number>` | a catalogue, or a removal (`removal`) | last; this is the commit |
 //! | `epochs/<epoch>` | who ships, since when | by each server that begins to ship |
 //! | `log/<epoch>/<number>` | a pack | after what it names; this is the commit |
 //!
@@ -21,11 +21,12 @@ use nimbus_keyproviders::ArchiveKey;
 use nimbus_manifests::SealedManifest;
 use uuid::Uuid;
 
-use super::catalogue::{CatalogueError, Piece, SealedCatalogue, StoredFile};
+use super::catalogue::{Catalogue, CatalogueError, Piece, SealedCatalogue, StoredFile};
+use super::removal::SealedRemoval;
 use super::store::{Created, Store};
 use super::{BackupError, Location, S3Settings, sha256};
 use crate::clock;
-use crate::control;
+use crate::control::{self, ArchiveSealer};
 use crate::envelope::{Envelope, KeyedFile};
 use crate::error_chain::error_chain;
 
@@ -37,6 +38,13 @@ pub struct Repository {
     pub id: Uuid,
     /// The id of the control file of the deployment that it belongs to.
     pub deployment: String,
+}
+
+/// What stands under a number.
+#[derive(Debug)]
+pub(super) enum Entry {
+    Snapshot(Box<SealedCatalogue>),
+    Removal(Box<SealedRemoval>),
 }
 
 impl Repository {
@@ -145,7 +153,7 @@ impl Repository {
         self.store.location().to_string()
     }
 
-    /// The numbers of all snapshots, in order; and what else lies among them.
+    /// The numbers of all snapshots and removals, in order; and what else lies among them.
     ///
     /// # Errors
     ///
@@ -174,22 +182,56 @@ impl Repository {
         &self,
         number: u64,
     ) -> Result<Option<(SealedCatalogue, String)>, BackupError> {
+        Ok(match self.entry(number).await? {
+            Some((Entry::Snapshot(sealed), sha256)) => Some((*sealed, sha256)),
+            Some((Entry::Removal(_), _)) | None => None,
+        })
+    }
+
+    /// What stands under a number, whose MAC is not verified yet, and its SHA-256; `None` when there is nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::catalogue`].
+    pub(super) async fn entry(&self, number: u64) -> Result<Option<(Entry, String)>, BackupError> {
         let object = snapshot_name(number);
         let Some(text) = self.store.get(&object).await? else {
             return Ok(None);
         };
-        let read = self.readable(&object, SealedCatalogue::parse(&text))?;
-        if read.claims.number != number || read.claims.repository != self.id {
-            let why = format!(
-                "it is snapshot {} of repository {}, and was put there",
-                read.claims.number, read.claims.repository
-            );
+        let (entry, claimed, repository, by) = if text.starts_with(b"nimbus-removal/") {
+            let sealed = self.readable(&object, SealedRemoval::parse(&text))?;
+            let (number, repository) = (sealed.claims.number, sealed.claims.repository);
+            let by = sealed.file_id;
+            (Entry::Removal(Box::new(sealed)), number, repository, by)
+        } else {
+            let sealed = self.readable(&object, SealedCatalogue::parse(&text))?;
+            let (number, repository) = (sealed.claims.number, sealed.claims.repository);
+            let by = sealed.file_id;
+            (Entry::Snapshot(Box::new(sealed)), number, repository, by)
+        };
+        if claimed != number || repository != self.id {
+            let why =
+                format!("it is snapshot {claimed} of repository {repository}, and was put there");
             return Err(self.damaged(&object, why));
         }
-        if read.file_id.to_string() != self.deployment {
+        if by.to_string() != self.deployment {
             return Err(self.damaged(&object, "it is of another deployment, and was put there"));
         }
-        Ok(Some((read, sha256(&text))))
+        Ok(Some((entry, sha256(&text))))
+    }
+
+    /// The newest snapshot, whose MAC is not verified yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::catalogue`].
+    pub(super) async fn newest(&self) -> Result<Option<SealedCatalogue>, BackupError> {
+        for number in self.numbers().await?.0.into_iter().rev() {
+            if let Some((sealed, _)) = self.catalogue(number).await? {
+                return Ok(Some(sealed));
+            }
+        }
+        Ok(None)
     }
 
     /// The bytes that a catalogue names.
@@ -228,8 +270,8 @@ impl Repository {
         Ok(found)
     }
 
-    /// The manifests that there are of a file and its data key; the one that the snapshot was made with first. What is no manifest of the two is
-    /// left out.
+    /// The manifest that the snapshot was made with; where it is not there, all others that there are of the file and its data key, the newest
+    /// first. What is no manifest of the two is left out.
     ///
     /// # Errors
     ///
@@ -238,27 +280,35 @@ impl Repository {
         &self,
         file: &StoredFile,
     ) -> Result<Vec<SealedManifest>, BackupError> {
-        let prefix = file.manifests();
-        let first = format!("{prefix}/{}", file.manifest);
-        let mut names = vec![first.clone()];
+        let named = format!("{}/{}", file.manifests(), file.manifest);
+        match self.manifest(&named, file).await? {
+            Some(manifest) => Ok(vec![manifest]),
+            None => self.other_manifests(file).await,
+        }
+    }
+
+    /// The manifests of a file and its data key but for the one that the snapshot was made with, the newest first.
+    async fn other_manifests(&self, file: &StoredFile) -> Result<Vec<SealedManifest>, BackupError> {
+        let named = format!("{}/{}", file.manifests(), file.manifest);
         let mut read = Vec::new();
-        let mut listed = false;
-        while let Some(name) = names.pop() {
-            let manifest = self.store.get(&name).await?;
-            let manifest = manifest.and_then(|text| SealedManifest::parse(&text).ok());
-            read.extend(manifest.filter(|sealed| file.is_manifest(sealed)));
-            if !listed && read.is_empty() {
-                listed = true;
-                let others = self
-                    .store
-                    .list(&prefix)
-                    .await?
-                    .into_iter()
-                    .map(|(name, _)| name);
-                names.extend(others.filter(|name| *name != first));
+        for (name, _) in self.store.list(&file.manifests()).await? {
+            if name != named {
+                read.extend(self.manifest(&name, file).await?);
             }
         }
+        read.sort_by_key(|sealed| std::cmp::Reverse(sealed.claims().revision()));
         Ok(read)
+    }
+
+    /// The manifest of a file and its data key that the object `name` is.
+    async fn manifest(
+        &self,
+        name: &str,
+        file: &StoredFile,
+    ) -> Result<Option<SealedManifest>, BackupError> {
+        let manifest = self.store.get(name).await?;
+        let manifest = manifest.and_then(|text| SealedManifest::parse(&text).ok());
+        Ok(manifest.filter(|sealed| file.is_manifest(sealed)))
     }
 
     /// The keys of a file at its moment.
@@ -272,22 +322,32 @@ impl Repository {
         file: &StoredFile,
     ) -> Result<KeyedFile, BackupError> {
         let path = Path::new(&self.shown()).join(file.manifests());
+        self.keyed_at(envelope, file, &path).await
+    }
+
+    /// The same for a copy of the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::keyed`].
+    pub(super) async fn keyed_at(
+        &self,
+        envelope: &Envelope,
+        file: &StoredFile,
+        path: &Path,
+    ) -> Result<KeyedFile, BackupError> {
         let mut refused = None;
         for manifest in self.manifests(file).await? {
-            match envelope.unseal_apart(&path, manifest).await {
+            match envelope.unseal_apart(path, manifest).await {
                 Ok(keyed) => return Ok(keyed),
-                Err(error) => refused = Some(error),
+                Err(error) => refused = refused.or(Some(error)),
             }
         }
         // That one may be under a master key that is gone, and have been stored again under the one after it.
         if let Some(error) = refused {
-            for (name, _bytes) in self.store.list(&file.manifests()).await? {
-                let manifest = self.store.get(&name).await?;
-                let manifest = manifest.and_then(|text| SealedManifest::parse(&text).ok());
-                let ours = manifest.filter(|sealed| file.is_manifest(sealed));
-                if let Some(manifest) = ours
-                    && let Ok(keyed) = envelope.unseal_apart(&path, manifest).await
-                {
+            // It may be under another key by now.
+            for manifest in self.other_manifests(file).await? {
+                if let Ok(keyed) = envelope.unseal_apart(path, manifest).await {
                     return Ok(keyed);
                 }
             }
@@ -299,6 +359,16 @@ impl Repository {
             file.subject
         );
         Err(self.damaged(&object, why))
+    }
+
+    /// What seals under the control file's data key of a snapshot.
+    pub(super) async fn sealer(
+        &self,
+        envelope: &Envelope,
+        snapshot: &Catalogue,
+    ) -> Result<ArchiveSealer, BackupError> {
+        let keyed = self.keyed(envelope, &snapshot.control).await?;
+        Ok(ArchiveSealer::of(&keyed))
     }
 
     /// Proves a catalogue by the control file's manifest of its moment.

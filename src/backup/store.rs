@@ -16,21 +16,26 @@ use aws_credential_types::provider::{ProvideCredentials as _, SharedCredentialsP
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use nimbus_keyproviders::aws_kms::AwsChain;
-use object_store::aws::{AmazonS3Builder, AwsCredential};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AwsCredential};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CredentialProvider, Error, GetOptions, GetRange, ObjectStore, PutMode, PutPayload, RetryConfig,
+    CredentialProvider, Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _,
+    PutMode, PutPayload, RetryConfig,
 };
 
+use super::versions::Versions;
 use super::{BackupError, Location, S3Settings};
-use crate::envelope::blocking;
+use crate::clock;
+use crate::envelope::{blocking, sync_dir};
 use crate::error_chain::error_chain;
 
 /// A directory or a bucket.
 #[derive(Clone)]
 pub(super) struct Store {
     objects: Arc<dyn ObjectStore>,
+    /// Of a bucket.
+    versions: Option<Versions>,
     location: Location,
 }
 
@@ -50,12 +55,23 @@ impl Store {
         s3: &S3Settings,
         to_write: bool,
     ) -> Result<Self, BackupError> {
+        let mut versions = None;
         let objects: Arc<dyn ObjectStore> = match location {
             Location::Dir(dir) => Arc::new(local(dir.clone(), to_write, location).await?),
-            Location::S3 { bucket, .. } => Arc::new(bucket_of(bucket, s3, location).await?),
+            Location::S3 { bucket, .. } => {
+                let bucket = Arc::new(bucket_of(bucket, s3, location).await?);
+                let found = Versions::of(Arc::clone(&bucket));
+                versions = Some(found.map_err(|source| BackupError::Aws {
+                    location: location.to_string(),
+                    why: "no client can be made".to_owned(),
+                    source: Some(source),
+                })?);
+                bucket
+            }
         };
         Ok(Self {
             objects,
+            versions,
             location: location.clone(),
         })
     }
@@ -123,6 +139,11 @@ impl Store {
 
     /// The names and lengths of all objects whose names begin with `prefix` and a slash, in order.
     pub(super) async fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>, BackupError> {
+        let objects = self.listed(prefix).await?.into_iter();
+        Ok(objects.map(|(name, object)| (name, object.size)).collect())
+    }
+
+    async fn listed(&self, prefix: &str) -> Result<Vec<(String, ObjectMeta)>, BackupError> {
         let path = self.path(prefix)?;
         let root = self.path("")?;
         let mut found = Vec::new();
@@ -131,10 +152,69 @@ impl Store {
             let object = object.map_err(|error| self.explain(&format!("list {prefix}/"), error))?;
             let name = object.location.as_ref();
             let name = name.strip_prefix(root.as_ref()).unwrap_or(name);
-            found.push((name.trim_start_matches('/').to_owned(), object.size));
+            found.push((name.trim_start_matches('/').to_owned(), object));
         }
-        found.sort();
+        found.sort_by(|(one, _), (other, _)| one.cmp(other));
         Ok(found)
+    }
+
+    /// As [`Store::list`], with how long ago each was written, by the store's clock and ours.
+    pub(super) async fn list_aged(
+        &self,
+        prefix: &str,
+    ) -> Result<Vec<(String, Duration, u64)>, BackupError> {
+        let now = clock::now().as_second();
+        let objects = self.listed(prefix).await?.into_iter();
+        let aged = objects.map(|(name, object)| {
+            let age = now.saturating_sub(object.last_modified.timestamp());
+            let age = Duration::from_secs(u64::try_from(age).unwrap_or(0));
+            (name, age, object.size)
+        });
+        Ok(aged.collect())
+    }
+
+    /// Removes an object, durably; of a versioned bucket, its newest version is hidden. Answers whether it was there, where the store says so.
+    pub(super) async fn remove(&self, name: &str) -> Result<bool, BackupError> {
+        let path = self.path(name)?;
+        match self.objects.delete(&path).await {
+            Ok(()) => {}
+            Err(Error::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(self.explain(&format!("remove {name}"), error)),
+        }
+        if let Location::Dir(dir) = &self.location {
+            let of = crate::envelope::parent(&dir.join(name)).to_owned();
+            let flushed = blocking({
+                let of = of.clone();
+                move || sync_dir(&of)
+            });
+            flushed.await.map_err(BackupError::io("flush", of))?;
+        }
+        Ok(true)
+    }
+
+    /// Removes all objects whose names begin with `prefix` and a slash, and every version of them. Answers what is kept, and why.
+    pub(super) async fn erase(&self, prefix: &str) -> Result<Vec<String>, BackupError> {
+        let Some(versions) = &self.versions else {
+            for (name, _) in self.list(prefix).await? {
+                let _was_there = self.remove(&name).await?;
+            }
+            return Ok(Vec::new());
+        };
+        let failed = |action: &str, source| BackupError::Store {
+            action: format!("{action} {prefix}/"),
+            location: self.location.to_string(),
+            hint: VERSIONS_NEED.to_owned(),
+            source,
+        };
+        let path = format!("{}/", self.path(prefix)?);
+        let found = versions.list(&path).await;
+        let mut kept = Vec::new();
+        for version in found.map_err(|source| failed("list the versions of", source))? {
+            let removed = versions.remove(&version).await;
+            let keeps = removed.map_err(|source| failed("remove a version in", source))?;
+            kept.extend(keeps.map(|why| format!("{} ({}), by {why}", version.key, version.id)));
+        }
+        Ok(kept)
     }
 
     /// Something that is there, if there is anything.
@@ -209,6 +289,7 @@ const HINTS: [(&str, &str); 11] = [
     ),
     ("Permission denied", "this user may not do that there"),
 ];
+const VERSIONS_NEED: &str = ": to remove every version takes s3:ListBucketVersions, s3:DeleteObjectVersion, s3:GetObjectVersion and s3:GetObjectRetention";
 const WRONG_REGION: &str = "the bucket is in another region; name it with --backup-s3-region";
 
 fn no_bucket(error: &Error) -> bool {
@@ -278,7 +359,7 @@ async fn bucket_of(
     bucket: &str,
     s3: &S3Settings,
     location: &Location,
-) -> Result<impl ObjectStore, BackupError> {
+) -> Result<AmazonS3, BackupError> {
     let aws = |why: &str, source| BackupError::Aws {
         location: location.to_string(),
         why: why.to_owned(),

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use nimbus_keyproviders::ArchiveKey;
 use serde::Serialize;
 
@@ -256,7 +256,7 @@ impl<'a> State<'a> {
     ) -> Result<(), BackupError> {
         (self.epoch, self.pack, self.base) = (shipping.epoch, shipping.pack, shipping.base);
         let (repository, epoch) = (self.repository, self.epoch);
-        let reading = (self.pack + 1..).map(|number| repository.pack(epoch, number, false));
+        let reading = (self.pack + 1..).map(|number| repository.pack(epoch, number, false).boxed());
         let mut reading = stream::iter(reading).buffered(AHEAD);
         while self.end_ms <= upto {
             let Some((read, _)) = reading.next().await.transpose()?.flatten() else {

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use serde::Serialize;
 
-use super::catalogue::{Piece, SealedCatalogue};
-use super::repository::{said, snapshot_name};
+use super::catalogue::{Piece, SealedCatalogue, StoredFile};
+use super::removal::Removal;
+use super::repository::{Entry, said, snapshot_name};
 use super::restore::{Dirs, Proof, Restore};
 use super::run::{index, index_bytes, pages};
 use super::{BackupError, Repository, sha256};
@@ -27,6 +28,8 @@ pub struct Verified {
     pub damage: Vec<String>,
     /// What an operator should know besides.
     pub findings: Vec<String>,
+    /// Files that snapshots hold and that nothing opens any more, because their tenants were shredded.
+    pub shredded: Vec<String>,
     /// The snapshot that was restored into a scratch directory and opened there; `None` where that was not asked for, or did not succeed.
     pub restored: Option<u64>,
     /// How many packs over it.
@@ -59,30 +62,35 @@ impl Repository {
         let strange = others.iter().map(|name| format!("{name} is no snapshot"));
         found.damage.extend(strange);
         let mut catalogues = BTreeMap::new();
-        let mut before: Option<(u64, String)> = None;
+        let mut chain = Chain::default();
         for number in numbers {
-            let read = match self.catalogue(number).await {
+            let (entry, hash) = match self.entry(number).await {
                 Ok(Some(read)) => read,
                 Ok(None) => continue,
                 Err(error @ (BackupError::Damaged { .. } | BackupError::Newer { .. })) => {
                     found.damage.push(said(&error));
-                    before = None;
+                    chain.unreadable(number);
                     continue;
                 }
                 Err(error) => return Err(error),
             };
-            let (sealed, hash) = read;
-            self.check_chain(&sealed, before.as_ref(), &mut found);
-            before = Some((number, hash));
-            if only.is_some_and(|only| only != number) {
-                continue;
-            }
-            match self.prove(envelope, &sealed).await {
-                Ok(()) => {
+            let previous = match &entry {
+                Entry::Snapshot(sealed) => sealed.claims.previous.clone(),
+                Entry::Removal(sealed) => sealed.claims.previous.clone(),
+            };
+            chain.add(number, previous, hash);
+            let proven = match &entry {
+                Entry::Snapshot(_) if only.is_some_and(|only| only != number) => continue,
+                Entry::Snapshot(sealed) => self.prove(envelope, sealed).await,
+                Entry::Removal(sealed) => self.prove_removal(envelope, sealed).await,
+            };
+            match (proven, entry) {
+                (Ok(()), Entry::Snapshot(sealed)) => {
                     found.snapshots.push(number);
-                    drop(catalogues.insert(number, sealed));
+                    drop(catalogues.insert(number, *sealed));
                 }
-                Err(BackupError::Envelope(error)) => {
+                (Ok(()), Entry::Removal(sealed)) => chain.removal = Some(sealed.claims),
+                (Err(BackupError::Envelope(error)), _) => {
                     let error = BackupError::Envelope(error);
                     found.damage.push(format!(
                         "{}: its MAC cannot be checked: {}",
@@ -90,52 +98,30 @@ impl Repository {
                         said(&error)
                     ));
                 }
-                Err(error @ BackupError::Damaged { .. }) => found.damage.push(said(&error)),
-                Err(error) => return Err(error),
+                (Err(error @ BackupError::Damaged { .. }), _) => found.damage.push(said(&error)),
+                (Err(error), _) => return Err(error),
             }
         }
-        self.check_manifests(&catalogues, &mut found).await?;
-        self.check_spans(&catalogues, &progress, &mut found).await?;
+        chain.check(&mut found);
+        let removal = chain.removal.unwrap_or_default();
+        let shredded: BTreeSet<String> = removal.shredded.into_iter().collect();
+        self.check_manifests(envelope, &catalogues, &shredded, &mut found)
+            .await?;
+        self.check_spans(&catalogues, &shredded, &progress, &mut found)
+            .await?;
         if only.is_none() {
-            self.verify_log(envelope, &catalogues, &progress, &mut found)
+            self.verify_log(envelope, &catalogues, &shredded, &progress, &mut found)
                 .await?;
         }
         found.damage.sort();
         Ok(found)
     }
 
-    /// Whether the snapshot goes on from the one before.
-    fn check_chain(
-        &self,
-        sealed: &SealedCatalogue,
-        before: Option<&(u64, String)>,
-        found: &mut Verified,
-    ) {
-        let number = sealed.claims.number;
-        match (&sealed.claims.previous, before) {
-            (None, _) if number == 1 => {}
-            (Some(previous), Some((last, hash))) if *last + 1 == number => {
-                if previous != hash {
-                    found.damage.push(format!(
-                        "{} does not go on from {}: one of the two was replaced",
-                        snapshot_name(number),
-                        snapshot_name(*last)
-                    ));
-                }
-            }
-            _ => {
-                let missing = snapshot_name(number.saturating_sub(1));
-                found.damage.push(format!(
-                    "{missing} is missing or damaged, and {} goes on from it",
-                    snapshot_name(number)
-                ));
-            }
-        }
-    }
-
     async fn check_manifests(
         &self,
+        envelope: &Envelope,
         catalogues: &BTreeMap<u64, SealedCatalogue>,
+        shredded: &BTreeSet<String>,
         found: &mut Verified,
     ) -> Result<(), BackupError> {
         let mut seen = BTreeSet::new();
@@ -151,23 +137,52 @@ impl Repository {
                 if !seen.insert((file.manifests(), file.manifest.clone())) {
                     continue;
                 }
-                let object = format!("{}/{}", file.manifests(), file.manifest);
-                let hash = self.store.get(&object).await?.map(|text| sha256(&text));
-                if hash.as_ref() == Some(&file.manifest) {
-                    found.objects += 1;
-                } else if self.manifests(file).await?.is_empty() {
-                    found.damage.push(format!(
-                        "{object} is {}, and no other manifest of {} is there: it cannot be opened (as it should be, if the tenant was shredded)",
-                        if hash.is_some() { "damaged" } else { "missing" },
-                        file.subject
-                    ));
-                } else {
-                    found.damage.push(format!(
-                        "{object} is missing or damaged; another manifest of {} is there",
-                        file.subject
-                    ));
+                if shredded.contains(&file.file_id) {
+                    let told = format!("{} ({})", file.subject, file.file_id);
+                    if !found.shredded.contains(&told) {
+                        found.shredded.push(told);
+                    }
+                    continue;
                 }
+                self.check_manifest(envelope, file, found).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Whether the manifest of a file is there, or one that stands for it.
+    pub(super) async fn check_manifest(
+        &self,
+        envelope: &Envelope,
+        file: &StoredFile,
+        found: &mut Verified,
+    ) -> Result<(), BackupError> {
+        let object = format!("{}/{}", file.manifests(), file.manifest);
+        let hash = self.store.get(&object).await?.map(|text| sha256(&text));
+        if hash.as_ref() == Some(&file.manifest) {
+            found.objects += 1;
+            return Ok(());
+        }
+        if hash.is_some() {
+            found.damage.push(format!("{object} is damaged"));
+            return Ok(());
+        }
+        if self.manifests(file).await?.is_empty() {
+            found.damage.push(format!(
+                "{object} is missing, and no other manifest of {} is there: it cannot be opened",
+                file.subject
+            ));
+            return Ok(());
+        }
+        // It was wrapped anew: the one that is there proves itself.
+        match self.keyed(envelope, file).await {
+            Ok(_keyed) => found.objects += 1,
+            Err(error @ BackupError::Envelope(_)) => found.findings.push(format!(
+                "{object} is not there, and what is in its place does not open: {}",
+                said(&error)
+            )),
+            Err(error @ BackupError::Damaged { .. }) => found.damage.push(said(&error)),
+            Err(error) => return Err(error),
         }
         Ok(())
     }
@@ -175,13 +190,17 @@ impl Repository {
     async fn check_spans(
         &self,
         catalogues: &BTreeMap<u64, SealedCatalogue>,
+        shredded: &BTreeSet<String>,
         progress: &Progress,
         found: &mut Verified,
     ) -> Result<(), BackupError> {
         let mut spans: BTreeMap<(String, u64), Span> = BTreeMap::new();
         for sealed in catalogues.values() {
             let claims = &sealed.claims;
-            for run in claims.files().flat_map(|file| &file.runs) {
+            let files = claims
+                .files()
+                .filter(|file| !shredded.contains(&file.file_id));
+            for run in files.flat_map(|file| &file.runs) {
                 let piece = run.piece();
                 let about = Some((run.pages, run.index_sha256.clone()));
                 let place = (piece.object.clone(), piece.offset);
@@ -193,17 +212,21 @@ impl Repository {
             }
         }
         let total = spans.values().map(|(piece, _)| piece.bytes).sum();
-        let looking = spans.into_values().map(|(piece, about)| async move {
-            let read = self.span(&piece).await;
-            let read = read.and_then(|object| match about {
-                Some((count, sha)) if !is_run(&object, count, &sha) => Err(self.damaged(
-                    &piece.object,
-                    "it does not hold the pages that the snapshot names",
-                )),
-                _ => Ok(()),
-            });
-            (piece.bytes, read)
+        let looking = spans.into_values().map(|(piece, about)| {
+            async move {
+                let read = self.span(&piece).await;
+                let read = read.and_then(|object| match about {
+                    Some((count, sha)) if !is_run(&object, count, &sha) => Err(self.damaged(
+                        &piece.object,
+                        "it does not hold the pages that the snapshot names",
+                    )),
+                    _ => Ok(()),
+                });
+                (piece.bytes, read)
+            }
+            .boxed()
         });
+        let looking: Vec<_> = looking.collect();
         let mut looking = stream::iter(looking).buffer_unordered(AT_ONCE);
         while let Some((bytes, read)) = looking.next().await {
             found.objects += 1;
@@ -256,6 +279,64 @@ impl Repository {
         found.restored = Some(plan.snapshot);
         found.restored_packs = plan.packs;
         Ok(())
+    }
+}
+
+/// The entries of a repository, each of which names the one before.
+#[derive(Default)]
+struct Chain {
+    /// By number: what each names as the one before, and its SHA-256; `None` of one that cannot be read.
+    entries: BTreeMap<u64, Option<(Option<String>, String)>>,
+    /// The newest removal, which names all that were removed.
+    removal: Option<Removal>,
+}
+
+impl Chain {
+    fn add(&mut self, number: u64, previous: Option<String>, sha256: String) {
+        let _new = self.entries.insert(number, Some((previous, sha256)));
+    }
+
+    fn unreadable(&mut self, number: u64) {
+        let _new = self.entries.insert(number, None);
+    }
+
+    /// Whether each entry goes on from the one before, or from one that was removed as it should be.
+    fn check(&self, found: &mut Verified) {
+        let removal = self.removal.iter();
+        let gone: BTreeMap<u64, &str> = removal
+            .flat_map(|removal| &removal.gone)
+            .map(|gone| (gone.number, gone.sha256.as_str()))
+            .collect();
+        for (number, entry) in &self.entries {
+            if gone.contains_key(number) {
+                found.findings.push(format!(
+                    "{} was to be removed, and is there: the removal was cut short; `nimbus backup prune` goes on with it",
+                    snapshot_name(*number)
+                ));
+            }
+            let Some((previous, _)) = entry else { continue };
+            let before = number - 1;
+            let there = self.entries.get(&before);
+            let sha256 = match there {
+                Some(Some((_, sha256))) => Some(sha256.as_str()),
+                Some(None) => None,
+                None => gone.get(&before).copied(),
+            };
+            match (previous, sha256) {
+                (None, _) if *number == 1 => {}
+                (Some(previous), Some(sha256)) if previous == sha256 => {}
+                (_, Some(_)) => found.damage.push(format!(
+                    "{} does not go on from {}: one of the two was replaced",
+                    snapshot_name(*number),
+                    snapshot_name(before)
+                )),
+                (_, None) => found.damage.push(format!(
+                    "{} is missing or damaged, and {} goes on from it",
+                    snapshot_name(before),
+                    snapshot_name(*number)
+                )),
+            }
+        }
     }
 }
 

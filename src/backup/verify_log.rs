@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::catalogue::{Piece, SealedCatalogue};
+use super::catalogue::{Piece, SealedCatalogue, StoredFile};
 use super::epoch::{Previous, epoch_name};
 use super::pack::{Pack, SealedPack, frames};
 use super::repository::{said, snapshot_name};
@@ -22,12 +22,21 @@ struct Chain {
     hashes: BTreeMap<u64, String>,
 }
 
+/// By what a pack is looked at.
+#[derive(Clone, Copy)]
+struct Of<'a> {
+    envelope: &'a Envelope,
+    catalogues: &'a BTreeMap<u64, SealedCatalogue>,
+    shredded: &'a BTreeSet<String>,
+}
+
 impl Repository {
     /// Reads all epochs and packs, and proves them by their MACs and as one chain.
     pub(super) async fn verify_log(
         &self,
         envelope: &Envelope,
         catalogues: &BTreeMap<u64, SealedCatalogue>,
+        shredded: &BTreeSet<String>,
         progress: &Progress,
         found: &mut Verified,
     ) -> Result<(), BackupError> {
@@ -99,8 +108,12 @@ impl Repository {
                 if !progress(found.bytes, found.bytes) {
                     return Err(BackupError::Stopped);
                 }
-                self.check_pack(&read, &object, &chain, catalogues, found)
-                    .await?;
+                let of = Of {
+                    envelope,
+                    catalogues,
+                    shredded,
+                };
+                self.check_pack(&read, &object, &chain, of, found).await?;
                 chain.sha256 = sha256(&object);
                 chain.end = Some(read.claims.at);
                 let _none = chain.hashes.insert(number, chain.sha256.clone());
@@ -162,9 +175,14 @@ impl Repository {
         read: &SealedPack,
         object: &[u8],
         chain: &Chain,
-        catalogues: &BTreeMap<u64, SealedCatalogue>,
+        of: Of<'_>,
         found: &mut Verified,
     ) -> Result<(), BackupError> {
+        let Of {
+            envelope,
+            catalogues,
+            shredded,
+        } = of;
         let pack = &read.claims;
         let name = Pack::name(pack.epoch, pack.number);
         if !chain.sha256.is_empty() && pack.previous != chain.sha256 {
@@ -218,7 +236,10 @@ impl Repository {
             .control
             .iter()
             .chain(pack.bases.iter().map(|base| &base.file));
-        for file in files {
+        let opening = files
+            .clone()
+            .filter(|file| !shredded.contains(&file.file_id));
+        for file in opening {
             for run in file.runs.iter().filter(|run| run.object != name) {
                 found.objects += 1;
                 found.bytes += run.bytes;
@@ -226,33 +247,19 @@ impl Repository {
                 let _read = noted(read.map(drop), found)?;
             }
         }
-        let control = pack.control.iter().map(|file| {
-            (
-                format!("{}/{}", file.manifests(), file.manifest),
-                &file.subject,
-                &file.manifest,
-            )
+        let manifests = pack.manifests.iter().map(|one| StoredFile {
+            subject: one.subject.clone(),
+            file_id: one.file_id.clone(),
+            dek_id: one.dek_ids[0].clone(),
+            manifest: one.manifest.clone(),
+            bytes: 0,
+            runs: Vec::new(),
+            missing: None,
+            over: None,
         });
-        let bases = pack.bases.iter().map(|base| {
-            let file = &base.file;
-            (
-                format!("{}/{}", file.manifests(), file.manifest),
-                &file.subject,
-                &file.manifest,
-            )
-        });
-        let manifests = pack.manifests.iter().map(|one| {
-            let object = format!("keys/{}/{}/{}", one.file_id, one.dek_ids[0], one.manifest);
-            (object, &one.subject, &one.manifest)
-        });
-        for (object, subject, hash) in control.chain(bases).chain(manifests) {
-            let there = self.store.get(&object).await?;
-            found.objects += 1;
-            if there.map(|text| sha256(&text)).as_ref() != Some(hash) {
-                found.damage.push(format!(
-                    "{object} is missing or damaged: a manifest of {subject} (as it should be, if the tenant was shredded)"
-                ));
-            }
+        let files = files.cloned().chain(manifests);
+        for file in files.filter(|file| !shredded.contains(&file.file_id)) {
+            self.check_manifest(envelope, &file, found).await?;
         }
         Ok(())
     }

@@ -90,6 +90,7 @@ async fn here(settings: &Settings) -> Result<Diagnosis, CliError> {
             rolled_back,
         },
         max_open_tenants: settings.max_open_tenants.within(FileLimit::raise()),
+        proofs: None,
         limits: settings.limits,
     };
     Ok(doctor.run(audit).await?)

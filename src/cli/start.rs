@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::output::{self, Format};
 use super::{CliError, CommandOutcome};
 use crate::audit::ControlLost;
+use crate::backup::proofs::ProofReport;
 use crate::backup::ship::{Shipper, Shipping};
 use crate::backup::{BackupError, Places, create};
 use crate::clock::{self, WrongClock};
@@ -201,7 +202,7 @@ impl Start {
             keep_alive: self.keep_alive,
             ..Patience::default()
         };
-        let backups = backups(&settings);
+        let backups = backups(&settings)?;
         let shipper = shipper(&settings, &backups, &deployment, &tenants)?;
         let app = Arc::new(App::new(Parts {
             tenants,
@@ -220,6 +221,7 @@ impl Start {
         if let Some(max_age) = settings.dek_max_age {
             app.keep_data_keys_young(max_age);
         }
+        app.prove_backups();
         // From here on it ends in order.
         starting.abort();
         drop(starting.await);
@@ -321,13 +323,19 @@ impl Start {
     }
 }
 
-fn backups(settings: &Settings) -> Backups {
-    Backups {
+fn backups(settings: &Settings) -> Result<Backups, BackupError> {
+    let to = settings.shipping.as_ref();
+    let to = to.map(|shipping| shipping.to.clone().absolute());
+    Ok(Backups {
         s3: settings.backup_s3.clone(),
         places: Places::of(settings),
         turn: Arc::default(),
         report: settings.shipping.as_ref().map(|_shipping| Arc::default()),
-    }
+        to: to.transpose()?,
+        proofs: settings
+            .backup_verify_every
+            .map(|every| Arc::new(ProofReport::new(every))),
+    })
 }
 
 /// Begins to ship what is committed, where that is wanted.

@@ -154,6 +154,10 @@ pub struct Persistence {
     #[arg(long, env = "NIMBUS_BACKUP_INTERVAL", value_name = "TIME")]
     pub backup_interval: Option<Time>,
 
+    /// Restore each tenant from the repository into a scratch directory in TMPDIR once in this time, and prove it [default: off]
+    #[arg(long, env = "NIMBUS_BACKUP_VERIFY_EVERY", value_name = "TIME")]
+    pub backup_verify_every: Option<Time>,
+
     /// Bytes that may wait to be shipped, after which shipping begins afresh with a snapshot: 64MiB [default: 1GiB]
     #[arg(long, env = "NIMBUS_BACKUP_MAX_LAG_BYTES", value_name = "BYTES")]
     pub backup_max_lag_bytes: Option<Bytes>,
@@ -308,6 +312,9 @@ pub enum ConfigError {
         /// From where to where.
         bounds: &'static str,
     },
+    /// Proofs of a repository that nobody named.
+    #[error("--backup-verify-every restores from the repository of --backup-to; name that, too")]
+    NothingToVerify,
     /// A repository that cannot be one.
     #[error("--backup-to is refused")]
     Backup {
@@ -348,6 +355,8 @@ pub struct Settings {
     pub backup_s3: S3Settings,
     /// What is shipped, and where to.
     pub shipping: Option<Shipping>,
+    /// In which time each tenant is restored from there and proven.
+    pub backup_verify_every: Option<Duration>,
 }
 
 /// Who wraps data keys, as the settings say it.
@@ -439,6 +448,7 @@ impl Settings {
             page_cache_bytes,
             limits,
             shipping: said.shipping()?,
+            backup_verify_every: said.verify_every()?,
             backup_s3: said.s3(),
         })
     }
@@ -524,6 +534,7 @@ impl Persistence {
             page_cache_bytes: self.page_cache_bytes.or(file.page_cache_bytes),
             backup_to: self.backup_to.or(file.backup_to),
             backup_interval: self.backup_interval.or(file.backup_interval),
+            backup_verify_every: self.backup_verify_every.or(file.backup_verify_every),
             backup_max_lag_bytes: self.backup_max_lag_bytes.or(file.backup_max_lag_bytes),
             backup_s3_region: self.backup_s3_region.or(file.backup_s3_region),
             backup_s3_endpoint_url: self.backup_s3_endpoint_url.or(file.backup_s3_endpoint_url),
@@ -536,6 +547,21 @@ impl Persistence {
             region: self.backup_s3_region.clone(),
             endpoint_url: self.backup_s3_endpoint_url.clone(),
         }
+    }
+
+    /// In which time each tenant is restored and proven.
+    fn verify_every(&self) -> Result<Option<Duration>, ConfigError> {
+        let every = self.backup_verify_every.map(Time::duration);
+        if every.is_some() && self.backup_to.is_none() {
+            return Err(ConfigError::NothingToVerify);
+        }
+        if every.is_some_and(|every| every < Duration::from_secs(1)) {
+            return Err(ConfigError::OutOfBounds {
+                setting: "--backup-verify-every",
+                bounds: "at least 1s",
+            });
+        }
+        Ok(every)
     }
 
     /// What is shipped, and where to.

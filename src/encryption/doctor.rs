@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::status::{EncryptionStatus, FileReport, Health, StatusError, StatusReader, Verify};
 use crate::audit::{LogError, Verified};
+use crate::backup::proofs::ProofStanding;
 use crate::clock;
 use crate::data_dir::{self, PLAINTEXT, TEMPORARY_PREFIX};
 use crate::envelope::{FileKind, Trouble, blocking, classify, parent};
@@ -62,6 +63,8 @@ pub struct Doctor {
     pub max_open_tenants: usize,
     /// How much may be written.
     pub limits: Limits,
+    /// How proofs of restores stand; `None` where they are not asked for, or no server runs.
+    pub proofs: Option<ProofStanding>,
 }
 
 impl Doctor {
@@ -109,6 +112,7 @@ impl Doctor {
             .await,
         );
         checks.push(audit_log(audit));
+        checks.push(backup_proofs(self.proofs.as_ref()));
         let sum = |verdict| {
             checks
                 .iter()
@@ -195,6 +199,32 @@ fn check(name: &str, verdict: Verdict, found: impl Into<String>, remedy: Option<
 
 fn fine(name: &str, found: impl Into<String>) -> Check {
     check(name, Verdict::Ok, found, None)
+}
+
+/// Whether tenants restore from the repository.
+fn backup_proofs(standing: Option<&ProofStanding>) -> Check {
+    let name = "backup-proofs";
+    let Some(standing) = standing else {
+        return fine(
+            name,
+            "not asked for: --backup-verify-every restores each tenant once in a while",
+        );
+    };
+    if !standing.failed.is_empty() {
+        let found = format!(
+            "not restored at the last try: {}",
+            standing.failed.join("; ")
+        );
+        let remedy = "`nimbus backup verify --deep` tells more; a tenant that no snapshot holds yet needs one";
+        return check(name, Verdict::Problem, found, Some(remedy));
+    }
+    if !standing.late.is_empty() {
+        let found = format!("not restored for long: {}", standing.late.join(", "));
+        let remedy = "see nimbus_backup_proofs_failed_total, and the log of the server";
+        return check(name, Verdict::Warning, found, Some(remedy));
+    }
+    let proven = pluralize(standing.proven, "tenant");
+    fine(name, format!("{proven} restored and proven"))
 }
 
 fn provider(status: &EncryptionStatus) -> Check {

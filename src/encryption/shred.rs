@@ -10,6 +10,8 @@ use nimbus_keyproviders::{KeyFileError, KeyProvider, ProviderError, key_dir, key
 use nimbus_manifests::{ProviderKind, SealedManifest, Subject, TenantId};
 use serde::{Deserialize, Serialize};
 
+use crate::backup::shred::RepositoryShredded;
+use crate::backup::{self, BackupError, Location, S3Settings};
 use crate::data_dir;
 use crate::envelope::{
     Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, blocking, classify,
@@ -54,6 +56,16 @@ pub enum ShredError {
     /// The tenants cannot be listed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It is shredded here, and not in a repository.
+    #[error(
+        "tenant {tenant} is not shredded in the repository; what is here of it is. Run the command again: it goes on there"
+    )]
+    Repository {
+        /// The tenant.
+        tenant: TenantId,
+        /// Why.
+        source: Box<BackupError>,
+    },
     /// The deletion failed; the next start finishes one that has begun.
     #[error("{source}. {worth}")]
     Halfway {
@@ -81,9 +93,29 @@ pub struct Shredded {
     /// Whether the database was plaintext: no key was needed for it.
     #[serde(default)]
     pub plaintext: bool,
+    /// Whether anything of it was there besides what is in repositories.
+    #[serde(default)]
+    pub was_here: bool,
+    /// What was removed of it from backup repositories.
+    #[serde(default)]
+    pub repositories: Vec<RepositoryShredded>,
 }
 
 impl Shredded {
+    /// There is nothing of it here.
+    fn nothing_of(tenant: &TenantId) -> Self {
+        Self {
+            tenant: tenant.to_string(),
+            destroyed_keys: Vec::new(),
+            alive: Vec::new(),
+            own_kms_key: None,
+            manifest_read: false,
+            plaintext: false,
+            was_here: false,
+            repositories: Vec::new(),
+        }
+    }
+
     /// What copies of its files made elsewhere are still worth, and what ends that: a sentence or two for each key.
     #[must_use]
     pub fn worth(&self) -> Vec<String> {
@@ -101,7 +133,7 @@ impl Shredded {
                 "It was not encrypted: copies of its data made before can be read by whoever has them, and no key ends that."
                     .to_owned(),
             );
-        } else if !self.manifest_read {
+        } else if self.was_here && !self.manifest_read {
             said.push(
                 "No manifest of it could be read: which keys open copies made before is not known."
                     .to_owned(),
@@ -115,6 +147,14 @@ impl Shredded {
             ));
         }
         said.extend(self.alive.iter().map(|key| self.worth_under(key)));
+        said.extend(self.repositories.iter().flat_map(RepositoryShredded::said));
+        if self.repositories.is_empty() && !self.alive.is_empty() {
+            said.push(format!(
+                "Backup repositories still hold its wrapped key and its pages: `nimbus encryption shred --tenant-id {} --yes --from <repository>` \
+                 removes them there.",
+                self.tenant
+            ));
+        }
         said
     }
 
@@ -205,14 +245,76 @@ pub async fn finish(
         Err(StoreError::TenantNotFound { tenant }) => return Err(ShredError::NoTenant { tenant }),
         deleted => deleted?,
     }
-    Ok(Shredded {
-        tenant: tenant.to_string(),
-        destroyed_keys: Vec::new(),
-        alive: Vec::new(),
-        own_kms_key: None,
-        manifest_read: false,
-        plaintext: false,
-    })
+    Ok(Shredded::nothing_of(tenant))
+}
+
+/// Shreds a tenant here, and in the repositories `from`. Where it is none any more, only there.
+///
+/// # Errors
+///
+/// As [`shred`]; [`ShredError::Repository`] once it is shredded here.
+pub async fn shred_everywhere(
+    shredding: Shredding<'_>,
+    tenant: &TenantId,
+    begun: Option<Remains>,
+) -> Result<Shredded, ShredError> {
+    let Shredding {
+        envelope,
+        tenants,
+        dir,
+        disable_kms_key,
+        from,
+        s3,
+    } = shredding;
+    let mut shredded = match shred(envelope, tenants, dir, tenant, disable_kms_key, begun).await {
+        Err(ShredError::NoTenant { .. }) if !from.is_empty() => Shredded::nothing_of(tenant),
+        shredded => shredded?,
+    };
+    crash_point!("shred::here");
+    let subject = data_dir::subject(tenant);
+    for location in from {
+        let event = Event::new(EventKind::Shred, EventOutcome::Begun)
+            .about(&subject)
+            .saying(format!("in the repository {location}"));
+        envelope.record(event.clone()).await?;
+        let done = backup::shred::shred(envelope, location, s3, tenant).await;
+        let ended = match &done {
+            Ok(done) => Event {
+                outcome: EventOutcome::Done,
+                ..event
+            }
+            .saying(format!(
+                "in the repository {location}: {} objects removed, {} kept by locks",
+                done.objects,
+                done.kept.len()
+            )),
+            Err(_) => event.ended(&done),
+        };
+        envelope.record(ended).await?;
+        let done = done.map_err(|source| ShredError::Repository {
+            tenant: tenant.clone(),
+            source: Box::new(source),
+        })?;
+        shredded.repositories.push(done);
+    }
+    Ok(shredded)
+}
+
+/// With what, and where, a tenant is shredded.
+#[derive(Debug, Clone, Copy)]
+pub struct Shredding<'a> {
+    /// The core.
+    pub envelope: &'a Envelope,
+    /// The tenants.
+    pub tenants: &'a dyn TenantProvider,
+    /// Their directory.
+    pub dir: &'a Path,
+    /// Whether a KMS key of the tenant's own is disabled.
+    pub disable_kms_key: bool,
+    /// The repositories that it goes from, too.
+    pub from: &'a [Location],
+    /// How buckets are reached.
+    pub s3: &'a S3Settings,
 }
 
 /// Destroys the key file of `tenant`, where it has one, then its manifest, every other file that was ever derived from its name, and the
@@ -335,6 +437,8 @@ async fn erase(
         own_kms_key,
         manifest_read: manifests.in_use.is_some() || !manifests.copies.is_empty(),
         plaintext: manifests.plaintext,
+        was_here: true,
+        repositories: Vec::new(),
     };
     crash_point!("shred::key-destroyed");
     for wrap in wraps {

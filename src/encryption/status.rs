@@ -177,6 +177,9 @@ pub struct FileReport {
     /// Whether an operator locked the tenant; the running server knows.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub locked: bool,
+    /// When it was last restored from its backup and proven; the running server knows (`--backup-verify-every`).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub restored: Option<String>,
     /// What is wrong and what to do next.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub detail: Option<String>,
@@ -683,6 +686,7 @@ impl StatusReader {
                 .collect(),
             locked: manifest.is_some_and(|manifest| self.is_locked(manifest)),
             health: finding.health,
+            restored: None,
             detail: finding.detail,
         }
     }

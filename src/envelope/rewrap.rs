@@ -24,7 +24,9 @@ use nimbus_manifests::{
 
 use super::standing::Standing;
 use super::store;
-use super::{Envelope, EnvelopeError, KeyRing, MirrorError, blocking, look, manifest_path};
+use super::{
+    Envelope, EnvelopeError, KeyRing, KeyedFile, MirrorError, blocking, look, manifest_path,
+};
 use crate::failpoints::crash_point;
 
 /// Recovery recipients to add to manifests, and to drop from them. All others are kept.
@@ -135,12 +137,84 @@ impl Envelope {
                 path: path.to_owned(),
             });
         }
+        let deks = before.claims().deks();
+        let is_there = |id: &&KeyId| deks.iter().any(|dek| is_wrapped_to(dek, id));
+        let same = Rewrap {
+            mapped: target.is_mapped(before.claims().subject()),
+            dropped: recipients.drop.iter().filter(is_there).cloned().collect(),
+            change: None,
+        };
+        let made = self.wrapped_anew(path, &before, &keys, target, recipients);
+        let Some((file, manifest)) = made.await? else {
+            return Ok(same);
+        };
+        let invalid = |source| EnvelopeError::Invalid {
+            path: path.to_owned(),
+            source,
+        };
+        let seal = |manifest: &Manifest| manifest.seal(&file.dek.manifest_key(&manifest.file_id()));
+        let after = seal(&manifest);
+        let copies = match (manifest.state(), standing) {
+            // Nothing is in it yet.
+            (State::New, Standing::Unknown) => None,
+            // A creation that was cut short: the mirror has what comes next, and is to have it under the new key.
+            (State::New, _) => {
+                let next = |manifest: &Manifest| manifest.settled(0).map(|next| seal(&next));
+                Some((
+                    next(&file.manifest).map_err(invalid)?,
+                    next(&manifest).map_err(invalid)?,
+                ))
+            }
+            _ => Some((before.clone(), after.clone())),
+        };
+        let change = Rewrapped {
+            path: path.to_owned(),
+            before,
+            after,
+            copies,
+        };
+        Ok(Rewrap {
+            change: Some(change),
+            ..same
+        })
+    }
+
+    /// The file of a manifest of a backup, wrapped by who wraps for it now; `None` when it is so already. `path` is for messages.
+    ///
+    /// # Errors
+    ///
+    /// As [`Envelope::rewrap`].
+    pub(crate) async fn rewrap_apart(
+        &self,
+        path: &Path,
+        sealed: &SealedManifest,
+    ) -> Result<Option<SealedManifest>, EnvelopeError> {
+        let keys = self.keys().ok_or_else(|| EnvelopeError::EncryptionOff {
+            path: path.to_owned(),
+        })?;
+        let recipients = Recipients::default();
+        let made = self.wrapped_anew(path, sealed, &keys, &keys, &recipients);
+        let Some((file, manifest)) = made.await? else {
+            return Ok(None);
+        };
+        let key = file.dek.manifest_key(&manifest.file_id());
+        Ok(Some(manifest.seal(&key)))
+    }
+
+    /// The file of the manifest `before`, and that manifest with its data keys wrapped anew; `None` when they are wrapped so already.
+    async fn wrapped_anew(
+        &self,
+        path: &Path,
+        before: &SealedManifest,
+        keys: &KeyRing,
+        target: &KeyRing,
+        recipients: &Recipients,
+    ) -> Result<Option<(KeyedFile, Manifest)>, EnvelopeError> {
         let (subject, cipher) = (before.claims().subject().clone(), before.claims().cipher());
         let wrap_failed = |source: Arc<ProviderError>| EnvelopeError::Wrap {
             path: path.to_owned(),
             source,
         };
-        let mapped = target.is_mapped(&subject);
         let target = target.wraps_for(&subject);
         let wanted = (
             target.kind(),
@@ -154,18 +228,11 @@ impl Envelope {
             .providers()
             .any(|provider| provider.kind() == ProviderKind::Age);
         let done = |dek: &DekEntry| is_wrapped(dek, &wanted, recipients);
-        let deks = before.claims().deks();
-        let is_there = |id: &&KeyId| deks.iter().any(|dek| is_wrapped_to(dek, id));
-        let same = Rewrap {
-            mapped,
-            dropped: recipients.drop.iter().filter(is_there).cloned().collect(),
-            change: None,
-        };
         if !doubted && before.claims().deks().iter().all(done) {
-            return Ok(same);
+            return Ok(None);
         }
         let file = self
-            .unseal(path, &subject, cipher, before.clone(), &keys)
+            .unseal(path, &subject, cipher, before.clone(), keys)
             .await?;
         let mut wraps = Vec::with_capacity(2);
         let plain = std::iter::once(&*file.dek).chain(file.next.as_deref());
@@ -193,38 +260,14 @@ impl Envelope {
             .into_iter()
             .all(|(entry, wraps)| entry.wraps == *wraps)
         {
-            return Ok(same);
+            return Ok(None);
         }
-        let invalid = |source| EnvelopeError::Invalid {
+        let manifest = file.manifest.rewrapped(wraps);
+        let manifest = manifest.map_err(|source| EnvelopeError::Invalid {
             path: path.to_owned(),
             source,
-        };
-        let seal = |manifest: &Manifest| manifest.seal(&file.dek.manifest_key(&manifest.file_id()));
-        let manifest = file.manifest.rewrapped(wraps).map_err(invalid)?;
-        let after = seal(&manifest);
-        let copies = match (manifest.state(), standing) {
-            // Nothing is in it yet.
-            (State::New, Standing::Unknown) => None,
-            // A creation that was cut short: the mirror has what comes next, and is to have it under the new key.
-            (State::New, _) => {
-                let next = |manifest: &Manifest| manifest.settled(0).map(|next| seal(&next));
-                Some((
-                    next(&file.manifest).map_err(invalid)?,
-                    next(&manifest).map_err(invalid)?,
-                ))
-            }
-            _ => Some((before.clone(), after.clone())),
-        };
-        let change = Rewrapped {
-            path: path.to_owned(),
-            before,
-            after,
-            copies,
-        };
-        Ok(Rewrap {
-            change: Some(change),
-            ..same
-        })
+        })?;
+        Ok(Some((file, manifest)))
     }
 
     /// The wraps of one data key: the target's, the one that is kept or a new one, then the recipients'.

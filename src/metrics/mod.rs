@@ -182,6 +182,14 @@ metrics! {
         "Packs that were shipped.";
     BACKUP_ERRORS = "nimbus_backup_errors_total", Kind::Counter,
         "Times that the repository did not take what was to be shipped; it is tried again.";
+    BACKUP_PROOFS = "nimbus_backup_proofs_total", Kind::Counter,
+        "Tenants that were restored from the repository into a scratch directory, and proven page by page (--backup-verify-every).";
+    BACKUP_PROOFS_FAILED = "nimbus_backup_proofs_failed_total", Kind::Counter,
+        "Times that a tenant did not restore from the repository, or that it could not be asked.";
+    BACKUP_UNPROVEN = "nimbus_backup_unproven_tenants", Kind::Gauge,
+        "Tenants that did not restore at the last try, or were not restored for twice --backup-verify-every.";
+    BACKUP_OLDEST_PROOF = "nimbus_backup_oldest_proof_timestamp_seconds", Kind::Gauge,
+        "When the tenant whose last proven restore is the oldest was restored, in seconds since the Unix epoch; 0 while none was.";
     BACKUP_RESTARTS = "nimbus_backup_restarts_total", Kind::Counter,
         "Times that shipping began afresh with a snapshot because something that was committed could not be kept for it.";
     BUILD_INFO = "nimbus_build_info", Kind::Gauge,
@@ -286,10 +294,14 @@ fn show_from_the_start() {
         &*PACKS_SHIPPED,
         &*SHIPPING_FAILED,
         &*SHIPPED_AFRESH,
+        &*PROOFS,
+        &*PROOFS_FAILED,
     ] {
         counter.increment(0);
     }
     for gauge in [
+        &*UNPROVEN,
+        &*OLDEST_PROOF,
         &*UNDER_WAY,
         &*BUFFERED,
         &*SCHEMA_BYTES,
@@ -390,6 +402,10 @@ handles! {
     PACKS_SHIPPED: Counter = metrics::counter!(BACKUP_PACKS);
     SHIPPING_FAILED: Counter = metrics::counter!(BACKUP_ERRORS);
     SHIPPED_AFRESH: Counter = metrics::counter!(BACKUP_RESTARTS);
+    PROOFS: Counter = metrics::counter!(BACKUP_PROOFS);
+    PROOFS_FAILED: Counter = metrics::counter!(BACKUP_PROOFS_FAILED);
+    UNPROVEN: Gauge = metrics::gauge!(BACKUP_UNPROVEN);
+    OLDEST_PROOF: Gauge = metrics::gauge!(BACKUP_OLDEST_PROOF);
 }
 
 /// Records one call of a key provider. Providers and operations are few and their calls slow: no handle is kept.

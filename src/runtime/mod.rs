@@ -49,11 +49,13 @@ pub enum Background {
     MetricsUpkeep,
     /// Ships what is committed to the repository of backups.
     Shipper,
+    /// Proves that tenants restore from it.
+    BackupProofs,
 }
 
 impl Background {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::LogWriter,
         Self::Signals,
         Self::Acceptor,
@@ -67,6 +69,7 @@ impl Background {
         Self::Gauges,
         Self::MetricsUpkeep,
         Self::Shipper,
+        Self::BackupProofs,
     ];
 
     /// Its name in metrics, in `/ready` and in the log.
@@ -86,6 +89,7 @@ impl Background {
             Self::Gauges => "figures",
             Self::MetricsUpkeep => "metrics-upkeep",
             Self::Shipper => "backup-shipper",
+            Self::BackupProofs => "backup-proofs",
         }
     }
 

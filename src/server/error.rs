@@ -361,6 +361,7 @@ impl From<StoreError> for ApiError {
             | StoreError::Io { .. }
             | StoreError::Random(_)
             | StoreError::LeftBehind { .. }
+            | StoreError::Adopt { .. }
             | StoreError::Rekey { .. } => Code::Unavailable,
             // Its key may have been taken back while it was open.
             StoreError::Control { source } => match source.downcast_ref::<ControlError>() {
@@ -391,6 +392,7 @@ fn is_inside(error: &StoreError) -> bool {
         | StoreError::Envelope { .. }
         | StoreError::Unaudited { .. }
         | StoreError::Rekey { .. }
+        | StoreError::Adopt { .. }
         | StoreError::LeftBehind { .. }
         | StoreError::Control { .. } => true,
         StoreError::InBatch { source, .. } => is_inside(source),

@@ -37,8 +37,9 @@ pub use pace::Patience;
 pub use router::route_table;
 
 use crate::audit::AuditLog;
+use crate::backup::proofs::{ProofKeeper, ProofReport};
 use crate::backup::ship::{Report, Shipper};
-use crate::backup::{Places, S3Settings};
+use crate::backup::{Location, Places, S3Settings};
 use crate::budget::{self, Shares};
 use crate::control::{Control, ControlError};
 use crate::encryption::dek_age::{self, Keeper};
@@ -127,6 +128,10 @@ pub struct Backups {
     pub turn: Arc<tokio::sync::Mutex<()>>,
     /// How shipping stands; `None` where nothing is shipped.
     pub report: Option<Arc<Report>>,
+    /// The repository that is shipped to.
+    pub to: Option<Location>,
+    /// What is known of restores from there; `None` where they are not proven.
+    pub proofs: Option<Arc<ProofReport>>,
 }
 
 impl App {
@@ -214,6 +219,25 @@ impl App {
         self.kept().push(keeping);
     }
 
+    /// Restores each tenant from the repository in turn, and proves it, for as long as the server runs. It steps back for whatever an operator asks for.
+    pub fn prove_backups(self: &Arc<Self>) {
+        let (Some(from), Some(report)) = (&self.backups.to, &self.backups.proofs) else {
+            return;
+        };
+        let keeper = ProofKeeper {
+            from: from.clone(),
+            s3: self.backups.s3.clone(),
+            envelope: self.envelope.clone(),
+            tenants: self.tenants.clone(),
+            report: Arc::clone(report),
+        };
+        let operations = self.operations.clone();
+        let keeping = runtime::keep(Background::BackupProofs, move || {
+            prove_for_ever(keeper.clone(), operations.clone())
+        });
+        self.kept().push(keeping);
+    }
+
     /// What a rotation of data keys goes through.
     fn dek_rotator(&self) -> DekRotator {
         DekRotator {
@@ -256,6 +280,15 @@ impl App {
 
     fn trouble(&self) -> MutexGuard<'_, BTreeMap<TenantId, &'static str>> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Proves one tenant after the other, for ever.
+async fn prove_for_ever(keeper: ProofKeeper, operations: Arc<Operations>) -> Infallible {
+    loop {
+        panic_point!("backup-proofs::step");
+        let pause = operations.quietly(|progress| keeper.step(progress)).await;
+        tokio::time::sleep(pause).await;
     }
 }
 

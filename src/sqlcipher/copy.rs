@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use super::relayout::relayout;
 use super::snapshot::Snapshot;
 use super::{Database, OpenError, is_not_understood};
-use crate::data_dir::TEMPORARY_PREFIX;
+use crate::data_dir::{TEMPORARY_PREFIX, side_files};
 use crate::envelope::{Envelope, EnvelopeError, Intent, PlainFile, Prepared, blocking, parent};
 use crate::failpoints::crash_point;
 use crate::process::NewFile;
@@ -191,17 +191,7 @@ fn fill(
     progress: Option<Progress>,
 ) -> Result<(), CopyError> {
     let path = database.path();
-    // What an earlier attempt left under the same `new` manifest is begun again; what is none of ours is kept.
-    if super::there(path) && database.prove().is_ok() {
-        for suffix in ["-wal", "-shm", ""] {
-            let mut left = path.as_os_str().to_owned();
-            left.push(suffix);
-            remove(Path::new(&left)).map_err(io_error("remove", path))?;
-        }
-    } else {
-        super::set_aside(database)?;
-        remove(path).map_err(io_error("remove", path))?;
-    }
+    clear_attempt(database)?;
     let Some(key) = database.key() else {
         let path = path.to_owned();
         return Err(OpenError::from(EnvelopeError::EncryptionOff { path }).into());
@@ -223,6 +213,26 @@ fn fill(
     Ok(())
 }
 
+/// Makes room for a copy. What an earlier attempt left under the same `new` manifest is begun again; what is none of ours is kept.
+pub(super) fn clear_attempt(database: &Database) -> Result<(), CopyError> {
+    let path = database.path();
+    if super::there(path) && database.prove().is_ok() {
+        remove_database(path).map_err(io_error("remove", path))?;
+    } else {
+        super::set_aside(database)?;
+        remove(path).map_err(io_error("remove", path))?;
+    }
+    Ok(())
+}
+
+/// Removes a database, and before it what SQLite keeps beside it.
+pub(super) fn remove_database(path: &Path) -> io::Result<()> {
+    side_files(path)
+        .iter()
+        .try_for_each(|beside| remove(beside))?;
+    remove(path)
+}
+
 fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -230,7 +240,7 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CopyError {
+pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CopyError {
     let path = path.to_owned();
     move |source| CopyError::Io {
         action,

@@ -4,6 +4,7 @@
 //! (or that encryption is off); no function takes key bytes and a path. Every connection has WAL, `synchronous=FULL`, temporary
 //! files that are encrypted and have no name (`temporary`), foreign keys, and no automatic checkpoint: when to checkpoint is the store's decision.
 
+mod adopt;
 mod btree;
 mod ciphertext;
 mod copy;
@@ -30,6 +31,7 @@ use nimbus_manifests::{Cipher, Manifest, Subject};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+pub(crate) use adopt::adopt;
 pub(crate) use ciphertext::{Ciphertext, UNIT};
 pub(crate) use copy::fold_wal;
 pub use copy::{CopyError, Progress, export_plaintext, import_plaintext};

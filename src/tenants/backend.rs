@@ -37,7 +37,10 @@ use crate::documents::{
     schedule::{Cron, CronName, CronState, DueWork, FinishedJob, Job, JobId, JobPlace, LastRun},
     schema::{IndexRule, TableSchema},
 };
-use crate::{envelope::Intent, sqlcipher::Progress};
+use crate::{
+    envelope::{Intent, KeyedFile},
+    sqlcipher::Progress,
+};
 
 /// The number of a table of documents within its tenant. A backend gives a number once.
 pub type TableNumber = i64;
@@ -692,6 +695,16 @@ pub trait Backend: Debug + Send + Sync + 'static {
         _progress: Progress,
     ) -> Result<(), StoreError> {
         Err(StoreError::no_data_keys(tenant))
+    }
+
+    /// Makes a tenant of the database of a backup, under a data key of its own. After an error, or a crash in between, it is none.
+    async fn adopt(
+        &self,
+        tenant: &TenantId,
+        _source: KeyedFile,
+        _progress: Progress,
+    ) -> Result<(), StoreError> {
+        Err(StoreError::adopts_none(tenant))
     }
 
     /// What freezes a moment of all tenants, and the directory of their files; `None` where they are not files.

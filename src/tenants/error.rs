@@ -382,6 +382,14 @@ pub enum StoreError {
         /// Why not.
         source: Arc<dyn StdError + Send + Sync>,
     },
+    /// The database of a backup did not become a tenant.
+    #[error("tenant {tenant} was not restored; there is nothing of it")]
+    Adopt {
+        /// The tenant.
+        tenant: TenantId,
+        /// Why not.
+        source: Arc<dyn StdError + Send + Sync>,
+    },
     /// Files of a tenant that was deleted could not be removed.
     #[error(
         "tenant {tenant} is deleted but for files that cannot be removed; remove them, then run the command again, or restart the server: {}",
@@ -402,6 +410,22 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The database of a backup does not become a tenant here.
+    pub(super) fn not_adopted(
+        tenant: &TenantId,
+        source: impl StdError + Send + Sync + 'static,
+    ) -> Self {
+        Self::Adopt {
+            tenant: tenant.clone(),
+            source: Arc::new(source),
+        }
+    }
+
+    /// Tenants of this provider are not files of Nimbus.
+    pub(super) fn adopts_none(tenant: &TenantId) -> Self {
+        Self::not_adopted(tenant, NoDataKeys)
+    }
+
     /// A tenant gets no new data key, for it has none.
     pub(super) fn no_data_keys(tenant: &TenantId) -> Self {
         Self::Rekey {

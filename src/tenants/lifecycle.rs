@@ -40,8 +40,8 @@ use super::{
 use crate::{
     data_dir::subject,
     envelope::{
-        Envelope, Event, EventKind, EventOutcome, Holder, Intent, Revocation, acting_as, actor,
-        blocking,
+        Envelope, Event, EventKind, EventOutcome, Holder, Intent, KeyedFile, Revocation, acting_as,
+        actor, blocking,
     },
     failpoints::crash_point,
     metrics,
@@ -161,6 +161,19 @@ impl<B: Backend> Tenants<B> {
 impl<B: Backend> TenantProvider for Tenants<B> {
     async fn create_tenant(&self, tenant: &TenantId) -> Result<(), StoreError> {
         self.0.in_task(tenant, Shared::create).await
+    }
+
+    async fn adopt_tenant(
+        &self,
+        tenant: &TenantId,
+        source: KeyedFile,
+        progress: Progress,
+    ) -> Result<(), StoreError> {
+        self.0
+            .in_task(tenant, |shared, tenant| {
+                shared.adopt(tenant, source, progress)
+            })
+            .await
     }
 
     async fn delete_tenant(&self, tenant: &TenantId) -> Result<(), StoreError> {
@@ -300,26 +313,63 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    async fn create(self: Arc<Self>, tenant: TenantId) -> Result<(), StoreError> {
+    /// What a creation begins with: there is no tenant of the name, and room for one; what is kept of an earlier one goes.
+    async fn begin_create(self: &Arc<Self>, tenant: &TenantId) -> Result<(), StoreError> {
         let (exists, condemned) = {
             let known = self.known();
             (
-                known.tenants.contains(&tenant),
-                known.condemned.contains(&tenant),
+                known.tenants.contains(tenant),
+                known.condemned.contains(tenant),
             )
         };
+        let of = tenant.clone();
         if exists {
-            return Err(StoreError::TenantExists { tenant });
+            return Err(StoreError::TenantExists { tenant: of });
         }
         if let Some(what) = self.backend.no_room() {
             metrics::REFUSED_DISK_RESERVE.increment(1);
-            return Err(StoreError::NoRoom { tenant, what });
+            return Err(StoreError::NoRoom { tenant: of, what });
         }
         if condemned {
-            self.finish(&tenant, Some(FINISHED_LATER)).await?;
+            self.finish(tenant, Some(FINISHED_LATER)).await?;
         }
-        let (shared, new) = (Arc::clone(&self), tenant.clone());
-        blocking(move || shared.deletions.begin_create(&new)).await?;
+        let shared = Arc::clone(self);
+        blocking(move || shared.deletions.begin_create(&of)).await
+    }
+
+    /// A creation failed, maybe so late (a disk that got full, say) that the next start would list the tenant: then it is one from now on, and is
+    /// not told to exist while it cannot be found. Answers whether it is.
+    async fn came_to_be(self: &Arc<Self>, tenant: &TenantId) -> bool {
+        let (shared, new) = (Arc::clone(self), tenant.clone());
+        let is_one = blocking(move || shared.is_tenant(&new)).await;
+        if is_one {
+            let _new = self.known().tenants.insert(tenant.clone());
+        }
+        is_one
+    }
+
+    /// A creation out of a database that there is. Its first opening finds what it has due.
+    async fn adopt(
+        self: Arc<Self>,
+        tenant: TenantId,
+        source: KeyedFile,
+        progress: Progress,
+    ) -> Result<(), StoreError> {
+        self.begin_create(&tenant).await?;
+        let (shared, going) = (Arc::clone(&self), tenant.clone());
+        let progress: Progress =
+            Arc::new(move |done, total| progress(done, total) && !shared.is_awaited(&going));
+        if let Err(error) = self.backend.adopt(&tenant, source, progress).await {
+            let _is_one = self.came_to_be(&tenant).await;
+            return Err(error);
+        }
+        let _new = self.known().tenants.insert(tenant.clone());
+        let opener = self.opener(&tenant, Intent::Open);
+        self.registry.open(&tenant, opener).await.map(drop)
+    }
+
+    async fn create(self: Arc<Self>, tenant: TenantId) -> Result<(), StoreError> {
+        self.begin_create(&tenant).await?;
         let open = loop {
             let opener = self.opener(&tenant, Intent::Create);
             match self.registry.open(&tenant, opener).await {
@@ -328,13 +378,7 @@ impl<B: Backend> Shared<B> {
                 // was met under way.
                 Err(StoreError::TenantNotFound { .. }) => {}
                 Err(error) => {
-                    // It may have failed so late (a disk that got full, say) that the next start
-                    // would list the tenant: then it is one from now on, and is not told to exist
-                    // while it cannot be found.
-                    let (shared, new) = (Arc::clone(&self), tenant.clone());
-                    if blocking(move || shared.is_tenant(&new)).await {
-                        let _new = self.known().tenants.insert(tenant);
-                    }
+                    let _is_one = self.came_to_be(&tenant).await;
                     return Err(error);
                 }
             }

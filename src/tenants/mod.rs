@@ -49,6 +49,7 @@ use crate::documents::schema::TableSchema;
 use crate::documents::{
     Document, DocumentId, Done, Expected, JournalPage, Mutation, MutationOutcome, Once, TableName,
 };
+use crate::envelope::KeyedFile;
 use crate::sqlcipher::Progress;
 
 /// The most bytes of documents that [`TenantStore::query`] returns (64 MiB).
@@ -66,6 +67,17 @@ pub const MAX_TABLES: usize = 1000;
 pub trait TenantProvider: Debug + Send + Sync {
     /// Creates a tenant, durably.
     async fn create_tenant(&self, tenant: &TenantId) -> Result<(), StoreError>;
+
+    /// Makes a tenant of the database of a backup, under a data key of its own, durably; `source` is nobody else's, and stays. A provider whose
+    /// tenants are not encrypted by Nimbus refuses.
+    async fn adopt_tenant(
+        &self,
+        tenant: &TenantId,
+        _source: KeyedFile,
+        _progress: Progress,
+    ) -> Result<(), StoreError> {
+        Err(StoreError::adopts_none(tenant))
+    }
 
     /// Deletes a tenant with all that belongs to it. Requests under way on it end with
     /// [`StoreError::TenantNotFound`]. Once this has begun nothing brings the tenant back: a crash

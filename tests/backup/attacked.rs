@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use nimbus_test_support::{Machine, files_under};
 
-use super::{add, as_str, backup, filled, machine};
+use super::{add, as_str, backup, filled, machine, restore};
 
 /// Two snapshots of two tenants, of a stopped deployment.
 fn saved() -> Machine {
@@ -83,11 +83,7 @@ fn pages_of_another_tenant_and_of_before_are_not_taken() {
             &machine,
             as_str(Path::new(one.file_name().expect("a name"))),
         );
-        let _ = backup(
-            &machine,
-            &["restore", "--from", "repo", "--data-dir", "new"],
-        )
-        .expect(1, &["is damaged"]);
+        let _ = restore(&machine, "new", &[]).expect(1, &["is damaged"]);
         assert_eq!(left(&machine), ["nimbus.lock"], "nothing looks finished");
         fs::write(one, &first).expect("one again");
         fs::write(other, &second).expect("the other again");
@@ -108,29 +104,13 @@ fn an_old_catalogue_in_the_place_of_a_newer_one_is_told() {
     let newer = fs::read(&second).expect("the newer");
     let _ = fs::copy(&first, &second).expect("the older in its place");
     found(&machine, "it is snapshot 1");
-    let _ = backup(
-        &machine,
-        &["restore", "--from", "repo", "--data-dir", "new"],
-    )
-    .expect(1, &["snapshots/0000000002", "it is snapshot 1"]);
+    let _ = restore(&machine, "new", &[]).expect(1, &["snapshots/0000000002", "it is snapshot 1"]);
     fs::write(&second, newer).expect("the newer again");
     // One that says what it should, and that nobody sealed.
     let text = fs::read_to_string(&first).expect("a catalogue");
     fs::write(&first, text.replacen("\"taken\":\"2", "\"taken\":\"1", 1)).expect("another time");
     found(&machine, "its MAC is wrong");
-    let _ = backup(
-        &machine,
-        &[
-            "restore",
-            "--from",
-            "repo",
-            "--data-dir",
-            "new",
-            "--snapshot",
-            "1",
-        ],
-    )
-    .expect(1, &["its MAC is wrong"]);
+    let _ = restore(&machine, "new", &["--snapshot", "1"]).expect(1, &["its MAC is wrong"]);
     fs::remove_file(&first).expect("the first goes");
     found(&machine, "snapshots/0000000001 is missing");
 }
@@ -150,24 +130,8 @@ fn a_page_that_authenticates_nowhere_is_found_when_the_catalogue_does_not_tell()
     let _ = backup(&machine, &["verify", "--from", "repo"]).expect(0, &["all authentic"]);
     let _ = backup(&machine, &["verify", "--from", "repo", "--deep"])
         .expect(1, &["it was not restored", "a.sqlite3", "page-corrupt"]);
-    let _ = backup(
-        &machine,
-        &["restore", "--from", "repo", "--data-dir", "new"],
-    )
-    .expect(1, &["does not pass verification", "a.sqlite3"]);
+    let _ = restore(&machine, "new", &[]).expect(1, &["does not pass verification", "a.sqlite3"]);
     assert_eq!(left(&machine), ["nimbus.lock"]);
     // Whoever needs what is left of it says so.
-    let _ = backup(
-        &machine,
-        &[
-            "restore",
-            "--from",
-            "repo",
-            "--data-dir",
-            "new",
-            "--verify",
-            "chain",
-        ],
-    )
-    .expect(0, &["Restored"]);
+    let _ = restore(&machine, "new", &["--verify", "chain"]).expect(0, &["Restored"]);
 }

@@ -1,6 +1,6 @@
 use std::fs;
 
-use super::{add, backup, backup_with, filled, machine, notes, start_on};
+use super::{add, backup, backup_with, filled, machine, notes, restore, start_on};
 
 /// Each step of a snapshot, and whether there is a new one after a kill there.
 const CREATE: [(&str, bool); 6] = [
@@ -55,11 +55,7 @@ fn a_kill_at_each_step_of_a_snapshot_leaves_the_ones_before_and_the_next_goes_on
         server.stop();
         before
     };
-    let _ = backup(
-        &machine,
-        &["restore", "--from", "repo", "--data-dir", "new"],
-    )
-    .expect(0, &[]);
+    let _ = restore(&machine, "new", &[]).expect(0, &[]);
     let restored = start_on(&machine, "new", &[]);
     assert_eq!(before, notes(&restored, "a"));
     restored.stop();
@@ -95,7 +91,7 @@ fn a_kill_at_each_step_of_a_restoration_leaves_nothing_that_starts_and_the_next_
     assert_eq!(server.request("DELETE", "/api/tenants/b", None).0, 204);
     let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &[]);
     server.stop();
-    let restore = [
+    let arguments = [
         "restore",
         "--from",
         "repo",
@@ -105,7 +101,7 @@ fn a_kill_at_each_step_of_a_restoration_leaves_nothing_that_starts_and_the_next_
         "1",
     ];
     for (point, finished) in RESTORE {
-        let killed = backup_with(&machine, &restore, &[("FAILPOINTS", point)]);
+        let killed = backup_with(&machine, &arguments, &[("FAILPOINTS", point)]);
         killed.expect_killed();
         if !finished {
             let mut command = machine.nimbus(&["start", "--port", "0"]);
@@ -113,7 +109,8 @@ fn a_kill_at_each_step_of_a_restoration_leaves_nothing_that_starts_and_the_next_
             machine
                 .run_to_end(command)
                 .expect(1, &["a restoration into", "was cut short"]);
-            let _ = backup(&machine, &restore).expect(0, &["Restored snapshot 1"]);
+            let _ =
+                restore(&machine, "new", &["--snapshot", "1"]).expect(0, &["Restored snapshot 1"]);
         }
         let restored = start_on(&machine, "new", &[]);
         assert_eq!(before, notes(&restored, "a"), "{point}");

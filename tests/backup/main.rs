@@ -7,13 +7,18 @@
 
 mod attacked;
 mod crash;
+mod one_tenant;
+mod proofs;
+mod pruned;
 mod refused;
+mod rewrapped;
 mod s3;
 mod shipped;
 mod shipped_attacked;
 mod shipped_crash;
 mod shipped_model;
 mod shipping;
+mod shredded;
 mod snapshots;
 
 use std::path::Path;
@@ -66,6 +71,12 @@ fn backup_with(machine: &Machine, arguments: &[&str], environment: &[(&str, &str
     let mut command = machine.nimbus(&["backup"]);
     let _ = command.args(arguments).envs(environment.iter().copied());
     run(command)
+}
+
+/// `nimbus backup restore --from repo --data-dir <dir> <arguments>`, to its end.
+fn restore(machine: &Machine, dir: &str, arguments: &[&str]) -> Ran {
+    let restore = ["restore", "--from", "repo", "--data-dir", dir];
+    backup(machine, &[&restore[..], arguments].concat())
 }
 
 fn run(mut command: Command) -> Ran {

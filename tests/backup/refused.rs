@@ -1,6 +1,6 @@
 use std::fs;
 
-use super::{as_str, backup, backup_with, filled, machine, start_on};
+use super::{as_str, backup, backup_with, filled, machine, restore, start_on};
 
 #[test]
 fn places_that_would_lose_or_give_away_the_backup_are_refused() {
@@ -58,24 +58,9 @@ fn what_is_no_repository_of_this_deployment_is_refused_with_one_clear_error() {
     .expect(1, &["is no repository"]);
 
     let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &[]);
-    let _ = backup(
-        &machine,
-        &[
-            "restore",
-            "--from",
-            "repo",
-            "--data-dir",
-            "new",
-            "--snapshot",
-            "7",
-        ],
-    )
-    .expect(1, &["has no snapshot 7", "1 to 1"]);
-    let _ = backup(
-        &machine,
-        &["restore", "--from", "repo", "--data-dir", "data"],
-    )
-    .expect(1, &["is not empty"]);
+    let _ =
+        restore(&machine, "new", &["--snapshot", "7"]).expect(1, &["has no snapshot 7", "1 to 1"]);
+    let _ = restore(&machine, "data", &[]).expect(1, &["is not empty"]);
     // Another deployment, under the same key.
     let other = start_on(&machine, "other", &[]);
     other.stop();

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nimbus_test_support::files_under;
 use serde_json::json;
 
-use super::{CANARY, add, backup, filled, machine, notes, start_on};
+use super::{CANARY, add, backup, filled, machine, notes, restore, start_on};
 
 #[test]
 fn a_running_deployment_is_saved_and_restored_with_all_that_it_is() {
@@ -25,24 +25,10 @@ fn a_running_deployment_is_saved_and_restored_with_all_that_it_is() {
     let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &["Snapshot 1", "3 tenants"]);
     add(&server, "a", 5);
     server.stop();
-    let _ = backup(
-        &machine,
-        &[
-            "restore",
-            "--from",
-            "repo",
-            "--data-dir",
-            "new",
-            "--dry-run",
-        ],
-    )
-    .expect(0, &["Would restore snapshot 1", "3 tenants"]);
+    let _ = restore(&machine, "new", &["--dry-run"])
+        .expect(0, &["Would restore snapshot 1", "3 tenants"]);
     assert!(!machine.path("new").exists(), "nothing was written");
-    let _ = backup(
-        &machine,
-        &["restore", "--from", "repo", "--data-dir", "new"],
-    )
-    .expect(0, &["Restored snapshot 1"]);
+    let _ = restore(&machine, "new", &[]).expect(0, &["Restored snapshot 1"]);
     assert!(!machine.path("new/nimbus-restore-unfinished").exists());
     let restored = start_on(&machine, "new", &[]);
     assert_eq!(before, [notes(&restored, "a"), notes(&restored, "b")]);
@@ -87,11 +73,7 @@ fn a_stopped_deployment_is_saved_with_what_a_kill_left_in_the_wal() {
     let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &["Snapshot 1", "2 tenants"]);
     let _ = backup(&machine, &["verify", "--from", "repo", "--deep"])
         .expect(0, &["snapshot 1 was restored", "all authentic"]);
-    let _ = backup(
-        &machine,
-        &["restore", "--from", "repo", "--data-dir", "new", "--latest"],
-    )
-    .expect(0, &[]);
+    let _ = restore(&machine, "new", &["--latest"]).expect(0, &[]);
     let restored = start_on(&machine, "new", &[]);
     assert_eq!(before, notes(&restored, "a"));
     restored.stop();
@@ -124,16 +106,7 @@ fn all_tenants_are_of_one_instant_whatever_is_written_meanwhile() {
     let mut last = 0;
     for snapshot in ["1", "2", "3", "4", "5", "6"] {
         let data = format!("new-{snapshot}");
-        let restore = [
-            "restore",
-            "--from",
-            "repo",
-            "--data-dir",
-            &data,
-            "--snapshot",
-            snapshot,
-        ];
-        let _ = backup(&machine, &restore).expect(0, &[]);
+        let _ = restore(&machine, &data, &["--snapshot", snapshot]).expect(0, &[]);
         let restored = start_on(&machine, &data, &[]);
         let (first, second) = (
             notes(&restored, "first").len(),
@@ -184,11 +157,7 @@ fn a_snapshot_adds_what_changed_and_no_more() {
     assert!(little * 10 < bytes, "{little} of {bytes}");
     let before = notes(&server, "large");
     server.stop();
-    let _ = backup(
-        &machine,
-        &["restore", "--from", "repo", "--data-dir", "new"],
-    )
-    .expect(0, &[]);
+    let _ = restore(&machine, "new", &[]).expect(0, &[]);
     let restored = start_on(&machine, "new", &[]);
     assert_eq!(before, notes(&restored, "large"));
     restored.stop();
@@ -239,8 +208,7 @@ fn what_was_taken_back_after_the_snapshot_stays_so_unless_the_operator_says_othe
         server.stop();
         status
     };
-    let restore = ["restore", "--from", "repo", "--snapshot", "1", "--data-dir"];
-    let _ = backup(&machine, &[&restore[..], &["again"]].concat()).expect(
+    let _ = restore(&machine, "again", &["--snapshot", "1"]).expect(
         0,
         &[
             "done again",
@@ -253,8 +221,7 @@ fn what_was_taken_back_after_the_snapshot_stays_so_unless_the_operator_says_othe
     assert_eq!(status("again", None, "kept"), 200);
     assert!(status("again", None, "locked") >= 400);
     assert!(status("again", None, "deleted") >= 400);
-    let _ = backup(&machine, &[&restore[..], &["then", "--as-it-was"]].concat())
-        .expect(0, &["left out"]);
+    let _ = restore(&machine, "then", &["--snapshot", "1", "--as-it-was"]).expect(0, &["left out"]);
     assert_eq!(status("then", Some(token), "kept"), 200);
     assert_eq!(status("then", None, "locked"), 200);
     assert_eq!(status("then", None, "deleted"), 200);
@@ -277,16 +244,7 @@ fn snapshots_go_on_through_rotations_of_both_keys_and_old_ones_stay_restorable()
         .expect(0, &["2 snapshots", "all authentic"]);
     for (snapshot, expected) in [("1", first), ("2", second)] {
         let data = format!("new-{snapshot}");
-        let restore = [
-            "restore",
-            "--from",
-            "repo",
-            "--data-dir",
-            &data,
-            "--snapshot",
-            snapshot,
-        ];
-        let _ = backup(&machine, &restore).expect(0, &[]);
+        let _ = restore(&machine, &data, &["--snapshot", snapshot]).expect(0, &[]);
         let restored = start_on(&machine, &data, &[]);
         assert_eq!(expected, notes(&restored, "a"));
         restored.stop();
@@ -303,11 +261,8 @@ fn a_tenant_whose_files_cannot_be_read_is_named_and_keeps_no_other_out() {
         .expect(3, &["1 tenant", "NOT in the snapshot: b"]);
     let _ =
         backup(&machine, &["verify", "--from", "repo"]).expect(3, &["without db:sqlite:tenant:b"]);
-    let _ = backup(
-        &machine,
-        &["restore", "--from", "repo", "--data-dir", "new"],
-    )
-    .expect(3, &["Restored snapshot 1", "NOT restored or not proven: b"]);
+    let _ = restore(&machine, "new", &[])
+        .expect(3, &["Restored snapshot 1", "NOT restored or not proven: b"]);
     let restored = start_on(&machine, "new", &[]);
     assert_eq!(notes(&restored, "a").len(), 3);
     restored.stop();
@@ -326,24 +281,8 @@ fn one_tenant_is_saved_alone_and_is_no_deployment() {
     .expect(1, &["nobody"]);
     server.stop();
     let _ = backup(&machine, &["list", "--from", "repo"]).expect(0, &["tenant a"]);
-    let _ = backup(
-        &machine,
-        &["restore", "--from", "repo", "--data-dir", "new"],
-    )
-    .expect(1, &["no snapshot", "holds the whole deployment"]);
-    let _ = backup(
-        &machine,
-        &[
-            "restore",
-            "--from",
-            "repo",
-            "--data-dir",
-            "new",
-            "--snapshot",
-            "1",
-        ],
-    )
-    .expect(1, &["holds the tenant a alone"]);
+    let _ = restore(&machine, "new", &[]).expect(1, &["no snapshot", "holds the whole deployment"]);
+    let _ = restore(&machine, "new", &["--snapshot", "1"]).expect(1, &["holds the tenant a alone"]);
 }
 
 #[test]
@@ -382,8 +321,7 @@ fn tenants_are_opened_written_and_deleted_while_a_snapshot_is_made() {
     add(&server, "closed", 1);
     server.stop();
     let _ = backup(&machine, &["verify", "--from", "repo", "--deep"]).expect(0, &["all authentic"]);
-    let restore = ["restore", "--from", "repo", "--data-dir", "new"];
-    let _ = backup(&machine, &restore).expect(0, &["Restored snapshot 1"]);
+    let _ = restore(&machine, "new", &[]).expect(0, &["Restored snapshot 1"]);
     let restored = start_on(&machine, "new", &[]);
     // The moment was before or between what was written, and never after it.
     for (tenant, least) in [("closed", 3), ("killed", 5), ("open", 4)] {

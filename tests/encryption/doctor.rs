@@ -53,6 +53,7 @@ fn a_sound_deployment_has_no_problem_offline_and_through_the_server() {
             "data-modes",
             "clock",
             "audit-log",
+            "backup-proofs",
         ] {
             assert_eq!(verdict(found, name), "ok", "{name}");
         }

@@ -61,6 +61,8 @@ def find(repository, identifier, key, tenant, number):
     """The tenant's entry in a catalogue whose MAC is right."""
     numbers = [number] if number else sorted((int(path.name) for path in (repository / "snapshots").iterdir()), reverse=True)
     for candidate in numbers:
+        if (repository / "snapshots" / f"{candidate:010}").read_bytes().startswith(b"nimbus-removal/"):
+            continue
         catalogue = read_catalogue(repository, identifier, key, candidate)
         for entry in catalogue["tenants"]:
             if entry["subject"].split(":")[3] == tenant and entry["missing"] is None:
@@ -176,8 +178,14 @@ def read_segment(repository, name, data, span):
 
 
 def read_manifest(repository, entry):
-    """The manifest of an entry. It has a MAC of its own, under the data key that it holds."""
-    return (repository / "keys" / entry["file_id"] / entry["dek_id"] / entry["manifest"]).read_bytes()
+    """The manifest of an entry, or another of the same data key, the newest. It has a MAC of its own, under the data key that it holds."""
+    manifests = repository / "keys" / entry["file_id"] / entry["dek_id"]
+    if (manifests / entry["manifest"]).exists():
+        return (manifests / entry["manifest"]).read_bytes()
+    others = [path.read_bytes() for path in sorted(manifests.iterdir())] if manifests.exists() else []
+    if not others:
+        raise Refused(f"there is no manifest of {entry['subject']}: it was shredded, or removed")
+    return max(others, key=lambda text: nimbus_enc.parse(text).revision)
 
 
 def assemble(repository, entry):

@@ -263,11 +263,25 @@ fn the_whole_host_is_lost_and_there_is_a_repository() {
 fn a_tenant_was_deleted_by_mistake() {
     let deployment = Deployment::new(vec![]);
     let _ = deployment.run("nimbus backup create --to repo");
-    let server = deployment
-        .machine
-        .start_command(deployment.nimbus(&["start", "--port", "0"]));
-    assert_eq!(server.request("DELETE", "/api/tenants/demo", None).0, 204);
+    let start = || {
+        deployment
+            .machine
+            .start_command(deployment.nimbus(&["start", "--port", "0"]))
+    };
+    let server = start();
+    let deleted = || server.request("DELETE", "/api/tenants/demo", None).0;
+    assert_eq!(deleted(), 204);
+    // While the server runs.
+    let title = "A tenant was deleted by mistake";
+    let _ = deployment.run(&commands(title));
+    for tenant in ["demo", "demo-as-it-was"] {
+        let documents = server.get(&format!("/api/tenants/{tenant}/documents/notes"));
+        assert_eq!(documents, deployment.documents, "{tenant}");
+        let deleted = server.request("DELETE", &format!("/api/tenants/{tenant}"), None);
+        assert_eq!(deleted.0, 204);
+    }
     server.stop();
+    // And while it is stopped.
     deployment.follow("A tenant was deleted by mistake");
 }
 

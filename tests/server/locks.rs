@@ -283,6 +283,21 @@ fn asked(route: &Route, machine: &Machine, server: &Server) -> Vec<(String, Opti
         ("POST", "/api/admin/backups") => {
             with(route.path, json!({"to": machine.path("repository")}))
         }
+        ("GET", "/api/admin/backups") => path(&format!(
+            "{}?from={}",
+            route.path,
+            machine.path("repository").display()
+        )),
+        ("POST", "/api/admin/backups/verify") => {
+            with(route.path, json!({"from": machine.path("repository")}))
+        }
+        ("POST", "/api/admin/backups/restore") => {
+            let from = machine.path("repository");
+            with(
+                route.path,
+                json!({"from": from, "tenant_id": "demo", "as": "restored"}),
+            )
+        }
         ("POST", "/api/admin/encryption/rotate-kek") => {
             with(route.path, json!({"path": files, "all": true}))
         }

@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 
 use crate::backup::catalogue::StoredFile;
 use crate::backup::pack::{FramesOver, frames};
@@ -20,7 +20,7 @@ use crate::envelope::{blocking, manifest_path};
 use crate::sqlcipher::UNIT;
 
 /// Is told how many bytes of the repository were read; says when to stop.
-pub(super) type Tell<'a> = &'a (dyn Fn(u64) -> Result<(), BackupError> + Sync);
+pub(in crate::backup) type Tell<'a> = &'a (dyn Fn(u64) -> Result<(), BackupError> + Sync);
 
 impl Repository {
     /// Writes a protected file to `path`, where nothing is, and its manifest beside it. Both are flushed; their directory is not.
@@ -40,7 +40,7 @@ impl Repository {
     }
 
     /// Writes a protected file to `path`, where nothing is, as it was stored, and flushes it.
-    pub(super) async fn restore_pages(
+    pub(in crate::backup) async fn restore_pages(
         &self,
         file: &StoredFile,
         path: &Path,
@@ -48,10 +48,11 @@ impl Repository {
     ) -> Result<(), BackupError> {
         let bytes = file.over.as_ref().map_or(file.bytes, |over| over.bytes);
         let target = Arc::new(Target::create(path, bytes)?);
-        let spans = file.runs.iter().map(async |run| {
-            let found = self.span(&run.piece()).await;
-            found.map(|found| (run, found))
+        let spans = file.runs.iter().map(|run| {
+            let span = run.piece();
+            async move { self.span(&span).await.map(|found| (run, found)) }.boxed()
         });
+        let spans: Vec<_> = spans.collect();
         let mut there = vec![false; usize::try_from(target.count).unwrap_or(0) + 1];
         let mut reading = stream::iter(spans).buffered(AHEAD);
         while let Some(found) = reading.next().await {
@@ -96,10 +97,11 @@ impl Repository {
         path: &Path,
         tell: Tell<'_>,
     ) -> Result<(), BackupError> {
-        let spans = over.segments.iter().map(async |(piece, count)| {
-            let found = self.span(piece).await;
-            found.map(|found| (piece, *count as usize, found))
+        let spans = over.segments.iter().map(|(piece, count)| {
+            let span = self.span(piece);
+            async move { span.await.map(|found| (piece, *count as usize, found)) }.boxed()
         });
+        let spans: Vec<_> = spans.collect();
         let mut reading = stream::iter(spans).buffered(AHEAD);
         while let Some(found) = reading.next().await {
             let (piece, count, segment) = found?;

@@ -18,29 +18,30 @@ pub(super) async fn later(
         .last()
         .map_or(0, |line| line.seq);
     let newest = lines(repository, newest).await?;
-    let tells = |line: &&Line| {
-        matches!(
-            (line.event.as_str(), line.outcome.as_str()),
-            (
-                "access-key-revoked" | "lock" | "unlock" | "delete" | "shred",
-                "done"
-            )
+    let after = newest.iter().filter(|line| line.seq > seq);
+    Ok(after.filter(|line| tells(line)).map(told).collect())
+}
+
+/// Whether a line tells of something that an older state does not know, and that should stay so.
+pub(super) fn tells(line: &Line) -> bool {
+    matches!(
+        (line.event.as_str(), line.outcome.as_str()),
+        (
+            "access-key-revoked" | "lock" | "unlock" | "delete" | "shred",
+            "done"
         )
-    };
-    let after = newest.iter().filter(|line| line.seq > seq).filter(tells);
-    Ok(after
-        .map(|line| {
-            let subject = line.subject.as_deref().unwrap_or_default();
-            let detail = line
-                .detail
-                .as_deref()
-                .map_or(String::new(), |said| format!(": {said}"));
-            format!(
-                "{} {} {subject} by {}{detail}",
-                line.time, line.event, line.actor
-            )
-        })
-        .collect())
+    )
+}
+
+/// What a line tells, for people.
+pub(super) fn told(line: &Line) -> String {
+    let subject = line.subject.as_deref().unwrap_or_default();
+    let detail = line.detail.as_deref();
+    let detail = detail.map_or(String::new(), |said| format!(": {said}"));
+    format!(
+        "{} {} {subject} by {}{detail}",
+        line.time, line.event, line.actor
+    )
 }
 
 async fn lines(repository: &Repository, parts: &[StoredPart]) -> Result<Vec<Line>, BackupError> {

@@ -16,20 +16,23 @@
 //! | `dirs` | the directories, and their mark |
 //! | `file` | one protected file, written to a path |
 //! | `proof` | whether it is what it must be |
+//! | `tenant` | one tenant, beside those that are there |
 
 mod dirs;
 mod file;
 mod log;
 mod plan;
 mod proof;
+mod tenant;
 
 pub use dirs::Dirs;
+pub use tenant::{Beside, RestoreTenant, RestoredTenant};
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use clap::ValueEnum;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use serde::Serialize;
 
 use self::file::{Tell, write_new};
@@ -104,14 +107,19 @@ impl Plan {
     /// Which instant it is.
     #[must_use]
     pub fn shown(&self) -> String {
-        let (snapshot, taken) = (self.snapshot, &self.taken);
-        match self.packs {
-            0 => format!("snapshot {snapshot} of {taken}"),
-            packs => format!(
-                "the instant {taken} (snapshot {snapshot} and {})",
-                pluralize(usize::try_from(packs).unwrap_or(usize::MAX), "pack")
-            ),
-        }
+        instant(self.snapshot, &self.taken, self.packs)
+    }
+}
+
+/// An instant, for people.
+#[must_use]
+pub fn instant(snapshot: u64, taken: &str, packs: u64) -> String {
+    match packs {
+        0 => format!("snapshot {snapshot} of {taken}"),
+        packs => format!(
+            "the instant {taken} (snapshot {snapshot} and {})",
+            pluralize(usize::try_from(packs).unwrap_or(usize::MAX), "pack")
+        ),
     }
 }
 
@@ -184,10 +192,16 @@ impl Chosen {
             file.missing.is_none() && !self.plan.without_keys.contains(&tenant)
         });
         // None is dropped before its end: what it has a thread write would come after the removal.
-        let restoring = tenants.map(async |file| {
-            let restored = self.file(&dirs.data, file, &tell).await;
-            restored.inspect_err(|_| failed.store(true, Ordering::Relaxed))
+        let restoring = tenants.map(|file| {
+            let restored = self.file(&dirs.data, file, &tell);
+            let failed = &failed;
+            async move {
+                let restored = restored.await;
+                restored.inspect_err(|_| failed.store(true, Ordering::Relaxed))
+            }
+            .boxed()
         });
+        let restoring: Vec<_> = restoring.collect();
         let restored: Vec<_> = stream::iter(restoring)
             .buffer_unordered(AT_ONCE)
             .collect()

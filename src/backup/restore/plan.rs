@@ -28,7 +28,8 @@ async fn newest_log(
         }
     }
     if last > catalogue.number
-        && let Some((read, _)) = repository.catalogue(last).await?
+        && let Some(read) = repository.newest().await?
+        && read.claims.number > catalogue.number
     {
         if let Some(envelope) = prover {
             repository.prove(envelope, &read).await?;

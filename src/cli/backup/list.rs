@@ -1,5 +1,6 @@
 //! `nimbus backup list`: the snapshots of a repository, and the instants between them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use clap::Args;
@@ -10,6 +11,7 @@ use super::super::output::{self, Format};
 use super::super::{CliError, CommandOutcome, block_on, settings};
 use super::{location, shown};
 use crate::backup::list::Listed;
+use crate::backup::proofs::Proof;
 use crate::backup::timeline::Range;
 use crate::backup::{Location, Repository};
 
@@ -38,11 +40,18 @@ impl List {
             Ok(Contents {
                 snapshots: repository.snapshots(self.tenant_id.as_ref()).await?,
                 ranges: repository.ranges().await?,
+                proofs: repository.proofs().await?.tenants,
             })
         })?;
         let text = match self.format {
             Format::Json => serde_json::to_string_pretty(&listed).map_err(std::io::Error::from)?,
-            Format::Text => table(&listed.snapshots) + &instants(&listed.ranges),
+            Format::Text => {
+                let only = self.tenant_id.as_ref();
+                let proofs = listed.proofs.iter();
+                let proofs =
+                    proofs.filter(|(tenant, _)| only.is_none_or(|only| only.as_str() == *tenant));
+                table(&listed.snapshots) + &instants(&listed.ranges) + &proven(proofs)
+            }
         };
         output::answer(&text)?;
         Ok(CommandOutcome::Done)
@@ -54,6 +63,18 @@ impl List {
 struct Contents {
     snapshots: Vec<Listed>,
     ranges: Vec<Range>,
+    /// By the tenant, when it was last restored and proven.
+    proofs: BTreeMap<String, Proof>,
+}
+
+fn proven<'a>(proofs: impl Iterator<Item = (&'a String, &'a Proof)>) -> String {
+    let line = |(tenant, proof): (&String, &Proof)| {
+        format!(
+            "Last proven restore of {tenant}: {}, as it was at {}\n",
+            proof.at, proof.taken
+        )
+    };
+    proofs.map(line).collect()
 }
 
 fn instants(ranges: &[Range]) -> String {

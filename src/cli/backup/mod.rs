@@ -2,7 +2,10 @@
 
 mod create;
 mod list;
+mod prune;
 mod restore;
+mod restore_tenant;
+mod rewrap;
 mod verify;
 
 use std::path::Path;
@@ -33,8 +36,12 @@ enum Verb {
     List(list::List),
     /// Prove that a repository is whole and authentic
     Verify(verify::VerifyBackups),
-    /// Restore a deployment into an empty directory
+    /// Restore a deployment into an empty directory, or one tenant beside others
     Restore(restore::RestoreBackup),
+    /// Move the manifests in a repository to the current key
+    Rewrap(rewrap::RewrapBackups),
+    /// Remove the snapshots that no rule keeps
+    Prune(prune::Prune),
 }
 
 impl Backup {
@@ -45,11 +52,13 @@ impl Backup {
             Verb::List(verb) => verb.run(config),
             Verb::Verify(verb) => verb.run(config),
             Verb::Restore(verb) => verb.run(config),
+            Verb::Rewrap(verb) => verb.run(config),
+            Verb::Prune(verb) => verb.run(config),
         }
     }
 }
 
-fn location(text: &str) -> Result<Location, String> {
+pub(super) fn location(text: &str) -> Result<Location, String> {
     text.parse().map_err(|error: BackupError| error.to_string())
 }
 

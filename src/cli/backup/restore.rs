@@ -3,24 +3,29 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use nimbus_manifests::TenantId;
 
 use super::super::encryption::{progress_bar, stop_on_signals};
 use super::super::output::{self, Format};
 use super::super::{CliError, CommandOutcome, block_on, settings};
-use super::{location, shown};
-use crate::backup::restore::{Dirs, Plan, Proof, Restore};
+use super::{location, restore_tenant, shown};
+use crate::backup::restore::{Dirs, Plan, Proof, Restore, RestoreTenant};
 use crate::backup::{Location, Places, Repository};
 use crate::clock;
 use crate::config::keys::{self, Purpose};
 use crate::pluralize::pluralize;
 
-/// Restore a deployment into an empty directory
+/// Restore a deployment into an empty directory, or one tenant beside those of a deployment
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   nimbus backup restore --from /mnt/backup/nimbus --data-dir data --dry-run
   nimbus backup restore --from s3://bucket/nimbus --data-dir data
   nimbus backup restore --from s3://bucket/nimbus --data-dir data --at 2026-11-30T14:03:07Z
+  nimbus backup restore --from s3://bucket/nimbus --data-dir data --tenant-id demo --as demo-2
+
+One tenant is restored through the running server when there is one. It gets a
+new data key, and every page of it is proven.
 
 What was revoked, locked, deleted or shredded after the snapshot, by the newest
 audit log in the repository, is so again, unless --as-it-was says otherwise.")]
@@ -29,7 +34,7 @@ pub(super) struct RestoreBackup {
     #[arg(long, value_name = "R", value_parser = location)]
     from: Location,
 
-    /// The directory to restore into: new, or empty
+    /// The directory to restore into: new, or empty; for one tenant, that of the deployment
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
 
@@ -41,15 +46,24 @@ pub(super) struct RestoreBackup {
     #[arg(long, value_name = "TIME", value_parser = instant, conflicts_with_all = ["snapshot", "latest"])]
     at: Option<i64>,
 
-    /// The newest instant that there is of the whole deployment, which is the default
+    /// The newest instant that there is of the whole deployment, or of the tenant, which is the default
     #[arg(long)]
     latest: bool,
+
+    /// Restore this tenant alone, beside those that are there
+    #[arg(long, value_name = "TENANT", conflicts_with = "verify")]
+    tenant_id: Option<TenantId>,
+
+    /// What the tenant is called from then on [default: as it was]
+    #[arg(long = "as", value_name = "NEW", requires = "tenant_id")]
+    new_id: Option<TenantId>,
 
     /// How much is proven before it counts
     #[arg(long, value_enum, default_value_t = Proof::Pages)]
     verify: Proof,
 
-    /// Leave out what happened after the snapshot: keys that were revoked count again, locked tenants are served
+    /// Leave out what happened after the snapshot: keys that were revoked count again, locked tenants are served, and a tenant that was shredded
+    /// is restored
     #[arg(long)]
     as_it_was: bool,
 
@@ -66,6 +80,19 @@ impl RestoreBackup {
     pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let settings = settings(config, Some(self.data_dir.clone()))?;
         let (bar, progress) = progress_bar("restoring");
+        if let Some(tenant) = self.tenant_id.clone() {
+            let restore = RestoreTenant {
+                tenant,
+                new_id: self.new_id.clone(),
+                snapshot: self.snapshot,
+                at_ms: self.at,
+                as_it_was: self.as_it_was,
+                dry_run: self.dry_run,
+            };
+            let restored = restore_tenant::run(&settings, self.from, restore, progress);
+            bar.finish_and_clear();
+            return restore_tenant::answer(&restored?, self.dry_run, self.format);
+        }
         let restored = block_on(async {
             stop_on_signals()?;
             let envelope = match self.verify {

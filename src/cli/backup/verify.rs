@@ -88,6 +88,9 @@ fn text(found: &Verified) -> String {
     for damage in &found.damage {
         text.push_str(&format!("DAMAGED: {damage}\n"));
     }
+    for shredded in &found.shredded {
+        text.push_str(&format!("shredded, and opens no more: {shredded}\n"));
+    }
     for finding in &found.findings {
         text.push_str(&format!("note: {finding}\n"));
     }

@@ -13,6 +13,7 @@ use super::super::remote::Remote;
 use crate::audit::{OfflineLog, Reported};
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
+use crate::control::Control;
 use crate::deployment::{Deployment, OlderControl};
 use crate::envelope::{AuditError, AuditSink, Envelope, Event, blocking, parent};
 
@@ -33,6 +34,15 @@ pub(super) fn audited(
         Some(server) => envelope.with_audit(Arc::new(RemoteLog(Arc::new(server)))),
         None => offline(envelope, settings),
     })
+}
+
+/// The core of a command that is about the deployment of the settings, where one is here, and not about one file.
+pub(in crate::cli) fn audited_deployment(
+    envelope: Envelope,
+    settings: &Settings,
+) -> Result<Envelope, CliError> {
+    let control = Control::path_in(&settings.control_data_dir);
+    audited(envelope, settings, &control)
 }
 
 /// The core of a command while nobody has the control file open.

@@ -25,7 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::{self, Format};
 use super::{CliError, CommandOutcome};
-pub(super) use audited::deployment;
+pub(super) use audited::{audited_deployment, deployment};
 
 use crate::audit::ControlLost;
 use crate::config::Settings;
@@ -194,7 +194,7 @@ pub(super) fn progress_bar(what: &'static str) -> (ProgressBar, Progress) {
 }
 
 /// A bar of files on standard error, where that is a terminal.
-fn counting_bar(what: &'static str) -> (ProgressBar, Progress) {
+pub(super) fn counting_bar(what: &'static str) -> (ProgressBar, Progress) {
     bar(what, "{msg} {bar:30} {pos}/{len} files  {eta} left")
 }
 

@@ -7,15 +7,17 @@ use clap::Args;
 use nimbus_manifests::TenantId;
 use serde_json::json;
 
+use super::super::backup::location;
 use super::super::remote::Remote;
 use super::super::{CliError, CommandOutcome, block_on, output, settings};
 use super::audited::deployment;
 use super::require_deployment;
+use crate::backup::Location;
 use crate::config::Settings;
 use crate::control::ControlError;
 use crate::data_dir;
 use crate::deployment::Deployment;
-use crate::encryption::shred::{Remains, Shredded, shred};
+use crate::encryption::shred::{Remains, Shredded, Shredding, shred_everywhere};
 use crate::envelope::blocking;
 use crate::process::DataDirLock;
 use crate::tenants::TenantProvider as _;
@@ -27,7 +29,8 @@ use crate::tenants::sqlite::SqliteOptions;
 Example: nimbus encryption shred --tenant-id demo --yes
 
 What copies of its files made elsewhere are still worth depends on the key that
-wrapped them. The answer says so, and what is left for you to do.")]
+wrapped them. The answer says so, and what is left for you to do. With --from, the
+tenant goes from that backup repository, too, also when it is shredded here.")]
 pub(super) struct Shred {
     /// The tenant
     #[arg(long, value_name = "TENANT")]
@@ -40,21 +43,38 @@ pub(super) struct Shred {
     /// Disable the tenant's AWS KMS key, too, where it has one of its own (--encryption-aws-kms-key-map)
     #[arg(long)]
     disable_kms_key: bool,
+
+    /// A backup repository that its keys and pages are removed from, too; can be given several times
+    #[arg(long, value_name = "R", value_parser = location)]
+    from: Vec<Location>,
 }
 
 impl Shred {
     pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let settings = settings(config, None)?;
         require_deployment(&settings)?;
-        let shredded = match Remote::on(&settings.data_dir)? {
+        let mut from = Vec::with_capacity(self.from.len());
+        for location in self.from {
+            from.push(location.absolute()?);
+        }
+        let shredded: Shredded = match Remote::on(&settings.data_dir)? {
             Some(server) => server.operate(
                 "/api/admin/encryption/shred",
-                &json!({"tenant_id": self.tenant_id.as_str(), "disable_kms_key": self.disable_kms_key}),
+                &json!({
+                    "tenant_id": self.tenant_id.as_str(),
+                    "disable_kms_key": self.disable_kms_key,
+                    "from": from.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                }),
                 &(Arc::new(|_done, _total| true) as _),
             )?,
             None => {
                 let _lock = DataDirLock::acquire(&settings.data_dir)?;
-                block_on(here(&settings, &self.tenant_id, self.disable_kms_key))?
+                block_on(here(
+                    &settings,
+                    &self.tenant_id,
+                    self.disable_kms_key,
+                    &from,
+                ))?
             }
         };
         let mut text = text(&shredded);
@@ -62,7 +82,11 @@ impl Shred {
             text.push_str("It had no KMS key of its own: none was disabled.\n");
         }
         output::answer(&text)?;
-        Ok(CommandOutcome::Done)
+        let kept = shredded.repositories.iter().any(|one| !one.kept.is_empty());
+        Ok(match kept {
+            true => CommandOutcome::Problems,
+            false => CommandOutcome::Done,
+        })
     }
 }
 
@@ -71,13 +95,21 @@ async fn here(
     settings: &Settings,
     tenant: &TenantId,
     disable_kms_key: bool,
+    from: &[Location],
 ) -> Result<Shredded, CliError> {
     let deployment = deployment(settings).await?;
     // Opening the tenants ends a deletion that was begun.
     let begun = begun(&deployment, settings, tenant).await?;
     let tenants = deployment.tenants(SqliteOptions::default()).await?;
-    let (envelope, dir) = (&deployment.envelope, &settings.data_dir);
-    let shredded = shred(envelope, &tenants, dir, tenant, disable_kms_key, begun).await?;
+    let shredding = Shredding {
+        envelope: &deployment.envelope,
+        tenants: &tenants,
+        dir: &settings.data_dir,
+        disable_kms_key,
+        from,
+        s3: &settings.backup_s3,
+    };
+    let shredded = shred_everywhere(shredding, tenant, begun).await?;
     tenants.close().await?;
     Ok(shredded)
 }
@@ -105,7 +137,11 @@ fn text(shredded: &Shredded) -> String {
             "its manifest, the copy of it, its data and every other file of its name are removed"
         }
     };
-    let mut text = format!("Tenant {} is shredded: {removed}.\n", shredded.tenant);
+    let tenant = &shredded.tenant;
+    let mut text = match shredded.was_here {
+        true => format!("Tenant {tenant} is shredded: {removed}.\n"),
+        false => format!("There is nothing of tenant {tenant} here.\n"),
+    };
     for said in shredded.worth() {
         text.push_str(&said);
         text.push('\n');

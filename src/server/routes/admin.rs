@@ -15,7 +15,7 @@ use crate::encryption::OperationError;
 use crate::encryption::doctor::{Diagnosis, Doctor};
 use crate::encryption::rotate_dek;
 use crate::encryption::rotate_kek::{Request, RotateKekError};
-use crate::encryption::shred::{self, ShredError};
+use crate::encryption::shred::{self, ShredError, Shredding};
 use crate::encryption::status::{EncryptionStatus, Verify};
 use crate::envelope::{EnvelopeError, blocking};
 use crate::error_chain::error_chain;
@@ -63,7 +63,13 @@ pub(in crate::server) async fn encryption_status(
     Query(part): Query<StatusPart>,
 ) -> Result<Json<EncryptionStatus>, ApiError> {
     let status = app.status_reader.clone().run(part.verify).await;
-    let status = status.map_err(|error| ApiError::new(Code::Unavailable, error_chain(&error)))?;
+    let mut status =
+        status.map_err(|error| ApiError::new(Code::Unavailable, error_chain(&error)))?;
+    if let Some(proofs) = &app.backups.proofs {
+        for file in &mut status.files {
+            file.restored = file.file_id.as_deref().and_then(|id| proofs.of(id));
+        }
+    }
     Ok(Json(status))
 }
 
@@ -81,6 +87,7 @@ pub(in crate::server) async fn doctor(
         status_reader: app.status_reader.clone(),
         max_open_tenants: app.max_open_tenants,
         limits: app.limits,
+        proofs: app.backups.proofs.as_ref().map(|proofs| proofs.standing()),
     };
     let found = doctor.run(audit).await;
     let found = found.map_err(|error| ApiError::new(Code::Unavailable, error_chain(&error)))?;
@@ -180,6 +187,8 @@ pub(in crate::server) struct ShredTenant {
     tenant_id: String,
     #[serde(default)]
     disable_kms_key: bool,
+    #[serde(default)]
+    from: Vec<String>,
 }
 
 impl Plain for Request {}
@@ -204,27 +213,34 @@ pub(in crate::server) async fn shred(
     let (tenants, envelope) = (app.tenants.clone(), app.envelope.clone());
     let data_dir = app.status_reader.data_dir.clone();
     let disable_kms_key = request.disable_kms_key;
+    let mut from = Vec::with_capacity(request.from.len());
+    for given in request.from {
+        from.push(super::backups::repository(&app, given).await?);
+    }
+    let s3 = app.backups.s3.clone();
     let refused = |error: ShredError| match error {
         ShredError::Store(error) => ApiError::from(error),
         error => ApiError::new(Code::TenantNotFound, error.to_string()),
     };
     let finished = match shred::is_there(&envelope, &*tenants, &data_dir, &tenant).await? {
         true => None,
+        // It may be in the repositories.
+        false if !from.is_empty() => None,
         false => Some(shred::finish(&*tenants, &tenant).await.map_err(refused)?),
     };
     let id = app.operations.begin("shred", |_progress| async move {
         let shredded = match finished {
             Some(finished) => Ok(finished),
             None => {
-                shred::shred(
-                    &envelope,
-                    &*tenants,
-                    &data_dir,
-                    &tenant,
+                let shredding = Shredding {
+                    envelope: &envelope,
+                    tenants: &*tenants,
+                    dir: &data_dir,
                     disable_kms_key,
-                    None,
-                )
-                .await
+                    from: &from,
+                    s3: &s3,
+                };
+                shred::shred_everywhere(shredding, &tenant, None).await
             }
         };
         let shredded = shredded.map_err(|error| error_chain(&error))?;

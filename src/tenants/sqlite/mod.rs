@@ -49,7 +49,7 @@ use super::{
 };
 use crate::{
     data_dir::{self, subject},
-    envelope::{Envelope, Intent, blocking},
+    envelope::{Envelope, Intent, KeyedFile, blocking},
     failpoints::crash_point,
     process::Limits,
     sqlcipher::{self, Progress},
@@ -204,6 +204,18 @@ impl Backend for SqliteFiles {
         catalog::remove_files(&self.dir, tenant)?;
         crash_point!("tenants::delete::files-removed");
         Ok(())
+    }
+
+    async fn adopt(
+        &self,
+        tenant: &TenantId,
+        source: KeyedFile,
+        progress: Progress,
+    ) -> Result<(), StoreError> {
+        let (path, subject) = (self.path(tenant), subject(tenant));
+        sqlcipher::adopt(&self.envelope, source, &path, &subject, progress)
+            .await
+            .map_err(|error| StoreError::not_adopted(tenant, error))
     }
 
     fn instants(&self) -> Option<(Arc<Instants>, PathBuf)> {

@@ -37,7 +37,7 @@ mod tls;
 pub use fault::{Fault, FaultProxy};
 pub use machine::{Answer, Ended, Machine, Server, files_under};
 pub use moto::Moto;
-pub use seaweed::{Seaweed, make_bucket};
+pub use seaweed::{Seaweed, make_bucket, with_buckets};
 pub use tls::{ConnectProxy, TlsFront};
 
 /// A list that is answered whole, `items` under `name`.

@@ -112,6 +112,25 @@ pub fn make_bucket(url: &str, bucket: &str) {
     );
 }
 
+/// Does something with the buckets of an S3 at `url`, by a script in Python that has boto3's client as `s3`; gives what it prints.
+///
+/// # Panics
+///
+/// When it fails.
+#[must_use]
+pub fn with_buckets(url: &str, script: &str) -> String {
+    let ran = Command::new(venv().join("python"))
+        .args(["-c", &format!("{CLIENT}\n{script}"), url])
+        .output()
+        .expect("python runs");
+    assert!(
+        ran.status.success(),
+        "{script}: {}",
+        String::from_utf8_lossy(&ran.stderr)
+    );
+    String::from_utf8_lossy(&ran.stdout).trim().to_owned()
+}
+
 fn venv() -> PathBuf {
     let venv = env::var_os("NIMBUS_TEST_VENV")
         .expect("NIMBUS_TEST_VENV: run `scripts/test`, which sets it");
@@ -120,6 +139,10 @@ fn venv() -> PathBuf {
 
 const IDENTITIES: &str = r#"{"identities": [{"name": "nimbus", "credentials": [{"accessKey": "test", "secretKey": "test"}],
     "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}"#;
+const CLIENT: &str = r#"
+import sys, datetime, boto3
+s3 = boto3.client("s3", endpoint_url=sys.argv[1], aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1")
+"#;
 const MAKE_BUCKET: &str = r#"
 import sys, time, boto3
 url, bucket = sys.argv[1:]

@@ -2,7 +2,7 @@
 
 use utoipa::ToSchema;
 
-use super::{BackupCreated, DekRotated, KekRotated, Shredded};
+use super::{BackupCreated, BackupsVerified, DekRotated, KekRotated, Shredded, TenantRestored};
 
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -41,6 +41,8 @@ pub(in crate::server) enum OperationKind {
     RotateDek,
     Shred,
     Backup,
+    Restore,
+    VerifyBackups,
 }
 
 #[derive(ToSchema)]
@@ -59,6 +61,8 @@ pub(in crate::server) enum OperationResult {
     RotateDek(DekRotated),
     Shred(Shredded),
     Backup(BackupCreated),
+    Restore(TenantRestored),
+    VerifyBackups(BackupsVerified),
 }
 
 /// As `nimbus doctor --format json`.

@@ -43,6 +43,8 @@ pub(in crate::server) struct KeyEvent {
 pub(in crate::server) enum KeyEventKind {
     Export,
     Migrate,
+    Rewrap,
+    Backup,
 }
 
 #[derive(ToSchema)]

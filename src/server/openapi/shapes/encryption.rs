@@ -87,6 +87,9 @@ pub(in crate::server) struct ProtectedFile {
     /// An operator locked the tenant.
     #[schema(required = false)]
     locked: bool,
+    /// When it was last restored from its backup and proven.
+    #[schema(nullable = false)]
+    restored: Option<String>,
     /// What is wrong, and what to do next.
     #[schema(nullable = false)]
     detail: Option<String>,
@@ -222,6 +225,26 @@ pub(in crate::server) struct Shred {
     /// Also disable the KMS key, where it is this tenant's alone.
     #[schema(required = false)]
     disable_kms_key: bool,
+    /// Backup repositories that it goes from, too: directories by their paths from the root, or s3://bucket/prefix.
+    #[schema(required = false)]
+    from: Vec<String>,
+}
+
+/// What was removed of a tenant from a backup repository.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::server) struct RepositoryShredded {
+    repository: String,
+    /// The ids of the files that it was.
+    files: Vec<String>,
+    /// How many objects are removed.
+    objects: u64,
+    /// What an object lock keeps, and until when.
+    kept: Vec<String>,
+    /// Snapshots whose control file has a copy of its wrapped key.
+    snapshots: Vec<u64>,
+    /// Whether packs of continuous shipping are there.
+    packs: bool,
 }
 
 #[derive(ToSchema)]
@@ -234,6 +257,10 @@ pub(in crate::server) struct Shredded {
     alive: Vec<LivingKey>,
     #[schema(required)]
     own_kms_key: Option<OwnKey>,
+    /// Whether anything of it was there besides what is in repositories.
+    was_here: bool,
+    /// What was removed of it from backup repositories.
+    repositories: Vec<RepositoryShredded>,
     /// Where not, it is not known which keys wrapped it.
     manifest_read: bool,
     /// Whether its database was plaintext.

@@ -1,0 +1,329 @@
+//! One tenant of a snapshot becomes a tenant again, beside those that are there, while they are served.
+//!
+//! | step | on disk after it | a kill here leaves |
+//! | --- | --- | --- |
+//! | 1. its pages as they were stored, in a temporary file | that file | no tenant; the next start removes the file |
+//! | 2. adopted: a copy under a fresh key, proven and published as a creation is (`sqlcipher::adopt`) | the same, then the tenant | no tenant, or the whole tenant |
+//! | 3. the temporary file removed; `restore` recorded | the tenant | the tenant; the audit log has the beginning of the restoration, and the creation |
+//!
+//! What the repository holds of the tenant opens by its old data key, which is in manifests elsewhere. So the restored tenant has another one, and
+//! another file id: its later snapshots are another line of time.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nimbus_manifests::TenantId;
+use serde::{Deserialize, Serialize};
+
+use crate::audit::{self, Line};
+use crate::backup::catalogue::{Catalogue, StoredFile};
+use crate::backup::timeline::Found;
+use crate::backup::{BackupError, Repository};
+use crate::clock;
+use crate::data_dir::{self, TEMPORARY_PREFIX, side_files};
+use crate::envelope::{Envelope, Event, EventKind, EventOutcome, blocking};
+use crate::failpoints::crash_point;
+use crate::process::free_bytes;
+use crate::sqlcipher::Progress;
+use crate::tenants::{StoreError, TenantProvider};
+
+/// Which tenant is to be restored, and as what.
+#[derive(Debug, Clone)]
+pub struct RestoreTenant {
+    /// The tenant of the snapshot.
+    pub tenant: TenantId,
+    /// What it is to be called; `None` for its own name.
+    pub new_id: Option<TenantId>,
+    /// The snapshot; `None` for the newest that holds it.
+    pub snapshot: Option<u64>,
+    /// The instant, in milliseconds since 1970; `None` for the newest that holds it.
+    pub at_ms: Option<i64>,
+    /// Whether a tenant that was shredded after the snapshot is restored all the same.
+    pub as_it_was: bool,
+    /// Whether nothing is to be written.
+    pub dry_run: bool,
+}
+
+/// A tenant that was restored, or would be.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RestoredTenant {
+    /// The repository.
+    pub repository: String,
+    /// The snapshot.
+    pub snapshot: u64,
+    /// Its moment, or the instant to which packs lead from it.
+    pub taken: String,
+    /// How many packs lead to it.
+    pub packs: u64,
+    /// The tenant of the snapshot.
+    pub tenant: String,
+    /// What it is called now.
+    pub restored_as: String,
+    /// The id of the file that it was; its file has another one now.
+    pub file_id: String,
+    /// Bytes of its file.
+    pub bytes: u64,
+    /// Objects that are read.
+    pub objects: usize,
+    /// Bytes that are read.
+    pub read_bytes: u64,
+    /// What the audit log tells of the tenant after the snapshot.
+    pub later: Vec<String>,
+}
+
+/// Into what it is restored.
+#[derive(Debug, Clone)]
+pub struct Beside {
+    /// The core, which keeps copies of manifests and records events.
+    pub envelope: Envelope,
+    /// The tenants that are there.
+    pub tenants: Arc<dyn TenantProvider>,
+    /// Their directory.
+    pub data_dir: PathBuf,
+    /// The directory of the audit log.
+    pub control_dir: PathBuf,
+}
+
+impl RestoreTenant {
+    /// Restores it: finds it, proves it, and makes it a tenant under a fresh data key.
+    ///
+    /// # Errors
+    ///
+    /// [`BackupError`]; there is no such tenant then.
+    pub async fn run(
+        self,
+        repository: &Repository,
+        beside: &Beside,
+        progress: Progress,
+    ) -> Result<RestoredTenant, BackupError> {
+        let new_id = self.new_id.clone().unwrap_or_else(|| self.tenant.clone());
+        if beside.tenants.list_tenants().await?.contains(&new_id) {
+            return Err(BackupError::TenantExists { tenant: new_id });
+        }
+        if beside.envelope.is_locked(&self.tenant) {
+            return Err(BackupError::TenantLocked(self.tenant));
+        }
+        let (found, file) = repository
+            .tenant_at(&beside.envelope, &self.tenant, self.snapshot, self.at_ms)
+            .await?;
+        let claims = found.catalogue;
+        let later = self.later(beside, &claims.taken).await?;
+        let restored = RestoredTenant {
+            repository: repository.shown(),
+            snapshot: claims.number,
+            taken: claims.taken,
+            packs: found.packs,
+            tenant: self.tenant.to_string(),
+            restored_as: new_id.to_string(),
+            file_id: file.file_id.clone(),
+            bytes: file.bytes,
+            objects: spans(&file).count() + 1,
+            read_bytes: spans(&file).sum(),
+            later,
+        };
+        // Before anything is fetched: whether the keys at hand open it.
+        drop(repository.keyed(&beside.envelope, &file).await?);
+        if self.dry_run {
+            return Ok(restored);
+        }
+        let event = Event::new(EventKind::Restore, EventOutcome::Begun)
+            .about(&data_dir::subject(&new_id))
+            .saying(format!(
+                "tenant {} of {} in {}",
+                restored.tenant,
+                super::instant(restored.snapshot, &restored.taken, restored.packs),
+                restored.repository
+            ));
+        beside.envelope.record(event.clone()).await?;
+        let made = fetch_and_adopt(repository, beside, &file, &new_id, progress).await;
+        let ended = match &made {
+            Ok(()) => Event {
+                outcome: EventOutcome::Done,
+                ..event
+            },
+            Err(_) => event.ended(&made),
+        };
+        let recorded = beside.envelope.record(ended).await;
+        made?;
+        recorded?;
+        Ok(restored)
+    }
+
+    /// What the deployment's own audit log tells of the tenant after the moment `taken`. One that was shredded is refused.
+    async fn later(&self, beside: &Beside, taken: &str) -> Result<Vec<String>, BackupError> {
+        let (dir, since) = (beside.control_dir.clone(), taken.parse().ok());
+        let lines = blocking(move || audit::lines(&dir, since)).await;
+        let lines = lines.map_err(BackupError::io(
+            "read the audit log in",
+            &beside.control_dir,
+        ))?;
+        let subject = data_dir::subject(&self.tenant);
+        let about = |line: &&Line| {
+            line.subject.as_deref() == Some(subject.as_str()) && super::log::tells(line)
+        };
+        let later: Vec<_> = lines.iter().filter(about).collect();
+        let shredded = later.iter().find(|line| line.event == "shred");
+        match shredded {
+            Some(line) if !self.as_it_was => Err(BackupError::Shredded {
+                tenant: self.tenant.clone(),
+                time: line.time.clone(),
+                actor: line.actor.clone(),
+            }),
+            _ => Ok(later.into_iter().map(super::log::told).collect()),
+        }
+    }
+}
+
+impl Repository {
+    /// A snapshot or an instant, proven, and a tenant in it; of the newest instant and of the newest snapshot that hold it, the later.
+    ///
+    /// # Errors
+    ///
+    /// [`BackupError::NotHeld`] and [`BackupError::WithoutKeys`], among others.
+    pub(in crate::backup) async fn tenant_at(
+        &self,
+        envelope: &Envelope,
+        tenant: &TenantId,
+        snapshot: Option<u64>,
+        at_ms: Option<i64>,
+    ) -> Result<(Found, StoredFile), BackupError> {
+        let instant = match snapshot {
+            None => self.tenant_in_packs(envelope, tenant, at_ms).await?,
+            Some(_) => None,
+        };
+        let numbers = match (snapshot, at_ms) {
+            (Some(number), _) => vec![number],
+            (None, Some(_)) => Vec::new(),
+            (None, None) => self.numbers().await?.0,
+        };
+        let mut newest = instant;
+        for number in numbers.into_iter().rev() {
+            let Some((sealed, _)) = self.catalogue(number).await? else {
+                continue;
+            };
+            let Some(file) = held(&sealed.claims, tenant) else {
+                continue;
+            };
+            let is_later = |(found, _): &(Found, _)| found.catalogue.taken < sealed.claims.taken;
+            if newest.as_ref().is_none_or(is_later) {
+                self.prove(envelope, &sealed).await?;
+                let found = Found {
+                    catalogue: sealed.claims,
+                    packs: 0,
+                };
+                newest = Some((found, file));
+            }
+            break;
+        }
+        let Some((found, file)) = newest else {
+            let among = match (snapshot, at_ms) {
+                (Some(number), _) => format!("no snapshot {number}"),
+                (None, Some(at_ms)) => format!("no instant {}", clock::stamp_of(at_ms)),
+                (None, None) => "no snapshot".to_owned(),
+            };
+            return Err(BackupError::NotHeld {
+                tenant: tenant.clone(),
+                among,
+                location: self.shown(),
+            });
+        };
+        if self.manifests(&file).await?.is_empty() {
+            return Err(BackupError::WithoutKeys {
+                location: self.shown(),
+                tenant: tenant.clone(),
+                snapshot: found.catalogue.number,
+            });
+        }
+        Ok((found, file))
+    }
+
+    async fn tenant_in_packs(
+        &self,
+        envelope: &Envelope,
+        tenant: &TenantId,
+        at_ms: Option<i64>,
+    ) -> Result<Option<(Found, StoredFile)>, BackupError> {
+        match self.instant(Some(envelope), at_ms).await {
+            Ok(found) => Ok(held(&found.catalogue, tenant).map(|file| (found, file))),
+            // There are snapshots of one tenant alone.
+            Err(BackupError::NoSnapshot(_)) if at_ms.is_none() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The file of a tenant, where the catalogue holds it.
+fn held(catalogue: &Catalogue, tenant: &TenantId) -> Option<StoredFile> {
+    let ours =
+        |file: &&StoredFile| file.missing.is_none() && file.tenant().as_ref() == Some(tenant);
+    catalogue.tenants.iter().find(ours).cloned()
+}
+
+/// The lengths of all that is read of a file.
+fn spans(file: &StoredFile) -> impl Iterator<Item = u64> + '_ {
+    let over = file.over.iter().flat_map(|over| &over.segments);
+    let runs = file.runs.iter().map(|run| run.bytes);
+    runs.chain(over.map(|(piece, _)| piece.bytes))
+}
+
+async fn fetch_and_adopt(
+    repository: &Repository,
+    beside: &Beside,
+    file: &StoredFile,
+    new_id: &TenantId,
+    progress: Progress,
+) -> Result<(), BackupError> {
+    let dir = &beside.data_dir;
+    let free = free_bytes(dir).map_err(BackupError::io("look at the disk of", dir))?;
+    // What was stored, and the copy under the fresh key.
+    let needed = 2 * file.bytes + file.bytes / 20 + SLACK;
+    if free < needed {
+        return Err(BackupError::NoSpace {
+            dir: dir.clone(),
+            needed,
+            free,
+        });
+    }
+    let stored = Stored(dir.join(format!("{TEMPORARY_PREFIX}{}", clock::uuid())));
+    let read: u64 = spans(file).sum();
+    let total = read + 2 * file.bytes;
+    let done = std::sync::atomic::AtomicU64::new(0);
+    let tell = |bytes: u64| {
+        let before = done.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+        match progress(before + bytes, total) {
+            true => Ok(()),
+            false => Err(BackupError::Stopped),
+        }
+    };
+    repository.restore_pages(file, &stored.0, &tell).await?;
+    crash_point!("restore::tenant-fetched");
+    let source = repository
+        .keyed_at(&beside.envelope, file, &stored.0)
+        .await?;
+    let adopting: Progress = {
+        let progress = Arc::clone(&progress);
+        Arc::new(move |copied, _of| progress(read + copied, total))
+    };
+    let adopted = beside.tenants.adopt_tenant(new_id, source, adopting).await;
+    blocking(move || drop(stored)).await;
+    crash_point!("restore::tenant-adopted");
+    adopted.map_err(|error| match error {
+        StoreError::TenantExists { tenant } => BackupError::TenantExists { tenant },
+        error => error.into(),
+    })
+}
+
+/// A tenant's database as it was stored, and what SQLite keeps beside it; removed with this value.
+struct Stored(PathBuf);
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        for path in side_files(&self.0).iter().chain([&self.0]) {
+            // What cannot be removed now goes at the next start.
+            drop(std::fs::remove_file::<&Path>(path));
+        }
+    }
+}
+
+/// What stays free beside what is restored: 64 MiB.
+const SLACK: u64 = 64 << 20;
