@@ -124,8 +124,9 @@ impl<S: Storage> Readers<S> {
     }
 }
 
-/// The places of all tenants: as many scans as the processor has cores, and two at least.
+/// The places of all tenants: four for each core of the processor, and eight at least. With fewer,
+/// two tenants with large tables would have those with small ones wait.
 static OF_ALL: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    Arc::new(Semaphore::new(cores.max(2)))
+    Arc::new(Semaphore::new((4 * cores).max(8)))
 });
