@@ -7,12 +7,13 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, MutexGuard, RwLockWriteGuard};
 
 use nimbus_keyproviders::ArchiveKey;
 use nimbus_manifests::{DekId, FileId};
 
-use super::Control;
+use super::{AuditHead, Control, Open};
 use crate::audit::LogPart;
 use crate::envelope::{KeyedFile, ReadError, manifest_path, parent, read_manifest};
 
@@ -70,41 +71,58 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// What the operating system says; of a deployment in plaintext, that it is one.
+    /// As [`Held::freeze`].
     pub(crate) fn freeze(&self) -> io::Result<FrozenControl> {
-        self.freeze_at(|| ()).map(|(frozen, ())| frozen)
+        let chaining = self.chaining();
+        let open = self.changing();
+        Held { chaining, open }.freeze(&self.path)
     }
 
-    /// The same; `instant` runs while both wait, and before anything is read.
+    /// Has transactions and writings of the audit log wait, if none is under way. Does not block.
+    pub(crate) fn try_hold(&self) -> Option<Held<'_>> {
+        let chaining = self.chained.try_lock().ok()?;
+        let open = self.state.try_write().ok()?;
+        Some(Held { chaining, open })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// The control file between two transactions and between two writings of the audit log.
+#[derive(Debug)]
+pub(crate) struct Held<'a> {
+    chaining: MutexGuard<'a, Option<AuditHead>>,
+    open: RwLockWriteGuard<'a, Open>,
+}
+
+impl Held<'_> {
+    /// Reads it, which is at `path`, and opens the audit log. Blocks.
     ///
     /// # Errors
     ///
-    /// As [`freeze`](Self::freeze).
-    pub(crate) fn freeze_at<T>(
-        &self,
-        instant: impl FnOnce() -> T,
-    ) -> io::Result<(FrozenControl, T)> {
-        let chaining = self.chaining();
-        let open = self.changing();
-        let instant = instant();
+    /// What the operating system says; of a deployment in plaintext, that it is one.
+    pub(crate) fn freeze(self, path: &Path) -> io::Result<FrozenControl> {
+        let Self { chaining, open } = self;
         let sealer = open.archive.clone();
         let sealer = sealer.ok_or_else(|| io::Error::other("encryption is off"))?;
-        let manifest = match read_manifest(&manifest_path(&self.path)) {
+        let manifest = match read_manifest(&manifest_path(path)) {
             Ok(Some(sealed)) => sealed.as_bytes().to_vec(),
             Ok(None) => return Err(io::Error::other("its manifest is missing")),
             Err(ReadError::Io(error)) => return Err(error),
             Err(ReadError::Parse(error)) => return Err(io::Error::other(error)),
         };
         let mut bytes = Vec::new();
-        let _read = io::Read::read_to_end(&mut File::open(&self.path)?, &mut bytes)?;
-        let log = LogPart::all(parent(&self.path))?;
+        let _read = io::Read::read_to_end(&mut File::open(path)?, &mut bytes)?;
+        let log = LogPart::all(parent(path))?;
         drop((open, chaining));
-        let frozen = FrozenControl {
+        Ok(FrozenControl {
             manifest,
             bytes,
             log,
             sealer,
-        };
-        Ok((frozen, instant))
+        })
     }
 }

@@ -274,15 +274,6 @@ impl WalReader {
         }
     }
 
-    /// Leaves out the first `frames` of the WAL that is there now.
-    pub(crate) fn skip(&mut self, frames: u32) -> io::Result<()> {
-        if frames > 0 {
-            self.salts = Some(self.look()?);
-            self.frames = frames;
-        }
-        Ok(())
-    }
-
     /// The frames up to number `last`, which is that of a commit, in pieces of whole frames.
     pub(crate) fn advance(&mut self, last: u32) -> io::Result<Vec<Vec<u8>>> {
         if last == 0 {

@@ -145,3 +145,38 @@ fn a_fault_of_the_shipper_is_told_and_it_begins_again_in_the_next_epoch() {
     assert_eq!(before, notes(&restored, "old"));
     restored.stop();
 }
+
+#[test]
+fn a_clock_that_is_set_back_is_bridged_and_each_instant_stays_restorable() {
+    let machine = machine();
+    let ahead = now_ms() / 1000 + 3600;
+    let clock = format!("clock::now=return({ahead})");
+    let server = ships(&machine, &[], &[("FAILPOINTS", &clock)]);
+    begun(&server);
+    drop(server.create("/api/tenants", &json!({"id": "old"})));
+    let _id = server.insert("old", "notes", &json!({"n": 1}));
+    server.stop();
+    let first = ranges(&machine);
+    assert!(first[0].1 > stamp(now_ms() + 3_000_000), "{first:?}");
+    let server = ships(&machine, &[], &[]);
+    begun(&server);
+    let _id = server.insert("old", "notes", &json!({"n": 2}));
+    let log = server.log();
+    assert!(log.contains("the clock of this machine is behind"), "{log}");
+    server.stop();
+    let both = ranges(&machine);
+    assert_eq!(both.len(), 2);
+    assert!(both[0].1 < both[1].0 && both[1].0 <= both[1].1, "{both:?}");
+    for (data, at, expected) in [
+        ("then", &both[0].1, vec![1]),
+        ("now", &both[1].1, vec![1, 2]),
+    ] {
+        let restore = ["restore", "--from", "repo", "--data-dir", data, "--at", at];
+        let _ = backup(&machine, &restore).expect(0, &["Restored"]);
+        let restored = start_on(&machine, data, &[]);
+        let mut found = numbers(&restored);
+        found.sort_unstable();
+        assert_eq!(found, expected, "{at}");
+        restored.stop();
+    }
+}

@@ -13,6 +13,8 @@
 //! Whoever begins an epoch replaces the one before it: after each pack its server looks for a later epoch, and stops when there is one.
 
 mod kept;
+mod named;
+mod packs;
 mod report;
 mod session;
 

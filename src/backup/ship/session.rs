@@ -1,75 +1,70 @@
 //! One epoch of shipping: snapshots, and the packs that go on from them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
-use nimbus_manifests::{DekId, SealedManifest, TenantId};
+use nimbus_manifests::{DekId, SealedManifest};
 use tokio::task::JoinHandle;
 
-use super::super::catalogue::StoredFile;
-use super::super::create::{Made, Saving, Source};
+use super::super::create::Made;
 use super::super::epoch::Begun;
-use super::super::pack::{Data, Pack, PackedBase, PackedGone, PackedManifest, SegmentBuilder};
-use super::super::store::Created;
-use super::super::{BackupError, Repository, sha256};
+use super::super::pack::PackedBase;
+use super::super::{BackupError, Repository};
+use super::Work;
 use super::kept::Kept;
-use super::{FIRST_PAUSE, LONGEST_PAUSE, Work};
-use crate::control::{ArchiveSealer, Control, FrozenControl};
-use crate::data_dir;
-use crate::envelope::{blocking, manifest_path, read_manifest};
+use super::packs::unreadable;
+use crate::control::{ArchiveSealer, FrozenControl};
+use crate::envelope::blocking;
 use crate::error_chain::error_chain;
 use crate::failpoints::crash_point;
 use crate::runtime::{panic_point, short_task};
-use crate::sqlcipher::wal_frames;
-use crate::tenants::sqlite::{self, BegunBase, Boundary, Broken, Frames};
+use crate::tenants::sqlite::{self, Boundary, Broken};
 use crate::{clock, metrics};
 
 /// One epoch.
 pub(super) struct Session {
-    work: Work,
-    repository: Repository,
-    epoch: u64,
-    floor_ms: i64,
+    pub(super) work: Work,
+    pub(super) repository: Repository,
+    pub(super) epoch: u64,
+    pub(super) floor_ms: i64,
     /// What seals packs: that of the control file as it was last shipped.
-    sealer: Option<ArchiveSealer>,
+    pub(super) sealer: Option<ArchiveSealer>,
     /// The last pack that was formed, and the SHA-256 of what it is chained to.
-    number: u64,
-    previous: String,
+    pub(super) number: u64,
+    pub(super) previous: String,
     /// The instant up to which all is shipped.
-    after_ms: i64,
+    pub(super) after_ms: i64,
     /// The snapshot from which the next pack goes on, where it does not go on from a pack.
-    anchor: Option<u64>,
-    kept: Option<Kept>,
+    pub(super) anchor: Option<u64>,
+    pub(super) kept: Option<Kept>,
     /// How often the control file had changed, at least, when it was shipped; and whether its manifest is to be shipped again.
-    changes: u64,
-    again: bool,
+    pub(super) changes: u64,
+    pub(super) again: bool,
     /// What is in the next pack.
-    next: Next,
+    pub(super) next: Next,
     /// Large files that are being stored.
-    storing: Vec<JoinHandle<Result<PackedBase, BackupError>>>,
+    pub(super) storing: Vec<JoinHandle<Result<PackedBase, BackupError>>>,
     /// A further snapshot, so that not too many packs are to be read for an instant.
-    further: Option<JoinHandle<Result<Made, BackupError>>>,
-    since: Since,
+    pub(super) further: Option<JoinHandle<Result<Made, BackupError>>>,
+    pub(super) since: Since,
 }
 
 /// What was shipped since the last snapshot.
 #[derive(Debug, Default)]
-struct Since {
-    packs: u64,
-    bytes: u64,
-    snapshot_bytes: u64,
+pub(super) struct Since {
+    pub(super) packs: u64,
+    pub(super) bytes: u64,
+    pub(super) snapshot_bytes: u64,
     /// The data key of the control file that seals it.
-    dek_id: Option<DekId>,
+    pub(super) dek_id: Option<DekId>,
 }
 
 #[derive(Default)]
-struct Next {
-    manifests: BTreeSet<PathBuf>,
-    bases: Vec<PackedBase>,
+pub(super) struct Next {
+    pub(super) manifests: BTreeSet<PathBuf>,
+    pub(super) bases: Vec<PackedBase>,
 }
 
 /// How shipping ended.
@@ -81,7 +76,7 @@ pub(super) enum Ended {
 }
 
 /// Why a look ended without everything shipped.
-enum Failed {
+pub(super) enum Failed {
     Broken(String),
     Error(BackupError),
 }
@@ -194,7 +189,14 @@ impl Session {
                 _stop = stop.wait_for(|stop| *stop) => true,
             };
             panic_point!("ship::look");
-            match self.look(&log, stopping).await {
+            let mut looked = self.look(&log).await;
+            if stopping && looked.is_ok() && !self.storing.is_empty() {
+                looked = match self.stored(true).await {
+                    Ok(()) => self.look(&log).await,
+                    Err(error) => Err(error.into()),
+                };
+            }
+            match looked {
                 Ok(()) => {}
                 Err(Failed::Broken(why)) => return Ok(Ended::Broken(why)),
                 Err(Failed::Error(error)) => return Err(error),
@@ -210,8 +212,8 @@ impl Session {
     }
 
     /// Ships what there is, and nothing where nothing changed.
-    async fn look(&mut self, log: &Arc<sqlite::CommitLog>, stopping: bool) -> Result<(), Failed> {
-        self.stored(stopping).await?;
+    async fn look(&mut self, log: &Arc<sqlite::CommitLog>) -> Result<(), Failed> {
+        self.stored(false).await?;
         let deployment = self.work.deployment.clone();
         self.next
             .manifests
@@ -229,8 +231,7 @@ impl Session {
             return Ok(());
         }
         let (boundary, frozen) = if control_changed {
-            let (boundary, frozen) = self.instant().await?;
-            (boundary?, Some(frozen))
+            self.instant().await?
         } else {
             (log.boundary()?, None)
         };
@@ -255,265 +256,37 @@ impl Session {
             begun: Vec::new(),
             ..boundary
         };
+        let has_control = frozen.is_some();
         self.packs(log, boundary, frozen, manifests).await?;
-        self.changes = changes;
+        match has_control {
+            true => self.changes = changes,
+            false => self.again |= control_changed,
+        }
         Ok(())
     }
 
-    /// An instant of all tenants, the control file and the audit log. Commits wait until the control file is held, and not until it is read.
-    async fn instant(&self) -> Result<(Result<Boundary, Broken>, FrozenControl), BackupError> {
+    /// An instant of all tenants, the control file and the audit log. Commits wait until the control file is held, and not until it is read. Where
+    /// somebody has that for long (the key provider does not answer, say), it is left for a later instant.
+    async fn instant(&self) -> Result<(Boundary, Option<FrozenControl>), Failed> {
         let deployment = &self.work.deployment;
         let instants = deployment.tenants.instants().ok_or(BackupError::NoFiles)?;
         let control = Arc::clone(&deployment.control);
-        let frozen = blocking(move || {
-            let gate = instants.between_commits();
-            control.freeze_at(|| {
-                let boundary = instants.log().boundary();
+        let taken = blocking(move || {
+            for _try in 0..TRIES {
+                let gate = instants.between_commits();
+                if let Some(held) = control.try_hold() {
+                    let boundary = instants.log().boundary();
+                    drop(gate);
+                    let path = control.path();
+                    let frozen = held.freeze(path).map_err(BackupError::io("read", path));
+                    return Ok::<_, Failed>((boundary?, Some(frozen?)));
+                }
                 drop(gate);
-                boundary
-            })
+                std::thread::sleep(BETWEEN_TRIES);
+            }
+            Ok((instants.log().boundary()?, None))
         });
-        let path = Control::path_in(Path::new(""));
-        let (frozen, boundary) = frozen.await.map_err(BackupError::io("read", path))?;
-        Ok((boundary, frozen))
-    }
-
-    /// The packs up to a boundary: more than one where much was committed.
-    async fn packs(
-        &mut self,
-        log: &Arc<sqlite::CommitLog>,
-        boundary: Boundary,
-        frozen: Option<FrozenControl>,
-        manifests: Vec<PackedManifest>,
-    ) -> Result<(), Failed> {
-        let mut rest = Some((frozen, manifests));
-        while rest.is_some() {
-            let (from, upto) = (Arc::clone(log), boundary.upto);
-            let frames = blocking(move || from.take(upto, PACK_BYTES)).await?;
-            let taken: u64 = frames.iter().map(|one| one.bytes.len() as u64).sum();
-            self.number += 1;
-            log.formed(self.number);
-            let mut data = Data::default();
-            let last_ms = frames.last().map(|one| one.at_ms);
-            let mut pack = self.begin_pack(frames, &mut data);
-            let mut at_ms = last_ms.unwrap_or(self.after_ms).max(self.after_ms);
-            if taken < PACK_BYTES
-                && let Some((frozen, manifests)) = rest.take()
-            {
-                at_ms = boundary.at_ms;
-                pack.manifests = manifests;
-                pack.bases = std::mem::take(&mut self.next.bases);
-                pack.gone = boundary.gone.iter().map(gone).collect();
-                if let Some(frozen) = frozen {
-                    (pack, data) = self.add_control(pack, data, frozen).await?;
-                }
-            }
-            pack.at = clock::stamp_of(at_ms);
-            self.put(pack, data).await?;
-            self.after_ms = at_ms;
-            self.work.report.shipped(at_ms);
-        }
-        Ok(())
-    }
-
-    fn begin_pack(&self, frames: Vec<Frames>, data: &mut Data) -> Pack {
-        let mut segments: BTreeMap<(TenantId, u32), SegmentBuilder> = BTreeMap::new();
-        for one in frames {
-            let segment = segments.entry((one.tenant, one.base)).or_default();
-            for (number, pages, page) in wal_frames(&one.bytes) {
-                segment.push(number, pages, page, one.at_ms);
-            }
-        }
-        let segments = segments.into_iter().map(|((tenant, base), segment)| {
-            let subject = data_dir::subject(&tenant).to_string();
-            segment.finish(subject, base, data)
-        });
-        Pack {
-            epoch: self.epoch,
-            number: self.number,
-            repository: self.repository.id,
-            previous: self.previous.clone(),
-            anchor: self.anchor,
-            after: clock::stamp_of(self.after_ms),
-            at: String::new(),
-            control: None,
-            audit: None,
-            manifests: Vec::new(),
-            bases: Vec::new(),
-            gone: Vec::new(),
-            frames: segments.collect(),
-        }
-    }
-
-    async fn add_control(
-        &mut self,
-        mut pack: Pack,
-        mut data: Data,
-        frozen: FrozenControl,
-    ) -> Result<(Pack, Data), BackupError> {
-        let Some(mut kept) = self.kept.take() else {
-            return Err(BackupError::Stopped);
-        };
-        let place = (self.epoch, self.number);
-        let (pack, data, kept) = blocking(move || {
-            let sealed = SealedManifest::parse(&frozen.manifest);
-            let sealed = sealed.map_err(|error| unreadable(&error))?;
-            let claims = sealed.claims();
-            pack.control = Some(StoredFile {
-                subject: claims.subject().to_string(),
-                file_id: claims.file_id().to_string(),
-                dek_id: claims.deks()[0].id.to_string(),
-                manifest: sha256(&frozen.manifest),
-                bytes: frozen.bytes.len() as u64,
-                runs: kept.control(&frozen.bytes, place, &mut data),
-                missing: None,
-                over: None,
-            });
-            let log = kept.log(frozen.log, &mut data);
-            pack.audit = log.map_err(BackupError::io("read", crate::audit::FILE_NAME))?;
-            Ok::<_, BackupError>((pack, data, kept))
-        })
-        .await?;
-        self.kept = Some(kept);
-        Ok((pack, data))
-    }
-
-    /// Stores a pack, however often that takes.
-    async fn put(&mut self, pack: Pack, data: Data) -> Result<(), BackupError> {
-        let Some(sealer) = self.sealer.clone() else {
-            return Err(BackupError::Stopped);
-        };
-        let name = Pack::name(pack.epoch, pack.number);
-        let object = blocking(move || pack.object(&sealer, data.bytes())).await;
-        crash_point!("ship::formed");
-        let stored = object.clone();
-        let created = self.insist(move |repository| {
-            let (name, object) = (name.clone(), stored.clone());
-            async move { repository.store.create(&name, object).await }.boxed()
-        });
-        let created = created.await?;
-        crash_point!("ship::stored");
-        if let Created::Other(_) = created {
-            return Err(self.repository.replaced(self.epoch));
-        }
-        metrics::PACKS_SHIPPED.increment(1);
-        self.since.packs += 1;
-        self.since.bytes += object.len() as u64;
-        self.previous = sha256(&object);
-        self.anchor = None;
-        match self.repository.is_replaced(self.epoch).await {
-            Ok(true) => Err(self.repository.replaced(self.epoch)),
-            Ok(false) => Ok(()),
-            // The next pack asks again.
-            Err(error) => {
-                metrics::SHIPPING_FAILED.increment(1);
-                tracing::warn!(
-                    why = error_chain(&error),
-                    "whether another server ships is not known"
-                );
-                Ok(())
-            }
-        }
-    }
-
-    /// Stores something that the next packs name, or a pack: again and again until it is there, or the server ends.
-    async fn insist<T>(
-        &mut self,
-        mut work: impl FnMut(Repository) -> BoxFuture<'static, Result<T, BackupError>> + Send,
-    ) -> Result<T, BackupError> {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let error = match work(self.repository.clone()).await {
-                Err(error @ BackupError::Store { .. }) => error,
-                done => return done,
-            };
-            metrics::SHIPPING_FAILED.increment(1);
-            let why = error_chain(&error);
-            tracing::warn!(
-                why,
-                "the repository does not take what is shipped; it is tried again"
-            );
-            self.work.report.fails(why);
-            if *self.work.stop.borrow() || self.work.wait(pause).await {
-                return Err(error);
-            }
-            pause = (2 * pause).min(LONGEST_PAUSE);
-        }
-    }
-
-    /// A file that was begun: a small one is stored before the next pack, a large one meanwhile.
-    async fn base(&mut self, begun: BegunBase) -> Result<(), BackupError> {
-        let pages = {
-            let captured = begun
-                .captured
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            captured.pages.pages()
-        };
-        if pages > SMALL {
-            let storing = store_base(self.repository.clone(), Arc::new(begun));
-            self.storing.push(short_task(storing));
-            return Ok(());
-        }
-        let begun = Arc::new(begun);
-        let stored =
-            self.insist(move |repository| store_base(repository, Arc::clone(&begun)).boxed());
-        let stored = stored.await?;
-        self.next.bases.push(stored);
-        crash_point!("ship::base-stored");
-        Ok(())
-    }
-
-    /// Takes over large files that are stored by now; all of them where `wait` says so.
-    async fn stored(&mut self, wait: bool) -> Result<(), BackupError> {
-        let mut left = Vec::new();
-        for storing in std::mem::take(&mut self.storing) {
-            if !wait && !storing.is_finished() {
-                left.push(storing);
-                continue;
-            }
-            match storing.await {
-                Ok(stored) => self.next.bases.push(stored?),
-                Err(_panic) => return Err(BackupError::Stopped),
-            }
-        }
-        self.storing = left;
-        Ok(())
-    }
-
-    /// Stores the manifests that changed.
-    async fn manifests(&mut self) -> Result<Vec<PackedManifest>, BackupError> {
-        let mut packed = Vec::new();
-        for path in std::mem::take(&mut self.next.manifests) {
-            let sidecar = manifest_path(&path);
-            match blocking(move || read_manifest(&sidecar)).await {
-                Ok(Some(sealed)) => packed.push(self.manifest(&sealed).await?),
-                // Deleted since.
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "a manifest cannot be shipped");
-                }
-            }
-        }
-        Ok(packed)
-    }
-
-    async fn manifest(&mut self, sealed: &SealedManifest) -> Result<PackedManifest, BackupError> {
-        let (claims, text) = (sealed.claims(), Bytes::copy_from_slice(sealed.as_bytes()));
-        let packed = PackedManifest {
-            subject: claims.subject().to_string(),
-            file_id: claims.file_id().to_string(),
-            dek_ids: claims.deks().iter().map(|dek| dek.id.to_string()).collect(),
-            manifest: sha256(&text),
-        };
-        let (file_id, dek_id) = (&packed.file_id, &packed.dek_ids[0]);
-        let name = format!("keys/{file_id}/{dek_id}/{}", packed.manifest);
-        let stored = self.insist(move |repository| {
-            let (name, text) = (name.clone(), text.clone());
-            async move { repository.add(&name, text).await }.boxed()
-        });
-        stored.await?;
-        Ok(packed)
+        taken.await
     }
 
     /// Makes a further snapshot once many packs go on from the last one, or it is sealed under a data key of the control file that was replaced
@@ -558,43 +331,10 @@ impl Session {
     }
 }
 
-async fn store_base(
-    repository: Repository,
-    begun: Arc<BegunBase>,
-) -> Result<PackedBase, BackupError> {
-    let manifest = {
-        let captured = begun
-            .captured
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        captured.manifest.clone()
-    };
-    let source = Source::Tenant(Arc::clone(&begun.captured));
-    let file = Saving::afresh(&repository).file(&manifest, source).await?;
-    Ok(PackedBase {
-        base: begun.number,
-        at: clock::stamp_of(begun.at_ms),
-        dek_id: begun.dek_id.clone().unwrap_or_else(|| file.dek_id.clone()),
-        file,
-    })
-}
-
-fn gone(gone: &sqlite::Gone) -> PackedGone {
-    PackedGone {
-        subject: data_dir::subject(&gone.tenant).to_string(),
-        at: clock::stamp_of(gone.at_ms),
-        before: gone.before,
-    }
-}
-
 fn data_dir_name(path: &Path) -> &str {
     path.file_name()
         .and_then(|name| name.to_str())
         .unwrap_or_default()
-}
-
-fn unreadable(error: &nimbus_manifests::ParseError) -> BackupError {
-    BackupError::io("read", "a manifest")(std::io::Error::other(error.to_string()))
 }
 
 /// How many packs may go on from a snapshot.
@@ -603,10 +343,9 @@ fn most_packs() -> u64 {
     MOST_PACKS
 }
 
-/// Frames of a pack, about: 24 MiB.
-const PACK_BYTES: u64 = 24 << 20;
-/// A file of so many pages is stored before the pack that has its first frames: 16 MiB.
-const SMALL: u32 = 4096;
+/// How often the control file is asked for at an instant.
+const TRIES: u32 = 40;
+const BETWEEN_TRIES: Duration = Duration::from_millis(5);
 /// Packs that are read for an instant, at most, as long as snapshots are made.
 const MOST_PACKS: u64 = 10_000;
 /// The same in bytes, or those of all files where that is more: 1 GiB.

@@ -150,7 +150,7 @@ pub(super) fn is_done(connection: &Connection, tenant: &TenantId) -> Result<bool
 }
 
 /// Pages in the WAL. Nothing is checkpointed.
-pub(super) fn pages_left(connection: &Connection) -> rusqlite::Result<i32> {
+fn pages_left(connection: &Connection) -> rusqlite::Result<i32> {
     let (left, _done) = connection.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::NOOP)?;
     Ok(left)
 }

@@ -13,7 +13,7 @@ use nimbus_manifests::TenantId;
 use rusqlite::{Connection, MAIN_DB, wal::CheckpointMode};
 
 use super::{
-    checkpoint::{self, Checkpoints},
+    checkpoint::Checkpoints,
     commit_log::Follower,
     error::failure,
     files::{Files, Replaced},
@@ -70,14 +70,8 @@ impl SqliteTransaction {
         connection
             .progress_handler(STEPS, Some(move || stop.load(Ordering::Relaxed)))
             .map_err(sqlite)?;
-        let frames = u32::try_from(checkpoint::pages_left(&connection).map_err(sqlite)?);
-        let follower = Follower::begin(
-            storage.instants().log(),
-            tenant,
-            &storage.database(),
-            frames.unwrap_or(0),
-            changed,
-        );
+        let database = storage.database();
+        let follower = Follower::begin(storage.instants().log(), tenant, &database, changed);
         let checkpoints = Checkpoints::install(&mut connection).map_err(sqlite)?;
         let sequence = tables::journal_bounds(&connection).map_err(sqlite)?.latest;
         Ok(Self {

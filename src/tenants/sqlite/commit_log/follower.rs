@@ -18,16 +18,15 @@ pub(in crate::tenants::sqlite) struct Follower {
 }
 
 impl Follower {
-    /// Before a connection writes or checkpoints. `frames` are in its WAL; all of them were handed in by those that committed them, or are in a
-    /// snapshot. `changed`: some were not, because the tables were made or brought up to date. Blocks.
+    /// Before a connection writes or checkpoints. `changed`: the tables were just made or brought up to date, by who does not follow. What else
+    /// stands in the WAL is handed in once more with the first commit. Blocks.
     pub(in crate::tenants::sqlite) fn begin(
         log: &Arc<CommitLog>,
         tenant: &TenantId,
         database: &Database,
-        frames: u32,
         changed: bool,
     ) -> Self {
-        let mut follower = Self {
+        let follower = Self {
             log: Arc::clone(log),
             tenant: tenant.clone(),
             dek_id: database
@@ -40,8 +39,6 @@ impl Follower {
             if changed || !log.has(tenant) {
                 log.begin(tenant, follower.dek_id.clone());
             }
-            // Where it fails, all of the WAL is handed in with the next commit.
-            let _from_the_beginning = follower.wal.skip(frames);
         }
         follower
     }

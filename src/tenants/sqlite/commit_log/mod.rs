@@ -2,7 +2,7 @@
 //!
 //! The connection that commits puts the frames of its commit here before anybody is answered, with the time: each beginning of this log is
 //! therefore an instant of the whole deployment. Nothing has to wait for a checkpoint, and no file is held open for a tenant that is closed.
-//! Frames are ciphertext. They lie in memory up to [`MOST_IN_MEMORY`], beyond that in an unlinked temporary file, and beyond what the
+//! Frames are ciphertext. They lie in memory up to 16 MiB, beyond that in an unlinked temporary file, and beyond what the
 //! operator allows they are dropped: then the backup begins afresh with a snapshot.
 //!
 //! **What frames build on.** Each file is known by a number, its *base*: the pages to which its frames are applied in order. It is 0 for those
@@ -13,9 +13,11 @@
 //! **Frames may come twice, and none is left out.** A connection that has not followed its WAL since the log was begun hands in all of it.
 //! Those frames that the base has already change nothing, because all that follow them are applied as well.
 
+mod entries;
 mod follower;
 mod spool;
 
+pub use entries::{BegunBase, Boundary, Broken, Frames, Gone, Mark, Position, Shipping};
 pub(super) use follower::Follower;
 
 use std::{
@@ -31,7 +33,6 @@ use std::{
 
 use nimbus_manifests::TenantId;
 use tokio::sync::Notify;
-use uuid::Uuid;
 
 use super::{instant::Captured, room::Room};
 use crate::{
@@ -75,101 +76,12 @@ struct State {
     unheld: HashMap<TenantId, (Weak<Mutex<Captured>>, Option<Ciphertext>)>,
 }
 
-/// Into what the log is shipped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shipping {
-    /// The repository.
-    pub repository: Uuid,
-    /// The epoch in it.
-    pub epoch: u64,
-    /// The last pack that was formed.
-    pub pack: u64,
-    /// How many bytes of frames may wait.
-    pub most_bytes: u64,
-}
-
-/// A place in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
-    /// Its time: later than everything before it, and not later than anything after it.
-    pub at_ms: i64,
-    /// Where shipping is; `None` while nothing is shipped.
-    pub position: Option<Position>,
-}
-
-/// Where shipping is at a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position {
-    /// Into what it ships.
-    pub shipping: Shipping,
-    /// The number of the next base.
-    pub base: u32,
-    /// Whether the log begins here.
-    pub afresh: bool,
-}
-
 #[derive(Debug, Clone, Copy)]
 struct Base {
     number: u32,
     /// How many moments there were when it was begun.
     marks: u64,
 }
-
-/// Frames of one commit, or a part of them.
-#[derive(Debug)]
-pub struct Frames {
-    /// Whose.
-    pub tenant: TenantId,
-    /// What they build on.
-    pub base: u32,
-    /// When they were committed.
-    pub at_ms: i64,
-    /// As they lie in the WAL.
-    pub bytes: Vec<u8>,
-}
-
-/// A file whose pages are to be stored as they were at a moment.
-#[derive(Debug)]
-pub struct BegunBase {
-    /// Whose.
-    pub tenant: TenantId,
-    /// Its number.
-    pub number: u32,
-    /// The moment.
-    pub at_ms: i64,
-    /// The data key that its pages are under; `None` where it is its manifest's.
-    pub dek_id: Option<String>,
-    /// Its pages, and its manifest.
-    pub captured: Arc<Mutex<Captured>>,
-}
-
-/// A tenant that was deleted.
-#[derive(Debug, Clone)]
-pub struct Gone {
-    /// Which.
-    pub tenant: TenantId,
-    /// When.
-    pub at_ms: i64,
-    /// Files of the tenant with a base below this are gone.
-    pub before: u32,
-}
-
-/// All that was in the log at a moment.
-#[derive(Debug)]
-pub struct Boundary {
-    /// Its time.
-    pub at_ms: i64,
-    /// How many pieces of frames the log had been given.
-    pub upto: u64,
-    /// Files that were begun since the boundary before.
-    pub begun: Vec<BegunBase>,
-    /// Tenants that were deleted since.
-    pub gone: Vec<Gone>,
-}
-
-/// The log is not whole: what is shipped next would not go on from what was.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Broken(pub String);
 
 impl CommitLog {
     pub(super) fn new(dir: PathBuf, room: Arc<Room>) -> Self {
@@ -519,7 +431,7 @@ fn tell(state: &State) {
     metrics::BACKUP_LAG.set(state.spool.bytes() as f64);
 }
 
-/// From here on the shipper is woken before its time: 16 MiB.
-const MUCH: u64 = 16 << 20;
+/// From here on the shipper is woken before its time: 4 MiB.
+const MUCH: u64 = 4 << 20;
 /// How long a checkpoint under way is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -130,8 +130,8 @@ impl Held {
     }
 }
 
-/// Beyond this they go to the disk: 32 MiB.
-pub(super) const MOST_IN_MEMORY: u64 = 32 << 20;
+/// Beyond this they go to the disk: 16 MiB.
+pub(super) const MOST_IN_MEMORY: u64 = 16 << 20;
 
 #[cfg(test)]
 mod tests {

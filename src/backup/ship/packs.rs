@@ -1,0 +1,205 @@
+//! Packs, put together and stored.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use nimbus_manifests::{SealedManifest, TenantId};
+
+use super::super::catalogue::StoredFile;
+use super::super::pack::{Data, Pack, PackedGone, PackedManifest, SegmentBuilder};
+use super::super::store::Created;
+use super::super::{BackupError, Repository, sha256};
+use super::session::{Failed, Session};
+use super::{FIRST_PAUSE, LONGEST_PAUSE};
+use crate::control::FrozenControl;
+use crate::data_dir;
+use crate::envelope::blocking;
+use crate::error_chain::error_chain;
+use crate::failpoints::crash_point;
+use crate::sqlcipher::wal_frames;
+use crate::tenants::sqlite::{self, Boundary, Frames};
+use crate::{clock, metrics};
+
+impl Session {
+    /// The packs up to a boundary: more than one where much was committed.
+    pub(super) async fn packs(
+        &mut self,
+        log: &Arc<sqlite::CommitLog>,
+        boundary: Boundary,
+        frozen: Option<FrozenControl>,
+        manifests: Vec<PackedManifest>,
+    ) -> Result<(), Failed> {
+        let mut rest = Some((frozen, manifests));
+        while rest.is_some() {
+            let (from, upto) = (Arc::clone(log), boundary.upto);
+            let frames = blocking(move || from.take(upto, PACK_BYTES)).await?;
+            let taken: u64 = frames.iter().map(|one| one.bytes.len() as u64).sum();
+            self.number += 1;
+            log.formed(self.number);
+            let mut data = Data::default();
+            let last_ms = frames.last().map(|one| one.at_ms);
+            let mut pack = self.begin_pack(frames, &mut data);
+            let mut at_ms = last_ms.unwrap_or(self.after_ms).max(self.after_ms);
+            if taken < PACK_BYTES
+                && let Some((frozen, manifests)) = rest.take()
+            {
+                at_ms = boundary.at_ms;
+                pack.manifests = manifests;
+                pack.bases = std::mem::take(&mut self.next.bases);
+                pack.gone = boundary.gone.iter().map(gone).collect();
+                if let Some(frozen) = frozen {
+                    (pack, data) = self.add_control(pack, data, frozen).await?;
+                }
+            }
+            pack.at = clock::stamp_of(at_ms);
+            self.put(pack, data).await?;
+            self.after_ms = at_ms;
+            self.work.report.shipped(at_ms);
+        }
+        Ok(())
+    }
+
+    fn begin_pack(&self, frames: Vec<Frames>, data: &mut Data) -> Pack {
+        let mut segments: BTreeMap<(TenantId, u32), SegmentBuilder> = BTreeMap::new();
+        for one in frames {
+            let segment = segments.entry((one.tenant, one.base)).or_default();
+            for (number, pages, page) in wal_frames(&one.bytes) {
+                segment.push(number, pages, page, one.at_ms);
+            }
+        }
+        let segments = segments.into_iter().map(|((tenant, base), segment)| {
+            let subject = data_dir::subject(&tenant).to_string();
+            segment.finish(subject, base, data)
+        });
+        Pack {
+            epoch: self.epoch,
+            number: self.number,
+            repository: self.repository.id,
+            previous: self.previous.clone(),
+            anchor: self.anchor,
+            after: clock::stamp_of(self.after_ms),
+            at: String::new(),
+            control: None,
+            audit: None,
+            manifests: Vec::new(),
+            bases: Vec::new(),
+            gone: Vec::new(),
+            frames: segments.collect(),
+        }
+    }
+
+    async fn add_control(
+        &mut self,
+        mut pack: Pack,
+        mut data: Data,
+        frozen: FrozenControl,
+    ) -> Result<(Pack, Data), BackupError> {
+        let Some(mut kept) = self.kept.take() else {
+            return Err(BackupError::Stopped);
+        };
+        let place = (self.epoch, self.number);
+        let (pack, data, kept) = blocking(move || {
+            let sealed = SealedManifest::parse(&frozen.manifest);
+            let sealed = sealed.map_err(|error| unreadable(&error))?;
+            let claims = sealed.claims();
+            pack.control = Some(StoredFile {
+                subject: claims.subject().to_string(),
+                file_id: claims.file_id().to_string(),
+                dek_id: claims.deks()[0].id.to_string(),
+                manifest: sha256(&frozen.manifest),
+                bytes: frozen.bytes.len() as u64,
+                runs: kept.control(&frozen.bytes, place, &mut data),
+                missing: None,
+                over: None,
+            });
+            let log = kept.log(frozen.log, &mut data);
+            pack.audit = log.map_err(BackupError::io("read", crate::audit::FILE_NAME))?;
+            Ok::<_, BackupError>((pack, data, kept))
+        })
+        .await?;
+        self.kept = Some(kept);
+        Ok((pack, data))
+    }
+
+    /// Stores a pack, however often that takes.
+    async fn put(&mut self, pack: Pack, data: Data) -> Result<(), BackupError> {
+        let Some(sealer) = self.sealer.clone() else {
+            return Err(BackupError::Stopped);
+        };
+        let name = Pack::name(pack.epoch, pack.number);
+        let object = blocking(move || pack.object(&sealer, data.bytes())).await;
+        crash_point!("ship::formed");
+        let stored = object.clone();
+        let created = self.insist(move |repository| {
+            let (name, object) = (name.clone(), stored.clone());
+            async move { repository.store.create(&name, object).await }.boxed()
+        });
+        let created = created.await?;
+        crash_point!("ship::stored");
+        if let Created::Other(_) = created {
+            return Err(self.repository.replaced(self.epoch));
+        }
+        metrics::PACKS_SHIPPED.increment(1);
+        self.since.packs += 1;
+        self.since.bytes += object.len() as u64;
+        self.previous = sha256(&object);
+        self.anchor = None;
+        match self.repository.is_replaced(self.epoch).await {
+            Ok(true) => Err(self.repository.replaced(self.epoch)),
+            Ok(false) => Ok(()),
+            // The next pack asks again.
+            Err(error) => {
+                metrics::SHIPPING_FAILED.increment(1);
+                tracing::warn!(
+                    why = error_chain(&error),
+                    "whether another server ships is not known"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    /// Stores something that the next packs name, or a pack: again and again until it is there, or the server ends.
+    pub(super) async fn insist<T>(
+        &mut self,
+        mut work: impl FnMut(Repository) -> BoxFuture<'static, Result<T, BackupError>> + Send,
+    ) -> Result<T, BackupError> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let error = match work(self.repository.clone()).await {
+                Err(error @ BackupError::Store { .. }) => error,
+                done => return done,
+            };
+            metrics::SHIPPING_FAILED.increment(1);
+            let why = error_chain(&error);
+            tracing::warn!(
+                why,
+                "the repository does not take what is shipped; it is tried again"
+            );
+            self.work.report.fails(why);
+            let late = (clock::now_ms() - self.after_ms).max(0);
+            metrics::BACKUP_LATE.set(late as f64 / 1000.0);
+            if *self.work.stop.borrow() || self.work.wait(pause).await {
+                return Err(error);
+            }
+            pause = (2 * pause).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+fn gone(gone: &sqlite::Gone) -> PackedGone {
+    PackedGone {
+        subject: data_dir::subject(&gone.tenant).to_string(),
+        at: clock::stamp_of(gone.at_ms),
+        before: gone.before,
+    }
+}
+
+pub(super) fn unreadable(error: &nimbus_manifests::ParseError) -> BackupError {
+    BackupError::io("read", "a manifest")(std::io::Error::other(error.to_string()))
+}
+
+/// Frames of a pack, about: 8 MiB.
+const PACK_BYTES: u64 = 8 << 20;
