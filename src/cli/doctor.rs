@@ -84,6 +84,7 @@ async fn here(settings: &Settings) -> Result<Diagnosis, CliError> {
             data_dir: settings.data_dir.clone(),
             control_dir: settings.control_data_dir.clone(),
             provider: settings.provider.clone(),
+            database: settings.tenants.database(),
             envelope,
             dek_max_age: settings.dek_max_age,
             holds_control: false,

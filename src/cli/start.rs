@@ -39,7 +39,8 @@ use crate::server::tls::{Tls, TlsError};
 use crate::server::token::{self, AdminToken, TokenError, TokenKeeper};
 use crate::server::{App, Backups, Listener, Local, Parts, Patience, local, serve};
 use crate::sqlcipher::{check_library, page_cache};
-use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
+use crate::tenants::TenantProvider;
+use crate::tenants::sqlite::SqliteOptions;
 
 /// Run the server
 #[derive(Debug, Args)]
@@ -191,7 +192,7 @@ impl Start {
             due: due_index.clone(),
             ..SqliteOptions::default()
         };
-        let tenants = Arc::new(deployment.tenants(options).await?);
+        let tenants = deployment.tenants_in(&settings.tenants, options).await?;
         let commands = commands(&door.token, lock).await?;
         let (hangups, certificate) = (signals.hangups, door.tls.clone());
         let reloading = runtime::keep(Background::TlsReload, move || {
@@ -343,7 +344,7 @@ fn shipper(
     settings: &Settings,
     backups: &Backups,
     deployment: &Deployment,
-    tenants: &Arc<SqliteTenants>,
+    tenants: &Arc<dyn TenantProvider>,
 ) -> Result<Option<Shipper>, BackupError> {
     let (Some(shipping), Some(report)) = (&settings.shipping, &backups.report) else {
         return Ok(None);
@@ -457,6 +458,7 @@ fn status_reader(settings: &Settings, envelope: &Envelope) -> StatusReader {
         data_dir: settings.data_dir.clone(),
         control_dir: settings.control_data_dir.clone(),
         provider: settings.provider.clone(),
+        database: settings.tenants.database(),
         envelope: Ok(envelope.clone()),
         dek_max_age: settings.dek_max_age,
         holds_control: true,

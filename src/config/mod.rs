@@ -14,6 +14,7 @@ mod key_map;
 pub mod keys;
 mod open_tenants;
 mod said;
+mod tenants;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,7 @@ use serde_json::Value;
 
 pub(crate) use duration::{NoTime, Time};
 pub use open_tenants::OpenTenants;
+pub use tenants::{SecretUrl, TenantsIn};
 
 use crate::backup::ship::Shipping;
 use crate::backup::{BackupError, Location, S3Settings};
@@ -38,6 +40,7 @@ use crate::documents::read_object;
 use crate::envelope::Terms;
 use crate::process::{HomeError, Limits, Reserve};
 use crate::sqlcipher::page_cache;
+use crate::tenants::relational::NotAUrl;
 use said::is_utf16;
 pub(crate) use said::{as_meant, pieces, without_mark};
 
@@ -57,6 +60,39 @@ pub struct Persistence {
     /// Where tenants live [default: sqlite]
     #[arg(long, env = "NIMBUS_TENANT_PROVIDER", value_name = "PROVIDER")]
     pub tenant_provider: Option<TenantProviderKind>,
+
+    /// The Postgres database of the tenants: postgres://user:password@host/database. Flags are seen by all on this machine: give one with a password in the environment or a file
+    #[arg(
+        long,
+        env = "NIMBUS_POSTGRES_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub postgres_url: Option<SecretUrl>,
+
+    /// A file that holds that URL
+    #[arg(long, env = "NIMBUS_POSTGRES_URL_FILE", value_name = "FILE")]
+    pub postgres_url_file: Option<PathBuf>,
+
+    /// The Postgres schema that says which tenants there are [default: nimbus_provider]
+    #[arg(long, env = "NIMBUS_POSTGRES_METADATA_SCHEMA", value_name = "NAME")]
+    pub postgres_metadata_schema: Option<String>,
+
+    /// What the names of tenants' Postgres schemas begin with [default: tenant_]
+    #[arg(
+        long,
+        env = "NIMBUS_POSTGRES_TENANT_SCHEMA_PREFIX",
+        value_name = "PREFIX"
+    )]
+    pub postgres_tenant_schema_prefix: Option<String>,
+
+    /// Connections to Postgres that are kept open [default: 0]
+    #[arg(long, env = "NIMBUS_POSTGRES_MIN_CONNECTIONS", value_name = "N")]
+    pub postgres_min_connections: Option<u16>,
+
+    /// Connections to Postgres there may be at once [default: 32]
+    #[arg(long, env = "NIMBUS_POSTGRES_MAX_CONNECTIONS", value_name = "N")]
+    pub postgres_max_connections: Option<u16>,
 
     /// Who wraps the data keys [default: master-key-file, made at the first start]
     #[arg(long, env = "NIMBUS_ENCRYPTION_KEY_PROVIDER", value_name = "PROVIDER")]
@@ -181,6 +217,8 @@ pub struct Persistence {
 pub enum TenantProviderKind {
     /// One SQLCipher file a tenant.
     Sqlite,
+    /// One schema a tenant in a Postgres database, which Nimbus does not encrypt.
+    Postgres,
 }
 
 /// Who wraps data keys, by its name in the settings.
@@ -266,6 +304,52 @@ pub enum ConfigError {
         /// The provider that is selected.
         selected: &'static str,
     },
+    /// A setting of a provider of tenants that is not selected.
+    #[error(
+        "{setting} is a setting of tenants in {needs}, and they are in {selected}; drop it, or select --tenant-provider {needs}"
+    )]
+    ForeignTenants {
+        /// The flag.
+        setting: &'static str,
+        /// The provider it belongs to.
+        needs: &'static str,
+        /// The provider that is selected.
+        selected: &'static str,
+    },
+    /// Tenants in Postgres without a database.
+    #[error("--tenant-provider postgres needs --postgres-url-file, or NIMBUS_POSTGRES_URL")]
+    NoDatabase,
+    /// A database named twice.
+    #[error("--postgres-url and --postgres-url-file say both which database it is; drop one")]
+    TwoDatabases,
+    /// A URL that is none.
+    #[error("{setting} is refused")]
+    Database {
+        /// The flag.
+        setting: &'static str,
+        /// What is wrong with it.
+        source: NotAUrl,
+    },
+    /// A name that cannot be one of Postgres, or that two things would have.
+    #[error("{setting} is {name:?}: {why}")]
+    Schema {
+        /// The flag.
+        setting: &'static str,
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A command on files, for tenants that are in none.
+    #[error("{command} works on tenants in files, and these are in {place}: {instead}")]
+    NotInFiles {
+        /// The command.
+        command: &'static str,
+        /// Where they are.
+        place: String,
+        /// What to do.
+        instead: &'static str,
+    },
     /// A provider without its one necessary setting.
     #[error("--encryption-key-provider {provider} needs {setting}")]
     Missing {
@@ -335,6 +419,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// Directory of the control file.
     pub control_data_dir: PathBuf,
+    /// Where tenants live.
+    pub tenants: TenantsIn,
     /// Who wraps new data keys.
     pub provider: ProviderChoice,
     /// Who may unwrap besides.
@@ -395,6 +481,13 @@ impl Settings {
         if dek_max_age.is_some_and(|age| age.is_zero()) {
             return Err(ConfigError::NoAge);
         }
+        let tenants = said.tenants_in()?;
+        if said.backup_to.is_some() {
+            tenants.require_files(
+                "--backup-to",
+                "let the database archive its WAL, see docs/postgres.md",
+            )?;
+        }
         let data_dir = said.data_dir.clone().unwrap_or_else(|| "data".into());
         let max_open_tenants = said.max_open_tenants.unwrap_or_default();
         let limits = Limits {
@@ -439,6 +532,7 @@ impl Settings {
                 .clone()
                 .unwrap_or_else(|| data_dir.clone()),
             data_dir,
+            tenants,
             previous: said.previous(&provider)?,
             terms: said.terms()?,
             provider,
@@ -495,6 +589,20 @@ impl Persistence {
             data_dir: self.data_dir.or(file.data_dir),
             control_data_dir: self.control_data_dir.or(file.control_data_dir),
             tenant_provider: self.tenant_provider.or(file.tenant_provider),
+            postgres_url: self.postgres_url.or(file.postgres_url),
+            postgres_url_file: self.postgres_url_file.or(file.postgres_url_file),
+            postgres_metadata_schema: self
+                .postgres_metadata_schema
+                .or(file.postgres_metadata_schema),
+            postgres_tenant_schema_prefix: self
+                .postgres_tenant_schema_prefix
+                .or(file.postgres_tenant_schema_prefix),
+            postgres_min_connections: self
+                .postgres_min_connections
+                .or(file.postgres_min_connections),
+            postgres_max_connections: self
+                .postgres_max_connections
+                .or(file.postgres_max_connections),
             encryption_key_provider: self
                 .encryption_key_provider
                 .or(file.encryption_key_provider),
@@ -615,6 +723,7 @@ impl Persistence {
             ),
             ("--encryption-key-dir", self.encryption_key_dir.as_ref()),
             ("--encryption-aws-kms-key-map", key_map),
+            ("--postgres-url-file", self.postgres_url_file.as_ref()),
             (
                 "--encryption-previous-key-dir",
                 self.encryption_previous_key_dir.as_ref(),

@@ -328,3 +328,95 @@ fn says_in_its_own_words_what_is_wrong_with_a_file() {
         }
     }
 }
+
+const POSTGRES: &[&str] = &[
+    "--tenant-provider",
+    "postgres",
+    "--postgres-url",
+    "postgres://nimbus:hunter2@db1:6432,db2/app",
+];
+
+#[test]
+fn a_database_is_named_by_hosts_and_name_and_never_by_its_password() {
+    let settings = Settings::check(said(POSTGRES), None).unwrap();
+    let place = settings.tenants.database().unwrap();
+    assert_eq!(place, "Postgres at db1:6432,db2:5432, database app");
+    assert!(!format!("{settings:?} {:?}", said(POSTGRES)).contains("hunter2"));
+    let url = file("\u{feff}postgres://nimbus:hunter2@db/app\n");
+    let from_file = [
+        "--tenant-provider",
+        "postgres",
+        "--postgres-url-file",
+        url.path().to_str().unwrap(),
+    ];
+    let settings = Settings::check(said(&from_file), None).unwrap();
+    assert_eq!(
+        settings.tenants.database().unwrap(),
+        "Postgres at db:5432, database app"
+    );
+    let none = Settings::check(said(&[]), None).unwrap();
+    assert_eq!(none.tenants.database(), None);
+}
+
+#[test]
+fn rejects_databases_and_names_that_cannot_be_used() {
+    let check = |more: &[&str]| Settings::check(said(&[POSTGRES, more].concat()), None);
+    for (more, setting) in [
+        (
+            &["--postgres-metadata-schema", "tenant_x"][..],
+            "--postgres-metadata-schema",
+        ),
+        (
+            &["--postgres-metadata-schema", "pg_x"],
+            "--postgres-metadata-schema",
+        ),
+        (
+            &["--postgres-metadata-schema", ""],
+            "--postgres-metadata-schema",
+        ),
+        (
+            &["--postgres-tenant-schema-prefix", ""],
+            "--postgres-tenant-schema-prefix",
+        ),
+        (
+            &["--postgres-tenant-schema-prefix", "pg"],
+            "--postgres-tenant-schema-prefix",
+        ),
+        (
+            &["--postgres-tenant-schema-prefix", "of-sixteen-bytes"],
+            "--postgres-tenant-schema-prefix",
+        ),
+        (
+            &["--postgres-max-connections", "3"],
+            "--postgres-max-connections",
+        ),
+        (
+            &[
+                "--postgres-min-connections",
+                "9",
+                "--postgres-max-connections",
+                "8",
+            ],
+            "--postgres-max-connections",
+        ),
+        (&["--max-tenant-bytes", "1GiB"], "--max-tenant-bytes"),
+        (&["--postgres-url-file", "f"], "--postgres-url-file"),
+    ] {
+        let error = check(more).unwrap_err().to_string();
+        assert!(error.contains(setting), "{more:?}: {error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+    let shipped = check(&["--backup-to", "/mnt/backup"]);
+    assert!(matches!(shipped, Err(ConfigError::NotInFiles { .. })));
+    assert!(check(&["--postgres-metadata-schema", "tenant_"]).is_ok());
+    let alone = Settings::check(said(&["--tenant-provider", "postgres"]), None);
+    assert!(matches!(alone, Err(ConfigError::NoDatabase)));
+    // Settings of Postgres without it.
+    let error = Settings::check(said(&POSTGRES[2..]), None).unwrap_err();
+    assert!(matches!(error, ConfigError::ForeignTenants { .. }));
+    for url in ["mysql://u:hunter2@h/d", "postgres://", "u:hunter2@h"] {
+        let error = Settings::check(said(&[&POSTGRES[..3], &[url]].concat()), None).unwrap_err();
+        assert!(matches!(error, ConfigError::Database { .. }), "{error}");
+        assert!(!format!("{error:?}").contains("hunter2"));
+    }
+}

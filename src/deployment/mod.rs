@@ -7,11 +7,13 @@ use std::sync::{Arc, Weak};
 use nimbus_manifests::Cipher;
 
 use crate::audit::{self, AuditLog, LogError, RolledBack};
+use crate::config::TenantsIn;
 use crate::control::{self, Control, ControlError, MirrorSeen};
 use crate::envelope::{Envelope, Holder, Intent, Prepared, blocking};
 use crate::failpoints::crash_point;
-use crate::tenants::StoreError;
-use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
+use crate::tenants::relational::{PostgresOptions, PostgresTenants, RelationalOptions};
+use crate::tenants::sqlite::{self, SqliteOptions, SqliteTenants};
+use crate::tenants::{StoreError, TenantProvider};
 
 /// A deployment whose control file is open. The caller holds the lock of its data directory.
 #[derive(Debug, Clone)]
@@ -91,7 +93,38 @@ impl Deployment {
         Ok(count)
     }
 
-    /// The tenants of this deployment, none of them open yet.
+    /// The tenants of this deployment, wherever the settings say that they live, none of them open yet.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; a database is refused while there are tenants in files of the data directory, which nobody would see any more.
+    pub async fn tenants_in(
+        &self,
+        place: &TenantsIn,
+        options: SqliteOptions,
+    ) -> Result<Arc<dyn TenantProvider>, StoreError> {
+        let database = match place {
+            TenantsIn::Files => return Ok(Arc::new(self.tenants(options).await?)),
+            TenantsIn::Postgres(database) => PostgresOptions::clone(database),
+        };
+        let dir = self.data_dir.clone();
+        blocking(move || sqlite::require_none(&dir)).await?;
+        tracing::warn!(
+            place = database.place(),
+            "tenants are in a database: Nimbus does not encrypt them"
+        );
+        let options = RelationalOptions {
+            max_open_tenants: options.max_open_tenants,
+            readers_per_tenant: options.readers_per_tenant,
+            open_patience: options.open_patience,
+            due: options.due,
+        };
+        let (envelope, control) = (self.envelope.clone(), self.control.clone());
+        let tenants = PostgresTenants::open(database, envelope, control, options).await?;
+        Ok(Arc::new(tenants))
+    }
+
+    /// The tenants in files of this deployment, none of them open yet.
     ///
     /// # Errors
     ///

@@ -55,6 +55,10 @@ pub enum LockTenantError {
     Store(#[from] StoreError),
 }
 
+/// What is said where there is no key to take away.
+pub const NO_KEYS: &str =
+    "there is no key to take away; revoke the tenant's access keys, which every request needs";
+
 /// What `lock` and `unlock` answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantLock {
@@ -81,6 +85,7 @@ pub async fn set(
     let no_tenant = || LockTenantError::NoTenant {
         tenant: tenant.clone(),
     };
+    tenants.require_files(NO_KEYS)?;
     if !tenants.list_tenants().await?.contains(tenant) {
         return Err(no_tenant());
     }

@@ -208,6 +208,7 @@ pub async fn is_there(
     dir: &Path,
     tenant: &TenantId,
 ) -> Result<bool, StoreError> {
+    tenants.require_files(NO_KEYS)?;
     if tenants.list_tenants().await?.contains(tenant) {
         return Ok(true);
     }
@@ -528,3 +529,5 @@ async fn destroy_keys(
     }
     Ok((destroyed, any_dir))
 }
+/// What is said where there is no key to destroy.
+pub const NO_KEYS: &str = "there is no key to destroy; delete the tenant with DELETE /api/tenants/{t}, and its copies in dumps, WAL and replicas with the database's own means";

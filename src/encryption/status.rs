@@ -127,6 +127,9 @@ pub struct EncryptionStatus {
     pub verify: Verify,
     /// The key provider; `None` when encryption is off.
     pub provider: Option<ProviderReport>,
+    /// The database that the tenants are in, which Nimbus does not encrypt; `None` where they are among the files.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub unencrypted_tenants_in: Option<String>,
     /// Every file, by path.
     pub files: Vec<FileReport>,
     /// Their sum.
@@ -227,6 +230,8 @@ pub struct StatusReader {
     pub control_dir: PathBuf,
     /// The provider as it was configured.
     pub provider: ProviderChoice,
+    /// The database that the tenants are in, if they are in one.
+    pub database: Option<String>,
     /// The core, or why there is none.
     pub envelope: Result<Envelope, String>,
     /// How old a data key may grow.
@@ -281,6 +286,7 @@ impl StatusReader {
             enabled,
             verify,
             provider: this.provider_report().await,
+            unencrypted_tenants_in: this.database.clone(),
             summary: Summary {
                 files: files.len(),
                 ok,

@@ -336,7 +336,7 @@ impl From<StoreError> for ApiError {
                 Code::SchemaValidation
             }
             StoreError::ListTooLarge { .. } => Code::TooLarge,
-            StoreError::JournalCursor { .. } => Code::InvalidInput,
+            StoreError::JournalCursor { .. } | StoreError::NotInFiles { .. } => Code::InvalidInput,
             StoreError::JournalExpired { .. } => Code::CursorExpired,
             StoreError::Busy {
                 what: Limit::FileLock,
@@ -357,6 +357,9 @@ impl From<StoreError> for ApiError {
             | StoreError::LayoutTooNew { .. }
             | StoreError::StorageFull { .. }
             | StoreError::Engine { .. }
+            | StoreError::Unsettled { .. }
+            | StoreError::Provider { .. }
+            | StoreError::InFiles { .. }
             | StoreError::Unrunnable { .. }
             | StoreError::Io { .. }
             | StoreError::Random(_)
@@ -387,6 +390,9 @@ fn is_inside(error: &StoreError) -> bool {
         | StoreError::WalReplaced { .. }
         | StoreError::StorageFull { .. }
         | StoreError::Engine { .. }
+        | StoreError::Unsettled { .. }
+        | StoreError::Provider { .. }
+        | StoreError::InFiles { .. }
         | StoreError::Unrunnable { .. }
         | StoreError::Io { .. }
         | StoreError::Envelope { .. }
@@ -420,6 +426,7 @@ fn is_inside(error: &StoreError) -> bool {
         | StoreError::NotUnique { .. }
         | StoreError::ListTooLarge { .. }
         | StoreError::JournalCursor { .. }
+        | StoreError::NotInFiles { .. }
         | StoreError::JournalExpired { .. }
         | StoreError::Busy { .. }
         | StoreError::Closed { .. }

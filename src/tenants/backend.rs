@@ -75,6 +75,8 @@ pub struct NewDocument<'a> {
     pub sequence: i64,
     /// Its id.
     pub id: DocumentId,
+    /// Whether the id was drawn just now, so that no document has it.
+    pub is_drawn: bool,
     /// When it is created, in milliseconds since the Unix epoch.
     pub created_ms: i64,
     /// Its fields.
@@ -84,6 +86,8 @@ pub struct NewDocument<'a> {
 /// The new state of a document.
 #[derive(Debug, Clone, Copy)]
 pub struct ChangedDocument<'a> {
+    /// Its id.
+    pub id: DocumentId,
     /// The number of the write that inserted it.
     pub sequence: i64,
     /// The number of the write that changes it.

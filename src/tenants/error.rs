@@ -335,6 +335,40 @@ pub enum StoreError {
         /// What the engine reported.
         source: Arc<dyn StdError + Send + Sync>,
     },
+    /// The connection to the database broke during a commit, and the database could not be asked what
+    /// became of it.
+    #[error(
+        "whether this write to tenant {tenant} was applied is not known: {source}; look before you send it again, or send it with an Idempotency-Key"
+    )]
+    Unsettled {
+        /// The tenant.
+        tenant: TenantId,
+        /// What the engine reported.
+        source: Arc<dyn StdError + Send + Sync>,
+    },
+    /// The database that the tenants are in cannot be used.
+    #[error("the database of the tenants cannot be used: {source}")]
+    Provider {
+        /// What the engine reported.
+        source: Arc<dyn StdError + Send + Sync>,
+    },
+    /// The data directory has tenants in files, and another provider is selected.
+    #[error(
+        "the data directory {} has tenants in files, {tenant} the first of them, which would not be found: select --tenant-provider sqlite, or name another --data-dir",
+        .dir.display()
+    )]
+    InFiles {
+        /// The directory.
+        dir: PathBuf,
+        /// The first of its tenants.
+        tenant: TenantId,
+    },
+    /// What was asked for is done with tenants in files, and these are in a database.
+    #[error("the tenants are in a database, where Nimbus has no keys of theirs: {instead}")]
+    NotInFiles {
+        /// What to do.
+        instead: &'static str,
+    },
     /// The storage engine fails at what one piece of work does, and not at that of others.
     #[error("{work} cannot be run: {source}")]
     Unrunnable {
@@ -557,6 +591,10 @@ pub enum Limit {
     FileLock,
     /// The bytes that are buffered for requests.
     BufferedBytes,
+    /// The connections to the database.
+    Connections,
+    /// Another transaction was in the way of this one.
+    Contention,
 }
 
 impl std::fmt::Display for Limit {
@@ -565,6 +603,10 @@ impl std::fmt::Display for Limit {
             Self::WriteQueue => "the tenant's write queue is full",
             Self::OpenTenants => "all tenants that may be open at once are in use",
             Self::FileLock => "another process holds the tenant's file locked",
+            Self::Connections => "all connections to the database are in use",
+            Self::Contention => {
+                "another server wrote to the tenant at the same time, and nothing of this was done"
+            }
             Self::BufferedBytes => {
                 "requests and answers that are not sent take all the memory that they may, or this tenant's share of it"
             }

@@ -183,6 +183,13 @@ impl<B: Backend> TenantProvider for Tenants<B> {
         deleted
     }
 
+    fn require_files(&self, instead: &'static str) -> Result<(), StoreError> {
+        match self.0.backend.instants() {
+            Some(_) => Ok(()),
+            None => Err(StoreError::NotInFiles { instead }),
+        }
+    }
+
     async fn erase_leftovers(&self, tenant: &TenantId) -> Result<(), StoreError> {
         self.0.in_task(tenant, Shared::erase_leftovers).await
     }

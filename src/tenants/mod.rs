@@ -23,6 +23,7 @@ mod lookups;
 mod mutations;
 mod readers;
 mod registry;
+pub mod relational;
 mod scans;
 mod schemas;
 pub mod sqlite;
@@ -96,6 +97,11 @@ pub trait TenantProvider: Debug + Send + Sync {
     /// The store of one tenant, opened when it is not open yet. It stays open while the answer is
     /// held, so hold it for one request.
     async fn open(&self, tenant: &TenantId) -> Result<Arc<dyn TenantStore>, StoreError>;
+
+    /// Refuses what is done with tenants in files alone; `instead` says what to do.
+    fn require_files(&self, _instead: &'static str) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Removes whatever is left under the name of a tenant that is none: of a creation that was cut
     /// short, a migration, or a deletion by an earlier release.

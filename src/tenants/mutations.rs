@@ -112,6 +112,7 @@ impl<T: Transaction> Writing<'_, T> {
         let document = NewDocument {
             sequence: self.next_sequence(),
             id,
+            is_drawn: chosen.is_none(),
             created_ms: created,
             fields,
         };
@@ -162,6 +163,7 @@ impl<T: Transaction> Writing<'_, T> {
         // A clock that was set back does not make a document older than it is.
         let now = now_ms().max(found.updated_ms);
         let document = ChangedDocument {
+            id,
             sequence: found.sequence,
             version: self.next_sequence(),
             updated_ms: now,

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use nimbus_test_support::{Machine, Server, files_under};
 use serde_json::{Value, json};
 
-/// Crash points whose cases stand in `tests/encryption`, `tests/server` and `tests/backup`.
+/// Crash points whose cases stand in `tests/encryption`, `tests/server`, `tests/backup` and `tests/postgres`.
 const ELSEWHERE: &[&str] = &[
     "backup::repository-made",
     "backup::frozen",
@@ -90,6 +90,11 @@ const ELSEWHERE: &[&str] = &[
     "rekey::swapped",
     "shred::key-destroyed",
     "lock::recorded",
+    "tenants::relational::create-noted",
+    "tenants::relational::created",
+    "tenants::relational::delete-noted",
+    "tenants::relational::deleted",
+    "tenants::relational::held",
 ];
 
 #[test]

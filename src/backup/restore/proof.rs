@@ -16,6 +16,7 @@ pub(super) async fn prove(
         data_dir: dirs.data.clone(),
         control_dir: dirs.control.clone(),
         provider: provider.clone(),
+        database: None,
         envelope: Ok(envelope.clone()),
         dek_max_age: None,
         holds_control: false,

@@ -42,6 +42,10 @@ pub(super) struct Create {
 impl Create {
     pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let settings = settings(config, None)?;
+        settings.tenants.require_files(
+            "`nimbus backup create`",
+            "pg_dump saves them, see docs/postgres.md",
+        )?;
         if settings.provider == ProviderChoice::Off {
             return Err(BackupError::Plaintext.into());
         }

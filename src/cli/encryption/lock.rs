@@ -70,6 +70,9 @@ impl Unlock {
 
 fn set(config: Option<&Path>, tenant: &TenantId, locked: bool) -> Result<TenantLock, CliError> {
     let settings = settings(config, None)?;
+    settings
+        .tenants
+        .require_files("`nimbus encryption lock`", lock::NO_KEYS)?;
     require_deployment(&settings)?;
     match Remote::on(&settings.data_dir)? {
         Some(server) => {

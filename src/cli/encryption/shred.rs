@@ -17,7 +17,7 @@ use crate::config::Settings;
 use crate::control::ControlError;
 use crate::data_dir;
 use crate::deployment::Deployment;
-use crate::encryption::shred::{Remains, Shredded, Shredding, shred_everywhere};
+use crate::encryption::shred::{NO_KEYS, Remains, Shredded, Shredding, shred_everywhere};
 use crate::envelope::blocking;
 use crate::process::DataDirLock;
 use crate::tenants::TenantProvider as _;
@@ -52,6 +52,9 @@ pub(super) struct Shred {
 impl Shred {
     pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let settings = settings(config, None)?;
+        settings
+            .tenants
+            .require_files("`nimbus encryption shred`", NO_KEYS)?;
         require_deployment(&settings)?;
         let mut from = Vec::with_capacity(self.from.len());
         for location in self.from {

@@ -97,6 +97,7 @@ fn here(settings: &Settings, verify: Option<Verify>) -> Result<EncryptionStatus,
             data_dir: settings.data_dir.clone(),
             control_dir: settings.control_data_dir.clone(),
             provider: settings.provider.clone(),
+            database: settings.tenants.database(),
             envelope,
             dek_max_age: settings.dek_max_age,
             holds_control: false,
@@ -131,6 +132,11 @@ fn text(status: &EncryptionStatus, now: jiff::Timestamp) -> String {
         .collect();
     let mut text = String::new();
     text.push_str(&heading(status));
+    if let Some(place) = &status.unencrypted_tenants_in {
+        text.push_str(&format!(
+            "Tenants are in {place}: Nimbus does NOT encrypt them. What follows is what it keeps here.\n"
+        ));
+    }
     if !status.files.is_empty() {
         text.push('\n');
         for row in &rows {

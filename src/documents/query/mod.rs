@@ -1,6 +1,7 @@
 //! Queries: filters, an order, and where the last page ended. What they mean is defined in `docs/queries.md`.
 
 mod cursor;
+pub(crate) mod evaluate;
 mod field;
 mod rank;
 #[cfg(test)]

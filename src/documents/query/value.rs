@@ -89,6 +89,12 @@ impl Number {
 /// The least integer of 64 bits, which is a double as well. The greatest is none.
 const LEAST: f64 = -9_223_372_036_854_775_808.0;
 
+impl From<i64> for Number {
+    fn from(integer: i64) -> Self {
+        Self(integer.to_string().into())
+    }
+}
+
 impl PartialOrd for Number {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         match (self.worth(), other.worth()) {

@@ -67,6 +67,9 @@ async fn set(app: Arc<App>, tenant: &str, locked: bool) -> Result<Json<TenantLoc
         .await
         .map_err(|_panic| ApiError::new(Code::Internal, "a fault in the server"))?;
     set.map(Json).map_err(|error| {
+        if let LockTenantError::Store(error) = error {
+            return ApiError::from(error);
+        }
         let code = match &error {
             LockTenantError::NoTenant { .. } => Code::TenantNotFound,
             _ => Code::Unavailable,

@@ -56,6 +56,17 @@ pub(super) fn scan(
     Ok(tenants)
 }
 
+/// Refuses a directory that has tenants in files, for their provider is another one.
+pub(crate) fn require_none(dir: &Path) -> Result<(), StoreError> {
+    match scan(dir, BTreeSet::new())?.into_iter().next() {
+        None => Ok(()),
+        Some(tenant) => Err(StoreError::InFiles {
+            dir: dir.to_owned(),
+            tenant,
+        }),
+    }
+}
+
 /// Whether [`scan`] would list the tenant of this database that is not known otherwise.
 pub(super) fn is_tenant(database: &Path) -> bool {
     match read_manifest(&manifest_path(database)) {

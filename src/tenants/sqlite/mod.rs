@@ -29,6 +29,7 @@ mod system_fields;
 mod tables;
 mod transaction;
 
+pub(crate) use catalog::require_none;
 pub use commit_log::{
     BegunBase, Boundary, Broken, CommitLog, Frames, Gone, Mark, Position, Shipping,
 };

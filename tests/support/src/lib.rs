@@ -5,6 +5,7 @@
 //! [`FaultProxy`] stands in front of it for what moto does not model: disabled keys, refusals,
 //! throttling, silence, broken connections.
 //! [`TlsFront`] puts TLS of a private authority before it, and [`ConnectProxy`] tunnels to that.
+//! [`Postgres`] is a Postgres with a cluster of its own, which can be killed and started again.
 //! [`Seaweed`] is an S3 that checks signatures and checksums; moto is another.
 //! [`Machine`] is a home, a data directory and an environment of a test's own; [`Server`] is the real binary on it.
 //!
@@ -31,12 +32,14 @@ mod fault;
 mod http;
 mod machine;
 mod moto;
+mod postgres;
 mod seaweed;
 mod tls;
 
 pub use fault::{Fault, FaultProxy};
 pub use machine::{Answer, Ended, Machine, Server, files_under};
 pub use moto::Moto;
+pub use postgres::Postgres;
 pub use seaweed::{Seaweed, make_bucket, with_buckets};
 pub use tls::{ConnectProxy, TlsFront};
 

@@ -30,6 +30,9 @@ pub(in crate::server) struct EncryptionStatus {
     verify: Verify,
     #[schema(required)]
     provider: Option<KeyProvider>,
+    /// The database that the tenants are in, which Nimbus does not encrypt; missing where they are among the files.
+    #[schema(nullable = false)]
+    unencrypted_tenants_in: Option<String>,
     /// By path.
     files: Vec<ProtectedFile>,
     summary: Summary,

@@ -1,0 +1,265 @@
+//! Generations of what is deployed, and the contents of their files.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use super::{
+    engine::{Engine, Malformed, Row, Value, values},
+    held::Table,
+    reader::Reader,
+    transaction::RelationalTransaction,
+};
+use crate::{
+    documents::deploy::{AppFile, AppPath, Content, ContentHash, Deploy, Generation, Resources},
+    tenants::{
+        StoreError,
+        backend::{DeployRows, DeployWrites},
+    },
+};
+
+impl<E: Engine> DeployRows for Reader<E> {
+    fn active_generation(&mut self) -> Result<Option<i64>, StoreError> {
+        let row = self.ask_one("SELECT generation FROM @active", Vec::new())?;
+        let active = row.map(|row| row.integer(0)).transpose();
+        self.sound(active)
+    }
+
+    fn generations(&mut self) -> Result<Vec<Generation>, StoreError> {
+        let rows = self.ask(
+            "SELECT generation, name, created, schemas, crons, files, total FROM @generations ORDER BY generation DESC",
+            Vec::new(),
+        )?;
+        let generation = |mut row: Row| {
+            Ok(Generation {
+                generation: row.integer(0)?,
+                name: row.text(1)?,
+                created_at: row.integer(2)?,
+                schemas: row.integer(3)?,
+                crons: row.integer(4)?,
+                files: row.integer(5)?,
+                bytes: row.integer(6)?,
+            })
+        };
+        self.sound(rows.into_iter().map(generation).collect())
+    }
+
+    fn resources(&mut self, generation: i64) -> Result<Option<Resources>, StoreError> {
+        let row = self.ask_one(
+            "SELECT schema_list, cron_list FROM @generations WHERE generation = ?",
+            values![generation],
+        )?;
+        let resources = row.map(|mut row| {
+            let (schemas, crons) = (row.text(0)?, row.text(1)?);
+            Resources::from_stored(&schemas, &crons).ok_or(Malformed("a generation"))
+        });
+        self.sound(resources.transpose())
+    }
+
+    fn files(&mut self, generation: i64) -> Result<Vec<(String, ContentHash)>, StoreError> {
+        let rows = self.ask(
+            "SELECT f.path, c.sha FROM @files f JOIN @contents c ON c.number = f.content WHERE f.generation = ? ORDER BY f.path",
+            values![generation],
+        )?;
+        let file = |mut row: Row| Ok((row.text(0)?, ContentHash::from_bytes(row.array(1)?)));
+        self.sound(rows.into_iter().map(file).collect())
+    }
+
+    fn app_file(&mut self, path: &AppPath) -> Result<Option<AppFile>, StoreError> {
+        let row = self.ask_one(
+            "SELECT c.sha, c.size FROM @active a JOIN @files f ON f.generation = a.generation
+             JOIN @contents c ON c.number = f.content WHERE f.path = ?",
+            values![path.as_str()],
+        )?;
+        let file = row.map(|mut row| {
+            Ok(AppFile {
+                hash: ContentHash::from_bytes(row.array(0)?),
+                size: u64::try_from(row.integer(1)?).map_err(|_| Malformed("a size"))?,
+            })
+        });
+        self.sound(file.transpose())
+    }
+
+    fn app_content(&mut self, hash: ContentHash, range: Range<u64>) -> Result<Vec<u8>, StoreError> {
+        let piece = PIECE as u64;
+        let place = |byte: u64| i64::try_from(byte / piece).unwrap_or(i64::MAX);
+        // One statement, and so one state.
+        let rows = self.ask(
+            "SELECT p.piece FROM @contents c JOIN @pieces p ON p.content = c.number
+             WHERE c.sha = ? AND p.place >= ? AND p.place <= ? ORDER BY p.place",
+            values![
+                hash.as_bytes(),
+                place(range.start),
+                place(range.end.saturating_sub(1))
+            ],
+        )?;
+        let mut skip = (range.start % piece) as usize;
+        let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+        let mut bytes = Vec::new();
+        for mut row in rows {
+            let piece = self.sound(row.bytes(0))?;
+            let piece = piece.get(skip..).unwrap_or_default();
+            let missing = length - bytes.len();
+            bytes.extend_from_slice(&piece[..piece.len().min(missing)]);
+            skip = 0;
+        }
+        Ok(bytes)
+    }
+}
+
+impl<E: Engine> DeployWrites for RelationalTransaction<E> {
+    fn store_generation(&mut self, deploy: &Deploy, created_ms: i64) -> Result<i64, StoreError> {
+        let Deploy {
+            name,
+            resources,
+            files,
+            ..
+        } = deploy;
+        let generation = self.last("SELECT coalesce(max(generation), 0) FROM @generations")? + 1;
+        let total: usize = files.values().map(|file| file.bytes().len()).sum();
+        let row = values![
+            name.as_str(),
+            created_ms,
+            resources.schemas.len(),
+            resources.crons.len(),
+            files.len(),
+            total,
+            resources.schemas_json(),
+            resources.crons_json()
+        ];
+        self.put_new(Table::Generations, values![generation], row);
+        self.store_files(generation, files)?;
+        Ok(generation)
+    }
+
+    fn set_active_generation(&mut self, generation: i64) -> Result<(), StoreError> {
+        self.put(Table::Active, values![1_i64], Some(values![generation]));
+        Ok(())
+    }
+
+    fn old_generations(&mut self, kept: usize) -> Result<Vec<i64>, StoreError> {
+        let rows = self.reader.ask(
+            "SELECT generation FROM @generations ORDER BY generation DESC",
+            Vec::new(),
+        )?;
+        let old = rows.iter().skip(kept).map(|row| row.integer(0));
+        self.reader.sound(old.collect())
+    }
+
+    fn delete_generation(&mut self, generation: i64) -> Result<(), StoreError> {
+        let rows = self.reader.ask(
+            "SELECT f.path, c.number, c.sha, c.size, c.uses FROM @files f JOIN @contents c ON c.number = f.content
+             WHERE f.generation = ?",
+            values![generation],
+        )?;
+        let file = |mut row: Row| Ok((row.bytes(0)?, row.integer(1)?, Used::stored(&mut row, 2)?));
+        let files: Result<Vec<(Vec<u8>, i64, Used)>, Malformed> =
+            rows.into_iter().map(file).collect();
+        let mut contents: BTreeMap<i64, Used> = BTreeMap::new();
+        for (path, number, used) in self.reader.sound(files)? {
+            self.put(Table::Files, values![generation, path], None);
+            contents.entry(number).or_insert(used).uses -= 1;
+        }
+        for (number, used) in contents {
+            if used.uses > 0 {
+                self.put(Table::Contents, values![number], Some(used.row()));
+                continue;
+            }
+            self.put(Table::Contents, values![number], None);
+            for place in 0..pieces(used.size) {
+                self.put(Table::Pieces, values![number, place], None);
+            }
+        }
+        self.put(Table::Generations, values![generation], None);
+        Ok(())
+    }
+}
+
+/// A content, and in how many files it is.
+#[derive(Debug, Clone, Copy)]
+struct Used {
+    sha: [u8; 32],
+    size: i64,
+    uses: i64,
+}
+
+impl Used {
+    fn stored(row: &mut Row, first: usize) -> Result<Self, Malformed> {
+        Ok(Self {
+            sha: row.array(first)?,
+            size: row.integer(first + 1)?,
+            uses: row.integer(first + 2)?,
+        })
+    }
+
+    fn row(self) -> Vec<Value> {
+        values![&self.sha, self.size, self.uses]
+    }
+}
+
+impl<E: Engine> RelationalTransaction<E> {
+    fn last(&mut self, sql: &str) -> Result<i64, StoreError> {
+        self.reader.ask_integer(sql, Vec::new())
+    }
+
+    /// Stores the files of a generation: equal contents once.
+    fn store_files(
+        &mut self,
+        generation: i64,
+        files: &BTreeMap<AppPath, Content>,
+    ) -> Result<(), StoreError> {
+        let mut last = self.last("SELECT coalesce(max(number), 0) FROM @contents")?;
+        let mut contents: BTreeMap<[u8; 32], (i64, Used)> = BTreeMap::new();
+        let hashes: Vec<Value> = files
+            .values()
+            .map(|content| Value::from(content.hash().as_bytes()))
+            .collect();
+        for hashes in hashes.chunks(HASHES_AT_ONCE) {
+            let sql = format!(
+                "SELECT number, sha, size, uses FROM @contents WHERE sha IN ({})",
+                vec!["?"; hashes.len()].join(", ")
+            );
+            for mut row in self.reader.ask(&sql, hashes.to_vec())? {
+                let used = Used::stored(&mut row, 1);
+                let (used, number) = (self.reader.sound(used)?, self.reader.sound(row.integer(0))?);
+                let _new = contents.insert(used.sha, (number, used));
+            }
+        }
+        for (path, content) in files {
+            let sha = *content.hash().as_bytes();
+            let number = match contents.get_mut(&sha) {
+                Some((number, used)) => {
+                    used.uses += 1;
+                    *number
+                }
+                None => {
+                    last += 1;
+                    for (place, piece) in content.bytes().chunks(PIECE).enumerate() {
+                        self.put_new(Table::Pieces, values![last, place], values![piece]);
+                    }
+                    let used = Used {
+                        sha,
+                        size: content.bytes().len() as i64,
+                        uses: 1,
+                    };
+                    let _new = contents.insert(sha, (last, used));
+                    last
+                }
+            };
+            let key = values![generation, path.as_str()];
+            self.put_new(Table::Files, key, values![number]);
+        }
+        for (number, used) in contents.into_values() {
+            self.put(Table::Contents, values![number], Some(used.row()));
+        }
+        Ok(())
+    }
+}
+
+/// How many pieces a content of so many bytes has.
+fn pieces(size: i64) -> i64 {
+    (size + PIECE as i64 - 1) / PIECE as i64
+}
+
+/// Bytes of a piece: 64 KiB. The last one of a content may have fewer.
+const PIECE: usize = 64 << 10;
+/// Contents that one statement names.
+const HASHES_AT_ONCE: usize = 10_000;

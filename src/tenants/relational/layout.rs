@@ -1,0 +1,62 @@
+//! The tables, version 1.
+//!
+//! ```text
+//! In the space of the provider:
+//! layout     one row: the version of all of this
+//! tenants    which tenants there are, and how far their creation or deletion has come
+//!
+//! In the space of each tenant:
+//! head       one row, which each transaction that writes locks first: the number of the last write,
+//!            how many transactions there were, how often tables or indexes changed, which tenant of its
+//!            name this is, the key of its cursors
+//! commits    an id for each of the last transactions: whether one came to be that nobody was told of
+//! tables     the numbers of tables of documents
+//! documents  the documents: seq is the number of the write that inserted one, fields the JSON text
+//! indexes    the indexes of tables
+//! entries    their entries: the key, as keys.rs makes it, and the seq of the document
+//! uniques    the entries of unique indexes that no other document may have
+//! journal, schemas, jobs, job_history, crons, answers, answers_of, generations, active, files,
+//! contents, pieces: as src/tenants/sqlite has them
+//! ```
+//!
+//! No table is made or changed after a tenant's creation: not every engine undoes that. Names and
+//! texts are bytes, in the order of their bytes.
+
+/// The version of the layout.
+pub(super) const VERSION: i64 = 1;
+
+/// The tables of the provider.
+pub(super) const PROVIDER: &[&str] = &[
+    "CREATE TABLE IF NOT EXISTS @layout (one BIGINT PRIMARY KEY, version BIGINT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS @tenants (name {key} PRIMARY KEY, state BIGINT NOT NULL)",
+];
+
+/// The tables of a tenant.
+pub(super) const TENANT: &[&str] = &[
+    "CREATE TABLE @head (one BIGINT PRIMARY KEY, seq BIGINT NOT NULL, commits BIGINT NOT NULL, structure BIGINT NOT NULL,
+        incarnation {key} NOT NULL, cursor_key {key} NOT NULL)",
+    "CREATE TABLE @commits (number BIGINT PRIMARY KEY, id {key} NOT NULL)",
+    "CREATE TABLE @tables (number BIGINT PRIMARY KEY, name {key} NOT NULL UNIQUE)",
+    "CREATE TABLE @documents (tbl BIGINT NOT NULL, seq BIGINT NOT NULL, id {key} NOT NULL, version BIGINT NOT NULL,
+        created BIGINT NOT NULL, updated BIGINT NOT NULL, fields {bytes} NOT NULL, PRIMARY KEY (tbl, seq), UNIQUE (tbl, id))",
+    "CREATE TABLE @indexes (slot BIGINT PRIMARY KEY, tbl BIGINT NOT NULL, name {bytes} NOT NULL, definition {bytes} NOT NULL)",
+    "CREATE TABLE @entries (slot BIGINT NOT NULL, entry {key} NOT NULL, seq BIGINT NOT NULL, PRIMARY KEY (slot, entry, seq))",
+    "CREATE TABLE @uniques (slot BIGINT NOT NULL, entry {key} NOT NULL, seq BIGINT NOT NULL, PRIMARY KEY (slot, entry))",
+    "CREATE TABLE @journal (sequence BIGINT PRIMARY KEY, kind BIGINT NOT NULL, tbl BIGINT NOT NULL, id {key} NOT NULL, at_ms BIGINT NOT NULL)",
+    "CREATE TABLE @schemas (tbl BIGINT PRIMARY KEY, definition {bytes} NOT NULL)",
+    "CREATE TABLE @jobs (id {key} PRIMARY KEY, due BIGINT NOT NULL, mutation {bytes} NOT NULL)",
+    "CREATE INDEX jobs_by_due ON @jobs (due, id)",
+    "CREATE TABLE @job_history (number BIGINT PRIMARY KEY, id {key} NOT NULL UNIQUE, due BIGINT NOT NULL, finished BIGINT NOT NULL,
+        failure {bytes}, mutation {bytes} NOT NULL)",
+    "CREATE TABLE @crons (name {key} PRIMARY KEY, origin BIGINT NOT NULL, due BIGINT NOT NULL, reckoned BIGINT NOT NULL,
+        last_due BIGINT, last_finished BIGINT, last_error {bytes}, schedule {bytes} NOT NULL, mutation {bytes} NOT NULL)",
+    "CREATE TABLE @answers (number BIGINT PRIMARY KEY, name {key} NOT NULL UNIQUE, request {bytes} NOT NULL, at_ms BIGINT NOT NULL,
+        total BIGINT NOT NULL, answer {bytes} NOT NULL, credential {bytes} NOT NULL)",
+    "CREATE TABLE @answers_of (credential {key} PRIMARY KEY, answers BIGINT NOT NULL, total BIGINT NOT NULL)",
+    "CREATE TABLE @generations (generation BIGINT PRIMARY KEY, name {bytes} NOT NULL, created BIGINT NOT NULL, schemas BIGINT NOT NULL,
+        crons BIGINT NOT NULL, files BIGINT NOT NULL, total BIGINT NOT NULL, schema_list {bytes} NOT NULL, cron_list {bytes} NOT NULL)",
+    "CREATE TABLE @active (one BIGINT PRIMARY KEY, generation BIGINT NOT NULL)",
+    "CREATE TABLE @files (generation BIGINT NOT NULL, path {key} NOT NULL, content BIGINT NOT NULL, PRIMARY KEY (generation, path))",
+    "CREATE TABLE @contents (number BIGINT PRIMARY KEY, sha {key} NOT NULL UNIQUE, size BIGINT NOT NULL, uses BIGINT NOT NULL)",
+    "CREATE TABLE @pieces (content BIGINT NOT NULL, place BIGINT NOT NULL, piece {bytes} NOT NULL, PRIMARY KEY (content, place))",
+];

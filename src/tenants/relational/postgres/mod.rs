@@ -1,0 +1,367 @@
+//! Postgres: how it spells what the store says, and connections to it.
+//!
+//! Statements are unnamed and carry the types of their parameters: a pooler that gives each
+//! transaction another connection (PgBouncer in transaction mode) may lie between.
+
+mod failure;
+mod options;
+mod pool;
+
+use std::{
+    fmt::{self, Debug, Write as _},
+    future::{Future, poll_fn},
+    ops::ControlFlow,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, future::maybe_done};
+use nimbus_manifests::TenantId;
+use rustls_platform_verifier::BuilderVerifierExt as _;
+use tokio::{
+    runtime::{Handle, Runtime},
+    sync::OwnedSemaphorePermit,
+    time::{sleep, timeout},
+};
+use tokio_postgres::{
+    Client, NoTls,
+    config::SslMode,
+    types::{ToSql, Type},
+};
+use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_rustls::rustls::{ClientConfig, crypto::ring};
+
+pub use options::{NotAUrl, PostgresOptions};
+
+use super::{
+    engine::{Connection, Engine, Failure, FailureKind, Malformed, Row, Statement, Stops, Value},
+    provider::{Relational, RelationalOptions},
+    store::PATIENCE,
+};
+use crate::{
+    envelope::Envelope,
+    runtime::short_task,
+    tenants::{DeletionLog, StoreError, Tenants},
+};
+use failure::{failure, judged};
+use pool::{Pool, Wire};
+
+/// Tenants in a Postgres database. Cloning is cheap; all clones are the same tenants.
+pub type PostgresTenants = Tenants<Relational<Postgres>>;
+
+impl PostgresTenants {
+    /// The tenants in a database. Makes the provider's tables where there are none, and carries
+    /// deletions to their end that a crash cut short.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Provider`] when the database cannot be used, [`StoreError::Control`] when the
+    /// control file fails.
+    pub async fn open(
+        database: PostgresOptions,
+        envelope: Envelope,
+        deletions: Arc<dyn DeletionLog>,
+        options: RelationalOptions,
+    ) -> Result<Self, StoreError> {
+        let engine = Postgres::new(database).map_err(|failure| StoreError::Provider {
+            source: failure.source,
+        })?;
+        Self::on(engine, envelope, deletions, options).await
+    }
+}
+
+/// A Postgres database.
+pub struct Postgres {
+    options: PostgresOptions,
+    /// `None` where there is no TLS.
+    tls: Option<MakeRustlsConnect>,
+    place: Arc<str>,
+    runtime: Option<Runtime>,
+    pool: Arc<Pool>,
+}
+
+impl Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Postgres").field(&self.place).finish()
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // Nothing is waited for: whoever drops it may not block.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Postgres {
+    pub(super) fn new(options: PostgresOptions) -> Result<Self, Failure> {
+        let place: Arc<str> = options.place().into();
+        let refused = |what: String| failure(&place, FailureKind::Refused, what);
+        let mode = options.config.get_ssl_mode();
+        let tls = match mode {
+            SslMode::Disable => None,
+            _ => match tls() {
+                Ok(config) => Some(MakeRustlsConnect::new(config)),
+                // Without certificates to go by there is no TLS, which this mode lets be.
+                Err(_none) if mode == SslMode::Prefer => None,
+                Err(error) => return Err(refused(format!("no TLS: {error}"))),
+            },
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(RUNTIME_THREADS)
+            .thread_name("postgres")
+            .enable_all()
+            .build()
+            .map_err(|error| refused(error.to_string()))?;
+        Ok(Self {
+            place,
+            tls,
+            runtime: Some(runtime),
+            pool: Arc::new(Pool::new(options.connections)),
+            options,
+        })
+    }
+
+    fn handle(&self) -> &Handle {
+        // It is taken when this is dropped, and by nobody else.
+        self.runtime
+            .as_ref()
+            .expect("a runtime until the end")
+            .handle()
+    }
+
+    async fn establish(&self) -> Result<Wire, tokio_postgres::Error> {
+        let config = &self.options.config;
+        match self.tls.clone() {
+            Some(tls) => {
+                let (client, connection) = config.connect(tls).await?;
+                let moving = short_task(async move { drop(connection.await) });
+                Ok(Wire { client, moving })
+            }
+            None => {
+                let (client, connection) = config.connect(NoTls).await?;
+                let moving = short_task(async move { drop(connection.await) });
+                Ok(Wire { client, moving })
+            }
+        }
+    }
+}
+
+/// TLS that goes by the certificates of this machine.
+fn tls() -> Result<ClientConfig, tokio_rustls::rustls::Error> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions()?;
+    Ok(builder.with_platform_verifier()?.with_no_client_auth())
+}
+
+impl Engine for Postgres {
+    type Connection = PostgresConnection;
+
+    const BEGIN: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+    const BEGIN_READING: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+    const LOCKING: &'static str = " FOR UPDATE";
+
+    fn connect(&self, stops: &Stops) -> Result<PostgresConnection, Failure> {
+        let place = Arc::clone(&self.place);
+        let permits = Arc::clone(&self.pool.permits);
+        let connecting = async {
+            let Ok(Ok(permit)) = timeout(PATIENCE, permits.acquire_owned()).await else {
+                let text =
+                    "all connections are in use: raise --postgres-max-connections, or try again"
+                        .to_owned();
+                return Err(failure(&place, FailureKind::Exhausted, text));
+            };
+            let wire = match self.pool.take() {
+                Some(wire) => wire,
+                None => self
+                    .establish()
+                    .await
+                    .map_err(|error| judged(&place, &error))?,
+            };
+            Ok((permit, wire))
+        };
+        let handle = self.handle().clone();
+        let (permit, wire) = handle.block_on(unless_stopped(&self.place, stops, connecting))?;
+        Ok(PostgresConnection {
+            wire,
+            handle,
+            place: Arc::clone(&self.place),
+            pool: Arc::clone(&self.pool),
+            _permit: permit,
+        })
+    }
+
+    fn provider_space(&self) -> &str {
+        &self.options.metadata_schema
+    }
+
+    /// Quoted, a name of Postgres keeps every byte: `a-b` and `a_b` are two tenants.
+    fn tenant_space(&self, tenant: &TenantId) -> String {
+        format!("{}{tenant}", self.options.tenant_prefix)
+    }
+
+    fn table(&self, space: &str, name: &str, out: &mut String) {
+        quote(space, out);
+        out.push('.');
+        quote(name, out);
+    }
+
+    fn parameter(&self, number: usize, out: &mut String) {
+        write!(out, "${number}").expect("a String takes every write");
+    }
+
+    fn column_type(&self, _name: &str) -> &'static str {
+        "BYTEA"
+    }
+
+    fn create_space(&self, space: &str) -> String {
+        let mut sql = "CREATE SCHEMA IF NOT EXISTS ".to_owned();
+        quote(space, &mut sql);
+        sql
+    }
+
+    fn drop_space(&self, space: &str) -> String {
+        let mut sql = "DROP SCHEMA IF EXISTS ".to_owned();
+        quote(space, &mut sql);
+        sql.push_str(" CASCADE");
+        sql
+    }
+}
+
+fn quote(name: &str, out: &mut String) {
+    out.push('"');
+    out.push_str(&name.replace('"', "\"\""));
+    out.push('"');
+}
+
+/// A connection to Postgres.
+#[derive(Debug)]
+pub struct PostgresConnection {
+    wire: Wire,
+    handle: Handle,
+    place: Arc<str>,
+    pool: Arc<Pool>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connection for PostgresConnection {
+    fn run(&mut self, statements: &[Statement], stops: &Stops) -> Result<Vec<Vec<Row>>, Failure> {
+        let (client, place) = (&self.wire.client, &*self.place);
+        let all = pipelined(statements.iter().map(|statement| async move {
+            let mut rows = Vec::new();
+            let mut take = |row| {
+                rows.push(row);
+                ControlFlow::Continue(())
+            };
+            each(client, place, statement, &mut take)
+                .await
+                .map(|()| rows)
+        }));
+        let all = async { all.await.into_iter().collect() };
+        self.handle.block_on(unless_stopped(place, stops, all))
+    }
+
+    fn each(
+        &mut self,
+        statement: &Statement,
+        stops: &Stops,
+        take: &mut dyn FnMut(Row) -> ControlFlow<()>,
+    ) -> Result<(), Failure> {
+        let place = &*self.place;
+        let streaming = each(&self.wire.client, place, statement, take);
+        self.handle
+            .block_on(unless_stopped(place, stops, streaming))
+    }
+
+    fn give_back(self) {
+        self.pool.give_back(self.wire);
+    }
+}
+
+/// Hands out the rows of a statement. Those after a break are read to their end.
+async fn each(
+    client: &Client,
+    place: &str,
+    statement: &Statement,
+    take: &mut dyn FnMut(Row) -> ControlFlow<()>,
+) -> Result<(), Failure> {
+    let judge = |error| judged(place, &error);
+    let parameters = statement.values.iter().map(|value| match value {
+        Value::Integer(integer) => (integer as &(dyn ToSql + Sync), Type::INT8),
+        Value::Bytes(bytes) => (bytes as &(dyn ToSql + Sync), Type::BYTEA),
+    });
+    let rows = client.query_typed_raw(&statement.sql, parameters).await;
+    let mut rows = pin!(rows.map_err(judge)?);
+    let mut taking = true;
+    while let Some(row) = rows.next().await {
+        let row = row.map_err(judge)?;
+        if taking {
+            let row = read(&row)
+                .map_err(|what| failure(place, FailureKind::Statement, what.to_string()))?;
+            taking = take(row).is_continue();
+        }
+    }
+    Ok(())
+}
+
+fn read(row: &tokio_postgres::Row) -> Result<Row, Malformed> {
+    let columns = row.columns().iter().enumerate();
+    let value = columns.map(|(index, column)| {
+        let value = match *column.type_() {
+            Type::INT8 => row.try_get(index).map(Value::Integer),
+            Type::INT4 => {
+                let integer = row.try_get::<_, Option<i32>>(index);
+                integer.map(|integer| Value::Integer(integer.map(i64::from)))
+            }
+            _ => row.try_get(index).map(Value::Bytes),
+        };
+        value.map_err(|_| Malformed("a column"))
+    });
+    value.collect::<Result<_, _>>().map(Row)
+}
+
+/// Begins each in its turn, and waits for all: what they send goes out together.
+async fn pipelined<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut all: Vec<_> = futures.map(|one| Box::pin(maybe_done(one))).collect();
+    poll_fn(|cx| {
+        let mut ready = true;
+        for one in &mut all {
+            ready &= one.as_mut().poll(cx).is_ready();
+        }
+        if ready {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+    all.iter_mut()
+        .filter_map(|one| one.as_mut().take_output())
+        .collect()
+}
+
+/// Does some work, unless nobody waits for it any more. The connection is not to be used then.
+async fn unless_stopped<T>(
+    place: &str,
+    stops: &Stops,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let stopped = async {
+        while !stops.is_set() {
+            sleep(LOOK).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        done = work => done,
+        () = stopped => Err(failure(place, FailureKind::Stopped, "nobody waits for it any more".to_owned())),
+    }
+}
+
+const RUNTIME_THREADS: usize = 2;
+/// How often is looked whether anybody still waits.
+const LOOK: Duration = Duration::from_millis(25);

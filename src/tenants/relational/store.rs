@@ -1,0 +1,191 @@
+//! One open tenant: where its tables are, and how statements reach them.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use nimbus_manifests::TenantId;
+
+use super::{
+    engine::{
+        Connection as _, Engine, Failure, FailureKind, Malformed, Statement, Stops, Value, spell,
+    },
+    reader::Reader,
+    transaction::RelationalTransaction,
+};
+use crate::{
+    budget,
+    tenants::{
+        StoreError,
+        backend::{Standing, Storage},
+        error::{EngineFault, Limit},
+    },
+};
+
+/// An open tenant, shared by its connections.
+pub(super) struct Space<E> {
+    pub(super) tenant: TenantId,
+    pub(super) engine: Arc<E>,
+    name: String,
+    /// What tells the tenant from an earlier one of its name.
+    pub(super) incarnation: [u8; 16],
+    /// The tenant is not what it was when it was opened: it is opened afresh.
+    lost: AtomicBool,
+}
+
+impl<E> fmt::Debug for Space<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Space").field(&self.name).finish()
+    }
+}
+
+impl<E: Engine> Space<E> {
+    pub(super) fn new(engine: &Arc<E>, tenant: &TenantId, incarnation: [u8; 16]) -> Self {
+        Self {
+            tenant: tenant.clone(),
+            engine: Arc::clone(engine),
+            name: engine.tenant_space(tenant),
+            incarnation,
+            lost: AtomicBool::new(false),
+        }
+    }
+
+    /// A statement in the words of the engine.
+    pub(super) fn spell(&self, sql: &str) -> String {
+        spell(&*self.engine, &self.name, sql)
+    }
+
+    pub(super) fn statement(&self, sql: &str, values: Vec<Value>) -> Statement {
+        Statement {
+            sql: self.spell(sql),
+            values,
+        }
+    }
+
+    /// The tenant is to be opened afresh.
+    pub(super) fn lose(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
+
+    /// What a failure of the engine means for the tenant.
+    pub(super) fn failed(&self, failure: Failure) -> StoreError {
+        let tenant = self.tenant.clone();
+        let busy = |what| StoreError::Busy {
+            what,
+            tenant: tenant.clone(),
+        };
+        let fault = match failure.kind {
+            FailureKind::Exhausted => return busy(Limit::Connections),
+            FailureKind::Undone => return busy(Limit::Contention),
+            FailureKind::Missing => {
+                self.lose();
+                return StoreError::Closed { tenant };
+            }
+            FailureKind::Statement => EngineFault::Statement,
+            FailureKind::Lost | FailureKind::Stopped | FailureKind::Refused => EngineFault::Machine,
+        };
+        StoreError::Engine {
+            tenant,
+            fault,
+            source: failure.source,
+        }
+    }
+
+    /// A stored value that no version of Nimbus has written.
+    pub(super) fn malformed(&self, what: Malformed) -> StoreError {
+        StoreError::Corrupt {
+            tenant: self.tenant.clone(),
+            source: Arc::new(what),
+        }
+    }
+
+    /// Takes room in memory for part of an answer.
+    pub(super) fn take_room(&self, bytes: usize) -> Result<(), StoreError> {
+        budget::take(bytes).map_err(|_refused| StoreError::Busy {
+            what: Limit::BufferedBytes,
+            tenant: self.tenant.clone(),
+        })
+    }
+}
+
+/// Does some work on a connection; again, on another, while the engine is away or undoes it. Such
+/// work changes nothing, or is the beginning of a transaction.
+pub(super) fn patiently<E: Engine, T>(
+    engine: &E,
+    stops: &Stops,
+    mut work: impl FnMut(&mut E::Connection) -> Result<T, Failure>,
+) -> Result<(T, E::Connection), Failure> {
+    let until = Instant::now() + PATIENCE;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let done = engine.connect(stops).and_then(|mut connection| {
+            let done = work(&mut connection)?;
+            Ok((done, connection))
+        });
+        match done {
+            Err(failure)
+                if matches!(failure.kind, FailureKind::Lost | FailureKind::Undone)
+                    && Instant::now() + pause < until
+                    && !stops.is_set() =>
+            {
+                thread::sleep(pause);
+                pause = (pause * 2).min(LAST_PAUSE);
+            }
+            done => return done,
+        }
+    }
+}
+
+/// The same for one statement by itself.
+pub(super) fn ask<E: Engine>(
+    engine: &E,
+    stops: &Stops,
+    statement: &Statement,
+) -> Result<Vec<super::engine::Row>, Failure> {
+    let statements = std::slice::from_ref(statement);
+    let (mut rows, connection) = patiently(engine, stops, |connection| {
+        connection.run(statements, stops)
+    })?;
+    connection.give_back();
+    Ok(rows.pop().unwrap_or_default())
+}
+
+/// The storage of an open tenant.
+#[derive(Debug)]
+pub struct RelationalStorage<E>(pub(super) Arc<Space<E>>);
+
+impl<E: Engine> Storage for RelationalStorage<E> {
+    type Rows = Reader<E>;
+    type Transaction = RelationalTransaction<E>;
+
+    fn reader(&self) -> Result<Reader<E>, StoreError> {
+        Ok(Reader::new(&self.0))
+    }
+
+    fn writer(&self, halted: &Arc<AtomicBool>) -> Result<RelationalTransaction<E>, StoreError> {
+        Ok(RelationalTransaction::new(&self.0, halted))
+    }
+
+    fn is_lost(&self) -> bool {
+        self.0.lost.load(Ordering::Relaxed)
+    }
+
+    fn standing(&self) -> Standing {
+        Standing::Good
+    }
+
+    fn withheld(&self) -> Option<StoreError> {
+        None
+    }
+}
+
+/// How long an engine that is away is waited for: a restart, or another that takes its place.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LAST_PAUSE: Duration = Duration::from_millis(500);
