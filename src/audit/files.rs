@@ -379,7 +379,8 @@ pub(super) fn full_parts(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
             .and_then(|name| name.to_str())
             .and_then(|name| {
                 let number = name.strip_prefix("nimbus-audit.")?.strip_suffix(".log")?;
-                number.parse::<u64>().ok()
+                let number = number.parse::<u64>().ok()?;
+                (full_name(number) == name).then_some(number)
             });
         parts.extend(number.map(|number| (number, path)));
     }
@@ -464,19 +465,24 @@ fn text(file: File, length: u64) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn open_to_read(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+/// Opens a regular file; what a link leads to is none of the log's, and a pipe would be waited for.
+pub(super) fn open_to_read(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
         .read(true)
         .custom_flags(
             (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK)
                 .bits()
                 .cast_signed(),
         )
-        .open(path)
+        .open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no regular file")),
+    }
 }
 
 /// A part is full far below this.
-const MAX_PART_BYTES: u64 = 256 << 20;
+pub(super) const MAX_PART_BYTES: u64 = 256 << 20;
 
 #[cfg(test)]
 mod tests {

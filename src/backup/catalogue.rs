@@ -3,14 +3,17 @@
 //! It is [`Sealed`]. All that a catalogue names it names with its SHA-256, so the MAC covers every byte that is restored, but for manifests,
 //! which have MACs of their own under the data keys that they hold.
 
+use std::collections::BTreeSet;
+
 use nimbus_manifests::{Cipher, DekId, FileId, SealedManifest, Subject, TenantId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::is_sha256;
 use super::pack::FramesOver;
 use super::sealed::{Claims, Sealed, seal};
-use crate::control::ArchiveSealer;
+use super::{is_sha256, limits};
+use crate::control::{self, ArchiveSealer};
+use crate::data_dir;
 use crate::sqlcipher::UNIT;
 
 /// A snapshot.
@@ -144,6 +147,7 @@ impl Claims for Catalogue {
         let pieces = self.spans().all(|span| {
             is_object(&span.object)
                 && is_sha256(&span.sha256)
+                && span.bytes <= limits::OBJECT
                 && span.offset.checked_add(span.bytes).is_some()
         });
         let order = self
@@ -154,6 +158,13 @@ impl Claims for Catalogue {
             .audit
             .iter()
             .all(|part| is_log_name(&part.name) && is_sha256(&part.sha256));
+        let names: BTreeSet<_> = self.audit.iter().map(|part| &part.name).collect();
+        let log = log && names.len() == self.audit.len();
+        let taken = self.taken.parse::<jiff::Timestamp>().is_ok();
+        let tenant = self.tenant.as_ref();
+        if !taken || tenant.is_some_and(|tenant| tenant.parse::<TenantId>().is_err()) {
+            return Err("its time, or its tenant, is none".to_owned());
+        }
         if !(pieces && order && log) {
             return Err("it names what no repository holds".to_owned());
         }
@@ -161,7 +172,13 @@ impl Claims for Catalogue {
             let subject = file.subject()?;
             let is_control = std::ptr::eq(file, &self.control);
             let is_long = file.bytes > u64::from(u32::MAX) * UNIT as u64;
-            if subject.tenant().is_none() != is_control || !is_sha256(&file.manifest) || is_long {
+            let ours = match subject.tenant() {
+                Some(tenant) => !is_control && subject == data_dir::subject(tenant),
+                None => is_control && subject == control::subject() && file.missing.is_none(),
+            };
+            let said = file.missing.as_ref();
+            let is_printable = said.is_none_or(|why| !why.contains(char::is_control));
+            if !ours || !is_sha256(&file.manifest) || is_long || !is_printable {
                 return Err(format!("its entry of {subject} is not right"));
             }
             let _ids = (file.file_id()?, file.dek_id()?);
@@ -171,9 +188,18 @@ impl Claims for Catalogue {
 }
 
 impl Catalogue {
-    /// The text of the catalogue, with its MAC.
-    pub(crate) fn seal(&self, sealer: &ArchiveSealer) -> Vec<u8> {
-        seal(self, sealer)
+    /// The text of the catalogue, with its MAC. One that no reader would take is not sealed: what is wrong with it is the error.
+    pub(crate) fn seal(&self, sealer: &ArchiveSealer) -> Result<Vec<u8>, String> {
+        self.check()?;
+        let ids = (sealer.file_id.to_string(), sealer.dek_id.to_string());
+        if ids != (self.control.file_id.clone(), self.control.dek_id.clone()) {
+            return Err("its control file is another than the one whose key seals it".to_owned());
+        }
+        let text = seal(self, sealer);
+        match text.len() as u64 <= limits::CATALOGUE {
+            true => Ok(text),
+            false => Err("it is longer than any catalogue".to_owned()),
+        }
     }
 
     /// All protected files, the control file first.
@@ -332,7 +358,7 @@ mod tests {
     #[test]
     fn reads_what_it_writes_and_knows_each_changed_or_missing_byte() {
         let sealer = sealer();
-        let text = catalogue().seal(&sealer);
+        let text = catalogue().seal(&sealer).unwrap();
         let read = SealedCatalogue::parse(&text).unwrap();
         assert_eq!(read.claims, catalogue());
         assert!(read.is_authentic(&sealer.key));
@@ -370,13 +396,15 @@ mod tests {
         ] {
             let mut wrong = catalogue();
             change(&mut wrong);
-            let read = SealedCatalogue::parse(&wrong.seal(&sealer()));
+            assert!(wrong.seal(&sealer()).is_err(), "{wrong:?}");
+            // What another wrote is read by the same rules.
+            let read = SealedCatalogue::parse(&seal(&wrong, &sealer()));
             assert!(
                 matches!(read, Err(CatalogueError::Malformed(_))),
                 "{wrong:?}"
             );
         }
-        let newer = catalogue().seal(&sealer());
+        let newer = catalogue().seal(&sealer()).unwrap();
         let newer = String::from_utf8(newer)
             .unwrap()
             .replacen("snapshot/1", "snapshot/2", 1);

@@ -13,20 +13,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use nimbus_manifests::{Cipher, SealedManifest, TenantId};
+use nimbus_manifests::{Cipher, SealedManifest, Subject, TenantId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::catalogue::{Catalogue, Piece, Run, SealedCatalogue, ShippedAt, StoredFile, StoredPart};
 use super::repository::{Entry, snapshot_name};
 use super::run::{RunBuilder, Version, index, index_bytes, version};
+use super::sealed::is_same_key;
 use super::store::Created as Put;
-use super::{BackupError, Location, Repository, S3Settings, sha256};
+use super::{BackupError, Location, Repository, S3Settings, limits, printable, sha256};
 use crate::audit::LogPart;
 use crate::clock;
-use crate::control::{self, ArchiveSealer, Control, FrozenControl};
+use crate::control::{self, ArchiveSealer, AuditHead, Control, FrozenControl};
 use crate::data_dir;
-use crate::envelope::{Envelope, Event, EventKind, EventOutcome, blocking};
+use crate::envelope::{Copies, Envelope, Event, EventKind, EventOutcome, PLAIN_SQLITE, blocking};
 use crate::failpoints::crash_point;
 use crate::sqlcipher::{Progress, UNIT};
 use crate::tenants::TenantProvider;
@@ -175,7 +176,7 @@ impl Deployment {
         let frozen = frozen.lock().unwrap_or_else(PoisonError::into_inner).take();
         let frozen = frozen.unwrap_or_else(|| Err(io::ErrorKind::Interrupted.into()));
         let path = Control::path_in(std::path::Path::new(""));
-        let frozen = frozen.map_err(BackupError::io("read", path))?;
+        let mut frozen = frozen.map_err(BackupError::io("read", path))?;
         let mark = moment.mark;
         let capture = Arc::clone(&moment.capturing.capture);
         let due = match &only {
@@ -184,7 +185,22 @@ impl Deployment {
             Some(tenant) => return Err(BackupError::NoTenant(tenant.to_string())),
         };
         crash_point!("backup::frozen");
-        let mut saving = Saving::new(&repository, before.as_ref(), progress, &capture, &due);
+        let (bytes, live, sealer) = (
+            Arc::new(std::mem::take(&mut frozen.bytes)),
+            Arc::clone(&self.control),
+            frozen.sealer.clone(),
+        );
+        let of = Arc::clone(&bytes);
+        let state = blocking(move || live.look_into_frozen(of, &sealer)).await?;
+        self.in_force(&frozen).await?;
+        let mut saving = Saving::new(
+            &repository,
+            before.as_ref(),
+            progress,
+            &capture,
+            &due,
+            (Arc::clone(&self.control), state.copies),
+        );
         saving.condemned = condemned;
         let tenants = stream::iter(
             due.into_iter()
@@ -196,15 +212,14 @@ impl Deployment {
         tenants.sort_by(|one, other| one.subject.cmp(&other.subject));
         let FrozenControl {
             manifest,
-            bytes,
             log,
+            sealer,
             ..
         } = frozen;
-        let bytes = Arc::new(bytes);
         let control = saving
             .file(&manifest, Source::Bytes(Arc::clone(&bytes)))
             .await?;
-        let audit = saving.log(log).await?;
+        let audit = saving.log(log, state.head).await?;
         let shipping = mark
             .position
             .filter(|position| position.shipping.repository == repository.id);
@@ -225,9 +240,7 @@ impl Deployment {
             audit,
             tenants,
         };
-        let catalogue = self
-            .commit(&repository, &frozen.sealer, tip, catalogue)
-            .await?;
+        let catalogue = self.commit(&repository, &sealer, tip, catalogue).await?;
         crash_point!("backup::committed");
         let missing = |file: &StoredFile| {
             let (tenant, why) = (file.tenant()?, file.missing.clone()?);
@@ -251,8 +264,27 @@ impl Deployment {
             control: bytes,
             changes,
             audit: catalogue.audit,
-            sealer: frozen.sealer,
+            sealer,
         })
+    }
+
+    /// Refuses a manifest beside the control file by which that does not open. One that it was opened by needs no key.
+    async fn in_force(&self, frozen: &FrozenControl) -> Result<(), BackupError> {
+        if frozen.is_known {
+            return Ok(());
+        }
+        let path = Control::path_in(std::path::Path::new(""));
+        let opened = self
+            .envelope
+            .unseal_apart(&path, frozen.manifest.clone())
+            .await?;
+        match is_same_key(&opened.archive_key(), &frozen.sealer.key) {
+            true => Ok(()),
+            false => Err(BackupError::NotSaved(
+                "the manifest beside the control file holds another key than the one in use"
+                    .to_owned(),
+            )),
+        }
     }
 
     /// The newest entry, and the newest snapshot, proven.
@@ -297,7 +329,10 @@ impl Deployment {
         loop {
             catalogue.number = tip.as_ref().map_or(0, |tip| tip.number) + 1;
             catalogue.previous = tip.map(|tip| tip.sha256);
-            let text = Bytes::from(catalogue.seal(sealer));
+            let text = catalogue.seal(sealer).map_err(|why| {
+                BackupError::NotSaved(format!("the catalogue could not be read again: {why}"))
+            })?;
+            let text = Bytes::from(text);
             let name = snapshot_name(catalogue.number);
             match repository.store.create(&name, text).await? {
                 Put::Done => return Ok(catalogue),
@@ -346,6 +381,8 @@ pub(super) struct Saving<'a> {
     /// The files of the snapshot before, by their ids.
     before: BTreeMap<String, StoredFile>,
     log_before: Vec<StoredPart>,
+    /// The control file, and the copies of manifests in it at the moment.
+    vouchers: Option<(Arc<Control>, BTreeMap<Subject, Copies>)>,
     progress: Progress,
     done: Arc<AtomicU64>,
     total: u64,
@@ -368,6 +405,7 @@ impl<'a> Saving<'a> {
         progress: Progress,
         capture: &Capture,
         due: &[TenantId],
+        vouchers: (Arc<Control>, BTreeMap<Subject, Copies>),
     ) -> Self {
         let before = before.map(|sealed| &sealed.claims);
         let files = before.into_iter().flat_map(Catalogue::files);
@@ -378,6 +416,7 @@ impl<'a> Saving<'a> {
                 .map(|file| (file.file_id.clone(), file.clone()))
                 .collect(),
             log_before: before.map_or(Vec::new(), |before| before.audit.clone()),
+            vouchers: Some(vouchers),
             progress,
             done: Arc::default(),
             total: due.iter().map(|tenant| capture.length(tenant)).sum(),
@@ -400,6 +439,7 @@ impl<'a> Saving<'a> {
             repository,
             before: BTreeMap::new(),
             log_before: Vec::new(),
+            vouchers: None,
             progress: Arc::new(|_, _| true),
             done: Arc::default(),
             total: 0,
@@ -425,6 +465,11 @@ impl<'a> Saving<'a> {
             Ok::<_, io::Error>((captured, manifest))
         })
         .await;
+        let taken = taken.and_then(|(captured, manifest)| {
+            let sealed = SealedManifest::parse(&manifest).map_err(io::Error::other)?;
+            self.vouched(&tenant, &sealed)?;
+            Ok((captured, sealed))
+        });
         let stored = match taken {
             Ok((captured, manifest)) => self.file(&manifest, Source::Tenant(captured)).await,
             Err(error) => Err(BackupError::io("read", data_dir::database_name(&tenant))(
@@ -434,7 +479,7 @@ impl<'a> Saving<'a> {
         capture.done(&tenant);
         match stored {
             Err(error @ BackupError::Io { .. }) => {
-                let why = crate::error_chain::error_chain(&error);
+                let why = printable(&crate::error_chain::error_chain(&error));
                 tracing::error!(%tenant, why, "a tenant is not in the snapshot");
                 Ok(StoredFile {
                     subject: data_dir::subject(&tenant).to_string(),
@@ -451,15 +496,39 @@ impl<'a> Saving<'a> {
         }
     }
 
+    /// Refuses a manifest that is of another tenant, or none of those that the control file has copies of: now, or at the moment. Where there are no
+    /// copies yet, nothing is known of it. May block for a moment.
+    fn vouched(&self, tenant: &TenantId, manifest: &SealedManifest) -> io::Result<()> {
+        let (subject, found) = (data_dir::subject(tenant), manifest.claims().subject());
+        if *found != subject {
+            return Err(io::Error::other(format!(
+                "the manifest beside it is of {found}; `nimbus encryption repair` puts a copy back"
+            )));
+        }
+        let Some((control, copies)) = &self.vouchers else {
+            return Ok(());
+        };
+        let known = |copies: &Copies| copies.is_empty() || copies.vouch_for(manifest);
+        if copies.get(&subject).is_none_or(known) {
+            return Ok(());
+        }
+        // Rewrapped since the moment.
+        let now = control.copies(&subject).map_err(io::Error::other)?;
+        match now.vouch_for(manifest) {
+            true => Ok(()),
+            false => Err(io::Error::other(
+                "the manifest beside it is not the one that the control file has a copy of; `nimbus encryption repair` puts the copy back",
+            )),
+        }
+    }
+
     /// A protected file and its manifest.
     pub(super) async fn file(
         &self,
-        manifest: &[u8],
+        manifest: &SealedManifest,
         source: Source,
     ) -> Result<StoredFile, BackupError> {
-        let sealed = SealedManifest::parse(manifest)
-            .map_err(|error| BackupError::io("read", "a manifest")(io::Error::other(error)))?;
-        let claims = sealed.claims();
+        let claims = manifest.claims();
         let (file_id, dek_id) = (
             claims.file_id().to_string(),
             claims.deks()[0].id.to_string(),
@@ -489,12 +558,12 @@ impl<'a> Saving<'a> {
             _ => BackupError::io("read", claims.subject().file_name())(error),
         })?;
         runs.extend(added);
-        let name = sha256(manifest);
+        let name = sha256(manifest.as_bytes());
         let before = self.before.get(&file_id);
         if before.is_none_or(|before| (&before.dek_id, &before.manifest) != (&dek_id, &name)) {
             let object = self.name(format!("keys/{file_id}/{dek_id}/{name}"));
             self.repository
-                .add(&object, Bytes::copy_from_slice(manifest))
+                .add(&object, Bytes::copy_from_slice(manifest.as_bytes()))
                 .await?;
         }
         Ok(StoredFile {
@@ -573,13 +642,20 @@ impl<'a> Saving<'a> {
         Ok(stored)
     }
 
-    /// The audit log. Of a part that goes on where the snapshot before ended, only what is new is added.
-    async fn log(&self, parts: Vec<LogPart>) -> Result<Vec<StoredPart>, BackupError> {
+    /// The audit log, which must end at `head`. Of a part that goes on where the snapshot before ended, only what is new is added.
+    async fn log(
+        &self,
+        parts: Vec<LogPart>,
+        head: AuditHead,
+    ) -> Result<Vec<StoredPart>, BackupError> {
         let mut stored = Vec::with_capacity(parts.len());
+        let mut ends = AuditHead::START;
         for part in parts {
             let name = part.name.clone();
-            let text = blocking(move || part.read()).await;
-            let text = Bytes::from(text.map_err(BackupError::io("read", &name))?);
+            let read = blocking(move || part.read()).await;
+            let read = read.map_err(BackupError::io("read", &name))?;
+            ends = read.head.unwrap_or(ends);
+            let text = Bytes::from(read.text);
             let begins = |before: &&StoredPart| {
                 let length = usize::try_from(before.bytes).unwrap_or(usize::MAX);
                 text.get(..length)
@@ -593,7 +669,8 @@ impl<'a> Saving<'a> {
             let mut pieces = before.map_or(Vec::new(), |before| before.pieces.clone());
             let new =
                 text.slice(before.map_or(0, |before| usize::try_from(before.bytes).unwrap_or(0))..);
-            if !new.is_empty() {
+            for at in (0..new.len()).step_by(limits::PIECE) {
+                let new = new.slice(at..new.len().min(at + limits::PIECE));
                 let sha = sha256(&new);
                 let object = self.name(format!("audit/{sha}"));
                 pieces.push(Piece {
@@ -612,6 +689,12 @@ impl<'a> Saving<'a> {
                 sha256: sha256(&text),
                 pieces,
             });
+        }
+        if ends != head {
+            return Err(BackupError::NotSaved(format!(
+                "the audit log ends at line {}, and the control file says at line {}: one of the two was changed or put back; `nimbus encryption audit --verify` says more",
+                ends.seq, head.seq
+            )));
         }
         Ok(stored)
     }
@@ -658,7 +741,10 @@ fn read_changes(
             }
         }
         for (number, page) in (first..).zip(chunk.chunks_exact(UNIT)) {
-            let version = version(cipher, page);
+            if number == 1 && cipher == Cipher::Sqlcipher4 && page.starts_with(PLAIN_SQLITE) {
+                return Err(io::Error::other("its first page is in plaintext"));
+            }
+            let version = version(page);
             match known.pages.get(number as usize) {
                 Some(Some((place, before))) if *before == version => {
                     counted[*place as usize] = true

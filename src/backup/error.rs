@@ -116,6 +116,9 @@ pub enum BackupError {
         /// Who asks.
         ours: String,
     },
+    /// What was read is not what a snapshot may hold.
+    #[error("nothing was saved: {0}")]
+    NotSaved(String),
     /// There is no such snapshot, or no such instant.
     #[error("{0}")]
     NoSnapshot(String),

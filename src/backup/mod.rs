@@ -12,6 +12,7 @@
 //! | `sealed` | what is said under a MAC |
 //! | `removal` | what leaves the repository, and that nobody refers to it then |
 //! | `versions` | all versions of an object in a bucket |
+//! | `limits` | how large objects may be |
 //! | `run` | pages of one file in one object |
 //! | `sealed` | what is said under a MAC |
 //! | `catalogue` | what belongs to one moment |
@@ -27,6 +28,7 @@ pub mod create;
 pub mod epoch;
 pub mod error;
 pub mod keep;
+mod limits;
 pub mod list;
 pub mod location;
 pub mod pack;
@@ -56,6 +58,18 @@ use sha2::{Digest as _, Sha256};
 /// SHA-256 in hex.
 fn sha256(bytes: &[u8]) -> String {
     HEXLOWER.encode(&Sha256::digest(bytes))
+}
+
+/// Text of others, for people: what would move the cursor or begin a line shows as what it is.
+fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_control() {
+            true => shown.extend(character.escape_default()),
+            false => shown.push(character),
+        }
+    }
+    shown
 }
 
 /// Whether `text` is a SHA-256 in hex as [`sha256`] writes it.

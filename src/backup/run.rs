@@ -7,11 +7,10 @@
 //! pages  as they lie in the file                           4096 bytes each, in the order of the index
 //! ```
 //!
-//! A page's version says whether the page changed: of a SQLCipher page, the first 32 of its last 80 bytes, which are a fresh IV and the
-//! beginning of a MAC over it; of the control file, SHA-256. It proves nothing: what is read is proven by the hashes in the catalogue.
+//! A page's version says whether the page changed: its SHA-256. IV and MAC of a SQLCipher page would not do: a page that was read wrong has those
+//! of the right one, and would be taken for it by every later snapshot.
 
 use bytes::Bytes;
-use nimbus_manifests::Cipher;
 use sha2::{Digest as _, Sha256};
 
 use crate::sqlcipher::UNIT;
@@ -19,14 +18,9 @@ use crate::sqlcipher::UNIT;
 /// What tells one state of a page from another.
 pub(super) type Version = [u8; 32];
 
-/// The version of a page of a file of this cipher.
-pub(super) fn version(cipher: Cipher, page: &[u8]) -> Version {
-    let mut version = [0; 32];
-    match cipher {
-        Cipher::Sqlcipher4 => version.copy_from_slice(&page[UNIT - 80..UNIT - 48]),
-        Cipher::Blocks1 => version.copy_from_slice(&Sha256::digest(page)),
-    }
-    version
+/// The version of a page.
+pub(super) fn version(page: &[u8]) -> Version {
+    Sha256::digest(page).into()
 }
 
 /// Pages that are collected for an object.
@@ -126,7 +120,7 @@ mod tests {
         let mut run = RunBuilder::default();
         for number in [1, 3, 0x0102_0304_u32] {
             let page = vec![number.to_be_bytes()[3]; UNIT];
-            run.push(number, &version(Cipher::Sqlcipher4, &page), &page);
+            run.push(number, &version(&page), &page);
         }
         let (object, index_end) = run.finish();
         assert_eq!(index_end as u64, index_bytes(3));

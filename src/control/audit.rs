@@ -39,7 +39,7 @@ impl AuditHead {
 }
 
 /// The head as a transaction sees it.
-fn head(transaction: &ReadTransaction) -> Result<AuditHead, redb::Error> {
+pub(super) fn head(transaction: &ReadTransaction) -> Result<AuditHead, redb::Error> {
     Ok(mark(transaction, HEAD)?.unwrap_or(AuditHead::START))
 }
 

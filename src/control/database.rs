@@ -6,7 +6,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -38,20 +38,46 @@ impl Protection {
 
 /// Opens the database at `path`. Every checksum in it is verified: they lie in encrypted blocks, so that a block that was put back
 /// from an older copy, which authenticates by itself, is found out.
+pub(super) fn open(path: &Path, protection: &Protection) -> Result<Database, ControlError> {
+    open_known(path, protection).map(|(database, _)| database)
+}
+
+/// As [`open`], and says which file it is.
 #[expect(
     clippy::disallowed_methods,
     reason = "this is the one opener that the lint protects"
 )]
-pub(super) fn open(path: &Path, protection: &Protection) -> Result<Database, ControlError> {
+pub(super) fn open_known(
+    path: &Path,
+    protection: &Protection,
+) -> Result<(Database, Inode), ControlError> {
     let failed = |error| explain(path, error);
     let builder = builder();
-    match protection {
+    let file = lock(path)?;
+    let inode = Inode::of(&file).map_err(|source| ControlError::Io {
+        action: "look at",
+        path: path.to_owned(),
+        source,
+    })?;
+    let opened = match protection {
         Protection::Keyed(key, file_id) => builder
-            .create_with_backend(device(path, key, *file_id)?)
+            .create_with_backend(device_on(path, file, key, *file_id)?)
             .map_err(failed),
         Protection::Plain => builder
-            .create_with_backend(FileBackend::new(lock(path)?).map_err(failed)?)
+            .create_with_backend(FileBackend::new(file).map_err(failed)?)
             .map_err(failed),
+    };
+    Ok((opened?, inode))
+}
+
+/// Which file it is, whatever its name. No other file is it for as long as this one is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Inode(u64, u64);
+
+impl Inode {
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        let found = file.metadata()?;
+        Ok(Self(found.dev(), found.ino()))
     }
 }
 
@@ -88,7 +114,17 @@ pub(super) fn device(
     key: &CipherKey,
     file_id: FileId,
 ) -> Result<Device<File>, ControlError> {
-    Device::open(lock(path)?, key, file_id, Arc::new(OsRandom))
+    device_on(path, lock(path)?, key, file_id)
+}
+
+/// The same over what is open already, and is or was at `path`.
+pub(super) fn device_on<F: BlockFile>(
+    path: &Path,
+    file: F,
+    key: &CipherKey,
+    file_id: FileId,
+) -> Result<Device<F>, ControlError> {
+    Device::open(file, key, file_id, Arc::new(OsRandom))
         .map_err(|source| explain(path, DatabaseError::Storage(StorageError::Io(source))))
 }
 

@@ -1,21 +1,31 @@
 //! The control file and the audit log at one moment, for a backup.
+//!
+//! What is read is the file that is open, and not whatever has its name: an older copy in its place would be saved as if it were in force.
 #![expect(
     clippy::disallowed_methods,
     reason = "redb locks by `flock`, which belongs to one open file and not to the process"
 )]
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::sync::{Arc, MutexGuard, RwLockWriteGuard};
+use std::sync::{Arc, MutexGuard, PoisonError, RwLockWriteGuard};
 
 use nimbus_keyproviders::ArchiveKey;
-use nimbus_manifests::{DekId, FileId};
+use nimbus_manifests::{DekId, FileId, SealedManifest, Subject};
+use redb::ReadableDatabase as _;
 
-use super::{AuditHead, Control, Open};
+use super::audit::{self, AuditHead};
+use super::database::{self, Inode, Protection, explain};
+use super::device::BlockFile;
+use super::manifests;
+use super::overlay::Overlay;
+use super::{Control, ControlError, Key, Open, subject};
 use crate::audit::LogPart;
-use crate::envelope::{KeyedFile, ReadError, manifest_path, parent, read_manifest};
+use crate::envelope::{Copies, KeyedFile, ReadError, manifest_path, parent, read_manifest};
 
 /// What seals the catalogues of a deployment's backups, and its name in them.
 #[derive(Clone)]
@@ -51,13 +61,24 @@ impl fmt::Debug for ArchiveSealer {
 #[derive(Debug)]
 pub(crate) struct FrozenControl {
     /// The control file's manifest, as it lay on the disk.
-    pub(crate) manifest: Vec<u8>,
+    pub(crate) manifest: SealedManifest,
+    /// Whether that is the manifest that the file was opened by. One that was rewrapped since is not.
+    pub(crate) is_known: bool,
     /// The control file, as it lay on the disk.
     pub(crate) bytes: Vec<u8>,
     /// The audit log's parts.
     pub(crate) log: Vec<LogPart>,
     /// What seals the catalogue.
     pub(crate) sealer: ArchiveSealer,
+}
+
+/// What a frozen control file holds.
+#[derive(Debug)]
+pub(crate) struct FrozenState {
+    /// Where the audit log ends.
+    pub(crate) head: AuditHead,
+    /// The copies of manifests.
+    pub(crate) copies: BTreeMap<Subject, Copies>,
 }
 
 impl Control {
@@ -73,7 +94,11 @@ impl Control {
     ///
     /// As [`Held::freeze`].
     pub(crate) fn freeze(&self) -> io::Result<FrozenControl> {
-        let chaining = self.chaining();
+        let mut chaining = self.chaining();
+        let settled = self.settle_audit_head(&mut chaining);
+        // Opens the file again where that is due.
+        let settled = settled.and_then(|()| self.audit_head());
+        let _head = settled.map_err(io::Error::other)?;
         let open = self.changing();
         Held { chaining, open }.freeze(&self.path)
     }
@@ -82,7 +107,9 @@ impl Control {
     pub(crate) fn try_hold(&self) -> Option<Held<'_>> {
         let chaining = self.chained.try_lock().ok()?;
         let open = self.state.try_write().ok()?;
-        Some(Held { chaining, open })
+        // Otherwise its head is not the log's, or it is to be opened again first.
+        let is_settled = chaining.is_none() && open.database.is_some();
+        is_settled.then_some(Held { chaining, open })
     }
 
     /// Where it is.
@@ -103,26 +130,132 @@ impl Held<'_> {
     ///
     /// # Errors
     ///
-    /// What the operating system says; of a deployment in plaintext, that it is one.
+    /// What the operating system says; of a deployment in plaintext, that it is one; that another file has the name of the one that is open, or
+    /// that its manifest is none of it.
     pub(crate) fn freeze(self, path: &Path) -> io::Result<FrozenControl> {
         let Self { chaining, open } = self;
         let sealer = open.archive.clone();
         let sealer = sealer.ok_or_else(|| io::Error::other("encryption is off"))?;
         let manifest = match read_manifest(&manifest_path(path)) {
-            Ok(Some(sealed)) => sealed.as_bytes().to_vec(),
+            Ok(Some(sealed)) => sealed,
             Ok(None) => return Err(io::Error::other("its manifest is missing")),
             Err(ReadError::Io(error)) => return Err(error),
             Err(ReadError::Parse(error)) => return Err(io::Error::other(error)),
         };
-        let mut bytes = Vec::new();
-        let _read = io::Read::read_to_end(&mut File::open(path)?, &mut bytes)?;
+        let claims = manifest.claims();
+        if *claims.subject() != subject()
+            || (claims.file_id(), claims.deks()[0].id) != (sealer.file_id, sealer.dek_id)
+        {
+            return Err(io::Error::other(
+                "the manifest beside it is not the one of the file that is in use: put the newest one back",
+            ));
+        }
+        let bytes = read_open(path, &open)?;
         let log = LogPart::all(parent(path))?;
+        let is_known = open
+            .manifest
+            .as_ref()
+            .is_some_and(|known| known.as_bytes() == manifest.as_bytes());
         drop((open, chaining));
         Ok(FrozenControl {
             manifest,
+            is_known,
             bytes,
             log,
             sealer,
         })
+    }
+}
+
+impl Control {
+    /// What a frozen control file holds; every checksum in it is verified. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`]; also when the file has another data key by now.
+    pub(crate) fn look_into_frozen(
+        &self,
+        bytes: Arc<Vec<u8>>,
+        sealer: &ArchiveSealer,
+    ) -> Result<FrozenState, ControlError> {
+        let database = {
+            let open = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            let is_same = (open.archive.as_ref()).is_some_and(|now| now.dek_id == sealer.dek_id);
+            match &open.key {
+                Key::Had(Protection::Keyed(key, file_id), _) if is_same => {
+                    let device = database::device_on(&self.path, Frozen(bytes), key, *file_id)?;
+                    let overlay = Overlay::on(device);
+                    let overlay =
+                        overlay.map_err(|error| explain(&self.path, redb::Error::Io(error)))?;
+                    database::open_on(&self.path, overlay)?
+                }
+                _ => {
+                    return Err(ControlError::Io {
+                        action: "read the copy of",
+                        path: self.path.clone(),
+                        source: io::Error::other("its key was replaced meanwhile; try again"),
+                    });
+                }
+            }
+        };
+        let read = || -> Result<_, redb::Error> {
+            let transaction = database.begin_read()?;
+            Ok(FrozenState {
+                head: audit::head(&transaction)?,
+                copies: manifests::copies(&transaction)?,
+            })
+        };
+        read().map_err(|error| explain(&self.path, error))
+    }
+}
+
+/// The bytes of the file that is open.
+fn read_open(path: &Path, open: &Open) -> io::Result<Vec<u8>> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)?;
+    if open.database.is_none() || Inode::of(&file)? != open.inode {
+        return Err(io::Error::other(
+            "another file has its name while it is in use: put the one that is in use back, or restart the server",
+        ));
+    }
+    let mut bytes = Vec::new();
+    let _read = file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A file that was read.
+struct Frozen(Arc<Vec<u8>>);
+
+impl fmt::Debug for Frozen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Frozen").field(&self.0.len()).finish()
+    }
+}
+
+impl BlockFile for Frozen {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.len() as u64)
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let begin = usize::try_from(offset).map_err(io::Error::other)?;
+        let there = self.0.get(begin..).and_then(|rest| rest.get(..out.len()));
+        out.copy_from_slice(there.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn write_at(&self, _offset: u64, _data: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn set_len(&self, _len: u64) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -148,7 +148,9 @@ fn staying(subjects: impl IntoIterator<Item = Subject>, going: &[TenantId]) -> V
 }
 
 /// Every copy that there is.
-fn copies(transaction: &ReadTransaction) -> Result<BTreeMap<Subject, Copies>, redb::Error> {
+pub(super) fn copies(
+    transaction: &ReadTransaction,
+) -> Result<BTreeMap<Subject, Copies>, redb::Error> {
     let mut all: BTreeMap<Subject, Copies> = BTreeMap::new();
     for (table, announced) in [(ANNOUNCED, true), (MANIFESTS, false)] {
         for entry in transaction.open_table(table)?.iter()? {

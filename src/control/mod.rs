@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 
 use async_trait::async_trait;
 use nimbus_keyproviders::{AuditKey, ProviderError};
-use nimbus_manifests::{Cipher, DekId, Subject, TenantId};
+use nimbus_manifests::{Cipher, DekId, SealedManifest, Subject, TenantId};
 use redb::{Database, WriteTransaction};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
@@ -50,7 +50,7 @@ use crate::envelope::{
     Opened, Prepared, Revocation, Stage, blocking, set_aside,
 };
 use access_keys::KeyTable;
-use database::{Protection, explain};
+use database::{Inode, Protection, explain};
 use usage::IdentityHasher;
 
 /// The control file, open and held for this process alone.
@@ -75,11 +75,15 @@ pub struct Control {
 struct Open {
     /// `None` after a failed read or write, until it is opened again.
     database: Option<Database>,
+    /// Which file `database` is.
+    inode: Inode,
     key: Key,
     /// What seals the audit log; `None` in plaintext.
     audit: Option<(Arc<AuditKey>, DekId)>,
     /// What seals the catalogues of backups; `None` in plaintext.
     archive: Option<ArchiveSealer>,
+    /// The manifest that it was last opened by; `None` in plaintext.
+    manifest: Option<SealedManifest>,
 }
 
 /// What the file is opened with.
@@ -96,6 +100,7 @@ impl Open {
         self.key = Key::Had(Protection::of(file), file.lease());
         self.audit = Some(sealer(file));
         self.archive = Some(ArchiveSealer::of(file));
+        self.manifest = Some(file.seal());
     }
 }
 
@@ -140,19 +145,22 @@ impl Control {
                         envelope.settle(file, opened).await?
                     }
                 };
-                let sealers = Some((sealer(&file), ArchiveSealer::of(&file)));
+                let sealers = Some((sealer(&file), (ArchiveSealer::of(&file), file.seal())));
                 (Protection::of(&file), file.lease(), sealers)
             }
         };
         let (audit, archive) = sealers.unzip();
+        let (archive, manifest) = archive.unzip();
         let (envelope, runtime) = (envelope.clone(), Handle::current());
         blocking(move || {
-            let database = database::open(&path, &protection)?;
+            let (database, inode) = database::open_known(&path, &protection)?;
             let open = Open {
                 database: Some(database),
+                inode,
                 key: Key::Had(protection, lease),
                 audit,
                 archive,
+                manifest,
             };
             let mut control = Self {
                 state: RwLock::new(open),
@@ -270,7 +278,8 @@ impl Control {
             Err(explain(&path, redb::Error::Io(source)))
         });
         if let Key::Had(protection, _) = &open.key {
-            open.database = Some(database::open(&self.path, protection)?);
+            let (database, inode) = database::open_known(&self.path, protection)?;
+            (open.database, open.inode) = (Some(database), inode);
             let _before = self.changes.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())

@@ -196,7 +196,7 @@ impl KeyedFile {
         lease.map_or(LeaseStanding::Good, |lease| lease.standing())
     }
 
-    pub(super) fn seal(&self) -> SealedManifest {
+    pub(crate) fn seal(&self) -> SealedManifest {
         self.manifest
             .seal(&self.dek.manifest_key(&self.manifest.file_id()))
     }

@@ -51,6 +51,7 @@ pub use keyring::{KeyRing, Mapped};
 pub(crate) use lease::LeaseStanding;
 pub use lease::{LeaseReport, Terms, Trouble as KeyTrouble};
 pub use metered::metered;
+pub(crate) use probe::SQLITE_MAGIC as PLAIN_SQLITE;
 pub use probe::{FileKind, classify};
 pub use rewrap::{Recipients, Rewrap, Rewrapped};
 pub(crate) use store::{CUT_SHORT, parent, set_aside, set_aside_copy, sync_dir};

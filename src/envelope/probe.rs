@@ -50,7 +50,7 @@ pub fn classify(path: &Path) -> io::Result<FileKind> {
 }
 
 /// <https://www.sqlite.org/fileformat.html#magic_header_string>
-const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
+pub(crate) const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 /// redb's `docs/design.md`, "Super-header".
 const REDB_MAGIC: &[u8] = b"redb\x1A\x0A\xA9\x0D\x0A";
 

@@ -8,6 +8,7 @@
 mod attacked;
 mod crash;
 mod one_tenant;
+mod planted;
 mod proofs;
 mod pruned;
 mod refused;

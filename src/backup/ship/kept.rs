@@ -2,8 +2,6 @@
 
 use std::io;
 
-use nimbus_manifests::Cipher;
-
 use super::super::catalogue::{Run, StoredPart};
 use super::super::pack::{Data, Pack, PackedLog, PackedPart};
 use super::super::run::{RunBuilder, Version, version};
@@ -25,9 +23,7 @@ impl Kept {
     pub(super) fn of(control: &[u8], parts: &[StoredPart]) -> Self {
         let part = |part: &StoredPart| (part.name.clone(), part.bytes, part.sha256.clone());
         Self {
-            pages: units(control)
-                .map(|page| version(Cipher::Blocks1, &page))
-                .collect(),
+            pages: units(control).map(|page| version(&page)).collect(),
             parts: parts.iter().map(part).collect(),
         }
     }
@@ -51,7 +47,7 @@ impl Kept {
         };
         let mut pages = Vec::with_capacity(self.pages.len());
         for (number, page) in (1..).zip(units(bytes)) {
-            let now = version(Cipher::Blocks1, &page);
+            let now = version(&page);
             if self.pages.get(pages.len()) != Some(&now) {
                 builder.push(number, &now, &page);
             }
@@ -86,7 +82,7 @@ impl Kept {
                 now.push(same.clone());
                 continue;
             }
-            let text = part.read()?;
+            let text = part.read()?.text;
             let begins = |had: &&(String, u64, String)| {
                 let length = usize::try_from(had.1).unwrap_or(usize::MAX);
                 let begin = text.get(..length);

@@ -9,8 +9,10 @@ use nimbus_manifests::SealedManifest;
 use super::super::create::{Saving, Source};
 use super::super::pack::{PackedBase, PackedManifest};
 use super::super::{BackupError, Repository, sha256};
+use super::packs::unreadable;
 use super::session::Session;
 use super::{FIRST_PAUSE, LONGEST_PAUSE};
+use crate::data_dir;
 use crate::envelope::{blocking, manifest_path, read_manifest};
 use crate::failpoints::crash_point;
 use crate::runtime::short_task;
@@ -119,6 +121,14 @@ async fn store_base(
         captured.manifest.clone()
     };
     let source = Source::Tenant(Arc::clone(&begun.captured));
+    let manifest = SealedManifest::parse(&manifest).map_err(|error| unreadable(&error))?;
+    let found = manifest.claims().subject();
+    if *found != data_dir::subject(&begun.tenant) {
+        return Err(BackupError::NotSaved(format!(
+            "the manifest beside tenant {} is of {found}; `nimbus encryption repair` puts a copy back",
+            begun.tenant
+        )));
+    }
     let file = Saving::afresh(&repository).file(&manifest, source).await?;
     Ok(PackedBase {
         base: begun.number,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use nimbus_manifests::{SealedManifest, TenantId};
+use nimbus_manifests::TenantId;
 
 use super::super::catalogue::StoredFile;
 use super::super::pack::{Data, Pack, PackedGone, PackedManifest, SegmentBuilder};
@@ -101,14 +101,12 @@ impl Session {
         };
         let place = (self.epoch, self.number);
         let (pack, data, kept) = blocking(move || {
-            let sealed = SealedManifest::parse(&frozen.manifest);
-            let sealed = sealed.map_err(|error| unreadable(&error))?;
-            let claims = sealed.claims();
+            let claims = frozen.manifest.claims();
             pack.control = Some(StoredFile {
                 subject: claims.subject().to_string(),
                 file_id: claims.file_id().to_string(),
                 dek_id: claims.deks()[0].id.to_string(),
-                manifest: sha256(&frozen.manifest),
+                manifest: sha256(frozen.manifest.as_bytes()),
                 bytes: frozen.bytes.len() as u64,
                 runs: kept.control(&frozen.bytes, place, &mut data),
                 missing: None,

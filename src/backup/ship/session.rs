@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nimbus_manifests::{DekId, SealedManifest};
+use nimbus_manifests::DekId;
 use tokio::task::JoinHandle;
 
 use super::super::create::Made;
@@ -14,7 +14,6 @@ use super::super::pack::PackedBase;
 use super::super::{BackupError, Repository};
 use super::Work;
 use super::kept::Kept;
-use super::packs::unreadable;
 use crate::control::{ArchiveSealer, FrozenControl};
 use crate::envelope::blocking;
 use crate::error_chain::error_chain;
@@ -245,9 +244,7 @@ impl Session {
         }
         if let Some(frozen) = &frozen {
             // It is asked for where the next pack is proven.
-            let sealed = SealedManifest::parse(&frozen.manifest);
-            let sealed = sealed.map_err(|error| unreadable(&error))?;
-            let _stored = self.manifest(&sealed).await?;
+            let _stored = self.manifest(&frozen.manifest).await?;
             self.sealer = Some(frozen.sealer.clone());
         }
         let manifests = self.manifests().await?;

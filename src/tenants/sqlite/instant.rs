@@ -22,7 +22,11 @@ use super::{
     commit_log::{CommitLog, Mark, manifest_of},
     room::Room,
 };
-use crate::{data_dir, sqlcipher::Ciphertext};
+use crate::{
+    data_dir,
+    envelope::{FileKind, classify},
+    sqlcipher::Ciphertext,
+};
 
 /// What commits and backups of one directory share.
 #[derive(Debug)]
@@ -264,6 +268,17 @@ impl Capture {
 
     fn open(&self, tenant: &TenantId) -> io::Result<Captured> {
         let path = self.path(tenant);
+        match classify(&path)? {
+            FileKind::Other => {}
+            FileKind::PlainSqlite | FileKind::PlainRedb => {
+                return Err(io::Error::other(
+                    "it is in plaintext, which no backup takes: finish its migration with `nimbus encryption migrate --in-place`",
+                ));
+            }
+            FileKind::Absent => return Err(io::ErrorKind::NotFound.into()),
+            FileKind::Empty => return Err(io::Error::other("it is empty")),
+            FileKind::NotAFile => return Err(io::Error::other("it is no regular file")),
+        }
         Ok(Captured {
             manifest: manifest_of(&path)?,
             pages: Ciphertext::open(&path)?,

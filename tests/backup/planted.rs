@@ -1,0 +1,166 @@
+//! What lies in the data directory when a snapshot is made, and does not belong there: a link to a key, another control file, another manifest,
+//! plaintext. None of it leaves, and none of it keeps the rest from being saved.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use nimbus_test_support::files_under;
+use serde_json::json;
+
+use super::{add, as_str, backup, filled, machine, start_on};
+
+fn holds(dir: &Path, needle: &[u8]) -> Vec<PathBuf> {
+    let mut files = files_under(dir);
+    files.retain(|file| {
+        let bytes = fs::read(file).expect("an object");
+        bytes.windows(needle.len()).any(|window| window == needle)
+    });
+    files
+}
+
+#[test]
+fn the_master_key_does_not_get_into_a_repository_by_a_link_in_place_of_a_part_of_the_log() {
+    let machine = machine();
+    let server = filled(&machine, &["a"]);
+    let part = machine.data_dir().join("nimbus-audit.000000000001.log");
+    symlink(machine.master_key(), part).expect("a link");
+    let _ran = backup(&machine, &["create", "--to", "repo"]);
+    server.stop();
+    let key = fs::read(machine.master_key()).expect("the key");
+    assert_eq!(holds(&machine.path("repo"), &key), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn the_master_key_does_not_get_into_a_repository_by_a_link_in_place_of_the_control_file() {
+    let machine = machine();
+    let server = filled(&machine, &["a"]);
+    let path = machine.data_dir().join("nimbus-control.db");
+    fs::rename(&path, machine.path("kept")).expect("it is moved");
+    symlink(machine.master_key(), &path).expect("a link");
+    let _ran = backup(&machine, &["create", "--to", "repo"]);
+    fs::rename(machine.path("kept"), &path).expect("it is back");
+    server.stop();
+    let key = fs::read(machine.master_key()).expect("the key");
+    assert_eq!(holds(&machine.path("repo"), &key), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn a_snapshot_holds_the_control_file_that_the_server_has_and_no_older_one() {
+    let machine = machine();
+    filled(&machine, &["a"]).stop();
+    let path = machine.data_dir().join("nimbus-control.db");
+    let _ = fs::copy(&path, machine.path("older")).expect("a copy");
+    let server = machine.start(&[]);
+    let key = server.create(
+        "/api/tenants/a/keys",
+        &json!({"name": "app", "scope": "read"}),
+    );
+    fs::rename(&path, machine.path("kept")).expect("it is moved");
+    let _ = fs::copy(machine.path("older"), &path).expect("the older one");
+    let made = backup(&machine, &["create", "--to", "repo"]);
+    fs::rename(machine.path("kept"), &path).expect("it is back");
+    server.stop();
+    if made.0.status.code() != Some(0) {
+        return; // Refused: as good.
+    }
+    let _ = backup(
+        &machine,
+        &["restore", "--from", "repo", "--data-dir", "new"],
+    )
+    .expect(0, &[]);
+    let restored = start_on(&machine, "new", &[]);
+    let token = key["key"].as_str().expect("the key");
+    let (status, _) = restored.request_as(token, "GET", "/api/tenants/a/documents/notes", None);
+    restored.stop();
+    assert_eq!(status, 200, "the key was made before the snapshot");
+}
+
+/// Makes snapshots 1 and 2, the second while `tamper` had its way, and asserts that the repository is as good as before.
+fn goes_on(tamper: impl Fn(&Path), undo: impl Fn(&Path)) {
+    let machine = machine();
+    filled(&machine, &["a", "b"]).stop();
+    let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &[]);
+    tamper(&machine.data_dir());
+    let tampered = backup(&machine, &["create", "--to", "repo"]);
+    undo(&machine.data_dir());
+    let restore = |number: &str, data: &str| {
+        let from = ["restore", "--from", "repo", "--snapshot", number];
+        backup(&machine, &[&from[..], &["--data-dir", data]].concat())
+    };
+    if tampered.0.status.code() == Some(0) {
+        let _ = restore("2", "second").expect(0, &[]);
+    }
+    let _ = restore("1", "first").expect(0, &[]);
+    let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &[]);
+}
+
+#[test]
+fn a_planted_part_of_the_log_makes_no_snapshot_that_nobody_can_read() {
+    let part = |dir: &Path| dir.join("nimbus-audit.1.log");
+    goes_on(
+        |dir| fs::write(part(dir), "").expect("a part"),
+        |dir| fs::remove_file(part(dir)).expect("it goes"),
+    );
+}
+
+#[test]
+fn a_manifest_beside_another_tenant_makes_no_snapshot_that_nobody_can_read() {
+    let of = |dir: &Path, tenant: &str| dir.join(format!("{tenant}.sqlite3.nimbus-enc"));
+    goes_on(
+        |dir| {
+            fs::rename(of(dir, "b"), dir.join("kept")).expect("it is kept");
+            let _ = fs::copy(of(dir, "a"), of(dir, "b")).expect("that of a");
+        },
+        |dir| fs::rename(dir.join("kept"), of(dir, "b")).expect("it is back"),
+    );
+}
+
+#[test]
+fn a_page_that_was_wrong_once_is_not_wrong_in_every_later_snapshot() {
+    let flip = |dir: &Path| {
+        let path = dir.join("b.sqlite3");
+        let mut bytes = fs::read(&path).expect("a database");
+        let at = bytes.len() / 4096 / 2 * 4096 + 100;
+        bytes[at] ^= 1;
+        fs::write(path, bytes).expect("another byte");
+    };
+    let machine = machine();
+    filled(&machine, &["a", "b"]).stop();
+    flip(&machine.data_dir());
+    let _ran = backup(&machine, &["create", "--to", "repo"]);
+    flip(&machine.data_dir());
+    let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &[]);
+    let _ = backup(
+        &machine,
+        &["restore", "--from", "repo", "--data-dir", "new"],
+    )
+    .expect(0, &[]);
+}
+
+#[test]
+fn a_database_in_plaintext_beside_a_manifest_is_in_no_repository() {
+    // As a migration leaves it that was killed after its manifest was moved.
+    let machine = machine();
+    let server = machine.start(&["--encryption-key-provider", "none"]);
+    drop(server.create("/api/tenants", &json!({"id": "a"})));
+    add(&server, "a", 1);
+    server.stop();
+    let key = machine.master_key();
+    let migrate = |source: &[&str], failpoints: &str| {
+        let mut command = machine.nimbus(&["encryption", "migrate", "--in-place", "--provider"]);
+        let _ = command.args(source).env("FAILPOINTS", failpoints);
+        super::run(command)
+    };
+    let mut keygen = machine.nimbus(&["encryption", "keygen", "--master-key-file", as_str(&key)]);
+    assert!(keygen.status().expect("keygen").success());
+    let _ = migrate(&["redb", "--source", "data/nimbus-control.db"], "").expect(0, &[]);
+    migrate(
+        &["sqlite", "--tenant-id", "a", "--source", "data/a.sqlite3"],
+        "migrate::manifest-moved=return",
+    )
+    .expect_killed();
+    let _ = backup(&machine, &["create", "--to", "repo"]).expect(3, &["NOT in the snapshot: a"]);
+    let found = holds(&machine.path("repo"), super::CANARY.as_bytes());
+    assert_eq!(found, [] as [PathBuf; 0]);
+}
