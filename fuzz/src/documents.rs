@@ -134,7 +134,7 @@ pub fn schema(bytes: &[u8]) {
         let Some(document) = accepted(line, Fields::from_json) else {
             continue;
         };
-        let found = schema.check(&document);
+        let found = schema.check("t", &document);
         assert_eq!(stored.check(&document), found);
         match found {
             Ok(()) => {}

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -35,6 +37,23 @@ pub(super) trait FromBody: Sized + Send + 'static {
 
     /// Reads JSON.
     fn from_body(json: &[u8]) -> Result<Self, ApiError>;
+
+    /// The same of what may take minutes, and need not be gone on with once nobody waits for it.
+    fn from_body_while(json: &[u8], _awaited: &dyn Fn() -> bool) -> Result<Self, ApiError> {
+        Self::from_body(json)
+    }
+}
+
+/// Who waits for a body to be read. Dropped, it says that nobody does.
+#[derive(Default)]
+struct Caller {
+    gone: Arc<AtomicBool>,
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.gone.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A body whose members are texts and switches.
@@ -56,9 +75,11 @@ impl<T: FromBody, S: Send + Sync> FromRequest<S> for Body<T> {
         let bytes = read(request).await?;
         let permit = permit::<T>().await;
         let takes_long = T::SLOW || bytes.len() > MOST_AT_ONCE;
+        let caller = Caller::default();
+        let gone = Arc::clone(&caller.gone);
         let read = move || {
             let _until_done = permit;
-            T::from_body(&bytes)
+            T::from_body_while(&bytes, &|| !gone.load(Ordering::Relaxed))
         };
         aside(takes_long, read).await.map(Self)
     }
@@ -70,7 +91,11 @@ pub(super) async fn permit<T: FromBody>() -> Option<Permit> {
         return None;
     }
     let payer = budget::account().map_or(Payer::Operator, |account| account.payer().clone());
-    SLOW_BODIES.wait(payer).await
+    let permits = match payer {
+        Payer::Operator => &SLOW_BODIES_OF_OPERATOR,
+        Payer::Tenant(_) | Payer::Stranger => &SLOW_BODIES,
+    };
+    permits.wait(payer).await
 }
 
 /// Does what may take long on a thread made for that. The memory stays charged until it ends, also when the caller has gone.
@@ -313,9 +338,12 @@ const PIECE_BYTES: usize = 64 << 10;
 
 /// Schemas that are compiled at a time: one takes a core for seconds, and tens of megabytes.
 static SLOW_BODIES: FairPermits = FairPermits::new(2);
+/// One more, which no tenant's key takes.
+static SLOW_BODIES_OF_OPERATOR: FairPermits = FairPermits::new(1);
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
     use std::thread::{self, ThreadId};
 
     use super::*;
@@ -338,5 +366,55 @@ mod tests {
             };
             assert_eq!(thread == thread::current().id(), here, "{length}");
         }
+    }
+
+    /// Reads until nobody waits for it.
+    struct Patient;
+
+    static SEEN: std::sync::Mutex<Option<mpsc::Sender<&'static str>>> = std::sync::Mutex::new(None);
+
+    impl FromBody for Patient {
+        const SLOW: bool = true;
+
+        fn from_body(_: &[u8]) -> Result<Self, ApiError> {
+            unreachable!("it is read as long as it is awaited")
+        }
+
+        fn from_body_while(_: &[u8], awaited: &dyn Fn() -> bool) -> Result<Self, ApiError> {
+            let seen = SEEN.lock().unwrap().clone().unwrap();
+            seen.send("begun").unwrap();
+            while awaited() {
+                thread::yield_now();
+            }
+            seen.send("given up").unwrap();
+            Ok(Self)
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_reads_a_slow_body_is_told_that_its_caller_has_gone() {
+        let (send, seen) = mpsc::channel();
+        *SEEN.lock().unwrap() = Some(send);
+        let request = Request::new("{}".into());
+        let read =
+            tokio::spawn(async { Body::<Patient>::from_request(request, &()).await.is_ok() });
+        let seen = blocking(move || {
+            assert_eq!(seen.recv(), Ok("begun"));
+            seen
+        })
+        .await;
+        read.abort();
+        blocking(move || assert_eq!(seen.recv(), Ok("given up"))).await;
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn tenants_that_compile_schemas_take_no_permit_of_the_operator() {
+        let tenant = |id: &str| Payer::Tenant(id.parse().unwrap());
+        let _both = (
+            SLOW_BODIES.wait(tenant("a")).await.unwrap(),
+            SLOW_BODIES.wait(tenant("b")).await.unwrap(),
+        );
+        // No account: the operator.
+        assert!(permit::<Patient>().await.is_some());
     }
 }

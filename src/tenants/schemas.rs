@@ -14,6 +14,8 @@ use std::{
     sync::Arc,
 };
 
+use nimbus_manifests::TenantId;
+
 use super::{
     MAX_OFFENDERS, Offenders, StoreError,
     backend::{
@@ -39,7 +41,11 @@ pub(super) struct Scanned {
 pub(super) type Scans = BTreeMap<TableName, Scanned>;
 
 /// Looks through a table for documents that do not fit a schema, without the writer.
-pub(super) fn scan(rows: &mut impl Rows, schema: &TableSchema) -> Result<Scanned, StoreError> {
+pub(super) fn scan(
+    rows: &mut impl Rows,
+    tenant: &TenantId,
+    schema: &TableSchema,
+) -> Result<Scanned, StoreError> {
     rows.snapshot(|rows| {
         let number = rows.table(schema.table())?;
         let sequence = rows.journal_bounds()?.latest;
@@ -49,7 +55,7 @@ pub(super) fn scan(rows: &mut impl Rows, schema: &TableSchema) -> Result<Scanned
                 .schema(number)?
                 .is_some_and(|before| before.constrains_like(schema))
         {
-            reject(schema, offenders(rows, number, schema)?)?;
+            reject(schema, offenders(rows, tenant, number, schema)?)?;
         }
         Ok(Scanned { sequence })
     })
@@ -58,10 +64,11 @@ pub(super) fn scan(rows: &mut impl Rows, schema: &TableSchema) -> Result<Scanned
 /// Looks through the tables of several schemas.
 pub(super) fn scan_all<'a>(
     rows: &mut impl Rows,
+    tenant: &TenantId,
     schemas: impl Iterator<Item = &'a TableSchema>,
 ) -> Result<Scans, StoreError> {
     schemas
-        .map(|schema| Ok((schema.table().clone(), scan(rows, schema)?)))
+        .map(|schema| Ok((schema.table().clone(), scan(rows, tenant, schema)?)))
         .collect()
 }
 
@@ -121,7 +128,7 @@ impl<T: Transaction> Writing<'_, T> {
             return Ok(());
         };
         schema
-            .check(fields)
+            .check(self.tenant.as_str(), fields)
             .map_err(|violation| StoreError::SchemaViolation {
                 table: table.clone(),
                 violation,
@@ -166,10 +173,11 @@ impl<T: Transaction> Writing<'_, T> {
             Some(Scanned { sequence }) => self.written_since(number, sequence)?,
             None => None,
         };
+        let tenant = self.tenant;
         let rows = self.transaction.rows()?;
         let found = match written {
-            Some(ids) => offenders_among(rows, number, schema, &ids)?,
-            None => offenders(rows, number, schema)?,
+            Some(ids) => offenders_among(rows, tenant, number, schema, &ids)?,
+            None => offenders(rows, tenant, number, schema)?,
         };
         reject(schema, found)
     }
@@ -241,17 +249,19 @@ fn is_of(rule: &IndexRule, index: &StoredIndex) -> bool {
 /// The documents of a table that do not fit.
 fn offenders(
     rows: &mut impl Rows,
+    tenant: &TenantId,
     number: TableNumber,
     schema: &TableSchema,
 ) -> Result<Offenders, StoreError> {
     let mut found = Offenders::default();
-    rows.each_document(number, |id, fields| found.judge(schema, id, fields))?;
+    rows.each_document(number, |id, fields| found.judge(tenant, schema, id, fields))?;
     Ok(found)
 }
 
 /// Those of these documents that do not fit. Some may be gone.
 fn offenders_among(
     rows: &mut impl Rows,
+    tenant: &TenantId,
     number: TableNumber,
     schema: &TableSchema,
     ids: &[DocumentId],
@@ -259,14 +269,22 @@ fn offenders_among(
     let mut seen = HashSet::new();
     let once: Vec<DocumentId> = ids.iter().copied().filter(|id| seen.insert(*id)).collect();
     let mut found = Offenders::default();
-    rows.each_of(number, &once, |id, fields| found.judge(schema, id, fields))?;
+    rows.each_of(number, &once, |id, fields| {
+        found.judge(tenant, schema, id, fields)
+    })?;
     Ok(found)
 }
 
 impl Offenders {
     /// Looks at one document. Goes on until there are more than are named.
-    fn judge(&mut self, schema: &TableSchema, id: DocumentId, fields: &Fields) -> ControlFlow<()> {
-        if let Err(violation) = schema.check(fields) {
+    fn judge(
+        &mut self,
+        tenant: &TenantId,
+        schema: &TableSchema,
+        id: DocumentId,
+        fields: &Fields,
+    ) -> ControlFlow<()> {
+        if let Err(violation) = schema.check(tenant.as_str(), fields) {
             if self.first.len() == MAX_OFFENDERS {
                 self.more = true;
                 return ControlFlow::Break(());

@@ -242,8 +242,9 @@ impl<B: Backend> TenantStore for Store<B> {
     async fn deploy(&self, deploy: Deploy) -> Result<Deployed, StoreError> {
         // The tables are looked through before the writer is bothered, which then looks at what was
         // written since.
+        let tenant = self.tenant.clone();
         let scan = move |rows: &mut Rows<B>| {
-            let scans = schemas::scan_all(rows, deploy.resources.schemas.values())?;
+            let scans = schemas::scan_all(rows, &tenant, deploy.resources.schemas.values())?;
             Ok((deploy, scans))
         };
         let (deploy, scans) = self.scan(scan).await?;
@@ -257,9 +258,10 @@ impl<B: Backend> TenantStore for Store<B> {
     }
 
     async fn activate(&self, generation: i64) -> Result<Deployed, StoreError> {
+        let tenant = self.tenant.clone();
         let scan = move |rows: &mut Rows<B>| {
             let resources = deploys::resources(rows, generation)?;
-            schemas::scan_all(rows, resources.schemas.values())
+            schemas::scan_all(rows, &tenant, resources.schemas.values())
         };
         let scans = self.scan(scan).await?;
         let work = move |writing: &mut Work<'_, B>| writing.activate(generation, &scans);
@@ -397,8 +399,9 @@ impl<B: Backend> TenantStore for Store<B> {
         if schema.constrains() {
             // The table is looked through before the writer is bothered, which then looks at what
             // was written since.
-            let checked = schema.clone();
-            scanned = Some(self.scan(move |rows| schemas::scan(rows, &checked)).await?);
+            let (tenant, checked) = (self.tenant.clone(), schema.clone());
+            let scan = move |rows: &mut Rows<B>| schemas::scan(rows, &tenant, &checked);
+            scanned = Some(self.scan(scan).await?);
         }
         let put = move |writing: &mut Work<'_, B>| writing.put_schema(&schema, scanned);
         self.write_if_awaited(size, put).await

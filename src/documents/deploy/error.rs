@@ -70,6 +70,9 @@ pub enum DeployError {
         /// That of the content.
         found: ContentHash,
     },
+    /// Whoever sent it has gone.
+    #[error("nobody waits for the deploy any more: it was not read to its end")]
+    Abandoned,
     /// One of the schemas is not right.
     #[error("schema {index} of the deploy: {source}")]
     Schema {

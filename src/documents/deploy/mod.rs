@@ -61,6 +61,15 @@ impl Deploy {
     ///
     /// The first thing that is not right with it. Takes as long as hashing all of the files does.
     pub fn from_json(text: &str) -> Result<Self, DeployError> {
+        Self::from_json_while(text, &|| true)
+    }
+
+    /// The same, given up between two schemas once nobody waits for it.
+    ///
+    /// # Errors
+    ///
+    /// Besides, [`DeployError::Abandoned`].
+    pub fn from_json_while(text: &str, awaited: &dyn Fn() -> bool) -> Result<Self, DeployError> {
         let written: Written<'_> =
             json_object::object(text).map_err(|reason| DeployError::Shape { reason })?;
         let Written {
@@ -76,7 +85,7 @@ impl Deploy {
         }
         Ok(Self {
             name,
-            resources: Resources::read(&schemas.0, &crons.0)?,
+            resources: Resources::read(&schemas.0, &crons.0, awaited)?,
             files: read_files(&files.0)?,
             dry_run,
         })

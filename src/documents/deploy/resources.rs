@@ -22,9 +22,17 @@ pub struct Resources {
 }
 
 impl Resources {
-    pub(super) fn read(schemas: &[&RawValue], crons: &[&RawValue]) -> Result<Self, DeployError> {
+    pub(super) fn read(
+        schemas: &[&RawValue],
+        crons: &[&RawValue],
+        awaited: &dyn Fn() -> bool,
+    ) -> Result<Self, DeployError> {
         let mut resources = Self::default();
         for (index, json) in schemas.iter().enumerate() {
+            // Each may take a second to compile, and there may be a thousand.
+            if !awaited() {
+                return Err(DeployError::Abandoned);
+            }
             let schema =
                 TableSchema::from_json(json.get()).map_err(|error| DeployError::Schema {
                     index,

@@ -247,3 +247,22 @@ fn many_files_in_deep_directories_are_checked_in_no_time_to_speak_of() {
         .collect();
     assert!(Deploy::from_json(&with_files(&files).to_string()).is_ok());
 }
+
+#[test]
+fn is_given_up_between_two_schemas_once_nobody_waits_for_it() {
+    let deploy = json!({
+        "name": "v1",
+        "schemas": [{"table": "a"}, {"table": "b"}, {"table": "not a table"}],
+        "crons": [],
+        "files": [],
+    });
+    let asked = std::cell::Cell::new(0);
+    let twice = || asked.replace(asked.get() + 1) < 2;
+    let found = Deploy::from_json_while(&deploy.to_string(), &twice);
+    assert_eq!(found, Err(DeployError::Abandoned));
+    // Who waits hears what is wrong.
+    assert!(matches!(
+        refused(&deploy),
+        DeployError::Schema { index: 2, .. }
+    ));
+}

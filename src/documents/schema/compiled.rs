@@ -18,6 +18,8 @@ pub(super) struct Compiled {
     pub(super) validator: Validator<Counting>,
     /// What a look at a document costs.
     pub(super) rates: Rates,
+    /// How many bytes of the schema an error may hold.
+    pub(super) error_bytes: u64,
     /// About how much memory it takes.
     pub(super) bytes: usize,
 }
@@ -175,6 +177,8 @@ mod tests {
             value: 1,
             name: 1,
             text: 1,
+            number: 1,
+            error: None,
         };
         let validator = jsonschema::options_for::<Counting>()
             .build(&serde_json::json!(true))
@@ -182,6 +186,7 @@ mod tests {
         Arc::new(Compiled {
             validator,
             rates,
+            error_bytes: 0,
             bytes,
         })
     }

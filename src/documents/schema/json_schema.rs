@@ -14,7 +14,9 @@ use super::{
     Violation,
     compiled::{self, Compiled},
     cost::{self, Bounded},
-    metered::{Counting, Metered, NAME_BYTES, Rates, Spent, TEXT_BYTES, within},
+    metered::{
+        Counting, Metered, NAME_BYTES, PER_FRACTION, PER_NUMBER, Rates, Spent, TEXT_BYTES, within,
+    },
 };
 use crate::documents::{error::excerpt, json_object::reason};
 
@@ -48,39 +50,6 @@ impl JsonSchema {
             place: Arc::default(),
         }
     }
-
-    pub(super) fn check(&self, document: &Value) -> Result<(), Violation> {
-        let violation = |at: String, reason: &str| Violation::JsonSchema {
-            at: excerpt(&at),
-            reason: excerpt(reason),
-        };
-        let compiled = self
-            .compile()
-            .map_err(|reason| violation(String::new(), &reason))?;
-        let Compiled {
-            validator, rates, ..
-        } = &*compiled;
-        // Most documents are right, and this is the quicker way to know.
-        let is_valid = within(MAX_STEPS, *rates, || validator.is_valid(Metered(document)));
-        match is_valid {
-            Ok(true) => return Ok(()),
-            Ok(false) => {}
-            Err(Spent) => return Err(Violation::TooCostly { steps: MAX_STEPS }),
-        }
-        let found = within(STEPS_TO_SAY_WHERE, *rates, || {
-            validator.validate(Metered(document)).map_err(|error| {
-                // Without the value: it is the user's, and errors are logged.
-                violation(
-                    error.instance_path().to_string(),
-                    &error.masked().to_string(),
-                )
-            })
-        });
-        found.unwrap_or_else(|Spent| {
-            let reason = "it would take too long to say where and why";
-            Err(violation(String::new(), reason))
-        })
-    }
 }
 
 impl PartialEq for JsonSchema {
@@ -97,6 +66,41 @@ impl Serialize for JsonSchema {
             .map_err(serde::ser::Error::custom)?
             .serialize(serializer)
     }
+}
+
+/// Checks a document.
+pub(super) fn check(compiled: &Compiled, document: &Value) -> Result<(), Violation> {
+    let violation = |at: String, reason: &str| Violation::JsonSchema {
+        at: excerpt(&at),
+        reason: excerpt(reason),
+    };
+    let Compiled {
+        validator,
+        rates,
+        error_bytes,
+        ..
+    } = compiled;
+    // Most documents are right, and this is the quicker way to know.
+    let is_valid = within(MAX_STEPS, *rates, || validator.is_valid(Metered(document)));
+    match is_valid {
+        Ok(true) => return Ok(()),
+        Ok(false) => {}
+        Err(Spent) => return Err(Violation::TooCostly { steps: MAX_STEPS }),
+    }
+    let rates = rates.with_errors(document, *error_bytes);
+    let found = within(STEPS_TO_SAY_WHERE, rates, || {
+        validator.validate(Metered(document)).map_err(|error| {
+            // Without the value: it is the user's, and errors are logged.
+            violation(
+                error.instance_path().to_string(),
+                &error.masked().to_string(),
+            )
+        })
+    });
+    found.unwrap_or_else(|Spent| {
+        let reason = "it would take too long to say where and why";
+        Err(violation(String::new(), reason))
+    })
 }
 
 fn compile(text: &str) -> Result<Compiled, String> {
@@ -124,13 +128,15 @@ fn compile(text: &str) -> Result<Compiled, String> {
         };
         format!("at {:?}: {reason}", excerpt(&at))
     })?;
-    Ok(weighed(validator, &bounded, text.len()))
+    Ok(weighed(validator, &bounded))
 }
 
 /// How much what was compiled weighs, and what a look at a document with it costs.
-fn weighed(validator: Validator<Counting>, bounded: &Bounded<'_>, length: usize) -> Compiled {
-    let Bounded { in_place, patterns } = bounded;
-    let mut bytes = length * PER_BYTE_OF_TEXT;
+fn weighed(validator: Validator<Counting>, bounded: &Bounded<'_>) -> Compiled {
+    let Bounded {
+        in_place, patterns, ..
+    } = bounded;
+    let mut bytes = bounded.bytes;
     let mut per_unit = |pattern: &&str, unit: usize| {
         let size = pattern_size(pattern);
         bytes += size + 2 * (4 * size).min(PATTERN_BYTES);
@@ -155,7 +161,14 @@ fn weighed(validator: Validator<Counting>, bounded: &Bounded<'_>, length: usize)
             value,
             name: name + 1,
             text: text + 1,
+            number: if bounded.divides_finely {
+                PER_FRACTION
+            } else {
+                PER_NUMBER
+            },
+            error: None,
         },
+        error_bytes: bounded.error_bytes,
         bytes,
     }
 }
@@ -233,11 +246,10 @@ const DIALECT: [&str; 2] = [
 const PATTERN_BYTES: usize = 256 << 10;
 /// What a small pattern takes.
 const LEAST_PATTERN_BYTES: usize = 1 << 10;
-/// About what a part of a schema takes when it is compiled, by its length.
-const PER_BYTE_OF_TEXT: usize = 32;
 /// How many steps one check may take. Measured, a step takes 2 to 15 ns, and up to 45 ns in a pattern that is made to be slow.
 pub(super) const MAX_STEPS: u64 = 20_000_000;
-/// How many more it may take to say where a document does not fit. Each error that is made takes a thousand.
+/// How many more it may take to say where a document does not fit. Each error that is made takes a step a byte, so that
+/// all of them take 10 MB at most.
 const STEPS_TO_SAY_WHERE: u64 = MAX_STEPS / 2;
 /// Parts that look at nothing and are passed in one step: 3 to 4 ns each.
 const IN_PLACE_A_STEP: u64 = 2;

@@ -22,6 +22,10 @@ pub(super) struct Rates {
     pub(super) name: u64,
     /// To read a text, for each [`TEXT_BYTES`] of it: a pattern may be matched with it.
     pub(super) text: u64,
+    /// To look at a number.
+    pub(super) number: u64,
+    /// To make an error, a step for each byte that it may take. `None`: none is made.
+    pub(super) error: Option<u64>,
 }
 
 /// The steps were used up.
@@ -39,6 +43,35 @@ pub(super) fn within<R>(steps: u64, rates: Rates, work: impl FnOnce() -> R) -> R
             resume_unwind(reason)
         }
     })
+}
+
+impl Rates {
+    /// The same for a pass that makes errors: one may hold the longest path of the document, escaped, and `of_schema` bytes.
+    pub(super) fn with_errors(self, document: &Value, of_schema: u64) -> Self {
+        let bytes = PER_ERROR + longest_path(document) + of_schema;
+        Self {
+            error: Some(bytes),
+            ..self
+        }
+    }
+}
+
+/// No less than the longest JSON pointer into a value takes.
+fn longest_path(value: &Value) -> u64 {
+    match value {
+        Value::Array(items) => {
+            let below = items.iter().map(longest_path).max();
+            below.map_or(0, |below| below + INDEX_BYTES)
+        }
+        Value::Object(members) => {
+            // Escaped, a character of a name takes two bytes at most.
+            let below = members
+                .iter()
+                .map(|(name, value)| 1 + 2 * name.len() as u64 + longest_path(value));
+            below.max().unwrap_or(0)
+        }
+        _ => 0,
+    }
 }
 
 fn charge(steps: u64) {
@@ -106,8 +139,12 @@ impl<'a> Node<'a, Counting> for Metered<'a> {
     }
 
     fn as_number(&self) -> Option<&'a Number> {
-        charge(PER_NUMBER);
-        self.0.as_number()
+        charge(RATES.get().number);
+        let number = self.0.as_number()?;
+        if !is_plain(number) {
+            charge(PER_FRACTION);
+        }
+        Some(number)
     }
 
     fn as_boolean(&self) -> Option<bool> {
@@ -143,10 +180,10 @@ impl<'a> Node<'a, Counting> for Metered<'a> {
         compare(self.0, expected) == Ordering::Equal
     }
 
-    /// Called to make an error, which takes memory.
+    /// Called to make an error. It gets no value: those of `anyOf` would each hold a copy of it, and none is shown.
     fn to_value(&self) -> Cow<'a, Value> {
-        charge(PER_ERROR);
-        Cow::Borrowed(self.0)
+        charge(RATES.get().error.unwrap_or(1));
+        Cow::Owned(Value::Null)
     }
 
     /// Called to remember a verdict, which takes memory.
@@ -197,6 +234,10 @@ impl<'a> Iterator for Members<'a> {
         let rates = RATES.get();
         charge(rates.value + rates.name);
         charge_bytes(name.len(), NAME_BYTES, rates.name);
+        // An error may list the names that nothing allows.
+        if rates.error.is_some() {
+            charge(PER_NAME_IN_ERROR + name.len() as u64);
+        }
         Some((name, Metered(value)))
     }
 }
@@ -295,6 +336,12 @@ fn compare_numbers(left: &Number, right: &Number) -> Ordering {
     order.then_with(|| exact(left).cmp(&exact(right)))
 }
 
+/// Whether a number is divided without fractions of many bits.
+fn is_plain(number: &Number) -> bool {
+    let size = number.as_f64().unwrap_or_default().abs();
+    size == 0.0 || (1e-15..=1e15).contains(&size)
+}
+
 fn rank(value: &Value) -> u8 {
     match value {
         Value::Null => 0,
@@ -308,16 +355,22 @@ fn rank(value: &Value) -> u8 {
 
 thread_local! {
     static LEFT: Cell<u64> = const { Cell::new(0) };
-    static RATES: Cell<Rates> = const { Cell::new(Rates { value: 1, name: 1, text: 1 }) };
+    static RATES: Cell<Rates> = const { Cell::new(Rates { value: 1, name: 1, text: 1, number: PER_NUMBER, error: None }) };
 }
 
 /// How much of a name one unit of [`Rates::name`] is for.
 pub(super) const NAME_BYTES: usize = 8;
 /// How much of a text one step, or one unit of [`Rates::text`], is for.
 pub(super) const TEXT_BYTES: usize = 16;
-/// An error takes about half a kilobyte: all that one check can make take 10 MiB.
+/// An error without what it holds of the document and of the schema takes about half a kilobyte.
 const PER_ERROR: u64 = 1000;
+/// A name in a list of names, without its text.
+const PER_NAME_IN_ERROR: u64 = 64;
 /// `multipleOf` divides exactly.
-const PER_NUMBER: u64 = 4;
+pub(super) const PER_NUMBER: u64 = 4;
+/// The same with fractions of a thousand bits, which very large and very small numbers become: 2 µs.
+pub(super) const PER_FRACTION: u64 = 128;
+/// A slash and the number of an item.
+const INDEX_BYTES: u64 = 8;
 /// A verdict that is remembered takes some tens of bytes.
 const PER_IDENTITY: u64 = 16;

@@ -5,11 +5,13 @@ mod compiled;
 mod cost;
 mod json_schema;
 mod metered;
+mod pattern;
 mod rules;
 #[cfg(test)]
 mod tests;
 mod tree;
 mod violation;
+mod weight;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -142,23 +144,26 @@ impl TableSchema {
         self.fields == other.fields && self.json_schema == other.json_schema
     }
 
-    /// Checks a document, in a bounded number of steps. What is compiled for it is kept while there is room.
+    /// Checks a document of a tenant, in a bounded number of steps. What is compiled for it is kept while there is room. A tenant has one
+    /// large document checked at a time.
     ///
     /// # Errors
     ///
-    /// The first violation that is found.
-    pub fn check(&self, document: &Fields) -> Result<(), Violation> {
+    /// The first violation that is found; that the schema is one that this version does not compile.
+    pub fn check(&self, tenant: &str, document: &Fields) -> Result<(), Violation> {
         if !self.constrains() {
             return Ok(());
         }
-        let checked = tree::with_tree(document.as_json(), |document| {
+        // Before room is taken: who waits for it does not wait for this.
+        let compiled = self.json_schema.as_ref().map(JsonSchema::compile);
+        let compiled = compiled
+            .transpose()
+            .map_err(|reason| Violation::Unusable { reason })?;
+        let checked = tree::with_tree(tenant, document.as_json(), |document| {
             for rule in &self.fields {
                 rule.check(document)?;
             }
-            match &self.json_schema {
-                Some(json_schema) => json_schema.check(document),
-                None => Ok(()),
-            }
+            compiled.map_or(Ok(()), |compiled| json_schema::check(&compiled, document))
         });
         checked.unwrap_or_else(|error| {
             Err(Violation::Unreadable {

@@ -1,4 +1,5 @@
 mod bounds;
+mod heap;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -22,7 +23,7 @@ fn refusal(result: Result<TableSchema, InputError>) -> String {
 }
 
 fn check(schema: &TableSchema, document: Value) -> Result<(), Violation> {
-    schema.check(&Fields::from_json(&document.to_string()).unwrap())
+    schema.check("t", &Fields::from_json(&document.to_string()).unwrap())
 }
 
 #[test]

@@ -48,6 +48,14 @@ pub enum Violation {
         /// How many steps one document may take.
         steps: u64,
     },
+    /// The `json_schema` was stored by an earlier version, and this one does not compile it.
+    #[error(
+        "no document can be checked, and none written: {reason}: set a schema that can be used"
+    )]
+    Unusable {
+        /// What is not right with it.
+        reason: String,
+    },
     /// The document is stored and cannot be read, which only damage brings about.
     #[error("it cannot be read: {reason}")]
     Unreadable {

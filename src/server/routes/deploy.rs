@@ -18,7 +18,11 @@ impl FromBody for Deploy {
     const SLOW: bool = true;
 
     fn from_body(json: &[u8]) -> Result<Self, ApiError> {
-        Ok(Self::from_json(body::text(json)?)?)
+        Self::from_body_while(json, &|| true)
+    }
+
+    fn from_body_while(json: &[u8], awaited: &dyn Fn() -> bool) -> Result<Self, ApiError> {
+        Ok(Self::from_json_while(body::text(json)?, awaited)?)
     }
 }
 

@@ -224,7 +224,7 @@ fn items_are_unique_as_json_says() {
     let schema = with(json!({"properties": {"a": {"uniqueItems": true}}})).unwrap();
     let unique = |items: &str| {
         let document = Fields::from_json(&format!(r#"{{"a":{items}}}"#)).unwrap();
-        schema.check(&document).is_ok()
+        schema.check("t", &document).is_ok()
     };
     for alike in [
         "[1,1.0]",
@@ -264,4 +264,93 @@ fn a_keyword_that_is_not_known_counts_as_applied() {
         json!({"x-ours": {"order": ["a", "b"]}, "examples": [1], "properties": {"a": {"nullable": true}}}),
     );
     assert_eq!(check(&known.unwrap(), json!({"a": 1})), Ok(()));
+}
+
+#[test]
+fn patterns_that_take_long_to_compile_are_refused() {
+    let flagged = "it sets flags";
+    for (pattern, expected) in [
+        ("(?i)abc".to_owned(), flagged),
+        ("a(?i-s:b)".to_owned(), flagged),
+        ("[)](?-u)".to_owned(), flagged),
+        ("(?i)".to_owned() + &"[ -\u{10FFFF}]{0}".repeat(20), flagged),
+        ("\\cA".repeat(1000), "a control escape"),
+        ("a".repeat(4097), "over the limit of 4096"),
+    ] {
+        let reason = refusal(with(json!({"pattern": pattern})));
+        assert!(reason.contains(expected), "{reason}");
+        let reason = refusal(with(json!({"patternProperties": {pattern: true}})));
+        assert!(reason.contains(expected), "{reason}");
+    }
+    let many: Vec<Value> = (0..5)
+        .map(|n| json!({"pattern": format!("{n}{}", "(a|b)?".repeat(600))}))
+        .collect();
+    let reason = refusal(with(json!({"allOf": many})));
+    assert!(
+        reason.contains("more than 16384 bytes together"),
+        "{reason}"
+    );
+    // These set none.
+    for pattern in [
+        "(?:i)",
+        "[(?i]",
+        "\\(?i",
+        "(?<i>a)",
+        "(?P<i>a)",
+        "\\\\\\(?i",
+        "[\\](?i]",
+    ] {
+        let schema = with(json!({"pattern": pattern}));
+        assert!(schema.is_ok(), "{pattern}: {schema:?}");
+    }
+}
+
+#[test]
+fn numbers_that_are_divided_by_large_fractions_cost_what_they_take() {
+    let items = |of: f64| {
+        with(
+            json!({"properties": {"a": {"items": {"allOf": vec![json!({"anyOf": [{"multipleOf": of}, {"not": {"multipleOf": of}}]}); 20]}}}}),
+        )
+        .unwrap()
+    };
+    let document = |number: &str| {
+        let numbers = vec![number; 20_000].join(",");
+        serde_json::from_str::<Value>(&format!(r#"{{"a":[{numbers}]}}"#)).unwrap()
+    };
+    for (of, number) in [
+        (5e-324, "1.7e308"),
+        (5e-324, "1"),
+        (0.01, "1.7e308"),
+        (3.0, "1.7e308"),
+        (0.5, "5e-324"),
+    ] {
+        let found = check(&items(of), document(number));
+        assert!(
+            matches!(found, Err(Violation::TooCostly { .. })),
+            "{of} {number} {found:?}"
+        );
+    }
+    for (of, number) in [
+        (0.01, "12.34"),
+        (0.01, "999999999999.99"),
+        (3.0, "9007199254740"),
+    ] {
+        let found = check(&items(of), document(number));
+        assert!(
+            !matches!(found, Err(Violation::TooCostly { .. })),
+            "{of} {number}"
+        );
+    }
+}
+
+#[test]
+fn a_stored_schema_that_is_refused_by_now_opens_and_lets_nothing_in() {
+    let text = r#"{"table":"t","fields":[],"indexes":[],"json_schema":{"properties":{"a":{"pattern":"(?i)a"}}}}"#;
+    assert!(super::TableSchema::from_json(text).is_err());
+    let stored = super::TableSchema::from_stored(text).unwrap();
+    assert_eq!(stored.to_json(), text);
+    let Err(Violation::Unusable { reason }) = check(&stored, json!({"b": 1})) else {
+        panic!("it is used");
+    };
+    assert!(reason.contains("it sets flags"), "{reason}");
 }

@@ -107,7 +107,7 @@ async fn documents_written_between_the_scan_and_the_setting_are_looked_at() {
     // Past the server: the scan, then writes, then the setting in a transaction that has writes of
     // its own.
     let mut reader = Reader::new(&id("acme"), house.connection("acme").await, &Arc::default());
-    let scanned = crate::tenants::schemas::scan(&mut reader, &numbered()).unwrap();
+    let scanned = crate::tenants::schemas::scan(&mut reader, &id("acme"), &numbered()).unwrap();
     let wrong = add(&store, r#"{"n":"late"}"#).await;
     let put = async |between: Option<Mutation>| {
         let mut transaction = house.transaction("acme").await;
