@@ -135,10 +135,12 @@ pub fn schema(bytes: &[u8]) {
             continue;
         };
         let found = schema.check("t", &document);
-        assert_eq!(stored.check(&document), found);
+        assert_eq!(stored.check("t", &document), found);
         match found {
             Ok(()) => {}
-            Err(Violation::Unreadable { reason }) => panic!("{reason}"),
+            Err(Violation::Unreadable { reason } | Violation::Unusable { reason }) => {
+                panic!("{reason}")
+            }
             Err(violation) => assert!(violation.to_string().len() < 4096),
         }
     }
