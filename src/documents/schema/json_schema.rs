@@ -103,7 +103,7 @@ pub(super) fn check(compiled: &Compiled, document: &Value) -> Result<(), Violati
     })
 }
 
-fn compile(text: &str) -> Result<Compiled, String> {
+pub(super) fn compile(text: &str) -> Result<Compiled, String> {
     if text.len() > MAX_JSON_SCHEMA_BYTES {
         return Err(format!(
             "it has {} bytes, over the limit of {MAX_JSON_SCHEMA_BYTES}",
