@@ -4,10 +4,6 @@
     clippy::disallowed_methods,
     reason = "a test writes a file of settings by hand"
 )]
-#![expect(
-    clippy::print_stderr,
-    reason = "a test of many cases says at which one it is"
-)]
 
 mod crash;
 mod refused;
