@@ -143,9 +143,9 @@ impl Held<'_> {
             Err(ReadError::Parse(error)) => return Err(io::Error::other(error)),
         };
         let claims = manifest.claims();
-        if *claims.subject() != subject()
-            || (claims.file_id(), claims.deks()[0].id) != (sealer.file_id, sealer.dek_id)
-        {
+        // While a rekey ends it holds both keys.
+        let holds_key = claims.deks().iter().any(|dek| dek.id == sealer.dek_id);
+        if *claims.subject() != subject() || claims.file_id() != sealer.file_id || !holds_key {
             return Err(io::Error::other(
                 "the manifest beside it is not the one of the file that is in use: put the newest one back",
             ));
