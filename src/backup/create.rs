@@ -12,9 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use nimbus_manifests::{Cipher, SealedManifest, Subject, TenantId};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::catalogue::{Catalogue, Piece, Run, SealedCatalogue, ShippedAt, StoredFile, StoredPart};
@@ -76,6 +78,9 @@ pub struct Created {
     pub held_up_us: u64,
     /// Tenants that could not be read.
     pub missing: Vec<MissingTenant>,
+    /// What is not right in the repository, and kept nothing from being saved.
+    #[serde(default)]
+    pub findings: Vec<String>,
 }
 
 /// A tenant that could not be read.
@@ -160,7 +165,7 @@ impl Deployment {
         let repository =
             Repository::open_or_make(location, s3, &sealer.file_id.to_string()).await?;
         crash_point!("backup::repository-made");
-        let (tip, before) = self.newest(&repository, sealer).await?;
+        let (tip, before, missed) = self.newest(&repository, sealer).await?;
         // After the newest entry is known: a later removal is met at the commit.
         let condemned = repository.condemned(&self.envelope).await?;
         let frozen = Arc::new(Mutex::new(None));
@@ -240,8 +245,15 @@ impl Deployment {
             audit,
             tenants,
         };
-        let catalogue = self.commit(&repository, &sealer, tip, catalogue).await?;
+        let findings = missed.into_iter().collect();
+        let (catalogue, sha256) = self.commit(&repository, &sealer, tip, catalogue).await?;
         crash_point!("backup::committed");
+        let (noting, id, made) = (
+            Arc::clone(&self.control),
+            repository.id,
+            (catalogue.number, sha256),
+        );
+        blocking(move || noting.note_snapshot(id, made)).await?;
         let missing = |file: &StoredFile| {
             let (tenant, why) = (file.tenant()?, file.missing.clone()?);
             let tenant = tenant.to_string();
@@ -257,6 +269,7 @@ impl Deployment {
             added: saving.added.load(Ordering::Relaxed),
             held_up_us: u64::try_from(held_up.as_micros()).unwrap_or(u64::MAX),
             missing,
+            findings,
         };
         Ok(Made {
             created,
@@ -292,12 +305,16 @@ impl Deployment {
         &self,
         repository: &Repository,
         sealer: &ArchiveSealer,
-    ) -> Result<(Option<Tip>, Option<SealedCatalogue>), BackupError> {
+    ) -> Result<(Option<Tip>, Option<SealedCatalogue>, Option<String>), BackupError> {
+        let (control, id) = (Arc::clone(&self.control), repository.id);
+        let own = blocking(move || control.made_snapshot(id)).await?;
+        let own = own.map(|(number, sha256)| (number, HEXLOWER.encode(&sha256)));
         let mut tip = None;
         for number in repository.numbers().await?.0.into_iter().rev() {
             let Some((entry, sha256)) = repository.entry(number).await? else {
                 continue;
             };
+            let is_own = own.as_ref() == Some(&(number, sha256.clone()));
             tip = tip.or(Some(Tip { number, sha256 }));
             let sealed = match entry {
                 Entry::Snapshot(sealed) => sealed,
@@ -306,16 +323,20 @@ impl Deployment {
                     continue;
                 }
             };
-            if sealed.dek_id == sealer.dek_id {
+            if is_own {
+                // Noted when it was made: the key that it is sealed with may be gone.
+            } else if sealed.dek_id == sealer.dek_id {
                 if !sealed.is_authentic(&sealer.key) {
                     return Err(repository.damaged(&snapshot_name(number), "its MAC is wrong"));
                 }
             } else {
                 repository.prove(&self.envelope, &sealed).await?;
             }
-            return Ok((tip, Some(*sealed)));
+            let missed = missed(own, tip.as_ref());
+            return Ok((tip, Some(*sealed), missed));
         }
-        Ok((tip, None))
+        let missed = missed(own, tip.as_ref());
+        Ok((tip, None, missed))
     }
 
     /// Creates the catalogue under the next number that is free. It learns of each entry that came in between.
@@ -325,17 +346,18 @@ impl Deployment {
         sealer: &ArchiveSealer,
         mut tip: Option<Tip>,
         mut catalogue: Catalogue,
-    ) -> Result<Catalogue, BackupError> {
+    ) -> Result<(Catalogue, [u8; 32]), BackupError> {
         loop {
             catalogue.number = tip.as_ref().map_or(0, |tip| tip.number) + 1;
             catalogue.previous = tip.map(|tip| tip.sha256);
             let text = catalogue.seal(sealer).map_err(|why| {
                 BackupError::NotSaved(format!("the catalogue could not be read again: {why}"))
             })?;
+            let sha256 = Sha256::digest(&text).into();
             let text = Bytes::from(text);
             let name = snapshot_name(catalogue.number);
             match repository.store.create(&name, text).await? {
-                Put::Done => return Ok(catalogue),
+                Put::Done => return Ok((catalogue, sha256)),
                 Put::Other(_) => {
                     let theirs = repository.entry(catalogue.number).await?;
                     let Some((theirs, sha256)) = theirs else {
@@ -361,6 +383,19 @@ impl Deployment {
             }
         }
     }
+}
+
+/// Says that the last snapshot that this deployment made is gone, or another has its number.
+fn missed(own: Option<(u64, String)>, tip: Option<&Tip>) -> Option<String> {
+    let (number, sha256) = own?;
+    let is_there = tip
+        .is_some_and(|tip| tip.number > number || (tip.number, &tip.sha256) == (number, &sha256));
+    (!is_there).then(|| {
+        format!(
+            "{}, which this deployment made, is not in the repository any more, or was changed: find out who did that",
+            snapshot_name(number)
+        )
+    })
 }
 
 /// The newest entry.

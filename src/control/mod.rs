@@ -6,6 +6,7 @@
 mod access_key;
 mod access_keys;
 mod audit;
+mod backups;
 mod copy;
 mod database;
 mod deletions;

@@ -36,10 +36,15 @@ pub(super) const DUE: TableDefinition<'_, &str, i64> = TableDefinition::new("due
 /// Random bytes of this deployment's own, by purpose.
 pub(super) const SECRETS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("secrets");
 
+/// Id of a repository to the number and the SHA-256 of the catalogue that this deployment last made there.
+pub(super) const BACKUPS: TableDefinition<'_, &str, (u64, [u8; 32])> =
+    TableDefinition::new("backups");
+
 pub(super) const LAYOUT: &str = "layout";
 /// 2: access keys, usage, the audit log's head, and when work is due. A release that does not know them would delete a tenant and leave its keys.
 /// 3: announced manifests. A release that does not know them would delete a tenant and leave a wrap of its data key.
-pub(super) const KNOWN_LAYOUT: u64 = 3;
+/// 4: the snapshots that this deployment made. A release that does not know them would not miss one that is gone.
+pub(super) const KNOWN_LAYOUT: u64 = 4;
 
 /// The layout of an opened file; 0 where none is noted.
 pub(super) fn layout(database: &Database) -> Result<u64, redb::Error> {
@@ -62,6 +67,7 @@ pub(super) fn make_all(transaction: &WriteTransaction) -> Result<(), redb::Error
     drop(transaction.open_table(AUDIT)?);
     drop(transaction.open_table(DUE)?);
     drop(transaction.open_table(SECRETS)?);
+    drop(transaction.open_table(BACKUPS)?);
     // Layout 1 reserved it and never wrote to it.
     let _was_there = transaction.delete_table(OLD_USAGE)?;
     Ok(())

@@ -21,6 +21,7 @@ mod shipped_model;
 mod shipping;
 mod shredded;
 mod snapshots;
+mod untrusted;
 
 use std::path::Path;
 use std::process::{Command, Output};

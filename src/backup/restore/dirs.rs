@@ -4,8 +4,9 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use super::file::write_new;
+use super::file::{read_all, write_new};
 use crate::backup::BackupError;
+use crate::clock;
 use crate::control;
 use crate::data_dir::{DEPLOYED, LOCK, RESTORING, derived};
 use crate::envelope::sync_dir;
@@ -28,32 +29,45 @@ impl Dirs {
         }
     }
 
-    /// Makes, locks and marks them. What an unfinished restoration left is removed.
-    pub(super) fn prepare(&self) -> Result<DataDirLock, BackupError> {
-        let mark = self.data.join(RESTORING);
-        let resumed = mark.symlink_metadata().is_ok();
+    /// Makes, locks and marks them, all with one mark. What an unfinished restoration left is removed where that mark stands, and nowhere else.
+    pub(super) fn prepare(&self) -> Result<Vec<DataDirLock>, BackupError> {
         for dir in self.each() {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(dir)
                 .map_err(BackupError::io("make the directory", dir))?;
-            if !resumed {
-                reject_used(dir)?;
+        }
+        let check = || {
+            let mark = mark(&self.data)?;
+            for dir in self.each() {
+                if mark.is_none() || self::mark(dir)? != mark {
+                    reject_used(dir)?;
+                }
+            }
+            Ok::<_, BackupError>(mark)
+        };
+        // Before anything is written there.
+        let _unlocked = check()?;
+        let locks = self
+            .each()
+            .into_iter()
+            .map(|dir| DataDirLock::acquire_to_restore(dir));
+        let locks = locks.collect::<Result<Vec<_>, _>>()?;
+        // Somebody may have been faster.
+        let resumed = check()?;
+        let text = match &resumed {
+            Some(mark) => mark.clone(),
+            None => format!("{MARK}id: {}\n", clock::uuid()).into_bytes(),
+        };
+        for dir in self.each() {
+            match mark(dir)? {
+                Some(_) => clear(dir)?,
+                None => write_new(&dir.join(RESTORING), &text)?,
             }
         }
-        let lock = DataDirLock::acquire_to_restore(&self.data)?;
-        if resumed {
-            self.clear()?;
-        } else {
-            // Somebody may have been faster.
-            self.each()
-                .into_iter()
-                .try_for_each(|dir| reject_used(dir))?;
-            write_new(&mark, MARK.as_bytes())?;
-        }
         self.flush()?;
-        Ok(lock)
+        Ok(locks)
     }
 
     pub(super) fn flush(&self) -> Result<(), BackupError> {
@@ -63,31 +77,54 @@ impl Dirs {
         Ok(())
     }
 
-    /// Removes all that a restoration writes, but for the mark.
+    /// Removes all that a restoration writes, but for the marks.
     pub(super) fn clear(&self) -> Result<(), BackupError> {
-        for dir in self.each() {
-            let entries = std::fs::read_dir(dir).map_err(BackupError::io("read", dir))?;
-            for entry in entries {
-                let path = entry.map_err(BackupError::io("read", dir))?.path();
-                let name = path.file_name().unwrap_or_default().to_string_lossy();
-                let ours = derived(&name).is_some()
-                    || name == DEPLOYED
-                    || name.starts_with(control::FILE_NAME)
-                    || name.starts_with("nimbus-audit.")
-                    || name.starts_with(crate::data_dir::TEMPORARY_PREFIX);
-                if ours {
-                    std::fs::remove_file(&path).map_err(BackupError::io("remove", &path))?;
-                }
-            }
-        }
+        self.each().into_iter().try_for_each(|dir| clear(dir))?;
         self.flush()
     }
 
+    /// That of the tenants goes first: once it is gone the deployment counts, and a mark that is left beside the control file means nothing.
     pub(super) fn unmark(&self) -> Result<(), BackupError> {
-        let mark = self.data.join(RESTORING);
-        std::fs::remove_file(&mark).map_err(BackupError::io("remove", &mark))?;
-        self.flush()
+        for dir in self.each() {
+            let mark = dir.join(RESTORING);
+            std::fs::remove_file(&mark).map_err(BackupError::io("remove", &mark))?;
+            self.flush()?;
+        }
+        Ok(())
     }
+}
+
+/// The mark in `dir`, if there is one.
+fn mark(dir: &Path) -> Result<Option<Vec<u8>>, BackupError> {
+    let path = dir.join(RESTORING);
+    match path.symlink_metadata() {
+        Ok(found) if found.is_file() && found.len() <= LONGEST_MARK => {}
+        Ok(_) => {
+            let source = std::io::ErrorKind::InvalidData.into();
+            return Err(BackupError::io("read", path)(source));
+        }
+        Err(_none) => return Ok(None),
+    }
+    read_all(&path)
+        .map(Some)
+        .map_err(BackupError::io("read", path))
+}
+
+/// Removes all that a restoration writes into `dir`, but for the mark.
+fn clear(dir: &Path) -> Result<(), BackupError> {
+    for entry in std::fs::read_dir(dir).map_err(BackupError::io("read", dir))? {
+        let path = entry.map_err(BackupError::io("read", dir))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let ours = derived(&name).is_some()
+            || name == DEPLOYED
+            || name.starts_with(control::FILE_NAME)
+            || name.starts_with("nimbus-audit.")
+            || name.starts_with(crate::data_dir::TEMPORARY_PREFIX);
+        if ours {
+            std::fs::remove_file(&path).map_err(BackupError::io("remove", &path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a directory that holds anything but a lock file.
@@ -104,5 +141,7 @@ fn reject_used(dir: &Path) -> Result<(), BackupError> {
     Ok(())
 }
 
-/// What stands in the mark, for people.
+/// More than any mark.
+const LONGEST_MARK: u64 = 4096;
+/// What stands in the mark, for people; behind it, an id.
 const MARK: &str = "A restoration into this directory is under way, or was cut short. Run `nimbus backup restore` again: it begins afresh.\n";

@@ -178,6 +178,11 @@ fn new_file(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
+/// What stands in a small file that is no database.
+pub(super) fn read_all(path: &Path) -> io::Result<Vec<u8>> {
+    std::fs::read(path)
+}
+
 pub(super) fn write_new(path: &Path, content: &[u8]) -> Result<(), BackupError> {
     let written = new_file(path).and_then(|file| {
         file.write_all_at(content, 0)?;

@@ -81,10 +81,15 @@ impl Create {
                 missing.tenant, missing.why
             ));
         }
-        Ok(match created.missing.is_empty() {
-            true => CommandOutcome::Done,
-            false => CommandOutcome::Problems,
-        })
+        for finding in &created.findings {
+            output::note(&format!("note: {finding}"));
+        }
+        Ok(
+            match created.missing.is_empty() && created.findings.is_empty() {
+                true => CommandOutcome::Done,
+                false => CommandOutcome::Problems,
+            },
+        )
     }
 }
 

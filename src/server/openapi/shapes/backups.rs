@@ -27,6 +27,8 @@ pub(in crate::server) struct BackupCreated {
     added: u64,
     held_up_us: u64,
     missing: Vec<MissingTenant>,
+    /// What is not right in the repository.
+    findings: Vec<String>,
 }
 
 /// A tenant that could not be read.
