@@ -38,14 +38,6 @@ impl ControlLost {
     }
 }
 
-impl ControlLost {
-    /// The same where the audit log is there, which then cannot be written: what a command does with keys would not be in it. Blocks.
-    #[must_use]
-    pub fn with_log(control_dir: &Path, data_dir: &Path) -> Option<Self> {
-        Self::look(control_dir, data_dir).filter(|lost| lost.log)
-    }
-}
-
 /// Marks `data_dir` as a deployment's, durably: from now on a control file that is gone is missed. Called once there is one, before anything
 /// that must not be forgotten is written there. Blocks.
 ///

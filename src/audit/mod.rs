@@ -353,6 +353,9 @@ impl Chain {
             None if head == Head::START => {
                 let mut begun = Event::new(EventKind::LogBegun, EventOutcome::Done);
                 if has_tenants(data_dir) {
+                    tracing::error!(
+                        "{BEGUN_AMONG_TENANTS}; where they were not brought here, see docs/audit.md, \"A lost control file\""
+                    );
                     begun = begun.saying(BEGUN_AMONG_TENANTS);
                 }
                 events.push(begun);

@@ -80,7 +80,7 @@ impl AuditSink for OfflineLog {
     async fn record(&self, events: Vec<Event>) -> Result<(), AuditError> {
         if !manifest_path(&Control::path_in(&self.dir)).exists() {
             let (dir, data_dir) = (self.dir.clone(), self.data_dir.clone());
-            let lost = blocking(move || ControlLost::with_log(&dir, &data_dir)).await;
+            let lost = blocking(move || ControlLost::look(&dir, &data_dir)).await;
             if let Some(lost) = lost {
                 return Err(AuditError::new(LogError::ControlLost(lost)));
             }

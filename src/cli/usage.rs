@@ -9,6 +9,7 @@ use ureq::http::Method;
 use super::output::{self, Format};
 use super::remote::Remote;
 use super::{CliError, CommandOutcome, block_on, settings};
+use crate::audit::{ControlLost, LogError};
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
 use crate::control::{Control, Month, MonthUsage, UsageReport};
@@ -72,6 +73,9 @@ impl Usage {
 fn here(settings: &Settings, month: Option<Month>) -> Result<UsageReport, CliError> {
     let path = Control::path_in(&settings.control_data_dir);
     if !path.exists() {
+        if let Some(lost) = ControlLost::look(&settings.control_data_dir, &settings.data_dir) {
+            return Err(LogError::ControlLost(lost).into());
+        }
         return Err(UsageError::NoControlFile { path }.into());
     }
     let _lock = DataDirLock::acquire(&settings.data_dir)?;

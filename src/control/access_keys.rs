@@ -19,6 +19,7 @@ use super::access_key::{AccessKey, AccessKeyId, KeyName, Scope, SecretHash};
 use super::tables::ACCESS_KEYS;
 use super::{Control, ControlError, usage};
 use crate::clock;
+use crate::error_chain::error_chain;
 use crate::failpoints::crash_point;
 
 /// What everybody who may list keys sees of one.
@@ -195,8 +196,16 @@ impl Control {
         self.put_records(&[(id, &record)], &forgotten)?;
         crash_point!("keys::revoked");
         let mut known = self.keys.write();
-        known.insert(id, record);
+        known.insert(id, record.clone());
         known.remove(tenant, &forgotten);
+        drop(known);
+        // Whoever destroys the newest header of the file gets the commit before it: that one must know it, too.
+        if let Err(error) = self.put_records(&[(id, &record)], &[]) {
+            tracing::warn!(
+                error = error_chain(&error),
+                "a revocation was written once, and not twice"
+            );
+        }
         Ok(true)
     }
 

@@ -314,7 +314,8 @@ fn newest_key(status: &EncryptionStatus, behind: &[String], stuck: &[String]) ->
         Verdict::Warning,
         format!("the key that wraps now does not wrap {}", named(behind)),
         Some(
-            "`nimbus encryption rotate-kek --all --path <data directory>` moves them; keep the old key until then",
+            "`nimbus encryption rotate-kek --all --path <data directory>` moves them to the key of the settings; keep the old key until then. If a \
+             rotation to another key was cut short, run that one again instead: `nimbus encryption audit` names its key",
         ),
     )
 }

@@ -114,7 +114,11 @@ pub async fn repair(
     }
     let control_path = Control::path_in(control_dir);
     if classify(&control_path).map_err(io_error("read", &control_path))? == FileKind::Absent {
-        return Err(EnvelopeError::DatabaseMissing { path: control_path }.into());
+        let there = std::fs::symlink_metadata(manifest_path(&control_path)).is_ok();
+        return Err(match there {
+            true => EnvelopeError::DatabaseMissing { path: control_path }.into(),
+            false => LogError::NoControlFile { path: control_path }.into(),
+        });
     }
     let older = OlderControl::Refuse;
     let deployment = Deployment::open(envelope.clone(), data_dir, control_dir, older).await?;

@@ -480,7 +480,7 @@ impl Envelope {
             let suspect = match standing {
                 // The rekey may have ended between the two looks.
                 Standing::Older | Standing::Ended(_) => true,
-                Standing::Known => kind == FileKind::Absent,
+                Standing::Same | Standing::Known => kind == FileKind::Absent,
                 Standing::Unknown => false,
             };
             if !suspect {

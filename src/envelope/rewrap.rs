@@ -144,7 +144,8 @@ impl Envelope {
             dropped: recipients.drop.iter().filter(is_there).cloned().collect(),
             change: None,
         };
-        let made = self.wrapped_anew(path, &before, &keys, target, recipients);
+        let verified = standing == Standing::Same;
+        let made = self.wrapped_anew(path, &before, verified, &keys, target, recipients);
         let Some((file, manifest)) = made.await? else {
             return Ok(same);
         };
@@ -193,7 +194,7 @@ impl Envelope {
             path: path.to_owned(),
         })?;
         let recipients = Recipients::default();
-        let made = self.wrapped_anew(path, sealed, &keys, &keys, &recipients);
+        let made = self.wrapped_anew(path, sealed, false, &keys, &keys, &recipients);
         let Some((file, manifest)) = made.await? else {
             return Ok(None);
         };
@@ -201,11 +202,13 @@ impl Envelope {
         Ok(Some(manifest.seal(&key)))
     }
 
-    /// The file of the manifest `before`, and that manifest with its data keys wrapped anew; `None` when they are wrapped so already.
+    /// The file of the manifest `before`, and that manifest with its data keys wrapped anew; `None` when they are wrapped so already. What one
+    /// says that was not `verified` before is believed only once it has opened.
     async fn wrapped_anew(
         &self,
         path: &Path,
         before: &SealedManifest,
+        verified: bool,
         keys: &KeyRing,
         target: &KeyRing,
         recipients: &Recipients,
@@ -224,9 +227,11 @@ impl Envelope {
                 .map_err(|error| wrap_failed(error.into()))?,
         );
         // A recovery identity is there because keys do not open: that a wrap names the wanted key proves nothing then.
-        let doubted = keys
+        let recovering = keys
             .providers()
             .any(|provider| provider.kind() == ProviderKind::Age);
+        // Nor does it in a manifest that nobody has verified yet.
+        let doubted = recovering || !verified;
         let done = |dek: &DekEntry| is_wrapped(dek, &wanted, recipients);
         if !doubted && before.claims().deks().iter().all(done) {
             return Ok(None);

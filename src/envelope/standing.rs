@@ -12,7 +12,9 @@ use super::{Copies, Opened};
 pub(super) enum Standing {
     /// There is no copy: nothing is known of this file.
     Unknown,
-    /// There is a copy, and the manifest, if there is one, is not older.
+    /// The manifest is its copy, byte for byte.
+    Same,
+    /// There is a copy, and the manifest, if there is one, is neither that nor older.
     Known,
     /// The manifest is of a rekey whose end the copy has. The copy was written after the swap, or after it was given up: the file is under the
     /// key that the copy keeps, and under the other one it is an older file.
@@ -44,7 +46,7 @@ impl Standing {
             return Self::Known;
         };
         if copies.all().any(|copy| copy == there.as_bytes()) {
-            return Self::Known;
+            return Self::Same;
         }
         let parse = |copy: &Option<Vec<u8>>| {
             let copy = copy.as_deref()?;

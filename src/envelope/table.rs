@@ -90,7 +90,7 @@ pub(super) fn decide(
         (Some(State::Ready), FileKind::Other) => existing(Step::Open),
         (Some(State::Rekeying), FileKind::Other) => existing(Step::Settle(match standing {
             Standing::Ended(opened) => Some(opened),
-            Standing::Unknown | Standing::Known | Standing::Older => None,
+            Standing::Unknown | Standing::Same | Standing::Known | Standing::Older => None,
         })),
     }
 }

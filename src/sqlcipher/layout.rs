@@ -28,17 +28,8 @@ pub(super) struct Layout<'a> {
     taken: u64,
     /// The first page that is not taken.
     next: u32,
-    /// Who points at each page, where the database keeps that (auto-vacuum).
-    pointers: Option<Vec<Pointer>>,
     written: u64,
     progress: Option<(Progress, u64)>,
-}
-
-/// What a page is, and which page points at it (<https://www.sqlite.org/fileformat.html#pointer_map_or_ptrmap_pages>).
-#[derive(Debug, Clone, Copy, Default)]
-struct Pointer {
-    kind: u8,
-    from: u32,
 }
 
 impl<'a> Layout<'a> {
@@ -46,7 +37,6 @@ impl<'a> Layout<'a> {
     pub(super) fn new(
         file: &'a File,
         key: Option<PageKey>,
-        keeps_pointers: bool,
         progress: Option<(Progress, u64)>,
     ) -> Self {
         Self {
@@ -55,7 +45,6 @@ impl<'a> Layout<'a> {
             key,
             taken: 1,
             next: 2,
-            pointers: keeps_pointers.then(Vec::new),
             written: 0,
             progress,
         }
@@ -87,42 +76,14 @@ impl<'a> Layout<'a> {
         Page::new(vec![0; self.usable])
     }
 
-    /// A page for the root of a b-tree. All roots come before any other page, as auto-vacuum has it.
-    pub(super) fn root(&mut self) -> u32 {
-        let number = self.allocate();
-        self.point(number, ROOT, 0);
-        number
-    }
-
-    fn allocate(&mut self) -> u32 {
-        while self.next == LOCK_PAGE || self.is_pointers(self.next) {
+    /// The number of a page that is free. It is taken from then on.
+    pub(super) fn allocate(&mut self) -> u32 {
+        if self.next == LOCK_PAGE {
             self.next += 1;
         }
         self.next += 1;
         self.taken += 1;
         self.next - 1
-    }
-
-    /// Whether the page at this place holds pointers to those after it.
-    fn is_pointers(&self, number: u32) -> bool {
-        self.pointers.is_some() && self.pointers_of(number) == number
-    }
-
-    /// The page with the pointer to this one.
-    fn pointers_of(&self, number: u32) -> u32 {
-        let group = (self.usable / POINTER) as u32 + 1;
-        let page = (number - 2) / group * group + 2;
-        if page == LOCK_PAGE { page + 1 } else { page }
-    }
-
-    fn point(&mut self, number: u32, kind: u8, from: u32) {
-        if let Some(pointers) = &mut self.pointers {
-            let index = number as usize;
-            if pointers.len() <= index {
-                pointers.resize(index + 1, Pointer::default());
-            }
-            pointers[index] = Pointer { kind, from };
-        }
     }
 
     fn write(&mut self, number: u32, page: &Page) -> Result<(), Fault> {
@@ -149,8 +110,8 @@ impl<'a> Layout<'a> {
         }
     }
 
-    /// The entries of one payload: what of it goes into its page, and the first of its overflow pages (0 for none), which are written.
-    fn cell(&mut self, kind: Kind, rowid: u64, payload: &[u8]) -> Result<(Vec<u8>, u32), Fault> {
+    /// The entry of one payload, as it goes into its page. Its overflow pages are written.
+    fn cell(&mut self, kind: Kind, rowid: u64, payload: &[u8]) -> Result<Vec<u8>, Fault> {
         let local = local(self.usable, kind, payload.len());
         let mut cell = Vec::with_capacity(local + 22);
         put_varint(payload.len() as u64, &mut cell);
@@ -160,11 +121,10 @@ impl<'a> Layout<'a> {
         let (here, mut rest) = payload.split_at(local);
         cell.extend_from_slice(here);
         if rest.is_empty() {
-            return Ok((cell, 0));
+            return Ok(cell);
         }
-        let first = self.allocate();
-        cell.extend_from_slice(&first.to_be_bytes());
-        let mut number = first;
+        let mut number = self.allocate();
+        cell.extend_from_slice(&number.to_be_bytes());
         while !rest.is_empty() {
             let (part, more) = rest.split_at(rest.len().min(self.usable - 4));
             let next = if more.is_empty() { 0 } else { self.allocate() };
@@ -172,39 +132,14 @@ impl<'a> Layout<'a> {
             content[..4].copy_from_slice(&next.to_be_bytes());
             content[4..4 + part.len()].copy_from_slice(part);
             self.write(number, &content)?;
-            if next != 0 {
-                self.point(next, FURTHER_OVERFLOW, number);
-            }
             (number, rest) = (next, more);
         }
-        Ok((cell, first))
+        Ok(cell)
     }
 
-    /// Writes the pages that hold pointers, and the file's end. The last thing to do.
+    /// Writes the file's end. The last thing to do.
     pub(super) fn finish(&mut self) -> Result<(), Fault> {
-        let count = self.count();
-        let pointers = self.pointers.take().unwrap_or_default();
-        let mut content = self.blank();
-        let mut of = 0;
-        for number in 2..=count.min(u32::try_from(pointers.len()).unwrap_or(0)) {
-            let page = self.pointers_of(number);
-            if of != page && of != 0 {
-                self.write(of, &content)?;
-                content = self.blank();
-            }
-            of = page;
-            if let Some(Pointer { kind, from }) = pointers.get(number as usize)
-                && number > page
-            {
-                let at = POINTER * (number - page - 1) as usize;
-                content[at] = *kind;
-                content[at + 1..at + POINTER].copy_from_slice(&from.to_be_bytes());
-            }
-        }
-        if of != 0 {
-            self.write(of, &content)?;
-        }
-        let bytes = u64::from(count) * PAGE as u64;
+        let bytes = u64::from(self.count()) * PAGE as u64;
         self.file.set_len(bytes).map_err(Fault::Write)
     }
 }
@@ -283,7 +218,6 @@ struct Entry {
     /// The page before it, above the leaves.
     child: Option<u32>,
     cell: Vec<u8>,
-    overflow: u32,
 }
 
 impl Entry {
@@ -334,12 +268,8 @@ impl Tree {
         rowid: u64,
         payload: &[u8],
     ) -> Result<(), Fault> {
-        let (cell, overflow) = out.cell(self.kind, rowid, payload)?;
-        let entry = Entry {
-            child: None,
-            cell,
-            overflow,
-        };
+        let cell = out.cell(self.kind, rowid, payload)?;
+        let entry = Entry { child: None, cell };
         match self.kind {
             Kind::Index => self.put(out, 0, entry)?,
             // All rows stay in leaves; what goes up is the greatest row id of the leaf.
@@ -348,12 +278,7 @@ impl Tree {
                     let child = Some(self.close(out, 0, None)?);
                     let mut cell = Vec::new();
                     put_varint(self.last_rowid, &mut cell);
-                    let above = Entry {
-                        child,
-                        cell,
-                        overflow: 0,
-                    };
-                    self.put(out, 1, above)?;
+                    self.put(out, 1, Entry { child, cell })?;
                 }
                 self.levels[0].add(entry);
             }
@@ -458,20 +383,15 @@ impl Tree {
             if let Some(child) = entry.child {
                 content[cell..cell + 4].copy_from_slice(&child.to_be_bytes());
                 cell += 4;
-                out.point(child, BELOW, number);
             }
             content[cell..cell + entry.cell.len()].copy_from_slice(&entry.cell);
             let pointer = at + head + 2 * index;
             content[pointer..pointer + 2].copy_from_slice(&short(end));
-            if entry.overflow != 0 {
-                out.point(entry.overflow, FIRST_OVERFLOW, number);
-            }
         }
         content[at + 3..at + 5].copy_from_slice(&short(entries.len()));
         content[at + 5..at + 7].copy_from_slice(&short(end));
         if let Some(right) = right {
             content[at + 8..at + 12].copy_from_slice(&right.to_be_bytes());
-            out.point(right, BELOW, number);
         }
         out.write(number, &content)
     }
@@ -489,9 +409,10 @@ pub(super) fn fresh_salt() -> Result<[u8; SALT], Fault> {
     Ok(salt)
 }
 
-/// The header of page 1, for pages of ours: everything that a database was born with or was given stays
-/// (<https://www.sqlite.org/fileformat.html#the_database_header>).
-pub(super) fn header(of_source: &[u8], encrypted: bool, count: u32, largest_root: u32) -> Vec<u8> {
+/// The header of page 1, for pages of ours: what a database was born with or was given stays
+/// (<https://www.sqlite.org/fileformat.html#the_database_header>), but for auto-vacuum: with it, SQLCipher takes a page of zeros for one
+/// beyond the end of the file, and does not compare its MAC.
+pub(super) fn header(of_source: &[u8], encrypted: bool, count: u32) -> Vec<u8> {
     let mut header = of_source[..HEADER].to_vec();
     header[16..18].copy_from_slice(&short(PAGE));
     // Written and read in WAL mode, or in the mode that every program can open.
@@ -500,9 +421,9 @@ pub(super) fn header(of_source: &[u8], encrypted: bool, count: u32, largest_root
     header[28..32].copy_from_slice(&count.to_be_bytes());
     // No page is free.
     header[32..40].fill(0);
-    if header[52..56] != [0; 4] {
-        header[52..56].copy_from_slice(&largest_root.to_be_bytes());
-    }
+    // Neither auto-vacuum nor incremental vacuum.
+    header[52..56].fill(0);
+    header[64..68].fill(0);
     // The count is believed where these two agree.
     let changes = header[24..28].to_vec();
     header[92..96].copy_from_slice(&changes);
@@ -511,10 +432,5 @@ pub(super) fn header(of_source: &[u8], encrypted: bool, count: u32, largest_root
 
 /// SQLite takes no cell to be shorter, so that a freed one has room for its place in a list.
 const MIN_CELL: usize = 4;
-const POINTER: usize = 5;
-const ROOT: u8 = 1;
-const FIRST_OVERFLOW: u8 = 3;
-const FURTHER_OVERFLOW: u8 = 4;
-const BELOW: u8 = 5;
 /// Bytes.
 const TELL_EVERY: u64 = 1 << 20;

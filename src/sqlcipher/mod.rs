@@ -778,6 +778,29 @@ fn bad_pages(connection: &Connection) -> rusqlite::Result<u64> {
 }
 
 fn finding(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    let finding = finding_of_structure(connection)?;
+    confirm(connection)?;
+    Ok(finding)
+}
+
+/// Whether all that `connection` has read is authentic.
+///
+/// SQLCipher hands a page whose MAC is wrong to SQLite as zeros, and lets the *next* page fail: a statement that reads no page after it ends
+/// well, with zeros for data (`sqlite3Codec`). It marks the connection then as one that may not write, which ours otherwise may
+/// (`sqlcipher_codec_ctx_set_error`). Within a transaction that writes there is no mark: there the commit fails, as no page is encrypted
+/// any more.
+///
+/// # Errors
+///
+/// `SQLITE_CORRUPT`.
+pub(crate) fn confirm(connection: &Connection) -> rusqlite::Result<()> {
+    match connection.is_readonly(rusqlite::MAIN_DB)? {
+        false => Ok(()),
+        true => Err(rekey::sqlite_error(rusqlite::ffi::SQLITE_CORRUPT)),
+    }
+}
+
+fn finding_of_structure(connection: &Connection) -> rusqlite::Result<Option<String>> {
     let mut statement = connection.prepare(&format!("PRAGMA integrity_check({})", i32::MAX))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {

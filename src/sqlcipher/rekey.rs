@@ -19,7 +19,7 @@ use rusqlite::{Connection, ffi};
 use super::copy::{CopyError, Inventory, Progress, alone};
 use super::online_rekey::{damaged, io_error, page_key};
 use super::page::{Content, PAGE};
-use super::{Database, PAGE_BYTES};
+use super::{Database, PAGE_BYTES, confirm};
 use crate::envelope::{KeyedFile, parent, sync_dir};
 use crate::failpoints::crash_point;
 use crate::sqlite_file::{self, SqliteFile};
@@ -192,6 +192,7 @@ pub(super) fn copy_pages(
             }
         }
     }
+    confirm(connection).map_err(failed)?;
     copy.close()
         .map_err(|(_connection, error)| sqlite("write", target.path(), error))
 }

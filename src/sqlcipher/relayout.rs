@@ -36,9 +36,8 @@ pub(super) fn relayout(
         None => None,
     };
     let encrypted = key.is_some();
-    let keeps_pointers = birth[52..56] != [0; 4];
     let progress = progress.map(|progress| (progress, source.bytes()));
-    let mut out = Layout::new(file, key, keeps_pointers, progress);
+    let mut out = Layout::new(file, key, progress);
     let mut walk = Walk::new(source);
     let mut schema = Vec::new();
     walk.tree(SCHEMA, Kind::Table, &mut |rowid, row| {
@@ -50,7 +49,7 @@ pub(super) fn relayout(
         let _new = roots.entry(root).or_default();
     }
     for (_, root) in roots.iter_mut().filter(|(old, _)| **old != SCHEMA) {
-        *root = out.root();
+        *root = out.allocate();
     }
     let mut copied = Vec::new();
     for (old, root) in roots.iter().filter(|(old, _)| **old != SCHEMA) {
@@ -68,7 +67,6 @@ pub(super) fn relayout(
             digest: digest.finalize().into(),
         });
     }
-    let largest = roots.values().copied().max().unwrap_or(SCHEMA);
     let mut tree = Tree::new(SCHEMA, Kind::Table);
     let mut digest = Sha256::new();
     for (rowid, row) in &schema {
@@ -77,7 +75,7 @@ pub(super) fn relayout(
         add(&mut digest, *rowid, row);
         tree.push(&mut out, *rowid, row)?;
     }
-    tree.finish(&mut out, |count| header(&birth, encrypted, count, largest))?;
+    tree.finish(&mut out, |count| header(&birth, encrypted, count))?;
     copied.push(Copied {
         root: SCHEMA,
         kind: Kind::Table,

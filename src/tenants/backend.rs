@@ -309,6 +309,12 @@ pub trait Rows: DocumentRows + JobRows + SchemaRows + DeployRows + Debug + Send 
         Ok(())
     }
 
+    /// Whether what was read so far may be given out: an engine may notice a damaged page and say so
+    /// only afterwards.
+    fn confirm(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Reads fail from here on once any of `stops` is set; without them they never do. It lasts
     /// until it is called again.
     fn stop_once(&mut self, stops: Option<[Arc<AtomicBool>; 2]>) -> Result<(), StoreError>;

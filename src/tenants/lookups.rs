@@ -214,6 +214,7 @@ fn get_each<R: Rows>(
                 continue;
             }
             let result = document(rows, table, *id);
+            let result = result.and_then(|found| rows.confirm().map(|()| found));
             sound = is_sound(&result);
             found.push(result);
             if !sound {

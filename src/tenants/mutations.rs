@@ -9,7 +9,8 @@ use super::{
 use crate::{
     clock::now_ms,
     documents::{
-        Change, DocumentId, Done, Expected, Fields, Mutation, MutationOutcome, Once, TableName,
+        Change, DocumentId, Done, Expected, Fields, InputError, Mutation, MutationOutcome, Once,
+        TableName,
     },
 };
 
@@ -158,7 +159,13 @@ impl<T: Transaction> Writing<'_, T> {
         let number = self.number_of(table, id)?;
         let found = self.transaction.find(number, id)?;
         let found = found.ok_or_else(|| not_found(table, id))?;
-        let merged = found.fields.merged_with(patch)?;
+        let merged = match found.fields.merged_with(patch) {
+            // The patch was read before: what cannot be read is what was stored.
+            Err(InputError::Json { .. }) => {
+                return Err(self.malformed("a stored document"));
+            }
+            merged => merged?,
+        };
         self.check(table, number, &merged)?;
         // A clock that was set back does not make a document older than it is.
         let now = now_ms().max(found.updated_ms);

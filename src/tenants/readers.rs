@@ -160,6 +160,7 @@ impl<S: Storage> Readers<S> {
             let stops = [Arc::clone(&gone), Arc::clone(&readers.halted)];
             reader.rows.stop_once(Some(stops))?;
             let result = budget::charged_to(account, || query(&mut reader.rows));
+            let result = result.and_then(|found| reader.rows.confirm().map(|()| found));
             if result.is_err() && gone.load(Ordering::Relaxed) {
                 metrics::READ_INTERRUPTED.increment(1);
             }

@@ -3,7 +3,7 @@ use std::io::Read as _;
 use std::process::{Command, Stdio};
 
 use nimbus_test_support::Machine;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{assert_audited, deployment, encryption, health, run, served, snapshot, status};
 
@@ -200,10 +200,11 @@ import sqlite3, sys
 a, b = (sqlite3.connect(p) for p in sys.argv[1:])
 for q in ['SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY 1, 2', 'SELECT * FROM t', 'SELECT * FROM w ORDER BY k',
           'SELECT * FROM f', 'SELECT * FROM seen', 'SELECT * FROM \"odd \"\"name\"', 'SELECT * FROM sqlite_sequence',
-          'PRAGMA user_version', 'PRAGMA application_id', 'PRAGMA encoding', 'PRAGMA auto_vacuum']:
+          'PRAGMA user_version', 'PRAGMA application_id', 'PRAGMA encoding']:
     x, y = a.execute(q).fetchall(), b.execute(q).fetchall()
     assert x == y and x, (q, x, y)
 assert b.execute(\"SELECT count(*) FROM f WHERE f MATCH 'needle'\").fetchone() == (1,)
+assert a.execute('PRAGMA auto_vacuum').fetchone() == (2,) and b.execute('PRAGMA auto_vacuum').fetchone() == (0,)
 ";
     let same = Command::new("python3")
         .args([
@@ -622,4 +623,60 @@ fn another_applications_database_is_said_to_be_kept_and_not_served() {
     let said = ran.expect(0, &["is encrypted"]).err();
     assert!(!said.contains("another application"), "{said}");
     assert_eq!(served(&machine, "empty"), serde_json::json!([]));
+}
+
+#[test]
+fn a_page_of_zeros_is_not_believed_in_what_was_in_auto_vacuum_mode() {
+    let machine = deployment(&["alpha"], OFF);
+    let server = machine.start(OFF);
+    let id = server.insert("alpha", "long", &json!({"text": "x".repeat(60_000)}));
+    server.stop();
+    let path = machine.data_dir().join("alpha.sqlite3");
+    let make = "
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+for pragma in 'journal_mode = DELETE', 'auto_vacuum = FULL': db.execute('PRAGMA ' + pragma)
+db.execute('VACUUM')
+assert db.execute('PRAGMA auto_vacuum').fetchone() == (1,)";
+    let mut made = Command::new("python3");
+    let _ = made.args(["-c", make]).arg(&path);
+    assert!(made.status().expect("python runs").success());
+    let key = machine.master_key();
+    let keygen = ["keygen", "--master-key-file", super::as_str(&key)];
+    let _ = encryption(&machine, &keygen).expect(0, &[]);
+    for command in [CONTROL, TENANT] {
+        let in_place = [command, &["--in-place", "--retire-source"]].concat();
+        let _ = encryption(&machine, &in_place).expect(0, &["is encrypted"]);
+    }
+    let whole = fs::read(&path).expect("the database");
+    let read = || {
+        let server = machine.start(&[]);
+        let path = format!("/api/tenants/alpha/documents/long/{id}");
+        let answer = server.request("GET", &path, None);
+        server.kill();
+        answer
+    };
+    let right = read();
+    assert_eq!(right.0, 200);
+    // The last pages hold the end of the document.
+    let mut refused = 0;
+    for page in whole.len() / 4096 - 5..whole.len() / 4096 {
+        let mut zeroed = whole.clone();
+        zeroed[page * 4096..][..4096].fill(0);
+        fs::write(&path, zeroed).expect("a page of zeros");
+        for beside in ["alpha.sqlite3-wal", "alpha.sqlite3-shm"] {
+            drop(fs::remove_file(machine.data_dir().join(beside)));
+        }
+        let answer = read();
+        let same = answer == right;
+        let said = answer.1.to_string();
+        assert!(
+            answer.0 != 200 || same,
+            "page {page}: {} {}",
+            said.len(),
+            said.replace("xxxxxxxxxxxxxxxx", "")
+        );
+        refused += usize::from(answer.0 != 200);
+    }
+    assert!(refused > 0);
 }

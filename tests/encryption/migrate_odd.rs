@@ -31,7 +31,7 @@ def connect(path):
     return db
 def everything(path):
     db = connect(path)
-    yield [db.execute('PRAGMA ' + p).fetchall() for p in ('user_version', 'application_id', 'encoding', 'auto_vacuum')]
+    yield [db.execute('PRAGMA ' + p).fetchall() for p in ('user_version', 'application_id', 'encoding')]
     schema = db.execute('SELECT rowid, type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid').fetchall()
     yield schema
     for _, kind, name, _, sql in schema:

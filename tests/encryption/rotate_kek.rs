@@ -303,7 +303,7 @@ fn moves_one_file_and_adds_and_drops_recovery_recipients() {
     let dropped = rotate(&drop).expect(0, &["1 rewrapped"]).err().to_owned();
     assert!(!dropped.contains("nothing to drop"), "{dropped}");
     let again = format!("No data key here is wrapped to {one}");
-    let _ = rotate(&drop).expect(0, &["0 rewrapped", &again]);
+    let _ = rotate(&drop).expect(3, &["0 rewrapped", &again]);
     let wraps = |file: &str| -> Vec<String> {
         let found = super::status(&machine, &["--verify", "open"], 0);
         let files = found["files"].as_array().expect("files").clone();
@@ -585,4 +585,39 @@ fn a_rotation_that_cannot_be_recorded_puts_no_key_in_force() {
     assert_eq!(found["summary"]["problems"], 0, "{found}");
     assert!(!key_ids(&found).contains(&id), "{found}");
     server.stop();
+}
+
+#[test]
+fn a_manifest_that_only_claims_the_new_key_is_not_taken_for_moved() {
+    let (machine, id) = two_keys();
+    let path = machine.data_dir().join("beta.sqlite3.nimbus-enc");
+    let text = fs::read_to_string(&path).expect("a manifest");
+    let forge = |line: &str| match line.split(' ').collect::<Vec<_>>()[..] {
+        ["revision:", number] => {
+            format!("revision: {}", number.parse::<u64>().expect("a number") + 1)
+        }
+        ["wrap:", kind, _, how, at] => format!("wrap: {kind} {id} {how} {at}"),
+        _ => line.to_owned(),
+    };
+    let forged: Vec<String> = text.lines().map(forge).collect();
+    fs::write(&path, forged.join("\n") + "\n").expect("a forged manifest");
+    let words = ["2 rewrapped", "1 failed", "beta.sqlite3", "Keep both keys"];
+    let _ = encryption(&machine, ALL).expect(1, &words);
+    // The true one is moved once it is back.
+    fs::write(&path, text).expect("it is put back");
+    let _ = encryption(&machine, ALL).expect(0, &["1 rewrapped, 2 had it already, 0 failed"]);
+    assert_eq!(key_ids(&status_moved(&machine, 0)), vec![id; 3]);
+}
+
+#[test]
+fn what_is_no_recipient_and_what_is_added_and_dropped_at_once_is_refused() {
+    let (machine, _) = two_keys();
+    let one = identity(&machine, "one.txt");
+    let rotate = |arguments: &[&str], code: i32, words: &[&str]| {
+        let arguments = [&["rotate-kek", "--path", "data", "--all"], arguments].concat();
+        let _ = encryption(&machine, &arguments).expect(code, words);
+    };
+    rotate(&["--drop-recipient", "nobody"], 2, &["nobody", "refused"]);
+    let both = ["--add-recipient", &one, "--drop-recipient", &one];
+    rotate(&both, 2, &["added and dropped"]);
 }

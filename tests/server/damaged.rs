@@ -560,3 +560,57 @@ fn an_older_database_under_the_same_data_key_is_not_noticed() {
     assert_eq!(found.as_array().map(Vec::len), Some(1), "{found}");
     server.stop();
 }
+
+#[test]
+fn a_damaged_page_that_is_read_last_is_no_answer_and_nothing_is_made_of_it() {
+    let machine = machine();
+    let server = machine.start(&[]);
+    let _ = server.create("/api/tenants", &json!({"id": "alice"}));
+    // Its pages follow one another, and the end of the document is in the last one.
+    let fields = json!({"n": 1, "text": "x".repeat(60_000)});
+    let id = server.insert("alice", "long", &fields);
+    server.stop();
+    let database = machine.data_dir().join("alice.sqlite3");
+    let whole = fs::read(&database).expect("the database");
+    let of_it = format!("/api/tenants/alice/documents/long/{id}");
+    let query = json!({"table": "long", "filters": [], "limit": 10});
+    let patch = json!({"patch": {"n": 2}});
+    let asked = [
+        ("GET", of_it.as_str(), None),
+        ("GET", "/api/tenants/alice/documents/long", None),
+        ("POST", "/api/tenants/alice/query", Some(&query)),
+        ("PATCH", of_it.as_str(), Some(&patch)),
+    ];
+    let last = whole.len() - 4096;
+    for (at, bits) in [(last + 100, 1), (last + 4090, 0xff)] {
+        let mut damaged = whole.clone();
+        damaged[at] ^= bits;
+        for (method, path, body) in asked {
+            fs::write(&database, &damaged).expect("a damaged page");
+            let server = machine.start(&[]);
+            for _again in 0..6 {
+                let answer = server.request(method, path, body);
+                assert!(
+                    answer.0 >= 500,
+                    "{method} {path}: {} {}",
+                    answer.0,
+                    answer.1["error"]
+                );
+            }
+            server.kill();
+            for beside in ["-wal", "-shm"] {
+                drop(fs::remove_file(
+                    machine.data_dir().join(format!("alice.sqlite3{beside}")),
+                ));
+            }
+        }
+    }
+    // No key makes it authentic.
+    let rotate = ["encryption", "rotate-dek", "--path", "data", "--all"];
+    let rotated = machine.nimbus(&rotate).output().expect("rotate-dek");
+    assert_eq!(rotated.status.code(), Some(1), "{rotated:?}");
+    fs::write(&database, &whole).expect("the database again");
+    let server = machine.start(&[]);
+    assert_eq!(server.get(&of_it)["document"]["text"], fields["text"]);
+    server.stop();
+}

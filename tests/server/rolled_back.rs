@@ -374,3 +374,26 @@ fn kills_in_the_middle_of_key_events_raise_no_alarm() {
     let verify = ["encryption", "audit", "--verify"];
     assert!(machine.nimbus(&verify).status().expect("it runs").success());
 }
+
+#[test]
+fn a_revocation_outlives_the_newest_commit_of_the_control_file() {
+    // Offset of each header slot (docs/blocks1.md).
+    for slot in [0, 8192] {
+        let machine = machine();
+        let server = machine.start(&[]);
+        let _ = server.create("/api/tenants", &json!({"id": "acme"}));
+        let (id, secret) = make(&server, "acme", "read");
+        let path = format!("/api/tenants/acme/keys/{id}");
+        assert_eq!(server.request("DELETE", &path, None).0, 204);
+        server.kill();
+        // The line that says it was done need not be in the log yet.
+        let file = machine.data_dir().join(CONTROL[0]);
+        let mut bytes = fs::read(&file).expect("the control file");
+        bytes[slot + 100] ^= 1;
+        fs::write(&file, bytes).expect("a destroyed header");
+        let server = machine.start(&[]);
+        let read = server.request_as(&secret, "GET", "/api/tenants/acme/documents/notes", None);
+        assert_eq!(read.0, 401, "header at {slot}: {}", read.1);
+        server.stop();
+    }
+}

@@ -102,7 +102,7 @@ impl RotateKek {
         rotate.check_path()?;
         let Some(server) = Remote::on(rotate.dir())? else {
             let outcome = offline(&settings, rotate, None)?;
-            if moved && outcome == CommandOutcome::Done {
+            if moved && outcome != CommandOutcome::Failed {
                 output::note(MOVED);
             }
             return Ok(outcome);
@@ -111,7 +111,7 @@ impl RotateKek {
         let rotated = server.operate("/api/admin/encryption/rotate-kek", &request, &progress)?;
         bar.finish_and_clear();
         let outcome = say(&rotated)?;
-        if moved && outcome == CommandOutcome::Done {
+        if moved && outcome != CommandOutcome::Failed {
             output::note(MOVED);
         }
         Ok(outcome)
@@ -203,7 +203,10 @@ fn say(rotated: &Rotated) -> std::io::Result<CommandOutcome> {
         );
         return Ok(CommandOutcome::Failed);
     }
-    Ok(CommandOutcome::Done)
+    Ok(match rotated.not_wrapped_to.is_empty() {
+        true => CommandOutcome::Done,
+        false => CommandOutcome::Problems,
+    })
 }
 
 const MOVED: &str = "\

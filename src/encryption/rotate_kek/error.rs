@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use nimbus_keyproviders::aws_kms::settings::InvalidSetting;
 use nimbus_keyproviders::recovery::RecipientError;
 use nimbus_keyproviders::{KeyFileError, ProviderError};
-use nimbus_manifests::InvalidName;
 
 use crate::config::keys::KeysError;
 use crate::envelope::EnvelopeError;
@@ -52,13 +51,11 @@ pub enum RotateKekError {
         /// What is wrong with it.
         source: RecipientError,
     },
-    /// Not the name of a wrap.
-    #[error("the recipient {recipient:?} is refused")]
-    Unnameable {
+    /// One recipient to add and to drop.
+    #[error("the recipient {recipient:?} is to be added and dropped; leave one of the two out")]
+    AddedAndDropped {
         /// What was given.
         recipient: String,
-        /// What is wrong with it.
-        source: InvalidName,
     },
     /// No path.
     #[error("no path was given; name a protected file, or the data directory with --all")]
@@ -137,7 +134,7 @@ impl RotateKekError {
                 | Self::Aws { .. }
                 | Self::ToNone
                 | Self::Recipient { .. }
-                | Self::Unnameable { .. }
+                | Self::AddedAndDropped { .. }
         )
     }
 }

@@ -178,7 +178,7 @@ impl RotateKek {
                 );
                 moving.extend(rotating.await?);
                 let done = rotated.rewrapped + rotated.unchanged + rotated.failed.len() as u64;
-                if !progress(done, total) {
+                if !progress(done, total) && done < total {
                     return Err(RotateKekError::Stopped { done, total });
                 }
             }

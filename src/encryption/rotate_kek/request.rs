@@ -7,7 +7,6 @@ use nimbus_keyproviders::ProviderConfig;
 use nimbus_keyproviders::aws_kms::KmsConfig;
 use nimbus_keyproviders::aws_kms::settings::Field;
 use nimbus_keyproviders::recovery::Recipient;
-use nimbus_manifests::KeyId;
 use serde::{Deserialize, Serialize};
 
 use super::{RotateKek, RotateKekError};
@@ -77,10 +76,17 @@ impl Request {
             recipients.add.push(recipient);
         }
         for text in &self.drop_recipients {
-            let id = KeyId::new(text.as_str()).map_err(|source| RotateKekError::Unnameable {
-                recipient: text.clone(),
-                source,
-            })?;
+            let recipient: Recipient =
+                text.parse().map_err(|source| RotateKekError::Recipient {
+                    recipient: text.clone(),
+                    source,
+                })?;
+            let id = recipient.key_id().clone();
+            if recipients.add.iter().any(|added| *added.key_id() == id) {
+                return Err(RotateKekError::AddedAndDropped {
+                    recipient: text.clone(),
+                });
+            }
             recipients.drop.push(id);
         }
         Ok(RotateKek {

@@ -16,6 +16,7 @@ use super::{error::failure, plans::Plans, system_fields::Ascending, tables};
 use crate::{
     budget,
     documents::TableName,
+    sqlcipher,
     tenants::{
         StoreError,
         backend::{Rows, TableNumber},
@@ -113,6 +114,10 @@ impl Rows for Reader {
         // Nothing was changed. Where it cannot be ended, the next one cannot be begun.
         let ended = self.execute("COMMIT");
         result.and_then(|result| ended.map(|()| result))
+    }
+
+    fn confirm(&self) -> Result<(), StoreError> {
+        self.on(sqlcipher::confirm)
     }
 
     fn stop_once(&mut self, stops: Option<[Arc<AtomicBool>; 2]>) -> Result<(), StoreError> {

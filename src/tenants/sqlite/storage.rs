@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     envelope::{Envelope, EnvelopeError, LeaseStanding},
-    sqlcipher::{Database, OpenError},
+    sqlcipher::{self, Database, OpenError},
     tenants::{
         StoreError,
         backend::{Opened, OpenedConnection, Standing, Storage},
@@ -99,6 +99,7 @@ impl SqliteStorage {
         }
         let earliest_due = jobs::earliest_due(&connection).map_err(sqlite)?;
         let cursor_key = tables::cursor_key(&connection).map_err(sqlite)?;
+        sqlcipher::confirm(&connection).map_err(sqlite)?;
         let halted = Arc::default();
         let connection = if reads {
             connection
