@@ -64,7 +64,8 @@ fn slow(pattern: &str) -> Option<String> {
         match character {
             '\\' => {
                 // The crate parses the whole pattern again for each.
-                if characters.next() == Some('c') {
+                let escaped = characters.next();
+                if escaped == Some('c') {
                     return Some(
                         "it has a control escape (`\\cJ`): write `\\x0A` or `\\n`".to_owned(),
                     );
