@@ -477,7 +477,11 @@ pub(super) fn open_to_read(path: &Path) -> io::Result<File> {
         .open(path)?;
     match file.metadata()?.is_file() {
         true => Ok(file),
-        false => Err(io::Error::other("it is no regular file")),
+        false => {
+            let name = path.file_name().unwrap_or_default().display();
+            let why = format!("{name} is no regular file: move it away");
+            Err(io::Error::other(why))
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{
 
 /// A list of at most `MAX` items. Reading a longer one ends at the first item too many, so that a body of a million
 /// tiny items never becomes a million values.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bounded<T, const MAX: usize>(pub Vec<T>);
 
 impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Bounded<T, MAX> {

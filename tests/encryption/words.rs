@@ -106,7 +106,12 @@ fn a_directory_that_is_not_there_and_a_log_that_is_none_are_named() {
     fs::create_dir(&log).expect("a directory in its place");
     for arguments in [&["audit"][..], &["audit", "--verify"]] {
         let ran = encryption(&machine, arguments);
-        let said = ran.expect(1, &["the audit log in", "Is a directory"]).err();
+        let said = ran
+            .expect(
+                1,
+                &["the audit log in", "nimbus-audit.log is no regular file"],
+            )
+            .err();
         assert!(!said.contains("cannot write the answer"), "{said}");
     }
 }

@@ -250,6 +250,13 @@ fn asked(route: &Route, machine: &Machine, server: &Server) -> Vec<(String, Opti
         ("DELETE", "/api/tenants/{t}/schedule/{job}") => {
             path(&demo(&format!("schedule/{}", job())))
         }
+        ("GET", "/api/admin/backups") => {
+            let repository = machine.path("repository");
+            let body = json!({"to": repository});
+            let (_, made) = server.request("POST", route.path, Some(&body));
+            ended(server, &made);
+            path(&format!("{}?from={}", route.path, repository.display()))
+        }
         ("GET", _) if !route.path.contains("{id}") => path(&route.path.replace("{t}", "demo")),
         ("POST", "/api/tenants/{t}/documents") => with(
             &demo("documents"),
@@ -283,11 +290,6 @@ fn asked(route: &Route, machine: &Machine, server: &Server) -> Vec<(String, Opti
         ("POST", "/api/admin/backups") => {
             with(route.path, json!({"to": machine.path("repository")}))
         }
-        ("GET", "/api/admin/backups") => path(&format!(
-            "{}?from={}",
-            route.path,
-            machine.path("repository").display()
-        )),
         ("POST", "/api/admin/backups/verify") => {
             with(route.path, json!({"from": machine.path("repository")}))
         }

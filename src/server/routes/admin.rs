@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::tenant_id;
 use crate::audit::LogError;
+use crate::documents::Bounded;
 use crate::encryption::OperationError;
 use crate::encryption::doctor::{Diagnosis, Doctor};
 use crate::encryption::rotate_dek;
@@ -188,8 +189,11 @@ pub(in crate::server) struct ShredTenant {
     #[serde(default)]
     disable_kms_key: bool,
     #[serde(default)]
-    from: Vec<String>,
+    from: Bounded<String, MAX_REPOSITORIES>,
 }
+
+/// From how many repositories a tenant goes at once.
+const MAX_REPOSITORIES: usize = 16;
 
 impl Plain for Request {}
 
@@ -213,8 +217,8 @@ pub(in crate::server) async fn shred(
     let (tenants, envelope) = (app.tenants.clone(), app.envelope.clone());
     let data_dir = app.status_reader.data_dir.clone();
     let disable_kms_key = request.disable_kms_key;
-    let mut from = Vec::with_capacity(request.from.len());
-    for given in request.from {
+    let mut from = Vec::with_capacity(request.from.0.len());
+    for given in request.from.0 {
         from.push(super::backups::repository(&app, given).await?);
     }
     let s3 = app.backups.s3.clone();

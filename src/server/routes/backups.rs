@@ -198,7 +198,11 @@ pub(in crate::server) struct Listing {
 
 impl FromQuery for Listing {
     fn from_query(given: &mut Given) -> Result<Self, ParameterError> {
-        let from = given.take("from", "a repository", |text| Some(text.to_owned()))?;
+        let rule = "a directory by its path from the root, or s3://bucket/prefix";
+        let from = given.take("from", rule, |text| match text.parse().ok()? {
+            Location::Dir(dir) if dir.is_relative() => None,
+            _ => Some(text.to_owned()),
+        })?;
         Ok(Self { from })
     }
 }

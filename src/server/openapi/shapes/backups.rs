@@ -53,9 +53,11 @@ pub(in crate::server) struct RestoreTenant {
     /// An instant, as 2026-11-30T14:03:07Z, in the place of a snapshot.
     at: Option<String>,
     /// Restore it although it was shredded after the snapshot.
-    as_it_was: Option<bool>,
+    #[schema(required = false)]
+    as_it_was: bool,
     /// Answer what would be done.
-    dry_run: Option<bool>,
+    #[schema(required = false)]
+    dry_run: bool,
 }
 
 /// A tenant that was restored.
@@ -85,7 +87,8 @@ pub(in crate::server) struct VerifyBackups {
     /// One snapshot alone.
     snapshot: Option<u64>,
     /// Restore it into a scratch directory, and open every tenant there.
-    deep: Option<bool>,
+    #[schema(required = false)]
+    deep: bool,
 }
 
 /// What a look at a repository found.

@@ -229,7 +229,7 @@ pub(in crate::server) struct Shred {
     #[schema(required = false)]
     disable_kms_key: bool,
     /// Backup repositories that it goes from, too: directories by their paths from the root, or s3://bucket/prefix.
-    #[schema(required = false)]
+    #[schema(required = false, max_items = 16)]
     from: Vec<String>,
 }
 
