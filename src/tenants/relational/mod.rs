@@ -1,7 +1,7 @@
 //! Tenants in a relational database: one store, written once, and a dialect for each engine.
 //!
 //! What tenants mean is decided in the core, above; how an engine spells it, in its dialect, below
-//! ([`engine`]). Here is how tenants are laid out in tables (`layout.rs`), how values become keys
+//! (`engine.rs`). Here is how tenants are laid out in tables (`layout.rs`), how values become keys
 //! (`keys.rs`), how writes are held back and sent (`held.rs`, `transaction.rs`), and how queries are
 //! answered (`query.rs`). Why it is so: `docs/decisions/0036-relational-tenants.md`.
 
