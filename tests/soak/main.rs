@@ -273,7 +273,7 @@ impl Soak {
         );
         // What the next start would mend is looked at before it can, every other time.
         if self.random.below(2) == 0 {
-            self.verify_files(&["ok", "rekeying"]);
+            self.verify_files(&["ok", "rekeying", "deleting"]);
         }
     }
 
@@ -319,7 +319,7 @@ impl Soak {
         self.verify_files(&["ok"]);
     }
 
-    /// `cipher_integrity_check` and `integrity_check` of every file. `fine` is what may be said of one: a rotation that the server died
+    /// `cipher_integrity_check` and `integrity_check` of every file. `fine` is what may be said of one: a rotation or a deletion that the server died
     /// in is settled by the next start.
     fn verify_files(&self, fine: &[&str]) {
         let look = [
