@@ -37,6 +37,7 @@ pub(super) use queue::{FileSwap, Size, Writer};
 use super::{
     DueLog, StoreError,
     backend::{Storage, Transaction as _},
+    error::EngineFault,
     idempotency::AnswerExpiry,
     readers::Readers,
     writing::{WriterCache, Writing},
@@ -294,11 +295,19 @@ impl<S: Storage> ActiveWriter<S> {
             .map_err(|error| self.idle.unless_halted(error));
         metrics::COMMIT.record(metrics::since(started));
         metrics::GROUP.record(group.len() as f64);
-        if let Err(error) = &committed {
+        if committed.is_err() {
             metrics::COMMIT_FAILED.increment(1);
             self.cache.clear();
             self.expiry.unknown();
-            self.broken |= matches!(error, StoreError::Corrupt { .. });
+            // An engine that met damage late may say that it has no memory, and goes on saying so.
+            self.broken |= matches!(
+                committed,
+                Err(StoreError::Corrupt { .. }
+                    | StoreError::Engine {
+                        fault: EngineFault::Exhausted,
+                        ..
+                    })
+            );
             if self.connection.is_open()
                 && let Err(error) = self.connection.roll_back()
             {

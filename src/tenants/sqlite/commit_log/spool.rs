@@ -1,7 +1,7 @@
 //! Where frames wait: in memory, and on the disk beyond.
 //!
-//! The file has no name and holds ciphertext. It is given up once all in it was taken: it is never longer than what waited at one time and
-//! what was taken meanwhile, which [`Spool::give`] bounds together.
+//! Files have no name and hold ciphertext. One that is full is followed by another, and each is given up once all in it was taken: together
+//! they are never longer than what waits by more than one file at each end.
 
 use std::{collections::VecDeque, fs::File, io, os::unix::fs::FileExt as _, path::Path, sync::Arc};
 
@@ -17,6 +17,7 @@ pub(super) struct Spool {
     given: u64,
     bytes: u64,
     in_memory: u64,
+    /// The file that grows. Those before it stay for as long as something in them waits.
     file: Option<(Arc<File>, u64)>,
 }
 
@@ -62,7 +63,11 @@ impl Spool {
             room.on_disk()
                 .map_err(|_full| io::Error::from(io::ErrorKind::StorageFull))?;
             let (file, end) = match &mut self.file {
-                Some(file) => file,
+                Some(file) if file.1 < FULL => file,
+                Some(full) => {
+                    *full = (Arc::new(tempfile::tempfile_in(dir)?), 0);
+                    full
+                }
                 none => none.insert((Arc::new(tempfile::tempfile_in(dir)?), 0)),
             };
             file.write_all_at(&frames.bytes, *end)?;
@@ -132,6 +137,8 @@ impl Held {
 
 /// Beyond this they go to the disk: 16 MiB.
 pub(super) const MOST_IN_MEMORY: u64 = 16 << 20;
+/// A file of this length is followed by another: 64 MiB.
+const FULL: u64 = 64 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -144,6 +151,31 @@ mod tests {
             at_ms: i64::from(n),
             bytes: vec![n; length],
         }
+    }
+
+    #[test]
+    fn a_backlog_that_never_ends_leaves_no_file_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = Room::default();
+        let mut spool = Spool::default();
+        let piece = MOST_IN_MEMORY as usize;
+        let mut files = Vec::new();
+        for n in 0..24 {
+            spool.give(frames(n, piece), dir.path(), &room).unwrap();
+            if let Some((file, _)) = &spool.file
+                && !files
+                    .iter()
+                    .any(|known| std::sync::Weak::ptr_eq(known, &Arc::downgrade(file)))
+            {
+                files.push(Arc::downgrade(file));
+            }
+            // Two wait at all times, one of them on the disk.
+            if n > 1 {
+                drop(spool.take(spool.given(), 1));
+            }
+        }
+        let there = files.iter().filter(|file| file.strong_count() > 0);
+        assert!(files.len() > 2 && there.count() <= 2, "{}", files.len());
     }
 
     #[test]
