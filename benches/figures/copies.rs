@@ -158,7 +158,7 @@ pub(crate) fn size(path: &Path) -> u64 {
 const ROUNDS: usize = 3;
 
 /// Kept small so that the bench is short; `--gib` has it done with a gibibyte.
-fn bytes() -> u64 {
+pub(crate) fn bytes() -> u64 {
     if std::env::args().any(|argument| argument == "--gib") {
         1 << 30
     } else {

@@ -1,5 +1,5 @@
 //! The figures of `docs/benchmarks.md`: `cargo bench` measures all of them, `cargo bench -- documents` those of one part. With `--gib`, the
-//! large tenant that is copied whole has a gibibyte; with `--million`, the one that is read over HTTP has a million documents.
+//! large tenant that is copied whole has a gibibyte, and so have those that are backed up; with `--million`, the one that is read over HTTP has a million documents.
 //!
 //! Both sides of a ratio are measured in turn, in one run and one directory, and a ratio is the median of the ratios of
 //! neighbouring measurements: what else the machine does falls on both. Nothing here fails for being slow; the table
@@ -11,6 +11,8 @@
 #![expect(clippy::print_stdout, reason = "a benchmark's report is its output")]
 
 mod active_tenants;
+mod backup;
+mod backup_tenants;
 mod bare;
 mod clients;
 mod copies;
@@ -28,6 +30,7 @@ mod queries;
 mod reads;
 mod report;
 mod setup;
+mod shipping;
 mod slow_clients;
 mod system_fields;
 
@@ -77,4 +80,7 @@ const PARTS: &[(&str, Part)] = &[
     ("keys", keys::run),
     ("leases", leases::run),
     ("slow-clients", slow_clients::run),
+    ("backup", backup::run),
+    ("shipping", shipping::run),
+    ("backup-tenants", backup_tenants::run),
 ];

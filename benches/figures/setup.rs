@@ -116,7 +116,7 @@ impl House {
             Envelope::plaintext()
         };
         let dir = dir.join(if encrypted { "encrypted" } else { "plaintext" });
-        fs::create_dir(&dir).expect("a directory");
+        fs::create_dir_all(&dir).expect("a directory");
         let control = Control::open(&envelope, &dir).await;
         let control = Arc::new(control.expect("a control file"));
         let envelope = envelope.with_mirror(control.clone(), &dir);

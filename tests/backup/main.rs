@@ -6,7 +6,9 @@
 )]
 
 mod attacked;
+mod counted;
 mod crash;
+mod model;
 mod one_tenant;
 mod planted;
 mod proofs;
@@ -17,7 +19,6 @@ mod s3;
 mod shipped;
 mod shipped_attacked;
 mod shipped_crash;
-mod shipped_model;
 mod shipping;
 mod shredded;
 mod snapshots;

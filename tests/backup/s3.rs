@@ -4,18 +4,23 @@ use super::shipping::{begun, instant, now_ms, pass, stamp};
 use super::shredded::file_id;
 use super::{add, backup_with, filled, machine, notes, start_on};
 
-/// A deployment through a bucket and back, and the errors of an S3 that is not as it should be.
-fn through_a_bucket(url: &str, bucket: &str, checks_signatures: bool) {
-    make_bucket(url, bucket);
-    let machine = machine();
-    let s3 = [
+/// How a bucket at `url` is reached.
+pub(super) fn settings(url: &str) -> [(&str, &str); 6] {
+    [
         ("NIMBUS_BACKUP_S3_ENDPOINT_URL", url),
         ("NIMBUS_BACKUP_S3_REGION", "us-east-1"),
         ("AWS_ACCESS_KEY_ID", "test"),
         ("AWS_SECRET_ACCESS_KEY", "test"),
         ("AWS_CONFIG_FILE", "/dev/null"),
         ("AWS_EC2_METADATA_DISABLED", "true"),
-    ];
+    ]
+}
+
+/// A deployment through a bucket and back, and the errors of an S3 that is not as it should be.
+fn through_a_bucket(url: &str, bucket: &str, checks_signatures: bool) {
+    make_bucket(url, bucket);
+    let machine = machine();
+    let s3 = settings(url);
     let mut start = machine.nimbus(&["start", "--port", "0"]);
     let _ = start.envs(s3);
     filled(&machine, &["a", "b"]).stop();
@@ -146,14 +151,7 @@ fn every_version_of_a_shredded_tenant_goes_and_what_an_object_lock_keeps_is_name
     let machine = machine();
     let server = filled(&machine, &["gone", "held"]);
     server.stop();
-    let s3 = [
-        ("NIMBUS_BACKUP_S3_ENDPOINT_URL", url),
-        ("NIMBUS_BACKUP_S3_REGION", "us-east-1"),
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "test"),
-        ("AWS_CONFIG_FILE", "/dev/null"),
-        ("AWS_EC2_METADATA_DISABLED", "true"),
-    ];
+    let s3 = settings(url);
     let to = format!("s3://{bucket}/deep/er");
     let _ = backup_with(&machine, &["create", "--to", &to], &s3).expect(0, &["2 tenants"]);
     let (gone, held) = (file_id(&machine, "gone"), file_id(&machine, "held"));

@@ -145,7 +145,19 @@ pub(super) fn check_with(machine: &Machine, instant: &Instant, environment: &[(&
 
 /// The ranges of instants that can be restored, each as (from, to).
 pub(super) fn ranges(machine: &Machine) -> Vec<(String, String)> {
-    let listed = backup(machine, &["list", "--from", "repo", "--format", "json"]).json();
+    ranges_in(machine, "repo", &[])
+}
+
+/// The same of any repository, with these in the environment.
+pub(super) fn ranges_in(
+    machine: &Machine,
+    repository: &str,
+    environment: &[(String, String)],
+) -> Vec<(String, String)> {
+    let mut command = machine.nimbus(&["backup", "list", "--from", repository]);
+    let environment = environment.iter().map(|(name, value)| (name, value));
+    let _ = command.args(["--format", "json"]).envs(environment);
+    let listed = super::run(command).json();
     let text = |range: &Value, name: &str| range[name].as_str().expect("a time").to_owned();
     let ranges = listed["ranges"].as_array().expect("ranges");
     ranges

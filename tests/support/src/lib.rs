@@ -6,7 +6,7 @@
 //! throttling, silence, broken connections.
 //! [`TlsFront`] puts TLS of a private authority before it, and [`ConnectProxy`] tunnels to that.
 //! [`Postgres`] is a Postgres with a cluster of its own, which can be killed and started again.
-//! [`Seaweed`] is an S3 that checks signatures and checksums; moto is another.
+//! [`Seaweed`] is an S3 that checks signatures and checksums; moto is another. [`S3Proxy`] stands in front of either, counts, and fails on demand.
 //! [`Machine`] is a home, a data directory and an environment of a test's own; [`Server`] is the real binary on it.
 //!
 //! ```no_run
@@ -33,6 +33,7 @@ mod http;
 mod machine;
 mod moto;
 mod postgres;
+mod s3_proxy;
 mod seaweed;
 mod tls;
 
@@ -40,6 +41,7 @@ pub use fault::{Fault, FaultProxy};
 pub use machine::{Answer, Ended, Machine, Server, files_under};
 pub use moto::Moto;
 pub use postgres::Postgres;
+pub use s3_proxy::{S3Fault, S3Proxy, Traffic};
 pub use seaweed::{Seaweed, make_bucket, with_buckets};
 pub use tls::{ConnectProxy, TlsFront};
 
