@@ -77,7 +77,7 @@ impl<'a> Large<'a> {
     fn rotate_dek(&self) -> f64 {
         let (path, tenant) = (self.path(), tenant(0));
         seconds(|| {
-            let progress: sqlcipher::Progress = Arc::new(|_done, _total| true);
+            let progress: nimbus::runtime::Progress = Arc::new(|_done, _total| true);
             let rotated = rotate_dek(&self.envelope, &path, None, Some(&tenant), progress);
             let _subject = self.runtime.block_on(rotated).expect("a new data key");
         })

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use super::line::check;
 use super::{AuditLog, LogError, files, verify_log};
 use crate::control::{AuditHead as Head, Control};
-use crate::envelope::{AuditSink as _, Event, EventKind, EventOutcome, blocking};
+use crate::envelope::{AuditSink as _, Event, EventKind, EventOutcome};
 use crate::failpoints::crash_point;
 use crate::pluralize::pluralize;
+use crate::runtime::blocking;
 
 /// What was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]

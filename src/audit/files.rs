@@ -24,8 +24,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::line::{LineError, Sealer, check};
 use crate::control::AuditHead as Head;
-use crate::data_dir::TEMPORARY_PREFIX;
-use crate::envelope::{parent, set_aside, set_aside_copy, sync_dir};
+use crate::data_dir::{TEMPORARY_PREFIX, parent, set_aside, set_aside_copy, sync_dir};
 use crate::failpoints::crash_point;
 
 /// The part that is written.

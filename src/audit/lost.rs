@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use super::files;
 use crate::control::{AuditHead as Head, Control};
-use crate::data_dir;
-use crate::envelope::{manifest_path, sync_dir};
+use crate::data_dir::{self, sync_dir};
+use crate::envelope::manifest_path;
 
 /// A control file that is gone, with its manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,10 +98,7 @@ pub(super) fn is_of_another(
 
 /// Whether there are databases of tenants in `data_dir`, or their manifests.
 pub(crate) fn has_tenants(data_dir: &Path) -> bool {
-    let entries = std::fs::read_dir(data_dir).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .any(|name| data_dir::derived(&name).is_some())
+    data_dir::scan_readable(data_dir).any(|entry| entry.derived().is_some())
 }
 
 /// Whether there is a part of the log in `dir`, with a line in it.

@@ -40,11 +40,9 @@ pub use verify::{Problem, Verified, lines};
 
 use crate::clock;
 use crate::control::{AuditHead, AuditHead as Head, Control, ControlError};
-use crate::envelope::{
-    AuditError, AuditSink, Event, EventKind, EventOutcome, KeyedFile, Stage, blocking,
-};
+use crate::envelope::{AuditError, AuditSink, Event, EventKind, EventOutcome, KeyedFile, Stage};
 use crate::failpoints::crash_point;
-use crate::runtime::{self, Background, panic_point};
+use crate::runtime::{self, Background, blocking, panic_point};
 use files::GrowingFile;
 use openings::Openings;
 use reapply::Deeds;

@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use super::acceptance::{Accepted, accept};
 use super::{AuditLog, ControlLost, LogError, Verified, verify_log};
 use crate::control::Control;
-use crate::envelope::{AuditError, AuditSink, Envelope, Event, blocking, manifest_path};
+use crate::envelope::{AuditError, AuditSink, Envelope, Event, manifest_path};
+use crate::runtime::blocking;
 
 /// The log of a control file that nobody has open.
 #[derive(Debug, Clone)]

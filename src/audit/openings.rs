@@ -10,10 +10,8 @@ use std::{
 
 use nimbus_manifests::Subject;
 
-use crate::{
-    clock,
-    envelope::{Event, EventKind, EventOutcome},
-};
+use crate::clock;
+use crate::envelope::{Event, EventKind, EventOutcome};
 
 /// The openings that were told lately.
 #[derive(Debug, Default)]

@@ -285,7 +285,7 @@ async fn lines_under_a_later_key_of_the_control_file_stop_an_older_one() {
     house.filled(1).await;
     let control = house.control_file();
     let path = Control::path_in(house.dir.path());
-    let progress: crate::sqlcipher::Progress = Arc::new(|_, _| true);
+    let progress: crate::runtime::Progress = Arc::new(|_, _| true);
     let rotate = crate::encryption::rotate_dek::rotate_dek;
     drop(
         rotate(&house.envelope, &path, None, None, progress)
@@ -376,7 +376,7 @@ async fn what_does_not_lead_on_from_the_head_is_set_aside_and_what_leads_to_it_s
         drop(log);
         let control = house.control_file();
         let path = Control::path_in(house.dir.path());
-        let progress: crate::sqlcipher::Progress = Arc::new(|_, _| true);
+        let progress: crate::runtime::Progress = Arc::new(|_, _| true);
         let rotate = crate::encryption::rotate_dek::rotate_dek;
         drop(
             rotate(&house.envelope, &path, None, None, progress)
@@ -620,7 +620,7 @@ async fn lines_under_a_replaced_key_are_vouched_for_by_the_chain() {
     let house = House::new();
     house.filled(2).await;
     let path = Control::path_in(house.dir.path());
-    let progress: crate::sqlcipher::Progress = Arc::new(|_, _| true);
+    let progress: crate::runtime::Progress = Arc::new(|_, _| true);
     let envelope = &house.envelope;
     drop(
         crate::encryption::rotate_dek::rotate_dek(envelope, &path, None, None, progress)

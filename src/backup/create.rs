@@ -29,9 +29,10 @@ use crate::audit::LogPart;
 use crate::clock;
 use crate::control::{self, ArchiveSealer, AuditHead, Control, FrozenControl};
 use crate::data_dir;
-use crate::envelope::{Copies, Envelope, Event, EventKind, EventOutcome, PLAIN_SQLITE, blocking};
+use crate::envelope::{Copies, Envelope, Event, EventKind, EventOutcome, PLAIN_SQLITE};
 use crate::failpoints::crash_point;
-use crate::sqlcipher::{Progress, UNIT};
+use crate::runtime::{Progress, blocking};
+use crate::sqlcipher::UNIT;
 use crate::tenants::TenantProvider;
 use crate::tenants::sqlite::{Capture, Captured};
 

@@ -16,10 +16,11 @@ use super::catalogue::StoredFile;
 use super::store::Created;
 use super::{BackupError, Location, Repository, S3Settings};
 use crate::clock;
-use crate::envelope::{Envelope, blocking};
+use crate::envelope::Envelope;
 use crate::error_chain::error_chain;
 use crate::metrics;
-use crate::sqlcipher::{Progress, open_as_it_is};
+use crate::runtime::{Progress, blocking};
+use crate::sqlcipher::open_as_it_is;
 use crate::tenants::TenantProvider;
 
 /// When each tenant was restored last, and proven.

@@ -23,7 +23,7 @@ use super::{BackupError, Repository, sha256};
 use crate::control;
 use crate::envelope::{Envelope, Event, EventKind, EventOutcome};
 use crate::failpoints::crash_point;
-use crate::sqlcipher::Progress;
+use crate::runtime::Progress;
 
 /// What was moved.
 #[derive(Debug, Clone, Default, Serialize)]

@@ -27,8 +27,9 @@ use object_store::{
 use super::versions::Versions;
 use super::{BackupError, Location, S3Settings};
 use crate::clock;
-use crate::envelope::{blocking, sync_dir};
+use crate::data_dir::sync_dir;
 use crate::error_chain::error_chain;
+use crate::runtime::blocking;
 
 /// A directory or a bucket.
 #[derive(Clone)]
@@ -182,7 +183,7 @@ impl Store {
             Err(error) => return Err(self.explain(&format!("remove {name}"), error)),
         }
         if let Location::Dir(dir) = &self.location {
-            let of = crate::envelope::parent(&dir.join(name)).to_owned();
+            let of = crate::data_dir::parent(&dir.join(name)).to_owned();
             let flushed = blocking({
                 let of = of.clone();
                 move || sync_dir(&of)

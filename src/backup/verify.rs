@@ -13,7 +13,7 @@ use super::run::{index, index_bytes, pages};
 use super::{BackupError, Repository, sha256};
 use crate::config::ProviderChoice;
 use crate::envelope::Envelope;
-use crate::sqlcipher::Progress;
+use crate::runtime::Progress;
 
 /// What a look at a repository found.
 #[derive(Debug, Clone, Default, Serialize)]

@@ -11,7 +11,7 @@ use super::timeline::Prover;
 use super::verify::Verified;
 use super::{BackupError, Repository, sha256};
 use crate::envelope::Envelope;
-use crate::sqlcipher::Progress;
+use crate::runtime::Progress;
 
 /// What the packs of an epoch are chained to.
 struct Chain {

@@ -13,8 +13,8 @@ use zeroize::Zeroizing;
 use super::CliError;
 use super::local::{Local, Silence, answers};
 use crate::process::{ANSWERS_WITHIN, ControlSocket, ControlSocketError, Holder, holder, process};
+use crate::runtime::Progress;
 use crate::server::token;
-use crate::sqlcipher::Progress;
 
 /// Why a running server did not do what it was asked.
 #[derive(Debug, thiserror::Error)]

@@ -22,9 +22,10 @@ use crate::clock::{self, WrongClock};
 use crate::config::keys::{self, Keys, Purpose};
 use crate::config::{NoTime, Persistence, ProviderChoice, Settings, Time, pieces};
 use crate::control::{Control, ControlError};
+use crate::data_dir::remove_leftovers;
 use crate::deployment::{Deployment, OlderControl};
 use crate::encryption::status::StatusReader;
-use crate::envelope::{Envelope, act_as, blocking, remove_leftovers};
+use crate::envelope::Envelope;
 use crate::error_chain::error_chain;
 use crate::metrics;
 use crate::pluralize::pluralize;
@@ -33,7 +34,7 @@ use crate::process::{
     exit_now, harden, holder, inherited_listener, notify,
 };
 use crate::runtime::signals::{Signals, Stop, end_waits_for};
-use crate::runtime::{self, Background, log, panic_point, short_task};
+use crate::runtime::{self, Background, act_as, blocking, log, panic_point, short_task};
 use crate::scheduler::{DueIndex, Scheduler, SystemClock};
 use crate::server::tls::{Tls, TlsError};
 use crate::server::token::{self, AdminToken, TokenError, TokenKeeper};

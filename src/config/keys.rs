@@ -1,6 +1,5 @@
 //! From checked settings to keys: connects the providers, and makes the master key at the very first start.
 
-use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,8 +7,10 @@ use std::sync::Arc;
 use nimbus_keyproviders::{KeyProvider, OsRandom, ProviderConfig, ProviderError, keyfile};
 
 use super::{ProviderChoice, Settings};
-use crate::envelope::{Envelope, FileKind, KeyRing, blocking, classify, metered, migrate_command};
+use crate::data_dir::{self, Role, may_be_database};
+use crate::envelope::{Envelope, FileKind, KeyRing, classify, metered, migrate_command};
 use crate::process::{HomeError, user_dir};
+use crate::runtime::blocking;
 
 /// Why there are no keys. Nothing was made in place of what is missing.
 #[derive(Debug, thiserror::Error)]
@@ -162,17 +163,19 @@ fn reject_lost_key(key: &Path, dir: &Path) -> Result<(), KeysError> {
         let path = path.to_owned();
         move |source| KeysError::Read { path, source }
     };
-    let entries = match std::fs::read_dir(dir) {
+    let entries = match data_dir::scan(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(dir)(error)),
     };
     let mut plaintext = None;
     for entry in entries {
-        let path = entry.map_err(failed(dir))?.path();
-        let kind = match path.extension().and_then(OsStr::to_str) {
-            Some("nimbus-enc") => FileKind::Other,
-            Some("sqlite3" | "db") => classify(&path).map_err(failed(&path))?,
+        let entry = entry.map_err(failed(dir))?;
+        let is_database = may_be_database(entry.name());
+        let path = entry.path;
+        let kind = match entry.role {
+            Role::Manifest(_) => FileKind::Other,
+            _ if is_database => classify(&path).map_err(failed(&path))?,
             _ => continue,
         };
         match kind {

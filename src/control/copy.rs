@@ -22,11 +22,11 @@ use super::ControlError;
 use super::database::{self, Protection, explain};
 use super::device::{BLOCK, BlockFile as _, Device};
 use super::overlay::Overlay;
-use crate::data_dir::TEMPORARY_PREFIX;
-use crate::envelope::{EnvelopeError, KeyedFile, Opened, Stage, blocking, parent, sync_dir};
+use crate::data_dir::{TEMPORARY_PREFIX, parent, sync_dir};
+use crate::envelope::{EnvelopeError, KeyedFile, Opened, Stage};
 use crate::failpoints::crash_point;
 use crate::process::NewFile;
-use crate::sqlcipher::Progress;
+use crate::runtime::{Progress, blocking};
 
 /// Writes the encrypted redb database of `file` in plaintext to the new file `target`, mode 0600, which has no name until it is whole.
 ///

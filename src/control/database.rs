@@ -17,8 +17,8 @@ use redb::{Builder, Database, DatabaseError, StorageError};
 
 use super::ControlError;
 use super::device::{BadBlock, BlockFile, Device};
-use crate::data_dir::TEMPORARY_PREFIX;
-use crate::envelope::{KeyedFile, parent, sync_dir};
+use crate::data_dir::{TEMPORARY_PREFIX, parent, sync_dir};
+use crate::envelope::KeyedFile;
 use crate::failpoints::crash_point;
 
 /// What a database is opened with.

@@ -25,7 +25,8 @@ use super::manifests;
 use super::overlay::Overlay;
 use super::{Control, ControlError, Key, Open, subject};
 use crate::audit::LogPart;
-use crate::envelope::{Copies, KeyedFile, ReadError, manifest_path, parent, read_manifest};
+use crate::data_dir::parent;
+use crate::envelope::{Copies, KeyedFile, ReadError, manifest_path, read_manifest};
 
 /// What seals the catalogues of a deployment's backups, and its name in them.
 #[derive(Clone)]

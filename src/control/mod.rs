@@ -46,10 +46,12 @@ pub use usage::{
     UsageReport,
 };
 
+use crate::data_dir::set_aside;
 use crate::envelope::{
     CUT_SHORT, Envelope, EnvelopeError, HeldLease, Holder, Intent, KeyedFile, LeaseStanding,
-    Opened, Prepared, Revocation, Stage, blocking, set_aside,
+    Opened, Prepared, Revocation, Stage,
 };
+use crate::runtime::blocking;
 use access_keys::KeyTable;
 use database::{Inode, Protection, explain};
 use usage::IdentityHasher;

@@ -8,8 +8,9 @@ use super::database::Protection;
 use super::{Control, ControlError, Key, Open, subject, swap_to_next_key, which_key};
 use crate::envelope::{
     Envelope, EnvelopeError, Event, EventKind, EventOutcome, Intent, KeyedFile, Opened, Prepared,
-    Stage, blocking,
+    Stage,
 };
+use crate::runtime::blocking;
 
 impl Control {
     /// Gives the control file a new data key. Whoever wants to read or write it meanwhile waits.

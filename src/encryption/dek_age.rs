@@ -12,9 +12,9 @@ use nimbus_manifests::{Subject, Timestamp};
 
 use super::protected_files;
 use super::rotate_dek::{DekRotator, Request};
-use crate::envelope::{Clock, blocking, manifest_path, read_manifest};
+use crate::envelope::{Clock, manifest_path, read_manifest};
 use crate::error_chain::error_chain;
-use crate::sqlcipher::Progress;
+use crate::runtime::{Progress, blocking};
 
 /// Keeps data keys from growing old.
 #[derive(Debug, Clone)]

@@ -8,14 +8,16 @@ use nimbus_keyproviders::{keyfile, locked_memory, same_key};
 use nimbus_manifests::{KeyId, ProviderKind, Subject};
 use serde::{Deserialize, Serialize};
 
+use super::size_of;
 use super::status::{EncryptionStatus, FileReport, Health, StatusError, StatusReader, Verify};
 use crate::audit::{LogError, Verified};
 use crate::backup::proofs::ProofStanding;
 use crate::clock;
-use crate::data_dir::{self, PLAINTEXT, TEMPORARY_PREFIX};
-use crate::envelope::{FileKind, Trouble, blocking, classify, parent};
+use crate::data_dir::{self, Entry, PLAINTEXT, Role, parent};
+use crate::envelope::{FileKind, Trouble, classify};
 use crate::pluralize::pluralize;
 use crate::process::{Disk, Limits, Reserve, harden};
+use crate::runtime::blocking;
 
 /// How one thing stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -531,10 +533,9 @@ fn leftovers(dirs: &[&Path]) -> Check {
     let name = "plaintext-left";
     let mut left: Vec<String> = dirs
         .iter()
-        .flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten())
-        .map(|entry| entry.path())
-        .filter(|path| may_be_plaintext(path))
-        .map(|path| path.display().to_string())
+        .flat_map(|dir| data_dir::scan_readable(dir))
+        .filter(may_be_plaintext)
+        .map(|entry| entry.path.display().to_string())
         .collect();
     // The two directories may be one.
     left.sort();
@@ -554,19 +555,18 @@ fn leftovers(dirs: &[&Path]) -> Check {
 }
 
 /// Whether it is left of something that handles plaintext. What is set aside holds whatever stood there.
-fn may_be_plaintext(path: &Path) -> bool {
-    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
-        return false;
+fn may_be_plaintext(entry: &Entry) -> bool {
+    let set_aside = || {
+        let derived = entry.derived();
+        derived.is_some_and(|derived| derived.kind == data_dir::Kind::SetAside)
     };
-    let set_aside =
-        data_dir::derived(name).is_some_and(|derived| derived.kind == data_dir::Kind::SetAside);
     let plain = || {
         matches!(
-            classify(path),
+            classify(&entry.path),
             Ok(FileKind::PlainSqlite | FileKind::PlainRedb)
         )
     };
-    name.contains(PLAINTEXT) || name.starts_with(TEMPORARY_PREFIX) || set_aside && plain()
+    entry.name().contains(PLAINTEXT) || entry.role == Role::Temporary || set_aside() && plain()
 }
 
 fn disk(data_dir: &Path, reserve: Reserve) -> Check {
@@ -580,14 +580,8 @@ fn disk(data_dir: &Path, reserve: Reserve) -> Check {
         );
     };
     let (free, kept) = (disk.free, reserve.on(disk));
-    let largest = fs::read_dir(data_dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.metadata().ok())
-        .map(|file| file.len())
-        .max()
-        .unwrap_or(0);
+    let sizes = data_dir::scan_readable(data_dir).map(|entry| entry.len());
+    let largest = sizes.max().unwrap_or(0);
     let found = format!(
         "{} MiB free, of which {} MiB are kept free; the largest file has {} MiB",
         free >> 20,
@@ -609,19 +603,9 @@ fn tenant_size(data_dir: &Path, limit: Option<u64>) -> Check {
     let Some(limit) = limit else {
         return fine(name, "a tenant may have as much as the disk has");
     };
-    let size = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
-    let largest = fs::read_dir(data_dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|kind| kind == "sqlite3"))
-        .map(|path| {
-            (
-                size(&path) + size(&path.with_extension("sqlite3-wal")),
-                path,
-            )
-        })
+    let largest = data_dir::scan_readable(data_dir)
+        .filter(|entry| matches!(entry.role, Role::Database(_)))
+        .map(|entry| (size_of(&entry.path), entry.path))
         .max();
     let Some((bytes, path)) = largest else {
         return fine(name, "there are no tenants");

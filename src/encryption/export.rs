@@ -10,12 +10,14 @@ use super::{
     was_rewritten,
 };
 use crate::control;
+use crate::data_dir::parent;
 use crate::envelope::{
     Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, Intent, KeyedFile, Prepared,
-    blocking, classify, manifest_path, parent, read_manifest,
+    classify, manifest_path, read_manifest,
 };
 use crate::process::DataDirLock;
-use crate::sqlcipher::{self, Progress};
+use crate::runtime::{Progress, blocking};
+use crate::sqlcipher;
 
 /// What to export where.
 #[derive(Debug, Clone)]

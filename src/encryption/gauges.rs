@@ -7,9 +7,10 @@ use nimbus_manifests::ProviderKind;
 
 use super::protected_files;
 use crate::clock;
-use crate::envelope::{Envelope, blocking, manifest_path, read_manifest};
+use crate::envelope::{Envelope, manifest_path, read_manifest};
 use crate::metrics;
 use crate::process::free_bytes;
+use crate::runtime::blocking;
 
 /// Looks at every manifest in the two directories, and tells the metrics.
 pub(crate) async fn tell(envelope: &Envelope, data_dir: &Path, control_dir: &Path) {

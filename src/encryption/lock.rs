@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::{Control, ControlError};
 use crate::data_dir;
-use crate::envelope::{Envelope, EnvelopeError, Event, EventKind, EventOutcome, blocking};
+use crate::envelope::{Envelope, EnvelopeError, Event, EventKind, EventOutcome};
 use crate::failpoints::crash_point;
+use crate::runtime::blocking;
 use crate::tenants::{StoreError, TenantProvider};
 
 /// Why a tenant is not locked, or still is.

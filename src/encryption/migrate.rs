@@ -25,14 +25,15 @@ use nimbus_manifests::{State, Subject, TenantId};
 use super::error::io_error;
 use super::{Engine, OperationError, check_space, make_parent, size_of};
 use crate::control::{self, Control};
-use crate::data_dir::{self, MIGRATING, PLAINTEXT, beside, side_files};
+use crate::data_dir::{self, MIGRATING, PLAINTEXT, beside, parent, side_files, sync_dir};
 use crate::envelope::{
     Envelope, Event, EventKind, EventOutcome, FileKind, Intent, KeyedFile, PlainFile, Prepared,
-    blocking, classify, manifest_path, parent, read_manifest, sync_dir,
+    classify, manifest_path, read_manifest,
 };
 use crate::failpoints::crash_point;
 use crate::process::{DataDirLock, Holder, holder};
-use crate::sqlcipher::{self, Database, Progress};
+use crate::runtime::{Progress, blocking};
+use crate::sqlcipher::{self, Database};
 use crate::tenants::sqlite;
 
 /// What to migrate.

@@ -22,14 +22,15 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use nimbus_manifests::{Cipher, SUFFIX, Subject, TenantId};
+use nimbus_manifests::{Cipher, Subject, TenantId};
 use serde::{Deserialize, Serialize};
 
 pub use error::OperationError;
 
-use crate::data_dir::{SIDE_FILES, beside, tenant_of_database};
-use crate::envelope::{blocking, manifest_path, parent, read_manifest};
+use crate::data_dir::{Role, WAL, beside, parent, scan};
+use crate::envelope::{manifest_path, read_manifest};
 use crate::process::free_bytes;
+use crate::runtime::blocking;
 
 /// What kind of database a command is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,16 +75,14 @@ pub fn protected_files(
     let other = |control: &&Path| control.canonicalize().ok() != dir.canonicalize().ok();
     for dir in std::iter::once(dir).chain(control_dir.filter(other)) {
         let failed = |error| (dir.to_owned(), error);
-        for entry in std::fs::read_dir(dir).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            let name = path.file_name().and_then(|name| name.to_str());
-            let tenant = name.and_then(tenant_of_database);
-            if let Some(file) = path.to_str().and_then(|path| path.strip_suffix(SUFFIX)) {
-                let _new = files.insert(PathBuf::from(file));
-            } else if tenant.is_some() {
+        for entry in scan(dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            files.extend(match entry.role {
+                Role::Manifest(file) => Some(file),
                 // Its manifest may be lost: what is done to all files must not pass it over in silence.
-                let _new = files.insert(path);
-            }
+                Role::Database(_) => Some(entry.path),
+                _ => None,
+            });
         }
     }
     Ok(files.into_iter().collect())
@@ -158,7 +157,7 @@ async fn was_rewritten(path: &Path, seen: Option<u64>) -> bool {
 /// What a file takes on the disk, its WAL included.
 fn size_of(path: &Path) -> u64 {
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
-    size(path) + size(&beside(path, SIDE_FILES[0]))
+    size(path) + size(&beside(path, WAL))
 }
 
 const SLACK: u64 = 64 << 10;

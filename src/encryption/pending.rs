@@ -4,7 +4,8 @@ use std::path::Path;
 
 use nimbus_manifests::TenantId;
 
-use crate::{audit, data_dir};
+use crate::audit;
+use crate::data_dir;
 
 /// What there is to say of such a deletion: its cause, as the audit log has it, what is left of the tenant, and the command that finishes
 /// it. Blocks.

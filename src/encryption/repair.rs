@@ -17,10 +17,11 @@ use crate::data_dir;
 use crate::deployment::{Deployment, OlderControl};
 use crate::envelope::{
     self, Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, Intent, Prepared,
-    ReadError, blocking, classify, manifest_path, read_manifest,
+    ReadError, classify, manifest_path, read_manifest,
 };
 use crate::error_chain::error_chain;
 use crate::process::DataDirLock;
+use crate::runtime::blocking;
 use crate::sqlcipher;
 
 /// What was found about one manifest that is not right.
@@ -394,7 +395,7 @@ fn put_back(path: &Path, copy: &SealedManifest) -> Result<Repaired, OperationErr
             let set_aside = match fs::symlink_metadata(&manifest) {
                 Ok(_) => {
                     let why = "its copy in the control file takes its place";
-                    let aside = envelope::set_aside(&manifest, why);
+                    let aside = data_dir::set_aside(&manifest, why);
                     Some(aside.map_err(io_error("set aside", &manifest))?)
                 }
                 Err(_) => None,

@@ -13,12 +13,14 @@ use super::{
     size_of,
 };
 use crate::control::{self, Control};
+use crate::data_dir::parent;
 use crate::envelope::{
     Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, Intent, KeyedFile, Opened,
-    Prepared, Stage, blocking, classify, manifest_path, parent, read_manifest,
+    Prepared, Stage, classify, manifest_path, read_manifest,
 };
 use crate::error_chain::error_chain;
-use crate::sqlcipher::{self, Progress};
+use crate::runtime::{Progress, blocking};
+use crate::sqlcipher;
 use crate::tenants::TenantProvider;
 
 /// What is asked of a running server.

@@ -14,10 +14,11 @@ use crate::backup::shred::RepositoryShredded;
 use crate::backup::{self, BackupError, Location, S3Settings};
 use crate::data_dir;
 use crate::envelope::{
-    Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, blocking, classify,
-    manifest_path, read_manifest,
+    Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, classify, manifest_path,
+    read_manifest,
 };
 use crate::failpoints::crash_point;
+use crate::runtime::blocking;
 use crate::tenants::{StoreError, TenantProvider};
 
 /// Why a tenant was not shredded, or not to the end: run it again.

@@ -2,14 +2,13 @@
 //! SQLite, once it opens a database, brings the WAL of a killed server into it.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nimbus_keyproviders::{ProviderConfig, same_key};
-use nimbus_manifests::{KeyId, Manifest, ProviderKind, SUFFIX, State, Subject};
+use nimbus_manifests::{KeyId, Manifest, ProviderKind, State, Subject};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
@@ -19,12 +18,13 @@ use super::was_rewritten;
 use crate::audit::{ControlLost, LogError, RolledBack};
 use crate::config::ProviderChoice;
 use crate::control::{self, ControlError};
-use crate::data_dir;
+use crate::data_dir::{self, Role};
 use crate::envelope::{
     Clock as _, Envelope, EnvelopeError, FileKind, Intent, KeyedFile, Prepared, ReadError,
-    SystemClock, Trouble, blocking, classify, manifest_path, read_manifest,
+    SystemClock, Trouble, classify, manifest_path, read_manifest,
 };
 use crate::error_chain::error_chain;
+use crate::runtime::blocking;
 use crate::sqlcipher::{self, OpenError};
 use crate::tenants::sqlite;
 
@@ -347,7 +347,7 @@ impl StatusReader {
                 path: dir.clone(),
                 source,
             };
-            let entries = match std::fs::read_dir(dir) {
+            let entries = match data_dir::scan(dir) {
                 Ok(entries) => entries,
                 // The control directory may not be there yet.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && *dir != self.data_dir => {
@@ -356,15 +356,12 @@ impl StatusReader {
                 Err(error) => return Err(failed(error)),
             };
             for entry in entries {
-                let path = entry.map_err(failed)?.path();
-                let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
-                if let Some(name) = name.strip_suffix(SUFFIX) {
-                    let _new = paths.insert(path.with_file_name(name));
-                } else if !data_dir::is_side_file(name)
-                    && ![data_dir::LOCK, data_dir::DEPLOYED].contains(&name)
-                {
-                    let _new = paths.insert(path);
-                }
+                let entry = entry.map_err(failed)?;
+                paths.extend(match entry.role {
+                    Role::Manifest(file) => Some(file),
+                    Role::SideFile | Role::Mark => None,
+                    Role::Database(_) | Role::Temporary | Role::Other => Some(entry.path),
+                });
             }
         }
         Ok(paths)

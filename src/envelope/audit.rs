@@ -1,9 +1,9 @@
 //! Key events: what happened to which key, by whom. The core and what operators run say them; where they go is an [`AuditSink`]'s matter.
 
 use std::fmt;
-use std::future::Future;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use crate::runtime::actor;
 use async_trait::async_trait;
 use nimbus_manifests::{DekId, KeyId, Manifest, Subject};
 
@@ -265,30 +265,4 @@ impl AuditSink for TraceAlone {
     fn note(&self, event: Event) {
         event.trace();
     }
-}
-
-tokio::task_local! {
-    static ACTING: Arc<str>;
-}
-
-static PROCESS: OnceLock<Arc<str>> = OnceLock::new();
-
-/// Names who acts wherever nobody else is named: the user of a command, or the server itself. The first one named stays.
-pub fn act_as(actor: &str) {
-    let _first = PROCESS.get_or_init(|| actor.into());
-}
-
-/// Who acts in this task.
-#[must_use]
-pub fn actor() -> Arc<str> {
-    ACTING.try_with(Arc::clone).unwrap_or_else(|_nobody| {
-        PROCESS
-            .get()
-            .map_or_else(|| Arc::from("unknown"), Arc::clone)
-    })
-}
-
-/// Does something as `actor`.
-pub fn acting_as<F: Future>(actor: Arc<str>, work: F) -> impl Future<Output = F::Output> {
-    ACTING.scope(actor, work)
 }

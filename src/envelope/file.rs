@@ -8,7 +8,7 @@ use nimbus_manifests::{Manifest, SealedManifest};
 
 use super::EnvelopeError;
 use super::lease::{LeaseGuard, LeaseStanding};
-use super::rekey::rekey_copy;
+use crate::data_dir::{REKEY, beside};
 
 /// What [`Envelope::prepare`](super::Envelope::prepare) allows.
 #[derive(Debug)]
@@ -181,7 +181,7 @@ impl KeyedFile {
     pub(crate) fn copy_under_next(&self) -> Option<Self> {
         let both = self.next.is_some().then(|| self.share())?;
         let mut copy = both.under(Opened::Next).ok()?;
-        copy.path = rekey_copy(&self.path);
+        copy.path = beside(&self.path, REKEY);
         Some(copy)
     }
 

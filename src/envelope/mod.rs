@@ -41,7 +41,7 @@ use nimbus_manifests::{
     WrapContext,
 };
 
-pub use audit::{AuditError, AuditSink, Event, EventKind, EventOutcome, act_as, acting_as, actor};
+pub use audit::{AuditError, AuditSink, Event, EventKind, EventOutcome};
 pub(crate) use error::migrate_command;
 pub use error::{EnvelopeError, Trouble};
 pub(crate) use file::HeldLease;
@@ -54,13 +54,15 @@ pub use metered::metered;
 pub(crate) use probe::SQLITE_MAGIC as PLAIN_SQLITE;
 pub use probe::{FileKind, classify};
 pub use rewrap::{Recipients, Rewrap, Rewrapped};
-pub(crate) use store::{CUT_SHORT, parent, set_aside, set_aside_copy, sync_dir};
-pub use store::{ReadError, manifest_path, read as read_manifest, remove_leftovers};
+pub(crate) use store::CUT_SHORT;
+pub use store::{ReadError, manifest_path, read as read_manifest};
 pub use table::Intent;
 
 use crate::clock::{self, Moment};
+use crate::data_dir::parent;
 use crate::error_chain::error_chain;
 use crate::failpoints::crash_point;
+use crate::runtime::blocking;
 use hold::Holders;
 use lease::Leases;
 use standing::Standing;
@@ -268,7 +270,7 @@ impl Envelope {
         let mirror = self.mirror.as_ref()?;
         let _tenant = subject.tenant()?;
         let same_name = path.file_name() == Some(subject.file_name().as_ref());
-        let dir = store::parent(path);
+        let dir = parent(path);
         // By its name as well: a directory that is gone has no canonical one.
         let at_home = dir == mirror.home
             || absolute(dir) == mirror.named
@@ -914,20 +916,6 @@ fn look(path: &Path) -> Result<(Option<SealedManifest>, FileKind), EnvelopeError
         source,
     })?;
     Ok((manifest, kind))
-}
-
-/// Runs `work` on a thread made for blocking, so that no disk wait stands on an async worker.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    // What is logged there belongs to the request that it is for.
-    let span = tracing::Span::current();
-    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down: nobody waits for the answer any more.
-            Err(_cancelled) => std::future::pending().await,
-        },
-    }
 }
 
 /// How often a manifest is looked at again that was written meanwhile.

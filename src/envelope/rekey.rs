@@ -1,6 +1,6 @@
 //! A new data key: `rekeying` with both keys before the data is copied, `ready` with one of them after.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use nimbus_keyproviders::recovery::Recipient;
@@ -8,9 +8,10 @@ use nimbus_keyproviders::{Dek, ProviderError, proof};
 use nimbus_manifests::{DekEntry, DekId, KeyId, ProviderKind, Timestamp, Wrap, WrapContext};
 
 use super::store;
-use super::{Envelope, EnvelopeError, KeyedFile, Opened, Stage, blocking, parent, sync_dir};
-use crate::data_dir::{REKEY, beside, side_files};
+use super::{Envelope, EnvelopeError, KeyedFile, Opened, Stage};
+use crate::data_dir::{REKEY, beside, parent, side_files, sync_dir};
 use crate::failpoints::crash_point;
+use crate::runtime::blocking;
 
 impl Envelope {
     /// Begins a rekey: draws the next data key, wraps it as the first is wrapped (by the current provider, and to the same recipients), and
@@ -133,15 +134,9 @@ fn for_recipient(
     recipient.wrap(dek, context, now)
 }
 
-/// Where a rekey builds the copy under the next key.
-#[must_use]
-pub(crate) fn rekey_copy(path: &Path) -> PathBuf {
-    beside(path, REKEY)
-}
-
 /// Removes the copy that an unfinished rekey left, with its WAL.
 fn remove_copy(path: &Path) -> Result<(), EnvelopeError> {
-    let copy = rekey_copy(path);
+    let copy = beside(path, REKEY);
     for path in side_files(&copy).into_iter().chain([copy]) {
         store::remove(&path).map_err(|source| EnvelopeError::Io {
             action: "remove",

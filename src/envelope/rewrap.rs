@@ -24,10 +24,9 @@ use nimbus_manifests::{
 
 use super::standing::Standing;
 use super::store;
-use super::{
-    Envelope, EnvelopeError, KeyRing, KeyedFile, MirrorError, blocking, look, manifest_path,
-};
+use super::{Envelope, EnvelopeError, KeyRing, KeyedFile, MirrorError, look, manifest_path};
 use crate::failpoints::crash_point;
+use crate::runtime::blocking;
 
 /// Recovery recipients to add to manifests, and to drop from them. All others are kept.
 #[derive(Debug, Clone, Default)]

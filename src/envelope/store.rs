@@ -7,19 +7,16 @@
     reason = "manifests and directories are none of SQLite's files"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-pub(crate) use nimbus_keyproviders::keyfile::parent;
 use nimbus_manifests::{MAX_MANIFEST_BYTES, ParseError, SUFFIX, SealedManifest};
 
-use crate::data_dir::{self, TEMPORARY_PREFIX, beside};
+use crate::data_dir::{TEMPORARY_PREFIX, beside, parent, sync_dir};
 use crate::failpoints::crash_point;
-use crate::together::Together;
 
 /// Where the manifest of `file` stands: `<file>.nimbus-enc`.
 #[must_use]
@@ -158,74 +155,6 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
         Err(error) => Err(error),
     }
 }
-
-/// Removes the temporary files that a crash left in `dir`. Call under the data directory's lock.
-///
-/// # Errors
-///
-/// Whatever the operating system says.
-pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        // A directory is none of ours, whatever its name.
-        if entry
-            .file_name()
-            .to_str()
-            .is_some_and(|name| name.starts_with(TEMPORARY_PREFIX))
-            && !entry.file_type()?.is_dir()
-        {
-            std::fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-/// Renames `path` to `<path>.set-aside-<n>`, for the reason `why`, and answers that name: what is found in the place of something new is
-/// kept, never overwritten.
-pub(crate) fn set_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
-    let target = place_aside(path, why)?;
-    std::fs::rename(path, &target)?;
-    Ok(target)
-}
-
-/// As [`set_aside`], and leaves the file in its place as well, to be replaced.
-pub(crate) fn set_aside_copy(path: &Path, why: &str) -> io::Result<()> {
-    std::fs::hard_link(path, place_aside(path, why)?)
-}
-
-/// The next free name for setting `path` aside; says that it is.
-fn place_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
-    let target = (1..=u32::MAX)
-        .map(|n| data_dir::set_aside(path, n))
-        .find(|target| std::fs::symlink_metadata(target).is_err())
-        .ok_or(io::ErrorKind::AlreadyExists)?;
-    tracing::warn!(
-        from = %path.display(),
-        to = %target.display(),
-        "a file is set aside: {why}"
-    );
-    Ok(target)
-}
-
-/// Flushes a directory, so that the names in it survive a power cut. Many creations at once share their flushes.
-pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    let flush = |dir: &Path| File::open(dir)?.sync_all();
-    let flushed = FLUSHES.ask(dir.to_owned(), |dirs| {
-        let dirs: BTreeSet<&PathBuf> = dirs.iter().copied().collect();
-        let failed = |dir: &PathBuf| Some((dir.clone(), Arc::new(flush(dir).err()?)));
-        Arc::new(dirs.into_iter().filter_map(failed).collect())
-    });
-    match flushed.get(dir) {
-        None => Ok(()),
-        Some(error) => Err(match error.raw_os_error() {
-            Some(code) => io::Error::from_raw_os_error(code),
-            None => io::Error::new(error.kind(), Arc::clone(error)),
-        }),
-    }
-}
-
-/// Directories that are to be flushed; for all who wait, which of them failed.
-static FLUSHES: Together<PathBuf, Arc<BTreeMap<PathBuf, Arc<io::Error>>>> = Together::new();
 
 /// Why a creation sets something aside.
 pub(crate) const CUT_SHORT: &str =

@@ -7,8 +7,8 @@ use std::sync::Mutex;
 use nimbus_keyproviders::MemoryProvider;
 use nimbus_manifests::TenantId;
 
-use super::rekey::rekey_copy;
 use super::*;
+use crate::data_dir::remove_leftovers;
 
 /// A provider that several cores can share, as a restart would.
 fn key() -> Arc<MemoryProvider> {
@@ -279,7 +279,11 @@ async fn settles_a_rekey_with_the_key_that_opened() {
             ..file
         };
         envelope.replace(&path, &rekeying.seal()).unwrap();
-        std::fs::write(rekey_copy(&path), b"half a copy").unwrap();
+        std::fs::write(
+            crate::data_dir::beside(&path, crate::data_dir::REKEY),
+            b"half a copy",
+        )
+        .unwrap();
 
         let file = open(&envelope, &path, tenant).await.unwrap();
         assert_eq!(file.stage(), Stage::Rekeying);
@@ -292,7 +296,7 @@ async fn settles_a_rekey_with_the_key_that_opened() {
         let file = open(&envelope, &path, tenant).await.unwrap();
         assert_eq!(file.stage(), Stage::Ready);
         assert_eq!(*file.cipher_key().expose(), expected);
-        assert!(!rekey_copy(&path).exists());
+        assert!(!crate::data_dir::beside(&path, crate::data_dir::REKEY).exists());
     }
 }
 

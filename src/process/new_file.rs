@@ -13,7 +13,7 @@ use std::path::Path;
 
 use tempfile::TempPath;
 
-use crate::envelope::{parent, sync_dir};
+use crate::data_dir::{parent, sync_dir};
 use crate::failpoints::crash_point;
 
 /// A file of mode 0600 that nobody finds yet.

@@ -3,6 +3,8 @@
 //! `docs/operations.md` says of each name what depends on it and what its panic ends. A panic is logged, counted by name, and makes `/ready`
 //! answer 503 until another has taken the place of the one that is gone.
 
+mod actor;
+mod blocking;
 pub(crate) mod log;
 pub mod signals;
 
@@ -11,14 +13,20 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use tokio::task::JoinHandle;
 
+pub use actor::{act_as, acting_as, actor};
+pub(crate) use blocking::blocking;
+
 use crate::metrics;
+
+/// Called now and then with the bytes (or files) done and their approximate total. Answers whether to go on: work that is stopped is undone.
+pub type Progress = Arc<dyn Fn(u64, u64) -> bool + Send + Sync>;
 
 /// Every thread and task that lives longer than a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -18,9 +18,8 @@ pub use clock::{Clock, SystemClock};
 pub use due_index::DueIndex;
 
 use crate::documents::schedule::{DueWork, Ran};
-use crate::envelope::{acting_as, blocking};
 use crate::metrics;
-use crate::runtime::{self, Background, Kept, panic_point};
+use crate::runtime::{self, Background, Kept, acting_as, blocking, panic_point};
 use crate::tenants::{StoreError, TenantProvider};
 use due_index::{Turn, is_set_back};
 

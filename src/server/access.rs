@@ -25,7 +25,7 @@ use super::pipeline::RequestContext;
 use super::token::Verdict;
 use crate::clock;
 use crate::control::{AccessKey, AccessKeyId, Identity, KeyVerdict, Scope};
-use crate::envelope::acting_as;
+use crate::runtime::acting_as;
 
 /// What a route needs of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

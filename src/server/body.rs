@@ -24,7 +24,7 @@ use super::fair_permits::{FairPermits, Permit};
 use super::pipeline::{DEADLINE, crowded};
 use crate::budget::{self, Payer};
 use crate::documents::read_object;
-use crate::envelope::blocking;
+use crate::runtime::blocking;
 
 /// The largest body, in bytes.
 pub const MAX_BODY_BYTES: usize = 16 << 20;

@@ -11,9 +11,7 @@ use uuid::Uuid;
 
 use super::error::{ApiError, Code};
 use crate::clock;
-use crate::envelope::{acting_as, actor};
-use crate::runtime::{panic_point, short_task};
-use crate::sqlcipher::Progress;
+use crate::runtime::{Progress, acting_as, actor, panic_point, short_task};
 
 /// Operations under way, and the last ones that ended. One runs at a time.
 #[derive(Debug, Default)]

@@ -204,7 +204,7 @@ fn write(path: &Path, token: AdminToken) -> Result<AdminToken, TokenError> {
         path: path.to_owned(),
         source,
     };
-    let dir = crate::envelope::parent(path);
+    let dir = crate::data_dir::parent(path);
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -219,7 +219,7 @@ fn write(path: &Path, token: AdminToken) -> Result<AdminToken, TokenError> {
     let _file = temporary
         .persist(path)
         .map_err(|error| io_error(error.error))?;
-    crate::envelope::sync_dir(dir).map_err(io_error)?;
+    crate::data_dir::sync_dir(dir).map_err(io_error)?;
     Ok(token)
 }
 

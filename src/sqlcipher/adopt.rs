@@ -13,14 +13,13 @@ use std::path::Path;
 
 use nimbus_manifests::{Cipher, Subject};
 
-use super::copy::{CopyError, Progress, alone, clear_attempt, io_error, remove_database};
+use super::copy::{CopyError, alone, clear_attempt, io_error, remove_database};
 use super::rekey::{copy_pages, sqlite, verify};
 use super::{Beside, Database, OpenError, open_as_it_is};
-use crate::data_dir::TEMPORARY_PREFIX;
-use crate::envelope::{
-    Envelope, EnvelopeError, Intent, KeyedFile, Prepared, blocking, parent, sync_dir,
-};
+use crate::data_dir::{TEMPORARY_PREFIX, parent, sync_dir};
+use crate::envelope::{Envelope, EnvelopeError, Intent, KeyedFile, Prepared};
 use crate::failpoints::crash_point;
+use crate::runtime::{Progress, blocking};
 use crate::sqlite_file;
 
 /// Makes the database of `subject` at `path`, where none is, out of `source`, under a file id and a data key of its own. Each page of `source` is

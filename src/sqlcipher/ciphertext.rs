@@ -70,7 +70,7 @@ impl Ciphertext {
 
     /// Whether a WAL with anything in it stands beside the database.
     pub(crate) fn has_wal(&self) -> bool {
-        let wal = crate::data_dir::beside(&self.path, crate::data_dir::SIDE_FILES[0]);
+        let wal = crate::data_dir::beside(&self.path, crate::data_dir::WAL);
         std::fs::metadata(wal).is_ok_and(|wal| wal.len() > 0)
     }
 

@@ -6,7 +6,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use nimbus_manifests::{Cipher, Subject};
 use rusqlite::Connection;
@@ -14,13 +13,11 @@ use rusqlite::Connection;
 use super::relayout::relayout;
 use super::snapshot::Snapshot;
 use super::{Database, OpenError, is_not_understood};
-use crate::data_dir::{TEMPORARY_PREFIX, side_files};
-use crate::envelope::{Envelope, EnvelopeError, Intent, PlainFile, Prepared, blocking, parent};
+use crate::data_dir::{TEMPORARY_PREFIX, parent, side_files};
+use crate::envelope::{Envelope, EnvelopeError, Intent, PlainFile, Prepared};
 use crate::failpoints::crash_point;
 use crate::process::NewFile;
-
-/// Told how many bytes of about how many were written, now and then; answers whether to go on. A copy that is stopped is removed.
-pub type Progress = Arc<dyn Fn(u64, u64) -> bool + Send + Sync>;
+use crate::runtime::{Progress, blocking};
 
 /// Why a copy was not made. The source is untouched and no target stands.
 #[derive(Debug, thiserror::Error)]

@@ -14,8 +14,8 @@ use super::btree::{
     Fault, HEADER, INDEX_INTERIOR, INDEX_LEAF, INTERIOR_HEAD, Kind, LEAF_HEAD, Pages,
     TABLE_INTERIOR, TABLE_LEAF, local, put_varint, start,
 };
-use super::copy::Progress;
 use super::page::{CONTENT, Content, LOCK_PAGE, PAGE, PageKey, SALT};
+use crate::runtime::Progress;
 
 /// A database that is being written: pages of 4096 bytes.
 pub(super) struct Layout<'a> {

@@ -34,7 +34,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 pub(crate) use adopt::adopt;
 pub(crate) use ciphertext::{Ciphertext, UNIT};
 pub(crate) use copy::fold_wal;
-pub use copy::{CopyError, Progress, export_plaintext, import_plaintext};
+pub use copy::{CopyError, export_plaintext, import_plaintext};
 use error::is_not_understood;
 pub use error::{Damage, OpenError};
 pub(crate) use online_rekey::{Following, NotSwapped};
@@ -43,12 +43,13 @@ pub(crate) use rekey::swap_to_next_key;
 pub(crate) use temporary::{keep_free, was_refused};
 pub(crate) use wal::{WalReader, frames as wal_frames};
 
-use crate::data_dir::{SIDE_FILES, TEMPORARY_PREFIX, beside, side_files};
+use crate::data_dir::{self, TEMPORARY_PREFIX, WAL, beside, side_files};
 use crate::envelope::{
     self, Envelope, EnvelopeError, Event, EventKind, EventOutcome, Intent, KeyedFile,
-    LeaseStanding, Opened, Prepared, Stage, blocking,
+    LeaseStanding, Opened, Prepared, Stage,
 };
 use crate::failpoints::crash_point;
+use crate::runtime::blocking;
 use crate::sqlite_file;
 
 /// An opened database: whatever a new connection to it needs.
@@ -417,7 +418,7 @@ impl Database {
     /// Makes the file, with what `fill` puts into it and in WAL mode, under a temporary name, and renames it into place: a crash leaves no
     /// file or a whole one.
     fn initialise(&self, fill: Fill) -> Result<(), OpenError> {
-        let dir = envelope::parent(&self.path);
+        let dir = data_dir::parent(&self.path);
         let io_error = |action, path: &Path| {
             let path = path.to_owned();
             move |source| OpenError::Io {
@@ -442,7 +443,7 @@ impl Database {
             .persist(&self.path)
             .map_err(|error| io_error("create", &self.path)(error.error))?;
         crash_point!("sqlcipher::renamed");
-        envelope::sync_dir(dir).map_err(io_error("flush", dir))
+        data_dir::sync_dir(dir).map_err(io_error("flush", dir))
     }
 
     /// Makes a database of the empty file at `path`. It has no name that counts yet, so nothing is flushed and nothing can be rolled back:
@@ -456,7 +457,7 @@ impl Database {
         let mut connection = Connection::open_with_flags_and_vfs(
             path,
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-            temporary::layer_of(envelope::parent(path))?,
+            temporary::layer_of(data_dir::parent(path))?,
         )?;
         quiet_library(&connection)?;
         if let Some(key) = self.key() {
@@ -472,7 +473,7 @@ impl Database {
 
     /// Opens once and reads page 1.
     fn prove(&self) -> Result<Connection, OpenError> {
-        let wal = beside(&self.path, SIDE_FILES[0]);
+        let wal = beside(&self.path, WAL);
         let size = self.size()?;
         // A checkpoint that was cut short may leave half a page at the end; the WAL then still holds it.
         if size % PAGE_BYTES != 0 && std::fs::metadata(wal).map_or(0, |wal| wal.len()) == 0 {
@@ -502,7 +503,7 @@ impl Database {
         let connection = Connection::open_with_flags_and_vfs(
             path,
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-            temporary::layer_of(envelope::parent(path))?,
+            temporary::layer_of(data_dir::parent(path))?,
         )?;
         ::fail::fail_point!("sqlcipher::opened");
         if self.beside_others {
@@ -689,8 +690,8 @@ fn initialise_again(file: KeyedFile, fill: Fill) -> Result<Database, OpenError> 
     if there(&database.path) {
         match database.prove() {
             Ok(connection) => {
-                let dir = envelope::parent(&database.path);
-                envelope::sync_dir(dir).map_err(|source| OpenError::Io {
+                let dir = data_dir::parent(&database.path);
+                data_dir::sync_dir(dir).map_err(|source| OpenError::Io {
                     action: "flush",
                     path: dir.to_owned(),
                     source,
@@ -712,7 +713,7 @@ fn set_aside(database: &Database) -> Result<(), OpenError> {
     let path = database.path.clone();
     for old in side_files(&path).into_iter().chain([path]) {
         if there(&old) {
-            let aside = envelope::set_aside(&old, envelope::CUT_SHORT);
+            let aside = data_dir::set_aside(&old, envelope::CUT_SHORT);
             let _aside = aside.map_err(|source| OpenError::Io {
                 action: "set aside",
                 path: old.clone(),

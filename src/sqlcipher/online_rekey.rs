@@ -25,15 +25,15 @@ use nimbus_keyproviders::OsRandom;
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, ErrorCode, MAIN_DB, ffi};
 
-use super::copy::{CopyError, Progress};
+use super::copy::CopyError;
 use super::page::{Content, LOCK_PAGE, PAGE, PageKey, SALT};
 use super::rekey::{copy_pages, sqlite, sqlite_error, verify};
 use super::wal::{Changes, Tail};
 use super::{Damage, Database, OpenError, swap_guard};
-use crate::data_dir::{SIDE_FILES, beside};
-use crate::envelope::{KeyedFile, parent, sync_dir};
+use crate::data_dir::{WAL, beside, parent, sync_dir};
+use crate::envelope::KeyedFile;
 use crate::failpoints::crash_point;
-use crate::runtime::short_thread;
+use crate::runtime::{Progress, short_thread};
 use crate::sqlite_file::{self, SqliteFile};
 
 /// A verified copy under the next key, and all that is needed to keep up with its source.
@@ -196,7 +196,7 @@ impl Following {
             let path = path.to_owned();
             not(false)(CopyError::Busy { path })
         };
-        let wal = beside(path, SIDE_FILES[0]);
+        let wal = beside(path, WAL);
         let has_wal = || std::fs::symlink_metadata(&wal).is_ok();
         if has_wal() {
             return Err(busy());

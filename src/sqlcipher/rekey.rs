@@ -16,12 +16,14 @@ use std::path::Path;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, ffi};
 
-use super::copy::{CopyError, Inventory, Progress, alone};
+use super::copy::{CopyError, Inventory, alone};
 use super::online_rekey::{damaged, io_error, page_key};
 use super::page::{Content, PAGE};
 use super::{Database, PAGE_BYTES, confirm};
-use crate::envelope::{KeyedFile, parent, sync_dir};
+use crate::data_dir::{parent, sync_dir};
+use crate::envelope::KeyedFile;
 use crate::failpoints::crash_point;
+use crate::runtime::Progress;
 use crate::sqlite_file::{self, SqliteFile};
 
 /// Puts a copy under the next key in the place of a database whose manifest says `rekeying`. Nobody else may have the database open. Blocks.

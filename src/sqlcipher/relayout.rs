@@ -8,12 +8,13 @@ use rusqlite::ffi;
 use sha2::{Digest as _, Sha256};
 
 use super::btree::{Fault, Kind, Walk, put_varint, varint_at};
-use super::copy::{CopyError, Progress};
+use super::copy::CopyError;
 use super::layout::{Layout, Tree, fresh_salt, header};
 use super::page::PageKey;
 use super::rekey::{sqlite, sqlite_error};
 use super::snapshot::Snapshot;
 use super::{Database, OpenError};
+use crate::runtime::Progress;
 
 /// Where a b-tree is in the copy, what it is, and what is in it.
 struct Copied {

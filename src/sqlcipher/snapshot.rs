@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, MAIN_DB};
@@ -18,6 +18,7 @@ use super::copy::CopyError;
 use super::online_rekey::page_key;
 use super::page::{CONTENT, PAGE, PageKey};
 use super::rekey::sqlite;
+use crate::data_dir::{WAL, beside};
 use crate::sqlite_file::SqliteFile;
 
 /// A database as it was at one moment.
@@ -100,9 +101,7 @@ impl Snapshot {
             path: path.to_owned(),
             source,
         };
-        let mut name = path.canonicalize().map_err(failed)?.into_os_string();
-        name.push("-wal");
-        let name = PathBuf::from(name);
+        let name = beside(&path.canonicalize().map_err(failed)?, WAL);
         loop {
             let before = header_of(&name).map_err(failed)?;
             let (frames, in_file) = self

@@ -7,6 +7,7 @@ use nimbus_manifests::TenantId;
 
 use super::*;
 use crate::envelope::{KeyRing, manifest_path};
+use crate::runtime::Progress;
 
 pub(super) struct Fixture {
     dir: tempfile::TempDir,

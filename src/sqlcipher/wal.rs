@@ -16,7 +16,7 @@ use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, MAIN_DB};
 
 use super::page::{PAGE, Sealed};
-use crate::data_dir::{SIDE_FILES, beside};
+use crate::data_dir::{WAL, beside};
 use crate::sqlite_file::SqliteFile;
 
 /// A place in the WAL: everything before it was seen.
@@ -71,7 +71,7 @@ pub(super) fn is_another(
 }
 
 fn path(database: &Path) -> PathBuf {
-    beside(database, SIDE_FILES[0])
+    beside(database, WAL)
 }
 
 /// Which frames of the WAL of `database` are committed, when no connection has it open: asked of the frames themselves, as SQLite does when it

@@ -30,17 +30,17 @@ use zeroize::Zeroizing;
 
 use super::sqlite::Instants;
 use super::{CURSOR_KEY_BYTES, Listed, StoreError, error::NoRoom, store::OpenTenant};
+use crate::documents::deploy::{AppFile, AppPath, ContentHash, Deploy, Generation, Resources};
+use crate::documents::query::{Position, Query, QueryPage};
+use crate::documents::schedule::{
+    Cron, CronName, CronState, DueWork, FinishedJob, Job, JobId, JobPlace, LastRun,
+};
+use crate::documents::schema::{IndexRule, TableSchema};
 use crate::documents::{
     Change, Document, DocumentId, Fields, JournalRecord, Mutation, Once, TableName,
-    deploy::{AppFile, AppPath, ContentHash, Deploy, Generation, Resources},
-    query::{Position, Query, QueryPage},
-    schedule::{Cron, CronName, CronState, DueWork, FinishedJob, Job, JobId, JobPlace, LastRun},
-    schema::{IndexRule, TableSchema},
 };
-use crate::{
-    envelope::{Intent, KeyedFile},
-    sqlcipher::Progress,
-};
+use crate::envelope::{Intent, KeyedFile};
+use crate::runtime::Progress;
 
 /// The number of a table of documents within its tenant. A backend gives a number once.
 pub type TableNumber = i64;

@@ -6,24 +6,18 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use super::{
-    StoreError, Unscheduled,
-    backend::{DeployRows as _, JobRows as _, Rows, SchemaRows as _, Transaction},
-    schemas::Scans,
-    writing::Writing,
+use super::backend::{DeployRows as _, JobRows as _, Rows, SchemaRows as _, Transaction};
+use super::schemas::Scans;
+use super::writing::Writing;
+use super::{StoreError, Unscheduled};
+use crate::clock::now_ms;
+use crate::documents::TableName;
+use crate::documents::deploy::{
+    AppFile, AppPath, Changes, ContentHash, Deploy, Deployed, Diff, GENERATIONS_KEPT, Generations,
+    Plan, Resources,
 };
-use crate::{
-    clock::now_ms,
-    documents::{
-        TableName,
-        deploy::{
-            AppFile, AppPath, Changes, ContentHash, Deploy, Deployed, Diff, GENERATIONS_KEPT,
-            Generations, Plan, Resources,
-        },
-        schedule::{Cron, CronName, Origin},
-        schema::TableSchema,
-    },
-};
+use crate::documents::schedule::{Cron, CronName, Origin};
+use crate::documents::schema::TableSchema;
 
 /// The generations that are kept.
 pub(super) fn generations(rows: &mut impl Rows) -> Result<Generations, StoreError> {

@@ -7,16 +7,14 @@ use nimbus_manifests::TenantId;
 use thiserror::Error;
 
 use super::{MAX_LIST_BYTES, MAX_TABLES};
-use crate::{
-    documents::deploy::{AppPath, ContentHash, GENERATIONS_KEPT},
-    documents::{
-        CREDENTIAL_PART, DocumentId, InputError, MAX_REMEMBERED, MAX_REMEMBERED_BYTES, TableName,
-        schedule::{CronName, DueWork, JobId, MAX_CRONS, MAX_JOBS, Origin},
-        schema::Violation,
-    },
-    envelope::{EnvelopeError, Trouble},
-    process,
+use crate::documents::deploy::{AppPath, ContentHash, GENERATIONS_KEPT};
+use crate::documents::schedule::{CronName, DueWork, JobId, MAX_CRONS, MAX_JOBS, Origin};
+use crate::documents::schema::Violation;
+use crate::documents::{
+    CREDENTIAL_PART, DocumentId, InputError, MAX_REMEMBERED, MAX_REMEMBERED_BYTES, TableName,
 };
+use crate::envelope::{EnvelopeError, Trouble};
+use crate::process;
 
 /// An operation on tenants or on one tenant's documents that did not succeed.
 ///

@@ -5,17 +5,13 @@
 //! is. Answers are removed in the order in which they came, in the writer's commits, once they are
 //! old.
 
-use super::{
-    StoreError,
-    backend::{AnswerWrites, AnswersEnd, AnswersOf, StoredAnswer, Transaction},
-    writing::Writing,
-};
-use crate::{
-    clock::now_ms,
-    documents::{
-        CREDENTIAL_PART, MAX_REMEMBERED, MAX_REMEMBERED_BYTES, Once, REMEMBERED_FOR,
-        schedule::CLOCK_SLACK_MS,
-    },
+use super::StoreError;
+use super::backend::{AnswerWrites, AnswersEnd, AnswersOf, StoredAnswer, Transaction};
+use super::writing::Writing;
+use crate::clock::now_ms;
+use crate::documents::schedule::CLOCK_SLACK_MS;
+use crate::documents::{
+    CREDENTIAL_PART, MAX_REMEMBERED, MAX_REMEMBERED_BYTES, Once, REMEMBERED_FOR,
 };
 
 /// Part of an answer: an id, and a number that goes with it. It is stored as 24 bytes, the number

@@ -15,23 +15,17 @@
 
 use std::{collections::HashSet, ops::ControlFlow};
 
-use super::{
-    StoreError,
-    backend::{JobRows as _, Transaction},
-    idempotency::AnswerPart,
-    writing::Writing,
+use super::StoreError;
+use super::backend::{JobRows as _, Transaction};
+use super::idempotency::AnswerPart;
+use super::writing::Writing;
+use crate::documents::schedule::{
+    CLOCK_SLACK_MS, Cron, CronName, CronState, DueWork, FinishedJob, JOB_HISTORY, Job, JobId,
+    LastRun, MAX_CRONS, MAX_JOBS, NewJob, Origin, Outcome, Ran,
 };
-use crate::{
-    documents::{
-        Done, InputError, Mutation, Once,
-        schedule::{
-            CLOCK_SLACK_MS, Cron, CronName, CronState, DueWork, FinishedJob, JOB_HISTORY, Job,
-            JobId, LastRun, MAX_CRONS, MAX_JOBS, NewJob, Origin, Outcome, Ran,
-        },
-    },
-    failpoints::crash_point,
-    metrics,
-};
+use crate::documents::{Done, InputError, Mutation, Once};
+use crate::failpoints::crash_point;
+use crate::metrics;
 
 impl<T: Transaction> Writing<'_, T> {
     /// Adds a job, due `job.delay` after `now_ms`.

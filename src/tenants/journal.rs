@@ -1,9 +1,7 @@
 //! The journal: which part of it a cursor asks for, and how much of it is kept.
 
-use super::{
-    StoreError,
-    backend::{JournalBounds, Rows},
-};
+use super::StoreError;
+use super::backend::{JournalBounds, Rows};
 use crate::documents::{JOURNAL_RECORDS, JournalPage, MAX_JOURNAL_PAGE};
 
 /// The journal after a write, from its beginning without one.

@@ -29,26 +29,20 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use nimbus_manifests::{Subject, TenantId};
 use tokio::{runtime::Handle, time::timeout};
 
-use super::{
-    DeletionLog, DueLog, Frozen, StoreError, TenantProvider, TenantStore,
-    backend::{Backend, Standing, Storage},
-    readers::GiveWay,
-    registry::{Registry, TenantHandle},
-    sqlite::Instants,
-    store::{OpenTenant, Store},
+use super::backend::{Backend, Standing, Storage};
+use super::readers::GiveWay;
+use super::registry::{Registry, TenantHandle};
+use super::sqlite::Instants;
+use super::store::{OpenTenant, Store};
+use super::{DeletionLog, DueLog, Frozen, StoreError, TenantProvider, TenantStore};
+use crate::data_dir::subject;
+use crate::envelope::{
+    Envelope, Event, EventKind, EventOutcome, Holder, Intent, KeyedFile, Revocation,
 };
-use crate::{
-    data_dir::subject,
-    envelope::{
-        Envelope, Event, EventKind, EventOutcome, Holder, Intent, KeyedFile, Revocation, acting_as,
-        actor, blocking,
-    },
-    failpoints::crash_point,
-    metrics,
-    runtime::short_task,
-    sqlcipher::Progress,
-    tenant_mutex::TenantMutex,
-};
+use crate::failpoints::crash_point;
+use crate::metrics;
+use crate::runtime::{Progress, acting_as, actor, blocking, short_task};
+use crate::tenant_mutex::TenantMutex;
 
 /// How many tenants are kept open, and what each may use.
 #[derive(Debug, Clone)]

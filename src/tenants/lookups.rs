@@ -19,17 +19,13 @@ use tokio::{
     task::yield_now,
 };
 
-use super::{
-    StoreError,
-    backend::{Rows, Storage, Wanted},
-    readers::{Readers, is_sound},
-    writing::not_found,
-};
-use crate::{
-    documents::{Document, DocumentId, TableName},
-    metrics,
-    runtime::short_task,
-};
+use super::StoreError;
+use super::backend::{Rows, Storage, Wanted};
+use super::readers::{Readers, is_sound};
+use super::writing::not_found;
+use crate::documents::{Document, DocumentId, TableName};
+use crate::metrics;
+use crate::runtime::short_task;
 
 /// What is asked for and not being looked up yet.
 #[derive(Debug, Default)]

@@ -51,7 +51,7 @@ use crate::documents::{
     Document, DocumentId, Done, Expected, JournalPage, Mutation, MutationOutcome, Once, TableName,
 };
 use crate::envelope::KeyedFile;
-use crate::sqlcipher::Progress;
+use crate::runtime::Progress;
 
 /// The most bytes of documents that [`TenantStore::query`] returns (64 MiB).
 pub const MAX_LIST_BYTES: usize = 64 << 20;

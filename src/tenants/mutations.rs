@@ -1,17 +1,15 @@
 //! What a mutation does: conditions, ids, merges, versions, and the outcome.
 
-use super::{
-    StoreError,
-    backend::{ChangedDocument, Conflict, JournalEntry, NewDocument, TableNumber, Transaction},
-    idempotency::AnswerPart,
-    writing::{Writing, not_found},
+use super::StoreError;
+use super::backend::{
+    ChangedDocument, Conflict, JournalEntry, NewDocument, TableNumber, Transaction,
 };
-use crate::{
-    clock::now_ms,
-    documents::{
-        Change, DocumentId, Done, Expected, Fields, InputError, Mutation, MutationOutcome, Once,
-        TableName,
-    },
+use super::idempotency::AnswerPart;
+use super::writing::{Writing, not_found};
+use crate::clock::now_ms;
+use crate::documents::{
+    Change, DocumentId, Done, Expected, Fields, InputError, Mutation, MutationOutcome, Once,
+    TableName,
 };
 
 impl<T: Transaction> Writing<'_, T> {

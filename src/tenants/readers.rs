@@ -10,16 +10,12 @@ use nimbus_manifests::TenantId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::{
-    StoreError,
-    backend::{Rows as _, Storage},
-    lookups::Lookups,
-    scans::Scans,
-};
-use crate::{
-    budget,
-    metrics::{self, Counted},
-};
+use super::StoreError;
+use super::backend::{Rows as _, Storage};
+use super::lookups::Lookups;
+use super::scans::Scans;
+use crate::budget;
+use crate::metrics::{self, Counted};
 
 /// A tenant's read connections. Each query is one statement, or one transaction, and so sees one
 /// snapshot.

@@ -24,9 +24,8 @@ use tokio::{
 use tracing::Instrument as _;
 
 use super::{StoreError, error::Limit};
-use crate::envelope::{acting_as, actor};
 use crate::metrics;
-use crate::runtime::short_task;
+use crate::runtime::{acting_as, actor, short_task};
 
 /// What a registry keeps open.
 #[async_trait]

@@ -13,15 +13,11 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{
-    StoreError,
-    backend::{DocumentRows as _, Storage},
-    readers::Readers,
-};
-use crate::{
-    documents::query::{MAX_PAGE, Position, Query, QueryPage},
-    metrics::{self, Counted},
-};
+use super::StoreError;
+use super::backend::{DocumentRows as _, Storage};
+use super::readers::Readers;
+use crate::documents::query::{MAX_PAGE, Position, Query, QueryPage};
+use crate::metrics::{self, Counted};
 
 /// The places of one tenant; closed with it.
 #[derive(Debug)]

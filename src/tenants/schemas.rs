@@ -16,20 +16,14 @@ use std::{
 
 use nimbus_manifests::TenantId;
 
-use super::{
-    MAX_OFFENDERS, Offenders, StoreError,
-    backend::{
-        Conflict, DocumentRows as _, Rows, SchemaRows as _, StoredIndex, TableNumber, Transaction,
-    },
-    writing::Writing,
+use super::backend::{
+    Conflict, DocumentRows as _, Rows, SchemaRows as _, StoredIndex, TableNumber, Transaction,
 };
-use crate::{
-    documents::{
-        DocumentId, Fields, TableName,
-        schema::{IndexRule, TableSchema},
-    },
-    failpoints::crash_point,
-};
+use super::writing::Writing;
+use super::{MAX_OFFENDERS, Offenders, StoreError};
+use crate::documents::schema::{IndexRule, TableSchema};
+use crate::documents::{DocumentId, Fields, TableName};
+use crate::failpoints::crash_point;
 
 /// A table's documents were found to fit a schema, as they were after the write of this number.
 #[derive(Debug, Clone, Copy)]

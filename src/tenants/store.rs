@@ -6,32 +6,29 @@ use async_trait::async_trait;
 use nimbus_manifests::TenantId;
 use tokio::{sync::oneshot, time::sleep};
 
+use super::backend::{
+    Backend, JobRows as _, Opened, OpenedConnection, SchemaRows as _, Storage, Wanted,
+};
+use super::group_commit::{IDLE, Size, Writer};
+use super::lifecycle::Shared;
+use super::readers::{GiveWay, Readers};
+use super::registry::{Resource, TenantHandle};
+use super::writing::Writing;
 use super::{
-    Cursors, DueLog, Listed, MAX_LIST_BYTES, MAX_PAGE_BYTES, StoreError, TenantStore,
-    backend::{Backend, JobRows as _, Opened, OpenedConnection, SchemaRows as _, Storage, Wanted},
-    deploys,
-    group_commit::{IDLE, Size, Writer},
-    journal,
-    lifecycle::Shared,
-    readers::{GiveWay, Readers},
-    registry::{Resource, TenantHandle},
-    schemas,
-    writing::Writing,
+    Cursors, DueLog, Listed, MAX_LIST_BYTES, MAX_PAGE_BYTES, StoreError, TenantStore, deploys,
+    journal, schemas,
 };
-use crate::{
-    documents::{
-        Document, DocumentId, Done, JournalPage, Mutation, MutationOutcome, Once, TableName,
-        deploy::{AppFile, AppPath, ContentHash, Deploy, Deployed, Generations},
-        query::{Position, Query, QueryPage},
-        schedule::{
-            Cron, CronName, CronState, DueWork, FinishedJob, Job, JobId, JobPlace, NewJob, Origin,
-            Ran,
-        },
-        schema::TableSchema,
-    },
-    metrics::{self, Counted},
-    runtime::short_task,
+use crate::documents::deploy::{AppFile, AppPath, ContentHash, Deploy, Deployed, Generations};
+use crate::documents::query::{Position, Query, QueryPage};
+use crate::documents::schedule::{
+    Cron, CronName, CronState, DueWork, FinishedJob, Job, JobId, JobPlace, NewJob, Origin, Ran,
 };
+use crate::documents::schema::TableSchema;
+use crate::documents::{
+    Document, DocumentId, Done, JournalPage, Mutation, MutationOutcome, Once, TableName,
+};
+use crate::metrics::{self, Counted};
+use crate::runtime::short_task;
 
 /// An open tenant: its writer and its readers.
 #[derive(Debug)]

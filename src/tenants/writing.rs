@@ -5,16 +5,12 @@ use std::{collections::HashMap, error::Error as StdError, sync::Arc};
 
 use nimbus_manifests::TenantId;
 
-use super::{
-    DueLog, MAX_TABLES, StoreError,
-    backend::{DocumentRows as _, JournalEntry, TableNumber, Transaction},
-    error::NoRoom,
-    journal,
-};
-use crate::{
-    documents::{DocumentId, TableName, schema::TableSchema},
-    metrics,
-};
+use super::backend::{DocumentRows as _, JournalEntry, TableNumber, Transaction};
+use super::error::NoRoom;
+use super::{DueLog, MAX_TABLES, StoreError, journal};
+use crate::documents::schema::TableSchema;
+use crate::documents::{DocumentId, TableName};
+use crate::metrics;
 
 /// What the writer knows of its tenant without asking. Forgotten whenever something that changed it
 /// is undone.

@@ -8,8 +8,7 @@ use super::file::{read_all, write_new};
 use crate::backup::BackupError;
 use crate::clock;
 use crate::control;
-use crate::data_dir::{DEPLOYED, LOCK, RESTORING, derived};
-use crate::envelope::sync_dir;
+use crate::data_dir::{DEPLOYED, LOCK, RESTORING, derived, sync_dir};
 use crate::process::DataDirLock;
 
 /// The directories of a deployment that is being restored.

@@ -16,7 +16,8 @@ use crate::backup::catalogue::StoredFile;
 use crate::backup::pack::{FramesOver, frames};
 use crate::backup::run::pages;
 use crate::backup::{BackupError, Repository};
-use crate::envelope::{blocking, manifest_path};
+use crate::envelope::manifest_path;
+use crate::runtime::blocking;
 use crate::sqlcipher::UNIT;
 
 /// Is told how many bytes of the repository were read; says when to stop.

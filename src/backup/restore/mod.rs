@@ -43,10 +43,10 @@ use super::{BackupError, Repository};
 use crate::config::ProviderChoice;
 use crate::control;
 use crate::deployment::{Deployment, OlderControl};
-use crate::envelope::{Envelope, Event, EventKind, EventOutcome, blocking};
+use crate::envelope::{Envelope, Event, EventKind, EventOutcome};
 use crate::failpoints::crash_point;
 use crate::pluralize::pluralize;
-use crate::sqlcipher::Progress;
+use crate::runtime::{Progress, blocking};
 
 /// How much is proven of what is restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

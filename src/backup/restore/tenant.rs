@@ -21,10 +21,10 @@ use crate::backup::timeline::Found;
 use crate::backup::{BackupError, Repository};
 use crate::clock;
 use crate::data_dir::{self, TEMPORARY_PREFIX, side_files};
-use crate::envelope::{Envelope, Event, EventKind, EventOutcome, blocking};
+use crate::envelope::{Envelope, Event, EventKind, EventOutcome};
 use crate::failpoints::crash_point;
 use crate::process::free_bytes;
-use crate::sqlcipher::Progress;
+use crate::runtime::{Progress, blocking};
 use crate::tenants::{StoreError, TenantProvider};
 
 /// Which tenant is to be restored, and as what.

@@ -28,11 +28,11 @@ use tokio::sync::watch;
 use self::session::{Ended, Session};
 use super::create::Deployment;
 use super::{BackupError, Location, Repository, S3Settings};
-use crate::envelope::{Event, EventKind, EventOutcome, blocking};
+use crate::envelope::{Event, EventKind, EventOutcome};
 use crate::error_chain::error_chain;
 use crate::failpoints::crash_point;
 use crate::metrics;
-use crate::runtime::{self, Background, Kept, panic_point};
+use crate::runtime::{self, Background, Kept, blocking, panic_point};
 
 /// What ships, and where to.
 #[derive(Debug, Clone)]

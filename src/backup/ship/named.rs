@@ -12,12 +12,13 @@ use super::super::{BackupError, Repository, sha256};
 use super::packs::unreadable;
 use super::session::Session;
 use super::{FIRST_PAUSE, LONGEST_PAUSE};
+use crate::clock;
 use crate::data_dir;
-use crate::envelope::{blocking, manifest_path, read_manifest};
+use crate::envelope::{manifest_path, read_manifest};
 use crate::failpoints::crash_point;
-use crate::runtime::short_task;
+use crate::metrics;
+use crate::runtime::{blocking, short_task};
 use crate::tenants::sqlite::BegunBase;
-use crate::{clock, metrics};
 
 impl Session {
     /// A file that was begun: a small one is stored before the next pack, a large one meanwhile.

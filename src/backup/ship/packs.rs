@@ -13,14 +13,15 @@ use super::super::store::Created;
 use super::super::{BackupError, Repository, sha256};
 use super::session::{Failed, Session};
 use super::{FIRST_PAUSE, LONGEST_PAUSE};
+use crate::clock;
 use crate::control::FrozenControl;
 use crate::data_dir;
-use crate::envelope::blocking;
 use crate::error_chain::error_chain;
 use crate::failpoints::crash_point;
+use crate::metrics;
+use crate::runtime::blocking;
 use crate::sqlcipher::wal_frames;
 use crate::tenants::sqlite::{self, Boundary, Frames};
-use crate::{clock, metrics};
 
 impl Session {
     /// The packs up to a boundary: more than one where much was committed.

@@ -4,7 +4,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
-use crate::{clock, metrics};
+use crate::clock;
+use crate::metrics;
 
 /// How shipping stands.
 #[derive(Debug, Default)]

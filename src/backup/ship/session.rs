@@ -14,13 +14,13 @@ use super::super::pack::PackedBase;
 use super::super::{BackupError, Repository};
 use super::Work;
 use super::kept::Kept;
+use crate::clock;
 use crate::control::{ArchiveSealer, FrozenControl};
-use crate::envelope::blocking;
 use crate::error_chain::error_chain;
 use crate::failpoints::crash_point;
-use crate::runtime::{panic_point, short_task};
+use crate::metrics;
+use crate::runtime::{blocking, panic_point, short_task};
 use crate::tenants::sqlite::{self, Boundary, Broken};
-use crate::{clock, metrics};
 
 /// One epoch.
 pub(super) struct Session {

@@ -16,7 +16,7 @@ use crate::backup::{BackupError, Location, Places};
 use crate::config::{ProviderChoice, Settings};
 use crate::pluralize::pluralize;
 use crate::process::DataDirLock;
-use crate::sqlcipher::Progress;
+use crate::runtime::Progress;
 use crate::tenants::TenantProvider as _;
 use crate::tenants::sqlite::SqliteOptions;
 

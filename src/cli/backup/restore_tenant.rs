@@ -15,7 +15,7 @@ use crate::clock;
 use crate::config::{ProviderChoice, Settings};
 use crate::pluralize::pluralize;
 use crate::process::DataDirLock;
-use crate::sqlcipher::Progress;
+use crate::runtime::Progress;
 use crate::tenants::TenantProvider as _;
 use crate::tenants::sqlite::SqliteOptions;
 

@@ -14,8 +14,10 @@ use crate::audit::{OfflineLog, Reported};
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
 use crate::control::Control;
+use crate::data_dir::parent;
 use crate::deployment::{Deployment, OlderControl};
-use crate::envelope::{AuditError, AuditSink, Envelope, Event, blocking, parent};
+use crate::envelope::{AuditError, AuditSink, Envelope, Event};
+use crate::runtime::blocking;
 
 /// The core of a command on `file` that does not have the control file open itself. A file elsewhere is none of this deployment's, and only the
 /// log of the process tells of it.

@@ -20,7 +20,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use nimbus_manifests::SUFFIX;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::{self, Format};
@@ -30,10 +29,10 @@ pub(super) use audited::{audited_deployment, deployment};
 use crate::audit::ControlLost;
 use crate::config::Settings;
 use crate::control::Control;
+use crate::data_dir::protected_by;
 use crate::encryption::Engine;
 use crate::envelope::manifest_path;
-use crate::runtime::short_task;
-use crate::sqlcipher::Progress;
+use crate::runtime::{Progress, short_task};
 
 /// Look at, make, move and check what is encrypted.
 #[derive(Debug, Args)]
@@ -162,8 +161,7 @@ pub(super) fn require_deployment(settings: &Settings) -> Result<(), EncryptionEr
 
 /// The file that is meant by a path to it or to its manifest.
 fn protected(path: PathBuf) -> PathBuf {
-    let named = path.to_str().and_then(|path| path.strip_suffix(SUFFIX));
-    named.map_or_else(|| path.clone(), PathBuf::from)
+    protected_by(&path).unwrap_or(path)
 }
 
 /// What kind of database a command is about.

@@ -12,9 +12,10 @@ use super::{EncryptionError, Provider, progress_bar, protected, stop_on_signals}
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
 use crate::control::Control;
+use crate::data_dir::parent;
 use crate::encryption::rotate_dek::{Request, Rotated, rotate_dek};
 use crate::encryption::{OperationError, protected_files};
-use crate::envelope::{Envelope, manifest_path, parent};
+use crate::envelope::{Envelope, manifest_path};
 use crate::error_chain::error_chain;
 use crate::process::DataDirLock;
 

@@ -16,7 +16,7 @@ use crate::control::Control;
 use crate::encryption::rotate_kek::{Request, RotateKekError, Rotated};
 use crate::envelope::{Event, EventKind, EventOutcome, manifest_path};
 use crate::process::DataDirLock;
-use crate::sqlcipher::Progress;
+use crate::runtime::Progress;
 
 /// Wrap data keys under another key; no page of the data is touched
 #[derive(Debug, Args)]

@@ -18,8 +18,8 @@ use crate::control::ControlError;
 use crate::data_dir;
 use crate::deployment::Deployment;
 use crate::encryption::shred::{NO_KEYS, Remains, Shredded, Shredding, shred_everywhere};
-use crate::envelope::blocking;
 use crate::process::DataDirLock;
+use crate::runtime::blocking;
 use crate::tenants::TenantProvider as _;
 use crate::tenants::sqlite::SqliteOptions;
 

@@ -1,9 +1,7 @@
 //! The plainest evaluator of queries, in memory: what every store's answers are compared with.
 
-use super::{
-    Query,
-    evaluate::{lookup, matches},
-};
+use super::Query;
+use super::evaluate::{lookup, matches};
 use crate::documents::Document;
 
 /// The documents that a query finds among those of its table, which come in the order of their insertion.

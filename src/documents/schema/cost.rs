@@ -11,10 +11,8 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-use super::{
-    pattern::Patterns,
-    weight::{self, segment},
-};
+use super::pattern::Patterns;
+use super::weight::{self, segment};
 use crate::documents::{MAX_DEPTH, error::excerpt};
 
 /// Refuses a schema that could cost too much, or that is not followed here.

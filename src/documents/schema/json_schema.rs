@@ -10,13 +10,11 @@ use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json, value::RawValue};
 
-use super::{
-    Violation,
-    compiled::{self, Compiled},
-    cost::{self, Bounded},
-    metered::{
-        Counting, Metered, NAME_BYTES, PER_FRACTION, PER_NUMBER, Rates, Spent, TEXT_BYTES, within,
-    },
+use super::Violation;
+use super::compiled::{self, Compiled};
+use super::cost::{self, Bounded};
+use super::metered::{
+    Counting, Metered, NAME_BYTES, PER_FRACTION, PER_NUMBER, Rates, Spent, TEXT_BYTES, within,
 };
 use crate::documents::{error::excerpt, json_object::reason};
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nimbus_keyproviders::{KeyProvider, OsRandom, ProviderConfig, key_dir, keyfile, same_key};
-use nimbus_manifests::{KeyId, SUFFIX, Subject};
+use nimbus_manifests::{KeyId, Subject};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
@@ -20,12 +20,13 @@ pub use request::Request;
 
 use super::{Failure, protected_files};
 use crate::config::keys::reject_key_beside;
+use crate::data_dir::protected_by;
 use crate::envelope::{
     Envelope, EnvelopeError, Event, EventKind, EventOutcome, KeyRing, Mapped, Recipients,
-    Rewrapped, blocking, manifest_path, metered, read_manifest,
+    Rewrapped, manifest_path, metered, read_manifest,
 };
 use crate::error_chain::error_chain;
-use crate::sqlcipher::Progress;
+use crate::runtime::{Progress, blocking};
 
 /// What was asked for, checked.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ impl RotateKek {
         if self.all {
             &self.path
         } else {
-            crate::envelope::parent(&self.path)
+            crate::data_dir::parent(&self.path)
         }
     }
 
@@ -232,7 +233,7 @@ impl RotateKek {
         };
         let dirs: Vec<_> = paths
             .iter()
-            .map(|path| crate::envelope::parent(path).to_owned())
+            .map(|path| crate::data_dir::parent(path).to_owned())
             .collect::<BTreeSet<_>>()
             .into_iter()
             .collect();
@@ -392,8 +393,7 @@ fn files(
     control_dir: Option<PathBuf>,
 ) -> Result<Vec<PathBuf>, RotateKekError> {
     if !all {
-        let named = path.to_str().and_then(|path| path.strip_suffix(SUFFIX));
-        return Ok(vec![named.map_or(path.clone(), PathBuf::from)]);
+        return Ok(vec![protected_by(&path).unwrap_or(path)]);
     }
     protected_files(&path, control_dir.as_deref())
         .map_err(|(path, source)| RotateKekError::Read { path, source })

@@ -8,9 +8,8 @@ use serde::Deserialize;
 
 use super::tenant_id;
 use crate::encryption::lock::{self, LockTenantError, TenantLock};
-use crate::envelope::{acting_as, actor};
 use crate::error_chain::error_chain;
-use crate::runtime::short_task;
+use crate::runtime::{acting_as, actor, short_task};
 use crate::server::App;
 use crate::server::body::{Body, Plain};
 use crate::server::error::{ApiError, Code};

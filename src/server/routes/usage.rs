@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 
 use crate::control::{Month, UsageReport};
-use crate::envelope::blocking;
+use crate::runtime::blocking;
 use crate::server::App;
 use crate::server::error::{ApiError, Code};
 use crate::server::openapi::shapes;

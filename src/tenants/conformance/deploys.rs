@@ -3,13 +3,10 @@
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use super::{Fixture, Told, acme};
-use crate::{
-    documents::{
-        deploy::{AppPath, Content, ContentHash, Deploy, Resources},
-        schedule::Origin,
-    },
-    tenants::{StoreError, TenantProvider as _, full_list::FullList as _},
-};
+use crate::documents::deploy::{AppPath, Content, ContentHash, Deploy, Resources};
+use crate::documents::schedule::Origin;
+use crate::tenants::full_list::FullList as _;
+use crate::tenants::{StoreError, TenantProvider as _};
 
 pub(in crate::tenants) fn path(text: &str) -> AppPath {
     text.parse().unwrap()

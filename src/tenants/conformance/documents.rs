@@ -5,16 +5,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 
 use super::{Fixture, add, bodies, fields, id, insert, table};
-use crate::{
-    documents::{
-        DocumentId, Mutation, MutationOutcome, TableName,
-        query::{MAX_PAGE, Query},
-        schedule::NewJob,
-    },
-    tenants::{
-        MAX_PAGE_BYTES, MAX_TABLES, StoreError, TenantProvider as _, full_list::FullList as _,
-    },
-};
+use crate::documents::query::{MAX_PAGE, Query};
+use crate::documents::schedule::NewJob;
+use crate::documents::{DocumentId, Mutation, MutationOutcome, TableName};
+use crate::tenants::full_list::FullList as _;
+use crate::tenants::{MAX_PAGE_BYTES, MAX_TABLES, StoreError, TenantProvider as _};
 
 pub(in crate::tenants) async fn documents_survive_closing<F: Fixture>() {
     {

@@ -5,13 +5,10 @@ use std::{sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 
 use super::{Fixture, acme, fields, id, insert, table};
-use crate::{
-    documents::{
-        DocumentId, Done, Mutation, MutationOutcome, Once,
-        schedule::{JobId, NewJob},
-    },
-    tenants::{StoreError, TenantProvider as _, TenantStore, full_list::FullList as _},
-};
+use crate::documents::schedule::{JobId, NewJob};
+use crate::documents::{DocumentId, Done, Mutation, MutationOutcome, Once};
+use crate::tenants::full_list::FullList as _;
+use crate::tenants::{StoreError, TenantProvider as _, TenantStore};
 
 pub(in crate::tenants) fn once(key: &str, request: u8) -> Option<Once> {
     Some(Once::new(key.as_bytes(), [request; 32], "somebody"))

@@ -6,13 +6,10 @@ use std::{
 };
 
 use super::{Fixture, Told, acme, add, bodies, fields, id, insert, table};
-use crate::{
-    documents::{
-        DocumentId, InputError, Mutation,
-        schedule::{Cron, JobId, LastRun, NewJob, Origin, Outcome, Ran},
-    },
-    tenants::{StoreError, TenantProvider as _, TenantStore, full_list::FullList as _},
-};
+use crate::documents::schedule::{Cron, JobId, LastRun, NewJob, Origin, Outcome, Ran};
+use crate::documents::{DocumentId, InputError, Mutation};
+use crate::tenants::full_list::FullList as _;
+use crate::tenants::{StoreError, TenantProvider as _, TenantStore};
 
 /// When the tests begin: 2027-01-15, 08:00 UTC.
 pub(in crate::tenants) const NOW: i64 = 1_800_000_000_000;

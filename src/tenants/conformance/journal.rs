@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use super::{Fixture, add, fields, id, insert, table};
-use crate::{
-    documents::{Change, DocumentId, JournalPage, MAX_JOURNAL_PAGE, Mutation},
-    tenants::{StoreError, TenantProvider as _, TenantStore},
-};
+use crate::documents::{Change, DocumentId, JournalPage, MAX_JOURNAL_PAGE, Mutation};
+use crate::tenants::{StoreError, TenantProvider as _, TenantStore};
 
 pub(in crate::tenants) async fn journal(
     store: &Arc<dyn TenantStore>,

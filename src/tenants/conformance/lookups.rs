@@ -9,10 +9,8 @@ use std::{
 use tokio::task::{JoinSet, yield_now};
 
 use super::{Fixture, acme, add, fields, table};
-use crate::{
-    documents::{Document, DocumentId, Mutation},
-    tenants::{StoreError, TenantProvider as _, TenantStore},
-};
+use crate::documents::{Document, DocumentId, Mutation};
+use crate::tenants::{StoreError, TenantProvider as _, TenantStore};
 
 /// A request that has come, and waits.
 fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {

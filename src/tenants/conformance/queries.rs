@@ -8,14 +8,11 @@ use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
 use super::{Fixture, acme, fields, id, table};
-use crate::{
-    documents::{
-        Document, Mutation,
-        query::{Field, MAX_PAGE, Query, reference},
-        schema::TableSchema,
-    },
-    tenants::{Cursors, MAX_TABLES, TenantStore, full_list::FullList as _},
-};
+use crate::documents::query::{Field, MAX_PAGE, Query, reference};
+use crate::documents::schema::TableSchema;
+use crate::documents::{Document, Mutation};
+use crate::tenants::full_list::FullList as _;
+use crate::tenants::{Cursors, MAX_TABLES, TenantStore};
 
 /// The documents that a table begins with, and the queries asked of it.
 #[derive(Deserialize)]

@@ -6,13 +6,10 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::{Fixture, acme, add, bodies, fields, id, insert, table};
-use crate::{
-    documents::{
-        Document, DocumentId, Mutation,
-        schema::{TableSchema, Violation},
-    },
-    tenants::{MAX_OFFENDERS, StoreError, TenantProvider as _, full_list::FullList as _},
-};
+use crate::documents::schema::{TableSchema, Violation};
+use crate::documents::{Document, DocumentId, Mutation};
+use crate::tenants::full_list::FullList as _;
+use crate::tenants::{MAX_OFFENDERS, StoreError, TenantProvider as _};
 
 pub(in crate::tenants) fn schema(json: &serde_json::Value) -> TableSchema {
     TableSchema::from_json(&json.to_string()).unwrap()

@@ -5,13 +5,10 @@ use std::collections::HashMap;
 use proptest::{prelude::*, test_runner::TestRunner};
 
 use super::{Fixture, acme, add, bodies, fields, insert, table};
-use crate::{
-    documents::{
-        Document, DocumentId, Expected, Mutation, MutationOutcome, TableName,
-        query::{MAX_PAGE, Query},
-    },
-    tenants::{StoreError, full_list::FullList as _},
-};
+use crate::documents::query::{MAX_PAGE, Query};
+use crate::documents::{Document, DocumentId, Expected, Mutation, MutationOutcome, TableName};
+use crate::tenants::StoreError;
+use crate::tenants::full_list::FullList as _;
 
 fn check(id: DocumentId, expected: Expected) -> Mutation {
     Mutation::Check {

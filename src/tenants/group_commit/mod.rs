@@ -34,19 +34,16 @@ pub(super) use queue::BatchOutcome;
 use queue::{Command, Queued, Undo};
 pub(super) use queue::{FileSwap, Size, Writer};
 
-use super::{
-    DueLog, StoreError,
-    backend::{Storage, Transaction as _},
-    error::EngineFault,
-    idempotency::AnswerExpiry,
-    readers::Readers,
-    writing::{WriterCache, Writing},
-};
-use crate::{
-    failpoints::crash_point,
-    metrics, process,
-    runtime::{panic_point, short_task},
-};
+use super::backend::{Storage, Transaction as _};
+use super::error::EngineFault;
+use super::idempotency::AnswerExpiry;
+use super::readers::Readers;
+use super::writing::{WriterCache, Writing};
+use super::{DueLog, StoreError};
+use crate::failpoints::crash_point;
+use crate::metrics;
+use crate::process;
+use crate::runtime::{panic_point, short_task};
 
 /// The writer without a connection, until there is something to write.
 struct IdleWriter<S: Storage> {

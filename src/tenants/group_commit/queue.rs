@@ -12,19 +12,15 @@ use nimbus_manifests::TenantId;
 use tokio::sync::oneshot;
 
 use super::{IdleWriter, MAX_QUEUED, MAX_QUEUED_BYTES};
-use crate::{
-    budget,
-    documents::{Done, Mutation, MutationOutcome, Once},
-    metrics::{self, Counted},
-    runtime::{self, Background},
-    tenants::{
-        DueLog, StoreError,
-        backend::{Storage, Transaction, Upcoming},
-        error::Limit,
-        readers::Readers,
-        writing::Writing,
-    },
-};
+use crate::budget;
+use crate::documents::{Done, Mutation, MutationOutcome, Once};
+use crate::metrics::{self, Counted};
+use crate::runtime::{self, Background};
+use crate::tenants::backend::{Storage, Transaction, Upcoming};
+use crate::tenants::error::Limit;
+use crate::tenants::readers::Readers;
+use crate::tenants::writing::Writing;
+use crate::tenants::{DueLog, StoreError};
 
 /// What came of a batch: the outcome of each of its mutations, or why none of them was applied.
 pub(in crate::tenants) type BatchOutcome = Result<Done<Vec<MutationOutcome>>, StoreError>;

@@ -8,13 +8,9 @@ use super::{
     known::Ends,
     transaction::RelationalTransaction,
 };
-use crate::{
-    documents::Once,
-    tenants::{
-        StoreError,
-        backend::{AnswerWrites, AnswersEnd, AnswersOf, StoredAnswer},
-    },
-};
+use crate::documents::Once;
+use crate::tenants::StoreError;
+use crate::tenants::backend::{AnswerWrites, AnswersEnd, AnswersOf, StoredAnswer};
 
 impl<E: Engine> AnswerWrites for RelationalTransaction<E> {
     fn answer(&mut self, key: &[u8; 32]) -> Result<Option<StoredAnswer>, StoreError> {

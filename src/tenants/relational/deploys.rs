@@ -8,13 +8,11 @@ use super::{
     reader::Reader,
     transaction::RelationalTransaction,
 };
-use crate::{
-    documents::deploy::{AppFile, AppPath, Content, ContentHash, Deploy, Generation, Resources},
-    tenants::{
-        StoreError,
-        backend::{DeployRows, DeployWrites},
-    },
+use crate::documents::deploy::{
+    AppFile, AppPath, Content, ContentHash, Deploy, Generation, Resources,
 };
+use crate::tenants::StoreError;
+use crate::tenants::backend::{DeployRows, DeployWrites};
 
 impl<E: Engine> DeployRows for Reader<E> {
     fn active_generation(&mut self) -> Result<Option<i64>, StoreError> {

@@ -8,18 +8,12 @@ use super::{
     reader::{DOCUMENT, Reader, stored_document, stored_fields, stored_id},
     transaction::RelationalTransaction,
 };
-use crate::{
-    documents::{
-        Change, Document, DocumentId, Fields, JournalRecord, TableName,
-        query::{Position, Query, QueryPage},
-    },
-    tenants::{
-        StoreError,
-        backend::{
-            ChangedDocument, Conflict, DocumentRows, DocumentWrites, JournalBounds, JournalEntry,
-            NewDocument, StoredDocument, TableNumber,
-        },
-    },
+use crate::documents::query::{Position, Query, QueryPage};
+use crate::documents::{Change, Document, DocumentId, Fields, JournalRecord, TableName};
+use crate::tenants::StoreError;
+use crate::tenants::backend::{
+    ChangedDocument, Conflict, DocumentRows, DocumentWrites, JournalBounds, JournalEntry,
+    NewDocument, StoredDocument, TableNumber,
 };
 
 impl<E: Engine> DocumentRows for Reader<E> {

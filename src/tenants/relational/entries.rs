@@ -8,13 +8,10 @@ use super::{
     schemas::Index,
     transaction::RelationalTransaction,
 };
-use crate::{
-    documents::{Document, DocumentId, Fields, Mutation, query::evaluate},
-    tenants::{
-        StoreError,
-        backend::{Conflict, TableNumber, Wanted},
-    },
-};
+use crate::documents::query::evaluate;
+use crate::documents::{Document, DocumentId, Fields, Mutation};
+use crate::tenants::StoreError;
+use crate::tenants::backend::{Conflict, TableNumber, Wanted};
 
 /// An index, and a key in it.
 type Entry = (i64, Vec<u8>);

@@ -8,19 +8,13 @@ use super::{
     reader::Reader,
     transaction::RelationalTransaction,
 };
-use crate::{
-    documents::{
-        Mutation,
-        schedule::{
-            Cron, CronName, CronState, DueWork, FinishedJob, Job, JobId, JobPlace, LastRun, Origin,
-            Outcome, Schedule,
-        },
-    },
-    tenants::{
-        Listed, StoreError,
-        backend::{JobRows, JobWrites},
-    },
+use crate::documents::Mutation;
+use crate::documents::schedule::{
+    Cron, CronName, CronState, DueWork, FinishedJob, Job, JobId, JobPlace, LastRun, Origin,
+    Outcome, Schedule,
 };
+use crate::tenants::backend::{JobRows, JobWrites};
+use crate::tenants::{Listed, StoreError};
 
 impl<E: Engine> JobRows for Reader<E> {
     fn earliest_due(&mut self) -> Result<Option<i64>, StoreError> {

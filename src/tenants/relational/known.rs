@@ -4,13 +4,9 @@ use super::{
     engine::Statement,
     held::{Known, Table, Write},
 };
-use crate::{
-    documents::{
-        Document, DocumentId,
-        schedule::{CronName, CronState, Job, JobId},
-    },
-    tenants::backend::{AnswersEnd, StoredAnswer, TableNumber},
-};
+use crate::documents::schedule::{CronName, CronState, Job, JobId};
+use crate::documents::{Document, DocumentId};
+use crate::tenants::backend::{AnswersEnd, StoredAnswer, TableNumber};
 
 /// The first and the last answer that is remembered, if any is.
 pub(super) type Ends = Option<(AnswersEnd, AnswersEnd)>;

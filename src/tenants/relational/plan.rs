@@ -9,13 +9,11 @@ use super::{
     reader::DOCUMENT,
     schemas::Index,
 };
-use crate::{
-    documents::query::{
-        Condition, Field, Order, Position, Query, Relation, TypeRank, Value as Given,
-        evaluate::Found,
-    },
-    tenants::backend::TableNumber,
+use crate::documents::query::evaluate::Found;
+use crate::documents::query::{
+    Condition, Field, Order, Position, Query, Relation, TypeRank, Value as Given,
 };
+use crate::tenants::backend::TableNumber;
 
 /// Keys from the first on, up to and without the second.
 pub(super) type Range = (Vec<u8>, Vec<u8>);

@@ -30,16 +30,13 @@ use super::{
     reader::{COMMIT, ROLLBACK, Reader},
     store::{RelationalStorage, Space, ask, patiently},
 };
-use crate::{
-    envelope::{Envelope, Intent, blocking},
-    failpoints::crash_point,
-    tenants::{
-        CURSOR_KEY_BYTES, DeletionLog, DueLog, StoreError, Tenants, Unscheduled,
-        backend::{Backend, JobRows as _, Opened, OpenedConnection},
-        error::NoRoom,
-        lifecycle::LifecycleOptions,
-    },
-};
+use crate::envelope::{Envelope, Intent};
+use crate::failpoints::crash_point;
+use crate::runtime::blocking;
+use crate::tenants::backend::{Backend, JobRows as _, Opened, OpenedConnection};
+use crate::tenants::error::NoRoom;
+use crate::tenants::lifecycle::LifecycleOptions;
+use crate::tenants::{CURSOR_KEY_BYTES, DeletionLog, DueLog, StoreError, Tenants, Unscheduled};
 
 /// How many tenants are kept open, and what each may use.
 #[derive(Debug, Clone)]

@@ -17,19 +17,13 @@ use super::{
     reader::{DOCUMENT, Reader, stored_document},
     store::Space,
 };
-use crate::{
-    documents::{
-        Document, DocumentId,
-        query::{
-            Condition, Field, Key, Position, Query, QueryPage, TypeRank, Value as Given, evaluate,
-        },
-    },
-    tenants::{
-        StoreError,
-        backend::{Rows as _, TableNumber},
-        keyset::PageBuilder,
-    },
+use crate::documents::query::{
+    Condition, Field, Key, Position, Query, QueryPage, TypeRank, Value as Given, evaluate,
 };
+use crate::documents::{Document, DocumentId};
+use crate::tenants::StoreError;
+use crate::tenants::backend::{Rows as _, TableNumber};
+use crate::tenants::keyset::PageBuilder;
 
 impl<E: Engine> Reader<E> {
     /// The documents of a table that a query finds after a position; `None` where every document may

@@ -16,13 +16,9 @@ use super::{
     known::Writes,
     store::{Space, ask, patiently},
 };
-use crate::{
-    documents::{Document, DocumentId, TableName},
-    tenants::{
-        StoreError,
-        backend::{Rows, TableNumber, Wanted},
-    },
-};
+use crate::documents::{Document, DocumentId, TableName};
+use crate::tenants::StoreError;
+use crate::tenants::backend::{Rows, TableNumber, Wanted};
 
 /// A connection that reads, or the reading part of the one that writes. It takes connections of the
 /// engine as it needs them, and keeps none between two uses.

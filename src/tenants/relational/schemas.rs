@@ -11,16 +11,10 @@ use super::{
     reader::{Reader, stored_fields},
     transaction::RelationalTransaction,
 };
-use crate::{
-    documents::{
-        TableName,
-        schema::{IndexRule, TableSchema},
-    },
-    tenants::{
-        Listed, StoreError,
-        backend::{Conflict, SchemaRows, SchemaWrites, StoredIndex, TableNumber},
-    },
-};
+use crate::documents::TableName;
+use crate::documents::schema::{IndexRule, TableSchema};
+use crate::tenants::backend::{Conflict, SchemaRows, SchemaWrites, StoredIndex, TableNumber};
+use crate::tenants::{Listed, StoreError};
 
 /// An index of a table.
 #[derive(Debug, Clone)]

@@ -19,14 +19,10 @@ use super::{
     reader::Reader,
     transaction::RelationalTransaction,
 };
-use crate::{
-    budget,
-    tenants::{
-        StoreError,
-        backend::{Standing, Storage},
-        error::{EngineFault, Limit},
-    },
-};
+use crate::budget;
+use crate::tenants::StoreError;
+use crate::tenants::backend::{Standing, Storage};
+use crate::tenants::error::{EngineFault, Limit};
 
 /// An open tenant, shared by its connections.
 pub(super) struct Space<E> {

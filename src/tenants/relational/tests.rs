@@ -18,18 +18,16 @@ use super::{
     postgres::PostgresConnection,
     *,
 };
-use crate::{
-    documents::{DocumentId, Mutation, query::reference, schema::TableSchema},
-    envelope::Envelope,
-    tenants::{
-        StoreError, TenantProvider as _, TenantStore, Tenants,
-        conformance::{
-            Due, Fixture, Log, acme, add, bodies, conformance, fields, id, insert, queries::read,
-            table,
-        },
-        full_list::FullList as _,
-    },
+use crate::documents::query::reference;
+use crate::documents::schema::TableSchema;
+use crate::documents::{DocumentId, Mutation};
+use crate::envelope::Envelope;
+use crate::tenants::conformance::queries::read;
+use crate::tenants::conformance::{
+    Due, Fixture, Log, acme, add, bodies, conformance, fields, id, insert, table,
 };
+use crate::tenants::full_list::FullList as _;
+use crate::tenants::{StoreError, TenantProvider as _, TenantStore, Tenants};
 
 /// Schemas of a test's own in a database, which can be opened again and again, as by one server after another.
 struct House {

@@ -34,15 +34,11 @@ use super::{
     schemas::Index,
     store::{Space, patiently},
 };
-use crate::{
-    documents::Mutation,
-    failpoints::crash_point,
-    tenants::{
-        StoreError,
-        backend::{TableNumber, Transaction, Upcoming},
-        error::NoRoom,
-    },
-};
+use crate::documents::Mutation;
+use crate::failpoints::crash_point;
+use crate::tenants::StoreError;
+use crate::tenants::backend::{TableNumber, Transaction, Upcoming};
+use crate::tenants::error::NoRoom;
 
 /// What writes to a tenant.
 #[derive(Debug)]

@@ -10,13 +10,11 @@ use std::{
     thread,
 };
 
-use nimbus_manifests::{SUFFIX, State, TenantId};
+use nimbus_manifests::{State, TenantId};
 
-use crate::{
-    data_dir::{self, tenant_of_database},
-    envelope::{ReadError, manifest_path, read_manifest},
-    tenants::StoreError,
-};
+use crate::data_dir::{self, Role, tenant_of_database};
+use crate::envelope::{ReadError, manifest_path, read_manifest};
+use crate::tenants::StoreError;
 
 /// The tenants in `dir`, and those that are `known` to exist, whatever is left of their files. A
 /// manifest that says `new` is otherwise one of a creation that never came to its end, so no
@@ -33,19 +31,19 @@ pub(super) fn scan(
     };
     let mut tenants = BTreeSet::new();
     let mut protected = Vec::new();
-    for entry in fs::read_dir(dir).map_err(unreadable)? {
+    for entry in data_dir::scan(dir).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
-        let manifest_of = name.strip_suffix(SUFFIX);
-        let file = manifest_of.unwrap_or(name);
-        let Some(tenant) = tenant_of_database(file) else {
-            continue;
-        };
-        if manifest_of.is_some() {
-            protected.push((tenant, entry.path()));
-        } else if !entry.file_type().map_err(unreadable)?.is_dir() {
-            let _new = tenants.insert(tenant);
+        let is_dir = entry.is_dir();
+        match entry.role {
+            Role::Manifest(file) => {
+                let name = file.file_name().and_then(|name| name.to_str());
+                let tenant = name.and_then(tenant_of_database);
+                protected.extend(tenant.map(|tenant| (tenant, entry.path)));
+            }
+            Role::Database(tenant) if !is_dir.map_err(unreadable)? => {
+                let _new = tenants.insert(tenant);
+            }
+            _ => {}
         }
     }
     tenants.extend(protected.iter().map(|(tenant, _)| tenant.clone()));
@@ -122,7 +120,7 @@ pub(super) fn remove_files(dir: &Path, tenant: &TenantId) -> Result<(), StoreErr
 pub(super) fn leftovers(database: &Path) -> Vec<PathBuf> {
     let name = database.file_name().and_then(|name| name.to_str());
     let tenant = name.and_then(tenant_of_database).unwrap();
-    let found = data_dir::of_tenant(crate::envelope::parent(database), &tenant);
+    let found = data_dir::of_tenant(crate::data_dir::parent(database), &tenant);
     found.unwrap().into_iter().map(|(_, path)| path).collect()
 }
 

@@ -32,18 +32,12 @@ use std::ops::Range;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::{
-    contents,
-    reader::{Reader, malformed, sql_limit},
-    transaction::SqliteTransaction,
-};
-use crate::{
-    documents::deploy::{AppFile, AppPath, ContentHash, Deploy, Generation, Resources},
-    tenants::{
-        StoreError,
-        backend::{DeployRows, DeployWrites},
-    },
-};
+use super::contents;
+use super::reader::{Reader, malformed, sql_limit};
+use super::transaction::SqliteTransaction;
+use crate::documents::deploy::{AppFile, AppPath, ContentHash, Deploy, Generation, Resources};
+use crate::tenants::StoreError;
+use crate::tenants::backend::{DeployRows, DeployWrites};
 
 /// Makes the tables.
 pub(super) const TABLES: &str = "

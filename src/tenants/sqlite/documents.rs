@@ -4,24 +4,16 @@ use std::ops::ControlFlow;
 
 use rusqlite::{OptionalExtension as _, Row, params};
 
-use super::{
-    reader::{Reader, malformed, sql_limit},
-    schemas::violated,
-    system_fields, tables,
-    transaction::SqliteTransaction,
-};
-use crate::{
-    documents::{
-        Change, Document, DocumentId, Fields, JournalRecord, TableName,
-        query::{Position, Query, QueryPage},
-    },
-    tenants::{
-        StoreError,
-        backend::{
-            ChangedDocument, Conflict, DocumentRows, DocumentWrites, JournalBounds, JournalEntry,
-            NewDocument, StoredDocument, TableNumber,
-        },
-    },
+use super::reader::{Reader, malformed, sql_limit};
+use super::schemas::violated;
+use super::transaction::SqliteTransaction;
+use super::{system_fields, tables};
+use crate::documents::query::{Position, Query, QueryPage};
+use crate::documents::{Change, Document, DocumentId, Fields, JournalRecord, TableName};
+use crate::tenants::StoreError;
+use crate::tenants::backend::{
+    ChangedDocument, Conflict, DocumentRows, DocumentWrites, JournalBounds, JournalEntry,
+    NewDocument, StoredDocument, TableNumber,
 };
 
 impl DocumentRows for Reader {

@@ -5,13 +5,12 @@ use std::{error::Error as StdError, io, iter::successors, sync::Arc};
 use nimbus_manifests::TenantId;
 use rusqlite::ErrorCode;
 
-use crate::{
-    budget::Refused,
-    envelope::Trouble,
-    process,
-    sqlcipher::{self, OpenError},
-    tenants::{StoreError, error::EngineFault, error::Limit, error::NoRoom},
-};
+use crate::budget::Refused;
+use crate::envelope::Trouble;
+use crate::process;
+use crate::sqlcipher::{self, OpenError};
+use crate::tenants::StoreError;
+use crate::tenants::error::{EngineFault, Limit, NoRoom};
 
 /// What an opening that failed means to who asked for the tenant.
 pub(super) fn opening(tenant: &TenantId, error: OpenError) -> StoreError {

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::data_dir::{SIDE_FILES, beside};
+use crate::data_dir::{WAL, beside};
 
 /// The database and the WAL that a connection has open, as they stood at their paths when it was
 /// opened.
@@ -41,7 +41,7 @@ impl Files {
     pub(super) fn opened(path: &Path) -> Self {
         Self {
             database: File::at(path.to_owned()),
-            wal: File::at(beside(path, SIDE_FILES[0])),
+            wal: File::at(beside(path, WAL)),
         }
     }
 

@@ -18,15 +18,11 @@ use std::{
 use arc_swap::ArcSwapOption;
 use nimbus_manifests::TenantId;
 
-use super::{
-    commit_log::{CommitLog, Mark, manifest_of},
-    room::Room,
-};
-use crate::{
-    data_dir,
-    envelope::{FileKind, classify},
-    sqlcipher::Ciphertext,
-};
+use super::commit_log::{CommitLog, Mark, manifest_of};
+use super::room::Room;
+use crate::data_dir;
+use crate::envelope::{FileKind, classify};
+use crate::sqlcipher::Ciphertext;
 
 /// What commits and backups of one directory share.
 #[derive(Debug)]

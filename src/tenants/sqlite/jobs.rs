@@ -4,23 +4,15 @@ use std::ops::ControlFlow;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::{
-    reader::{Reader, malformed, one_more, sql_limit, take_room},
-    transaction::SqliteTransaction,
+use super::reader::{Reader, malformed, one_more, sql_limit, take_room};
+use super::transaction::SqliteTransaction;
+use crate::documents::Mutation;
+use crate::documents::schedule::{
+    Cron, CronName, CronState, DueWork, FinishedJob, Job, JobId, JobPlace, LastRun, Origin,
+    Outcome, Schedule,
 };
-use crate::{
-    documents::{
-        Mutation,
-        schedule::{
-            Cron, CronName, CronState, DueWork, FinishedJob, Job, JobId, JobPlace, LastRun, Origin,
-            Outcome, Schedule,
-        },
-    },
-    tenants::{
-        Listed, StoreError,
-        backend::{JobRows, JobWrites},
-    },
-};
+use crate::tenants::backend::{JobRows, JobWrites};
+use crate::tenants::{Listed, StoreError};
 
 /// The tables of version 3. All times are milliseconds since the Unix epoch.
 ///

@@ -41,20 +41,17 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use nimbus_manifests::TenantId;
 
-use super::{
-    DeletionLog, DueLog, StoreError, Unscheduled,
-    backend::{Backend, Opened},
-    error::NoRoom,
-    lifecycle::{LifecycleOptions, Tenants},
-    store::OpenTenant,
-};
-use crate::{
-    data_dir::{self, subject},
-    envelope::{Envelope, Intent, KeyedFile, blocking},
-    failpoints::crash_point,
-    process::Limits,
-    sqlcipher::{self, Progress},
-};
+use super::backend::{Backend, Opened};
+use super::error::NoRoom;
+use super::lifecycle::{LifecycleOptions, Tenants};
+use super::store::OpenTenant;
+use super::{DeletionLog, DueLog, StoreError, Unscheduled};
+use crate::data_dir::{self, subject};
+use crate::envelope::{Envelope, Intent, KeyedFile};
+use crate::failpoints::crash_point;
+use crate::process::Limits;
+use crate::runtime::{Progress, blocking};
+use crate::sqlcipher;
 use error::opening;
 use room::Room;
 use storage::SqliteStorage;

@@ -5,10 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use rusqlite::{Connection, params_from_iter};
 
-use super::{
-    schemas::{self, Indexes},
-    statement::Statement,
-};
+use super::schemas::{self, Indexes};
+use super::statement::Statement;
 
 /// The indexes of tables, and how SQLite goes about statements.
 #[derive(Debug, Default)]

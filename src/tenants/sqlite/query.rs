@@ -3,18 +3,16 @@
 
 use rusqlite::{Connection, Row, params, params_from_iter, types::Value as Sql};
 
-use super::{
-    documents::{DOCUMENT, stored_document},
-    error::failure,
-    plans::Plans,
-    reader::{Reader, malformed, take_room},
-    statement::Statement,
-    system_fields::{Seqs, asks_for_creation},
-};
-use crate::{
-    documents::query::{Key, Position, Query, QueryPage, TypeRank},
-    tenants::{StoreError, backend::TableNumber, keyset::PageBuilder},
-};
+use super::documents::{DOCUMENT, stored_document};
+use super::error::failure;
+use super::plans::Plans;
+use super::reader::{Reader, malformed, take_room};
+use super::statement::Statement;
+use super::system_fields::{Seqs, asks_for_creation};
+use crate::documents::query::{Key, Position, Query, QueryPage, TypeRank};
+use crate::tenants::StoreError;
+use crate::tenants::backend::TableNumber;
+use crate::tenants::keyset::PageBuilder;
 
 impl Reader {
     /// The documents of a table that a query finds after a position; `None` where every document

@@ -13,15 +13,11 @@ use nimbus_manifests::TenantId;
 use rusqlite::Connection;
 
 use super::{error::failure, plans::Plans, system_fields::Ascending, tables};
-use crate::{
-    budget,
-    documents::TableName,
-    sqlcipher,
-    tenants::{
-        StoreError,
-        backend::{Rows, TableNumber},
-    },
-};
+use crate::budget;
+use crate::documents::TableName;
+use crate::sqlcipher;
+use crate::tenants::StoreError;
+use crate::tenants::backend::{Rows, TableNumber};
 
 /// A connection that reads, alone or within the writer's transaction.
 #[derive(Debug)]

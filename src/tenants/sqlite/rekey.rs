@@ -18,16 +18,15 @@ use nimbus_manifests::{Cipher, TenantId};
 use tokio::sync::oneshot;
 
 use super::{SqliteFiles, error::opening, storage::SqliteStorage, subject};
-use crate::{
-    envelope::{
-        Event, EventKind, EventOutcome, Intent, KeyedFile, Opened, Prepared, Stage, blocking,
-        parent,
-    },
-    process::free_bytes,
-    runtime::{panic_point, short_thread},
-    sqlcipher::{CopyError, Database, Following, NotSwapped, Progress, which_key},
-    tenants::{StoreError, group_commit::FileSwap, readers::Readers, store::OpenTenant},
-};
+use crate::data_dir::parent;
+use crate::envelope::{Event, EventKind, EventOutcome, Intent, KeyedFile, Opened, Prepared, Stage};
+use crate::process::free_bytes;
+use crate::runtime::{Progress, blocking, panic_point, short_thread};
+use crate::sqlcipher::{CopyError, Database, Following, NotSwapped, which_key};
+use crate::tenants::StoreError;
+use crate::tenants::group_commit::FileSwap;
+use crate::tenants::readers::Readers;
+use crate::tenants::store::OpenTenant;
 
 impl SqliteFiles {
     /// Gives an open tenant's file a new data key.

@@ -8,11 +8,9 @@ use std::{
 
 use rusqlite::Connection;
 
-use crate::{
-    metrics,
-    process::{Disk, Limits},
-    tenants::error::NoRoom,
-};
+use crate::metrics;
+use crate::process::{Disk, Limits};
+use crate::tenants::error::NoRoom;
 
 /// The limits of one data directory.
 #[derive(Debug)]

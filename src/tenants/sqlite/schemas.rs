@@ -15,22 +15,14 @@
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    expressions::Ordered,
-    reader::{Reader, malformed, one_more, take_room},
-    sorting,
-    transaction::SqliteTransaction,
-};
-use crate::{
-    documents::{
-        TableName,
-        schema::{IndexRule, TableSchema},
-    },
-    tenants::{
-        Listed, StoreError,
-        backend::{Conflict, SchemaRows, SchemaWrites, StoredIndex, TableNumber},
-    },
-};
+use super::expressions::Ordered;
+use super::reader::{Reader, malformed, one_more, take_room};
+use super::sorting;
+use super::transaction::SqliteTransaction;
+use crate::documents::TableName;
+use crate::documents::schema::{IndexRule, TableSchema};
+use crate::tenants::backend::{Conflict, SchemaRows, SchemaWrites, StoredIndex, TableNumber};
+use crate::tenants::{Listed, StoreError};
 
 /// What this module adds to a tenant's file.
 pub(super) const TABLES: &str = "

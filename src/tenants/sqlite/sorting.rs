@@ -9,7 +9,9 @@
 use rusqlite::Connection;
 
 use super::{expressions::Ordered, reader::take_room, room, transaction::CACHE_KIB};
-use crate::{budget, documents::schema::IndexRule, tenants::backend::TableNumber};
+use crate::budget;
+use crate::documents::schema::IndexRule;
+use crate::tenants::backend::TableNumber;
 
 /// Makes an index over a table by `make`, with the memory that this takes.
 pub(super) fn alone(

@@ -13,18 +13,14 @@ use std::ops::Range;
 use data_encoding::HEXUPPER;
 use rusqlite::types::Value as Sql;
 
-use super::{
-    documents::{DOCUMENT, VERSION},
-    expressions::{Ordered, path},
-    schemas::{Indexed, Indexes},
-    system_fields::{self, Seqs},
+use super::documents::{DOCUMENT, VERSION};
+use super::expressions::{Ordered, path};
+use super::schemas::{Indexed, Indexes};
+use super::system_fields::{self, Seqs};
+use crate::documents::query::{
+    Condition, Field, Filter, Key, Order, Position, Query, Relation, TypeRank, Value,
 };
-use crate::{
-    documents::query::{
-        Condition, Field, Filter, Key, Order, Position, Query, Relation, TypeRank, Value,
-    },
-    tenants::keyset::{self, KeyRange},
-};
+use crate::tenants::keyset::{self, KeyRange};
 
 /// A statement that finds documents, and what is bound to it.
 #[derive(Debug)]

@@ -13,25 +13,17 @@ use nimbus_keyproviders::ProviderError;
 use nimbus_manifests::TenantId;
 use rusqlite::Connection;
 
-use super::{
-    checkpoint,
-    error::{failure, opening},
-    instant::Instants,
-    jobs, migrations,
-    reader::Reader,
-    room::Room,
-    system_fields::Ascending,
-    tables,
-    transaction::SqliteTransaction,
-};
-use crate::{
-    envelope::{Envelope, EnvelopeError, LeaseStanding},
-    sqlcipher::{self, Database, OpenError},
-    tenants::{
-        StoreError,
-        backend::{Opened, OpenedConnection, Standing, Storage},
-    },
-};
+use super::error::{failure, opening};
+use super::instant::Instants;
+use super::reader::Reader;
+use super::room::Room;
+use super::system_fields::Ascending;
+use super::transaction::SqliteTransaction;
+use super::{checkpoint, jobs, migrations, tables};
+use crate::envelope::{Envelope, EnvelopeError, LeaseStanding};
+use crate::sqlcipher::{self, Database, OpenError};
+use crate::tenants::StoreError;
+use crate::tenants::backend::{Opened, OpenedConnection, Standing, Storage};
 
 /// A tenant's file.
 #[derive(Debug)]

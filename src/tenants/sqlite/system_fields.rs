@@ -27,10 +27,8 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use crate::{
-    documents::query::{Condition, Field, Query, Relation, Value},
-    tenants::backend::TableNumber,
-};
+use crate::documents::query::{Condition, Field, Query, Relation, Value};
+use crate::tenants::backend::TableNumber;
 
 /// What layout 6 adds.
 pub(super) const ADD_ASCENDING: &str = "ALTER TABLE nimbus_tables ADD COLUMN ascending INTEGER;";

@@ -4,13 +4,9 @@
 use rusqlite::{Connection, OptionalExtension as _, params};
 use zeroize::Zeroizing;
 
-use crate::{
-    documents::TableName,
-    tenants::{
-        CURSOR_KEY_BYTES,
-        backend::{JournalBounds, TableNumber},
-    },
-};
+use crate::documents::TableName;
+use crate::tenants::CURSOR_KEY_BYTES;
+use crate::tenants::backend::{JournalBounds, TableNumber};
 
 /// The tables of version 1.
 pub(super) const TABLES: &str = "

@@ -12,19 +12,16 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use super::{reader::Reader, transaction::SqliteTransaction, *};
-use crate::{
-    documents::{Document, DocumentId, Fields, Mutation, MutationOutcome, TableName, query::Query},
-    envelope::{KeyRing, manifest_path},
-    tenants::{
-        TenantProvider as _, TenantStore,
-        backend::{Storage as _, Transaction as _},
-        conformance::{
-            Due, Fixture, Log, acme, add, bodies, conformance, fields, id, insert, table,
-        },
-        full_list::FullList as _,
-        writing::{WriterCache, Writing},
-    },
+use crate::documents::query::Query;
+use crate::documents::{Document, DocumentId, Fields, Mutation, MutationOutcome, TableName};
+use crate::envelope::{KeyRing, manifest_path};
+use crate::tenants::backend::{Storage as _, Transaction as _};
+use crate::tenants::conformance::{
+    Due, Fixture, Log, acme, add, bodies, conformance, fields, id, insert, table,
 };
+use crate::tenants::full_list::FullList as _;
+use crate::tenants::writing::{WriterCache, Writing};
+use crate::tenants::{TenantProvider as _, TenantStore};
 
 /// A core with a fresh key.
 pub(super) fn encryption() -> Envelope {

@@ -12,21 +12,19 @@ use std::{
 use nimbus_manifests::TenantId;
 use rusqlite::{Connection, MAIN_DB, wal::CheckpointMode};
 
-use super::{
-    checkpoint::Checkpoints,
-    commit_log::Follower,
-    error::failure,
-    files::{Files, Replaced},
-    instant::Instants,
-    reader::Reader,
-    room::{self, Room},
-    storage::SqliteStorage,
-    tables,
-};
-use crate::{
-    metrics,
-    tenants::{StoreError, backend::Transaction, error::NoRoom},
-};
+use super::checkpoint::Checkpoints;
+use super::commit_log::Follower;
+use super::error::failure;
+use super::files::{Files, Replaced};
+use super::instant::Instants;
+use super::reader::Reader;
+use super::room::{self, Room};
+use super::storage::SqliteStorage;
+use super::tables;
+use crate::metrics;
+use crate::tenants::StoreError;
+use crate::tenants::backend::Transaction;
+use crate::tenants::error::NoRoom;
 
 /// The connection that writes.
 #[derive(Debug)]

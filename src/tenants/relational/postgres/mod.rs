@@ -40,11 +40,9 @@ use super::{
     provider::{Relational, RelationalOptions},
     store::PATIENCE,
 };
-use crate::{
-    envelope::Envelope,
-    runtime::short_task,
-    tenants::{DeletionLog, StoreError, Tenants},
-};
+use crate::envelope::Envelope;
+use crate::runtime::short_task;
+use crate::tenants::{DeletionLog, StoreError, Tenants};
 use failure::{failure, judged};
 use pool::{Pool, Wire};
 

@@ -35,12 +35,11 @@ use nimbus_manifests::TenantId;
 use tokio::sync::Notify;
 
 use super::{instant::Captured, room::Room};
-use crate::{
-    clock, data_dir,
-    envelope::{ReadError, manifest_path, read_manifest},
-    metrics,
-    sqlcipher::Ciphertext,
-};
+use crate::clock;
+use crate::data_dir;
+use crate::envelope::{ReadError, manifest_path, read_manifest};
+use crate::metrics;
+use crate::sqlcipher::Ciphertext;
 use spool::Spool;
 
 /// The log of one directory of tenants.

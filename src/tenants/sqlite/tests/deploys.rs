@@ -1,10 +1,8 @@
 //! Deploys in the tenant's file: what is stored, shared, and removed.
 
 use super::*;
-use crate::{
-    documents::deploy::{ContentHash, GENERATIONS_KEPT},
-    tenants::conformance::deploys::{deploy, ticking},
-};
+use crate::documents::deploy::{ContentHash, GENERATIONS_KEPT};
+use crate::tenants::conformance::deploys::{deploy, ticking};
 
 /// How many contents and pieces are stored, and how often each content is used by its own account
 /// and by the files'.

@@ -3,10 +3,8 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::{
-    control::Control,
-    envelope::{AuditError, AuditSink, Event, EventOutcome, ManifestMirror as _, Trouble},
-};
+use crate::control::Control;
+use crate::envelope::{AuditError, AuditSink, Event, EventOutcome, ManifestMirror as _, Trouble};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_many_creations_wins() {

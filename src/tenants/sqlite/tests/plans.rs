@@ -5,18 +5,12 @@ use rusqlite::{Connection, params_from_iter};
 use serde_json::{Value as Json, json};
 
 use super::*;
+use crate::documents::query::{Key, Position, Query, TypeRank};
+use crate::documents::schema::TableSchema;
 use crate::tenants::conformance::queries::read;
-use crate::{
-    documents::{
-        query::{Key, Position, Query, TypeRank},
-        schema::TableSchema,
-    },
-    tenants::sqlite::{
-        plans::Plans,
-        statement::Statement,
-        system_fields::{Ascending, Seqs},
-    },
-};
+use crate::tenants::sqlite::plans::Plans;
+use crate::tenants::sqlite::statement::Statement;
+use crate::tenants::sqlite::system_fields::{Ascending, Seqs};
 
 /// A file whose table `t` has indexes on `a`, on `b` and then `c`, and on `d.e`, which is unique.
 struct Planned {

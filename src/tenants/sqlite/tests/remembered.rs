@@ -1,10 +1,8 @@
 //! Requests under a key: done once.
 
 use super::*;
-use crate::{
-    documents::{CREDENTIAL_PART, MAX_REMEMBERED, MAX_REMEMBERED_BYTES, Once},
-    tenants::conformance::idempotency::{count, send},
-};
+use crate::documents::{CREDENTIAL_PART, MAX_REMEMBERED, MAX_REMEMBERED_BYTES, Once};
+use crate::tenants::conformance::idempotency::{count, send};
 
 #[tokio::test]
 async fn keys_are_forgotten_after_a_day_in_the_commits_of_others() {

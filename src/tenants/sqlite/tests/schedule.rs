@@ -3,15 +3,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    documents::schedule::{
-        Cron, CronState, DueWork, JOB_HISTORY, Job, MAX_CRONS, MAX_JOBS, Origin, Ran,
-    },
-    tenants::{
-        conformance::jobs::{NOW, after, cron, every, numbered, ran, texts},
-        group_commit::Size,
-    },
+use crate::documents::schedule::{
+    Cron, CronState, DueWork, JOB_HISTORY, Job, MAX_CRONS, MAX_JOBS, Origin, Ran,
 };
+use crate::tenants::conformance::jobs::{NOW, after, cron, every, numbered, ran, texts};
+use crate::tenants::group_commit::Size;
 
 /// Replaces the crons of a deploy, as a deploy does.
 async fn deploy(tenants: &SqliteTenants, crons: Vec<Cron>, now_ms: i64) -> Result<(), StoreError> {

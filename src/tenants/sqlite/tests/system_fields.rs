@@ -6,13 +6,9 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::{
-    documents::{
-        query::{QueryPage, reference},
-        schema::TableSchema,
-    },
-    tenants::conformance::queries::read,
-};
+use crate::documents::query::{QueryPage, reference};
+use crate::documents::schema::TableSchema;
+use crate::tenants::conformance::queries::read;
 
 /// A table `t` with an index on `a`, whose documents are put there past the server.
 struct Furnished {
