@@ -359,7 +359,7 @@ impl Deployment {
             let name = snapshot_name(catalogue.number);
             match repository.store.create(&name, text).await? {
                 Put::Done => return Ok((catalogue, sha256)),
-                Put::Other(_) => {
+                Put::Other => {
                     let theirs = repository.entry(catalogue.number).await?;
                     let Some((theirs, sha256)) = theirs else {
                         return Err(repository.damaged(&name, "it comes and goes"));
@@ -573,6 +573,7 @@ impl<'a> Saving<'a> {
             .known(&file_id, claims.cipher(), source_bytes(&source))
             .await?;
         let (sender, mut receiver) = mpsc::channel(1);
+        let of = &file_id;
         let (cipher, done) = (claims.cipher(), Arc::clone(&self.done));
         let (progress, total) = (Arc::clone(&self.progress), self.total);
         let reading = blocking(move || {
@@ -580,10 +581,11 @@ impl<'a> Saving<'a> {
                 move |bytes: u64| progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total);
             read_changes(&source, cipher, known, &sender, &tell)
         });
-        let adding = async {
+        // What failed takes the receiver with it, so that the reader ends.
+        let adding = async move {
             let mut runs = Vec::new();
             while let Some(run) = receiver.recv().await {
-                runs.push(self.run(&file_id, run).await?);
+                runs.push(self.run(of, run).await?);
             }
             Ok::<_, BackupError>(runs)
         };

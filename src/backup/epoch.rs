@@ -124,7 +124,7 @@ impl Repository {
                         floor_ms,
                     });
                 }
-                Created::Other(_) => before = Some(epoch.epoch),
+                Created::Other => before = Some(epoch.epoch),
             }
         }
     }

@@ -119,6 +119,9 @@ pub enum BackupError {
     /// What was read is not what a snapshot may hold.
     #[error("nothing was saved: {0}")]
     NotSaved(String),
+    /// What was committed is not shipped one by one: a snapshot has it.
+    #[error("{0}")]
+    GivenUp(String),
     /// There is no such snapshot, or no such instant.
     #[error("{0}")]
     NoSnapshot(String),

@@ -99,7 +99,10 @@ impl Repository {
         let Some(newest) = self.newest_proofs().await? else {
             return Ok(Proofs::default());
         };
-        let text = self.store.get(&proofs_name(newest)).await?;
+        let text = match self.store.get(&proofs_name(newest)).await {
+            Err(BackupError::Damaged { .. }) => None,
+            read => read?,
+        };
         // What cannot be read is as good as nothing: all is proven again.
         let read = text.and_then(|text| serde_json::from_slice(&text).ok());
         Ok(read.unwrap_or_default())

@@ -242,7 +242,7 @@ impl Repository {
         crash_point!("removal::announced");
         let text = Bytes::from(seal(&removal, &sealer));
         let name = snapshot_name(removal.number);
-        if let Created::Other(_) = self.store.create(&name, text).await? {
+        if let Created::Other = self.store.create(&name, text).await? {
             // A snapshot was faster, or another removal: what the mark is for is not to be.
             let _was_there = self.store.remove(&mark).await?;
             return Ok(None);

@@ -24,7 +24,7 @@ use uuid::Uuid;
 use super::catalogue::{Catalogue, CatalogueError, Piece, SealedCatalogue, StoredFile};
 use super::removal::SealedRemoval;
 use super::store::{Created, Store};
-use super::{BackupError, Location, S3Settings, sha256};
+use super::{BackupError, Location, S3Settings, limits, sha256};
 use crate::clock;
 use crate::control::{self, ArchiveSealer};
 use crate::envelope::{Envelope, KeyedFile};
@@ -96,7 +96,7 @@ impl Repository {
                 match store.create(BEGINNING, text.clone()).await? {
                     Created::Done => text,
                     // Somebody else made it just then.
-                    Created::Other(theirs) => theirs,
+                    Created::Other => store.get(BEGINNING).await?.unwrap_or_default(),
                 }
             }
         };
@@ -240,12 +240,13 @@ impl Repository {
     ///
     /// [`BackupError::Damaged`] when they are not there, or not those.
     pub(super) async fn span(&self, span: &Piece) -> Result<Bytes, BackupError> {
-        if span.bytes > MOST_BYTES {
+        if span.bytes > limits::OBJECT.min(limits::of(&span.object)) {
             return Err(self.damaged(&span.object, "more of it is named than any object has"));
         }
         let part = span.offset..span.offset + span.bytes;
         let found = match self.store.get_part(&span.object, part).await {
             Ok(found) => found,
+            Err(error @ BackupError::Damaged { .. }) => return Err(error),
             // A part behind the end is refused, in the words of each store.
             Err(error) => match self.store.get(&span.object).await? {
                 Some(whole) if (whole.len() as u64) < span.offset + span.bytes => {
@@ -306,7 +307,11 @@ impl Repository {
         name: &str,
         file: &StoredFile,
     ) -> Result<Option<SealedManifest>, BackupError> {
-        let manifest = self.store.get(name).await?;
+        let manifest = match self.store.get(name).await {
+            // Too long for one, or no file.
+            Err(BackupError::Damaged { .. }) => None,
+            read => read?,
+        };
         let manifest = manifest.and_then(|text| SealedManifest::parse(&text).ok());
         Ok(manifest.filter(|sealed| file.is_manifest(sealed)))
     }
@@ -446,7 +451,7 @@ impl Repository {
     pub(super) async fn add(&self, name: &str, content: Bytes) -> Result<(), BackupError> {
         match self.store.create(name, content).await? {
             Created::Done => Ok(()),
-            Created::Other(_) => {
+            Created::Other => {
                 let why = "something else stands under that name; move it away, and make the snapshot again";
                 Err(self.damaged(name, why))
             }
@@ -466,5 +471,3 @@ pub(super) fn said(error: &BackupError) -> String {
 
 const BEGINNING: &str = "nimbus-repository";
 const FORMAT: &str = "nimbus-repository/1";
-/// No object of pages or of the log is longer: 64 MiB.
-const MOST_BYTES: u64 = 64 << 20;

@@ -123,8 +123,14 @@ impl Repository {
         let mut moved = Moved::default();
         let mut sets: BTreeMap<Vec<String>, Vec<(String, SealedManifest)>> = BTreeMap::new();
         for name in names {
-            let Some(text) = self.store.get(&name).await? else {
-                continue;
+            let text = match self.store.get(&name).await {
+                Ok(Some(text)) => text,
+                Ok(None) => continue,
+                Err(error @ BackupError::Damaged { .. }) => {
+                    moved.failed.push(said(&error));
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             match SealedManifest::parse(&text) {
                 Ok(sealed) => {

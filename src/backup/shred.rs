@@ -155,7 +155,10 @@ impl Repository {
             if !seen.insert(file.clone()) {
                 continue;
             }
-            let manifest = self.store.get(&name).await?;
+            let manifest = match self.store.get(&name).await {
+                Err(BackupError::Damaged { .. }) => None,
+                read => read?,
+            };
             let manifest = manifest.and_then(|text| SealedManifest::parse(&text).ok());
             if manifest.is_some_and(|sealed| sealed.claims().subject().as_str() == subject) {
                 let _new = files.insert(file);

@@ -9,23 +9,23 @@ use std::ops::Range;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use aws_credential_types::provider::{ProvideCredentials as _, SharedCredentialsProvider};
-use bytes::Bytes;
-use futures_util::StreamExt as _;
+use bytes::{Bytes, BytesMut};
+use futures_util::{FutureExt as _, StreamExt as _, TryFutureExt as _, TryStreamExt as _};
 use nimbus_keyproviders::aws_kms::AwsChain;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AwsCredential};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CredentialProvider, Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _,
-    PutMode, PutPayload, RetryConfig,
+    ClientOptions, CredentialProvider, Error, GetOptions, GetRange, GetResult, GetResultPayload,
+    ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutPayload, RetryConfig,
 };
 
 use super::versions::Versions;
-use super::{BackupError, Location, S3Settings};
+use super::{BackupError, Location, S3Settings, limits};
 use crate::clock;
 use crate::data_dir::sync_dir;
 use crate::error_chain::error_chain;
@@ -45,8 +45,8 @@ pub(super) struct Store {
 pub(super) enum Created {
     /// The object holds what was to be written.
     Done,
-    /// It was there before, and holds this.
-    Other(Bytes),
+    /// Something else was there before.
+    Other,
 }
 
 impl Store {
@@ -81,9 +81,10 @@ impl Store {
         &self.location
     }
 
-    /// The object, whole; `None` when there is none.
+    /// The object, whole; `None` when there is none. One that is longer than any of its kind is damage, and not read.
     pub(super) async fn get(&self, name: &str) -> Result<Option<Bytes>, BackupError> {
-        self.fetch(name, GetOptions::default()).await
+        let most = limits::of(name);
+        self.fetch(name, GetOptions::default(), most, most).await
     }
 
     /// A part of the object; `None` when there is none.
@@ -92,43 +93,81 @@ impl Store {
         name: &str,
         part: Range<u64>,
     ) -> Result<Option<Bytes>, BackupError> {
+        let most = part.end.saturating_sub(part.start);
         let options = GetOptions {
             range: Some(GetRange::Bounded(part)),
             ..GetOptions::default()
         };
-        self.fetch(name, options).await
+        self.fetch(name, options, limits::of(name), most).await
     }
 
-    async fn fetch(&self, name: &str, options: GetOptions) -> Result<Option<Bytes>, BackupError> {
+    /// Reads at most `part` bytes of an object that has at most `most`.
+    async fn fetch(
+        &self,
+        name: &str,
+        options: GetOptions,
+        most: u64,
+        part: u64,
+    ) -> Result<Option<Bytes>, BackupError> {
         let path = self.path(name)?;
         let failed = |error| self.explain(&format!("read {name}"), error);
-        match self.objects.get_opts(&path, options).await {
-            Ok(found) => found.bytes().await.map(Some).map_err(failed),
+        let reading = async {
+            if self.is_something_else(name).await {
+                return Ok(Err("it is no file".to_owned()));
+            }
+            let found = self.objects.get_opts(&path, options).await?;
+            let (bytes, length) = (found.meta.size, found.range.end - found.range.start);
+            if bytes > most || length > part {
+                return Ok(Err(format!(
+                    "it has {bytes} bytes, and nothing of its kind has more than {most}"
+                )));
+            }
+            bounded(found, length).await.map(Ok)
+        };
+        match within(part, reading).await {
+            Ok(Ok(found)) => Ok(Some(found)),
+            Ok(Err(why)) => Err(BackupError::Damaged {
+                location: self.location.to_string(),
+                object: name.to_owned(),
+                why,
+            }),
             Err(error @ Error::NotFound { .. }) if no_bucket(&error) => Err(failed(error)),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(failed(error)),
         }
     }
 
+    /// Whether a directory holds a pipe, a device or a socket under that name: to open one can take for ever.
+    async fn is_something_else(&self, name: &str) -> bool {
+        let Location::Dir(dir) = &self.location else {
+            return false;
+        };
+        let path = dir.join(name);
+        let found = blocking(move || std::fs::metadata(path)).await;
+        found.is_ok_and(|found| !found.is_file() && !found.is_dir())
+    }
+
     /// Creates an object where there is none, durably. Tried again a few times where the store fails.
     pub(super) async fn create(&self, name: &str, content: Bytes) -> Result<Created, BackupError> {
         let path = self.path(name)?;
+        let bytes = content.len() as u64;
+        let began = Instant::now();
         let mut tries = 0;
         loop {
             let payload = PutPayload::from_bytes(content.clone());
             let put = self
                 .objects
-                .put_opts(&path, payload, PutMode::Create.into())
-                .await;
-            let failure = match lost_answer(put) {
+                .put_opts(&path, payload, PutMode::Create.into());
+            let failure = match lost_answer(within(bytes, put).await) {
                 Ok(_created) => return Ok(Created::Done),
                 Err(error) => error,
             };
             // Whatever was said, the object itself says what is there.
+            let again = tries < TRIES && may_pass(&failure) && began.elapsed() < patience(bytes);
             match self.get(name).await {
                 Ok(Some(found)) if found == content => return Ok(Created::Done),
-                Ok(Some(found)) => return Ok(Created::Other(found)),
-                Ok(None) | Err(_) if tries < TRIES && may_pass(&failure) => {}
+                Ok(Some(_)) | Err(BackupError::Damaged { .. }) => return Ok(Created::Other),
+                Ok(None) | Err(_) if again => {}
                 Ok(None) | Err(_) => {
                     return Err(self.explain(&format!("create {name}"), failure));
                 }
@@ -148,9 +187,14 @@ impl Store {
         let path = self.path(prefix)?;
         let root = self.path("")?;
         let mut found = Vec::new();
+        let failed = |error| self.explain(&format!("list {prefix}/"), error);
         let mut listing = self.objects.list(Some(&path));
-        while let Some(object) = listing.next().await {
-            let object = object.map_err(|error| self.explain(&format!("list {prefix}/"), error))?;
+        loop {
+            let next = within(0, listing.next().map(Ok)).await;
+            let Some(object) = next.map_err(failed)? else {
+                break;
+            };
+            let object = object.map_err(failed)?;
             let name = object.location.as_ref();
             let name = name.strip_prefix(root.as_ref()).unwrap_or(name);
             found.push((name.trim_start_matches('/').to_owned(), object));
@@ -177,7 +221,7 @@ impl Store {
     /// Removes an object, durably; of a versioned bucket, its newest version is hidden. Answers whether it was there, where the store says so.
     pub(super) async fn remove(&self, name: &str) -> Result<bool, BackupError> {
         let path = self.path(name)?;
-        match self.objects.delete(&path).await {
+        match within(0, self.objects.delete(&path)).await {
             Ok(()) => {}
             Err(Error::NotFound { .. }) => return Ok(false),
             Err(error) => return Err(self.explain(&format!("remove {name}"), error)),
@@ -208,10 +252,10 @@ impl Store {
             source,
         };
         let path = format!("{}/", self.path(prefix)?);
-        let found = versions.list(&path).await;
+        let found = answered(versions.list(&path)).await;
         let mut kept = Vec::new();
         for version in found.map_err(|source| failed("list the versions of", source))? {
-            let removed = versions.remove(&version).await;
+            let removed = answered(versions.remove(&version)).await;
             let keeps = removed.map_err(|source| failed("remove a version in", source))?;
             kept.extend(keeps.map(|why| format!("{} ({}), by {why}", version.key, version.id)));
         }
@@ -222,10 +266,11 @@ impl Store {
     pub(super) async fn anything(&self) -> Result<Option<String>, BackupError> {
         let root = self.path("")?;
         let root = (!root.as_ref().is_empty()).then_some(root);
-        match self.objects.list(root.as_ref()).next().await {
-            None => Ok(None),
-            Some(Ok(object)) => Ok(Some(object.location.to_string())),
-            Some(Err(error)) => Err(self.explain("list objects", error)),
+        let mut listing = self.objects.list(root.as_ref());
+        let first = within(0, listing.next().map(Option::transpose)).await;
+        match first {
+            Ok(found) => Ok(found.map(|object| object.location.to_string())),
+            Err(error) => Err(self.explain("list objects", error)),
         }
     }
 
@@ -239,7 +284,8 @@ impl Store {
 
     fn explain(&self, action: &str, error: Error) -> BackupError {
         let said = error_chain(&error);
-        let hint = HINTS.iter().find(|(sign, _)| said.contains(sign));
+        let mut hints = HINTS.iter().chain([&STALLED]);
+        let hint = hints.find(|(sign, _)| said.contains(sign));
         BackupError::Store {
             action: action.to_owned(),
             location: self.location.to_string(),
@@ -256,7 +302,7 @@ impl fmt::Debug for Store {
 }
 
 /// What the answers of stores mean for an operator, by what they contain; the first that fits.
-const HINTS: [(&str, &str); 11] = [
+const HINTS: [(&str, &str); 16] = [
     (
         "NoSuchBucket",
         "there is no such bucket; make it, or name another",
@@ -264,6 +310,7 @@ const HINTS: [(&str, &str); 11] = [
     ("PermanentRedirect", WRONG_REGION),
     ("AuthorizationHeaderMalformed", WRONG_REGION),
     ("301 Moved", WRONG_REGION),
+    ("redirect without LOCATION", WRONG_REGION),
     (
         "RequestTimeTooSkewed",
         "the clock of this machine is wrong; set it",
@@ -284,12 +331,25 @@ const HINTS: [(&str, &str); 11] = [
         "403 Forbidden",
         "the credentials do not allow it; a repository needs s3:GetObject, s3:PutObject and s3:ListBucket",
     ),
+    ("No space left", FULL),
+    ("quota exceeded", FULL),
+    ("507 Insufficient Storage", FULL),
+    ("StorageFull", FULL),
     (
-        "No space left",
-        "the disk is full; what is there already stays as it is",
+        "Read-only file system",
+        "it is mounted read-only; mount it for writing, or name another repository",
     ),
-    ("Permission denied", "this user may not do that there"),
+    (
+        "Permission denied",
+        "this user may not do that there; see the owner and the mode of the directory",
+    ),
 ];
+const FULL: &str = "it is full, and what is there already stays as it is; make room (`nimbus backup prune`), and try again";
+const NO_ANSWER: &str = "no answer within";
+const STALLED: (&str, &str) = (
+    NO_ANSWER,
+    "it does not answer; see whether the server, the mount or the network is well",
+);
 const VERSIONS_NEED: &str = ": to remove every version takes s3:ListBucketVersions, s3:DeleteObjectVersion, s3:GetObjectVersion and s3:GetObjectRetention";
 const WRONG_REGION: &str = "the bucket is in another region; name it with --backup-s3-region";
 
@@ -305,6 +365,57 @@ fn may_pass(error: &Error) -> bool {
     ) && HINTS
         .iter()
         .all(|(sign, _)| !error_chain(error).contains(sign))
+}
+
+/// The bytes of an object, of which the store said how many there are.
+async fn bounded(found: GetResult, length: u64) -> Result<Bytes, Error> {
+    if let GetResultPayload::File(..) = found.payload {
+        return found.bytes().await;
+    }
+    let mut read = BytesMut::with_capacity(usize::try_from(length).unwrap_or(0));
+    let mut rest = found.into_stream();
+    while let Some(piece) = rest.try_next().await? {
+        if (read.len() + piece.len()) as u64 > length {
+            return Err(Error::Generic {
+                store: "nimbus",
+                source: "more bytes come than were announced".into(),
+            });
+        }
+        read.extend_from_slice(&piece);
+    }
+    Ok(read.freeze())
+}
+
+/// What a store answers, unless it takes longer than a request of so many bytes may.
+async fn within<T>(bytes: u64, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let patience = patience(bytes);
+    match tokio::time::timeout(patience, work).await {
+        Ok(answer) => answer,
+        Err(_elapsed) => Err(Error::Generic {
+            store: "nimbus",
+            source: format!("{NO_ANSWER} {} s", patience.as_secs()).into(),
+        }),
+    }
+}
+
+/// The same of what is asked without `object_store`.
+async fn answered<T>(
+    work: impl Future<Output = Result<T, Box<dyn std::error::Error + Send + Sync>>>,
+) -> Result<T, Box<dyn std::error::Error + Send + Sync>> {
+    let work = work.map_err(|source| Error::Generic {
+        store: "versions",
+        source,
+    });
+    Ok(within(0, work).await?)
+}
+
+/// How long a request that moves so many bytes may take: whoever waits may hold the WAL of a tenant.
+fn patience(bytes: u64) -> Duration {
+    ::fail::fail_point!("backup::patience", |seconds| {
+        let seconds = seconds.and_then(|seconds| seconds.parse().ok());
+        Duration::from_secs(seconds.unwrap_or(5))
+    });
+    FIRST_BYTE + Duration::from_secs(bytes / SLOWEST)
 }
 
 /// For tests: the store did what it was asked, and its answer does not arrive.
@@ -381,6 +492,8 @@ async fn bucket_of(
         .with_bucket_name(bucket)
         .with_region(region)
         .with_credentials(Arc::new(Chain(chain.credentials)))
+        // `within` says how long a request may take, by its bytes.
+        .with_client_options(ClientOptions::new().with_timeout_disabled())
         .with_retry(RetryConfig {
             max_retries: 5,
             retry_timeout: Duration::from_secs(60),
@@ -418,6 +531,9 @@ impl CredentialProvider for Chain {
     }
 }
 
+/// How long nothing may come, and how many bytes a second are the least.
+const FIRST_BYTE: Duration = Duration::from_secs(30);
+const SLOWEST: u64 = 64 << 10;
 /// How often a creation is tried again.
 const TRIES: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);

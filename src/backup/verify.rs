@@ -158,7 +158,14 @@ impl Repository {
         found: &mut Verified,
     ) -> Result<(), BackupError> {
         let object = format!("{}/{}", file.manifests(), file.manifest);
-        let hash = self.store.get(&object).await?.map(|text| sha256(&text));
+        let text = match self.store.get(&object).await {
+            Err(error @ BackupError::Damaged { .. }) => {
+                found.damage.push(said(&error));
+                return Ok(());
+            }
+            read => read?,
+        };
+        let hash = text.map(|text| sha256(&text));
         if hash.as_ref() == Some(&file.manifest) {
             found.objects += 1;
             return Ok(());

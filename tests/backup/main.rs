@@ -6,8 +6,10 @@
 )]
 
 mod attacked;
+mod bounded;
 mod counted;
 mod crash;
+mod faults;
 mod model;
 mod one_tenant;
 mod planted;
@@ -22,6 +24,7 @@ mod shipped_crash;
 mod shipping;
 mod shredded;
 mod snapshots;
+mod stalled;
 mod untrusted;
 
 use std::path::Path;
@@ -84,6 +87,18 @@ fn restore(machine: &Machine, dir: &str, arguments: &[&str]) -> Ran {
 
 fn run(mut command: Command) -> Ran {
     Ran(command.output().expect("nimbus runs"))
+}
+
+/// How a bucket at `url` is reached.
+fn s3(url: &str) -> Vec<(&str, &str)> {
+    vec![
+        ("NIMBUS_BACKUP_S3_ENDPOINT_URL", url),
+        ("NIMBUS_BACKUP_S3_REGION", "us-east-1"),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_CONFIG_FILE", "/dev/null"),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+    ]
 }
 
 /// A server on the directory `data` of this machine.

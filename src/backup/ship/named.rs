@@ -9,12 +9,13 @@ use nimbus_manifests::SealedManifest;
 use super::super::create::{Saving, Source};
 use super::super::pack::{PackedBase, PackedManifest};
 use super::super::{BackupError, Repository, sha256};
-use super::packs::unreadable;
+use super::packs::{held_no_longer, unreadable};
 use super::session::Session;
 use super::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::clock;
 use crate::data_dir;
 use crate::envelope::{manifest_path, read_manifest};
+use crate::error_chain::error_chain;
 use crate::failpoints::crash_point;
 use crate::metrics;
 use crate::runtime::{blocking, short_task};
@@ -36,7 +37,10 @@ impl Session {
                 let mut pause = FIRST_PAUSE;
                 loop {
                     match store_base(repository.clone(), Arc::clone(&begun)).await {
-                        Err(BackupError::Store { .. }) => metrics::SHIPPING_FAILED.increment(1),
+                        Err(error @ BackupError::Store { .. }) => {
+                            metrics::SHIPPING_FAILED.increment(1);
+                            held_no_longer(Some(begun.since), &error_chain(&error))?;
+                        }
                         done => return done,
                     }
                     tokio::time::sleep(pause).await;
@@ -46,10 +50,12 @@ impl Session {
             return Ok(());
         }
         let begun = Arc::new(begun);
+        self.holding = Some(begun.since);
         let stored =
             self.insist(move |repository| store_base(repository, Arc::clone(&begun)).boxed());
-        let stored = stored.await?;
-        self.next.bases.push(stored);
+        let stored = stored.await;
+        self.holding = None;
+        self.next.bases.push(stored?);
         crash_point!("ship::base-stored");
         Ok(())
     }

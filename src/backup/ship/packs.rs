@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -10,7 +11,7 @@ use nimbus_manifests::TenantId;
 use super::super::catalogue::StoredFile;
 use super::super::pack::{Data, Pack, PackedGone, PackedManifest, SegmentBuilder};
 use super::super::store::Created;
-use super::super::{BackupError, Repository, sha256};
+use super::super::{BackupError, Repository, limits, sha256};
 use super::session::{Failed, Session};
 use super::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::clock;
@@ -130,6 +131,15 @@ impl Session {
         let name = Pack::name(pack.epoch, pack.number);
         let object = blocking(move || pack.object(&sealer, data.bytes())).await;
         crash_point!("ship::formed");
+        if object.len() as u64 > limits::PACK {
+            self.number -= 1;
+            self.log()?.formed(self.number);
+            return Err(BackupError::GivenUp(format!(
+                "{name} would have {} bytes, and no pack has more than {}",
+                object.len(),
+                limits::PACK
+            )));
+        }
         let stored = object.clone();
         let created = self.insist(move |repository| {
             let (name, object) = (name.clone(), stored.clone());
@@ -137,7 +147,7 @@ impl Session {
         });
         let created = created.await?;
         crash_point!("ship::stored");
-        if let Created::Other(_) = created {
+        if let Created::Other = created {
             return Err(self.repository.replaced(self.epoch));
         }
         metrics::PACKS_SHIPPED.increment(1);
@@ -177,7 +187,8 @@ impl Session {
                 why,
                 "the repository does not take what is shipped; it is tried again"
             );
-            self.work.report.fails(why);
+            self.work.report.fails(why.clone());
+            self.hold_no_longer(&why)?;
             let late = (clock::now_ms() - self.after_ms).max(0);
             metrics::BACKUP_LATE.set(late as f64 / 1000.0);
             if *self.work.stop.borrow() || self.work.wait(pause).await {
@@ -186,6 +197,33 @@ impl Session {
             pause = (2 * pause).min(LONGEST_PAUSE);
         }
     }
+}
+
+impl Session {
+    /// Gives up what holds the WAL of a tenant for longer than it may.
+    fn hold_no_longer(&self, why: &str) -> Result<(), BackupError> {
+        let waiting = self.log()?.held_since();
+        let since = self.holding.into_iter().chain(waiting).min();
+        held_no_longer(since, why)
+    }
+}
+
+/// Refuses to hold the WAL of a tenant for longer than it may be.
+pub(super) fn held_no_longer(since: Option<Instant>, why: &str) -> Result<(), BackupError> {
+    let most = held_most();
+    match since.is_some_and(|since| since.elapsed() >= most) {
+        false => Ok(()),
+        true => Err(BackupError::GivenUp(format!(
+            "the pages of a new file could not be stored within {} s, and its WAL is held no longer: {why}",
+            most.as_secs()
+        ))),
+    }
+}
+
+/// How long the WAL of a tenant is held for pages that are to be stored.
+fn held_most() -> Duration {
+    ::fail::fail_point!("ship::held-most", |_| Duration::from_secs(1));
+    Duration::from_secs(600)
 }
 
 fn gone(gone: &sqlite::Gone) -> PackedGone {

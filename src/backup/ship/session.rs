@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nimbus_manifests::DekId;
 use tokio::task::JoinHandle;
@@ -48,6 +48,8 @@ pub(super) struct Session {
     /// A further snapshot, so that not too many packs are to be read for an instant.
     pub(super) further: Option<JoinHandle<Result<Made, BackupError>>>,
     pub(super) since: Since,
+    /// Since when the file is held that is being stored.
+    pub(super) holding: Option<Instant>,
 }
 
 /// What was shipped since the last snapshot.
@@ -88,7 +90,10 @@ impl From<Broken> for Failed {
 
 impl<E: Into<BackupError>> From<E> for Failed {
     fn from(error: E) -> Self {
-        Self::Error(error.into())
+        match error.into() {
+            BackupError::GivenUp(why) => Self::Broken(why),
+            error => Self::Error(error),
+        }
     }
 }
 
@@ -111,10 +116,11 @@ impl Session {
             storing: Vec::new(),
             further: None,
             since: Since::default(),
+            holding: None,
         }
     }
 
-    fn log(&self) -> Result<Arc<sqlite::CommitLog>, BackupError> {
+    pub(super) fn log(&self) -> Result<Arc<sqlite::CommitLog>, BackupError> {
         let instants = self.work.deployment.tenants.instants();
         let instants = instants.ok_or(BackupError::NoFiles)?;
         Ok(Arc::clone(instants.log()))

@@ -1,6 +1,6 @@
-//! A proxy in front of a KMS that fails on demand.
+//! A proxy in front of a KMS, or of an S3, that fails on demand.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +25,10 @@ pub enum Fault {
     },
     /// Answer with these bytes as a 200 body of type JSON.
     Reply(String),
+    /// Answer with this status and these bytes.
+    Answer(u16, String),
+    /// Pass the request on, and give the answer a byte a second.
+    Drip,
     /// Never answer.
     Hang,
     /// Break the connection (RST).
@@ -47,7 +51,8 @@ impl Fault {
     }
 }
 
-/// Forwards HTTP requests to a KMS, but for the actions that it was told to fail.
+/// Forwards HTTP requests to a KMS, but for the actions that it was told to fail. Of an S3 the action is the method, and what a request contains is
+/// its first line.
 #[derive(Debug)]
 pub struct FaultProxy {
     url: String,
@@ -239,7 +244,11 @@ impl State {
     /// Answers one request; false when the connection is not to be used again.
     fn answer(&self, request: &Message, client: &mut TcpStream) -> io::Result<bool> {
         let action = request.action().to_owned();
-        let body = String::from_utf8_lossy(&request.body).into_owned();
+        let body = match request.header("x-amz-target") {
+            Some(_) => String::from_utf8_lossy(&request.body).into_owned(),
+            // S3 has all of it in the first line.
+            None => request.head.first().cloned().unwrap_or_default(),
+        };
         lock(&self.calls).push((action.clone(), body.clone()));
         match self.next_fault(&action, &body) {
             None => self.forward(request, client, None),
@@ -257,6 +266,19 @@ impl State {
                 respond(client, status, &body).map(|()| true)
             }
             Some(Fault::Reply(body)) => respond(client, 200, &body).map(|()| true),
+            Some(Fault::Answer(status, body)) => respond(client, status, &body).map(|()| true),
+            Some(Fault::Drip) => {
+                let mut answer = Vec::new();
+                let _again = self.forward(request, &mut answer, None)?;
+                for byte in answer {
+                    client.write_all(&[byte])?;
+                    if self.stopped.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    thread::sleep(Duration::from_secs(1));
+                }
+                Ok(false)
+            }
             Some(Fault::Hang) => self.hang(client).map(|()| false),
             Some(Fault::Reset) => {
                 // Closing with a linger of zero sends RST instead of FIN.
@@ -282,7 +304,7 @@ impl State {
     fn forward(
         &self,
         request: &Message,
-        client: &mut TcpStream,
+        client: &mut impl Write,
         rewritten: Option<(&str, &str)>,
     ) -> io::Result<bool> {
         let mut upstream = TcpStream::connect(&self.upstream)?;

@@ -47,9 +47,16 @@ impl Message {
     }
 
     /// The KMS action that a request asks for: `Decrypt` of `X-Amz-Target: TrentService.Decrypt`.
+    /// Without one, the method.
     pub(crate) fn action(&self) -> &str {
-        let target = self.header("x-amz-target").unwrap_or_default();
-        target.rsplit('.').next().unwrap_or_default()
+        match self.header("x-amz-target") {
+            Some(target) => target.rsplit('.').next().unwrap_or_default(),
+            None => self
+                .head
+                .first()
+                .and_then(|line| line.split(' ').next())
+                .unwrap_or_default(),
+        }
     }
 
     /// The region of the signature: `us-east-1` of `Credential=<key>/<date>/us-east-1/kms/aws4_request`.

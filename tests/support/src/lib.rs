@@ -28,6 +28,11 @@
     reason = "a test reads and damages files by hand"
 )]
 
+#[expect(
+    clippy::print_stderr,
+    reason = "a test that is skipped says so, loudly"
+)]
+mod disk;
 mod fault;
 mod http;
 mod machine;
@@ -37,6 +42,7 @@ mod s3_proxy;
 mod seaweed;
 mod tls;
 
+pub use disk::Disk;
 pub use fault::{Fault, FaultProxy};
 pub use machine::{Answer, Ended, Machine, Server, files_under};
 pub use moto::Moto;

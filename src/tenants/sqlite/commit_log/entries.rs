@@ -1,6 +1,7 @@
 //! What goes through the log, and what is known of it.
 
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use nimbus_manifests::TenantId;
 use uuid::Uuid;
@@ -62,6 +63,8 @@ pub struct BegunBase {
     pub number: u32,
     /// The moment.
     pub at_ms: i64,
+    /// Since when it is held.
+    pub since: Instant,
     /// The data key that its pages are under; `None` where it is its manifest's.
     pub dek_id: Option<String>,
     /// Its pages, and its manifest.

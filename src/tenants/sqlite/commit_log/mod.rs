@@ -28,7 +28,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nimbus_manifests::TenantId;
@@ -216,6 +216,13 @@ impl CommitLog {
         self.woken.notified().await;
     }
 
+    /// Since when the first of the files is held that were begun and are not being stored yet.
+    #[must_use]
+    pub fn held_since(&self) -> Option<Instant> {
+        let state = self.state();
+        state.begun.iter().map(|begun| begun.since).min()
+    }
+
     /// When the first of what waits was committed.
     #[must_use]
     pub fn oldest_ms(&self) -> Option<i64> {
@@ -378,6 +385,7 @@ impl CommitLog {
             tenant: tenant.clone(),
             number,
             at_ms,
+            since: Instant::now(),
             dek_id,
             captured,
         });
