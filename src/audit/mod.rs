@@ -104,6 +104,7 @@ pub struct AuditLog {
     control: Arc<Control>,
     queue: Sender<Message>,
     openings: Arc<Mutex<Openings>>,
+    done_again: Vec<String>,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
@@ -147,7 +148,7 @@ impl AuditLog {
         full: u64,
         accepting: bool,
     ) -> Result<Self, LogError> {
-        let chain = Chain::open(control.clone(), dir, data_dir, full, accepting)?;
+        let (chain, done_again) = Chain::open(control.clone(), dir, data_dir, full, accepting)?;
         let (queue, messages) = mpsc::channel();
         let openings = Arc::<Mutex<Openings>>::default();
         let counted = Arc::clone(&openings);
@@ -162,8 +163,14 @@ impl AuditLog {
             control,
             queue,
             openings,
+            done_again,
             thread: Mutex::new(Some(thread)),
         })
+    }
+
+    /// What the acceptance of an older control file did again, a line each.
+    pub(crate) fn done_again(&self) -> &[String] {
+        &self.done_again
     }
 
     /// Proves the log, with all that was noted so far.
@@ -287,7 +294,7 @@ impl Chain {
         data_dir: &Path,
         full: u64,
         accepting: bool,
-    ) -> Result<Self, LogError> {
+    ) -> Result<(Self, Vec<String>), LogError> {
         let sealer = control.audit_sealer().ok_or(LogError::EncryptionOff)?;
         let sealer = line::Sealer {
             key: &sealer.0,
@@ -301,11 +308,13 @@ impl Chain {
         let beyond = rolled_back::look(dir, known, sealer).map_err(io_error)?;
         let own = |line: &str| matches!(line::check(Some(sealer), None, line), Ok((.., true)));
         let foreign = lost::is_of_another(dir, known, own).map_err(io_error)?;
+        let mut done_again = Vec::new();
         let again = match (beyond.rolled_back(dir, known), accepting) {
             (Some(found), false) => return Err(LogError::rolled_back(found)),
             (Some(found), true) => {
                 let deeds = Deeds::of(&beyond.lines).and_pending(control.pending_deletes()?);
                 let mut events = deeds.apply(&control, data_dir)?;
+                done_again = events.iter().map(reapply::told).collect();
                 events.push(reapply::accepted(&found, events.len()));
                 events
             }
@@ -366,7 +375,7 @@ impl Chain {
                 chain.control.set_audit_head(head)?;
                 chain.settled = head.seq;
             }
-            return Ok(chain);
+            return Ok((chain, done_again));
         }
         events.iter().for_each(Event::trace);
         if head != known {
@@ -378,7 +387,7 @@ impl Chain {
             Refused::Control(error) => error.into(),
             Refused::Off => LogError::EncryptionOff,
         })?;
-        Ok(chain)
+        Ok((chain, done_again))
     }
 
     /// Appends a line an event, durably, and moves the head.

@@ -208,6 +208,19 @@ impl Deeds {
     }
 }
 
+/// What was done again, for people.
+pub(super) fn told(event: &Event) -> String {
+    let subject = event.subject.as_ref().map(ToString::to_string);
+    let tenant = event.subject.as_ref().and_then(Subject::tenant);
+    let name = tenant.map_or(subject, |tenant| Some(format!("tenant {tenant}")));
+    format!(
+        "{} {}: {}",
+        event.kind.as_str(),
+        name.unwrap_or_default(),
+        event.detail.as_deref().unwrap_or_default()
+    )
+}
+
 /// The event that ends the acceptance of an older control file.
 pub(super) fn accepted(found: &RolledBack, deeds: usize) -> Event {
     Event::new(EventKind::Restore, EventOutcome::Done)

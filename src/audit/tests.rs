@@ -90,6 +90,7 @@ impl House {
     async fn chain(&self, full: u64, accepting: bool) -> Result<Chain, LogError> {
         let dir = self.dir.path();
         Chain::open(Arc::new(self.control().await), dir, dir, full, accepting)
+            .map(|(chain, _again)| chain)
     }
 
     async fn is_older(&self) -> bool {
@@ -222,7 +223,7 @@ async fn lines_whose_head_cannot_be_written_for_long_raise_no_alarm() {
     house.filled(2).await;
     let control = Arc::new(house.control().await);
     let dir = house.dir.path();
-    let mut chain = Chain::open(control.clone(), dir, dir, FULL, false).unwrap();
+    let (mut chain, _again) = Chain::open(control.clone(), dir, dir, FULL, false).unwrap();
     let head = chain.head;
     for n in 0..3 {
         chain.append(&[event(n)]).unwrap();

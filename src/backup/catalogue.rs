@@ -28,6 +28,9 @@ pub struct Catalogue {
     pub taken: String,
     /// SHA-256 of the catalogue before; `None` of the first.
     pub previous: Option<String>,
+    /// The data keys of the control file that sealed entries before its own did: they seal nothing any more.
+    #[serde(default)]
+    pub keys_before: Vec<String>,
     /// The one tenant that it holds; `None` where it holds all.
     pub tenant: Option<String>,
     /// Where shipping into this repository was at its moment; `None` while nothing was shipped.
@@ -160,6 +163,10 @@ impl Claims for Catalogue {
             .all(|part| is_log_name(&part.name) && is_sha256(&part.sha256));
         let names: BTreeSet<_> = self.audit.iter().map(|part| &part.name).collect();
         let log = log && names.len() == self.audit.len();
+        let own = &self.control.dek_id;
+        if !are_keys(&self.keys_before) || self.keys_before.contains(own) {
+            return Err("the keys before its own are not right".to_owned());
+        }
         let taken = self.taken.parse::<jiff::Timestamp>().is_ok();
         let tenant = self.tenant.as_ref();
         if !taken || tenant.is_some_and(|tenant| tenant.parse::<TenantId>().is_err()) {
@@ -279,6 +286,11 @@ impl StoredFile {
     }
 }
 
+/// Whether these are ids of data keys.
+pub(super) fn are_keys(keys: &[String]) -> bool {
+    keys.iter().all(|key| key.parse::<DekId>().is_ok())
+}
+
 /// Whether an object of pages, or of the audit log, may have this name.
 pub(super) fn is_object(name: &str) -> bool {
     let part = |part: &str| {
@@ -334,6 +346,7 @@ mod tests {
             repository: Uuid::nil(),
             taken: "2026-12-01T10:00:00.000Z".to_owned(),
             previous: Some("d".repeat(64)),
+            keys_before: vec!["1111222233334444".to_owned()],
             tenant: None,
             shipping: None,
             control: file("db:redb:control:nimbus-control.db"),

@@ -6,35 +6,26 @@
 //!
 //! A tenant whose files cannot be read is named in the catalogue with the reason, and keeps no other from being saved.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
-use data_encoding::HEXLOWER;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use nimbus_manifests::{Cipher, SealedManifest, Subject, TenantId};
+use nimbus_manifests::TenantId;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc;
 
-use super::catalogue::{Catalogue, Piece, Run, SealedCatalogue, ShippedAt, StoredFile, StoredPart};
-use super::repository::{Entry, snapshot_name};
-use super::run::{RunBuilder, Version, index, index_bytes, version};
+use super::catalogue::{Catalogue, ShippedAt, StoredFile, StoredPart};
+use super::saving::{Saving, Source};
 use super::sealed::is_same_key;
-use super::store::Created as Put;
-use super::{BackupError, Location, Repository, S3Settings, limits, printable, sha256};
-use crate::audit::LogPart;
+use super::tip::Newest;
+use super::{BackupError, Location, Repository, S3Settings};
 use crate::clock;
-use crate::control::{self, ArchiveSealer, AuditHead, Control, FrozenControl};
+use crate::control::{self, ArchiveSealer, Control, FrozenControl};
 use crate::data_dir;
-use crate::envelope::{Copies, Envelope, Event, EventKind, EventOutcome, PLAIN_SQLITE};
+use crate::envelope::{Envelope, Event, EventKind, EventOutcome};
 use crate::failpoints::crash_point;
 use crate::runtime::{Progress, blocking};
-use crate::sqlcipher::UNIT;
 use crate::tenants::TenantProvider;
-use crate::tenants::sqlite::{Capture, Captured};
 
 /// What a snapshot is made of.
 #[derive(Debug, Clone)]
@@ -166,7 +157,12 @@ impl Deployment {
         let repository =
             Repository::open_or_make(location, s3, &sealer.file_id.to_string()).await?;
         crash_point!("backup::repository-made");
-        let (tip, before, missed) = self.newest(&repository, sealer).await?;
+        let Newest {
+            tip,
+            before,
+            keys,
+            missed,
+        } = self.newest(&repository, sealer).await?;
         // After the newest entry is known: a later removal is met at the commit.
         let condemned = repository.condemned(&self.envelope).await?;
         let frozen = Arc::new(Mutex::new(None));
@@ -235,6 +231,7 @@ impl Deployment {
             repository: repository.id,
             taken: clock::stamp_of(mark.at_ms),
             previous: None,
+            keys_before: Vec::new(),
             tenant: only.map(|tenant| tenant.to_string()),
             shipping: shipping.map(|position| ShippedAt {
                 epoch: position.shipping.epoch,
@@ -247,7 +244,9 @@ impl Deployment {
             tenants,
         };
         let findings = missed.into_iter().collect();
-        let (catalogue, sha256) = self.commit(&repository, &sealer, tip, catalogue).await?;
+        let goes_on = (tip, keys);
+        let committed = self.commit(&repository, &sealer, goes_on, catalogue);
+        let (catalogue, sha256) = committed.await?;
         crash_point!("backup::committed");
         let (noting, id, made) = (
             Arc::clone(&self.control),
@@ -300,523 +299,9 @@ impl Deployment {
             )),
         }
     }
-
-    /// The newest entry, and the newest snapshot, proven.
-    async fn newest(
-        &self,
-        repository: &Repository,
-        sealer: &ArchiveSealer,
-    ) -> Result<(Option<Tip>, Option<SealedCatalogue>, Option<String>), BackupError> {
-        let (control, id) = (Arc::clone(&self.control), repository.id);
-        let own = blocking(move || control.made_snapshot(id)).await?;
-        let own = own.map(|(number, sha256)| (number, HEXLOWER.encode(&sha256)));
-        let mut tip = None;
-        for number in repository.numbers().await?.0.into_iter().rev() {
-            let Some((entry, sha256)) = repository.entry(number).await? else {
-                continue;
-            };
-            let is_own = own.as_ref() == Some(&(number, sha256.clone()));
-            tip = tip.or(Some(Tip { number, sha256 }));
-            let sealed = match entry {
-                Entry::Snapshot(sealed) => sealed,
-                Entry::Removal(sealed) => {
-                    repository.prove_removal(&self.envelope, &sealed).await?;
-                    continue;
-                }
-            };
-            if is_own {
-                // Noted when it was made: the key that it is sealed with may be gone.
-            } else if sealed.dek_id == sealer.dek_id {
-                if !sealed.is_authentic(&sealer.key) {
-                    return Err(repository.damaged(&snapshot_name(number), "its MAC is wrong"));
-                }
-            } else {
-                repository.prove(&self.envelope, &sealed).await?;
-            }
-            let missed = missed(own, tip.as_ref());
-            return Ok((tip, Some(*sealed), missed));
-        }
-        let missed = missed(own, tip.as_ref());
-        Ok((tip, None, missed))
-    }
-
-    /// Creates the catalogue under the next number that is free. It learns of each entry that came in between.
-    async fn commit(
-        &self,
-        repository: &Repository,
-        sealer: &ArchiveSealer,
-        mut tip: Option<Tip>,
-        mut catalogue: Catalogue,
-    ) -> Result<(Catalogue, [u8; 32]), BackupError> {
-        loop {
-            catalogue.number = tip.as_ref().map_or(0, |tip| tip.number) + 1;
-            catalogue.previous = tip.map(|tip| tip.sha256);
-            let text = catalogue.seal(sealer).map_err(|why| {
-                BackupError::NotSaved(format!("the catalogue could not be read again: {why}"))
-            })?;
-            let sha256 = Sha256::digest(&text).into();
-            let text = Bytes::from(text);
-            let name = snapshot_name(catalogue.number);
-            match repository.store.create(&name, text).await? {
-                Put::Done => return Ok((catalogue, sha256)),
-                Put::Other => {
-                    let theirs = repository.entry(catalogue.number).await?;
-                    let Some((theirs, sha256)) = theirs else {
-                        return Err(repository.damaged(&name, "it comes and goes"));
-                    };
-                    match theirs {
-                        Entry::Snapshot(sealed) => {
-                            repository.prove(&self.envelope, &sealed).await?;
-                        }
-                        Entry::Removal(sealed) => {
-                            repository.prove_removal(&self.envelope, &sealed).await?;
-                            if sealed.claims.takes_from(&catalogue) {
-                                let location = repository.shown();
-                                return Err(BackupError::RemovedMeanwhile { location });
-                            }
-                        }
-                    }
-                    tip = Some(Tip {
-                        number: catalogue.number,
-                        sha256,
-                    });
-                }
-            }
-        }
-    }
-}
-
-/// Says that the last snapshot that this deployment made is gone, or another has its number.
-fn missed(own: Option<(u64, String)>, tip: Option<&Tip>) -> Option<String> {
-    let (number, sha256) = own?;
-    let is_there = tip
-        .is_some_and(|tip| tip.number > number || (tip.number, &tip.sha256) == (number, &sha256));
-    (!is_there).then(|| {
-        format!(
-            "{}, which this deployment made, is not in the repository any more, or was changed: find out who did that",
-            snapshot_name(number)
-        )
-    })
-}
-
-/// The newest entry.
-struct Tip {
-    number: u64,
-    sha256: String,
-}
-
-/// Where the bytes of a file come from.
-pub(super) enum Source {
-    Tenant(Arc<Mutex<Captured>>),
-    Bytes(Arc<Vec<u8>>),
-}
-
-/// What is being added to a repository.
-pub(super) struct Saving<'a> {
-    repository: &'a Repository,
-    /// The files of the snapshot before, by their ids.
-    before: BTreeMap<String, StoredFile>,
-    log_before: Vec<StoredPart>,
-    /// The control file, and the copies of manifests in it at the moment.
-    vouchers: Option<(Arc<Control>, BTreeMap<Subject, Copies>)>,
-    progress: Progress,
-    done: Arc<AtomicU64>,
-    total: u64,
-    added: AtomicU64,
-    /// Names that are being removed now.
-    condemned: BTreeMap<String, u64>,
-}
-
-/// A run, and the pages of it that count.
-struct Known {
-    /// By number: which run has the page last, and its version there.
-    pages: Vec<Option<(u32, Version)>>,
-    runs: Vec<Run>,
-}
-
-impl<'a> Saving<'a> {
-    fn new(
-        repository: &'a Repository,
-        before: Option<&SealedCatalogue>,
-        progress: Progress,
-        capture: &Capture,
-        due: &[TenantId],
-        vouchers: (Arc<Control>, BTreeMap<Subject, Copies>),
-    ) -> Self {
-        let before = before.map(|sealed| &sealed.claims);
-        let files = before.into_iter().flat_map(Catalogue::files);
-        let files = files.filter(|file| file.missing.is_none());
-        Self {
-            repository,
-            before: files
-                .map(|file| (file.file_id.clone(), file.clone()))
-                .collect(),
-            log_before: before.map_or(Vec::new(), |before| before.audit.clone()),
-            vouchers: Some(vouchers),
-            progress,
-            done: Arc::default(),
-            total: due.iter().map(|tenant| capture.length(tenant)).sum(),
-            added: AtomicU64::new(0),
-            condemned: BTreeMap::new(),
-        }
-    }
-
-    /// The name of an object that is added: another one where a removal takes what has it.
-    fn name(&self, name: String) -> String {
-        match self.condemned.get(&name) {
-            Some(removal) => format!("{name}.{removal}"),
-            None => name,
-        }
-    }
-
-    /// Adds files of which the repository has nothing yet.
-    pub(super) fn afresh(repository: &'a Repository) -> Self {
-        Self {
-            repository,
-            before: BTreeMap::new(),
-            log_before: Vec::new(),
-            vouchers: None,
-            progress: Arc::new(|_, _| true),
-            done: Arc::default(),
-            total: 0,
-            added: AtomicU64::new(0),
-            condemned: BTreeMap::new(),
-        }
-    }
-
-    /// One tenant. Trouble with its files is part of the answer.
-    async fn tenant(
-        &self,
-        capture: &Arc<Capture>,
-        tenant: TenantId,
-    ) -> Result<StoredFile, BackupError> {
-        let (from, of) = (Arc::clone(capture), tenant.clone());
-        let taken = blocking(move || {
-            let captured = from.take(&of)?;
-            let manifest = captured
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .manifest
-                .clone();
-            Ok::<_, io::Error>((captured, manifest))
-        })
-        .await;
-        let taken = taken.and_then(|(captured, manifest)| {
-            let sealed = SealedManifest::parse(&manifest).map_err(io::Error::other)?;
-            self.vouched(&tenant, &sealed)?;
-            Ok((captured, sealed))
-        });
-        let stored = match taken {
-            Ok((captured, manifest)) => self.file(&manifest, Source::Tenant(captured)).await,
-            Err(error) => Err(BackupError::io("read", data_dir::database_name(&tenant))(
-                error,
-            )),
-        };
-        capture.done(&tenant);
-        match stored {
-            Err(error @ BackupError::Io { .. }) => {
-                let why = printable(&crate::error_chain::error_chain(&error));
-                tracing::error!(%tenant, why, "a tenant is not in the snapshot");
-                Ok(StoredFile {
-                    subject: data_dir::subject(&tenant).to_string(),
-                    file_id: NOBODY.to_owned(),
-                    dek_id: "0".repeat(16),
-                    manifest: "0".repeat(64),
-                    bytes: 0,
-                    runs: Vec::new(),
-                    missing: Some(why),
-                    over: None,
-                })
-            }
-            stored => stored,
-        }
-    }
-
-    /// Refuses a manifest that is of another tenant, or none of those that the control file has copies of: now, or at the moment. Where there are no
-    /// copies yet, nothing is known of it. May block for a moment.
-    fn vouched(&self, tenant: &TenantId, manifest: &SealedManifest) -> io::Result<()> {
-        let (subject, found) = (data_dir::subject(tenant), manifest.claims().subject());
-        if *found != subject {
-            return Err(io::Error::other(format!(
-                "the manifest beside it is of {found}; `nimbus encryption repair` puts a copy back"
-            )));
-        }
-        let Some((control, copies)) = &self.vouchers else {
-            return Ok(());
-        };
-        let known = |copies: &Copies| copies.is_empty() || copies.vouch_for(manifest);
-        if copies.get(&subject).is_none_or(known) {
-            return Ok(());
-        }
-        // Rewrapped since the moment.
-        let now = control.copies(&subject).map_err(io::Error::other)?;
-        match now.vouch_for(manifest) {
-            true => Ok(()),
-            false => Err(io::Error::other(
-                "the manifest beside it is not the one that the control file has a copy of; `nimbus encryption repair` puts the copy back",
-            )),
-        }
-    }
-
-    /// A protected file and its manifest.
-    pub(super) async fn file(
-        &self,
-        manifest: &SealedManifest,
-        source: Source,
-    ) -> Result<StoredFile, BackupError> {
-        let claims = manifest.claims();
-        let (file_id, dek_id) = (
-            claims.file_id().to_string(),
-            claims.deks()[0].id.to_string(),
-        );
-        let known = self
-            .known(&file_id, claims.cipher(), source_bytes(&source))
-            .await?;
-        let (sender, mut receiver) = mpsc::channel(1);
-        let of = &file_id;
-        let (cipher, done) = (claims.cipher(), Arc::clone(&self.done));
-        let (progress, total) = (Arc::clone(&self.progress), self.total);
-        let reading = blocking(move || {
-            let tell =
-                move |bytes: u64| progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total);
-            read_changes(&source, cipher, known, &sender, &tell)
-        });
-        // What failed takes the receiver with it, so that the reader ends.
-        let adding = async move {
-            let mut runs = Vec::new();
-            while let Some(run) = receiver.recv().await {
-                runs.push(self.run(of, run).await?);
-            }
-            Ok::<_, BackupError>(runs)
-        };
-        let (read, added) = tokio::join!(reading, adding);
-        let added = added?;
-        let (bytes, mut runs) = read.map_err(|error| match error.kind() {
-            io::ErrorKind::Interrupted => BackupError::Stopped,
-            _ => BackupError::io("read", claims.subject().file_name())(error),
-        })?;
-        runs.extend(added);
-        let name = sha256(manifest.as_bytes());
-        let before = self.before.get(&file_id);
-        if before.is_none_or(|before| (&before.dek_id, &before.manifest) != (&dek_id, &name)) {
-            let object = self.name(format!("keys/{file_id}/{dek_id}/{name}"));
-            self.repository
-                .add(&object, Bytes::copy_from_slice(manifest.as_bytes()))
-                .await?;
-        }
-        Ok(StoredFile {
-            subject: claims.subject().to_string(),
-            file_id,
-            dek_id,
-            manifest: name,
-            bytes,
-            runs,
-            missing: None,
-            over: None,
-        })
-    }
-
-    /// The pages of a file that the repository has from the snapshot before. Where many of them count no more, none: all are added anew.
-    async fn known(&self, file_id: &str, cipher: Cipher, bytes: u64) -> Result<Known, BackupError> {
-        let nothing = Known {
-            pages: Vec::new(),
-            runs: Vec::new(),
-        };
-        let Some(before) = self
-            .before
-            .get(file_id)
-            .filter(|before| before.cipher() == cipher)
-        else {
-            return Ok(nothing);
-        };
-        let live = bytes.div_ceil(UNIT as u64);
-        let kept: u64 = before.runs.iter().map(|run| u64::from(run.pages)).sum();
-        let full = live / 4096 + MOST_RUNS;
-        if kept * 2 > live * 3 + MOST_RUNS || before.runs.len() as u64 > full {
-            return Ok(nothing);
-        }
-        let count = usize::try_from(before.bytes.div_ceil(UNIT as u64)).unwrap_or(0);
-        let mut pages = vec![None; count + 1];
-        for (place, run) in before.runs.iter().enumerate() {
-            let head = Piece {
-                object: run.object.clone(),
-                offset: run.offset,
-                bytes: index_bytes(run.pages),
-                sha256: run.index_sha256.clone(),
-                skip: 0,
-            };
-            let read = self.repository.span(&head).await?;
-            let Some(entries) = index(&read) else {
-                return Err(self.repository.damaged(&run.object, "its index is none"));
-            };
-            for (number, version) in entries {
-                if let Some(page) = pages.get_mut(number as usize) {
-                    *page = Some((u32::try_from(place).unwrap_or(u32::MAX), version));
-                }
-            }
-        }
-        Ok(Known {
-            pages,
-            runs: before.runs.clone(),
-        })
-    }
-
-    async fn run(&self, file_id: &str, run: RunBuilder) -> Result<Run, BackupError> {
-        let pages = run.count();
-        let (object, index_end) = run.finish();
-        let sha = sha256(&object);
-        let name = self.name(format!("base/{file_id}/{sha}"));
-        let stored = Run {
-            object: name.clone(),
-            offset: 0,
-            bytes: object.len() as u64,
-            index_sha256: sha256(&object[..index_end]),
-            sha256: sha,
-            pages,
-        };
-        let _before = self.added.fetch_add(stored.bytes, Ordering::Relaxed);
-        self.repository.add(&name, object).await?;
-        crash_point!("backup::run-stored");
-        Ok(stored)
-    }
-
-    /// The audit log, which must end at `head`. Of a part that goes on where the snapshot before ended, only what is new is added.
-    async fn log(
-        &self,
-        parts: Vec<LogPart>,
-        head: AuditHead,
-    ) -> Result<Vec<StoredPart>, BackupError> {
-        let mut stored = Vec::with_capacity(parts.len());
-        let mut ends = AuditHead::START;
-        for part in parts {
-            let name = part.name.clone();
-            let read = blocking(move || part.read()).await;
-            let read = read.map_err(BackupError::io("read", &name))?;
-            ends = read.head.unwrap_or(ends);
-            let text = Bytes::from(read.text);
-            let begins = |before: &&StoredPart| {
-                let length = usize::try_from(before.bytes).unwrap_or(usize::MAX);
-                text.get(..length)
-                    .is_some_and(|begin| sha256(begin) == before.sha256)
-            };
-            let before = self
-                .log_before
-                .iter()
-                .filter(|before| before.pieces.len() < MOST_PIECES);
-            let before = before.filter(begins).max_by_key(|before| before.bytes);
-            let mut pieces = before.map_or(Vec::new(), |before| before.pieces.clone());
-            let new =
-                text.slice(before.map_or(0, |before| usize::try_from(before.bytes).unwrap_or(0))..);
-            for at in (0..new.len()).step_by(limits::PIECE) {
-                let new = new.slice(at..new.len().min(at + limits::PIECE));
-                let sha = sha256(&new);
-                let object = self.name(format!("audit/{sha}"));
-                pieces.push(Piece {
-                    object: object.clone(),
-                    offset: 0,
-                    bytes: new.len() as u64,
-                    sha256: sha,
-                    skip: 0,
-                });
-                let _before = self.added.fetch_add(new.len() as u64, Ordering::Relaxed);
-                self.repository.add(&object, new).await?;
-            }
-            stored.push(StoredPart {
-                name,
-                bytes: text.len() as u64,
-                sha256: sha256(&text),
-                pieces,
-            });
-        }
-        if ends != head {
-            return Err(BackupError::NotSaved(format!(
-                "the audit log ends at line {}, and the control file says at line {}: one of the two was changed or put back; `nimbus encryption audit --verify` says more",
-                ends.seq, head.seq
-            )));
-        }
-        Ok(stored)
-    }
-}
-
-fn source_bytes(source: &Source) -> u64 {
-    match source {
-        Source::Tenant(captured) => {
-            let captured = captured.lock().unwrap_or_else(PoisonError::into_inner);
-            u64::from(captured.pages.pages()) * UNIT as u64
-        }
-        Source::Bytes(bytes) => bytes.len() as u64,
-    }
-}
-
-/// Reads a file and sends the pages that are not known. Answers its length, and the known runs that still count. Blocks.
-fn read_changes(
-    source: &Source,
-    cipher: Cipher,
-    known: Known,
-    sender: &mpsc::Sender<RunBuilder>,
-    tell: &dyn Fn(u64) -> bool,
-) -> io::Result<(u64, Vec<Run>)> {
-    let bytes = source_bytes(source);
-    let count = u32::try_from(bytes.div_ceil(UNIT as u64)).map_err(io::Error::other)?;
-    let mut counted = vec![false; known.runs.len()];
-    let mut run = RunBuilder::default();
-    let gone = |_| io::Error::from(io::ErrorKind::Interrupted);
-    let mut chunk = vec![0; UNIT * CHUNK as usize];
-    let mut first = 1;
-    while first <= count {
-        let pages = CHUNK.min(count - first + 1);
-        let chunk = &mut chunk[..UNIT * pages as usize];
-        match source {
-            Source::Tenant(captured) => {
-                let captured = captured.lock().unwrap_or_else(PoisonError::into_inner);
-                captured.pages.read(first, chunk)?;
-            }
-            Source::Bytes(all) => {
-                let at = (first as usize - 1) * UNIT;
-                let there = &all[at..all.len().min(at + chunk.len())];
-                chunk.fill(0);
-                chunk[..there.len()].copy_from_slice(there);
-            }
-        }
-        for (number, page) in (first..).zip(chunk.chunks_exact(UNIT)) {
-            if number == 1 && cipher == Cipher::Sqlcipher4 && page.starts_with(PLAIN_SQLITE) {
-                return Err(io::Error::other("its first page is in plaintext"));
-            }
-            let version = version(page);
-            match known.pages.get(number as usize) {
-                Some(Some((place, before))) if *before == version => {
-                    counted[*place as usize] = true
-                }
-                _ => run.push(number, &version, page),
-            }
-            if run.is_full() {
-                sender
-                    .blocking_send(std::mem::take(&mut run))
-                    .map_err(gone)?;
-            }
-        }
-        if !tell(chunk.len() as u64) {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        first += pages;
-    }
-    if run.count() > 0 {
-        sender.blocking_send(run).map_err(gone)?;
-    }
-    let runs = known.runs.into_iter().zip(counted);
-    let runs = runs.filter(|(_, counts)| *counts).map(|(run, _)| run);
-    Ok((bytes, runs.collect()))
 }
 
 /// How often a snapshot is made anew because a removal took what it builds on.
 const TRIES: u32 = 4;
 /// Tenants that are read at a time: each has an object of 16 MiB in memory, and another on its way.
 const AT_ONCE: usize = 3;
-/// Pages that are read at a time.
-const CHUNK: u32 = 256;
-/// From how many objects on a file is stored anew, beyond one for each 16 MiB of it.
-const MOST_RUNS: u64 = 64;
-/// The same of a part of the audit log.
-const MOST_PIECES: usize = 64;
-/// The file id of what could not be read.
-const NOBODY: &str = "00000000-0000-0000-0000-000000000000";

@@ -125,6 +125,23 @@ pub enum BackupError {
     /// There is no such snapshot, or no such instant.
     #[error("{0}")]
     NoSnapshot(String),
+    /// Something is wrong with what is newer, and nobody said what is to be restored.
+    #[error(
+        "which snapshot is the newest cannot be proven: {0}. Choose one with --snapshot, or an instant with --at"
+    )]
+    NotTheNewest(String),
+    /// Its control file has a data key that another one replaced.
+    #[error(
+        "the repository {location} has snapshots under newer data keys of the control file than {key}, which is in use: this deployment was \
+         restored from before them, or another copy of it makes snapshots there, too. Give it a key of its own with `nimbus encryption \
+         rotate-dek --provider redb --path <data-dir>/nimbus-control.db`, and run this again; let no other copy of it use this repository"
+    )]
+    OlderKey {
+        /// The repository.
+        location: String,
+        /// The key.
+        key: String,
+    },
     /// Another server ships into the same repository.
     #[error(
         "another server ships into the repository {location} since epoch {epoch} ended there: this one ships nothing more. One deployment runs \
@@ -268,6 +285,12 @@ pub enum BackupError {
 }
 
 impl BackupError {
+    /// Whether an object is not what it must be, and the rest of the repository may be.
+    #[must_use]
+    pub(super) fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Newer { .. })
+    }
+
     /// For `map_err`.
     pub(super) fn io(
         action: &'static str,

@@ -9,21 +9,24 @@
 //! | `location` | what an operator calls a repository, and where none may be |
 //! | `store` | the directory or the bucket: objects, created once and never changed |
 //! | `repository` | which repository it is; its snapshots |
+//! | `manifests` | the manifests of a file, and which of them open it |
 //! | `sealed` | what is said under a MAC |
+//! | `chain` | whether entries follow one another, and which keys seal them |
 //! | `removal` | what leaves the repository, and that nobody refers to it then |
 //! | `versions` | all versions of an object in a bucket |
 //! | `limits` | how large objects may be |
 //! | `run` | pages of one file in one object |
-//! | `sealed` | what is said under a MAC |
 //! | `catalogue` | what belongs to one moment |
 //! | `pack`, `epoch` | what was committed in an interval, and who shipped it |
 //! | `ship` | continuous shipping |
 //! | `timeline` | which instants there are, and what belongs to one |
 //! | `create`, `restore`, `verify`, `verify_log`, `list`, `shred`, `rewrap`, `prune` | the operations |
+//! | `tip`, `saving` | what a snapshot goes on from, and what it adds |
 //! | `keep` | which snapshots are kept |
 //! | `proofs` | that tenants restore, again and again |
 
 pub mod catalogue;
+mod chain;
 pub mod create;
 pub mod epoch;
 pub mod error;
@@ -31,6 +34,7 @@ pub mod keep;
 mod limits;
 pub mod list;
 pub mod location;
+mod manifests;
 pub mod pack;
 pub mod proofs;
 pub mod prune;
@@ -39,11 +43,13 @@ pub mod repository;
 pub mod restore;
 pub mod rewrap;
 mod run;
+mod saving;
 pub mod sealed;
 pub mod ship;
 pub mod shred;
 mod store;
 pub mod timeline;
+mod tip;
 pub mod verify;
 mod verify_log;
 mod versions;

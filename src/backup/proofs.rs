@@ -173,6 +173,8 @@ struct Known {
 pub struct ProofStanding {
     /// How many tenants were proven within twice the time in which each is to be.
     pub proven: usize,
+    /// When the one that was proven the longest ago was, and the last one.
+    pub times: Option<(String, String)>,
     /// Those that were not, although they were restorable once.
     pub late: Vec<String>,
     /// Those that could not be restored at the last try, and why.
@@ -196,8 +198,10 @@ impl ProofReport {
         let limit = now() - 2 * seconds(self.every);
         let proofs = known.proofs.iter().flat_map(|proofs| &proofs.tenants);
         let (proven, late): (Vec<_>, Vec<_>) = proofs.partition(|(_, proof)| at(proof) >= limit);
+        let times = || proven.iter().map(|(_, proof)| &proof.at);
         ProofStanding {
             proven: proven.len(),
+            times: times().min().cloned().zip(times().max().cloned()),
             late: late.into_iter().map(|(tenant, _)| tenant.clone()).collect(),
             failed: known
                 .failed

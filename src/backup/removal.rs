@@ -20,7 +20,8 @@ use nimbus_manifests::{FileId, Subject};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::catalogue::{Catalogue, SealedCatalogue};
+use super::catalogue::{Catalogue, SealedCatalogue, are_keys};
+use super::chain::{SealingKeys, sealed_by_old_key};
 use super::is_sha256;
 use super::repository::{Entry, snapshot_name};
 use super::sealed::{Claims, Sealed, seal};
@@ -42,8 +43,14 @@ pub(super) struct Removal {
     pub(super) at: String,
     /// SHA-256 of the entry before; `None` where it was removed and this is the first that is left.
     pub(super) previous: Option<String>,
+    /// As in a catalogue: those of the newest snapshot, whose key seals it.
+    #[serde(default)]
+    pub(super) keys_before: Vec<String>,
     /// All entries that are removed, by this removal and by those before.
     pub(super) gone: Vec<Gone>,
+    /// Entries that stay, and behind which one is gone, so that no other names them.
+    #[serde(default)]
+    pub(super) kept: Vec<Gone>,
     /// The ids of all files whose keys and pages are removed because their tenants were shredded, by this removal and by those before.
     pub(super) shredded: Vec<String>,
     /// The objects that this removal removes, besides entries.
@@ -87,16 +94,14 @@ impl Claims for Removal {
             .gone
             .windows(2)
             .all(|two| two[0].number < two[1].number);
-        let gone = self
-            .gone
-            .iter()
-            .all(|gone| gone.number < self.number && is_sha256(&gone.sha256));
+        let mut named = self.gone.iter().chain(&self.kept);
+        let gone = named.all(|gone| gone.number < self.number && is_sha256(&gone.sha256));
         let files = self
             .shredded
             .iter()
             .all(|file| file.parse::<FileId>().is_ok());
         let objects = self.objects.iter().all(|object| may_go(object));
-        match order && gone && files && objects {
+        match order && gone && files && objects && are_keys(&self.keys_before) {
             true => Ok(()),
             false => Err("it removes what no removal does".to_owned()),
         }
@@ -173,18 +178,22 @@ impl Repository {
         if let Some(strange) = others.first() {
             return Err(self.damaged(strange, "it is no snapshot"));
         }
-        let mut view = View::default();
+        let (mut view, mut keys) = (View::default(), SealingKeys::default());
         for number in numbers {
-            match self.entry(number).await? {
-                None => {}
-                Some((Entry::Snapshot(sealed), sha256)) => {
-                    self.prove(envelope, &sealed).await?;
-                    let _new = view.snapshots.insert(number, (*sealed, sha256));
-                }
-                Some((Entry::Removal(sealed), sha256)) => {
-                    self.prove_removal(envelope, &sealed).await?;
-                    let _new = view.removals.insert(number, (*sealed, sha256));
-                }
+            let Some((entry, sha256)) = self.entry(number).await? else {
+                continue;
+            };
+            match &entry {
+                Entry::Snapshot(sealed) => self.prove(envelope, sealed).await?,
+                Entry::Removal(sealed) => self.prove_removal(envelope, sealed).await?,
+            }
+            if !keys.go_on(&entry.key(), entry.keys_before()) {
+                let why = sealed_by_old_key(&entry.key());
+                return Err(self.damaged(&snapshot_name(number), why));
+            }
+            match entry {
+                Entry::Snapshot(sealed) => drop(view.snapshots.insert(number, (*sealed, sha256))),
+                Entry::Removal(sealed) => drop(view.removals.insert(number, (*sealed, sha256))),
             }
         }
         Ok(view)
@@ -236,7 +245,7 @@ impl Repository {
             return Ok(Some(removed));
         };
         let sealer = self.sealer(envelope, &newest.claims).await?;
-        let removal = self.removal(view, removing);
+        let removal = self.removal(view, &newest.claims, removing);
         let mark = mark_name(removal.number);
         self.mark(&mark).await?;
         crash_point!("removal::announced");
@@ -255,7 +264,7 @@ impl Repository {
     }
 
     /// The removal that goes on from all that is there.
-    fn removal(&self, view: &View, removing: &Removing) -> Removal {
+    fn removal(&self, view: &View, newest: &Catalogue, removing: &Removing) -> Removal {
         let before = view.newest_removal();
         let mut gone: BTreeMap<u64, String> = before
             .map(|before| {
@@ -277,16 +286,30 @@ impl Repository {
                 .into_iter()
                 .flat_map(|before| before.shredded.clone()),
         );
+        let snapshots = view.snapshots.iter();
+        let snapshots = snapshots.map(|(number, (_, sha256))| (*number, sha256));
+        let removals = view.removals.iter();
+        let all = snapshots.chain(removals.map(|(number, (_, sha256))| (*number, sha256)));
+        let mut kept: Vec<Gone> = all
+            .filter(|(number, _)| !gone.contains_key(number) && gone.contains_key(&(number + 1)))
+            .map(|(number, sha256)| Gone {
+                number,
+                sha256: sha256.clone(),
+            })
+            .collect();
+        kept.sort_by_key(|kept| kept.number);
         let tip = view.tip();
         Removal {
             number: tip.map_or(0, |(number, _)| number) + 1,
             repository: self.id,
             at: clock::stamp(),
             previous: tip.map(|(_, sha256)| sha256.to_owned()),
+            keys_before: newest.keys_before.clone(),
             gone: gone
                 .into_iter()
                 .map(|(number, sha256)| Gone { number, sha256 })
                 .collect(),
+            kept,
             shredded: shredded.into_iter().collect(),
             objects: removing.objects.iter().cloned().collect(),
         }

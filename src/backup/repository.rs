@@ -13,21 +13,18 @@
 //! A kill between two of them leaves objects that no catalogue names: they cost their bytes, and the next snapshot finds and uses those that it
 //! would write again. Of two that take the same number one is first, and the other takes the next.
 
-use std::path::Path;
 use std::str::FromStr as _;
 
 use bytes::Bytes;
-use nimbus_keyproviders::ArchiveKey;
-use nimbus_manifests::SealedManifest;
 use uuid::Uuid;
 
-use super::catalogue::{Catalogue, CatalogueError, Piece, SealedCatalogue, StoredFile};
+use super::catalogue::{Catalogue, CatalogueError, Piece, SealedCatalogue};
 use super::removal::SealedRemoval;
 use super::store::{Created, Store};
 use super::{BackupError, Location, S3Settings, limits, sha256};
 use crate::clock;
 use crate::control::{self, ArchiveSealer};
-use crate::envelope::{Envelope, KeyedFile};
+use crate::envelope::Envelope;
 use crate::error_chain::error_chain;
 
 /// A repository of backups.
@@ -271,101 +268,6 @@ impl Repository {
         Ok(found)
     }
 
-    /// The manifest that the snapshot was made with; where it is not there, all others that there are of the file and its data key, the newest
-    /// first. What is no manifest of the two is left out.
-    ///
-    /// # Errors
-    ///
-    /// [`BackupError::Store`].
-    pub(super) async fn manifests(
-        &self,
-        file: &StoredFile,
-    ) -> Result<Vec<SealedManifest>, BackupError> {
-        let named = format!("{}/{}", file.manifests(), file.manifest);
-        match self.manifest(&named, file).await? {
-            Some(manifest) => Ok(vec![manifest]),
-            None => self.other_manifests(file).await,
-        }
-    }
-
-    /// The manifests of a file and its data key but for the one that the snapshot was made with, the newest first.
-    async fn other_manifests(&self, file: &StoredFile) -> Result<Vec<SealedManifest>, BackupError> {
-        let named = format!("{}/{}", file.manifests(), file.manifest);
-        let mut read = Vec::new();
-        for (name, _) in self.store.list(&file.manifests()).await? {
-            if name != named {
-                read.extend(self.manifest(&name, file).await?);
-            }
-        }
-        read.sort_by_key(|sealed| std::cmp::Reverse(sealed.claims().revision()));
-        Ok(read)
-    }
-
-    /// The manifest of a file and its data key that the object `name` is.
-    async fn manifest(
-        &self,
-        name: &str,
-        file: &StoredFile,
-    ) -> Result<Option<SealedManifest>, BackupError> {
-        let manifest = match self.store.get(name).await {
-            // Too long for one, or no file.
-            Err(BackupError::Damaged { .. }) => None,
-            read => read?,
-        };
-        let manifest = manifest.and_then(|text| SealedManifest::parse(&text).ok());
-        Ok(manifest.filter(|sealed| file.is_manifest(sealed)))
-    }
-
-    /// The keys of a file at its moment.
-    ///
-    /// # Errors
-    ///
-    /// [`BackupError::Damaged`] when there is no manifest of it, [`BackupError::Envelope`] when none opens.
-    pub(super) async fn keyed(
-        &self,
-        envelope: &Envelope,
-        file: &StoredFile,
-    ) -> Result<KeyedFile, BackupError> {
-        let path = Path::new(&self.shown()).join(file.manifests());
-        self.keyed_at(envelope, file, &path).await
-    }
-
-    /// The same for a copy of the file at `path`.
-    ///
-    /// # Errors
-    ///
-    /// As [`Repository::keyed`].
-    pub(super) async fn keyed_at(
-        &self,
-        envelope: &Envelope,
-        file: &StoredFile,
-        path: &Path,
-    ) -> Result<KeyedFile, BackupError> {
-        let mut refused = None;
-        for manifest in self.manifests(file).await? {
-            match envelope.unseal_apart(path, manifest).await {
-                Ok(keyed) => return Ok(keyed),
-                Err(error) => refused = refused.or(Some(error)),
-            }
-        }
-        // That one may be under a master key that is gone, and have been stored again under the one after it.
-        if let Some(error) = refused {
-            // It may be under another key by now.
-            for manifest in self.other_manifests(file).await? {
-                if let Ok(keyed) = envelope.unseal_apart(path, manifest).await {
-                    return Ok(keyed);
-                }
-            }
-            return Err(error.into());
-        }
-        let object = format!("{}/{}", file.manifests(), file.manifest);
-        let why = format!(
-            "it is missing or changed, and there is no other manifest of {}",
-            file.subject
-        );
-        Err(self.damaged(&object, why))
-    }
-
     /// What seals under the control file's data key of a snapshot.
     pub(super) async fn sealer(
         &self,
@@ -418,25 +320,6 @@ impl Repository {
             },
             CatalogueError::Malformed(why) => self.damaged(object, why),
         })
-    }
-
-    /// The key that seals catalogues, epochs and packs under a data key of the control file.
-    pub(super) async fn archive_key(
-        &self,
-        envelope: &Envelope,
-        dek_id: &str,
-    ) -> Result<ArchiveKey, BackupError> {
-        let control = StoredFile {
-            subject: control::subject().to_string(),
-            file_id: self.deployment.clone(),
-            dek_id: dek_id.to_owned(),
-            manifest: "0".repeat(64),
-            bytes: 0,
-            runs: Vec::new(),
-            missing: None,
-            over: None,
-        };
-        Ok(self.keyed(envelope, &control).await?.archive_key())
     }
 
     pub(super) fn damaged(&self, object: &str, why: impl Into<String>) -> BackupError {

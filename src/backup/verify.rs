@@ -1,19 +1,23 @@
 //! Whether a repository is whole and authentic.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use futures_util::{FutureExt as _, StreamExt as _, stream};
+use nimbus_manifests::SealedManifest;
 use serde::Serialize;
 
-use super::catalogue::{Piece, SealedCatalogue, StoredFile};
-use super::removal::Removal;
+use super::catalogue::{Catalogue, Piece, SealedCatalogue, StoredFile};
+use super::chain::{Chain, SealingKeys, sealed_by_old_key, unproven};
 use super::repository::{Entry, said, snapshot_name};
 use super::restore::{Dirs, Proof, Restore};
 use super::run::{index, index_bytes, pages};
+use super::timeline::Prover;
 use super::{BackupError, Repository, sha256};
 use crate::config::ProviderChoice;
+use crate::control::{self, MirrorSeen};
 use crate::envelope::Envelope;
-use crate::runtime::Progress;
+use crate::runtime::{Progress, blocking};
 
 /// What a look at a repository found.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -26,6 +30,8 @@ pub struct Verified {
     pub bytes: u64,
     /// What is not as it was written. None: every snapshot that was looked at can be restored, byte for byte.
     pub damage: Vec<String>,
+    /// What could not be proven, because its key is not at hand; which key that is.
+    pub unproven: Vec<String>,
     /// What an operator should know besides.
     pub findings: Vec<String>,
     /// Files that snapshots hold and that nothing opens any more, because their tenants were shredded.
@@ -62,47 +68,44 @@ impl Repository {
         let strange = others.iter().map(|name| format!("{name} is no snapshot"));
         found.damage.extend(strange);
         let mut catalogues = BTreeMap::new();
-        let mut chain = Chain::default();
+        let (mut chain, mut keys) = (Chain::default(), SealingKeys::default());
+        let mut prover = Prover::new(self, Some(envelope));
         for number in numbers {
             let (entry, hash) = match self.entry(number).await {
                 Ok(Some(read)) => read,
                 Ok(None) => continue,
-                Err(error @ (BackupError::Damaged { .. } | BackupError::Newer { .. })) => {
+                Err(error) if error.is_damage() => {
                     found.damage.push(said(&error));
                     chain.unreadable(number);
                     continue;
                 }
                 Err(error) => return Err(error),
             };
-            let previous = match &entry {
-                Entry::Snapshot(sealed) => sealed.claims.previous.clone(),
-                Entry::Removal(sealed) => sealed.claims.previous.clone(),
-            };
-            chain.add(number, previous, hash);
-            let proven = match &entry {
-                Entry::Snapshot(_) if only.is_some_and(|only| only != number) => continue,
-                Entry::Snapshot(sealed) => self.prove(envelope, sealed).await,
-                Entry::Removal(sealed) => self.prove_removal(envelope, sealed).await,
-            };
+            chain.add(number, &entry, hash);
+            let proven = prover.entry(number, &entry).await;
+            if proven.is_ok() && !keys.go_on(&entry.key(), entry.keys_before()) {
+                let why = sealed_by_old_key(&entry.key());
+                let damaged = self.damaged(&snapshot_name(number), why);
+                found.damage.push(said(&damaged));
+                continue;
+            }
             match (proven, entry) {
+                (Ok(()), Entry::Snapshot(_)) if only.is_some_and(|only| only != number) => {}
                 (Ok(()), Entry::Snapshot(sealed)) => {
                     found.snapshots.push(number);
                     drop(catalogues.insert(number, *sealed));
                 }
                 (Ok(()), Entry::Removal(sealed)) => chain.removal = Some(sealed.claims),
-                (Err(BackupError::Envelope(error)), _) => {
-                    let error = BackupError::Envelope(error);
-                    found.damage.push(format!(
-                        "{}: its MAC cannot be checked: {}",
-                        snapshot_name(number),
-                        said(&error)
-                    ));
+                (Err(error @ BackupError::Envelope(_)), _) => {
+                    found.unproven.push(unproven(number, &error));
                 }
-                (Err(error @ BackupError::Damaged { .. }), _) => found.damage.push(said(&error)),
+                (Err(error), _) if error.is_damage() => found.damage.push(said(&error)),
                 (Err(error), _) => return Err(error),
             }
         }
-        chain.check(&mut found);
+        let (damage, unfinished) = chain.check(1);
+        found.damage.extend(damage);
+        found.findings.extend(unfinished);
         let removal = chain.removal.unwrap_or_default();
         let shredded: BTreeSet<String> = removal.shredded.into_iter().collect();
         self.check_manifests(envelope, &catalogues, &shredded, &mut found)
@@ -114,6 +117,8 @@ impl Repository {
                 .await?;
         }
         found.damage.sort();
+        found.unproven.sort();
+        found.unproven.dedup();
         Ok(found)
     }
 
@@ -126,6 +131,7 @@ impl Repository {
     ) -> Result<(), BackupError> {
         let mut seen = BTreeSet::new();
         for (number, sealed) in catalogues {
+            let mut copies = None;
             for file in sealed.claims.files() {
                 if let Some(why) = &file.missing {
                     found.findings.push(format!(
@@ -144,54 +150,109 @@ impl Repository {
                     }
                     continue;
                 }
-                self.check_manifest(envelope, file, found).await?;
+                let other = self.check_manifest(envelope, file, found).await?;
+                let Some(other) = other.filter(|_| file.tenant().is_some()) else {
+                    continue;
+                };
+                // The control file of that moment tells one that is older than what was there.
+                if copies.is_none() {
+                    copies = self.copies(envelope, &sealed.claims, found).await?;
+                }
+                if let (Some(copies), Ok(subject)) = (&copies, file.subject())
+                    && copies.of_subject(&subject).outdates(&other)
+                {
+                    found.damage.push(format!(
+                        "{}/{} is missing, and what is in its place is an older manifest of {}: it was put back",
+                        file.manifests(),
+                        file.manifest,
+                        file.subject
+                    ));
+                }
             }
         }
         Ok(())
     }
 
-    /// Whether the manifest of a file is there, or one that stands for it.
+    /// The copies of manifests in the control file of a snapshot.
+    async fn copies(
+        &self,
+        envelope: &Envelope,
+        snapshot: &Catalogue,
+        found: &mut Verified,
+    ) -> Result<Option<MirrorSeen>, BackupError> {
+        let scratch = scratch()?;
+        let path = scratch.path().join(control::FILE_NAME);
+        let read = async {
+            self.restore_pages(&snapshot.control, &path, &|_| Ok(()))
+                .await?;
+            let keyed = self.keyed_at(envelope, &snapshot.control, &path).await?;
+            Ok::<_, BackupError>(blocking(move || MirrorSeen::of(&keyed)).await?)
+        };
+        match read.await {
+            Ok(copies) => Ok(Some(copies)),
+            Err(error @ BackupError::Envelope(_)) => {
+                found.unproven.push(unproven(snapshot.number, &error));
+                Ok(None)
+            }
+            Err(error) if error.is_damage() || matches!(error, BackupError::Control(_)) => {
+                found.damage.push(said(&error));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the manifest of a file is there, or one that stands for it, which is the answer.
     pub(super) async fn check_manifest(
         &self,
         envelope: &Envelope,
         file: &StoredFile,
         found: &mut Verified,
-    ) -> Result<(), BackupError> {
+    ) -> Result<Option<SealedManifest>, BackupError> {
         let object = format!("{}/{}", file.manifests(), file.manifest);
         let text = match self.store.get(&object).await {
             Err(error @ BackupError::Damaged { .. }) => {
                 found.damage.push(said(&error));
-                return Ok(());
+                return Ok(None);
             }
             read => read?,
         };
         let hash = text.map(|text| sha256(&text));
         if hash.as_ref() == Some(&file.manifest) {
             found.objects += 1;
-            return Ok(());
+            return Ok(None);
         }
         if hash.is_some() {
             found.damage.push(format!("{object} is damaged"));
-            return Ok(());
+            return Ok(None);
         }
-        if self.manifests(file).await?.is_empty() {
+        let others = self.manifests(file).await?;
+        if others.is_empty() {
             found.damage.push(format!(
                 "{object} is missing, and no other manifest of {} is there: it cannot be opened",
                 file.subject
             ));
-            return Ok(());
+            return Ok(None);
         }
         // It was wrapped anew: the one that is there proves itself.
-        match self.keyed(envelope, file).await {
-            Ok(_keyed) => found.objects += 1,
-            Err(error @ BackupError::Envelope(_)) => found.findings.push(format!(
+        let path = Path::new(&self.shown()).join(file.manifests());
+        let mut refused = None;
+        for other in others {
+            match envelope.unseal_apart(&path, other.clone()).await {
+                Ok(_keyed) => {
+                    found.objects += 1;
+                    return Ok(Some(other));
+                }
+                Err(error) => refused = refused.or(Some(BackupError::Envelope(error))),
+            }
+        }
+        if let Some(error) = refused {
+            found.unproven.push(format!(
                 "{object} is not there, and what is in its place does not open: {}",
                 said(&error)
-            )),
-            Err(error @ BackupError::Damaged { .. }) => found.damage.push(said(&error)),
-            Err(error) => return Err(error),
+            ));
         }
-        Ok(())
+        Ok(None)
     }
 
     async fn check_spans(
@@ -263,9 +324,7 @@ impl Repository {
         found: &mut Verified,
         progress: Progress,
     ) -> Result<(), BackupError> {
-        let scratch = tempfile::Builder::new().prefix("nimbus-verify-").tempdir();
-        let scratch =
-            scratch.map_err(BackupError::io("make a directory in", std::env::temp_dir()))?;
+        let scratch = scratch()?;
         let restore = Restore {
             snapshot: number,
             at_ms: None,
@@ -278,72 +337,15 @@ impl Repository {
             control: scratch.path().join("data"),
         };
         let plan = chosen.restore(dirs, provider, progress).await?;
-        let unproven = plan
-            .unproven
-            .iter()
-            .map(|one| format!("not proven, its key is not at hand: {one}"));
-        found.findings.extend(unproven);
+        found.unproven.extend(plan.unproven);
+        let damaged = plan.damaged.into_iter();
+        found
+            .damage
+            .extend(damaged.map(|one| format!("it was not restored: {one}")));
+        found.damage.extend(plan.faults);
         found.restored = Some(plan.snapshot);
         found.restored_packs = plan.packs;
         Ok(())
-    }
-}
-
-/// The entries of a repository, each of which names the one before.
-#[derive(Default)]
-struct Chain {
-    /// By number: what each names as the one before, and its SHA-256; `None` of one that cannot be read.
-    entries: BTreeMap<u64, Option<(Option<String>, String)>>,
-    /// The newest removal, which names all that were removed.
-    removal: Option<Removal>,
-}
-
-impl Chain {
-    fn add(&mut self, number: u64, previous: Option<String>, sha256: String) {
-        let _new = self.entries.insert(number, Some((previous, sha256)));
-    }
-
-    fn unreadable(&mut self, number: u64) {
-        let _new = self.entries.insert(number, None);
-    }
-
-    /// Whether each entry goes on from the one before, or from one that was removed as it should be.
-    fn check(&self, found: &mut Verified) {
-        let removal = self.removal.iter();
-        let gone: BTreeMap<u64, &str> = removal
-            .flat_map(|removal| &removal.gone)
-            .map(|gone| (gone.number, gone.sha256.as_str()))
-            .collect();
-        for (number, entry) in &self.entries {
-            if gone.contains_key(number) {
-                found.findings.push(format!(
-                    "{} was to be removed, and is there: the removal was cut short; `nimbus backup prune` goes on with it",
-                    snapshot_name(*number)
-                ));
-            }
-            let Some((previous, _)) = entry else { continue };
-            let before = number - 1;
-            let there = self.entries.get(&before);
-            let sha256 = match there {
-                Some(Some((_, sha256))) => Some(sha256.as_str()),
-                Some(None) => None,
-                None => gone.get(&before).copied(),
-            };
-            match (previous, sha256) {
-                (None, _) if *number == 1 => {}
-                (Some(previous), Some(sha256)) if previous == sha256 => {}
-                (_, Some(_)) => found.damage.push(format!(
-                    "{} does not go on from {}: one of the two was replaced",
-                    snapshot_name(*number),
-                    snapshot_name(before)
-                )),
-                (_, None) => found.damage.push(format!(
-                    "{} is missing or damaged, and {} goes on from it",
-                    snapshot_name(before),
-                    snapshot_name(*number)
-                )),
-            }
-        }
     }
 }
 
@@ -355,6 +357,12 @@ fn is_run(object: &[u8], count: u32, index_sha256: &str) -> bool {
     is_head
         && index(object).is_some_and(|index| index.count() == count as usize)
         && pages(object).is_some()
+}
+
+/// A directory for what is read and removed again.
+fn scratch() -> Result<tempfile::TempDir, BackupError> {
+    let scratch = tempfile::Builder::new().prefix("nimbus-verify-").tempdir();
+    scratch.map_err(BackupError::io("make a directory in", std::env::temp_dir()))
 }
 
 /// Bytes that a catalogue names; of pages, how many there are and the SHA-256 of their index.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::catalogue::{Piece, SealedCatalogue, StoredFile};
+use super::chain::sealed_by_old_key;
 use super::epoch::{Previous, epoch_name};
 use super::pack::{Pack, SealedPack, frames};
 use super::repository::{said, snapshot_name};
@@ -55,6 +56,7 @@ impl Repository {
         let last = epochs.last().copied().unwrap_or(0);
         let last = last.max(shipped.last().copied().unwrap_or(0));
         let mut before: Option<Chain> = None;
+        let mut replaced = BTreeSet::new();
         for epoch in 1..=last {
             let name = epoch_name(epoch);
             let read = match self.epoch(epoch).await {
@@ -113,6 +115,14 @@ impl Repository {
                     catalogues,
                     shredded,
                 };
+                if let Some(anchor) = read.claims.anchor.and_then(|at| catalogues.get(&at)) {
+                    replaced = anchor.claims.keys_before.iter().cloned().collect();
+                }
+                let key = read.dek_id.to_string();
+                if replaced.contains(&key) {
+                    let damaged = self.damaged(&name, sealed_by_old_key(&key));
+                    found.damage.push(said(&damaged));
+                }
                 self.check_pack(&read, &object, &chain, of, found).await?;
                 chain.sha256 = sha256(&object);
                 chain.end = Some(read.claims.at);
@@ -259,7 +269,7 @@ impl Repository {
         });
         let files = files.cloned().chain(manifests);
         for file in files.filter(|file| !shredded.contains(&file.file_id)) {
-            self.check_manifest(envelope, &file, found).await?;
+            let _other = self.check_manifest(envelope, &file, found).await?;
         }
         Ok(())
     }
@@ -269,11 +279,11 @@ impl Repository {
 fn noted<T>(read: Result<T, BackupError>, found: &mut Verified) -> Result<Option<T>, BackupError> {
     match read {
         Ok(read) => Ok(Some(read)),
-        Err(
-            error @ (BackupError::Damaged { .. }
-            | BackupError::Newer { .. }
-            | BackupError::Envelope(_)),
-        ) => {
+        Err(error @ BackupError::Envelope(_)) => {
+            found.unproven.push(said(&error));
+            Ok(None)
+        }
+        Err(error) if error.is_damage() => {
             found.damage.push(said(&error));
             Ok(None)
         }

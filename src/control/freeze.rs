@@ -89,6 +89,13 @@ impl Control {
         open.archive.clone()
     }
 
+    /// Whether it has another data key than this one, as far as that can be told now. Does not block.
+    pub(crate) fn has_other_key(&self, key: Option<DekId>) -> bool {
+        let open = self.state.try_read().ok();
+        let now = open.and_then(|open| open.archive.as_ref().map(|archive| archive.dek_id));
+        now.is_some_and(|now| Some(now) != key)
+    }
+
     /// Reads the control file between two transactions and between two writings of the audit log. Blocks, and has both wait meanwhile.
     ///
     /// # Errors

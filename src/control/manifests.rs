@@ -178,6 +178,11 @@ pub(crate) struct MirrorSeen {
 }
 
 impl MirrorSeen {
+    /// The copies of one manifest.
+    pub(crate) fn of_subject(&self, subject: &Subject) -> Copies {
+        self.copies.get(subject).cloned().unwrap_or_default()
+    }
+
     /// Reads them from the control file of `file`, which nobody else writes meanwhile; nothing is written. Blocks.
     ///
     /// # Errors
@@ -204,7 +209,7 @@ impl ManifestMirror for MirrorSeen {
     }
 
     fn get(&self, subject: &Subject) -> Result<Copies, MirrorError> {
-        Ok(self.copies.get(subject).cloned().unwrap_or_default())
+        Ok(self.of_subject(subject))
     }
 
     fn subjects(&self) -> Result<Vec<Subject>, MirrorError> {

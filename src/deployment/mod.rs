@@ -25,6 +25,8 @@ pub struct Deployment {
     pub control: Arc<Control>,
     /// The audit log; `None` while encryption is off.
     pub audit: Option<Arc<AuditLog>>,
+    /// What the acceptance of an older control file did again, a line each.
+    pub done_again: Vec<String>,
     data_dir: PathBuf,
 }
 
@@ -61,7 +63,7 @@ impl Deployment {
         let holder: Weak<dyn Holder> = Arc::<Control>::downgrade(&control);
         envelope.held_by(holder);
         let mut envelope = envelope.with_mirror(control.clone(), data_dir);
-        let mut audit = None;
+        let (mut audit, mut done_again) = (None, Vec::new());
         if envelope.keys().is_some() {
             let (control, dirs) = (control.clone(), [control_dir, data_dir].map(Path::to_owned));
             let [control_dir, data_dir] = dirs;
@@ -69,7 +71,9 @@ impl Deployment {
                 OlderControl::Refuse => AuditLog::open(control, &control_dir, &data_dir),
                 OlderControl::Accept => AuditLog::open_accepting(control, &control_dir, &data_dir),
             });
-            let log = Arc::new(opened.await?);
+            let log = opened.await?;
+            done_again.extend_from_slice(log.done_again());
+            let log = Arc::new(log);
             envelope = envelope.with_audit(log.clone());
             audit = Some(log);
         }
@@ -77,6 +81,7 @@ impl Deployment {
             envelope,
             control,
             audit,
+            done_again,
             data_dir: data_dir.to_owned(),
         })
     }

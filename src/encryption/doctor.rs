@@ -226,7 +226,14 @@ fn backup_proofs(standing: Option<&ProofStanding>) -> Check {
         return check(name, Verdict::Warning, found, Some(remedy));
     }
     let proven = pluralize(standing.proven, "tenant");
-    fine(name, format!("{proven} restored and proven"))
+    let when = standing
+        .times
+        .as_ref()
+        .map(|(oldest, newest)| format!(", between {oldest} and {newest}"));
+    fine(
+        name,
+        format!("{proven} restored and proven{}", when.unwrap_or_default()),
+    )
 }
 
 fn provider(status: &EncryptionStatus) -> Check {

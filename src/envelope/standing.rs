@@ -24,6 +24,11 @@ pub(super) enum Standing {
 }
 
 impl Copies {
+    /// Whether `there` is older than they are, or of an earlier file of the name.
+    pub(crate) fn outdates(&self, there: &SealedManifest) -> bool {
+        Standing::of(Some(there), self) == Standing::Older
+    }
+
     /// Whether `there` is one of them, byte for byte, or what one of them takes the place of.
     pub(crate) fn vouch_for(&self, there: &SealedManifest) -> bool {
         self.all().any(|copy| {

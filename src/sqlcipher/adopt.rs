@@ -6,7 +6,7 @@
 //! | --- | --- | --- |
 //! | 1. manifest `new` published | manifest `new` | no tenant; the next creation or adoption goes on with its key |
 //! | 2. copy made under the fresh key and proven (`adopt::copied`, `adopt::verified`) | and a temporary file | the same; the temporary file is removed |
-//! | 3. copy renamed into its place (`adopt::renamed`) | manifest `new`, the database | the same: a further adoption begins it again; a creation of the same name goes on with what stands there, which is whole |
+//! | 3. copy renamed into its place (`adopt::renamed`) | manifest `new`, the database | the same: a further adoption begins it again; a creation of the same name sets aside what stands there |
 //! | 4. `ready` mirrored, then published | the tenant, whole | open |
 
 use std::path::Path;

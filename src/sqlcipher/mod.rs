@@ -682,14 +682,17 @@ pub fn check_library() -> Result<(), OpenError> {
         .map_err(OpenError::Library)
 }
 
-/// Finishes a creation that was cut short, or begins one. What an earlier attempt left is kept if the key opens it, and set
-/// aside if not: by the order of steps it never held data, and setting it aside costs nothing should that ever be wrong. The file and its
-/// name are durable when this returns.
+/// Finishes a creation that was cut short, or begins one. What an earlier attempt left is kept if the key opens it and nothing was written to it, and
+/// set aside if not: it holds what a restoration of the name was about to bring back, and who creates a tenant gets an empty one. The file and
+/// its name are durable when this returns.
 fn initialise_again(file: KeyedFile, fill: Fill) -> Result<Database, OpenError> {
-    let database = Database::keyed(file).served();
+    let mut database = Database::keyed(file).served();
     if there(&database.path) {
         match database.prove() {
-            Ok(connection) => {
+            Ok(connection)
+                if is_as_filled(&connection, fill)
+                    .map_err(|error| database.explain("read", error))? =>
+            {
                 let dir = data_dir::parent(&database.path);
                 data_dir::sync_dir(dir).map_err(|source| OpenError::Io {
                     action: "flush",
@@ -697,6 +700,11 @@ fn initialise_again(file: KeyedFile, fill: Fill) -> Result<Database, OpenError> 
                     source,
                 })?;
                 return Ok(database.proven_by(connection));
+            }
+            // What was read of it is not read again.
+            Ok(connection) => {
+                drop(connection);
+                database = Database::keyed(database.into_file()).served();
             }
             Err(OpenError::KeyMismatch { .. } | OpenError::Damaged { .. }) => {}
             // It says nothing about the file: on a full disk each attempt would set another one aside.
@@ -706,6 +714,32 @@ fn initialise_again(file: KeyedFile, fill: Fill) -> Result<Database, OpenError> 
     set_aside(&database)?;
     database.initialise(fill)?;
     database.proven()
+}
+
+/// Whether a database has what `fill` makes, and nothing else.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a database in memory is nobody's file"
+)]
+fn is_as_filled(connection: &Connection, fill: Fill) -> rusqlite::Result<bool> {
+    let mut fresh = Connection::open_in_memory()?;
+    fill(&mut fresh)?;
+    Ok(rows(connection)? == rows(&fresh)?)
+}
+
+/// The tables, and how many rows each has, up to more than any has in a new database.
+fn rows(connection: &Connection) -> rusqlite::Result<Vec<(String, i64)>> {
+    let mut tables =
+        connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")?;
+    let tables = tables.query_map([], |row| row.get::<_, String>(0))?;
+    let counted = tables.map(|table| {
+        let table = table?;
+        let quoted = table.replace('"', "\"\"");
+        let count = format!("SELECT count(*) FROM (SELECT 1 FROM \"{quoted}\" LIMIT 1000)");
+        let count = connection.query_row(&count, [], |row| row.get(0))?;
+        Ok((table, count))
+    });
+    counted.collect()
 }
 
 /// Sets aside what stands at the database's path, with its WAL.

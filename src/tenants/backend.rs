@@ -682,6 +682,11 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// Whether [`Backend::list`] would name a tenant that is not known otherwise. Blocks.
     fn exists(&self, tenant: &TenantId) -> bool;
 
+    /// Whether nothing of its storage is there. Blocks.
+    fn is_lost(&self, _tenant: &TenantId) -> bool {
+        false
+    }
+
     /// Opens a tenant, or creates it.
     async fn open(
         &self,

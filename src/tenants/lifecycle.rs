@@ -356,6 +356,11 @@ impl<B: Backend> Shared<B> {
         source: KeyedFile,
         progress: Progress,
     ) -> Result<(), StoreError> {
+        let (shared, lost) = (Arc::clone(&self), tenant.clone());
+        if self.exists(&tenant) && blocking(move || shared.backend.is_lost(&lost)).await {
+            // Only what is known of it is left, and would keep another one from having its name.
+            Arc::clone(&self).delete(tenant.clone()).await?;
+        }
         self.begin_create(&tenant).await?;
         let (shared, going) = (Arc::clone(&self), tenant.clone());
         let progress: Progress =

@@ -62,6 +62,13 @@ fn each_tenant_is_restored_and_proven_in_turn_and_one_that_does_not_restore_is_n
     let a = files.iter().find(|file| file["path"] == "a.sqlite3");
     assert!(a.expect("a")["restored"].is_string(), "{status}");
     until("nothing is missing", || check(&server)["verdict"] == "ok");
+    let found = check(&server)["found"].to_string();
+    assert!(found.contains("restored and proven, between 20"), "{found}");
+    let shown = super::run(machine.nimbus(&["encryption", "status"]));
+    let _ = shown.expect(0, &["PROVEN RESTORE"]);
+    let shown = shown.said();
+    let line = shown.lines().find(|line| line.starts_with("a.sqlite3"));
+    assert!(line.is_some_and(|line| line.ends_with('Z')), "{shown}");
     let (status, metrics) = server.request("GET", "/metrics", None);
     assert_eq!(status, 200, "{metrics}");
     let verified = operate(&server, "/api/admin/backups/verify", &json!({"deep": true}));

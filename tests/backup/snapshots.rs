@@ -215,6 +215,10 @@ fn what_was_taken_back_after_the_snapshot_stays_so_unless_the_operator_says_othe
             "access-key-revoked",
             "lock db:sqlite:tenant:locked",
             "delete db:sqlite:tenant:deleted",
+            "Done again in the restored deployment:",
+            "access-key-revoked tenant kept: key ",
+            "lock tenant locked: ",
+            "lock tenant deleted: the log says that it was deleted",
         ],
     );
     assert_eq!(status("again", Some(token), "kept"), 401);

@@ -38,6 +38,7 @@ def main():
     try:
         key = options.key.read_bytes()
         identifier = read_beginning(options.repository)
+        refuse_replaced_keys(options.repository, key)
         if options.at:
             manifest, database = at_instant(options.repository, identifier, key, options.tenant, options.at)
         else:
@@ -55,6 +56,24 @@ def read_beginning(repository):
     if lines[0] != "nimbus-repository/1":
         raise Refused(f"{repository} is {lines[0]}, and this reads nimbus-repository/1")
     return lines[1].removeprefix("id: ")
+
+
+def refuse_replaced_keys(repository, key):
+    """Each entry is sealed with a data key of the control file that no entry before it calls replaced."""
+    replaced, last = set(), None
+    for path in sorted((repository / "snapshots").iterdir()):
+        form = path.read_bytes().split(b"\n", 1)[0]
+        try:
+            entry, _data = unseal(repository, f"snapshots/{path.name}", form, key)
+        except (OSError, ValueError, Refused):
+            continue  # It proves nothing of others, and is refused where it is read.
+        dek_id = path.read_bytes().splitlines()[2].decode("ascii").split(" ")[2]
+        if dek_id in replaced:
+            raise Refused(f"snapshots/{path.name} is sealed with {dek_id}, which was replaced before")
+        replaced.update(entry.get("keys_before", []))
+        if last not in (None, dek_id):
+            replaced.add(last)
+        last = dek_id
 
 
 def find(repository, identifier, key, tenant, number):
@@ -88,7 +107,7 @@ def unseal(repository, name, form, key):
     if word != "mac:":
         raise Refused(f"{name} has no MAC")
     # Any manifest of the control file's data key will do.
-    manifest = nimbus_enc.parse(sorted((repository / "keys" / file_id / dek_id).iterdir())[0].read_bytes())
+    manifest = nimbus_enc.parse(hashed(sorted((repository / "keys" / file_id / dek_id).iterdir())[0]))
     dek = nimbus_enc.unwrap(manifest, manifest.deks[0], key)
     manifest.verify(dek)
     data = len(header) + len(body) + len(seal) + 3
@@ -181,11 +200,19 @@ def read_manifest(repository, entry):
     """The manifest of an entry, or another of the same data key, the newest. It has a MAC of its own, under the data key that it holds."""
     manifests = repository / "keys" / entry["file_id"] / entry["dek_id"]
     if (manifests / entry["manifest"]).exists():
-        return (manifests / entry["manifest"]).read_bytes()
-    others = [path.read_bytes() for path in sorted(manifests.iterdir())] if manifests.exists() else []
+        return hashed(manifests / entry["manifest"])
+    others = [hashed(path) for path in sorted(manifests.iterdir())] if manifests.exists() else []
     if not others:
         raise Refused(f"there is no manifest of {entry['subject']}: it was shredded, or removed")
     return max(others, key=lambda text: nimbus_enc.parse(text).revision)
+
+
+def hashed(path):
+    """An object whose name begins with its SHA-256."""
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != path.name.split(".")[0]:
+        raise Refused(f"{path} is not what its name says")
+    return content
 
 
 def assemble(repository, entry):

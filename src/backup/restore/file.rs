@@ -16,7 +16,7 @@ use crate::backup::catalogue::StoredFile;
 use crate::backup::pack::{FramesOver, frames};
 use crate::backup::run::pages;
 use crate::backup::{BackupError, Repository};
-use crate::envelope::manifest_path;
+use crate::envelope::{Copies, Envelope, manifest_path};
 use crate::runtime::blocking;
 use crate::sqlcipher::UNIT;
 
@@ -27,13 +27,16 @@ impl Repository {
     /// Writes a protected file to `path`, where nothing is, and its manifest beside it. Both are flushed; their directory is not.
     pub(super) async fn restore_file(
         &self,
+        envelope: Option<&Envelope>,
         file: &StoredFile,
+        copies: &Copies,
         path: &Path,
         tell: Tell<'_>,
     ) -> Result<(), BackupError> {
-        let manifests = self.manifests(file).await?;
-        let Some(manifest) = manifests.into_iter().next() else {
-            return Err(self.damaged(&file.manifests(), "there is no manifest"));
+        let manifest = self.manifest_beside(envelope, file, path, copies).await?;
+        let Some(manifest) = manifest else {
+            let why = "there is no manifest but older ones than the control file has copies of";
+            return Err(self.damaged(&file.manifests(), why));
         };
         self.restore_pages(file, path, tell).await?;
         let sidecar = manifest_path(path);

@@ -3,9 +3,12 @@
 //! | step | on disk after it | a kill here leaves |
 //! | --- | --- | --- |
 //! | 1. directory made and locked, `nimbus-restore-unfinished` written and flushed | the mark | a directory that nothing starts on |
-//! | 2. tenants, then the audit log, then the control file, each with its manifest, flushed | the mark, files | the same |
-//! | 3. every page proven under its key; the older control file brought up to the newest audit log; `restore` recorded | the same | the same |
+//! | 2. the control file, then tenants, each with its manifest, then the audit log, flushed | the mark, files | the same |
+//! | 3. every page proven under its key; tenants that are damaged removed; the older control file brought up to the newest audit log; `restore` recorded | the same | the same |
 //! | 4. the mark removed | the deployment | the deployment |
+//!
+//! A tenant that is damaged is left out and named: the control file knows it, so the deployment misses it until it is restored from another snapshot,
+//! or deleted.
 //!
 //! Whoever takes a data directory refuses one with the mark; a restoration into it begins afresh.
 //!
@@ -33,6 +36,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use clap::ValueEnum;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
+use nimbus_manifests::TenantId;
 use serde::Serialize;
 
 use self::file::{Tell, write_new};
@@ -41,9 +45,11 @@ use self::proof::prove;
 use super::catalogue::{Catalogue, StoredFile, StoredPart};
 use super::{BackupError, Repository};
 use crate::config::ProviderChoice;
-use crate::control;
+use crate::control::{self, Control, MirrorSeen};
+use crate::data_dir;
 use crate::deployment::{Deployment, OlderControl};
-use crate::envelope::{Envelope, Event, EventKind, EventOutcome};
+use crate::envelope::{Copies, Envelope, Event, EventKind, EventOutcome};
+use crate::error_chain::error_chain;
 use crate::failpoints::crash_point;
 use crate::pluralize::pluralize;
 use crate::runtime::{Progress, blocking};
@@ -99,8 +105,14 @@ pub struct Plan {
     pub later: Vec<String>,
     /// Whether that is done again.
     pub done_again: bool,
+    /// What was done again in the restored deployment because of that.
+    pub again: Vec<String>,
     /// Tenants whose key is not at hand, so that their pages could not be proven.
     pub unproven: Vec<String>,
+    /// Tenants that are damaged in the repository, and were not restored, each with the reason.
+    pub damaged: Vec<String>,
+    /// What is not right between this snapshot and the newest one.
+    pub faults: Vec<String>,
 }
 
 impl Plan {
@@ -131,6 +143,8 @@ pub struct Chosen {
     log: Vec<StoredPart>,
     restore: Restore,
     envelope: Option<Envelope>,
+    /// Whether the data key of its control file was replaced by the newest snapshot.
+    is_key_replaced: bool,
     /// What it takes.
     pub plan: Plan,
 }
@@ -184,20 +198,40 @@ impl Chosen {
                 false => Err(BackupError::Stopped),
             }
         };
-        let tenants = self.catalogue.tenants.iter().filter(|file| {
+        let prover = self.prover();
+        let copies = Copies::default();
+        self.file(&dirs.control, &self.catalogue.control, &copies, &tell)
+            .await?;
+        let copies = match &prover {
+            None => None,
+            Some(envelope) => Some(self.copies(envelope, dirs).await?),
+        };
+        let this = &*self;
+        let tenants = this.catalogue.tenants.iter().filter(|file| {
             let tenant = file
                 .tenant()
                 .map(|tenant| tenant.to_string())
                 .unwrap_or_default();
-            file.missing.is_none() && !self.plan.without_keys.contains(&tenant)
+            file.missing.is_none() && !this.plan.without_keys.contains(&tenant)
         });
         // None is dropped before its end: what it has a thread write would come after the removal.
         let restoring = tenants.map(|file| {
-            let restored = self.file(&dirs.data, file, &tell);
-            let failed = &failed;
+            let (copies, failed, tell) = (copies.as_ref(), &failed, &tell);
             async move {
-                let restored = restored.await;
-                restored.inspect_err(|_| failed.store(true, Ordering::Relaxed))
+                let subject = file.subject().ok();
+                let copies = subject.and_then(|subject| Some(copies?.of_subject(&subject)));
+                let copies = copies.unwrap_or_default();
+                match this.file(&dirs.data, file, &copies, tell).await {
+                    Ok(()) => Ok(None),
+                    // It keeps no other from being restored.
+                    Err(error) if error.is_damage() => {
+                        Ok(file.tenant().map(|tenant| (tenant, error_chain(&error))))
+                    }
+                    Err(error) => {
+                        failed.store(true, Ordering::Relaxed);
+                        Err(error)
+                    }
+                }
             }
             .boxed()
         });
@@ -206,7 +240,8 @@ impl Chosen {
             .buffer_unordered(AT_ONCE)
             .collect()
             .await;
-        first_error(restored)?;
+        let damaged = first_error(restored)?.into_iter().flatten().collect();
+        self.leave_out(dirs, damaged).await?;
         crash_point!("restore::tenants-written");
         for part in &self.log {
             let text = log_part(&self.repository, part).await?;
@@ -214,24 +249,63 @@ impl Chosen {
             let path = dirs.control.join(&part.name);
             blocking(move || write_new(&path, &text)).await?;
         }
-        self.file(&dirs.control, &self.catalogue.control, &tell)
-            .await?;
         let flushed = dirs.clone();
         blocking(move || flushed.flush()).await?;
         crash_point!("restore::written");
-        let (Some(envelope), true) = (self.envelope.clone(), self.restore.proof != Proof::None)
-        else {
+        let Some(envelope) = prover else {
             return Ok(());
         };
         if self.restore.proof == Proof::Pages {
-            self.plan.unproven = prove(dirs, &envelope, provider).await?;
+            let found = prove(dirs, &envelope, provider).await?;
+            self.plan.unproven = found.unproven;
+            self.leave_out(dirs, found.damaged).await?;
         }
         crash_point!("restore::proven");
         self.go_on(dirs, envelope).await
     }
 
+    /// What proves, where something is to be proven.
+    fn prover(&self) -> Option<Envelope> {
+        let prover = self.envelope.as_ref();
+        prover
+            .filter(|_| self.restore.proof != Proof::None)
+            .cloned()
+    }
+
+    /// The copies of manifests in the restored control file.
+    async fn copies(&self, envelope: &Envelope, dirs: &Dirs) -> Result<MirrorSeen, BackupError> {
+        let path = Control::path_in(&dirs.control);
+        let control = &self.catalogue.control;
+        let keyed = self.repository.keyed_at(envelope, control, &path).await?;
+        Ok(blocking(move || MirrorSeen::of(&keyed)).await?)
+    }
+
+    /// Removes what there is of tenants that are damaged, and names them.
+    async fn leave_out(
+        &mut self,
+        dirs: &Dirs,
+        damaged: Vec<(TenantId, String)>,
+    ) -> Result<(), BackupError> {
+        for (tenant, why) in damaged {
+            self.plan.tenants -= 1;
+            self.plan.damaged.push(format!("{tenant}: {why}"));
+            let dir = dirs.data.clone();
+            let removed = blocking(move || {
+                for (_kind, path) in data_dir::of_tenant(&dir, &tenant)? {
+                    std::fs::remove_file(path)?;
+                }
+                data_dir::sync_dir(&dir)
+            });
+            removed
+                .await
+                .map_err(BackupError::io("remove a damaged tenant from", &dirs.data))?;
+        }
+        self.plan.damaged.sort();
+        Ok(())
+    }
+
     /// Brings the restored control file up to the log beside it, and records the restoration.
-    async fn go_on(&self, dirs: &Dirs, envelope: Envelope) -> Result<(), BackupError> {
+    async fn go_on(&mut self, dirs: &Dirs, envelope: Envelope) -> Result<(), BackupError> {
         let deployment =
             Deployment::open(envelope, &dirs.data, &dirs.control, OlderControl::Accept).await?;
         let again = match (self.plan.later.len(), self.plan.done_again) {
@@ -241,36 +315,71 @@ impl Chosen {
             }
             (_, false) => "; what happened after it was left out, as --as-it-was says".to_owned(),
         };
+        let without: Vec<_> = self.plan.damaged.iter().map(|one| name_in(one)).collect();
+        let without = match without.is_empty() {
+            true => String::new(),
+            false => format!("; damaged there, and not restored: {}", without.join(", ")),
+        };
         let event = Event::new(EventKind::Restore, EventOutcome::Done)
             .about(&control::subject())
             .saying(format!(
-                "the deployment was restored from {} in {}{again}",
+                "the deployment was restored from {} in {}{again}{without}",
                 self.plan.shown(),
                 self.plan.repository
             ));
         deployment.envelope.record(event).await?;
+        self.plan.again.clone_from(&deployment.done_again);
+        if self.is_key_replaced
+            && let Err(error) = deployment.control.rotate_dek(&deployment.envelope).await
+        {
+            let why = error_chain(&error);
+            self.plan.faults.push(format!(
+                "the control file keeps a data key that the newest snapshot replaced, and makes no snapshot in this repository before \
+                 `nimbus encryption rotate-dek` gives it another: {why}"
+            ));
+        }
         // The log's thread has the control file, too.
         blocking(move || drop(deployment)).await;
         crash_point!("restore::recorded");
         Ok(())
     }
 
-    async fn file(&self, dir: &Path, file: &StoredFile, tell: Tell<'_>) -> Result<(), BackupError> {
+    async fn file(
+        &self,
+        dir: &Path,
+        file: &StoredFile,
+        copies: &Copies,
+        tell: Tell<'_>,
+    ) -> Result<(), BackupError> {
         let subject = file
             .subject()
             .map_err(|why| self.repository.damaged(&file.subject, why))?;
         let path = dir.join(subject.file_name());
-        self.repository.restore_file(file, &path, tell).await
+        // Whether a manifest opens is asked where its pages are to be opened, too.
+        let envelope = self.envelope.as_ref();
+        let envelope = envelope.filter(|_| self.restore.proof == Proof::Pages);
+        let repository = &self.repository;
+        let restored = repository.restore_file(envelope, file, copies, &path, tell);
+        restored.await
     }
 }
 
 /// The error that made the others stop, where there is one.
-fn first_error(restored: Vec<Result<(), BackupError>>) -> Result<(), BackupError> {
-    let (stopped, failed): (Vec<_>, Vec<_>) = restored
-        .into_iter()
-        .filter_map(Result::err)
-        .partition(|error| matches!(error, BackupError::Stopped));
-    failed.into_iter().chain(stopped).next().map_or(Ok(()), Err)
+fn first_error<T>(restored: Vec<Result<T, BackupError>>) -> Result<Vec<T>, BackupError> {
+    let (mut done, mut stopped) = (Vec::new(), None);
+    for one in restored {
+        match one {
+            Ok(one) => done.push(one),
+            Err(error @ BackupError::Stopped) => stopped = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    stopped.map_or(Ok(done), Err)
+}
+
+/// The tenant of a line of [`Plan::damaged`].
+fn name_in(line: &str) -> &str {
+    line.split(':').next().unwrap_or(line)
 }
 
 /// Files that are restored at a time.

@@ -3,6 +3,8 @@
 use super::log::later;
 use super::{Chosen, Plan, Proof, Restore};
 use crate::backup::catalogue::{Catalogue, StoredFile, StoredPart};
+use crate::backup::chain::Above;
+use crate::backup::repository::said;
 use crate::backup::{BackupError, Repository};
 use crate::envelope::Envelope;
 
@@ -10,9 +12,9 @@ use crate::envelope::Envelope;
 async fn newest_log(
     repository: &Repository,
     prover: Option<&Envelope>,
-    last: u64,
     restore: &Restore,
     catalogue: &Catalogue,
+    above: &mut Above,
 ) -> Result<Vec<StoredPart>, BackupError> {
     let mut newest = (catalogue.taken.clone(), catalogue.audit.clone());
     let mut consider = |found: Catalogue| {
@@ -24,17 +26,18 @@ async fn newest_log(
         match repository.instant(prover, None).await {
             Ok(found) => consider(found.catalogue),
             Err(BackupError::NoSnapshot(_)) => {}
+            // What was chosen is restored all the same.
+            Err(error) if error.is_damage() => above.damage.push(said(&error)),
             Err(error) => return Err(error),
         }
     }
-    if last > catalogue.number
-        && let Some(read) = repository.newest().await?
-        && read.claims.number > catalogue.number
-    {
-        if let Some(envelope) = prover {
-            repository.prove(envelope, &read).await?;
+    match (prover, above.newest.take()) {
+        (_, Some(newest)) => consider(newest),
+        (Some(_), None) => {}
+        (None, None) => {
+            let read = repository.newest().await?;
+            read.into_iter().for_each(|read| consider(read.claims));
         }
-        consider(read.claims);
     }
     Ok(newest.1)
 }
@@ -79,7 +82,15 @@ impl Restore {
                 (read.claims, 0)
             }
         };
-        let newest_log = newest_log(&repository, prover, *last, &self, &catalogue).await?;
+        let mut above = match prover {
+            Some(envelope) => repository.above(envelope, catalogue.number).await?,
+            None => Above::default(),
+        };
+        above.require(self.snapshot.is_none() && self.at_ms.is_none())?;
+        let newest = above.newest.as_ref();
+        let is_key_replaced =
+            newest.is_some_and(|newest| newest.keys_before.contains(&catalogue.control.dek_id));
+        let newest_log = newest_log(&repository, prover, &self, &catalogue, &mut above).await?;
         let later = later(&repository, &catalogue.audit, &newest_log).await?;
         let mut without_keys = Vec::new();
         for file in catalogue.files().filter(|file| file.missing.is_none()) {
@@ -131,7 +142,10 @@ impl Restore {
                 .collect(),
             later,
             done_again: !self.as_it_was,
+            again: Vec::new(),
             unproven: Vec::new(),
+            damaged: Vec::new(),
+            faults: above.faults(),
             without_keys: without_keys.clone(),
         };
         Ok(Chosen {
@@ -139,6 +153,7 @@ impl Restore {
             log,
             restore: self,
             envelope,
+            is_key_replaced,
             plan,
             catalogue,
         })

@@ -22,9 +22,11 @@ use crate::backup::{BackupError, Repository};
 use crate::clock;
 use crate::data_dir::{self, TEMPORARY_PREFIX, side_files};
 use crate::envelope::{Envelope, Event, EventKind, EventOutcome};
+use crate::error_chain::error_chain;
 use crate::failpoints::crash_point;
 use crate::process::free_bytes;
 use crate::runtime::{Progress, blocking};
+use crate::sqlcipher::open_as_it_is;
 use crate::tenants::{StoreError, TenantProvider};
 
 /// Which tenant is to be restored, and as what.
@@ -69,6 +71,8 @@ pub struct RestoredTenant {
     pub read_bytes: u64,
     /// What the audit log tells of the tenant after the snapshot.
     pub later: Vec<String>,
+    /// What is not right between the snapshot and the newest one.
+    pub faults: Vec<String>,
 }
 
 /// Into what it is restored.
@@ -97,16 +101,22 @@ impl RestoreTenant {
         progress: Progress,
     ) -> Result<RestoredTenant, BackupError> {
         let new_id = self.new_id.clone().unwrap_or_else(|| self.tenant.clone());
-        if beside.tenants.list_tenants().await?.contains(&new_id) {
+        let exists = beside.tenants.list_tenants().await?.contains(&new_id);
+        let is_lost = exists && is_lost(&beside.data_dir, &new_id);
+        if exists && !is_lost {
             return Err(BackupError::TenantExists { tenant: new_id });
         }
-        if beside.envelope.is_locked(&self.tenant) {
-            return Err(BackupError::TenantLocked(self.tenant));
+        for tenant in [&self.tenant, &new_id] {
+            if beside.envelope.is_locked(tenant) {
+                return Err(BackupError::TenantLocked(tenant.clone()));
+            }
         }
         let (found, file) = repository
             .tenant_at(&beside.envelope, &self.tenant, self.snapshot, self.at_ms)
             .await?;
         let claims = found.catalogue;
+        let mut above = repository.above(&beside.envelope, claims.number).await?;
+        above.require(self.snapshot.is_none() && self.at_ms.is_none())?;
         let later = self.later(beside, &claims.taken).await?;
         let restored = RestoredTenant {
             repository: repository.shown(),
@@ -120,6 +130,7 @@ impl RestoreTenant {
             objects: spans(&file).count() + 1,
             read_bytes: spans(&file).sum(),
             later,
+            faults: above.faults(),
         };
         // Before anything is fetched: whether the keys at hand open it.
         drop(repository.keyed(&beside.envelope, &file).await?);
@@ -135,7 +146,8 @@ impl RestoreTenant {
                 restored.repository
             ));
         beside.envelope.record(event.clone()).await?;
-        let made = fetch_and_adopt(repository, beside, &file, &new_id, progress).await;
+        let to = (&new_id, is_lost);
+        let made = fetch_and_adopt(repository, beside, &file, to, progress).await;
         let ended = match &made {
             Ok(()) => Event {
                 outcome: EventOutcome::Done,
@@ -252,6 +264,13 @@ impl Repository {
     }
 }
 
+/// Whether the control file knows a tenant and its database is gone.
+fn is_lost(data_dir: &Path, tenant: &TenantId) -> bool {
+    let path = data_dir.join(data_dir::database_name(tenant));
+    let found = path.symlink_metadata();
+    found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
 /// The file of a tenant, where the catalogue holds it.
 fn held(catalogue: &Catalogue, tenant: &TenantId) -> Option<StoredFile> {
     let ours =
@@ -270,7 +289,7 @@ async fn fetch_and_adopt(
     repository: &Repository,
     beside: &Beside,
     file: &StoredFile,
-    new_id: &TenantId,
+    (new_id, is_lost): (&TenantId, bool),
     progress: Progress,
 ) -> Result<(), BackupError> {
     let dir = &beside.data_dir;
@@ -300,6 +319,15 @@ async fn fetch_and_adopt(
     let source = repository
         .keyed_at(&beside.envelope, file, &stored.0)
         .await?;
+    if is_lost {
+        // What is known of the lost one goes before: not for what would not be adopted then.
+        let subject = file.subject.clone();
+        let checked = source.share();
+        let checked = blocking(move || open_as_it_is(checked)?.verify_pages()).await;
+        checked.map_err(|error| {
+            BackupError::Unproven(format!("{subject}: {}", error_chain(&error)))
+        })?;
+    }
     let adopting: Progress = {
         let progress = Arc::clone(&progress);
         Arc::new(move |copied, _of| progress(read + copied, total))

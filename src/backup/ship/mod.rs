@@ -132,6 +132,7 @@ impl Work {
         let Shipping { to, s3, .. } = &self.shipping;
         let file_id = sealer.file_id.to_string();
         let repository = Repository::open_or_make(to, s3, &file_id).await?;
+        self.deployment.may_seal(&repository, &sealer).await?;
         let begun = repository.begin_epoch(&sealer).await?;
         crash_point!("ship::epoch-begun");
         let mut session = Session::new(self.clone(), repository, begun);

@@ -240,6 +240,11 @@ impl Session {
         } else {
             (log.boundary()?, None)
         };
+        // Nothing is sealed any more with a data key that was replaced.
+        let (live, sealer) = (&deployment.control, self.sealer.as_ref());
+        if frozen.is_none() && live.has_other_key(sealer.map(|sealer| sealer.dek_id)) {
+            return Ok(());
+        }
         // No file of this instant has an older manifest than the control file knows of.
         let late = deployment.envelope.take_published();
         self.again = late.iter().any(is_control);

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use self::state::State;
 use super::catalogue::{Catalogue, SealedCatalogue, ShippedAt};
+use super::repository::{Entry, snapshot_name};
 use super::sealed::{Claims, Sealed};
 use super::{BackupError, Repository};
 use crate::clock;
@@ -85,6 +86,31 @@ impl<'a> Prover<'a> {
                 name,
                 "its MAC is wrong: it was changed, or not written by this deployment",
             )),
+        }
+    }
+}
+
+impl Prover<'_> {
+    /// Refuses an entry that this deployment did not write.
+    pub(super) async fn entry(&mut self, number: u64, entry: &Entry) -> Result<(), BackupError> {
+        let name = snapshot_name(number);
+        match entry {
+            Entry::Removal(sealed) => self.prove(&name, sealed).await,
+            Entry::Snapshot(sealed) => {
+                let control = &sealed.claims.control;
+                let own = (sealed.dek_id.to_string(), &self.repository.deployment);
+                if (&own.0, own.1) != (&control.dek_id, &control.file_id) {
+                    let why = "its MAC names another key than its control file";
+                    return Err(self.repository.damaged(&name, why));
+                }
+                if let Some(envelope) = self.envelope
+                    && !self.keys.contains_key(&own.0)
+                {
+                    let keyed = self.repository.keyed(envelope, control).await?;
+                    let _none = self.keys.insert(own.0, keyed.archive_key());
+                }
+                self.prove(&name, sealed).await
+            }
         }
     }
 }

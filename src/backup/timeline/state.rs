@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 
 use super::super::catalogue::{Catalogue, Piece, ShippedAt, StoredFile, StoredPart};
+use super::super::chain::sealed_by_old_key;
 use super::super::pack::{
-    FramesOver, Pack, PackedBase, PackedGone, PackedLog, PackedManifest, PackedPart, Segment,
+    FramesOver, Pack, PackedBase, PackedGone, PackedLog, PackedManifest, PackedPart, SealedPack,
+    Segment,
 };
 use super::super::{BackupError, Repository};
 use super::{Found, Prover};
@@ -65,14 +67,23 @@ impl<'a> State<'a> {
             let Some((read, _)) = reading.next().await.transpose()?.flatten() else {
                 break;
             };
-            prover
-                .prove(&Pack::name(epoch, self.pack + 1), &read)
-                .await?;
+            let name = Pack::name(epoch, self.pack + 1);
+            prover.prove(&name, &read).await?;
+            self.refuse_old_key(&name, &read)?;
             if !self.take(read.claims, upto)? {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Refuses a pack that is sealed with a key which was replaced before the snapshot.
+    fn refuse_old_key(&self, name: &str, read: &SealedPack) -> Result<(), BackupError> {
+        let key = read.dek_id.to_string();
+        match self.catalogue.keys_before.contains(&key) {
+            true => Err(self.repository.damaged(name, sealed_by_old_key(&key))),
+            false => Ok(()),
+        }
     }
 
     /// Takes over what the next pack says; `false` when it does not go on from here.
@@ -224,7 +235,9 @@ impl<'a> State<'a> {
             let Some((read, _)) = self.repository.pack(self.epoch, number, false).await? else {
                 break;
             };
-            prover.prove(&Pack::name(self.epoch, number), &read).await?;
+            let name = Pack::name(self.epoch, number);
+            prover.prove(&name, &read).await?;
+            self.refuse_old_key(&name, &read)?;
             for base in read.claims.bases {
                 let of = (base.file.subject.clone(), base.base);
                 let _none = self.bases.insert(of, base);

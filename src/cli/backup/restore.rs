@@ -126,9 +126,14 @@ impl RestoreBackup {
             Format::Text => self.text(&plan),
         };
         output::answer(&answer)?;
-        let whole =
-            plan.missing.is_empty() && plan.without_keys.is_empty() && plan.unproven.is_empty();
-        Ok(match whole {
+        let left = [
+            &plan.missing,
+            &plan.without_keys,
+            &plan.unproven,
+            &plan.damaged,
+            &plan.faults,
+        ];
+        Ok(match left.iter().all(|left| left.is_empty()) {
             true => CommandOutcome::Done,
             false => CommandOutcome::Problems,
         })
@@ -159,6 +164,12 @@ impl RestoreBackup {
                 text.push_str(&format!("  {line}\n"));
             }
         }
+        if !plan.again.is_empty() {
+            text.push_str("Done again in the restored deployment:\n");
+            for line in &plan.again {
+                text.push_str(&format!("  {line}\n"));
+            }
+        }
         for (what, of) in [
             ("not in the snapshot", &plan.missing),
             (
@@ -170,6 +181,20 @@ impl RestoreBackup {
             for one in of {
                 text.push_str(&format!("NOT restored or not proven: {one} ({what})\n"));
             }
+        }
+        for one in &plan.damaged {
+            text.push_str(&format!("DAMAGED, and left out: {one}\n"));
+        }
+        if !plan.damaged.is_empty() {
+            text.push_str(&format!(
+                "The deployment misses them until each is restored from another snapshot, with `nimbus backup restore --from {} --data-dir {} \
+                 --tenant-id <tenant> --snapshot <number>`, or deleted. `--verify chain` restores what is left of one whose objects are whole.\n",
+                plan.repository,
+                self.data_dir.display()
+            ));
+        }
+        for fault in &plan.faults {
+            text.push_str(&format!("NOT AS IT WAS WRITTEN, or not proven: {fault}\n"));
         }
         if self.verify == Proof::None && !self.dry_run {
             text.push_str(NOTHING_PROVEN);

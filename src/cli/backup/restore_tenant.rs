@@ -87,7 +87,10 @@ pub(super) fn answer(
         Format::Text => text(restored, dry_run),
     };
     output::answer(&text)?;
-    Ok(CommandOutcome::Done)
+    Ok(match restored.faults.is_empty() {
+        true => CommandOutcome::Done,
+        false => CommandOutcome::Problems,
+    })
 }
 
 fn text(restored: &RestoredTenant, dry_run: bool) -> String {
@@ -107,6 +110,9 @@ fn text(restored: &RestoredTenant, dry_run: bool) -> String {
         for line in &restored.later {
             text.push_str(&format!("  {line}\n"));
         }
+    }
+    for fault in &restored.faults {
+        text.push_str(&format!("NOT AS IT WAS WRITTEN, or not proven: {fault}\n"));
     }
     if !dry_run {
         text.push_str(AFTERWARDS);

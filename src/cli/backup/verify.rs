@@ -14,7 +14,7 @@ use crate::config::keys::{self, Purpose};
 use crate::error_chain::error_chain;
 use crate::pluralize::pluralize;
 
-/// Prove that a repository is whole and authentic: exit 1 on damage, 3 on other findings
+/// Prove that a repository is whole and authentic: exit 1 on damage, 3 on other findings, or where a key is missing
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -75,7 +75,8 @@ impl VerifyBackups {
             Format::Text => text(&found),
         };
         output::answer(&answer)?;
-        Ok(match (found.damage.is_empty(), found.findings.is_empty()) {
+        let is_fine = found.findings.is_empty() && found.unproven.is_empty();
+        Ok(match (found.damage.is_empty(), is_fine) {
             (false, _) => CommandOutcome::Failed,
             (true, false) => CommandOutcome::Problems,
             (true, true) => CommandOutcome::Done,
@@ -87,6 +88,9 @@ fn text(found: &Verified) -> String {
     let mut text = String::new();
     for damage in &found.damage {
         text.push_str(&format!("DAMAGED: {damage}\n"));
+    }
+    for unproven in &found.unproven {
+        text.push_str(&format!("NOT PROVEN, its key is not at hand: {unproven}\n"));
     }
     for shredded in &found.shredded {
         text.push_str(&format!("shredded, and opens no more: {shredded}\n"));
@@ -113,9 +117,7 @@ fn text(found: &Verified) -> String {
             }
         ));
     }
-    text.push_str(match found.damage.is_empty() {
-        true => "; all authentic\n",
-        false => "\n",
-    });
+    let is_proven = found.damage.is_empty() && found.unproven.is_empty();
+    text.push_str(if is_proven { "; all authentic\n" } else { "\n" });
     text
 }

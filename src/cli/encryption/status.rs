@@ -118,11 +118,14 @@ fn text(status: &EncryptionStatus, now: jiff::Timestamp) -> String {
             "KEY",
             "DATA KEY AGE",
             "HEALTH",
+            "PROVEN RESTORE",
         ]
         .map(str::to_owned),
     ];
     rows.extend(status.files.iter().map(|file| row(file, now)));
-    let widths: Vec<usize> = (0..rows[0].len())
+    let is_proven = status.files.iter().any(|file| file.restored.is_some());
+    let columns = rows[0].len() - usize::from(!is_proven);
+    let widths: Vec<usize> = (0..columns)
         .map(|column| {
             rows.iter()
                 .map(|row| row[column].chars().count())
@@ -197,7 +200,7 @@ fn heading(status: &EncryptionStatus) -> String {
     text
 }
 
-fn row(file: &FileReport, now: jiff::Timestamp) -> [String; 7] {
+fn row(file: &FileReport, now: jiff::Timestamp) -> [String; 8] {
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let first = file.wraps.first();
     let more = match file.wraps.len() {
@@ -220,6 +223,7 @@ fn row(file: &FileReport, now: jiff::Timestamp) -> [String; 7] {
             true => format!("{}, locked", file.health.as_str()),
             false => file.health.as_str().to_owned(),
         },
+        or_dash(&file.restored),
     ]
 }
 

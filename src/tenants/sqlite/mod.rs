@@ -204,6 +204,11 @@ impl Backend for SqliteFiles {
         Ok(())
     }
 
+    fn is_lost(&self, tenant: &TenantId) -> bool {
+        let found = self.path(tenant).symlink_metadata();
+        found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    }
+
     async fn adopt(
         &self,
         tenant: &TenantId,

@@ -76,6 +76,8 @@ pub(in crate::server) struct TenantRestored {
     objects: u64,
     read_bytes: u64,
     later: Vec<String>,
+    /// What is not right between the snapshot and the newest one.
+    faults: Vec<String>,
 }
 
 /// As the flags of `nimbus backup verify`.
@@ -99,6 +101,8 @@ pub(in crate::server) struct BackupsVerified {
     objects: u64,
     bytes: u64,
     damage: Vec<String>,
+    /// What could not be proven, because its key is not at hand.
+    unproven: Vec<String>,
     findings: Vec<String>,
     shredded: Vec<String>,
     #[schema(required)]
