@@ -122,7 +122,7 @@ impl Share {
         if let Some(held) = taken.by_payer.get_mut(&self.payer) {
             *held -= less;
             if *held == 0 {
-                let _none = taken.by_payer.remove(&self.payer);
+                taken.by_payer.remove(&self.payer);
             }
         }
     }

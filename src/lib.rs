@@ -12,6 +12,7 @@
     )
 )]
 
+pub(crate) mod as_text;
 pub mod audit;
 pub mod backup;
 pub(crate) mod budget;
@@ -31,6 +32,7 @@ pub(crate) mod pluralize;
 pub mod process;
 pub mod runtime;
 pub mod scheduler;
+pub(crate) mod schemas;
 pub mod server;
 pub mod sqlcipher;
 pub(crate) mod sqlite_file;

@@ -58,7 +58,7 @@ impl TenantMutex {
 
 impl Drop for TenantGuard<'_> {
     fn drop(&mut self) {
-        let _was_there = self.mutex.taken().remove(&self.tenant);
+        self.mutex.taken().remove(&self.tenant);
         self.mutex.ended.notify_waiters();
     }
 }

@@ -92,10 +92,10 @@ impl UsageCounter {
         if self.enqueue(&mut state, sighting) {
             // Beyond this many every request goes through the queue: the control file still counts each identity once.
             if state.seen.len() < MAX_SEEN {
-                let _new = state.seen.insert(hash);
+                state.seen.insert(hash);
             }
         } else {
-            let _before = self.not_counted.fetch_add(1, Ordering::Relaxed);
+            self.not_counted.fetch_add(1, Ordering::Relaxed);
         }
     }
 

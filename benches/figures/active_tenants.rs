@@ -84,7 +84,7 @@ fn create(house: &House, tenants: usize) -> Vec<String> {
         .map(|number| {
             let body = format!(r#"{{"id":"tenant-{number}"}}"#);
             connection.send(&house.request("POST", "/api/tenants", &body));
-            let _answer = connection.receive(201);
+            connection.receive(201);
             let path = format!("/api/tenants/tenant-{number}/documents");
             let body = format!(r#"{{"table":"places","fields":{}}}"#, document(number));
             connection.send(&house.request("POST", &path, &body));

@@ -44,7 +44,7 @@ impl Files {
     /// `nimbus backup`, to its end.
     fn backup(&self, arguments: &[&str]) -> f64 {
         let mut command = self.machine.nimbus(&["backup"]);
-        let _ = command
+        command
             .args(arguments)
             .env("NIMBUS_DATA_DIR", self.data())
             .env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "master-key-file")
@@ -173,7 +173,7 @@ impl Files {
 
     fn restorations(&self) -> Vec<Figure> {
         clear(&self.machine, "repo");
-        let _time = self.create();
+        self.create();
         let names = [
             ("none", "restoration, --verify none, against cp and sync"),
             ("chain", "restoration, --verify chain, the same"),
@@ -197,7 +197,7 @@ impl Files {
     fn restic(&self) -> Vec<Figure> {
         let restic = |arguments: &[&str]| {
             let mut command = Command::new("restic");
-            let _ = command
+            command
                 .args(["--quiet", "--no-cache", "--repo", "restic"])
                 .args(arguments)
                 .env("RESTIC_PASSWORD", "bench")
@@ -246,7 +246,7 @@ impl Files {
         };
         let litestream = |arguments: &[&str]| {
             let mut command = Command::new(&program);
-            let _ = command.args(arguments).current_dir(self.machine.root());
+            command.args(arguments).current_dir(self.machine.root());
             command
         };
         if litestream(&["version"]).output().is_err() {
@@ -338,7 +338,7 @@ fn fill(dir: &Path, encrypted: bool, tenants: usize, bytes: u64) -> Vec<Vec<Docu
 fn copied(machine: &Machine, data: &Path) -> f64 {
     clear(machine, "copy");
     let mut copy = Command::new("cp");
-    let _ = copy.arg("-r").arg(data).arg(machine.path("copy"));
+    copy.arg("-r").arg(data).arg(machine.path("copy"));
     flushed(machine.root(), || timed(&mut copy))
 }
 

@@ -57,7 +57,7 @@ impl Store {
 
     fn ships(&self, machine: Machine, arguments: &[&str]) -> House {
         let mut start = machine.nimbus(&["start", "--port", "0"]);
-        let _ = start.args(arguments).envs(self.settings());
+        start.args(arguments).envs(self.settings());
         let server = machine.start_command(start);
         House::of(machine, server)
     }
@@ -178,7 +178,7 @@ fn written(store: &Store) -> Vec<Figure> {
     each(&house, WRITTEN, |connection, number| {
         let body = json!({"id": tenant(number).to_string()}).to_string();
         connection.send(&house.request("POST", "/api/tenants", &body));
-        let _answer = connection.receive(201);
+        connection.receive(201);
     });
     let write_all = || {
         each(&house, WRITTEN, |connection, number| {
@@ -207,7 +207,7 @@ fn written(store: &Store) -> Vec<Figure> {
         let body = json!({"table": "texts", "fields": {"text": text}}).to_string();
         let path = format!("/api/tenants/{}/documents", tenant(7));
         connection.send(&house.request("POST", &path, &body));
-        let _answer = connection.receive(201);
+        connection.receive(201);
     }
     until_shipped(&house);
     let House {
@@ -217,7 +217,7 @@ fn written(store: &Store) -> Vec<Figure> {
     let read = |number: usize, name: &str| {
         let own = size(&machine.find(&format!("{}.sqlite3", tenant(number))));
         let mut restore = machine.nimbus(&["backup", "restore", "--from", "s3://bench/thousand"]);
-        let _ = restore
+        restore
             .args([
                 "--data-dir",
                 "data",
@@ -278,7 +278,7 @@ fn write(house: &House, connection: &mut Connection, tenant: &str, number: usize
     let path = format!("/api/tenants/{tenant}/documents");
     let body = format!(r#"{{"table":"places","fields":{}}}"#, document(number));
     connection.send(&house.request("POST", &path, &body));
-    let _answer = connection.receive(201);
+    connection.receive(201);
 }
 
 /// Something with each of the first tenants, over a few connections.

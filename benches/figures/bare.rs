@@ -67,8 +67,8 @@ impl Bare {
             self.next += 1;
             let (id, sequence) = (DocumentId::generate(), self.next as i64);
             let (fields, now) = (document(self.next), id.unix_ms());
-            let _one = insert.execute(params![sequence, id.as_bytes(), now, fields])?;
-            let _one = note.execute(params![sequence, id.as_bytes(), now])?;
+            insert.execute(params![sequence, id.as_bytes(), now, fields])?;
+            note.execute(params![sequence, id.as_bytes(), now])?;
         }
         drop((insert, note));
         transaction.commit()?;

@@ -43,7 +43,7 @@ impl<'a> Large<'a> {
             let house = House::open(dir, true).await;
             let store = house.create(&tenant(0)).await;
             while size(&house.dir.join("tenant-00000.sqlite3")) < bytes() {
-                let _ids = insert(&store, 64, 500).await;
+                insert(&store, 64, 500).await;
             }
             store.close().await.expect("it closes");
             house.tenants.close().await.expect("tenants close");
@@ -138,7 +138,7 @@ impl<'a> Large<'a> {
         // A connection of ours creates no file.
         let _file = std::fs::File::create_new(&path).expect("a new file");
         let time = seconds(|| {
-            let _attached = source
+            source
                 .execute("ATTACH DATABASE ?1 AS other KEY ''", [path.to_str()])
                 .expect("a new file");
             source

@@ -22,7 +22,7 @@ impl House {
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let machine = Machine::new(env!("CARGO_BIN_EXE_nimbus"));
         let house = Self::restarted(machine, arguments);
-        let _tenant = house.server.create("/api/tenants", &json!({"id": "demo"}));
+        house.server.create("/api/tenants", &json!({"id": "demo"}));
         house
     }
 
@@ -105,11 +105,11 @@ impl Crowd {
                             connection.send(&request(next.fetch_add(1, Ordering::Relaxed)));
                         }
                         for connection in connections.iter_mut() {
-                            let _body = connection.receive(status);
+                            connection.receive(status);
                             mine += 1;
                         }
                     }
-                    let _before = answered.fetch_add(mine, Ordering::Relaxed);
+                    answered.fetch_add(mine, Ordering::Relaxed);
                 });
             }
         });

@@ -70,7 +70,7 @@ pub(crate) fn rewrapping() -> Vec<Figure> {
 /// Moves every file from one master key to the other.
 fn rewrap(machine: &Machine, old: &Path, new: &Path) {
     let mut command = machine.nimbus(&["encryption", "rotate-kek", "--path", "data", "--all"]);
-    let _ = command
+    command
         .arg("--new-master-key-file")
         .arg(new)
         .env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", old);
@@ -126,7 +126,7 @@ fn under_load() -> Vec<Figure> {
     drop(filling);
     for other in 0..OTHERS {
         let id = format!("other-{other}");
-        let _tenant = house.server.create("/api/tenants", &json!({"id": id}));
+        house.server.create("/api/tenants", &json!({"id": id}));
     }
     let mut others = house.crowd(CLIENTS, CLIENTS);
     let mut writers = house.crowd(WRITERS, WRITERS);
@@ -201,7 +201,7 @@ fn while_rotating(house: &House, rotations: &mut Vec<f64>, measure: impl FnOnce(
 
 fn rotate(house: &House) {
     let mut command = house.machine.nimbus(&["encryption", "rotate-dek"]);
-    let _ = command.args(["--tenant-id", "demo", "--path", "data/demo.sqlite3"]);
+    command.args(["--tenant-id", "demo", "--path", "data/demo.sqlite3"]);
     let output = command.output().expect("nimbus runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");

@@ -49,7 +49,7 @@ fn serve(stream: TcpStream, decrypted: &AtomicUsize) -> io::Result<()> {
     let mut answers = stream.try_clone()?;
     let mut requests = BufReader::new(stream);
     while let Some((action, body)) = request(&mut requests)? {
-        let _before = decrypted.fetch_add(usize::from(action == "Decrypt"), Ordering::Relaxed);
+        decrypted.fetch_add(usize::from(action == "Decrypt"), Ordering::Relaxed);
         let body = answer(&action, &body).to_string();
         let length = body.len();
         let head = "HTTP/1.1 200 OK\r\ncontent-type: application/x-amz-json-1.1";

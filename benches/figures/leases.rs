@@ -75,7 +75,7 @@ impl Side {
         let map = machine.path("keys.json");
         fs::write(&map, json!(keys).to_string()).expect("the map");
         let mut command = machine.nimbus(&["start", "--port", "0", "--max-open-tenants", "1024"]);
-        let _ = command
+        command
             .args([
                 "--encryption-key-provider",
                 "aws-kms",
@@ -93,7 +93,7 @@ impl Side {
         let house = House::of(machine, server);
         for number in 0..TENANTS {
             let id = tenant(number).to_string();
-            let _tenant = house.server.create("/api/tenants", &json!({"id": id}));
+            house.server.create("/api/tenants", &json!({"id": id}));
         }
         let id = tenant(0);
         let document = house
@@ -115,7 +115,7 @@ impl Side {
         while started.elapsed() < ROUND {
             let sent = Instant::now();
             self.connection.send(&self.request);
-            let _body = self.connection.receive(200);
+            self.connection.receive(200);
             seen.push(sent.elapsed().as_secs_f64());
         }
         seen.sort_by(f64::total_cmp);

@@ -108,7 +108,7 @@ impl Side {
             "indexes": [{"name": "by_region", "fields": ["region"]}]});
         let path = "/api/tenants/demo/schema/places";
         writer.send(&house.request("PUT", path, &schema.to_string()));
-        let _none = writer.receive(204);
+        writer.receive(204);
         let name = if arguments.is_empty() {
             "encrypted"
         } else {
@@ -157,11 +157,11 @@ impl Side {
                 let body = format!(r#"{{"table":"others","fields":{}}}"#, document(number));
                 self.writer
                     .send(&house.request("POST", "/api/tenants/demo/documents", &body));
-                let _id = self.writer.receive(201);
+                self.writer.receive(201);
                 let list = request(number);
                 seconds += crate::report::seconds(|| {
                     self.writer.send(&list);
-                    let _documents = self.writer.receive(200);
+                    self.writer.receive(200);
                 });
             }
             return seconds / LISTS as f64;

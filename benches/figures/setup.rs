@@ -55,7 +55,7 @@ pub(crate) fn place(number: usize) -> String {
 /// A place with a text about it: about 500 bytes.
 pub(crate) fn document(number: usize) -> String {
     let mut document = place(number);
-    let _brace = document.pop();
+    document.pop();
     document.push_str(concat!(
         r#","text":"Its people live of the road to Spain and of tobacco; in winter snow lies above the last houses, and in "#,
         r#"summer walkers come for the woods of Naturland and the lake of Engolasters."}"#

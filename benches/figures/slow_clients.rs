@@ -16,12 +16,12 @@ pub(crate) fn run() -> Vec<Figure> {
     raise_file_limit();
     let house = House::start(&[]);
     for tenant in 0..TENANTS {
-        let _tenant = house
+        house
             .server
             .create("/api/tenants", &json!({"id": format!("t{tenant}")}));
         let fields = json!({"a": "x".repeat(1_000_000)});
         for _document in 0..DOCUMENTS {
-            let _id = house.server.insert(&format!("t{tenant}"), "large", &fields);
+            house.server.insert(&format!("t{tenant}"), "large", &fields);
         }
     }
     let at_rest = memory(&house, "VmRSS:");

@@ -205,7 +205,7 @@ impl GrowingFile {
             return Err(error);
         }
         self.len += lines.len() as u64;
-        let _first = self.first.get_or_insert(first);
+        self.first.get_or_insert(first);
         Ok(())
     }
 
@@ -458,8 +458,7 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
 /// What is not UTF-8 is no line of ours, and shows as such.
 fn text(file: File, length: u64) -> io::Result<String> {
     let mut bytes = Vec::new();
-    let _length = file
-        .take(length.min(MAX_PART_BYTES))
+    file.take(length.min(MAX_PART_BYTES))
         .read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -315,7 +315,7 @@ impl Chain {
                 let deeds = Deeds::of(&beyond.lines).and_pending(control.pending_deletes()?);
                 let mut events = deeds.apply(&control, data_dir)?;
                 done_again = events.iter().map(reapply::told).collect();
-                events.push(reapply::accepted(&found, events.len()));
+                events.push(rolled_back::accepted(&found, events.len()));
                 events
             }
             (None, _) if foreign => {
@@ -561,12 +561,12 @@ impl Noted {
                     (*told, *count) = (now, 0);
                 }
                 None if room => {
-                    let _none = self.repeated.insert(key, (now, 0));
+                    self.repeated.insert(key, (now, 0));
                 }
                 None => {}
             }
         }
-        let _since = self.since.get_or_insert_with(Instant::now);
+        self.since.get_or_insert_with(Instant::now);
         self.events.push(event);
     }
 

@@ -51,7 +51,7 @@ impl Openings {
             }
         }
         if self.count < MOST {
-            let _since = self.swept.get_or_insert(now);
+            self.swept.get_or_insert(now);
             let opened = Opened {
                 event: event.clone(),
                 told: now,

@@ -67,7 +67,7 @@ impl LogPart {
             return Err(io::Error::other(why));
         }
         let mut text = Vec::new();
-        let _read = self.file.take(self.bytes).read_to_end(&mut text)?;
+        self.file.take(self.bytes).read_to_end(&mut text)?;
         let whole = text.iter().rposition(|byte| *byte == b'\n');
         text.truncate(whole.map_or(0, |end| end + 1));
         let mut head = None;

@@ -9,12 +9,20 @@ use std::path::Path;
 use nimbus_manifests::{Subject, TenantId};
 
 use super::line::Line;
-use super::rolled_back::{BeyondLine, RolledBack};
+
 use crate::control::{self, AccessKeyId, Control, ControlError};
 use crate::data_dir;
 use crate::envelope::{Event, EventKind, EventOutcome, manifest_path, read_manifest};
 use crate::failpoints::crash_point;
 use crate::pluralize::pluralize;
+
+/// A line beyond the head.
+#[derive(Debug)]
+pub(super) struct BeyondLine {
+    pub(super) line: Line,
+    /// Whether it goes on from the head, line by line, and its MAC is right.
+    pub(super) proven: bool,
+}
 
 /// What is to be done again.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -90,13 +98,13 @@ impl Deeds {
                 // Begun is enough: whoever asked for it wanted the key to count no more. One that failed takes nothing back: of two that
                 // were asked for at once, one fails.
                 if matches!(outcome, "begun" | "done") {
-                    let _new = self.revoked.insert(key);
+                    self.revoked.insert(key);
                 }
             }
             ("lock", "done") => drop(self.locked.insert(tenant, true)),
             ("unlock", "done") if proven => {
-                let _was = self.doubtful.remove(&tenant);
-                let _before = self.locked.insert(tenant, false);
+                self.doubtful.remove(&tenant);
+                self.locked.insert(tenant, false);
             }
             ("delete" | "shred", "done") if proven => self.end(tenant),
             // It may have ended later, without a line: a start finishes what a kill cut short. Or it failed, and the tenant is there.
@@ -118,15 +126,15 @@ impl Deeds {
     /// What was said so far is of a tenant that has ended.
     fn end(&mut self, tenant: TenantId) {
         self.revoked.retain(|(of, _)| *of != tenant);
-        let _was = self.locked.remove(&tenant);
-        let _was = self.doubtful.remove(&tenant);
+        self.locked.remove(&tenant);
+        self.doubtful.remove(&tenant);
         drop(self.gone.insert(tenant, BTreeSet::new()));
     }
 
     /// With the deletions that the older control file has under way: they may have ended since, and a later tenant be there.
     pub(super) fn and_pending(mut self, pending: Vec<TenantId>) -> Self {
         for tenant in pending {
-            let _keys = self.gone.entry(tenant).or_default();
+            self.gone.entry(tenant).or_default();
         }
         self
     }
@@ -161,15 +169,15 @@ impl Deeds {
             }
             // Of a later tenant, or of a restored one, the log names the data key.
             if keys_there(data_dir, tenant).is_some_and(|keys| keys.is_disjoint(later_keys)) {
-                let _later = locked.entry(tenant.clone()).or_insert(true);
-                let _new = came_back.insert(tenant);
+                locked.entry(tenant.clone()).or_insert(true);
+                came_back.insert(tenant);
             }
         }
         for tenant in self.doubtful {
             if !is_there(data_dir, &tenant) {
                 continue;
             }
-            let _was = locked.insert(tenant, true);
+            locked.insert(tenant, true);
         }
         let before = control.locked_tenants()?;
         for (tenant, locked) in locked {
@@ -219,16 +227,6 @@ pub(super) fn told(event: &Event) -> String {
         name.unwrap_or_default(),
         event.detail.as_deref().unwrap_or_default()
     )
-}
-
-/// The event that ends the acceptance of an older control file.
-pub(super) fn accepted(found: &RolledBack, deeds: usize) -> Event {
-    Event::new(EventKind::Restore, EventOutcome::Done)
-        .about(&control::subject())
-        .saying(format!(
-            "an older control file was accepted; the log held {found}. Done again: {deeds}. Not known any more: access keys made since, usage \
-             and due times counted since, and copies of manifests until each tenant is opened"
-        ))
 }
 
 /// The event that tells of a control file that was made in the place of one that is gone.

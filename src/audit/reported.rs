@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use crate::envelope::{Event, EventKind, EventOutcome};
 
 /// A key event of another process. All others than these go through the server, or need it stopped.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = KeyEvent)]
 pub struct Reported {
     event: Kind,
     outcome: ReportedOutcome,
@@ -18,8 +19,9 @@ pub struct Reported {
     detail: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = KeyEventKind)]
 enum Kind {
     Export,
     Migrate,
@@ -27,8 +29,9 @@ enum Kind {
     Backup,
 }
 
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = KeyEventOutcome)]
 enum ReportedOutcome {
     Begun,
     Done,

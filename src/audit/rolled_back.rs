@@ -16,9 +16,11 @@ use nimbus_manifests::TenantId;
 use sha2::{Digest as _, Sha256};
 
 use super::files;
-use super::line::{Line, LineError, Sealer, check};
-use super::reapply::Deeds;
+use super::line::{LineError, Sealer, check};
+use super::reapply::{BeyondLine, Deeds};
+use crate::control;
 use crate::control::AuditHead as Head;
+use crate::envelope::{Event, EventKind, EventOutcome};
 use crate::pluralize::pluralize;
 
 /// What the log holds beyond the head.
@@ -29,14 +31,6 @@ pub(super) struct Beyond {
     /// Where the chain ends that goes on from the head.
     pub(super) end: Head,
     rolled_back: bool,
-}
-
-/// A line beyond the head.
-#[derive(Debug)]
-pub(super) struct BeyondLine {
-    pub(super) line: Line,
-    /// Whether it goes on from the head, line by line, and its MAC is right.
-    pub(super) proven: bool,
 }
 
 /// A control file that is older than its audit log.
@@ -51,6 +45,16 @@ pub struct RolledBack {
     first: String,
     last: String,
     deleted: BTreeSet<TenantId>,
+}
+
+/// The event that ends the acceptance of an older control file.
+pub(super) fn accepted(found: &RolledBack, deeds: usize) -> Event {
+    Event::new(EventKind::Restore, EventOutcome::Done)
+        .about(&control::subject())
+        .saying(format!(
+            "an older control file was accepted; the log held {found}. Done again: {deeds}. Not known any more: access keys made since, usage \
+             and due times counted since, and copies of manifests until each tenant is opened"
+        ))
 }
 
 impl RolledBack {

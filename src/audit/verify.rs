@@ -9,8 +9,9 @@ use super::files::{FILE_NAME, Parts};
 use super::line::{Line, LineError, Sealer, check};
 use crate::control::AuditHead as Head;
 
-/// What a look at the whole log found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The result of verifying the whole log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = AuditVerified)]
 pub struct Verified {
     /// Lines there are.
     pub lines: u64,
@@ -21,19 +22,23 @@ pub struct Verified {
     pub head: u64,
     /// Behind which line the log counts: 0, or where an operator accepted that it is not whole before.
     #[serde(default)]
+    #[schema(required)]
     pub base: u64,
     /// How many faults there are; `problems` has the first twenty.
     #[serde(default)]
+    #[schema(value_type = u64, required)]
     pub faults: usize,
-    /// What is wrong, in the order of the log. None: every line written behind the base is there, as it was written.
+    /// The first twenty faults, in the order of the log. Where there is none, every line written after the base is there, unchanged.
     pub problems: Vec<Problem>,
     /// That the control file is older than the log, and what to do.
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(nullable = false)]
     pub rolled_back: Option<String>,
 }
 
 /// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = AuditProblem)]
 pub struct Problem {
     /// The file that it was found in.
     pub file: String,

@@ -51,8 +51,9 @@ pub(super) struct Made {
     pub(super) sealer: ArchiveSealer,
 }
 
-/// What was made.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// A snapshot that was made.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = BackupCreated)]
 pub struct Created {
     /// The snapshot's number.
     pub snapshot: u64,
@@ -61,6 +62,7 @@ pub struct Created {
     /// When, RFC 3339, UTC.
     pub taken: String,
     /// How many tenants are in it.
+    #[schema(value_type = u64)]
     pub tenants: usize,
     /// Bytes of the files that it holds.
     pub bytes: u64,
@@ -72,11 +74,12 @@ pub struct Created {
     pub missing: Vec<MissingTenant>,
     /// What is not right in the repository, and kept nothing from being saved.
     #[serde(default)]
+    #[schema(required)]
     pub findings: Vec<String>,
 }
 
 /// A tenant that could not be read.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct MissingTenant {
     /// The tenant.
     pub tenant: String,

@@ -8,15 +8,18 @@ use serde::Serialize;
 use super::{BackupError, Repository};
 
 /// A snapshot, by its catalogue.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[schema(as = ListedSnapshot)]
 pub struct Listed {
     /// Its number.
     pub snapshot: u64,
     /// Its moment.
     pub taken: String,
-    /// The one tenant that it holds; `None` where it holds all.
+    /// The one tenant that it holds; null where it holds all.
+    #[schema(required)]
     pub tenant: Option<String>,
     /// How many tenants it holds.
+    #[schema(value_type = u64)]
     pub tenants: usize,
     /// Bytes of the files, or of the tenant that was asked for.
     pub bytes: u64,
@@ -25,6 +28,7 @@ pub struct Listed {
     /// Tenants that it could not hold.
     pub missing: Vec<String>,
     /// The id of the file of the tenant that was asked for: another one of the name has another.
+    #[schema(required)]
     pub file_id: Option<String>,
 }
 

@@ -4,10 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use nimbus_keyproviders::ProviderConfig;
-
 use super::BackupError;
-use crate::config::{ProviderChoice, Settings};
 
 /// Where a repository is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,19 +23,10 @@ pub enum Location {
 /// What a repository must lie apart from.
 #[derive(Debug, Clone, Default)]
 pub struct Places {
-    dirs: Vec<PathBuf>,
-    keys: Vec<PathBuf>,
-}
-
-impl Places {
-    /// The directories and the keys of these settings.
-    #[must_use]
-    pub fn of(settings: &Settings) -> Self {
-        Self {
-            dirs: vec![settings.data_dir.clone(), settings.control_data_dir.clone()],
-            keys: keys(settings),
-        }
-    }
+    /// Directories of data.
+    pub dirs: Vec<PathBuf>,
+    /// Keys that lie on this machine.
+    pub keys: Vec<PathBuf>,
 }
 
 /// How S3 is reached, where that is not AWS's own for the region of the chain.
@@ -97,6 +85,15 @@ impl fmt::Display for Location {
 }
 
 impl Location {
+    /// What a flag names.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, for people.
+    pub fn from_flag(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|error: BackupError| error.to_string())
+    }
+
     /// The same with a directory named from the root, for another process.
     ///
     /// # Errors
@@ -147,24 +144,6 @@ impl Location {
         }
         Ok(())
     }
-}
-
-/// Files and directories of keys that the settings name.
-fn keys(settings: &Settings) -> Vec<PathBuf> {
-    let of = |config: &ProviderConfig| match config {
-        ProviderConfig::MasterKeyFile { path } => Some(path.clone()),
-        ProviderConfig::KeyDir { dir } => Some(dir.clone()),
-        _ => None,
-    };
-    let current = match &settings.provider {
-        ProviderChoice::Default(path) => Some(path.clone()),
-        ProviderChoice::Configured(config) => of(config),
-        ProviderChoice::Off => None,
-    };
-    current
-        .into_iter()
-        .chain(settings.previous.iter().filter_map(of))
-        .collect()
 }
 
 /// The path without links, of what is there of it.

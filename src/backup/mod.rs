@@ -22,6 +22,7 @@
 //! | `timeline` | which instants there are, and what belongs to one |
 //! | `create`, `restore`, `verify`, `verify_log`, `list`, `shred`, `rewrap`, `prune` | the operations |
 //! | `tip`, `saving` | what a snapshot goes on from, and what it adds |
+//! | `requests` | what a server is asked |
 //! | `keep` | which snapshots are kept |
 //! | `proofs` | that tenants restore, again and again |
 
@@ -40,6 +41,7 @@ pub mod proofs;
 pub mod prune;
 mod removal;
 pub mod repository;
+pub mod requests;
 pub mod restore;
 pub mod rewrap;
 mod run;

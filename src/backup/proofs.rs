@@ -31,7 +31,8 @@ pub struct Proofs {
 }
 
 /// A tenant that was restored and proven.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = ProvenRestore)]
 pub struct Proof {
     /// The id of its file: another one of the name has another.
     pub file_id: String,

@@ -15,13 +15,14 @@ use crate::data_dir;
 use crate::envelope::Envelope;
 
 /// What was removed of a tenant from a repository.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RepositoryShredded {
     /// The repository.
     pub repository: String,
     /// The files that it was, one after the other.
     pub files: Vec<String>,
     /// How many objects are removed.
+    #[schema(value_type = u64)]
     pub objects: usize,
     /// What could not be removed, and until when.
     pub kept: Vec<String>,

@@ -20,15 +20,17 @@ use crate::envelope::Envelope;
 use crate::runtime::{Progress, blocking};
 
 /// What a look at a repository found.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, utoipa::ToSchema)]
+#[schema(as = BackupsVerified)]
 pub struct Verified {
     /// Snapshots that were looked at.
     pub snapshots: Vec<u64>,
     /// Objects that were read, whole.
+    #[schema(value_type = u64)]
     pub objects: usize,
     /// Their bytes.
     pub bytes: u64,
-    /// What is not as it was written. None: every snapshot that was looked at can be restored, byte for byte.
+    /// What is not as it was written. Where it is empty, every snapshot that was looked at can be restored, byte for byte.
     pub damage: Vec<String>,
     /// What could not be proven, because its key is not at hand; which key that is.
     pub unproven: Vec<String>,
@@ -36,11 +38,13 @@ pub struct Verified {
     pub findings: Vec<String>,
     /// Files that snapshots hold and that nothing opens any more, because their tenants were shredded.
     pub shredded: Vec<String>,
-    /// The snapshot that was restored into a scratch directory and opened there; `None` where that was not asked for, or did not succeed.
+    /// The snapshot that was restored into a scratch directory and opened there; null where that was not asked for, or did not succeed.
+    #[schema(required)]
     pub restored: Option<u64>,
     /// How many packs over it.
     pub restored_packs: u64,
     /// Packs that were looked at.
+    #[schema(value_type = u64)]
     pub packs: usize,
 }
 

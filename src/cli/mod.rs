@@ -200,7 +200,6 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 CliError::Config(_) => USAGE,
                 CliError::RotateKek(error) if error.is_usage() => USAGE,
                 CliError::Operation(error) if error.is_usage() => USAGE,
-                CliError::Encryption(error) if error.is_usage() => USAGE,
                 _ => FAILED,
             }
         }

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use ureq::http::Method;
 use ureq::unversioned::resolver::DefaultResolver;
 use zeroize::Zeroizing;
@@ -14,7 +14,7 @@ use super::CliError;
 use super::local::{Local, Silence, answers};
 use crate::process::{ANSWERS_WITHIN, ControlSocket, ControlSocketError, Holder, holder, process};
 use crate::runtime::Progress;
-use crate::server::token;
+use crate::server::{Begun, OperationReport, token};
 
 /// Why a running server did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -131,35 +131,22 @@ impl Remote {
         request: &impl Serialize,
         progress: &Progress,
     ) -> Result<T, CliError> {
-        #[derive(Deserialize)]
-        struct Begun {
-            operation: String,
-        }
-        #[derive(Deserialize)]
-        struct Operation<T> {
-            state: String,
-            done: u64,
-            total: u64,
-            result: Option<T>,
-            error: Option<String>,
-        }
         let body = serde_json::to_vec(request).map_err(std::io::Error::from)?;
         let begun: Begun = self.send(Method::POST, path, &body, PATIENCE)?;
         let path = format!("/api/admin/operations/{}", begun.operation);
         loop {
-            let now: Operation<T> = self.ask(Method::GET, &path, PATIENCE)?;
+            let now: OperationReport = self.ask(Method::GET, &path, PATIENCE)?;
             // The operation is the server's: it goes on when this command is stopped.
             let _go_on = progress(now.done, now.total);
-            if let Some(result) = now.result {
-                return Ok(result);
+            if now.is_running() {
+                std::thread::sleep(PAUSE);
+                continue;
             }
-            if now.state != "running" {
-                return Err(RemoteError::Operation {
-                    message: now.error.unwrap_or(now.state),
-                }
-                .into());
+            if let Some(message) = now.error {
+                return Err(RemoteError::Operation { message }.into());
             }
-            std::thread::sleep(PAUSE);
+            let result = now.result.unwrap_or_default();
+            return Ok(serde_json::from_value(result).map_err(std::io::Error::from)?);
         }
     }
 

@@ -76,7 +76,7 @@ impl<'de> Deserialize<'de> for KeyMap {
                     // The last one would win in silence, and a tenant would be under a key that its customer does not hold.
                     match keys.entry(tenant) {
                         Entry::Vacant(free) => {
-                            let _key = free.insert(key);
+                            free.insert(key);
                         }
                         Entry::Occupied(taken) => {
                             let tenant = taken.key();

@@ -180,7 +180,7 @@ fn reject_lost_key(key: &Path, dir: &Path) -> Result<(), KeysError> {
         };
         match kind {
             FileKind::PlainSqlite | FileKind::PlainRedb => {
-                let _first = plaintext.get_or_insert(path);
+                plaintext.get_or_insert(path);
             }
             // A manifest, or ciphertext that has lost its own.
             FileKind::Other => {

@@ -38,7 +38,7 @@ pub struct AccessKey {
 pub(super) struct SecretHash([u8; 32]);
 
 /// What a tenant access key allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// To read.

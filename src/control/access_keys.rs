@@ -22,16 +22,19 @@ use crate::clock;
 use crate::error_chain::error_chain;
 use crate::failpoints::crash_point;
 
-/// What everybody who may list keys sees of one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// An access key without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = KnownKey)]
 pub struct KeyInfo {
     /// Its id, as text.
     pub id: String,
     /// Its name.
+    #[schema(value_type = String)]
     pub name: KeyName,
     /// What it allows.
     pub scope: Scope,
     /// When it was made.
+    #[schema(value_type = String)]
     pub created: Timestamp,
 }
 
@@ -232,7 +235,7 @@ impl Control {
             usage::forget(transaction, tenant)
         })?;
         self.keys.write().remove(tenant, &ids);
-        let _before = self.keys.deletions.fetch_add(1, Ordering::SeqCst);
+        self.keys.deletions.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
 
@@ -310,7 +313,7 @@ impl Control {
         self.write(|transaction| {
             let mut keys = transaction.open_table(ACCESS_KEYS)?;
             for (id, text) in &texts {
-                let _old = keys.insert(id.as_str(), text.as_slice())?;
+                keys.insert(id.as_str(), text.as_slice())?;
             }
             for id in forgotten {
                 drop(keys.remove(id.to_string().as_str())?);
@@ -352,19 +355,19 @@ impl KeyTable {
 impl KeyIndex {
     fn insert(&mut self, id: AccessKeyId, record: Record) {
         let ids = self.of_tenants.entry(record.tenant.0.clone()).or_default();
-        let _new = ids.insert(id);
-        let _old = self.keys.insert(id, record);
+        ids.insert(id);
+        self.keys.insert(id, record);
     }
 
     /// Removes these keys of a tenant.
     fn remove(&mut self, tenant: &TenantId, ids: &[AccessKeyId]) {
         for id in ids {
-            let _old = self.keys.remove(id);
+            self.keys.remove(id);
         }
         if let Some(left) = self.of_tenants.get_mut(tenant) {
             left.retain(|id| !ids.contains(id));
             if left.is_empty() {
-                let _empty = self.of_tenants.remove(tenant);
+                self.of_tenants.remove(tenant);
             }
         }
     }

@@ -15,7 +15,7 @@ impl Control {
     pub fn begin_delete(&self, tenant: &TenantId) -> Result<(), ControlError> {
         self.write(|transaction| {
             let mut deletions = transaction.open_table(DELETIONS)?;
-            let _old = deletions.insert(tenant.as_str(), ())?;
+            deletions.insert(tenant.as_str(), ())?;
             Ok(())
         })
     }

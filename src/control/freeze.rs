@@ -230,7 +230,7 @@ fn read_open(path: &Path, open: &Open) -> io::Result<Vec<u8>> {
         ));
     }
     let mut bytes = Vec::new();
-    let _read = file.read_to_end(&mut bytes)?;
+    file.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -15,7 +15,7 @@ impl Control {
     pub fn lock_tenant(&self, tenant: &TenantId) -> Result<(), ControlError> {
         self.write(|transaction| {
             let mut locks = transaction.open_table(LOCKS)?;
-            let _old = locks.insert(tenant.as_str(), ())?;
+            locks.insert(tenant.as_str(), ())?;
             Ok(())
         })
     }

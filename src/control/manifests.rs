@@ -60,8 +60,8 @@ impl Control {
             let mut table = transaction.open_table(MANIFESTS)?;
             let mut announced = transaction.open_table(ANNOUNCED)?;
             for (subject, manifest) in &manifests {
-                let _old = table.insert(subject.as_str(), *manifest)?;
-                let _announced = announced.remove(subject.as_str())?;
+                table.insert(subject.as_str(), *manifest)?;
+                announced.remove(subject.as_str())?;
             }
             Ok(())
         })
@@ -87,7 +87,7 @@ impl ManifestMirror for Control {
         self.write(|transaction| {
             let mut announced = transaction.open_table(ANNOUNCED)?;
             for (subject, manifest) in manifests {
-                let _old = announced.insert(subject.as_str(), *manifest)?;
+                announced.insert(subject.as_str(), *manifest)?;
             }
             Ok(())
         })

@@ -200,7 +200,7 @@ impl Control {
             transaction.set_two_phase_commit(true);
             work(&transaction)?;
             let committed = transaction.commit();
-            let _before = self.changes.fetch_add(1, Ordering::Relaxed);
+            self.changes.fetch_add(1, Ordering::Relaxed);
             Ok(committed?)
         })
     }
@@ -283,7 +283,7 @@ impl Control {
         if let Key::Had(protection, _) = &open.key {
             let (database, inode) = database::open_known(&self.path, protection)?;
             (open.database, open.inode) = (Some(database), inode);
-            let _before = self.changes.fetch_add(1, Ordering::Relaxed);
+            self.changes.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -69,7 +69,7 @@ pub(super) fn make_all(transaction: &WriteTransaction) -> Result<(), redb::Error
     drop(transaction.open_table(SECRETS)?);
     drop(transaction.open_table(BACKUPS)?);
     // Layout 1 reserved it and never wrote to it.
-    let _was_there = transaction.delete_table(OLD_USAGE)?;
+    transaction.delete_table(OLD_USAGE)?;
     Ok(())
 }
 

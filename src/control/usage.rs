@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use super::access_key::AccessKeyId;
 use super::tables::{ACCESS_KEYS, IDENTITIES, SECRETS, USAGE_COUNTS, USAGE_MONTHS};
 use super::{Control, ControlError};
-use crate::metrics;
+use crate::{metrics, schemas};
 
 /// A calendar month (UTC), as `2026-11`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -57,7 +57,8 @@ pub struct Sighting {
 }
 
 /// How many identities there were, month by month.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Usage)]
 pub struct UsageReport {
     /// The newest first.
     pub months: Vec<MonthUsage>,
@@ -66,9 +67,10 @@ pub struct UsageReport {
 }
 
 /// One month.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct MonthUsage {
     /// The month.
+    #[schema(value_type = String)]
     pub month: Month,
     /// Identities of all tenants.
     pub identities: u64,
@@ -81,9 +83,10 @@ pub struct MonthUsage {
 }
 
 /// One tenant in one month.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TenantUsage {
     /// The tenant.
+    #[schema(value_type = schemas::TenantId)]
     pub tenant: String,
     /// Its identities.
     pub identities: u64,
@@ -159,7 +162,7 @@ impl Control {
                     let known = identities.get((month, tenant, one.hash))?;
                     beyond += u64::from(known.is_none());
                 } else if identities.insert((month, tenant, one.hash), ())?.is_none() {
-                    let _old = counts.insert((month, tenant), count + 1)?;
+                    counts.insert((month, tenant), count + 1)?;
                 }
             }
             not_kept.set(beyond);
@@ -236,7 +239,7 @@ impl Control {
             })?;
         self.write(|transaction| {
             let mut secrets = transaction.open_table(SECRETS)?;
-            let _none = secrets.insert(IDENTITY_KEY, key.as_slice())?;
+            secrets.insert(IDENTITY_KEY, key.as_slice())?;
             Ok(())
         })?;
         Ok(key)
@@ -257,7 +260,7 @@ fn begin(
     let order = all.last().map_or(0, |(order, ..)| order + 1);
     drop(months.insert(month, (order, false))?);
     // The one just begun is not in the list.
-    let _newest = all.pop();
+    all.pop();
     for (order, month, ended) in all {
         if !ended {
             let whole = (month, "", 0)..(month + 1, "", 0);
@@ -308,7 +311,7 @@ pub(super) fn forget(transaction: &WriteTransaction, tenant: &TenantId) -> Resul
         let deleted = counts
             .get((month, DELETED))?
             .map_or(0, |count| count.value());
-        let _old = counts.insert((month, DELETED), deleted + count)?;
+        counts.insert((month, DELETED), deleted + count)?;
         let own = (month, tenant, 0)..=(month, tenant, u64::MAX);
         identities.retain_in::<(u32, &str, u64), _>(own, |_, ()| false)?;
     }

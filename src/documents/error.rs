@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{MAX_DEPTH, MAX_FIELDS_BYTES, MAX_TABLE_NAME_BYTES, schedule::MAX_CRON_NAME_BYTES};
+use super::limits::{MAX_CRON_NAME_BYTES, MAX_DEPTH, MAX_FIELDS_BYTES, MAX_TABLE_NAME_BYTES};
 
 /// Input that is refused before any store sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

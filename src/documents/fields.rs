@@ -13,13 +13,8 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+use super::limits::{MAX_DEPTH, MAX_FIELDS_BYTES};
 use super::{InputError, error::excerpt, json_object::reason};
-
-/// The largest document: bytes of its fields as compact JSON (1 MiB).
-pub const MAX_FIELDS_BYTES: usize = 1 << 20;
-
-/// The deepest nesting: the document itself is level 1, an object or array in it level 2, and so on.
-pub const MAX_DEPTH: usize = 64;
 
 /// The fields of a document, or those of a patch: a JSON object as compact text.
 ///
@@ -227,7 +222,7 @@ impl<'de> Visitor<'de> for Check<'_> {
                     name: excerpt(&name),
                 }));
             }
-            let _new = names.insert(name);
+            names.insert(name);
             map.next_value_seed(below)?;
         }
         Ok(())

@@ -83,7 +83,9 @@ impl<'de> Visitor<'de> for Number {
 }
 
 /// Reads a number that has no fraction and no sign, if there is one.
-pub(crate) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+pub(crate) fn optional_integer<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<usize>, D::Error> {
     match WrittenNumber::deserialize(deserializer)? {
         WrittenNumber::Null => Ok(None),
         written => written
@@ -103,7 +105,7 @@ mod tests {
 
     #[derive(Deserialize)]
     struct Limit {
-        #[serde(default, deserialize_with = "whole")]
+        #[serde(default, deserialize_with = "optional_integer")]
         limit: Option<usize>,
     }
 

@@ -211,7 +211,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::documents::{Bounded, Mutation, query::Query, schedule::Cron, whole};
+    use crate::documents::{Bounded, Mutation, optional_integer, query::Query, schedule::Cron};
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -222,7 +222,7 @@ mod tests {
         #[serde(default)]
         on: bool,
         kind: Option<Kind>,
-        #[serde(default, deserialize_with = "whole")]
+        #[serde(default, deserialize_with = "optional_integer")]
         limit: Option<usize>,
         list: Option<Bounded<u8, 2>>,
         inner: Option<Inner>,

@@ -4,10 +4,8 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::limits::MAX_TABLE_NAME_BYTES;
 use super::{InputError, error::excerpt};
-
-/// The longest table name, in bytes (all are ASCII).
-pub const MAX_TABLE_NAME_BYTES: usize = 64;
 
 /// The name of a table: `[A-Za-z][A-Za-z0-9_-]{0,63}`. Case counts: `Cities` and `cities` are two tables.
 ///

@@ -101,14 +101,14 @@ impl Keeper {
     pub async fn renew(&self, due: &Due, progress: Progress) -> bool {
         let request = Request {
             path: due.path.clone(),
-            tenant_id: due.subject.tenant().map(ToString::to_string),
+            tenant_id: due.subject.tenant().cloned(),
             ..Request::default()
         };
         let stopped = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stopped);
         let progress: Progress = Arc::new(move |done, total| {
             let goes_on = progress(done, total);
-            let _before = told.fetch_or(!goes_on, Ordering::Relaxed);
+            told.fetch_or(!goes_on, Ordering::Relaxed);
             goes_on
         });
         match self.rotator.rotate_dek(request, progress).await {

@@ -20,7 +20,7 @@ use crate::process::{Disk, Limits, Reserve, harden};
 use crate::runtime::blocking;
 
 /// How one thing stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// As it should be.
@@ -32,7 +32,8 @@ pub enum Verdict {
 }
 
 /// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Examined)]
 pub struct Check {
     /// What it is about; the name stays the same.
     pub name: String,
@@ -42,17 +43,21 @@ pub struct Check {
     pub found: String,
     /// What to do next.
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(nullable = false)]
     pub remedy: Option<String>,
 }
 
-/// All that was looked at; its JSON is documented in `docs/doctor.md`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The answer of `nimbus doctor --format json`; `docs/doctor.md` documents it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Examination)]
 pub struct Diagnosis {
     /// Each thing, always the same ones in the same order.
     pub checks: Vec<Check>,
     /// How many of them could be better.
+    #[schema(value_type = u64)]
     pub warnings: usize,
     /// How many need an operator.
+    #[schema(value_type = u64)]
     pub problems: usize,
 }
 

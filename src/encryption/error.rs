@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use nimbus_manifests::{InvalidName, Subject, TenantId};
+use nimbus_manifests::{Subject, TenantId};
 
 use crate::control::ControlError;
 use crate::envelope::{EnvelopeError, ReadError};
@@ -162,13 +162,20 @@ pub enum OperationError {
     /// Something that goes with one file was said of all.
     #[error("a tenant or a provider goes with one file, not with all")]
     OneOrAll,
-    /// Not the id of a tenant.
-    #[error("{tenant:?} is no tenant's id")]
-    BadTenant {
-        /// What was given.
-        tenant: String,
-        /// The rule.
-        source: InvalidName,
+    /// A directory without `--all`.
+    #[error(
+        "{} is a directory; for every file in it: `nimbus encryption rotate-dek --path {} --all`",
+        .path.display(), .path.display()
+    )]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// No directory, with `--all`.
+    #[error("{} is no directory; leave --all out for one file", .path.display())]
+    NoDirectory {
+        /// The path.
+        path: PathBuf,
     },
     /// A tenant's store failed.
     #[error(transparent)]
@@ -225,7 +232,11 @@ impl OperationError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::NoPath | Self::TenantNeeded | Self::OneOrAll | Self::BadTenant { .. }
+            Self::NoPath
+                | Self::TenantNeeded
+                | Self::OneOrAll
+                | Self::Directory { .. }
+                | Self::NoDirectory { .. }
         )
     }
 }

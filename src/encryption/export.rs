@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::Args;
 use nimbus_manifests::{Subject, TenantId};
 
 use super::error::io_error;
@@ -19,16 +20,23 @@ use crate::process::DataDirLock;
 use crate::runtime::{Progress, blocking};
 use crate::sqlcipher;
 
-/// What to export where.
-#[derive(Debug, Clone)]
+/// Write an encrypted database out in plaintext, to a new file that only you can read
+#[derive(Debug, Clone, Args)]
 pub struct Export {
-    /// The encrypted database, under whatever name the copy has.
+    /// The encrypted database, or its manifest; they stand side by side
+    #[arg(long, value_name = "FILE")]
     pub source: PathBuf,
-    /// The new plaintext file; directories that are missing above it are made, mode 0700.
+
+    /// The new plaintext file; a missing directory is made
+    #[arg(long, value_name = "FILE")]
     pub target: PathBuf,
-    /// What kind of database it is.
+
+    /// What kind of database it is
+    #[arg(long = "provider", value_enum, value_name = "PROVIDER")]
     pub engine: Engine,
-    /// Whose it must be; `None` for the control file alone.
+
+    /// Whose it is; only the control file needs none
+    #[arg(long = "tenant-id", value_name = "TENANT")]
     pub tenant: Option<TenantId>,
 }
 

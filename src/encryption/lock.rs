@@ -5,15 +5,17 @@
 
 use std::sync::Arc;
 
+use clap::Args;
 use nimbus_manifests::TenantId;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::control::{Control, ControlError};
-use crate::data_dir;
 use crate::envelope::{Envelope, EnvelopeError, Event, EventKind, EventOutcome};
 use crate::failpoints::crash_point;
 use crate::runtime::blocking;
 use crate::tenants::{StoreError, TenantProvider};
+use crate::{as_text, data_dir, schemas};
 
 /// Why a tenant is not locked, or still is.
 #[derive(Debug, thiserror::Error)]
@@ -60,10 +62,23 @@ pub enum LockTenantError {
 pub const NO_KEYS: &str =
     "there is no key to take away; revoke the tenant's access keys, which every request needs";
 
+/// The tenant to lock or unlock.
+#[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = LockedTenant)]
+pub struct Request {
+    /// The tenant
+    #[arg(long, value_name = "TENANT")]
+    #[serde(with = "as_text")]
+    #[schema(value_type = schemas::TenantId)]
+    pub tenant_id: TenantId,
+}
+
 /// What `lock` and `unlock` answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TenantLock {
     /// The tenant.
+    #[schema(value_type = schemas::TenantId)]
     pub tenant_id: String,
     /// Whether it is locked now.
     pub locked: bool,
@@ -131,7 +146,7 @@ pub async fn set(
         // The line does not wait for the requests that still use the keys: those may take long.
         tokio::join!(envelope.lock(tenant), envelope.record(ended)).1
     } else {
-        let _was_locked = envelope.unlock(tenant);
+        envelope.unlock(tenant);
         envelope.record(ended).await
     };
     recorded.map_err(|source| LockTenantError::Unrecorded {

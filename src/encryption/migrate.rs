@@ -20,12 +20,15 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use nimbus_manifests::{State, Subject, TenantId};
 
 use super::error::io_error;
 use super::{Engine, OperationError, check_space, make_parent, size_of};
 use crate::control::{self, Control};
-use crate::data_dir::{self, MIGRATING, PLAINTEXT, beside, parent, side_files, sync_dir};
+use crate::data_dir::{
+    self, ENCRYPTED, MIGRATING, PLAINTEXT, beside, parent, side_files, sync_dir,
+};
 use crate::envelope::{
     Envelope, Event, EventKind, EventOutcome, FileKind, Intent, KeyedFile, PlainFile, Prepared,
     classify, manifest_path, read_manifest,
@@ -36,32 +39,36 @@ use crate::runtime::{Progress, blocking};
 use crate::sqlcipher::{self, Database};
 use crate::tenants::sqlite;
 
-/// What to migrate.
-#[derive(Debug, Clone)]
+/// Encrypt a plaintext database
+#[derive(Debug, Clone, Args)]
 pub struct Migrate {
-    /// The plaintext database.
+    /// The plaintext database
+    #[arg(long, value_name = "FILE")]
     pub source: PathBuf,
-    /// Where the encrypted one goes.
-    pub destination: Destination,
-    /// What kind of database it is.
-    pub engine: Engine,
-    /// Whose it is; `None` for the control file alone.
-    pub tenant: Option<TenantId>,
-    /// Whether schema, row counts and every page of the copy are checked.
-    pub validate: bool,
-    /// Whether the plaintext is removed at the end.
-    pub retire_source: bool,
-    /// Where the control file lies that keeps a copy of the manifest, for a tenant's file that is migrated in place.
-    pub control_dir: PathBuf,
-}
 
-/// Where the encrypted database goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Destination {
-    /// Into a new file.
-    File(PathBuf),
-    /// Into the place of the source.
-    InPlace,
+    /// What kind of database it is
+    #[arg(long = "provider", value_enum, value_name = "PROVIDER")]
+    pub engine: Engine,
+
+    /// Whose it is; only the control file needs none
+    #[arg(long = "tenant-id", value_name = "TENANT")]
+    pub tenant: Option<TenantId>,
+
+    /// Where the encrypted database goes; a missing directory is made [default: <source>.encrypted]
+    #[arg(long, value_name = "FILE")]
+    pub target: Option<PathBuf>,
+
+    /// Put the encrypted database in the place of the source, which is kept as <source>.plaintext
+    #[arg(long, conflicts_with = "target")]
+    pub in_place: bool,
+
+    /// Do not compare the copy with the source, nor read its pages again
+    #[arg(long, conflicts_with = "retire_source")]
+    pub skip_validation: bool,
+
+    /// Remove the plaintext when the encrypted database is verified
+    #[arg(long)]
+    pub retire_source: bool,
 }
 
 /// What was done.
@@ -78,7 +85,8 @@ pub struct Migrated {
 }
 
 impl Migrate {
-    /// Does it. Blocks for as long as the copy takes; the source is only read.
+    /// Does it. Blocks for as long as the copy takes; the source is only read. The control file in `control_dir` keeps a copy of the manifest
+    /// of a tenant's file that is migrated in place.
     ///
     /// # Errors
     ///
@@ -86,20 +94,25 @@ impl Migrate {
     pub async fn run(
         self,
         envelope: &Envelope,
+        control_dir: &Path,
         progress: Option<Progress>,
     ) -> Result<Migrated, OperationError> {
         if envelope.keys().is_none() {
             return Err(OperationError::EncryptionOff);
         }
         let subject = self.subject()?;
-        if self.destination == Destination::InPlace {
+        if self.in_place {
             self.reject_unserved_name(&subject)?;
         }
         reject_running_server(parent(&self.source))?;
-        match self.destination.clone() {
-            Destination::File(target) => self.apart(envelope, subject, target, progress).await,
-            Destination::InPlace => self.in_place(envelope, subject, progress).await,
+        if self.in_place {
+            return self
+                .in_place(envelope, control_dir, subject, progress)
+                .await;
         }
+        let target = self.target.clone();
+        let target = target.unwrap_or_else(|| beside(&self.source, ENCRYPTED));
+        self.apart(envelope, subject, target, progress).await
     }
 
     /// Who the copy will belong to: whatever the files are called, the one file that the server opens for this tenant, or the control file.
@@ -165,6 +178,7 @@ impl Migrate {
     async fn in_place(
         self,
         envelope: &Envelope,
+        control_dir: &Path,
         subject: Subject,
         progress: Option<Progress>,
     ) -> Result<Migrated, OperationError> {
@@ -211,7 +225,7 @@ impl Migrate {
         crash_point!("migrate::swapped");
 
         let (file, _served) = self.open_in_place(envelope, &subject).await?;
-        self.mirror(envelope, file).await;
+        self.mirror(envelope, control_dir, file).await;
         let migrated = self.finish(envelope, subject, plaintext, served).await;
         drop(lock);
         migrated
@@ -242,7 +256,7 @@ impl Migrate {
     ) -> Result<bool, OperationError> {
         match self.engine {
             Engine::Sqlite => {
-                let (source, validate) = (&self.source, self.validate);
+                let (source, validate) = (&self.source, !self.skip_validation);
                 let database = sqlcipher::import_plaintext(
                     envelope, source, target, subject, validate, progress,
                 )
@@ -363,11 +377,11 @@ impl Migrate {
     }
 
     /// Keeps a copy of the manifest in the control file. Where that cannot be had, the tenant's first opening does it.
-    async fn mirror(&self, envelope: &Envelope, file: KeyedFile) {
-        if self.engine == Engine::Redb || !manifest_exists(&Control::path_in(&self.control_dir)) {
+    async fn mirror(&self, envelope: &Envelope, control_dir: &Path, file: KeyedFile) {
+        if self.engine == Engine::Redb || !manifest_exists(&Control::path_in(control_dir)) {
             return;
         }
-        let mirrored = match Control::open(envelope, &self.control_dir).await {
+        let mirrored = match Control::open(envelope, control_dir).await {
             Ok(control) => {
                 let control = std::sync::Arc::new(control);
                 let envelope = envelope.clone().with_mirror(control, parent(&self.source));

@@ -33,12 +33,14 @@ use crate::process::free_bytes;
 use crate::runtime::blocking;
 
 /// What kind of database a command is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, utoipa::ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
-    /// A tenant's SQLite database.
+    /// A tenant's database
     Sqlite,
-    /// The control file.
+    /// The control file
     Redb,
 }
 
@@ -54,7 +56,8 @@ impl Engine {
 }
 
 /// One file that is as it was.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = NotRotated)]
 pub struct Failure {
     /// The protected file.
     pub path: String,

@@ -4,55 +4,86 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clap::Args;
 use nimbus_manifests::{Cipher, Subject, TenantId};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::error::io_error;
 use super::{
     Engine, Failure, OperationError, check_engine, check_owner, check_space, protected_files,
     size_of,
 };
+use crate::audit::OfflineLog;
 use crate::control::{self, Control};
 use crate::data_dir::parent;
+use crate::deployment::{Deployment, OlderControl};
 use crate::envelope::{
     Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, Intent, KeyedFile, Opened,
     Prepared, Stage, classify, manifest_path, read_manifest,
 };
 use crate::error_chain::error_chain;
 use crate::runtime::{Progress, blocking};
-use crate::sqlcipher;
 use crate::tenants::TenantProvider;
+use crate::{as_text, schemas, sqlcipher};
 
-/// What is asked of a running server.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+/// Give a file, or all of them, a new data key: every page is encrypted anew
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = RotateDek, description = "The flags of `nimbus encryption rotate-dek`")]
 pub struct Request {
-    /// A protected file; with `all`, the data directory.
+    /// A protected file or its manifest; with --all, a data directory
+    #[arg(long, value_name = "PATH")]
+    #[schema(value_type = String, required = false)]
+    #[serde(default)]
     pub path: PathBuf,
-    /// Every file in the directory, and the control file.
+
+    /// Every file in the directory, and the control file
+    #[arg(long, conflicts_with_all = ["provider", "tenant_id"])]
+    #[schema(required = false)]
+    #[serde(default)]
     pub all: bool,
-    /// What kind of database it is; without it, what its manifest says.
+
+    /// What kind of database it is [default: what its manifest says]
+    #[arg(long, value_enum)]
+    #[serde(default)]
     pub provider: Option<Engine>,
-    /// Whose it is; only the control file needs none.
-    pub tenant_id: Option<String>,
+
+    /// Whose it is; only the control file needs none
+    #[arg(long, value_name = "TENANT")]
+    #[serde(default, with = "as_text::option")]
+    #[schema(value_type = Option<schemas::TenantId>)]
+    pub tenant_id: Option<TenantId>,
 }
 
 impl Request {
-    fn tenant(&self) -> Result<Option<TenantId>, OperationError> {
-        let parsed = self.tenant_id.as_ref().map(|tenant| {
-            tenant
-                .parse::<TenantId>()
-                .map_err(|source| OperationError::BadTenant {
-                    tenant: tenant.clone(),
-                    source,
-                })
-        });
-        parsed.transpose()
+    /// The directory that the files are in.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        match self.all {
+            true => &self.path,
+            false => parent(&self.path),
+        }
+    }
+
+    /// Refuses a directory without `all`, and a file with it. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::Directory`], [`OperationError::NoDirectory`].
+    pub fn check_path(&self) -> Result<(), OperationError> {
+        let path = || self.path.clone();
+        match (self.all, self.path.is_dir()) {
+            (false, true) => Err(OperationError::Directory { path: path() }),
+            (true, false) => Err(OperationError::NoDirectory { path: path() }),
+            _ => Ok(()),
+        }
     }
 }
 
-/// What came of it.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+/// The result of `rotate-dek`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[schema(as = DekRotated)]
 pub struct Rotated {
     /// Files that have a new data key.
     pub rotated: Vec<Renewed>,
@@ -61,7 +92,7 @@ pub struct Rotated {
 }
 
 /// One file with a new data key.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Renewed {
     /// The protected file.
     pub path: String,
@@ -97,7 +128,7 @@ impl DekRotator {
                 return Err(OperationError::NoPath);
             }
             if !request.all {
-                let owner = Owner::Named(request.tenant()?);
+                let owner = Owner::Named(request.tenant_id);
                 return this.owned(&request.path, request.provider, owner).map(drop);
             }
             if request.tenant_id.is_some() || request.provider.is_some() {
@@ -121,7 +152,7 @@ impl DekRotator {
         self.check(&request).await?;
         let mut rotated = Rotated::default();
         if !request.all {
-            let owner = Owner::Named(request.tenant()?);
+            let owner = Owner::Named(request.tenant_id);
             let done = self.renew(&request.path, request.provider, owner, progress);
             rotated.rotated.push(done.await?);
             return Ok(rotated);
@@ -225,6 +256,117 @@ enum Owner {
     Whoever,
     /// Who was named; nobody for the control file.
     Named(Option<TenantId>),
+}
+
+/// Does it while no server runs: the caller holds the lock of the directory. `envelope` has the keys of the settings, and `place` says where
+/// their deployment is: only its files are in its control file and its audit log.
+///
+/// # Errors
+///
+/// [`OperationError`] when it was not begun, or the one file failed.
+pub async fn offline(
+    envelope: &Envelope,
+    request: &Request,
+    place: &Place<'_>,
+    progress: Progress,
+) -> Result<Rotated, OperationError> {
+    let Place {
+        data_dir,
+        control_dir,
+    } = *place;
+    let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    let control = Control::path_in(control_dir);
+    // A copy elsewhere is none of this deployment's.
+    let ours = same(request.dir(), data_dir);
+    let files = match request.all {
+        true => protected_files(&request.path, ours.then_some(control_dir))
+            .map_err(|(path, error)| io_error("read", path)(error))?,
+        false => vec![request.path.clone()],
+    };
+    let (own, tenants): (Vec<_>, Vec<_>) = files.into_iter().partition(|path| same(path, &control));
+    let beside = || {
+        let log = OfflineLog::new(
+            envelope.clone(),
+            control_dir.to_owned(),
+            data_dir.to_owned(),
+        );
+        envelope.clone().with_audit(Arc::new(log))
+    };
+    let mut rotated = Rotated::default();
+    if !tenants.is_empty() {
+        // The control file keeps the copies of the tenants' manifests; its own turn comes when it is closed.
+        let deployment = match ours && manifest_path(&control).exists() {
+            true => Some(
+                Deployment::open(
+                    envelope.clone(),
+                    data_dir,
+                    control_dir,
+                    OlderControl::Refuse,
+                )
+                .await?,
+            ),
+            false => None,
+        };
+        let core = match &deployment {
+            Some(deployment) => deployment.envelope.clone(),
+            None if ours => beside(),
+            None => envelope.clone(),
+        };
+        for path in tenants {
+            rotate_one(&core, request, &path, &progress, &mut rotated).await?;
+        }
+    }
+    let core = if ours { beside() } else { envelope.clone() };
+    for path in own {
+        rotate_one(&core, request, &path, &progress, &mut rotated).await?;
+    }
+    Ok(rotated)
+}
+
+/// Where a deployment is.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The tenants' directory.
+    pub data_dir: &'a Path,
+    /// The control file's directory.
+    pub control_dir: &'a Path,
+}
+
+/// One file. With `all`, a failure is part of the answer and does not keep the others.
+async fn rotate_one(
+    envelope: &Envelope,
+    request: &Request,
+    path: &Path,
+    progress: &Progress,
+    rotated: &mut Rotated,
+) -> Result<(), OperationError> {
+    // With `all`, everybody's turn comes: whose a file is, its manifest says.
+    let owner = match request.all {
+        true => claimed_subject(path)
+            .ok()
+            .and_then(|subject| subject.tenant().cloned()),
+        false => request.tenant_id.clone(),
+    };
+    let done = rotate_dek(
+        envelope,
+        path,
+        request.provider,
+        owner.as_ref(),
+        progress.clone(),
+    );
+    let shown = path.display().to_string();
+    match done.await {
+        Ok(subject) => rotated.rotated.push(Renewed {
+            path: shown,
+            subject: subject.to_string(),
+        }),
+        Err(error) if request.all => rotated.failed.push(Failure {
+            path: shown,
+            error: error_chain(&error),
+        }),
+        Err(error) => return Err(error),
+    }
+    Ok(())
 }
 
 /// Gives the file at `path` a new data key. Nobody may have it open; the caller holds the directory's lock.

@@ -6,13 +6,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clap::Args;
 use nimbus_keyproviders::{KeyFileError, KeyProvider, ProviderError, key_dir, keyfile};
 use nimbus_manifests::{ProviderKind, SealedManifest, Subject, TenantId};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::backup::shred::RepositoryShredded;
 use crate::backup::{self, BackupError, Location, S3Settings};
-use crate::data_dir;
 use crate::envelope::{
     Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, classify, manifest_path,
     read_manifest,
@@ -20,6 +21,7 @@ use crate::envelope::{
 use crate::failpoints::crash_point;
 use crate::runtime::blocking;
 use crate::tenants::{StoreError, TenantProvider};
+use crate::{as_text, data_dir, schemas};
 
 /// Why a tenant was not shredded, or not to the end: run it again.
 #[derive(Debug, thiserror::Error)]
@@ -77,10 +79,53 @@ pub enum ShredError {
     },
 }
 
+/// Erase a tenant: destroy its keys, then its files
+#[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Shred, description = "The flags of `nimbus encryption shred`")]
+pub struct Request {
+    /// The tenant
+    #[arg(long, value_name = "TENANT")]
+    #[serde(with = "as_text")]
+    #[schema(value_type = schemas::TenantId)]
+    pub tenant_id: TenantId,
+
+    /// Needed: nobody can undo it
+    #[arg(long, required = true)]
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub yes: bool,
+
+    /// Disable the tenant's AWS KMS key, too, where it has one of its own (--encryption-aws-kms-key-map)
+    #[arg(long)]
+    #[serde(default)]
+    #[schema(required = false)]
+    pub disable_kms_key: bool,
+
+    /// Backup repositories that it is removed from, too: directories by their paths from the root, or s3://bucket/prefix.
+    #[arg(
+        long,
+        value_name = "R",
+        value_parser = Location::from_flag,
+        help = "A backup repository that its keys and pages are removed from, too; can be given several times"
+    )]
+    #[serde(
+        default,
+        serialize_with = "as_text::list::serialize",
+        deserialize_with = "as_text::list::deserialize::<_, MAX_REPOSITORIES, _>"
+    )]
+    #[schema(value_type = Vec<String>, required = false, max_items = 16)]
+    pub from: Vec<Location>,
+}
+
+/// From how many repositories a tenant goes at once.
+const MAX_REPOSITORIES: usize = 16;
+
 /// What was destroyed, and what opens copies that were made before.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Shredded {
     /// The tenant.
+    #[schema(value_type = schemas::TenantId)]
     pub tenant: String,
     /// Key files that were destroyed: no copy of the tenant opens by them any more.
     pub destroyed_keys: Vec<String>,
@@ -88,17 +133,21 @@ pub struct Shredded {
     pub alive: Vec<LivingKey>,
     /// The KMS key that was this tenant's alone, if it had one.
     #[serde(default)]
+    #[schema(required)]
     pub own_kms_key: Option<OwnKey>,
     /// Whether a manifest, or its copy in the control file, could be read: where not, it is not known which keys wrapped it.
     pub manifest_read: bool,
     /// Whether the database was plaintext: no key was needed for it.
     #[serde(default)]
+    #[schema(required)]
     pub plaintext: bool,
     /// Whether anything of it was there besides what is in repositories.
     #[serde(default)]
+    #[schema(required)]
     pub was_here: bool,
     /// What was removed of it from backup repositories.
     #[serde(default)]
+    #[schema(required)]
     pub repositories: Vec<RepositoryShredded>,
 }
 
@@ -181,7 +230,7 @@ impl Shredded {
 }
 
 /// A KMS key that wrapped for one tenant and for nobody else.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OwnKey {
     /// Its ARN.
     pub key_id: String,
@@ -190,7 +239,7 @@ pub struct OwnKey {
 }
 
 /// A key by which copies still open.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LivingKey {
     /// The kind of provider.
     pub provider: String,

@@ -16,7 +16,7 @@ use super::dek_age::is_overdue;
 use super::pending;
 use super::was_rewritten;
 use crate::audit::{ControlLost, LogError, RolledBack};
-use crate::config::ProviderChoice;
+use crate::config::{KeyProviderKind, ProviderChoice};
 use crate::control::{self, ControlError};
 use crate::data_dir::{self, Role};
 use crate::envelope::{
@@ -25,12 +25,23 @@ use crate::envelope::{
 };
 use crate::error_chain::error_chain;
 use crate::runtime::blocking;
+use crate::schemas;
 use crate::sqlcipher::{self, OpenError};
 use crate::tenants::sqlite;
 
 /// How closely each file is looked at.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    clap::ValueEnum,
+    utoipa::ToSchema,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Verify {
@@ -68,8 +79,9 @@ impl Verify {
 }
 
 /// What was found about one file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = FileHealth)]
 pub enum Health {
     /// As it should be, as far as it was looked at.
     Ok,
@@ -118,17 +130,19 @@ impl Health {
     }
 }
 
-/// The whole answer; its JSON is documented in `docs/encryption.md`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// The answer of `nimbus encryption status --format json`; `docs/encryption.md` documents it.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct EncryptionStatus {
     /// Whether a key provider is configured.
     pub enabled: bool,
     /// How closely files were looked at.
     pub verify: Verify,
-    /// The key provider; `None` when encryption is off.
+    /// The key provider; null while encryption is off.
+    #[schema(required)]
     pub provider: Option<ProviderReport>,
-    /// The database that the tenants are in, which Nimbus does not encrypt; `None` where they are among the files.
+    /// The database that the tenants are in, which Nimbus does not encrypt; missing where they are among the files.
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(nullable = false)]
     pub unencrypted_tenants_in: Option<String>,
     /// Every file, by path.
     pub files: Vec<FileReport>,
@@ -137,41 +151,55 @@ pub struct EncryptionStatus {
 }
 
 /// The configured key provider.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = KeyProvider)]
 pub struct ProviderReport {
     /// `master-key-file`, `key-dir` or `aws-kms`.
+    #[schema(value_type = KeyProviderKind)]
     pub kind: String,
-    /// The key that wraps; `None` for key-dir, which has one a file, and when it cannot be had.
+    /// The key that wraps; null for `key-dir`, which has one per file, and where the provider does not answer.
+    #[schema(required)]
     pub key_id: Option<String>,
     /// Where local keys lie.
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(nullable = false)]
     pub path: Option<String>,
     /// Why the provider cannot be used.
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(nullable = false)]
     pub error: Option<String>,
 }
 
 /// One file.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = ProtectedFile)]
 pub struct FileReport {
     /// Its path, within the data directory where it lies there.
     pub path: String,
     /// Who it belongs to.
+    #[schema(required)]
     pub subject: Option<String>,
     /// What it is encrypted with.
+    #[schema(required)]
     pub cipher: Option<String>,
     /// `new`, `ready` or `rekeying`.
+    #[schema(required, value_type = Option<schemas::FileState>)]
     pub state: Option<String>,
     /// How often its manifest was written.
+    #[schema(required)]
     pub revision: Option<u64>,
     /// What makes it different from another file of the same name.
+    #[schema(required)]
     pub file_id: Option<String>,
     /// The data key that it is encrypted under.
+    #[schema(required)]
     pub dek_id: Option<String>,
     /// When that key was drawn.
+    #[schema(required)]
     pub dek_created: Option<String>,
     /// Whether that key is older than `--encryption-dek-max-age`.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    #[schema(required = false)]
     pub dek_overdue: bool,
     /// Which keys wrap it.
     pub wraps: Vec<WrapReport>,
@@ -179,17 +207,21 @@ pub struct FileReport {
     pub health: Health,
     /// Whether an operator locked the tenant; the running server knows.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    #[schema(required = false)]
     pub locked: bool,
     /// When it was last restored from its backup and proven; the running server knows (`--backup-verify-every`).
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(nullable = false)]
     pub restored: Option<String>,
     /// What is wrong and what to do next.
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(nullable = false)]
     pub detail: Option<String>,
 }
 
 /// One wrap of a data key.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Wrap)]
 pub struct WrapReport {
     /// The kind of provider.
     pub provider: String,
@@ -199,14 +231,17 @@ pub struct WrapReport {
     pub at: String,
 }
 
-/// How many there are of each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Counts of the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Summary {
     /// Files looked at.
+    #[schema(value_type = u64)]
     pub files: usize,
     /// Those that are as they should be.
+    #[schema(value_type = u64)]
     pub ok: usize,
     /// Those that need an operator.
+    #[schema(value_type = u64)]
     pub problems: usize,
 }
 

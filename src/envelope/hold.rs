@@ -63,7 +63,7 @@ impl Envelope {
     /// Locks a tenant: its files are closed, and opened by nobody until [`unlock`](Self::unlock). That it outlives this process is the
     /// caller's to see to, before.
     pub async fn lock(&self, tenant: &TenantId) {
-        let _new = self.holders.locked().insert(tenant.clone());
+        self.holders.locked().insert(tenant.clone());
         self.revoke(Some(tenant), &Revocation::Locked).await;
     }
 

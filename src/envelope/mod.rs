@@ -878,7 +878,7 @@ impl Published {
 
     fn note(&self, path: &Path) {
         if self.watched.load(Ordering::Relaxed) {
-            let _new = self.paths().insert(path.to_owned());
+            self.paths().insert(path.to_owned());
         }
     }
 }

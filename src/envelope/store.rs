@@ -48,8 +48,7 @@ pub fn read(path: &Path) -> Result<Option<SealedManifest>, ReadError> {
         Err(error) => return Err(error.into()),
     };
     let mut text = Vec::new();
-    let _bytes = file
-        .take(MAX_MANIFEST_BYTES as u64 + 1)
+    file.take(MAX_MANIFEST_BYTES as u64 + 1)
         .read_to_end(&mut text)?;
     Ok(Some(SealedManifest::parse(&text)?))
 }
@@ -114,7 +113,7 @@ pub(super) fn replace_many(manifests: &[(PathBuf, &[u8])]) -> io::Result<()> {
         temporary.write_all(text)?;
         // Closed at once: ten thousand open files would be too many.
         written.push((temporary.into_temp_path(), path));
-        let _new = dirs.insert(dir);
+        dirs.insert(dir);
     }
     crash_point!("manifests::written");
     for dir in &dirs {

@@ -66,7 +66,7 @@ impl ManifestMirror for MemoryMirror {
                 announced: None,
                 settled: Some(manifest.to_vec()),
             };
-            let _old = self.0.lock().unwrap().insert((*subject).clone(), copies);
+            self.0.lock().unwrap().insert((*subject).clone(), copies);
         }
         Ok(())
     }
@@ -99,7 +99,7 @@ impl ManifestMirror for MemoryMirror {
     }
 
     fn remove(&self, subject: &Subject) -> Result<(), MirrorError> {
-        let _old = self.0.lock().unwrap().remove(subject);
+        self.0.lock().unwrap().remove(subject);
         Ok(())
     }
 }

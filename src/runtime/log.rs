@@ -172,7 +172,7 @@ fn put(out: &mut impl Write, mut text: &[u8]) {
 }
 
 fn drop_one() {
-    let _before = DROPPED.fetch_add(1, Ordering::Relaxed);
+    DROPPED.fetch_add(1, Ordering::Relaxed);
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one owner of standard error")]

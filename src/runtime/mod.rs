@@ -293,7 +293,7 @@ fn runs_again(who: Background) {
     if let Some(count) = down.get_mut(&who) {
         *count -= 1;
         if *count == 0 {
-            let _zero = down.remove(&who);
+            down.remove(&who);
             metrics::background_down(who.name(), false);
         }
     }

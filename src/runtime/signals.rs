@@ -148,7 +148,7 @@ impl Streams {
             };
             let by = Instant::now() + within;
             deadline = Some(deadline.map_or(by, |before| before.min(by)));
-            let _before = stop.send_replace(next);
+            stop.send_replace(next);
         }
     }
 }

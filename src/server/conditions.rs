@@ -47,7 +47,7 @@ pub(super) fn must_be_new(headers: &HeaderMap) -> Result<bool, ApiError> {
 /// The elements of a list that may stand in several lines; an empty one counts for nothing.
 fn elements(headers: &HeaderMap, name: HeaderName) -> Option<Vec<&[u8]>> {
     let mut lines = headers.get_all(name).iter().peekable();
-    let _there = lines.peek()?;
+    lines.peek()?;
     // Our tags have no comma in them, so those that do are none of ours.
     let elements = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
     let elements = elements.map(<[u8]>::trim_ascii);
@@ -68,7 +68,7 @@ mod tests {
     fn headers(name: HeaderName, lines: &[&'static str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for line in lines {
-            let _more = headers.append(&name, HeaderValue::from_static(line));
+            headers.append(&name, HeaderValue::from_static(line));
         }
         headers
     }

@@ -261,13 +261,13 @@ impl ApiError {
         }});
         let mut response = (code.status(), Json(body)).into_response();
         if code.retryable() {
-            let _none = response
+            response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         let unsatisfied = length.and_then(|length| format!("bytes */{length}").try_into().ok());
         if let Some(unsatisfied) = unsatisfied {
-            let _none = response
+            response
                 .headers_mut()
                 .insert(header::CONTENT_RANGE, unsatisfied);
         }
@@ -279,7 +279,7 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = self.code.status().into_response();
-        let _none = response.extensions_mut().insert(self);
+        response.extensions_mut().insert(self);
         response
     }
 }

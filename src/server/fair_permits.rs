@@ -103,7 +103,7 @@ impl State {
         if !waiting.is_empty() {
             self.waiting.push_back((payer.clone(), waiting));
         }
-        let _new = self.at_work.insert(payer.clone());
+        self.at_work.insert(payer.clone());
         Some((payer, place))
     }
 }

@@ -33,6 +33,7 @@ pub use access::{Caller, CredentialId, Needs, Route};
 pub use body::MAX_BODY_BYTES;
 pub use connections::Listener;
 pub use local::{Local, local};
+pub(crate) use operations::{Begun, OperationReport};
 pub use pace::Patience;
 pub use router::route_table;
 
@@ -80,6 +81,8 @@ pub struct App {
     places: Arc<Shares>,
     bytes: Arc<Shares>,
     traffic: Traffic,
+    /// The OpenAPI document.
+    document: fn() -> &'static str,
     /// Tenants that did not open when they were asked for last, and why.
     trouble: Mutex<BTreeMap<TenantId, &'static str>>,
     /// Ships what is committed, until the end.
@@ -169,6 +172,7 @@ impl App {
             places: Shares::new(MAX_REQUESTS, RESERVED_REQUESTS),
             bytes: budget::bytes(),
             traffic: Traffic::new(),
+            document: openapi::document,
             trouble: Mutex::default(),
             shipper: Mutex::new(shipper),
             kept: Mutex::default(),
@@ -270,7 +274,7 @@ impl App {
     fn untroubled(&self, tenant: &TenantId) {
         let mut trouble = self.trouble();
         if !trouble.is_empty() {
-            let _code = trouble.remove(tenant);
+            trouble.remove(tenant);
         }
     }
 
@@ -327,7 +331,7 @@ pub async fn serve(
         notify("STOPPING=1");
         tracing::info!("stopping: finishing what is under way");
         end_waits_for("requests that are under way");
-        let _before = stopping.send_replace(true);
+        stopping.send_replace(true);
         within(&mut told, STOP_PATIENCE, std::future::pending::<()>()).await;
     };
     let upkeep = runtime::keep(Background::MetricsUpkeep, upkeep);

@@ -101,7 +101,7 @@ impl<R: IntoResponse> IntoResponse for Answered<R> {
         let mut response = self.answer.into_response();
         if self.replayed {
             let yes = HeaderValue::from_static("true");
-            let _none = response.headers_mut().insert(REPLAYED, yes);
+            response.headers_mut().insert(REPLAYED, yes);
         }
         response
     }
@@ -122,7 +122,7 @@ mod tests {
         let read = |lines: &[&str]| {
             let mut headers = HeaderMap::new();
             for line in lines {
-                let _more = headers.append(KEY, line.parse().unwrap());
+                headers.append(KEY, line.parse().unwrap());
             }
             key(&headers).map(|key| key.map(|key| key.as_bytes().to_vec()))
         };

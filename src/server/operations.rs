@@ -5,13 +5,59 @@ use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde_json::{Value, json};
+use axum::Json;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::Mutex as AsyncMutex;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::error::{ApiError, Code};
+use super::openapi::shapes::{OperationKind, OperationResult};
 use crate::clock;
+use crate::error_chain::error_chain;
 use crate::runtime::{Progress, acting_as, actor, panic_point, short_task};
+
+/// The answer to a request for an operation.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Begun {
+    /// What to ask after at `/api/admin/operations/{id}`.
+    pub(crate) operation: String,
+}
+
+/// How far an operation has come, and what came of it.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = Operation)]
+pub(crate) struct OperationReport {
+    id: String,
+    #[schema(value_type = OperationKind)]
+    kind: String,
+    state: OperationState,
+    pub(crate) done: u64,
+    pub(crate) total: u64,
+    /// What came of it, once it is done.
+    #[schema(value_type = Option<OperationResult>, required)]
+    pub(crate) result: Option<Value>,
+    /// Why it failed.
+    #[schema(required)]
+    pub(crate) error: Option<String>,
+}
+
+impl OperationReport {
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&self) -> bool {
+        self.state == OperationState::Running
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum OperationState {
+    Running,
+    Done,
+    Failed,
+}
 
 /// Operations under way, and the last ones that ended. One runs at a time.
 #[derive(Debug, Default)]
@@ -60,18 +106,20 @@ impl Drop for Running {
 }
 
 impl Operations {
-    /// Begins `work`, which goes on when the request is over; answers its id.
+    /// Begins `work`, which goes on when the request is over; answers its id, with 202.
     ///
     /// # Errors
     ///
     /// [`Code::Conflict`] while another operation runs.
-    pub(super) fn begin<F>(
+    pub(super) fn begin<F, T, E>(
         self: &Arc<Self>,
         kind: &'static str,
         work: impl FnOnce(Progress) -> F,
-    ) -> Result<Uuid, ApiError>
+    ) -> Result<(StatusCode, Json<Begun>), ApiError>
     where
-        F: Future<Output = Result<Value, String>> + Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+        T: Serialize + 'static,
+        E: std::error::Error + 'static,
     {
         let id = clock::uuid();
         {
@@ -107,15 +155,19 @@ impl Operations {
         let work = self.clone().in_turn(work(progress));
         drop(short_task(acting_as(actor(), async move {
             panic_point!("operations::run");
-            running.ended(work.await);
+            let done = work.await.map_err(|error| error_chain(&error));
+            let done =
+                done.and_then(|done| serde_json::to_value(done).map_err(|error| error.to_string()));
+            running.ended(done);
         })));
-        Ok(id)
+        let operation = id.to_string();
+        Ok((StatusCode::ACCEPTED, Json(Begun { operation })))
     }
 
     async fn in_turn<T>(self: Arc<Self>, work: impl Future<Output = T>) -> T {
-        let _before = self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.waiting.fetch_add(1, Ordering::SeqCst);
         let running = self.running.lock().await;
-        let _before = self.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
         let done = work.await;
         drop(running);
         done
@@ -135,23 +187,23 @@ impl Operations {
     }
 
     /// How far an operation has come; `None` for one that is not known (any more).
-    pub(super) fn describe(&self, id: Uuid) -> Option<Value> {
+    pub(super) fn describe(&self, id: Uuid) -> Option<OperationReport> {
         let all = self.all();
         let operation = all.get(&id)?;
         let (state, result, error) = match &operation.end {
-            None => ("running", Value::Null, Value::Null),
-            Some(Ok(result)) => ("done", result.clone(), Value::Null),
-            Some(Err(error)) => ("failed", Value::Null, json!(error)),
+            None => (OperationState::Running, None, None),
+            Some(Ok(result)) => (OperationState::Done, Some(result.clone()), None),
+            Some(Err(error)) => (OperationState::Failed, None, Some(error.clone())),
         };
-        Some(json!({
-            "id": id,
-            "kind": operation.kind,
-            "state": state,
-            "done": operation.done,
-            "total": operation.total,
-            "result": result,
-            "error": error,
-        }))
+        Some(OperationReport {
+            id: id.to_string(),
+            kind: operation.kind.to_owned(),
+            state,
+            done: operation.done,
+            total: operation.total,
+            result,
+            error,
+        })
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<Uuid, Operation>> {

@@ -56,7 +56,7 @@ pub(super) struct UnderWay(Arc<Talk>);
 impl Talk {
     /// A request has come.
     pub(super) fn begin(self: &Arc<Self>) -> UnderWay {
-        let _before = self.under_way.fetch_add(1, Ordering::Relaxed);
+        self.under_way.fetch_add(1, Ordering::Relaxed);
         self.working.store(true, Ordering::Relaxed);
         UnderWay(Arc::clone(self))
     }
@@ -83,7 +83,7 @@ impl Talk {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let _before = self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

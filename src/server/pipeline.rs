@@ -123,12 +123,12 @@ impl Pipeline {
         let started = Instant::now();
         let id = request_id(request.headers());
         let context = RequestContext::new(id, request.method().clone());
-        let _none = request.extensions_mut().insert(context.clone());
+        request.extensions_mut().insert(context.clone());
         let page = accepted_origin(&self.app, request.headers());
         let identified = access::identify(&self.app, request.headers());
         let payer = payer(&identified);
         let is_operator = payer == Payer::Operator;
-        let _none = request.extensions_mut().insert(identified);
+        request.extensions_mut().insert(identified);
         let (mut response, holding) = self.guarded(request, &payer).await;
         let id = &context.0.id;
         let mut for_log = None;
@@ -139,12 +139,12 @@ impl Pipeline {
             let allowed = response.headers_mut().remove(header::ALLOW);
             response = of_library(&response).respond(id, is_operator);
             if let Some(allowed) = allowed {
-                let _none = response.headers_mut().insert(header::ALLOW, allowed);
+                response.headers_mut().insert(header::ALLOW, allowed);
             }
         }
         let headers = response.headers_mut();
         if let Ok(id) = HeaderValue::from_str(id) {
-            let _old = headers.insert(REQUEST_ID, id);
+            headers.insert(REQUEST_ID, id);
         }
         if let Some(origin) = page {
             for_page(headers, origin);
@@ -246,9 +246,9 @@ fn for_page(headers: &mut HeaderMap, origin: HeaderValue) {
     if headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
         return;
     }
-    let _none = headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    let _none = headers.insert(header::VARY, HeaderValue::from_static("origin"));
-    let _none = headers.insert(
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(header::VARY, HeaderValue::from_static("origin"));
+    headers.insert(
         header::ACCESS_CONTROL_EXPOSE_HEADERS,
         HeaderValue::from_static("retry-after,x-request-id"),
     );
@@ -281,13 +281,13 @@ fn for_programs(headers: &mut HeaderMap) {
     if headers.contains_key(header::CACHE_CONTROL) {
         // Pages of other origins get another answer.
         if !headers.contains_key(header::VARY) {
-            let _none = headers.insert(header::VARY, HeaderValue::from_static("origin"));
+            headers.insert(header::VARY, HeaderValue::from_static("origin"));
         }
     } else {
         let no_store = HeaderValue::from_static("no-store");
-        let _none = headers.insert(header::CACHE_CONTROL, no_store);
+        headers.insert(header::CACHE_CONTROL, no_store);
     }
-    let _old = headers.insert(
+    headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
     );

@@ -72,7 +72,7 @@ mod tests {
     fn headers(lines: &[(header::HeaderName, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
-            let _more = headers.append(name, HeaderValue::from_static(value));
+            headers.append(name, HeaderValue::from_static(value));
         }
         headers
     }
@@ -103,7 +103,7 @@ mod tests {
             ("", Selection::Whole),
         ] {
             let mut headers = HeaderMap::new();
-            let _none = headers.insert(header::RANGE, range.parse().unwrap());
+            headers.insert(header::RANGE, range.parse().unwrap());
             assert_eq!(part(&headers, &TAG, 10), expected, "{range}");
         }
         assert_eq!(part(&HeaderMap::new(), &TAG, 10), Selection::Whole);

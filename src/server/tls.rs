@@ -228,8 +228,7 @@ fn read_file(path: &Path, secret: bool) -> Result<Zeroizing<Vec<u8>>, TlsError> 
     }
     // Room for all of it at once: a vector that grows leaves copies behind.
     let mut text = Zeroizing::new(Vec::with_capacity(MAX_BYTES));
-    let _bytes = file
-        .take(MAX_BYTES as u64)
+    file.take(MAX_BYTES as u64)
         .read_to_end(&mut text)
         .map_err(failed)?;
     Ok(text)

@@ -160,8 +160,7 @@ pub fn read(path: &Path) -> Result<AdminToken, TokenError> {
         });
     }
     let mut text = Zeroizing::new(Vec::with_capacity(MAX_BYTES));
-    let _bytes = file
-        .take(MAX_BYTES as u64)
+    file.take(MAX_BYTES as u64)
         .read_to_end(&mut text)
         .map_err(io_error)?;
     serde_json::from_slice(without_mark(&text)).map_err(|_not_ours| TokenError::Damaged {

@@ -13,8 +13,9 @@ use std::path::Path;
 
 use nimbus_manifests::{Cipher, Subject};
 
-use super::copy::{CopyError, alone, clear_attempt, io_error, remove_database};
-use super::rekey::{copy_pages, sqlite, verify};
+use super::copy::{alone, clear_attempt, remove_database};
+use super::error::{CopyError, io_error, sqlite};
+use super::rekey::{copy_pages, verify};
 use super::{Beside, Database, OpenError, open_as_it_is};
 use crate::data_dir::{TEMPORARY_PREFIX, parent, sync_dir};
 use crate::envelope::{Envelope, EnvelopeError, Intent, KeyedFile, Prepared};

@@ -172,7 +172,7 @@ mod tests {
     fn insert(connection: &Connection, from: i64, to: i64) {
         for n in from..to {
             let fill = "x".repeat(usize::try_from(n % 7).unwrap() * 700);
-            let _rows = connection
+            connection
                 .execute("INSERT INTO t VALUES (?1, ?2)", (n, fill))
                 .unwrap();
         }
@@ -227,7 +227,7 @@ mod tests {
                 let busy = Some(rusqlite::ErrorCode::DatabaseBusy);
                 assert_eq!(refused.sqlite_error_code(), busy);
             }
-            let _rows = connection.execute("DELETE FROM t WHERE n % 2", []).unwrap();
+            connection.execute("DELETE FROM t WHERE n % 2", []).unwrap();
             pages.locate().unwrap();
             let mut another = Ciphertext::open(&path).unwrap();
             assert!(another.hold(Duration::ZERO).unwrap());
@@ -288,7 +288,7 @@ mod tests {
             let refused = (1..=pages.pages()).any(|number| pages.read(number, &mut page).is_err());
             assert_eq!(refused, killed);
             drop(pages);
-            let _rows = connection
+            connection
                 .execute("DELETE FROM t WHERE n >= 20", [])
                 .unwrap();
         }

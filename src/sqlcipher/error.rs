@@ -1,7 +1,9 @@
 //! Why a database was not opened, copied or proven whole.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use rusqlite::ffi;
 
 use crate::envelope::{EnvelopeError, Trouble};
 
@@ -106,4 +108,127 @@ impl OpenError {
 pub(super) fn is_not_understood(error: &rusqlite::Error) -> bool {
     matches!(error, rusqlite::Error::SqlInputError { .. })
         || error.sqlite_error_code() == Some(rusqlite::ErrorCode::Unknown)
+}
+
+/// Why a copy was not made. The source is untouched and no target stands.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CopyError {
+    /// One of the two databases does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The target is there already.
+    #[error("{} already exists and is not overwritten; name another target", .path.display())]
+    TargetExists {
+        /// The target.
+        path: PathBuf,
+    },
+    /// SQLite failed on the way: a full disk, say, or a damaged source.
+    #[error("cannot {action} {}", .path.display())]
+    Sqlite {
+        /// What was being done.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The operating system refused.
+    #[error("cannot {action} {}", .path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Others have the file open and do not let go of it.
+    #[error("{} is being read all the while; try again when it is used less", .path.display())]
+    Busy {
+        /// The file.
+        path: PathBuf,
+    },
+    /// So little room is left that those who write would soon find none.
+    #[error("{} was not copied to the end: the disk is nearly full; make room and run it again", .path.display())]
+    NoRoom {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The database was closed while it was copied.
+    #[error("{} was closed while it was copied; run it again", .path.display())]
+    Closed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A page of the source cannot be what it is.
+    #[error("page {page} of {} is damaged; take out what can be read with `sqlite3 {} .recover | sqlite3 recovered.db`, and migrate that, or restore it from a backup", .path.display(), .path.display())]
+    SourceDamaged {
+        /// The source.
+        path: PathBuf,
+        /// The page.
+        page: u32,
+    },
+    /// SQLite itself does not understand the schema of the source.
+    #[error("SQLite cannot read {} ({said}): no program can use it as it is; take out what can be read with `sqlite3 {} .recover | sqlite3 recovered.db`, and migrate that", .path.display(), .path.display())]
+    Schema {
+        /// The source.
+        path: PathBuf,
+        /// What SQLite said.
+        said: String,
+    },
+    /// SQLite's own check of the copy, and so of the source, finds that index and table do not go together.
+    #[error("SQLite's own check of {} finds: {said}. Where an index does not fit its table, run `REINDEX` in the source, with its application if that has collations or functions of its own; \
+             --skip-validation takes the file as it is", .path.display())]
+    Inconsistent {
+        /// The source.
+        path: PathBuf,
+        /// What was found first.
+        said: String,
+    },
+    /// What was written is not what is read back.
+    #[error("the copy of {} is not read back as it was written, and was thrown away; disk or memory is faulty", .path.display())]
+    Unlike {
+        /// The source.
+        path: PathBuf,
+    },
+    /// The copy does not hold what the source holds.
+    #[error("the copy differs from {} in {what}, and was thrown away; disk or memory may be faulty: check them, and run it again", .path.display())]
+    Differs {
+        /// The source.
+        path: PathBuf,
+        /// The table or object that differs.
+        what: String,
+    },
+}
+
+pub(super) fn damaged(path: &Path, pages: u64) -> CopyError {
+    CopyError::Open(OpenError::Damaged {
+        path: path.to_owned(),
+        damage: Damage::Pages { bad: 1, pages },
+    })
+}
+
+pub(super) fn io_error(
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> CopyError + use<> {
+    let path = path.to_owned();
+    move |source| CopyError::Io {
+        action,
+        path,
+        source,
+    }
+}
+
+pub(super) fn sqlite_error(code: std::ffi::c_int) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)
+}
+
+pub(super) fn sqlite(action: &'static str, path: &Path, source: rusqlite::Error) -> CopyError {
+    CopyError::Sqlite {
+        action,
+        path: path.to_owned(),
+        source,
+    }
 }

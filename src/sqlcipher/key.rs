@@ -7,11 +7,14 @@
     reason = "sqlite3_key_v2 has no safe binding, and PRAGMA key would put the key into SQL text"
 )]
 
-use data_encoding::HEXLOWER;
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use nimbus_keyproviders::CipherKey;
 use rusqlite::{Connection, ffi};
 use zeroize::Zeroizing;
 
+use super::Database;
+use super::error::{CopyError, sqlite, sqlite_error};
+use super::page::{PageKey, SALT};
 use super::page_cache::{self, Owner};
 
 /// Gives `key` to a connection that has not read anything yet. With an `owner` it reads through the page cache; without one it reads
@@ -49,3 +52,21 @@ pub(super) fn hand_over(
 
 /// `x'`, 64 hex digits, `'`.
 const RAW_KEY_BYTES: usize = 2 + 64 + 1;
+
+/// The key of a database's pages. Its salt is asked of SQLCipher: whoever opens and closes the file by hand takes away SQLite's locks on it.
+pub(super) fn page_key(database: &Database, connection: &Connection) -> Result<PageKey, CopyError> {
+    let path = database.path();
+    let text: String = connection
+        .pragma_query_value(None, "cipher_salt", |row| row.get(0))
+        .map_err(|error| sqlite("read the salt of", path, error))?;
+    let salt = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
+    let salt = salt.and_then(|salt| <[u8; SALT]>::try_from(salt).ok());
+    match (database.key(), salt) {
+        (Some(key), Some(salt)) => Ok(PageKey::new(&key, salt)),
+        _ => Err(sqlite(
+            "read the salt of",
+            path,
+            sqlite_error(ffi::SQLITE_NOTADB),
+        )),
+    }
+}

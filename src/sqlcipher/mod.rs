@@ -34,9 +34,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 pub(crate) use adopt::adopt;
 pub(crate) use ciphertext::{Ciphertext, UNIT};
 pub(crate) use copy::fold_wal;
-pub use copy::{CopyError, export_plaintext, import_plaintext};
+pub use copy::{export_plaintext, import_plaintext};
 use error::is_not_understood;
-pub use error::{Damage, OpenError};
+pub use error::{CopyError, Damage, OpenError};
 pub(crate) use online_rekey::{Following, NotSwapped};
 use page_cache::Owner;
 pub(crate) use rekey::swap_to_next_key;
@@ -507,8 +507,7 @@ impl Database {
         )?;
         ::fail::fail_point!("sqlcipher::opened");
         if self.beside_others {
-            let _set =
-                connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         }
         connection.busy_timeout(BUSY_TIMEOUT)?;
         quiet_library(&connection)?;
@@ -524,8 +523,7 @@ impl Database {
         let page = key.map_or(SMALLEST_PAGE, |_key| PAGE_BYTES);
         if wal::is_another(&connection, path, page)? {
             // It has nothing of this database's to bring into it.
-            let _set =
-                connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
             let moved = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY_DBMOVED);
             return Err(rusqlite::Error::SqliteFailure(moved, None));
         }
@@ -831,7 +829,7 @@ fn finding(connection: &Connection) -> rusqlite::Result<Option<String>> {
 pub(crate) fn confirm(connection: &Connection) -> rusqlite::Result<()> {
     match connection.is_readonly(rusqlite::MAIN_DB)? {
         false => Ok(()),
-        true => Err(rekey::sqlite_error(rusqlite::ffi::SQLITE_CORRUPT)),
+        true => Err(error::sqlite_error(rusqlite::ffi::SQLITE_CORRUPT)),
     }
 }
 

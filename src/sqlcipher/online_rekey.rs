@@ -20,16 +20,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use data_encoding::HEXLOWER_PERMISSIVE;
 use nimbus_keyproviders::OsRandom;
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, ErrorCode, MAIN_DB, ffi};
 
-use super::copy::CopyError;
-use super::page::{Content, LOCK_PAGE, PAGE, PageKey, SALT};
-use super::rekey::{copy_pages, sqlite, sqlite_error, verify};
+use super::error::{CopyError, damaged, io_error, sqlite, sqlite_error};
+use super::key::page_key;
+use super::page::{Content, LOCK_PAGE, PAGE, PageKey};
+use super::rekey::{copy_pages, verify};
 use super::wal::{Changes, Tail};
-use super::{Damage, Database, OpenError, swap_guard};
+use super::{Database, swap_guard};
 use crate::data_dir::{WAL, beside, parent, sync_dir};
 use crate::envelope::KeyedFile;
 use crate::failpoints::crash_point;
@@ -357,24 +357,6 @@ fn pinned(database: &Database) -> Result<Connection, CopyError> {
     Ok(connection)
 }
 
-/// The key of a database's pages. Its salt is asked of SQLCipher: whoever opens and closes the file by hand takes away SQLite's locks on it.
-pub(super) fn page_key(database: &Database, connection: &Connection) -> Result<PageKey, CopyError> {
-    let path = database.path();
-    let text: String = connection
-        .pragma_query_value(None, "cipher_salt", |row| row.get(0))
-        .map_err(|error| sqlite("read the salt of", path, error))?;
-    let salt = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
-    let salt = salt.and_then(|salt| <[u8; SALT]>::try_from(salt).ok());
-    match (database.key(), salt) {
-        (Some(key), Some(salt)) => Ok(PageKey::new(&key, salt)),
-        _ => Err(sqlite(
-            "read the salt of",
-            path,
-            sqlite_error(ffi::SQLITE_NOTADB),
-        )),
-    }
-}
-
 /// Flushes the growing copy now and then, so that the disk is never given all of it at once while others wait for it; and leaves disk and processor
 /// to them for as long as copying and flushing took.
 /// A flush that failed stops the copy, and is in `failed`.
@@ -399,25 +381,6 @@ fn spread(copy: &Copy, progress: &Progress, failed: &Arc<Mutex<Option<io::Error>
     })
 }
 
-pub(super) fn damaged(path: &Path, pages: u64) -> CopyError {
-    CopyError::Open(OpenError::Damaged {
-        path: path.to_owned(),
-        damage: Damage::Pages { bad: 1, pages },
-    })
-}
-
-pub(super) fn io_error(
-    action: &'static str,
-    path: &Path,
-) -> impl FnOnce(io::Error) -> CopyError + use<> {
-    let path = path.to_owned();
-    move |source| CopyError::Io {
-        action,
-        path,
-        source,
-    }
-}
-
 /// 1 MiB.
 const FLUSH_BYTES: u64 = 1 << 20;
 const LONGEST_REST: Duration = Duration::from_millis(500);
@@ -431,6 +394,7 @@ mod tests {
 
     use super::*;
     use crate::envelope::Opened;
+    use crate::sqlcipher::OpenError;
     use crate::sqlcipher::tests::Fixture;
 
     /// One connection writes in every way that changes pages, while the copy follows.

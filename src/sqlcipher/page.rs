@@ -148,7 +148,7 @@ mod tests {
             changed[SALT + 1] ^= 1;
             assert!(key.open(number, &changed).is_none());
             *page = again;
-            let _ = first.get_or_insert(content);
+            first.get_or_insert(content);
         }
         assert!(first.unwrap().starts_with(MAGIC));
         drop(database);

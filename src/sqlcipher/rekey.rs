@@ -16,8 +16,9 @@ use std::path::Path;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, ffi};
 
-use super::copy::{CopyError, Inventory, alone};
-use super::online_rekey::{damaged, io_error, page_key};
+use super::copy::{Inventory, alone};
+use super::error::{CopyError, damaged, io_error, sqlite, sqlite_error};
+use super::key::page_key;
 use super::page::{Content, PAGE};
 use super::{Database, PAGE_BYTES, confirm};
 use crate::data_dir::{parent, sync_dir};
@@ -197,18 +198,6 @@ pub(super) fn copy_pages(
     confirm(connection).map_err(failed)?;
     copy.close()
         .map_err(|(_connection, error)| sqlite("write", target.path(), error))
-}
-
-pub(super) fn sqlite_error(code: std::ffi::c_int) -> rusqlite::Error {
-    rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)
-}
-
-pub(super) fn sqlite(action: &'static str, path: &Path, source: rusqlite::Error) -> CopyError {
-    CopyError::Sqlite {
-        action,
-        path: path.to_owned(),
-        source,
-    }
 }
 
 /// 4 MiB.

@@ -8,10 +8,9 @@ use rusqlite::ffi;
 use sha2::{Digest as _, Sha256};
 
 use super::btree::{Fault, Kind, Walk, put_varint, varint_at};
-use super::copy::CopyError;
+use super::error::{CopyError, sqlite, sqlite_error};
 use super::layout::{Layout, Tree, fresh_salt, header};
 use super::page::PageKey;
-use super::rekey::{sqlite, sqlite_error};
 use super::snapshot::Snapshot;
 use super::{Database, OpenError};
 use crate::runtime::Progress;
@@ -47,7 +46,7 @@ pub(super) fn relayout(
     })?;
     let mut roots = BTreeMap::from([(SCHEMA, SCHEMA)]);
     for root in schema.iter().filter_map(|(_, row)| Row::of(row)?.root()) {
-        let _new = roots.entry(root).or_default();
+        roots.entry(root).or_default();
     }
     for (_, root) in roots.iter_mut().filter(|(old, _)| **old != SCHEMA) {
         *root = out.allocate();

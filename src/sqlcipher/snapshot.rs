@@ -14,10 +14,9 @@ use rusqlite::{Connection, MAIN_DB};
 
 use super::Database;
 use super::btree::{Fault, HEADER, Pages, u16_at, u32_at};
-use super::copy::CopyError;
-use super::online_rekey::page_key;
+use super::error::{CopyError, sqlite};
+use super::key::page_key;
 use super::page::{CONTENT, PAGE, PageKey};
-use super::rekey::sqlite;
 use crate::data_dir::{WAL, beside};
 use crate::sqlite_file::SqliteFile;
 
@@ -136,8 +135,7 @@ impl Snapshot {
                     "a committed frame of the WAL is of another WAL",
                 ));
             }
-            let _older = self
-                .frames
+            self.frames
                 .insert(u32_at(&about, 0), at + FRAME_HEAD as u64);
             let pages = u32_at(&about, 4);
             if pages != 0 {

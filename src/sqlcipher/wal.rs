@@ -182,7 +182,7 @@ impl Tail {
                     "a committed frame of the WAL is of another WAL",
                 ));
             }
-            let _older = changes
+            changes
                 .frames
                 .insert(number(&head[0..4]), at + FRAME_HEAD as u64);
             if let pages @ 1.. = number(&head[4..8]) {

@@ -18,22 +18,22 @@
 //! manifest the tenant exists, also when its files are lost. Its tables are in the file when that
 //! gets its name (`tenants::create::opened` lies after both).
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::Duration,
-};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use nimbus_manifests::{Subject, TenantId};
-use tokio::{runtime::Handle, time::timeout};
+use tokio::runtime::Handle;
 
 use super::backend::{Backend, Standing, Storage};
+use super::open_tenant::OpenTenant;
 use super::readers::GiveWay;
 use super::registry::{Registry, TenantHandle};
+use super::shared::{IdleTenants, KnownTenants, Shared};
 use super::sqlite::Instants;
-use super::store::{OpenTenant, Store};
+use super::store::Store;
 use super::{DeletionLog, DueLog, Frozen, StoreError, TenantProvider, TenantStore};
 use crate::data_dir::subject;
 use crate::envelope::{
@@ -65,33 +65,6 @@ impl<B: Backend> Clone for Tenants<B> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
-}
-
-/// What the provider and its open tenants share.
-#[derive(Debug)]
-pub(super) struct Shared<B: Backend> {
-    pub(super) backend: Arc<B>,
-    envelope: Envelope,
-    pub(super) deletions: Arc<dyn DeletionLog>,
-    due: Arc<dyn DueLog>,
-    readers_per_tenant: u32,
-    pub(super) registry: Arc<Registry<OpenTenant<B::Storage>>>,
-    /// Makes way for connections of open tenants.
-    way: Arc<IdleTenants<B::Storage>>,
-    known: Mutex<KnownTenants>,
-    /// Creation, deletion and new keys of each tenant: one at a time.
-    changing: TenantMutex,
-}
-
-#[derive(Debug, Default)]
-struct KnownTenants {
-    tenants: BTreeSet<TenantId>,
-    /// Tenants whose deletion could not be carried to its end yet.
-    condemned: HashSet<TenantId>,
-    /// Tenants that somebody waits to delete: a new key is not made to its end.
-    awaited: HashSet<TenantId>,
-    /// The provider is being closed.
-    closing: bool,
 }
 
 impl<B: Backend> Tenants<B> {
@@ -129,7 +102,7 @@ impl<B: Backend> Tenants<B> {
                 Err(error @ StoreError::Control { .. }) => return Err(error),
                 Err(error) => {
                     tracing::error!(%tenant, %error, "a tenant's deletion could not be finished; the next start tries again, and so does `nimbus encryption shred`");
-                    let _new = shared.known().condemned.insert(tenant);
+                    shared.known().condemned.insert(tenant);
                 }
             }
         }
@@ -171,9 +144,9 @@ impl<B: Backend> TenantProvider for Tenants<B> {
     }
 
     async fn delete_tenant(&self, tenant: &TenantId) -> Result<(), StoreError> {
-        let _new = self.0.known().awaited.insert(tenant.clone());
+        self.0.known().awaited.insert(tenant.clone());
         let deleted = self.0.in_task(tenant, Shared::delete).await;
-        let _was_there = self.0.known().awaited.remove(tenant);
+        self.0.known().awaited.remove(tenant);
         deleted
     }
 
@@ -344,7 +317,7 @@ impl<B: Backend> Shared<B> {
         let (shared, new) = (Arc::clone(self), tenant.clone());
         let is_one = blocking(move || shared.is_tenant(&new)).await;
         if is_one {
-            let _new = self.known().tenants.insert(tenant.clone());
+            self.known().tenants.insert(tenant.clone());
         }
         is_one
     }
@@ -369,7 +342,7 @@ impl<B: Backend> Shared<B> {
             let _is_one = self.came_to_be(&tenant).await;
             return Err(error);
         }
-        let _new = self.known().tenants.insert(tenant.clone());
+        self.known().tenants.insert(tenant.clone());
         let opener = self.opener(&tenant, Intent::Open);
         self.registry.open(&tenant, opener).await.map(drop)
     }
@@ -392,7 +365,7 @@ impl<B: Backend> Shared<B> {
         crash_point!("tenants::create::opened");
         let (shared, new) = (Arc::clone(&self), tenant.clone());
         blocking(move || shared.backend.created(&new)).await;
-        let _new = self.known().tenants.insert(tenant);
+        self.known().tenants.insert(tenant);
         drop(open);
         Ok(())
     }
@@ -416,8 +389,8 @@ impl<B: Backend> Shared<B> {
         crash_point!("tenants::delete::condemned");
         {
             let mut known = self.known();
-            let _was_there = known.tenants.remove(&tenant);
-            let _new = known.condemned.insert(tenant.clone());
+            known.tenants.remove(&tenant);
+            known.condemned.insert(tenant.clone());
         }
         if let Err(error) = self.registry.cut_off(&tenant).await {
             tracing::debug!(%tenant, %error, "a tenant that is being deleted was not closed cleanly");
@@ -435,7 +408,7 @@ impl<B: Backend> Shared<B> {
         }
         let (shared, condemned) = (Arc::clone(&self), tenant.clone());
         blocking(move || shared.deletions.begin_delete(&condemned)).await?;
-        let _new = self.known().condemned.insert(tenant.clone());
+        self.known().condemned.insert(tenant.clone());
         self.finish(&tenant, None).await
     }
 
@@ -477,8 +450,8 @@ impl<B: Backend> Shared<B> {
         self.due.forget(tenant);
         crash_point!("tenants::delete::finished");
         // The next tenant of this name is another one.
-        let _was_locked = self.envelope.unlock(tenant);
-        let _was_there = self.known().condemned.remove(tenant);
+        self.envelope.unlock(tenant);
+        self.known().condemned.remove(tenant);
         Ok(())
     }
 
@@ -578,28 +551,5 @@ impl<B: Backend> Shared<B> {
     }
 }
 
-/// Closes tenants that nobody uses.
-#[derive(Debug)]
-struct IdleTenants<S: Storage> {
-    registry: Weak<Registry<OpenTenant<S>>>,
-    runtime: Handle,
-}
-
-impl<S: Storage> GiveWay for IdleTenants<S> {
-    fn give_way(&self, tenant: &TenantId, error: &StoreError) -> bool {
-        let Some(registry) = self.registry.upgrade() else {
-            return false;
-        };
-        let made = async {
-            // Two whose callers have gone may wait for each other.
-            let way = registry.give_way(tenant, error);
-            timeout(WAY_PATIENCE, way).await.unwrap_or(false)
-        };
-        self.runtime.block_on(made)
-    }
-}
-
 /// What the audit log says of a deletion that a later call finished.
 const FINISHED_LATER: &str = "it was cut short; a later call finished it";
-/// How long the closing of an idle tenant is waited for.
-const WAY_PATIENCE: Duration = Duration::from_secs(5);

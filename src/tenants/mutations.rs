@@ -141,7 +141,7 @@ impl<T: Transaction> Writing<'_, T> {
             self.transaction.created_out_of_order(table)?;
             self.cache.changed = true;
         }
-        let _before = self.cache.created.insert(table, created);
+        self.cache.created.insert(table, created);
         Ok(created)
     }
 

@@ -252,7 +252,7 @@ impl<R: Resource> Registry<R> {
 
     /// Makes `tenant` not found, for as long as the answer is held.
     pub(super) fn bar(self: &Arc<Self>, tenant: &TenantId) -> Barred<R> {
-        let _new = self.state().barred.insert(tenant.clone());
+        self.state().barred.insert(tenant.clone());
         Barred {
             registry: Arc::clone(self),
             tenant: tenant.clone(),
@@ -295,7 +295,7 @@ impl<R: Resource> Registry<R> {
             Some(Slot::Closing(_)) => {}
             None if room => {
                 let (answer, opened) = watch::channel(None);
-                let _none = state.slots.insert(tenant.clone(), Slot::Opening(opened));
+                state.slots.insert(tenant.clone(), Slot::Opening(opened));
                 return Ok(Found::Vacant(answer));
             }
             None => {
@@ -343,16 +343,16 @@ impl<R: Resource> Registry<R> {
                     let resource = Arc::new(resource);
                     let handle = self.handle_on(&resource);
                     let used = state.uses;
-                    let _opening = state.slots.insert(tenant, Slot::Open { resource, used });
+                    state.slots.insert(tenant, Slot::Open { resource, used });
                     Ok(handle)
                 }
                 Err(error) => {
-                    let _opening = state.slots.remove(&tenant);
+                    state.slots.remove(&tenant);
                     Err(error)
                 }
             }
         };
-        let _before = answer.send_replace(Some(result));
+        answer.send_replace(Some(result));
         self.changed.notify_waiters();
     }
 
@@ -408,7 +408,7 @@ impl<R: Resource> Registry<R> {
             if let Err(error) = &result {
                 tracing::warn!(%tenant, %error, "a tenant was not closed cleanly; its next opening recovers it");
             }
-            let _closing = registry.state().slots.remove(&tenant);
+            registry.state().slots.remove(&tenant);
             registry.changed.notify_waiters();
             result
         }))
@@ -480,7 +480,7 @@ impl<R> Deref for TenantHandle<R> {
 
 impl<R: Resource> Drop for Barred<R> {
     fn drop(&mut self) {
-        let _was_barred = self.registry.state().barred.remove(&self.tenant);
+        self.registry.state().barred.remove(&self.tenant);
     }
 }
 

@@ -151,7 +151,7 @@ impl<T: Transaction> Writing<'_, T> {
         if schemas.len() >= CACHED {
             schemas.clear();
         }
-        let _before = schemas.insert(number, schema);
+        schemas.insert(number, schema);
     }
 
     fn reject_offenders(

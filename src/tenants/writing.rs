@@ -176,7 +176,7 @@ impl<'a, T: Transaction> Writing<'a, T> {
         }
         let number = self.transaction.rows()?.table(table)?;
         if let Some(number) = number {
-            let _new = self.cache.tables.insert(table.clone(), number);
+            self.cache.tables.insert(table.clone(), number);
         }
         Ok(number)
     }
@@ -196,7 +196,7 @@ impl<'a, T: Transaction> Writing<'a, T> {
             writing.transaction.create_table(table)
         })??;
         self.cache.changed = true;
-        let _new = self.cache.tables.insert(table.clone(), number);
+        self.cache.tables.insert(table.clone(), number);
         Ok(number)
     }
 

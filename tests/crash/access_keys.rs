@@ -89,7 +89,7 @@ fn a_kill_loses_the_identities_that_were_not_committed_and_none_counts_twice() {
 
 fn settle(machine: &Machine) -> Server {
     let server = machine.start(&[]);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     server
 }
 

@@ -163,7 +163,7 @@ fn a_file_in_the_place_of_one_being_created_is_set_aside_and_never_deleted() {
     fs::write(data_file(&machine, FILE), &strange).expect("a file of somebody else");
 
     let server = machine.start(&[]);
-    let _ = server.create("/api/tenants", &json!({"id": TENANT}));
+    server.create("/api/tenants", &json!({"id": TENANT}));
     let aside = fs::read(data_file(&machine, "tenant.sqlite3.set-aside-1"));
     assert_eq!(aside.expect("it is set aside"), strange);
     bystander.assert_undisturbed(&machine, &server);

@@ -27,7 +27,7 @@ fn a_deletion_killed_anywhere_is_finished_by_the_next_start() {
         let old = settle_tenant(&machine);
         let server = start_armed(&machine, &[], &armed(point, 0));
         // Open, with something in its WAL.
-        let _ = server.insert(TENANT, "secrets", &json!({"n": 2}));
+        server.insert(TENANT, "secrets", &json!({"n": 2}));
         send_to_death(&machine, server, "DELETE", PATH, None);
         let left = names(&machine, TENANT);
         assert_eq!(
@@ -69,7 +69,7 @@ fn a_plaintext_deletion_that_was_killed_is_finished_by_the_next_start() {
         let machine = machine();
         let bystander = Bystander::settle(&machine, PLAINTEXT);
         let server = start_armed(&machine, PLAINTEXT, &armed(point, 0));
-        let _ = server.create("/api/tenants", &json!({"id": TENANT}));
+        server.create("/api/tenants", &json!({"id": TENANT}));
         send_to_death(&machine, server, "DELETE", PATH, None);
         let server = machine.start(PLAINTEXT);
         assert_eq!(tenants(&server), [BYSTANDER]);
@@ -88,8 +88,8 @@ struct Old {
 /// Makes the tenant with a document and an access key.
 fn settle_tenant(machine: &Machine) -> Old {
     let server = machine.start(&[]);
-    let _ = server.create("/api/tenants", &json!({"id": TENANT}));
-    let _ = server.insert(TENANT, "secrets", &json!({"n": 1}));
+    server.create("/api/tenants", &json!({"id": TENANT}));
+    server.insert(TENANT, "secrets", &json!({"n": 1}));
     let body = json!({"name": "an application", "scope": "write"});
     let made = server.create(&format!("{PATH}/keys"), &body);
     server.stop();
@@ -113,7 +113,7 @@ fn assert_gone_and_free(machine: &Machine, bystander: &Bystander, old: &Old) {
     assert_eq!(with_old_key(), 401);
     bystander.assert_undisturbed(machine, &server);
 
-    let _ = server.create("/api/tenants", &json!({"id": TENANT}));
+    server.create("/api/tenants", &json!({"id": TENANT}));
     let new = identity(machine, FILE).expect("its manifest");
     assert_ne!(new.0, old.identity.0, "another file");
     assert_ne!(new.1, old.identity.1, "another key");

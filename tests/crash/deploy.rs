@@ -68,14 +68,14 @@ fn standing(machine: &Machine, server: &Server) -> Value {
 /// Two generations, and what stands when each is active, on a tenant with documents. The old one is active.
 fn settle(machine: &Machine) -> (Value, Value) {
     let server = machine.start(&[]);
-    let _ = server.create("/api/tenants", &json!({"id": "tenant"}));
+    server.create("/api/tenants", &json!({"id": "tenant"}));
     for n in 0..5 {
         let fields = json!({"n": n, "old": n.to_string(), "new": n.to_string()});
-        let _ = server.insert("tenant", "shared", &fields);
+        server.insert("tenant", "shared", &fields);
     }
-    let _ = server.create(DEPLOY, &app("new", 7200));
+    server.create(DEPLOY, &app("new", 7200));
     let new = standing(machine, &server);
-    let _ = server.create(DEPLOY, &app("old", 3600));
+    server.create(DEPLOY, &app("old", 3600));
     let old = standing(machine, &server);
     server.stop();
     (old, new)

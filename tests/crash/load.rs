@@ -44,8 +44,8 @@ fn documents_acknowledged_under_load_survive_a_kill_from_outside() {
 fn insert_until_killed(machine: &Machine, server: Server, kill_at: Option<u64>) -> Vec<u64> {
     for tenant in TENANTS {
         // Afresh in each round.
-        let _ = server.request("DELETE", &format!("/api/tenants/{tenant}"), None);
-        let _ = server.create("/api/tenants", &json!({"id": tenant}));
+        server.request("DELETE", &format!("/api/tenants/{tenant}"), None);
+        server.create("/api/tenants", &json!({"id": tenant}));
     }
     let token = machine.token();
     let total = AtomicU64::new(0);

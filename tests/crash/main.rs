@@ -136,14 +136,14 @@ fn armed(point: &str, passes: u32) -> String {
 /// A server that will die where `failpoints` says.
 fn start_armed(machine: &Machine, arguments: &[&str], failpoints: &str) -> Server {
     let mut command = machine.nimbus(&["start", "--port", "0"]);
-    let _ = command.args(arguments).env("FAILPOINTS", failpoints);
+    command.args(arguments).env("FAILPOINTS", failpoints);
     machine.start_command(command)
 }
 
 /// A start that dies before the server listens.
 fn start_killed(machine: &Machine, arguments: &[&str], failpoints: &str) {
     let mut command = machine.nimbus(&["start", "--port", "0"]);
-    let _ = command.args(arguments).env("FAILPOINTS", failpoints);
+    command.args(arguments).env("FAILPOINTS", failpoints);
     machine.run_to_end(command).expect_killed();
 }
 
@@ -172,9 +172,9 @@ impl Bystander {
     /// Makes the tenant, with documents, on a server without crash points.
     fn settle(machine: &Machine, arguments: &[&str]) -> Self {
         let server = machine.start(arguments);
-        let _ = server.create("/api/tenants", &json!({"id": BYSTANDER}));
+        server.create("/api/tenants", &json!({"id": BYSTANDER}));
         for n in 0..5 {
-            let _ = server.insert(BYSTANDER, "things", &json!({"n": n}));
+            server.insert(BYSTANDER, "things", &json!({"n": n}));
         }
         let documents = Self::documents(&server);
         server.stop();

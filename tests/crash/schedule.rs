@@ -26,7 +26,7 @@ fn no_job_is_lost_and_none_doubled_wherever_the_server_is_killed() {
             eprintln!("killed at {point} after {passes}");
             let machine = machine();
             let server = start_armed(&machine, &[], &armed(point, *passes));
-            let _ = server.create("/api/tenants", &json!({"id": "tenant"}));
+            server.create("/api/tenants", &json!({"id": "tenant"}));
             let accepted = schedule_all(&machine, &server);
             server.wait_until_killed();
             assert_all_run_once(&machine, &accepted);
@@ -38,7 +38,7 @@ fn no_job_is_lost_and_none_doubled_wherever_the_server_is_killed() {
 fn jobs_survive_being_killed_again_and_again_while_they_run() {
     let machine = machine();
     let server = machine.start(&[]);
-    let _ = server.create("/api/tenants", &json!({"id": "tenant"}));
+    server.create("/api/tenants", &json!({"id": "tenant"}));
     let accepted = schedule_all(&machine, &server);
     server.kill();
     for point in [
@@ -65,7 +65,7 @@ fn schedule_all(machine: &Machine, server: &Server) -> BTreeMap<u32, String> {
         let Ok((status, body)) = answer else { break };
         assert_eq!(status, 201, "{body}");
         let id = body["job_id"].as_str().expect("an id");
-        let _new = accepted.insert(n, id.to_owned());
+        accepted.insert(n, id.to_owned());
     }
     accepted
 }

@@ -21,9 +21,9 @@ fn an_insert_killed_at_its_commit_is_whole_or_absent_and_earlier_ones_stay() {
         let machine = machine();
         let bystander = Bystander::settle(&machine, &[]);
         let server = start_armed(&machine, &[], &armed(point, 3));
-        let _ = server.create("/api/tenants", &json!({"id": "tenant"}));
+        server.create("/api/tenants", &json!({"id": "tenant"}));
         for n in 0..3 {
-            let _ = server.insert("tenant", "things", &json!({"n": n}));
+            server.insert("tenant", "things", &json!({"n": n}));
         }
         let last = json!({"table": "things", "fields": {"n": 3}});
         die(
@@ -49,8 +49,8 @@ fn a_change_killed_at_its_commit_is_made_or_not_made() {
             eprintln!("{method} killed at {point}");
             let machine = machine();
             let server = start_armed(&machine, &[], &armed(point, 2));
-            let _ = server.create("/api/tenants", &json!({"id": "tenant"}));
-            let _ = server.insert("tenant", "things", &json!({"n": 0}));
+            server.create("/api/tenants", &json!({"id": "tenant"}));
+            server.insert("tenant", "things", &json!({"n": 0}));
             let id = server.insert("tenant", "things", &json!({"n": 1}));
             let path = format!("/api/tenants/tenant/documents/things/{id}");
             let patch = json!({"patch": {"n": 100}});
@@ -75,7 +75,7 @@ fn a_batch_killed_at_its_commit_is_whole_or_absent_and_the_journal_says_the_same
         eprintln!("killed at {point}");
         let machine = machine();
         let server = start_armed(&machine, &[], &armed(point, 2));
-        let _ = server.create("/api/tenants", &json!({"id": "tenant"}));
+        server.create("/api/tenants", &json!({"id": "tenant"}));
         let gone = server.insert("tenant", "things", &json!({"n": 0}));
         let changed = server.insert("tenant", "things", &json!({"n": 1}));
         let batch = json!({"mutations": [
@@ -128,8 +128,8 @@ fn a_request_under_a_key_that_is_sent_again_after_a_kill_has_one_effect() {
         eprintln!("killed at {point}");
         let machine = machine();
         let server = start_armed(&machine, &[], &armed(point, 1));
-        let _ = server.create("/api/tenants", &json!({"id": "tenant"}));
-        let _ = server.insert("tenant", "things", &json!({"n": 0}));
+        server.create("/api/tenants", &json!({"id": "tenant"}));
+        server.insert("tenant", "things", &json!({"n": 0}));
         let send = |server: &Server| {
             let body = json!({"table": "things", "fields": {"n": 1}});
             let headers = [("idempotency-key", "the-one")];

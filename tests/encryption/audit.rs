@@ -54,8 +54,8 @@ fn data_log(machine: &Machine) -> std::path::PathBuf {
 fn every_key_event_is_in_the_log_with_who_did_it() {
     let machine = super::machine();
     let server = machine.start(&[]);
-    let _ = server.create("/api/tenants", &json!({"id": "alpha"}));
-    let _ = server.create("/api/tenants", &json!({"id": "beta"}));
+    server.create("/api/tenants", &json!({"id": "alpha"}));
+    server.create("/api/tenants", &json!({"id": "beta"}));
     has(&machine, "create", "done", "admin:", "tenant:alpha:");
     let keys = "/api/tenants/alpha/keys";
     let key = server.create(keys, &json!({"name": "the shop", "scope": "read"}));
@@ -162,7 +162,7 @@ fn a_server_that_finds_its_log_cut_off_serves_and_says_so() {
     let machine = deployment(&["alpha"], &[]);
     fs::remove_file(machine.data_dir().join("nimbus-audit.log")).expect("the log");
     let server = machine.start(&[]);
-    let _id = server.insert("alpha", "notes", &json!({}));
+    server.insert("alpha", "notes", &json!({}));
     assert!(server.log().contains("log-broken"), "{}", server.log());
     verify(&machine, 3, &["tampered"]);
     has(&machine, "log-broken", "failed", "nimbus", "-");
@@ -171,7 +171,7 @@ fn a_server_that_finds_its_log_cut_off_serves_and_says_so() {
     server.stop();
     // Killed in between, it is recorded and not in force: the log is still not whole, and may be accepted again.
     let mut killed = machine.nimbus(&["encryption"]);
-    let _ = killed
+    killed
         .args(accept)
         .env("FAILPOINTS", "audit::accepted=return");
     machine.run_to_end(killed).expect_killed();
@@ -219,7 +219,7 @@ fn a_kill_anywhere_leaves_a_log_that_goes_on() {
     for point in ["audit::appended", "audit::recorded"] {
         let machine = deployment(&["alpha"], &[]);
         let mut command = machine.nimbus(&["start", "--port", "0"]);
-        let _ = command.env("FAILPOINTS", format!("{point}=return"));
+        command.env("FAILPOINTS", format!("{point}=return"));
         let server = machine.start_command(command);
         let body = json!({"id": "beta"});
         let answer = server.try_request_as(&machine.token(), "POST", "/api/tenants", Some(&body));
@@ -227,7 +227,7 @@ fn a_kill_anywhere_leaves_a_log_that_goes_on() {
         server.wait_until_killed();
         verify(&machine, 0, &["whole"]);
         let server = machine.start(&[]);
-        let _ = server.create("/api/tenants", &body);
+        server.create("/api/tenants", &body);
         verify(&machine, 0, &["whole"]);
         server.stop();
         // What was about to be done is there, done or not.
@@ -239,7 +239,7 @@ fn a_kill_anywhere_leaves_a_log_that_goes_on() {
 fn a_kill_between_two_parts_leaves_a_log_that_goes_on() {
     let machine = deployment(&["alpha"], &[]);
     let mut command = machine.nimbus(&["start", "--port", "0"]);
-    let _ = command.env("FAILPOINTS", "audit::renamed=return");
+    command.env("FAILPOINTS", "audit::renamed=return");
     let server = machine.start_command(command);
     let event = json!({"event": "export", "outcome": "begun", "subject": null, "deks": [], "keys": [],
                        "actor": "os:ana", "detail": "x".repeat(16_000)});
@@ -255,7 +255,7 @@ fn a_kill_between_two_parts_leaves_a_log_that_goes_on() {
     server.wait_until_killed();
     verify(&machine, 0, &["whole"]);
     let server = machine.start(&[]);
-    let _ = server.create("/api/tenants", &json!({"id": "beta"}));
+    server.create("/api/tenants", &json!({"id": "beta"}));
     server.stop();
     verify(&machine, 0, &["whole"]);
 }

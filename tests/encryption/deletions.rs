@@ -60,7 +60,7 @@ fn whoever_finishes_a_deletion_records_it() {
     };
     assert_eq!(delete("again").0, 204);
     ended("again", "a later call finished it");
-    let _ = server.create("/api/tenants", &json!({"id": "create"}));
+    server.create("/api/tenants", &json!({"id": "create"}));
     ended("create", "a later call finished it");
     let shred = ["shred", "--tenant-id", "shred", "--yes"];
     let _ = encryption(&machine, &shred).expect(0, &["is shredded"]);
@@ -107,7 +107,7 @@ fn status_doctor_and_repair_name_a_deletion_that_has_not_ended_and_what_ends_it(
     look(true);
     fs::remove_dir(&stuck).expect("removed by hand");
     let _ = encryption(&machine, &shred).expect(0, &["is shredded"]);
-    let _ = status(&machine, &[], 0);
+    status(&machine, &[], 0);
     server.stop();
     let _ = encryption(&machine, &["repair"]).expect(0, &["No manifest is missing"]);
 }

@@ -124,7 +124,7 @@ fn a_recovery_recipient_on_every_file_is_what_recovery_asks_for() {
         &["--encryption-recovery-recipient", &recipient],
     );
     let mut command = machine.nimbus(&["doctor", "--format", "json"]);
-    let _ = command.env("NIMBUS_ENCRYPTION_RECOVERY_RECIPIENTS", &recipient);
+    command.env("NIMBUS_ENCRYPTION_RECOVERY_RECIPIENTS", &recipient);
     let found = run(command).expect(0, &[]).json();
     assert_eq!(verdict(&found, "recovery"), "ok");
 }
@@ -144,7 +144,7 @@ fn encryption_that_is_off_is_a_problem() {
     let machine = super::machine();
     let off = ["--encryption-key-provider", "none"];
     let server = machine.start(&off);
-    let _ = server.create("/api/tenants", &json!({"id": "alpha"}));
+    server.create("/api/tenants", &json!({"id": "alpha"}));
     let found = doctor(&machine, 3);
     assert_eq!(verdict(&found, "key-provider"), "problem");
     server.stop();
@@ -155,7 +155,7 @@ fn a_key_that_is_gone_is_one_problem_and_not_a_rotation_that_was_forgotten() {
     let machine = deployment(&["alpha"], &[]);
     fs::rename(machine.master_key(), machine.path("elsewhere.key")).expect("the key");
     let named = |command: &mut std::process::Command| {
-        let _ = command.env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", machine.master_key());
+        command.env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", machine.master_key());
     };
     let mut command = machine.nimbus(&["doctor", "--format", "json"]);
     named(&mut command);
@@ -184,7 +184,7 @@ fn a_key_that_is_named_by_a_bare_name_is_looked_at_where_it_lies() {
     chmod(&machine.path("bare.key"), 0o400);
     let look = |code| {
         let mut command = machine.nimbus(&["doctor", "--format", "json"]);
-        let _ = command.env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", "bare.key");
+        command.env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", "bare.key");
         run(command).expect(code, &[]).json()
     };
     assert_eq!(verdict(&look(0), "key-modes"), "ok");
@@ -219,7 +219,7 @@ fn what_no_configured_key_opens_is_not_sent_to_a_rotation_that_cannot_move_it() 
     );
     // Done as it says: then the rotation moves it.
     let mut command = machine.nimbus(&["doctor", "--format", "json"]);
-    let _ = command.env("NIMBUS_ENCRYPTION_PREVIOUS_MASTER_KEY_FILE", &new);
+    command.env("NIMBUS_ENCRYPTION_PREVIOUS_MASTER_KEY_FILE", &new);
     let check = newest(&run(command).expect(0, &[]).json());
     let remedy = check["remedy"].as_str().expect("a remedy");
     assert!(

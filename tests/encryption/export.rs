@@ -57,7 +57,7 @@ fn writes_a_tenant_out_for_its_owner_alone() {
 fn exports_a_tenant_of_a_running_server_and_not_its_control_file() {
     let machine = deployment(&["alpha"], &[]);
     let server = machine.start(&[]);
-    let _id = server.insert("alpha", "notes", &serde_json::json!({"n": 3}));
+    server.insert("alpha", "notes", &serde_json::json!({"n": 3}));
     let target = machine.path("out.sqlite3");
     let arguments = [
         "data/alpha.sqlite3",
@@ -165,7 +165,7 @@ fn leaves_nothing_when_it_is_killed_before_the_whole_plaintext_has_its_name() {
         let machine = deployment(&["alpha"], &[]);
         let export = |target: &str, failpoints: &str| {
             let mut command = machine.nimbus(&["encryption", "export", "--provider", kind]);
-            let _ = command
+            command
                 .args(["--source", source, "--target", target])
                 .args(tenant)
                 .env("FAILPOINTS", failpoints);
@@ -200,8 +200,8 @@ fn leaves_nothing_when_it_is_killed_before_the_whole_plaintext_has_its_name() {
 fn an_export_beside_a_server_takes_nothing_from_what_the_server_goes_on_writing() {
     let machine = super::machine();
     let server = machine.start(&[]);
-    let _ = server.create("/api/tenants", &json!({"id": "alpha"}));
-    let _id = server.insert("alpha", "notes", &json!({"n": 0}));
+    server.create("/api/tenants", &json!({"id": "alpha"}));
+    server.insert("alpha", "notes", &json!({"n": 0}));
     // The server opens and closes the file beside SQLite, which costs it the POSIX locks that SQLite holds there. That whoever closes the
     // database next does not take itself for the last, and the WAL with it, is SQLite's doing since 3.51: it asks for the locks on the
     // shared memory, too. Should that change, acknowledged writes would be lost here.
@@ -212,7 +212,7 @@ fn an_export_beside_a_server_takes_nothing_from_what_the_server_goes_on_writing(
     let paths = ["--source", as_str(&source), "--target", as_str(&target)];
     let _ = encryption(&machine, &[&arguments[..], &paths].concat()).expect(0, &[]);
     for n in 1..5 {
-        let _id = server.insert("alpha", "notes", &json!({"n": n}));
+        server.insert("alpha", "notes", &json!({"n": n}));
     }
     server.kill();
     let found = served(&machine, "alpha");
@@ -225,7 +225,7 @@ fn an_export_that_opens_the_file_while_it_gets_a_new_data_key_looks_again() {
     let server = machine.start(&[]);
     let mut command = machine.nimbus(&["encryption"]);
     let target = machine.path("out.sqlite3");
-    let _ = command
+    command
         .args(SQLITE)
         .args(["data/alpha.sqlite3", "--tenant-id", "alpha", "--target"])
         .arg(&target)
@@ -240,7 +240,7 @@ fn an_export_that_opens_the_file_while_it_gets_a_new_data_key_looks_again() {
         std::thread::yield_now();
     }
     let _ = encryption(&machine, RENEW_ALPHA).expect(0, &["has a new data key"]);
-    let _id = server.insert("alpha", "notes", &json!({"n": "after"}));
+    server.insert("alpha", "notes", &json!({"n": "after"}));
     let _ = exporting.join().expect("it ran").expect(0, &["PLAINTEXT"]);
     let content = fs::read(&target).expect("the plaintext");
     assert!(content.windows(5).any(|bytes| bytes == b"notes"));

@@ -109,7 +109,7 @@ fn says_of_each_bad_key_file_what_is_wrong_and_what_to_run() {
             "--target",
             "out",
         ]);
-        let _ = command
+        command
             .env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "master-key-file")
             .env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", path);
         run(command)
@@ -135,7 +135,7 @@ fn rejects_flags_and_settings_that_it_does_not_know_or_that_are_anothers() {
     let with_config = |content: &str| {
         fs::write(&config, content).expect("a configuration file");
         let mut command = machine.nimbus(&["encryption", "status"]);
-        let _ = command.env("NIMBUS_CONFIG", &config);
+        command.env("NIMBUS_CONFIG", &config);
         run(command)
     };
     let _ = with_config(r#"{"persistence": {"data_dri": "x"}}"#)
@@ -146,6 +146,6 @@ fn rejects_flags_and_settings_that_it_does_not_know_or_that_are_anothers() {
         .expect(2, &["--encryption-key-dir", "key-dir"]);
     let _ = with_config(r#"{"persistence": {}}"#).expect(0, &[]);
     let mut command = machine.nimbus(&["encryption", "status"]);
-    let _ = command.env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "vault");
+    command.env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "vault");
     let _ = run(command).expect(2, &["vault", "NIMBUS_ENCRYPTION_KEY_PROVIDER"]);
 }

@@ -60,7 +60,7 @@ fn fill(machine: &Machine, tenants: &[&str], arguments: &[&str]) {
     for tenant in tenants {
         drop(server.create("/api/tenants", &json!({"id": tenant})));
         for n in 0..2 {
-            let _id = server.insert(tenant, "notes", &json!({"of": tenant, "n": n}));
+            server.insert(tenant, "notes", &json!({"of": tenant, "n": n}));
         }
     }
     server.stop();
@@ -77,7 +77,7 @@ fn served(machine: &Machine, tenant: &str) -> Value {
 /// `nimbus encryption <arguments>`, to its end.
 fn encryption(machine: &Machine, arguments: &[&str]) -> Ran {
     let mut command = machine.nimbus(&["encryption"]);
-    let _ = command.args(arguments);
+    command.args(arguments);
     run(command)
 }
 

@@ -15,7 +15,7 @@ const TENANT: &[&str] = &["--provider", "sqlite", "--tenant-id", "alpha"];
 fn peak(machine: &Machine, arguments: &[&str]) -> u64 {
     let mut command: Command = machine.nimbus(&["encryption"]);
     let errors = fs::File::create(machine.path("errors")).expect("a file");
-    let _ = command.args(arguments).stdout(Stdio::null()).stderr(errors);
+    command.args(arguments).stdout(Stdio::null()).stderr(errors);
     let mut child = command.spawn().expect("nimbus runs");
     let status = format!("/proc/{}/status", child.id());
     let mut peak = 0;

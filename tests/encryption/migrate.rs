@@ -302,7 +302,7 @@ fn rejects_what_it_should_not_touch_and_changes_nothing() {
         &["cannot be used with"],
     );
     let mut command = machine.nimbus(&["encryption"]);
-    let _ = command
+    command
         .args(TENANT)
         .env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "none");
     let _ = run(command).expect(1, &["no key provider is configured"]);
@@ -422,7 +422,7 @@ fn a_migration_in_place_that_is_killed_anywhere_is_finished_by_the_next_run() {
                 }
                 let arguments = [command, &["--in-place", "--retire-source"]].concat();
                 let mut killed = machine.nimbus(&["encryption"]);
-                let _ = killed
+                killed
                     .args(&arguments)
                     .env("FAILPOINTS", format!("{point}={passes}*off->return"));
                 assert_eq!(run(killed).0.status.code(), None, "{point} is met");
@@ -463,7 +463,7 @@ fn a_tenant_between_two_steps_of_a_migration_is_refused_and_says_so() {
     .expect(0, &[]);
     let arguments = [TENANT, &["--in-place"]].concat();
     let mut killed = machine.nimbus(&["encryption"]);
-    let _ = killed
+    killed
         .args(&arguments)
         .env("FAILPOINTS", "migrate::manifest-moved=return");
     assert_eq!(run(killed).0.status.code(), None);
@@ -639,7 +639,7 @@ for pragma in 'journal_mode = DELETE', 'auto_vacuum = FULL': db.execute('PRAGMA 
 db.execute('VACUUM')
 assert db.execute('PRAGMA auto_vacuum').fetchone() == (1,)";
     let mut made = Command::new("python3");
-    let _ = made.args(["-c", make]).arg(&path);
+    made.args(["-c", make]).arg(&path);
     assert!(made.status().expect("python runs").success());
     let key = machine.master_key();
     let keygen = ["keygen", "--master-key-file", super::as_str(&key)];

@@ -54,7 +54,7 @@ impl Kms {
 
     /// Credentials, and nothing that selects the key.
     fn reachable(mut command: Command) -> Command {
-        let _ = command
+        command
             .env("AWS_ACCESS_KEY_ID", "test")
             .env("AWS_SECRET_ACCESS_KEY", "test");
         command
@@ -63,7 +63,7 @@ impl Kms {
     /// The settings that select the key.
     fn selected(&self, command: Command) -> Command {
         let mut command = Self::reachable(command);
-        let _ = command
+        command
             .env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "aws-kms")
             .env("NIMBUS_ENCRYPTION_AWS_KMS_KEY_ID", &self.key)
             .env("NIMBUS_ENCRYPTION_AWS_REGION", "us-east-1")
@@ -73,7 +73,7 @@ impl Kms {
 
     fn rotate(&self, machine: &Machine) -> Ran {
         let mut command = Self::reachable(machine.nimbus(&["encryption", "rotate-kek"]));
-        let _ = command
+        command
             .args(["--path", "data", "--all", "--new-aws-kms-key-id", &self.key])
             .args(["--new-aws-region", "us-east-1"])
             .args(["--new-aws-endpoint-url", self.proxy.url()]);
@@ -120,7 +120,7 @@ fn a_rotation_to_a_key_that_gives_nothing_back_changes_nothing() {
         }
         if let Some(server) = server {
             // What is made now is under the old key, as all the rest.
-            let _ = server.create("/api/tenants", &json!({"id": "gamma"}));
+            server.create("/api/tenants", &json!({"id": "gamma"}));
             server.stop();
         }
     }
@@ -152,7 +152,7 @@ fn a_file_whose_new_wrap_fails_its_proof_keeps_the_old_one() {
             .all(|path| path.contains("beta"))
     );
     let mut both = kms.selected(machine.nimbus(&["encryption", "status", "--verify", "open"]));
-    let _ = both.env(
+    both.env(
         "NIMBUS_ENCRYPTION_PREVIOUS_MASTER_KEY_FILE",
         machine.master_key(),
     );
@@ -176,7 +176,7 @@ fn a_recovery_to_a_key_that_gives_nothing_back_changes_nothing() {
     let recover = || {
         let command = machine.nimbus(&["encryption", "recover", "--path", "data", "--all"]);
         let mut command = kms.selected(command);
-        let _ = command.args(["--identity", "recovery.txt"]);
+        command.args(["--identity", "recovery.txt"]);
         run(command)
     };
     for (action, fault, word) in kms.one_way() {
@@ -203,9 +203,9 @@ fn a_recovery_replaces_a_wrap_that_names_the_key_and_does_not_open() {
     let machine = super::machine();
     let recipient = identity(&machine, "recovery.txt");
     let mut start = kms.selected(machine.nimbus(&["start", "--port", "0"]));
-    let _ = start.args(["--encryption-recovery-recipient", &recipient]);
+    start.args(["--encryption-recovery-recipient", &recipient]);
     let server = machine.start_command(start);
-    let _ = server.create("/api/tenants", &json!({"id": "alpha"}));
+    server.create("/api/tenants", &json!({"id": "alpha"}));
     server.stop();
     // As an earlier release may have left it: the wrap in the manifest is one that KMS does not open.
     let manifest = machine.data_dir().join("alpha.sqlite3.nimbus-enc");
@@ -221,7 +221,7 @@ fn a_recovery_replaces_a_wrap_that_names_the_key_and_does_not_open() {
     let recover = || {
         let command = machine.nimbus(&["encryption", "recover", "--path", "data", "--all"]);
         let mut command = kms.selected(command);
-        let _ = command.args(["--identity", "recovery.txt"]);
+        command.args(["--identity", "recovery.txt"]);
         run(command)
     };
     let _ = recover().expect(0, &["1 rewrapped, 1 had it already, 0 failed"]);
@@ -269,15 +269,15 @@ fn a_new_data_key_that_does_not_come_back_leaves_the_old_one() {
     let kms = Kms::new();
     let machine = super::machine();
     let server = machine.start_command(kms.selected(machine.nimbus(&["start", "--port", "0"])));
-    let _ = server.create("/api/tenants", &json!({"id": "alpha"}));
-    let _ = server.insert("alpha", "notes", &json!({"of": "alpha"}));
+    server.create("/api/tenants", &json!({"id": "alpha"}));
+    server.insert("alpha", "notes", &json!({"of": "alpha"}));
     server.stop();
     let before = manifests(&machine);
     let elsewhere = Fault::Rewrite(kms.key.clone(), kms.moto.create_key());
     kms.proxy.inject("GenerateDataKey", elsewhere);
     let renew = || {
         let mut command = kms.selected(machine.nimbus(&["encryption"]));
-        let _ = command.args(super::RENEW_ALPHA);
+        command.args(super::RENEW_ALPHA);
         run(command)
     };
     let _ = renew().expect(
@@ -319,7 +319,7 @@ fn data_keys_do_not_pass_the_network_in_the_clear() {
     let _ = rotate("http://kms.example").expect(2, &words);
     let _ = rotate("kms.example").expect(2, &["--new-aws-endpoint-url", "no scheme"]);
     let mut start = Kms::reachable(machine.nimbus(&["start", "--port", "0"]));
-    let _ = start.args(["--encryption-key-provider", "aws-kms"]).args([
+    start.args(["--encryption-key-provider", "aws-kms"]).args([
         "--encryption-aws-kms-key-id",
         "alias/nimbus",
         "--encryption-aws-endpoint-url",
@@ -329,7 +329,7 @@ fn data_keys_do_not_pass_the_network_in_the_clear() {
     ended.expect(2, &["--encryption-aws-endpoint-url", "in the clear"]);
     // Where the standard chain names it, too.
     let mut start = Kms::reachable(machine.nimbus(&["start", "--port", "0"]));
-    let _ = start
+    start
         .args(["--encryption-key-provider", "aws-kms"])
         .args(["--encryption-aws-kms-key-id", "alias/nimbus"])
         .env("AWS_REGION", "us-east-1")

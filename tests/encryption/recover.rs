@@ -50,7 +50,7 @@ fn a_recovery_that_is_killed_is_finished_by_the_next_run() {
     for passes in 0..3 {
         let machine = lost_and_new();
         let mut killed = machine.nimbus(&["encryption"]);
-        let _ = killed.args([RECOVER, &["recovery.txt"]].concat()).env(
+        killed.args([RECOVER, &["recovery.txt"]].concat()).env(
             "FAILPOINTS",
             format!("manifests::renamed={passes}*off->return"),
         );
@@ -126,7 +126,7 @@ fn recover_accepts_what_anybody_wrapped_to_the_recipient() {
     let stranger = super::machine();
     super::fill(&stranger, &["alpha"], &recipient);
     let server = stranger.start(&recipient);
-    let _id = server.insert("alpha", "notes", &serde_json::json!({"of": "a stranger"}));
+    server.insert("alpha", "notes", &serde_json::json!({"of": "a stranger"}));
     server.stop();
     for name in ["alpha.sqlite3", "alpha.sqlite3.nimbus-enc"] {
         let there = machine.data_dir().join(name);

@@ -119,7 +119,7 @@ fn says_what_is_left_to_do_when_the_control_files_manifest_is_lost() {
     assert!(!said.contains("encryption repair"), "{said}");
     fs::remove_file(control).expect("moved away");
     assert_eq!(served(&machine, "alpha")[0]["of"], "alpha");
-    let _ = status(&machine, &["--verify", "pages"], 0);
+    status(&machine, &["--verify", "pages"], 0);
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn an_older_manifest_under_a_key_that_was_given_up_is_refused_and_the_newest_put
     server.stop();
     let with_old = |arguments: &[&str]| {
         let mut command = machine.nimbus(&["encryption"]);
-        let _ = command
+        command
             .args(arguments)
             .env("NIMBUS_ENCRYPTION_PREVIOUS_MASTER_KEY_FILE", &old_key);
         super::run(command)
@@ -258,11 +258,11 @@ fn a_database_and_its_manifest_from_before_a_new_data_key_are_taken_back_only_wh
         &["alpha.sqlite3: the older manifest and its database are accepted"],
     );
     assert_audited(&machine, "restore", "db:sqlite:tenant:alpha:alpha.sqlite3");
-    let _ = status(&machine, &["--verify", "pages"], 0);
+    status(&machine, &["--verify", "pages"], 0);
     assert_eq!(served(&machine, "alpha")[0]["of"], "alpha");
     // From then on the newer one is only another newer one.
     put(&newest);
-    let _ = status(&machine, &["--verify", "pages"], 0);
+    status(&machine, &["--verify", "pages"], 0);
     assert_eq!(served(&machine, "alpha")[0]["of"], "alpha");
     put(&backup);
     assert_eq!(
@@ -279,7 +279,7 @@ fn a_rekey_that_ended_is_not_undone_by_what_a_crash_in_it_had_left() {
     let renew = [&renew[..], &["--path", "data/alpha.sqlite3"]].concat();
     let renew = [&renew[..], &["--tenant-id", "alpha"]].concat();
     let mut command = machine.nimbus(&renew);
-    let _ = command.env("FAILPOINTS", "rekey::renamed=return");
+    command.env("FAILPOINTS", "rekey::renamed=return");
     machine.run_to_end(command).expect_killed();
     let [_, rekeying] = pair(&machine);
     assert_eq!(served(&machine, "alpha")[0]["of"], "alpha");
@@ -401,7 +401,7 @@ fn what_has_no_copy_is_named_with_what_helps_and_status_does_not_send_there() {
     let _ = encryption(&machine, &["repair"])
         .expect(0, &["kept as", "beta.sqlite3.nimbus-enc.set-aside-1"]);
     fs::remove_file(data.join("beta.sqlite3.nimbus-enc.set-aside-1")).expect("it was kept");
-    let _ = status(&machine, &["--verify", "pages"], 0);
+    status(&machine, &["--verify", "pages"], 0);
 }
 
 #[test]
@@ -422,7 +422,7 @@ fn a_newer_manifest_whose_key_cannot_be_had_is_not_said_not_to_open_the_database
     assert_eq!(fs::read(&manifest).expect("it"), old, "as it was");
     // With that key it is judged.
     let mut command = machine.nimbus(&["encryption", "repair"]);
-    let _ = command.env("NIMBUS_ENCRYPTION_PREVIOUS_MASTER_KEY_FILE", &new);
+    command.env("NIMBUS_ENCRYPTION_PREVIOUS_MASTER_KEY_FILE", &new);
     let _ = super::run(command).expect(0, &["its manifest was put back"]);
     assert_eq!(fs::read(&manifest).expect("it"), newest);
 }

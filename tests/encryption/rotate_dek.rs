@@ -164,7 +164,7 @@ fn as_text(value: &Value) -> &str {
 
 fn kill(machine: &Machine, command: &[&str], point: &str) {
     let mut killed = machine.nimbus(&["encryption"]);
-    let _ = killed
+    killed
         .args(command)
         .env("FAILPOINTS", format!("{point}=return"));
     assert_eq!(run(killed).0.status.code(), None, "{point} is met");
@@ -175,7 +175,7 @@ fn takes_along_all_that_a_database_holds_and_the_recipients_of_its_key() {
     let machine = deployment(&["alpha"], &[]);
     let server = machine.start(&[]);
     for n in 0..2000 {
-        let _id = server.insert("alpha", "more", &json!({"n": n, "text": "x".repeat(300)}));
+        server.insert("alpha", "more", &json!({"n": n, "text": "x".repeat(300)}));
     }
     // Killed: the last writes lie in the WAL.
     server.kill();

@@ -69,7 +69,7 @@ fn everything_gets_a_new_data_key_the_control_file_too() {
     });
     assert_kept(&server, &acknowledged);
     drop(server.create("/api/tenants", &json!({"id": "gamma"})));
-    let _id = server.insert("gamma", "notes", &json!({}));
+    server.insert("gamma", "notes", &json!({}));
     server.stop();
     for (file, before) in files.into_iter().zip(&before) {
         assert_ne!(dek(before), dek(&manifest(&machine, file)), "{file}");
@@ -105,7 +105,7 @@ fn a_server_that_is_killed_at_any_step_under_load_loses_nothing() {
             ""
         };
         let mut command = machine.nimbus(&["start", "--port", "0"]);
-        let _ = command.env("FAILPOINTS", format!("{point}={passes}return"));
+        command.env("FAILPOINTS", format!("{point}={passes}return"));
         let server = machine.start_command(command);
         let acknowledged = under_load(&server, &machine, |load| {
             load.until(50);
@@ -198,7 +198,7 @@ fn data_keys_that_are_too_old_are_replaced_in_the_background_closed_tenants_incl
         assert_forgotten(&machine, before);
     }
     let mut command = machine.nimbus(&["encryption", "status", "--format", "json"]);
-    let _ = command.env("NIMBUS_ENCRYPTION_DEK_MAX_AGE", "90d");
+    command.env("NIMBUS_ENCRYPTION_DEK_MAX_AGE", "90d");
     let ran = run(command);
     assert!(ran.expect(0, &[]).json()["files"][0]["dek_overdue"].is_null());
     assert_eq!(
@@ -207,7 +207,7 @@ fn data_keys_that_are_too_old_are_replaced_in_the_background_closed_tenants_incl
     );
     // Killed in the middle, it goes on with the next start.
     let mut command = machine.nimbus(&["start", "--port", "0", "--encryption-dek-max-age", "1s"]);
-    let _ = command.env("FAILPOINTS", "rekey::copied=return");
+    command.env("FAILPOINTS", "rekey::copied=return");
     if let Ok(server) = machine.try_start(command) {
         server.wait_until_killed();
     }
@@ -236,7 +236,7 @@ fn a_plaintext_deployment_has_no_data_keys() {
     let server = machine.start(plain);
     drop(server.create("/api/tenants", &json!({"id": "alpha"})));
     let mut command = machine.nimbus(&["encryption"]);
-    let _ = command
+    command
         .args(RENEW_ALPHA)
         .env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "none");
     let _ = run(command).expect(1, &["not encrypted"]);
@@ -314,8 +314,8 @@ fn under_load(
                     let path = "/api/tenants/alpha/documents";
                     match server.try_request_as(token, "POST", path, Some(&body)) {
                         Ok((201, _)) => {
-                            let _new = all.lock().expect("the set").insert((client, n));
-                            let _before = load.acknowledged.fetch_add(1, Ordering::SeqCst);
+                            all.lock().expect("the set").insert((client, n));
+                            load.acknowledged.fetch_add(1, Ordering::SeqCst);
                         }
                         Ok((code, answer)) => panic!("{code} {answer}"),
                         Err(_gone) => return,

@@ -31,7 +31,7 @@ const ALL: &[&str] = &[
 
 /// The environment of a deployment that has moved to the second key.
 fn moved(mut command: Command, machine: &Machine) -> Command {
-    let _ = command.env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", machine.path("new.key"));
+    command.env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", machine.path("new.key"));
     command
 }
 
@@ -100,7 +100,7 @@ fn every_file_moves_to_the_new_key_and_the_old_one_opens_none() {
     server.stop();
     let _ = run({
         let mut command = moved(machine.nimbus(&["encryption"]), &machine);
-        let _ = command.args(["rotate-kek", "--path", "data", "--all"]);
+        command.args(["rotate-kek", "--path", "data", "--all"]);
         command
     })
     .expect(0, &["0 rewrapped, 3 had it already"]);
@@ -120,7 +120,7 @@ const POINTS: &[(&str, u32)] = &[
 
 fn rotate_and_die(machine: &Machine, point: &str, passes: u32) {
     let mut killed = machine.nimbus(&["encryption"]);
-    let _ = killed
+    killed
         .args(ALL)
         .env("FAILPOINTS", format!("{point}={passes}*off->return"));
     assert_eq!(run(killed).0.status.code(), None, "{point} is met");
@@ -147,7 +147,7 @@ fn after_a_crash_either_key_may_be_destroyed_and_lost_manifests_still_come_back(
         fs::remove_file(gone).expect("the key destroyed");
         let with_kept = |arguments: &[&str]| {
             let mut command = machine.nimbus(arguments);
-            let _ = command.env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", &kept);
+            command.env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", &kept);
             command
         };
         machine
@@ -175,7 +175,7 @@ fn a_rotation_that_is_killed_anywhere_leaves_every_file_openable_and_is_finished
         rotate_and_die(&machine, point, *passes);
         // With both keys configured, as during a rotation, everything opens.
         let mut both = moved(machine.nimbus(&["start", "--port", "0"]), &machine);
-        let _ = both.env(
+        both.env(
             "NIMBUS_ENCRYPTION_PREVIOUS_MASTER_KEY_FILE",
             machine.master_key(),
         );
@@ -226,9 +226,9 @@ fn tenants_that_come_and_go_meanwhile_are_moved_and_fail_no_rotation() {
         let _churn = scope.spawn(|| {
             while !done.load(Ordering::SeqCst) {
                 let name = format!("t{}", came.load(Ordering::SeqCst) % 3);
-                let _made = server.request("POST", "/api/tenants", Some(&json!({"id": name})));
-                let _gone = server.request("DELETE", &format!("/api/tenants/{name}"), None);
-                let _before = came.fetch_add(1, Ordering::SeqCst);
+                server.request("POST", "/api/tenants", Some(&json!({"id": name})));
+                server.request("DELETE", &format!("/api/tenants/{name}"), None);
+                came.fetch_add(1, Ordering::SeqCst);
             }
         });
         let rotate = |key: &PathBuf| {
@@ -364,7 +364,7 @@ fn moves_between_any_two_providers() {
     let machine = deployment(&["alpha", "beta"], &[]);
     let ran = |arguments: &[&str], settings: &Settings| {
         let mut command = machine.nimbus(&[&["encryption"], arguments].concat());
-        let _ = command
+        command
             .env("AWS_ACCESS_KEY_ID", "test")
             .env("AWS_SECRET_ACCESS_KEY", "test")
             .envs(settings.iter().cloned());
@@ -419,13 +419,13 @@ fn a_kms_that_throttles_is_ridden_out_and_every_file_moves() {
     // One fewer than a call is tried, so that one file may meet them all.
     proxy.inject_times("Encrypt", throttled, 4);
     let of_aws = |mut command: Command| {
-        let _ = command
+        command
             .env("AWS_ACCESS_KEY_ID", "test")
             .env("AWS_SECRET_ACCESS_KEY", "test");
         command
     };
     let mut rotate = of_aws(machine.nimbus(&["encryption", "rotate-kek", "--path", "data"]));
-    let _ = rotate
+    rotate
         .args(["--all", "--new-aws-kms-key-id", &key])
         .args(["--new-aws-region", "us-east-1"])
         .args(["--new-aws-endpoint-url", proxy.url()]);
@@ -436,8 +436,7 @@ fn a_kms_that_throttles_is_ridden_out_and_every_file_moves() {
         "each was tried again, and the key once before"
     );
     let mut look = of_aws(machine.nimbus(&["encryption", "status", "--verify", "pages"]));
-    let _ = look
-        .env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "aws-kms")
+    look.env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "aws-kms")
         .env("NIMBUS_ENCRYPTION_AWS_KMS_KEY_ID", &key)
         .env("NIMBUS_ENCRYPTION_AWS_REGION", "us-east-1")
         .env("NIMBUS_ENCRYPTION_AWS_ENDPOINT_URL", moto.url());
@@ -528,7 +527,7 @@ fn a_tenant_whose_manifest_is_lost_is_named_and_not_passed_over() {
     let _ = encryption(&machine, &[&rotate[..], &to].concat()).expect(1, &words);
     let rotate = ["rotate-dek", "--all", "--path", as_str(&data)];
     let mut command = machine.nimbus(&["encryption"]);
-    let _ = command
+    command
         .args(rotate)
         .env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", &new);
     let _ = super::run(command).expect(1, &["beta.sqlite3"]);
@@ -538,7 +537,7 @@ fn a_tenant_whose_manifest_is_lost_is_named_and_not_passed_over() {
 fn the_copy_of_a_creation_that_was_cut_short_moves_with_its_manifest() {
     let machine = deployment(&["alpha"], &[]);
     let mut command = machine.nimbus(&["start", "--port", "0"]);
-    let _ = command.env("FAILPOINTS", "manifest::mirrored=return");
+    command.env("FAILPOINTS", "manifest::mirrored=return");
     let server = machine.start_command(command);
     let body = json!({"id": "beta"});
     drop(server.try_request_as(&machine.token(), "POST", "/api/tenants", Some(&body)));
@@ -552,12 +551,12 @@ fn the_copy_of_a_creation_that_was_cut_short_moves_with_its_manifest() {
     let rotate = [&rotate[..], &["--new-master-key-file", "new.key"]].concat();
     // Killed between the manifest and its copy: the next run drops the copy under the old key all the same.
     let mut killed = machine.nimbus(&["encryption"]);
-    let _ = killed
+    killed
         .args(&rotate)
         .env("FAILPOINTS", "manifests::published=return");
     assert_eq!(super::run(killed).0.status.code(), None);
     let mut again = machine.nimbus(&["encryption"]);
-    let _ = again
+    again
         .args(&rotate)
         .env("NIMBUS_ENCRYPTION_PREVIOUS_MASTER_KEY_FILE", &new);
     let _ = super::run(again).expect(0, &["0 failed"]);
@@ -567,7 +566,7 @@ fn the_copy_of_a_creation_that_was_cut_short_moves_with_its_manifest() {
     fs::remove_file(&manifest).expect("lost");
     let _ =
         encryption(&machine, &["repair"]).expect(0, &["beta.sqlite3: its manifest was put back"]);
-    let _ = super::status(&machine, &["--verify", "pages"], 0);
+    super::status(&machine, &["--verify", "pages"], 0);
     assert_eq!(super::served(&machine, "beta"), json!([]));
 }
 

@@ -30,7 +30,7 @@ fn opens(machine: &Machine, tenant: &str, settings: &[(&str, &Path)]) -> bool {
         &source,
         "--target",
     ]);
-    let _ = command.arg(&target).envs(settings.iter().copied());
+    command.arg(&target).envs(settings.iter().copied());
     let opened = run(command).0.status.success();
     assert_eq!(opened, target.exists());
     drop(fs::remove_file(target));
@@ -67,7 +67,7 @@ fn with_a_key_directory_every_copy_is_dead_at_once() {
     assert!(opens(&machine, "alpha", settings));
     let shred = |failpoints: &str| {
         let mut command = machine.nimbus(&["encryption", "shred", "--tenant-id", "alpha", "--yes"]);
-        let _ = command
+        command
             .envs(settings.iter().copied())
             .env("FAILPOINTS", failpoints);
         run(command)
@@ -87,7 +87,7 @@ fn with_a_key_directory_every_copy_is_dead_at_once() {
     assert!(opens(&machine, "beta", settings));
     let mut command = machine.nimbus(&["encryption", "shred", "--tenant-id", "beta", "--yes"]);
     let ran = run({
-        let _ = command.envs(settings.iter().copied());
+        command.envs(settings.iter().copied());
         command
     });
     let _ = ran.expect(0, &["Tenant beta is shredded", "is destroyed"]);
@@ -218,7 +218,7 @@ impl Migrated {
         for tenant in &tenants {
             drop(server.create("/api/tenants", &serde_json::json!({"id": tenant})));
             let fields = serde_json::json!({"canary": canary(tenant)});
-            let _id = server.insert(tenant, "notes", &fields);
+            server.insert(tenant, "notes", &fields);
         }
         server.stop();
         let key = machine.master_key();
@@ -413,7 +413,7 @@ fn a_tenant_in_plaintext_is_not_said_to_have_had_keys() {
     let machine = deployment(&["alpha", "beta"], &off);
     let shred = |tenant: &str| {
         let mut command = machine.nimbus(&["encryption", "shred", "--tenant-id", tenant, "--yes"]);
-        let _ = command.env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "none");
+        command.env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "none");
         run(command)
     };
     for (tenant, with_server) in [("alpha", false), ("beta", true)] {

@@ -65,7 +65,7 @@ fn names_what_is_wrong_with_each_file_and_what_to_do() {
     // So that its last page holds documents, which opening it does not read.
     let server = machine.start(&[]);
     for _ in 0..20 {
-        let _id = server.insert("torn", "notes", &json!({"text": "x".repeat(3000)}));
+        server.insert("torn", "notes", &json!({"text": "x".repeat(3000)}));
     }
     server.stop();
     let data = machine.data_dir();
@@ -177,7 +177,7 @@ fn tells_a_wrong_key_by_its_id_alone() {
         "--format",
         "json",
     ]);
-    let _ = command.env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", &key);
+    command.env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", &key);
     let ran = super::run(command);
     assert_eq!(
         health(&ran.expect(3, &[]).json(), "alpha.sqlite3"),
@@ -190,7 +190,7 @@ fn says_that_encryption_is_off_where_it_is() {
     let machine = deployment(&["alpha"], &["--encryption-key-provider", "none"]);
     let ran = |arguments: &[&str]| {
         let mut command = machine.nimbus(&["encryption", "status"]);
-        let _ = command
+        command
             .args(arguments)
             .env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "none");
         super::run(command)
@@ -236,7 +236,7 @@ fn shows_a_kms_key_by_its_arn_and_unwraps_only_when_told_to() {
     let key = moto.create_key();
     let machine = machine();
     let with_kms = |mut command: std::process::Command| {
-        let _ = command
+        command
             .env("AWS_ACCESS_KEY_ID", "test")
             .env("AWS_SECRET_ACCESS_KEY", "test")
             .env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "aws-kms")
@@ -250,7 +250,7 @@ fn shows_a_kms_key_by_its_arn_and_unwraps_only_when_told_to() {
     server.stop();
     let look = |machine: &Machine, arguments: &[&str]| {
         let mut command = machine.nimbus(&["encryption", "status", "--format", "json"]);
-        let _ = command.args(arguments);
+        command.args(arguments);
         super::run(with_kms(command)).expect(0, &[]).json()
     };
     let found = look(&machine, &[]);

@@ -31,7 +31,7 @@ fn a_tenant_of_another_deployment_under_the_same_key_opens() {
     super::next_second();
     super::fill(&other, &["alpha"], &[]);
     let server = other.start(&[]);
-    let _id = server.insert("alpha", "notes", &json!({"of": "another deployment"}));
+    server.insert("alpha", "notes", &json!({"of": "another deployment"}));
     server.stop();
     // Created later, it counts as a new tenant of the name.
     put_alpha(&other.data_dir(), &machine.data_dir());

@@ -87,7 +87,7 @@ fn a_level_with_a_slip_of_the_pen_is_not_taken_for_a_part_of_the_program() {
         ("OFF", false),
     ] {
         let mut command = machine.nimbus(&["encryption", "status"]);
-        let _ = command.env("RUST_LOG", said);
+        command.env("RUST_LOG", said);
         let ran = run(command);
         let _ = ran.expect(0, &[]);
         let told = ran.err().contains("cannot be understood and is ignored");

@@ -81,7 +81,7 @@ fn python_takes_a_tenant_as_it_was_at_an_instant_out_of_what_was_shipped() {
         std::thread::sleep(std::time::Duration::from_millis(5));
         text.trim().to_owned()
     };
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     let mut instants = Vec::new();
     let mut documents = Vec::new();
     for fields in samples() {
@@ -199,7 +199,7 @@ fn stored_tenant() -> StoredTenant {
     let recipient = age_keygen(&identity);
 
     let server = machine.start(&["--encryption-recovery-recipient", &recipient]);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     let backup = || {
         let ran = machine
             .nimbus(&["backup", "create", "--to", "repository"])

@@ -42,7 +42,7 @@ fn hold(machine: &Machine, session: impl FnOnce(&Path) -> Command) {
     let document = machine.path("openapi.json");
     fs::write(&document, server.get("/openapi.json").to_string()).expect("a file");
     let mut session = session(&document);
-    let _ = session
+    session
         .arg(format!("http://{}", server.address()))
         .env("NIMBUS_TEST_TOKEN", machine.token())
         .env("NO_PROXY", "127.0.0.1");
@@ -65,7 +65,7 @@ fn a_client_of_openapi_typescript_compiles_strictly_and_runs_a_session() {
     hold(&machine, |document| {
         let tool = |name: &str| {
             let mut tool = Command::new(modules.join(".bin").join(name));
-            let _ = tool.current_dir(&package);
+            tool.current_dir(&package);
             tool
         };
         let _said = run(tool("openapi-typescript")
@@ -73,7 +73,7 @@ fn a_client_of_openapi_typescript_compiles_strictly_and_runs_a_session() {
             .args(["--output", "api.d.ts"]));
         let _said = run(tool("tsc").args(["--project", "tsconfig.json"]));
         let mut session = Command::new("node");
-        let _ = session.arg(package.join("out/session.js"));
+        session.arg(package.join("out/session.js"));
         session
     });
 }
@@ -94,7 +94,7 @@ fn a_client_of_openapi_python_client_has_every_operation_and_runs_a_session() {
             .arg("--output-path")
             .arg(packages.join("nimbus_client")));
         let mut session = Command::new(bin.join("python"));
-        let _ = session
+        session
             .arg(sources("python").join("session.py"))
             .env("PYTHONPATH", &packages)
             .env("PYTHONDONTWRITEBYTECODE", "1");

@@ -37,10 +37,10 @@ fn the_server_answers_a_generated_client_as_its_document_says() {
     let machine = Machine::new(env!("CARGO_BIN_EXE_nimbus"));
     let server = machine.start(&[]);
     for tenant in ["demo", "gone"] {
-        let _ = server.create("/api/tenants", &json!({"id": tenant}));
+        server.create("/api/tenants", &json!({"id": tenant}));
     }
     for n in 0..5 {
-        let _ = server.insert("demo", "places", &json!({"n": n, "name": "Wengen"}));
+        server.insert("demo", "places", &json!({"n": n, "name": "Wengen"}));
     }
     let venv = std::env::var("NIMBUS_TEST_VENV")
         .unwrap_or_else(|_| panic!("NIMBUS_TEST_VENV is not set: run scripts/test"));
@@ -92,8 +92,8 @@ fn answers_about_keys_operations_and_schedules_have_the_shapes_of_the_document()
     let machine = Machine::new(env!("CARGO_BIN_EXE_nimbus"));
     let server = machine.start(&[]);
     for tenant in ["demo", "gone"] {
-        let _ = server.create("/api/tenants", &json!({"id": tenant}));
-        let _ = server.insert(tenant, "notes", &json!({}));
+        server.create("/api/tenants", &json!({"id": tenant}));
+        server.insert(tenant, "notes", &json!({}));
     }
     let held = Held {
         document: server.get("/openapi.json"),

@@ -25,7 +25,7 @@ fn path_of(pattern: &str) -> String {
 
 fn server_with_demo(machine: &Machine) -> Server {
     let server = machine.start(&[]);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     server
 }
 

@@ -25,14 +25,14 @@ pub(crate) const TENANTS: [&str; 3] = ["made", "made-anew", "made-twice"];
 pub(crate) fn settle(machine: &Machine, arguments: &[&str]) -> [String; 2] {
     let server = start(machine, arguments, "");
     for tenant in ["made", "made-anew"] {
-        let _ = server.create("/api/tenants", &json!({"id": tenant}));
-        let _ = server.insert(tenant, CANARIES[2], &document(0));
+        server.create("/api/tenants", &json!({"id": tenant}));
+        server.insert(tenant, CANARIES[2], &document(0));
     }
     assert_eq!(
         server.request("DELETE", "/api/tenants/made-anew", None).0,
         204
     );
-    let _ = server.create("/api/tenants", &json!({"id": "made-anew"}));
+    server.create("/api/tenants", &json!({"id": "made-anew"}));
     server.kill();
 
     let server = start(machine, arguments, "sqlcipher::connected=return");
@@ -41,7 +41,7 @@ pub(crate) fn settle(machine: &Machine, arguments: &[&str]) -> [String; 2] {
     assert!(answer.is_err(), "{answer:?}");
     server.wait_until_killed();
     let server = start(machine, arguments, "");
-    let _ = server.create("/api/tenants", &body);
+    server.create("/api/tenants", &body);
     let keys = ["kept", "revoked"].map(|name| {
         let body = json!({"name": name, "scope": "write"});
         server.create("/api/tenants/made/keys", &body)
@@ -191,7 +191,7 @@ fn document(n: u64) -> serde_json::Value {
 
 fn start(machine: &Machine, arguments: &[&str], failpoints: &str) -> Server {
     let mut command: Command = machine.nimbus(&["start", "--port", "0"]);
-    let _ = command
+    command
         .args(arguments)
         .env("FAILPOINTS", failpoints)
         .env("RUST_LOG", "trace")

@@ -68,11 +68,11 @@ impl Deployment {
             starts_first: false,
         };
         let mut start = deployment.nimbus(&["start", "--port", "0"]);
-        let _ = start.args(["--encryption-recovery-recipient", recipient.trim()]);
+        start.args(["--encryption-recovery-recipient", recipient.trim()]);
         let server = deployment.machine.start_command(start);
-        let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+        server.create("/api/tenants", &json!({"id": "demo"}));
         for n in 0..3 {
-            let _ = server.insert("demo", "notes", &json!({"n": n}));
+            server.insert("demo", "notes", &json!({"n": n}));
         }
         deployment.documents = server.get("/api/tenants/demo/documents/notes");
         server.stop();
@@ -89,7 +89,7 @@ impl Deployment {
 
     fn nimbus(&self, arguments: &[&str]) -> Command {
         let mut command = self.machine.nimbus(arguments);
-        let _ = command
+        command
             .env("AWS_ACCESS_KEY_ID", "test")
             .env("AWS_SECRET_ACCESS_KEY", "test")
             .envs(self.settings.iter().cloned());
@@ -106,16 +106,16 @@ impl Deployment {
         // The environment is that of the binary's own fixture.
         let fixture = self.nimbus(&[]);
         let mut shell = Command::new("bash");
-        let _ = shell
+        shell
             .args(["-euc", &format!("{commands}\nenv")])
             .current_dir(self.machine.root())
             .env_clear();
         for (name, value) in fixture.get_envs() {
             if let Some(value) = value {
-                let _ = shell.env(name, value);
+                shell.env(name, value);
             }
         }
-        let _ = shell.env("PATH", format!("{}:{path}", self.path("bin").display()));
+        shell.env("PATH", format!("{}:{path}", self.path("bin").display()));
         let ran = shell.output().expect("bash");
         let said = String::from_utf8_lossy(&ran.stdout).into_owned();
         assert!(
@@ -145,14 +145,14 @@ impl Deployment {
         };
         let settings = self.run(&format!("{commands}{}", proof()));
         let mut start = self.nimbus(&["start", "--port", "0"]);
-        let _ = start.envs(settings.iter().map(|(name, value)| (name, value)));
+        start.envs(settings.iter().map(|(name, value)| (name, value)));
         let server = self.machine.start_command(start);
         assert_eq!(
             server.get("/api/tenants/demo/documents/notes"),
             self.documents,
             "{title}"
         );
-        let _ = server.insert("demo", "notes", &json!({"n": "after"}));
+        server.insert("demo", "notes", &json!({"n": "after"}));
         server.stop();
     }
 }
@@ -194,7 +194,7 @@ fn the_kms_key_is_lost() {
     let moto = Moto::start();
     let (lost, new) = (moto.create_key(), moto.create_key());
     let alias = json!({"AliasName": "alias/nimbus-new", "TargetKeyId": new});
-    let _ = moto.kms("us-east-1", "CreateAlias", &alias);
+    moto.kms("us-east-1", "CreateAlias", &alias);
     let deployment = Deployment::new(vec![
         ("NIMBUS_ENCRYPTION_KEY_PROVIDER", "aws-kms".to_owned()),
         ("NIMBUS_ENCRYPTION_AWS_KMS_KEY_ID", lost),

@@ -14,7 +14,7 @@ fn everything_but_health_needs_a_credential() {
         "GET /api/tenants/demo/documents/places",
         "POST /api/admin/token/rotate",
     ] {
-        let _ = assert_refused(&send_bare(&server, line, "", b""), 401, "auth.unauthorized");
+        assert_refused(&send_bare(&server, line, "", b""), 401, "auth.unauthorized");
     }
     let token = machine.token();
     for credential in [
@@ -27,7 +27,7 @@ fn everything_but_health_needs_a_credential() {
         "X-Nimbus-Admin-Token: wrong\r\n".to_owned(),
     ] {
         let answer = send_bare(&server, "GET /api/tenants", &credential, b"");
-        let _ = assert_refused(&answer, 401, "auth.unauthorized");
+        assert_refused(&answer, 401, "auth.unauthorized");
     }
     for credential in [
         format!("Authorization: Bearer {token}\r\n"),
@@ -58,7 +58,7 @@ fn a_token_rotated_by_the_command_line_counts_at_once_and_the_old_one_no_more() 
         assert_eq!(server.request_as(&new, "GET", "/api/tenants", None).0, 200);
         for old in &old {
             let (status, answer) = server.request_as(old, "GET", "/api/tenants", None);
-            let _ = assert_error(status, &answer, (401, "auth.token_revoked"));
+            assert_error(status, &answer, (401, "auth.token_revoked"));
         }
     }
     assert!(
@@ -86,7 +86,7 @@ fn a_token_rotated_over_http_is_not_in_the_answer() {
     assert_eq!(status, 200);
     assert!(!answer.to_string().contains(&machine.token()), "{answer}");
     let (status, answer) = server.request_as(&old, "GET", "/ready", None);
-    let _ = assert_error(status, &answer, (401, "auth.token_revoked"));
+    assert_error(status, &answer, (401, "auth.token_revoked"));
 }
 
 #[test]
@@ -97,14 +97,14 @@ fn nobody_is_let_in_while_the_token_file_is_gone_or_open_to_others() {
     let ask = || server.request_as(&token, "GET", "/api/tenants", None);
     super::set_mode(&machine.token_file(), 0o644);
     let (status, answer) = ask();
-    let _ = assert_error(status, &answer, (503, "service.unavailable"));
+    assert_error(status, &answer, (503, "service.unavailable"));
     assert!(server.log().contains("chmod 0600"), "{}", server.log());
     super::set_mode(&machine.token_file(), 0o600);
     assert_eq!(ask().0, 200);
     let away = machine.path("token");
     std::fs::rename(machine.token_file(), &away).expect("the file is taken away");
     let (status, answer) = ask();
-    let _ = assert_error(status, &answer, (503, "service.unavailable"));
+    assert_error(status, &answer, (503, "service.unavailable"));
     std::fs::rename(&away, machine.token_file()).expect("and put back");
     assert_eq!(ask().0, 200);
 }
@@ -123,7 +123,7 @@ fn browsers_on_foreign_pages_are_turned_away() {
         let header = format!("Origin: {origin}\r\n");
         for line in ["GET /api/tenants", "GET /health"] {
             let answer = send(&machine, &server, line, &header, b"");
-            let _ = assert_refused(&answer, 403, "auth.forbidden");
+            assert_refused(&answer, 403, "auth.forbidden");
             assert_eq!(
                 answer.header("access-control-allow-origin"),
                 None,
@@ -133,7 +133,7 @@ fn browsers_on_foreign_pages_are_turned_away() {
         // Also with no credential, and though another header says that it is a good one.
         let header = format!("{header}Origin: http://localhost\r\n");
         let answer = send_bare(&server, "POST /api/tenants", &header, b"{}");
-        let _ = assert_refused(&answer, 403, "auth.forbidden");
+        assert_refused(&answer, 403, "auth.forbidden");
     }
     for origin in [
         "http://localhost:5173",
@@ -146,7 +146,7 @@ fn browsers_on_foreign_pages_are_turned_away() {
         assert_eq!(answer.header("access-control-allow-origin"), Some(origin));
         // A page of this machine still needs the token.
         let answer = send_bare(&server, "GET /api/tenants", &header, b"");
-        let _ = assert_refused(&answer, 401, "auth.unauthorized");
+        assert_refused(&answer, 401, "auth.unauthorized");
         // And may read why it was refused.
         assert_eq!(answer.header("access-control-allow-origin"), Some(origin));
         assert_eq!(answer.header("vary"), Some("origin"));
@@ -182,7 +182,7 @@ fn an_origin_that_the_operator_named_is_accepted_and_no_other() {
         "http://app.example",
         "https://app.example.evil.example",
     ] {
-        let _ = assert_refused(&ask(origin), 403, "auth.forbidden");
+        assert_refused(&ask(origin), 403, "auth.forbidden");
     }
     assert_eq!(
         ask("http://localhost:1").status,
@@ -238,7 +238,7 @@ fn no_cookie_and_no_parameter_is_a_credential() {
         ),
     ] {
         let answer = send_bare(&server, line, &header, b"");
-        let _ = assert_refused(&answer, 401, "auth.unauthorized");
+        assert_refused(&answer, 401, "auth.unauthorized");
         // Nor is one handed out.
         assert_eq!(answer.header("set-cookie"), None, "{line}");
     }

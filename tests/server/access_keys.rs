@@ -42,7 +42,7 @@ fn filled(route: &Route, tenant: &str) -> String {
 #[test]
 fn every_route_lets_in_whom_the_table_says_and_nobody_else() {
     let (machine, server) = demo();
-    let _ = server.create("/api/tenants", &json!({"id": "other"}));
+    server.create("/api/tenants", &json!({"id": "other"}));
     let credentials: BTreeMap<&str, String> = BTreeMap::from([
         ("own read", make(&server, "demo", "read").1),
         ("own write", make(&server, "demo", "write").1),
@@ -63,15 +63,15 @@ fn every_route_lets_in_whom_the_table_says_and_nobody_else() {
             assert_eq!(send_bare(&server, &line, "", b"").status, 200, "{line}");
             continue;
         }
-        let _ = assert_refused(
+        assert_refused(
             &send_bare(&server, &line, "", b""),
             401,
             "auth.unauthorized",
         );
         let (status, answer) = ask(&server, "nonsense", method, &path);
-        let _ = assert_error(status, &answer, (401, "auth.unauthorized"));
+        assert_error(status, &answer, (401, "auth.unauthorized"));
         let (status, answer) = ask(&server, &revoked, method, &path);
-        let _ = assert_error(status, &answer, (401, "auth.token_revoked"));
+        assert_error(status, &answer, (401, "auth.token_revoked"));
         for (whose, key) in &credentials {
             let allowed = match route.needs {
                 Needs::Nothing | Needs::Credential => true,
@@ -83,7 +83,7 @@ fn every_route_lets_in_whom_the_table_says_and_nobody_else() {
             if allowed {
                 assert!(status != 401 && status != 403, "{whose}, {line}: {answer}");
             } else {
-                let _ = assert_error(status, &answer, (403, "auth.forbidden"));
+                assert_error(status, &answer, (403, "auth.forbidden"));
             }
         }
         // On a tenant that does not exist, so that it survives its own deletion; the token may have been rotated by the route before.
@@ -101,18 +101,18 @@ fn what_no_route_knows_asks_for_a_credential_first() {
         "GET /",
         "PUT /api/tenants/demo/query",
     ] {
-        let _ = assert_refused(&send_bare(&server, line, "", b""), 401, "auth.unauthorized");
+        assert_refused(&send_bare(&server, line, "", b""), 401, "auth.unauthorized");
     }
     let (status, answer) = ask(&server, &key, "GET", "/api/tenants/demo/nothing");
-    let _ = assert_error(status, &answer, (404, "service.route_not_found"));
+    assert_error(status, &answer, (404, "service.route_not_found"));
     let (status, answer) = ask(&server, &key, "PUT", "/api/tenants/demo/query");
-    let _ = assert_error(status, &answer, (405, "service.route_not_found"));
+    assert_error(status, &answer, (405, "service.route_not_found"));
 }
 
 #[test]
 fn a_key_does_not_tell_whether_another_tenant_exists() {
     let (_machine, server) = demo();
-    let _ = server.create("/api/tenants", &json!({"id": "there"}));
+    server.create("/api/tenants", &json!({"id": "there"}));
     let (_, key) = make(&server, "demo", "write");
     let answer = |tenant: &str, rest: &str| {
         let (status, mut answer) = ask(
@@ -159,7 +159,7 @@ fn a_key_is_shown_once_listed_without_its_secret_and_revoked_at_once() {
     );
     let (read_id, read) = make(&server, "demo", "read");
     let (status, answer) = server.request_as(&read, "POST", DOCUMENTS, Some(&body));
-    let _ = assert_error(status, &answer, (403, "auth.forbidden"));
+    assert_error(status, &answer, (403, "auth.forbidden"));
     let query = json!({"table": "places"});
     for key in [&key, &read] {
         let (status, answer) =
@@ -192,9 +192,9 @@ fn a_key_is_shown_once_listed_without_its_secret_and_revoked_at_once() {
     let revoke = format!("{KEYS}/{id}");
     assert_eq!(server.request("DELETE", &revoke, None).0, 204);
     let (status, answer) = server.request_as(&key, "POST", DOCUMENTS, Some(&body));
-    let _ = assert_error(status, &answer, (401, "auth.token_revoked"));
+    assert_error(status, &answer, (401, "auth.token_revoked"));
     let (status, answer) = server.request("DELETE", &revoke, None);
-    let _ = assert_error(status, &answer, (404, "op.document_not_found"));
+    assert_error(status, &answer, (404, "op.document_not_found"));
     server.kill();
 
     let server = machine.start(&[]);
@@ -219,16 +219,16 @@ fn a_key_of_a_deleted_tenant_is_unknown_also_to_its_successor() {
     for round in ["once", "again"] {
         assert_eq!(server.request("DELETE", "/api/tenants/demo", None).0, 204);
         let (status, answer) = ask(&server, &key, "GET", &list);
-        let _ = assert_error(status, &answer, (401, "auth.unauthorized"));
-        let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+        assert_error(status, &answer, (401, "auth.unauthorized"));
+        server.create("/api/tenants", &json!({"id": "demo"}));
         let (status, answer) = ask(&server, &key, "GET", &list);
-        let _ = assert_error(status, &answer, (401, "auth.unauthorized"));
+        assert_error(status, &answer, (401, "auth.unauthorized"));
         assert_eq!(server.get(KEYS), json!({"keys": []}), "{round}");
     }
     let (_, shredded) = make(&server, "demo", "write");
     let shred = machine.nimbus(&["encryption", "shred", "--tenant-id", "demo", "--yes"]);
     machine.run_to_end(shred).expect(0, &[]);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     assert_eq!(ask(&server, &shredded, "GET", &list).0, 401);
     server.stop();
     // With no server running.
@@ -238,7 +238,7 @@ fn a_key_of_a_deleted_tenant_is_unknown_also_to_its_successor() {
     let shred = machine.nimbus(&["encryption", "shred", "--tenant-id", "demo", "--yes"]);
     machine.run_to_end(shred).expect(0, &[]);
     let server = machine.start(&[]);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     assert_eq!(ask(&server, &key, "GET", &list).0, 401);
 }
 
@@ -275,7 +275,7 @@ fn what_does_not_make_a_key_is_refused_with_its_reason() {
     }
     let body = br#"{"name":"a","scope":"read"}"#;
     let answer = post(&machine, &server, "/api/tenants/nobody/keys", body);
-    let _ = assert_refused(&answer, 404, "session.tenant_not_found");
+    assert_refused(&answer, 404, "session.tenant_not_found");
     assert_eq!(
         server.request("GET", "/api/tenants/nobody/keys", None).0,
         404
@@ -328,7 +328,7 @@ fn credentials_that_are_not_right_are_refused_and_nothing_else_happens() {
         format!("Authorization: Bearer nk_{}\r\n", "a".repeat(10_000)),
     ] {
         let answer = send_bare(&server, &line, &headers, b"");
-        let _ = assert_refused(&answer, 401, "auth.unauthorized");
+        assert_refused(&answer, 401, "auth.unauthorized");
     }
     // What HTTP itself does not allow in a header: the connection ends with 400, before any of our code sees it.
     let address = server.address();
@@ -392,7 +392,7 @@ fn keys_that_are_made_and_revoked_while_they_are_used_never_answer_anything_else
 pub(super) fn machine_with_key() -> (Machine, Server, String) {
     let machine = machine();
     let server = machine.start(&[]);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     let (_, key) = make(&server, "demo", "read");
     (machine, server, key)
 }
@@ -415,7 +415,7 @@ fn what_a_revoked_key_left_is_listed_and_can_be_cancelled() {
     );
     // Of a job that the key can no longer see or cancel, the operator can do both, after a restart too.
     let (status, answer) = ask(&server, &key, "GET", "/api/tenants/demo/schedule");
-    let _ = assert_error(status, &answer, (401, "auth.token_revoked"));
+    assert_error(status, &answer, (401, "auth.token_revoked"));
     server.stop();
     let server = machine.start(&[]);
     let jobs = server.get("/api/tenants/demo/schedule")["jobs"].take();

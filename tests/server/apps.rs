@@ -20,7 +20,7 @@ fn head(machine: &Machine, server: &Server, path: &str, headers: &str) -> String
     );
     stream.write_all(request.as_bytes()).expect("a request");
     let mut answer = String::new();
-    let _ = stream.read_to_string(&mut answer).expect("an answer");
+    stream.read_to_string(&mut answer).expect("an answer");
     assert!(answer.ends_with("\r\n\r\n"), "{answer}");
     answer.to_lowercase()
 }
@@ -56,7 +56,7 @@ fn files_are_served_with_type_tag_and_length() {
         .iter()
         .map(|(path, content, _)| file(path, content.as_bytes()))
         .collect();
-    let _ = deploy(&server, &with_files("v1", &deployed));
+    deploy(&server, &with_files("v1", &deployed));
     let check = |path: &str, content: &str, kind: &str| {
         let answer = get(&machine, &server, path, "");
         assert_eq!(answer.status, 200, "{path}: {}", answer.body);
@@ -113,7 +113,7 @@ fn files_are_served_with_type_tag_and_length() {
         assert_eq!(served(&machine, &server, path), None, "{path}");
     }
     let answer = get(&machine, &server, "/apps/nobody/index.html", "");
-    let _ = assert_refused(&answer, 404, "session.tenant_not_found");
+    assert_refused(&answer, 404, "session.tenant_not_found");
     // Relative names in the page at the root need its `/`.
     for method in ["GET", "HEAD"] {
         for query in ["", "?query=1&%20"] {
@@ -125,13 +125,13 @@ fn files_are_served_with_type_tag_and_length() {
         }
     }
     let answer = get(&machine, &server, "/apps/No%20body", "");
-    let _ = assert_refused(&answer, 400, "op.invalid_input");
+    assert_refused(&answer, 400, "op.invalid_input");
 }
 
 #[test]
 fn what_the_client_has_already_is_not_sent_again() {
     let (machine, server) = demo();
-    let _ = deploy(&server, &with_files("v1", &[file("a.txt", b"one")]));
+    deploy(&server, &with_files("v1", &[file("a.txt", b"one")]));
     let path = "/apps/demo/a.txt";
     let tag = format!("\"{}\"", hash(b"one"));
     for known in [
@@ -160,7 +160,7 @@ fn what_the_client_has_already_is_not_sent_again() {
     // Also before a range.
     let both = format!("If-None-Match: {tag}\r\nRange: bytes=0-0\r\n");
     assert_eq!(get(&machine, &server, path, &both).status, 304);
-    let _ = deploy(&server, &with_files("v2", &[file("a.txt", b"two")]));
+    deploy(&server, &with_files("v2", &[file("a.txt", b"two")]));
     let answer = get(
         &machine,
         &server,
@@ -174,7 +174,7 @@ fn what_the_client_has_already_is_not_sent_again() {
 fn a_large_file_is_served_whole_and_in_any_part() {
     let (machine, server) = demo();
     let content = noise(11_000_000);
-    let _ = deploy(&server, &with_files("v1", &[file("large.bin", &content)]));
+    deploy(&server, &with_files("v1", &[file("large.bin", &content)]));
     let path = "/apps/demo/large.bin";
     let tag = format!("\"{}\"", hash(&content));
     assert!(get(&machine, &server, path, "").bytes() == content);
@@ -235,7 +235,7 @@ fn a_large_file_is_served_whole_and_in_any_part() {
             path,
             &format!("Range: bytes={range}\r\n"),
         );
-        let _ = assert_refused(&answer, 416, "op.invalid_input");
+        assert_refused(&answer, 416, "op.invalid_input");
         let expected = format!("bytes */{size}");
         assert_eq!(answer.header("content-range"), Some(expected.as_str()));
         assert_eq!(answer.header("cache-control"), Some("no-store"));
@@ -251,7 +251,7 @@ fn a_large_file_is_served_whole_and_in_any_part() {
 fn a_download_goes_on_over_an_activation_and_gets_the_file_that_it_began() {
     let (machine, server) = demo();
     let content = noise(8_000_000);
-    let _ = deploy(&server, &with_files("v1", &[file("large.bin", &content)]));
+    deploy(&server, &with_files("v1", &[file("large.bin", &content)]));
     let mut stream = server.connect();
     let request = format!(
         "GET /apps/demo/large.bin HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\r\n",
@@ -260,12 +260,12 @@ fn a_download_goes_on_over_an_activation_and_gets_the_file_that_it_began() {
     stream.write_all(request.as_bytes()).expect("a request");
     let mut received = vec![0; 100_000];
     stream.read_exact(&mut received).expect("its beginning");
-    let _ = deploy(&server, &with_files("v2", &[file("large.bin", b"another")]));
+    deploy(&server, &with_files("v2", &[file("large.bin", b"another")]));
     assert_eq!(
         served(&machine, &server, "large.bin").as_deref(),
         Some("another")
     );
-    let _ = stream.read_to_end(&mut received).expect("the rest");
+    stream.read_to_end(&mut received).expect("the rest");
     assert!(received.ends_with(&content));
 }
 
@@ -273,7 +273,7 @@ fn a_download_goes_on_over_an_activation_and_gets_the_file_that_it_began() {
 fn a_path_that_escapes_is_refused() {
     let (machine, server) = demo();
     let odd = "%2e%2e";
-    let _ = deploy(
+    deploy(
         &server,
         &with_files(
             "v1",
@@ -311,7 +311,7 @@ fn a_path_that_escapes_is_refused() {
         &"n".repeat(300),
     ] {
         let answer = get(&machine, &server, &format!("/apps/demo/{path}"), "");
-        let _ = assert_refused(&answer, 400, "op.invalid_input");
+        assert_refused(&answer, 400, "op.invalid_input");
     }
     // Not text at all.
     for path in ["%ff", "a%c3", "%c0%ae%c0%ae/"] {
@@ -347,7 +347,7 @@ fn a_path_that_escapes_is_refused() {
 #[test]
 fn files_are_for_those_with_a_credential() {
     let (machine, server) = demo();
-    let _ = deploy(&server, &with_files("v1", &[file("index.html", b"root")]));
+    deploy(&server, &with_files("v1", &[file("index.html", b"root")]));
     for path in [
         "/apps/demo",
         "/apps/demo/",
@@ -356,7 +356,7 @@ fn files_are_for_those_with_a_credential() {
         "/apps/nobody/",
     ] {
         let answer = send_bare(&server, &format!("GET {path}"), "", b"");
-        let _ = assert_refused(&answer, 401, "auth.unauthorized");
+        assert_refused(&answer, 401, "auth.unauthorized");
     }
     let answer = get(
         &machine,
@@ -364,7 +364,7 @@ fn files_are_for_those_with_a_credential() {
         "/apps/demo/",
         "Origin: https://evil.example\r\n",
     );
-    let _ = assert_refused(&answer, 403, "auth.forbidden");
+    assert_refused(&answer, 403, "auth.forbidden");
     for method in ["POST", "PUT", "DELETE"] {
         let answer = send(
             &machine,
@@ -373,6 +373,6 @@ fn files_are_for_those_with_a_credential() {
             "",
             b"",
         );
-        let _ = assert_refused(&answer, 405, "service.route_not_found");
+        assert_refused(&answer, 405, "service.route_not_found");
     }
 }

@@ -51,7 +51,7 @@ fn places_are_loaded_once_and_a_load_goes_on_where_it_stopped() {
         );
     }
     // A tenant with something else in it is left alone.
-    let _ = server.create("/api/tenants", &json!({"id": "other"}));
+    server.create("/api/tenants", &json!({"id": "other"}));
     let (loaded, said) = load(&machine, &server, &["--limit", "1", "--tenant", "other"]);
     assert!(
         !loaded && said.contains("name another with --tenant"),

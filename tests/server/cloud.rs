@@ -33,7 +33,7 @@ impl Cloud {
     /// Any command, with this key in its environment.
     pub(super) fn with_settings(&self, arguments: &[&str]) -> Command {
         let mut command = self.machine.nimbus(arguments);
-        let _ = command
+        command
             .env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "aws-kms")
             .env("NIMBUS_ENCRYPTION_AWS_KMS_KEY_ID", &self.key)
             .env("NIMBUS_ENCRYPTION_AWS_ENDPOINT_URL", self.proxy.url())
@@ -49,7 +49,7 @@ impl Cloud {
 
     pub(super) fn start_with(&self, arguments: &[&str]) -> Server {
         let mut command = self.command();
-        let _ = command.args(arguments);
+        command.args(arguments);
         self.machine.start_command(command)
     }
 

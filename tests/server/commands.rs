@@ -125,7 +125,7 @@ fn who_takes_the_port_of_a_server_that_drains_gets_nothing_and_a_command_under_w
     attacker.got_nothing();
     stream.write_all(br#"{"id":"other"}"#).expect("written");
     let mut answer = String::new();
-    let _bytes = stream.read_to_string(&mut answer).expect("an answer");
+    stream.read_to_string(&mut answer).expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
     server.wait_until_stopped();
     attacker.got_nothing();
@@ -145,11 +145,11 @@ fn servers_of_two_data_directories_take_their_own_commands() {
     let other = machine.path("other");
     let other_dir = other.to_str().expect("UTF-8").to_owned();
     let second = machine.start(&["--data-dir", &other_dir]);
-    let _ = second.create("/api/tenants", &json!({"id": "elsewhere"}));
+    second.create("/api/tenants", &json!({"id": "elsewhere"}));
     let status = |dir: Option<&str>| {
         let mut command = machine.nimbus(&["encryption", "status"]);
         if let Some(dir) = dir {
-            let _ = command.env("NIMBUS_DATA_DIR", dir);
+            command.env("NIMBUS_DATA_DIR", dir);
         }
         machine.run_to_end(command)
     };
@@ -186,10 +186,10 @@ fn a_server_that_is_stopped_holds_up_no_command() {
     let remedy = format!("kill -CONT {}", server.pid());
     // Whether it hangs before the command comes, or while it waits: for one the server is at work already.
     let mut command = machine.nimbus(&["start", "--port", "0", "--data-dir", "busy"]);
-    let _ = command.env("FAILPOINTS", "audit::part-opened=pause");
+    command.env("FAILPOINTS", "audit::part-opened=pause");
     let busy = machine.start_command(command);
     let mut verify = machine.nimbus(&["encryption", "audit", "--verify"]);
-    let _ = verify.env("NIMBUS_DATA_DIR", machine.path("busy"));
+    verify.env("NIMBUS_DATA_DIR", machine.path("busy"));
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| says(verify));
         until("the server is at it", || {
@@ -318,7 +318,7 @@ fn a_process_of_another_user_and_a_directory_of_another_user_get_nothing() {
     assert_eq!(&line, b"listening\n");
     run(&machine, &status).expect(1, &["user 65534 listens on"]);
     let mut rest = String::new();
-    let _bytes = said.read_to_string(&mut rest).expect("its end");
+    said.read_to_string(&mut rest).expect("its end");
     // The connection ended without a byte.
     assert_eq!(rest, "b''\n");
     end(foreign);
@@ -353,7 +353,7 @@ fn a_home_of_any_length_has_room_for_the_socket() {
     let home = machine.path(&format!("home/{}", "x".repeat(200)));
     let with_home = |arguments: &[&str]| {
         let mut command = machine.nimbus(arguments);
-        let _ = command.env("XDG_DATA_HOME", &home);
+        command.env("XDG_DATA_HOME", &home);
         command
     };
     let server = machine.start_command(with_home(&["start", "--port", "0"]));

@@ -18,8 +18,8 @@ fn town() -> (Machine, String) {
     let machine = machine();
     let server = machine.start(&[]);
     for tenant in ["stays", "locked", "unlocked", "gone"] {
-        let _ = server.create("/api/tenants", &json!({"id": tenant}));
-        let _ = server.insert(tenant, "notes", &json!({"n": 1}));
+        server.create("/api/tenants", &json!({"id": tenant}));
+        server.insert(tenant, "notes", &json!({"n": 1}));
     }
     let (_, key) = make(&server, "stays", "read");
     for (verb, tenant) in [
@@ -62,7 +62,7 @@ fn list(server: &Server, tenant: &str) -> (u16, Value) {
 
 fn assert_as_the_log_says(server: &Server, key: &str) {
     let (status, answer) = list(server, "locked");
-    let _ = assert_error(status, &answer, (503, "encryption.key_revoked"));
+    assert_error(status, &answer, (503, "encryption.key_revoked"));
     for tenant in ["stays", "unlocked"] {
         assert_eq!(list(server, tenant).0, 200, "{tenant}");
     }
@@ -101,10 +101,10 @@ fn it_is_missed_and_the_new_one_locks_what_the_log_says_is_locked() {
         assert!(said.contains("gone"), "{said}");
         assert!(!file(&machine, CONTROL[0]).exists());
     }
-    let _readable_all_the_same = says(&machine, &["encryption", "audit"], 0);
+    says(&machine, &["encryption", "audit"], 0);
 
     let mut command = machine.nimbus(&["start", "--port", "0"]);
-    let _ = command.env("RUST_LOG", "error");
+    command.env("RUST_LOG", "error");
     let server = machine.start_command(command);
     let log = server.log();
     for words in [
@@ -120,8 +120,8 @@ fn it_is_missed_and_the_new_one_locks_what_the_log_says_is_locked() {
     for event in ["log-broken", "lock", "restore"] {
         assert!(said.contains(event), "{said}");
     }
-    let _ = says(&machine, &["encryption", "audit", "--verify"], 0);
-    let _ = says(&machine, STATUS, 0);
+    says(&machine, &["encryption", "audit", "--verify"], 0);
+    says(&machine, STATUS, 0);
     let server = machine.start(&[]);
     assert!(!server.log().contains("was gone"), "it is said once");
     assert_as_the_log_says(&server, &key);
@@ -152,11 +152,11 @@ fn a_kill_while_the_new_one_is_made_forgets_no_lock() {
         }
         let _ = fs::copy(kept.join(LOG), file(&machine, LOG)).expect("the log");
         let mut command = machine.nimbus(&["start", "--port", "0"]);
-        let _ = command.env("FAILPOINTS", format!("{point}=return"));
+        command.env("FAILPOINTS", format!("{point}=return"));
         machine.run_to_end(command).expect_killed();
         // A command may come before the next start.
-        let _ = says(&machine, &["encryption", "lock", "--tenant-id", "stays"], 0);
-        let _ = says(
+        says(&machine, &["encryption", "lock", "--tenant-id", "stays"], 0);
+        says(
             &machine,
             &["encryption", "unlock", "--tenant-id", "stays"],
             0,
@@ -166,7 +166,7 @@ fn a_kill_while_the_new_one_is_made_forgets_no_lock() {
         server.stop();
         let said = says(&machine, &["encryption", "audit"], 0);
         assert!(said.contains("log-broken"), "{point}: {said}");
-        let _ = says(&machine, &["encryption", "audit", "--verify"], 0);
+        says(&machine, &["encryption", "audit", "--verify"], 0);
     }
 }
 
@@ -212,7 +212,7 @@ fn a_tenant_that_was_brought_to_a_new_place_misses_nothing() {
         "--path",
         source,
     ];
-    let _ = says(&machine, &rotate, 0);
+    says(&machine, &rotate, 0);
     assert!(new.join("nimbus.lock").exists());
     let said = says(&machine, &[STATUS, &["--data-dir", path]].concat(), 0);
     assert!(!said.contains("nimbus-control.db"), "{said}");
@@ -222,7 +222,7 @@ fn a_tenant_that_was_brought_to_a_new_place_misses_nothing() {
 fn a_directory_whose_mark_was_lost_is_marked_again_by_the_next_opening() {
     let (machine, _) = town();
     fs::remove_file(file(&machine, "nimbus.deployed")).expect("the mark");
-    let _ = says(&machine, &["encryption", "lock", "--tenant-id", "stays"], 0);
+    says(&machine, &["encryption", "lock", "--tenant-id", "stays"], 0);
     assert!(file(&machine, "nimbus.deployed").exists());
     let names = [&CONTROL[..], &[LOG]].concat();
     move_all(&names, &machine.data_dir(), &machine.path("lost"));
@@ -240,7 +240,7 @@ fn a_running_server_says_that_it_was_taken_away() {
     assert!(said.contains("database-missing"), "{said}");
     assert!(said.contains("while this server has them open"), "{said}");
     move_all(&CONTROL, &lost, &machine.data_dir());
-    let _ = says(&machine, STATUS, 0);
+    says(&machine, STATUS, 0);
     server.stop();
-    let _ = says(&machine, STATUS, 0);
+    says(&machine, STATUS, 0);
 }

@@ -30,9 +30,9 @@ impl Town {
     fn on(machine: Machine) -> Self {
         let server = machine.start(&[]);
         for tenant in ["alice", "bob"] {
-            let _ = server.create("/api/tenants", &json!({"id": tenant}));
+            server.create("/api/tenants", &json!({"id": tenant}));
             for n in 0..3 {
-                let _ = server.insert(tenant, "things", &json!({"of": tenant, "n": n}));
+                server.insert(tenant, "things", &json!({"of": tenant, "n": n}));
             }
         }
         let (alice, bob) = (server.get(&path("alice")), server.get(&path("bob")));
@@ -86,10 +86,10 @@ impl Town {
         }
         let body = json!({"table": "things", "fields": {}});
         let (status, answer) = server.request("POST", "/api/tenants/alice/documents", Some(&body));
-        let _ = assert_error(status, &answer, (503, code));
+        assert_error(status, &answer, (503, code));
         let (status, answer) =
             server.request("POST", "/api/tenants", Some(&json!({"id": "alice"})));
-        let _ = assert_error(status, &answer, (409, "op.already_exists"));
+        assert_error(status, &answer, (409, "op.already_exists"));
         assert_eq!(
             tenant_files(&self.machine),
             damaged,
@@ -197,7 +197,7 @@ fn a_manifest_edited_to_say_new_never_makes_room_for_an_empty_tenant() {
     let edited = tenant_files(&town.machine);
     let server = town.machine.start(&[]);
     let (status, answer) = server.request("POST", "/api/tenants", Some(&json!({"id": "alice"})));
-    let _ = assert_error(status, &answer, (409, "op.already_exists"));
+    assert_error(status, &answer, (409, "op.already_exists"));
     let (status, answer) = server.request("GET", &path("alice"), None);
     let message = assert_error(status, &answer, (503, CORRUPTION));
     assert!(message.contains("MAC"), "{message}");
@@ -243,8 +243,8 @@ fn files_of_an_earlier_tenant_of_the_same_name_do_not_open() {
     let (database, manifest) = (town.read(DATABASE), town.read(MANIFEST));
     let server = town.machine.start(&[]);
     assert_eq!(server.request("DELETE", "/api/tenants/alice", None).0, 204);
-    let _ = server.create("/api/tenants", &json!({"id": "alice"}));
-    let _ = server.insert("alice", "things", &json!({"n": "second life"}));
+    server.create("/api/tenants", &json!({"id": "alice"}));
+    server.insert("alice", "things", &json!({"n": "second life"}));
     let alice = server.get(&path("alice"));
     server.stop();
     let town = Town { alice, ..town };
@@ -299,7 +299,7 @@ fn damaged_pages_are_told_from_a_key_that_does_not_match() {
         let server = town.machine.start(&[]);
         let (status, answer) = server.request("GET", &path("alice"), None);
         if status != 200 {
-            let _ = assert_error(status, &answer, (503, CORRUPTION));
+            assert_error(status, &answer, (503, CORRUPTION));
         } else {
             assert_eq!(answer, town.alice, "page {page}");
         }
@@ -332,7 +332,7 @@ fn an_encrypted_tenant_is_not_opened_where_encryption_is_off() {
     let town = Town::new();
     let plain = machine();
     let server = plain.start(PLAINTEXT);
-    let _ = server.create("/api/tenants", &json!({"id": "plain"}));
+    server.create("/api/tenants", &json!({"id": "plain"}));
     server.stop();
     for name in [DATABASE, MANIFEST] {
         let _ = fs::copy(town.file(name), plain.data_dir().join(name)).expect("a copy");
@@ -351,7 +351,7 @@ fn an_encrypted_tenant_is_not_opened_where_encryption_is_off() {
         let message = assert_error(status, &answer, (503, code));
         assert!(message.contains(word), "{message}");
     }
-    let _ = server.insert("plain", "things", &json!({}));
+    server.insert("plain", "things", &json!({}));
 }
 
 #[test]
@@ -405,7 +405,7 @@ fn first_manifest(machine: &Machine) -> Vec<u8> {
     // The control file has a manifest, too.
     machine.start(&[]).stop();
     let mut command = machine.nimbus(&["start", "--port", "0"]);
-    let _ = command.env("FAILPOINTS", "manifest::published=return");
+    command.env("FAILPOINTS", "manifest::published=return");
     let server = machine.start_command(command);
     let body = json!({"id": "alice"});
     let died = server.try_request_as(&machine.token(), "POST", "/api/tenants", Some(&body));
@@ -448,7 +448,7 @@ fn a_replayed_new_manifest_never_makes_a_lost_tenant_come_back_empty() {
     town.write(MANIFEST, &new);
     let server = town.machine.start(&[]);
     let (status, answer) = server.request("POST", "/api/tenants", Some(&json!({"id": "alice"})));
-    let _ = assert_error(status, &answer, (409, "op.already_exists"));
+    assert_error(status, &answer, (409, "op.already_exists"));
     assert_eq!(server.get(&path("alice")), town.alice);
 }
 
@@ -492,7 +492,7 @@ fn a_tenant_whose_files_are_all_gone_is_listed_and_told_until_it_is_deleted() {
     }
     let server = town.machine.start(&[]);
     assert_eq!(server.request("DELETE", "/api/tenants/alice", None).0, 204);
-    let _ = server.create("/api/tenants", &json!({"id": "alice"}));
+    server.create("/api/tenants", &json!({"id": "alice"}));
     assert_eq!(server.get(&path("alice")), whole("data", json!([])));
     assert_bob(&server, &town);
 }
@@ -511,11 +511,11 @@ fn a_tenant_in_trouble_can_be_deleted_and_made_anew() {
     town.write(DATABASE, vec![7; 8192]);
     let server = town.machine.start(&[]);
     let (status, answer) = server.request("GET", &path("alice"), None);
-    let _ = assert_error(status, &answer, (503, MISMATCH));
+    assert_error(status, &answer, (503, MISMATCH));
     assert_eq!(server.request("DELETE", "/api/tenants/alice", None).0, 204);
     assert_eq!(server.get("/ready")["tenants_in_trouble"], json!({}));
     assert!(!town.file(DATABASE).exists() && !town.file(MANIFEST).exists());
-    let _ = server.create("/api/tenants", &json!({"id": "alice"}));
+    server.create("/api/tenants", &json!({"id": "alice"}));
     assert_eq!(server.get(&path("alice")), whole("data", json!([])));
     assert_bob(&server, &town);
 }
@@ -528,8 +528,8 @@ fn assert_bob(server: &Server, town: &Town) {
 fn plaintext_tenant(tenant: &str) -> Vec<u8> {
     let machine = machine();
     let server = machine.start(&["--encryption-key-provider", "none"]);
-    let _ = server.create("/api/tenants", &json!({"id": tenant}));
-    let _ = server.insert(tenant, "things", &json!({"planted": true}));
+    server.create("/api/tenants", &json!({"id": tenant}));
+    server.insert(tenant, "things", &json!({"planted": true}));
     server.stop();
     fs::read(machine.find(&format!("{tenant}.sqlite3"))).expect("its file")
 }
@@ -546,13 +546,13 @@ const MANIFEST: &str = "alice.sqlite3.nimbus-enc";
 fn an_older_database_under_the_same_data_key_is_not_noticed() {
     let machine = machine();
     let server = machine.start(&[]);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
-    let _id = server.insert("demo", "places", &json!({"n": 1}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
+    server.insert("demo", "places", &json!({"n": 1}));
     server.stop();
     let database = machine.data_dir().join("demo.sqlite3");
     let older = fs::read(&database).expect("a stopped database");
     let server = machine.start(&[]);
-    let _id = server.insert("demo", "places", &json!({"n": 2}));
+    server.insert("demo", "places", &json!({"n": 2}));
     server.stop();
     fs::write(&database, older).expect("the older one in its place");
     let server = machine.start(&[]);
@@ -565,7 +565,7 @@ fn an_older_database_under_the_same_data_key_is_not_noticed() {
 fn a_damaged_page_that_is_read_last_is_no_answer_and_nothing_is_made_of_it() {
     let machine = machine();
     let server = machine.start(&[]);
-    let _ = server.create("/api/tenants", &json!({"id": "alice"}));
+    server.create("/api/tenants", &json!({"id": "alice"}));
     // Its pages follow one another, and the end of the document is in the last one.
     let fields = json!({"n": 1, "text": "x".repeat(60_000)});
     let id = server.insert("alice", "long", &fields);

@@ -69,7 +69,7 @@ fn standing(server: &Server) -> Value {
 pub(super) fn served(machine: &Machine, server: &Server, path: &str) -> Option<String> {
     let answer = send(machine, server, &format!("GET /apps/demo/{path}"), "", b"");
     if answer.status == 404 {
-        let _ = assert_refused(&answer, 404, "op.document_not_found");
+        assert_refused(&answer, 404, "op.document_not_found");
         return None;
     }
     assert_eq!(answer.status, 200, "{path}: {}", answer.body);
@@ -132,7 +132,7 @@ fn a_deploy_is_stored_activated_and_can_be_gone_back_to() {
     assert_eq!(served(&machine, &server, "old.txt"), None);
     let body = json!({"table": "places", "fields": {"name": "x"}});
     let (status, answer) = server.request("POST", "/api/tenants/demo/documents", Some(&body));
-    let _ = assert_error(status, &answer, (400, "op.schema_validation"));
+    assert_error(status, &answer, (400, "op.schema_validation"));
 
     let (status, answer) = server.request("POST", &format!("{DEPLOY}/1/activate"), None);
     assert_eq!(status, 200, "{answer}");
@@ -189,8 +189,8 @@ fn a_deploy_is_stored_activated_and_can_be_gone_back_to() {
 #[test]
 fn a_dry_run_says_what_a_deploy_would_do_and_does_nothing() {
     let (machine, server) = demo();
-    let _ = server.insert("demo", "places", &json!({"name": "x"}));
-    let _ = deploy(
+    server.insert("demo", "places", &json!({"name": "x"}));
+    deploy(
         &server,
         &with_files("first", &[file("a", b"1"), file("b", b"1")]),
     );
@@ -216,8 +216,8 @@ fn a_dry_run_says_what_a_deploy_would_do_and_does_nothing() {
     assert_eq!(standing(&server), before);
     assert_eq!(served(&machine, &server, "a").as_deref(), Some("1"));
     // What the writer learned of the table that came to be in the rehearsal, it has forgotten.
-    let _ = server.insert("demo", "not-there-yet", &json!({"n": 1}));
-    let _ = server.insert("demo", "places", &json!({"n": 1}));
+    server.insert("demo", "not-there-yet", &json!({"n": 1}));
+    server.insert("demo", "places", &json!({"n": 1}));
 
     // Now that a document stands in the way, both are refused, and say the same.
     let (status, rehearsed) = server.request("POST", DEPLOY, Some(&next));
@@ -239,10 +239,10 @@ fn a_deploy_that_is_refused_changes_nothing_and_generations_can_be_activated_aft
         let mut app = with_files(name, &[file("a", content.as_bytes())]);
         app["schemas"] = json!([schema("settled", &["name"])]);
         app["crons"] = json!([cron("hourly", 3600)]);
-        let _ = deploy(&server, &app);
+        deploy(&server, &app);
     }
-    let _ = server.insert("demo", "places", &json!({"n": 1}));
-    let _ = server.create("/api/tenants/demo/crons", &cron("by-hand", 60));
+    server.insert("demo", "places", &json!({"n": 1}));
+    server.create("/api/tenants/demo/crons", &cron("by-hand", 60));
     let before = standing(&server);
     let mut offended = with_files("three", &[file("a", b"3")]);
     // Everything that comes before what is refused is undone with it.
@@ -281,8 +281,8 @@ fn an_earlier_generation_that_does_not_fit_the_documents_any_more_is_refused_who
     let (machine, server) = demo();
     let mut strict = with_files("strict", &[file("a", b"strict")]);
     strict["schemas"] = json!([schema("places", &["name"])]);
-    let _ = deploy(&server, &strict);
-    let _ = deploy(&server, &with_files("loose", &[file("a", b"loose")]));
+    deploy(&server, &strict);
+    deploy(&server, &with_files("loose", &[file("a", b"loose")]));
     let id = server.insert("demo", "places", &json!({"n": 1}));
     let before = standing(&server);
     let (status, answer) = server.request("POST", &format!("{DEPLOY}/1/activate"), None);
@@ -339,7 +339,7 @@ fn schemas_put_or_changed_by_hand_are_left_and_those_of_deploys_go() {
     assert_eq!(tables(), ["by-hand", "changed"]);
 
     // A generation that is active is activated again to undo what was done by hand since.
-    let _ = server.request("POST", &format!("{DEPLOY}/1/activate"), None);
+    server.request("POST", &format!("{DEPLOY}/1/activate"), None);
     put("ours", &["c"]);
     let (status, _) = server.request("DELETE", "/api/tenants/demo/schema/taken-over", None);
     assert_eq!(status, 204);
@@ -451,13 +451,13 @@ fn deploys_that_are_not_right_are_refused_whole_and_say_why() {
     }
     for body in ["", "[]", "null", "{}", r#"{"name":"a","name":"b"}"#] {
         let answer = post(&machine, &server, DEPLOY, body.as_bytes());
-        let _ = assert_refused(&answer, 400, "op.invalid_input");
+        assert_refused(&answer, 400, "op.invalid_input");
     }
     assert_eq!(standing(&server), before);
 
     let good = with_files("v1", &[good]);
     let (status, answer) = server.request("POST", "/api/tenants/nobody/deploy", Some(&good));
-    let _ = assert_error(status, &answer, (404, "session.tenant_not_found"));
+    assert_error(status, &answer, (404, "session.tenant_not_found"));
     for (generation, expected) in [
         ("1", (404, "op.document_not_found")),
         ("9223372036854775807", (404, "op.document_not_found")),
@@ -470,7 +470,7 @@ fn deploys_that_are_not_right_are_refused_whole_and_say_why() {
     ] {
         let path = format!("{DEPLOY}/{generation}/activate");
         let (status, answer) = server.request("POST", &path, None);
-        let _ = assert_error(status, &answer, expected);
+        assert_error(status, &answer, expected);
     }
 }
 
@@ -509,7 +509,7 @@ fn ten_thousand_files_are_deployed_at_once_and_one_more_is_refused() {
         post(&machine, &server, DEPLOY, body.to_string().as_bytes())
     };
     assert_eq!(rest(12 * 1024 * 1024 - 1024).status, 201);
-    let _ = assert_refused(&rest(12 * 1024 * 1024), 413, "op.invalid_input");
+    assert_refused(&rest(12 * 1024 * 1024), 413, "op.invalid_input");
 }
 
 #[test]
@@ -518,7 +518,7 @@ fn the_last_fifty_generations_are_kept() {
     for n in 1..=52 {
         let own = format!("own {n}");
         let app = with_files("v", &[file("own", own.as_bytes()), file("same", b"same")]);
-        let _ = deploy(&server, &app);
+        deploy(&server, &app);
     }
     let listed = server.get(DEPLOY);
     let generations = listed["generations"].as_array().expect("generations");
@@ -545,7 +545,7 @@ fn the_last_fifty_generations_are_kept() {
 fn documents_inserted_during_a_deploy_fit_its_schema_or_it_is_refused() {
     let (_machine, server) = demo();
     for n in 0..200 {
-        let _ = server.insert("demo", "places", &json!({"name": "early", "n": n}));
+        server.insert("demo", "places", &json!({"name": "early", "n": n}));
     }
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {

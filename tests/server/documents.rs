@@ -63,7 +63,7 @@ fn a_tenant_is_created_listed_and_deleted_with_all_its_documents() {
         server.get("/api/tenants"),
         whole("tenants", json!(["another-one_2", "demo"]))
     );
-    let _ = server.insert("demo", "places", &json!({"n": 1}));
+    server.insert("demo", "places", &json!({"n": 1}));
 
     let (status, answer) = server.request("POST", "/api/tenants", Some(&json!({"id": "demo"})));
     let message = assert_error(status, &answer, (409, "op.already_exists"));
@@ -78,8 +78,8 @@ fn a_tenant_is_created_listed_and_deleted_with_all_its_documents() {
         whole("tenants", json!(["another-one_2"]))
     );
     let (status, answer) = server.request("DELETE", "/api/tenants/demo", None);
-    let _ = assert_error(status, &answer, (404, "session.tenant_not_found"));
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    assert_error(status, &answer, (404, "session.tenant_not_found"));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     assert_eq!(
         server.get(&format!("{DOCUMENTS}/places")),
         whole("data", json!([]))
@@ -218,7 +218,7 @@ fn what_is_not_there_is_not_found_and_a_wrong_method_is_told() {
     ] {
         let answer = send(&machine, &server, line, "", b"");
         assert_eq!(answer.status, status, "{line}");
-        let _ = assert_refused(&answer, status, code);
+        assert_refused(&answer, status, code);
     }
     assert_eq!(
         server.get(&format!("{DOCUMENTS}/elsewhere")),

@@ -16,18 +16,18 @@ const MADE_WAY: &str = "the one idle longest is closed";
 /// The same command, in a process that may have no more than `files` open.
 fn limited(command: &Command, files: u32) -> Command {
     let mut limited = Command::new("sh");
-    let _ = limited
+    limited
         .args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\"")])
         .arg(command.get_program())
         .args(command.get_args())
         .env_clear()
         .stdin(std::process::Stdio::null());
     if let Some(dir) = command.get_current_dir() {
-        let _ = limited.current_dir(dir);
+        limited.current_dir(dir);
     }
     for (name, value) in command.get_envs() {
         if let Some(value) = value {
-            let _ = limited.env(name, value);
+            limited.env(name, value);
         }
     }
     limited
@@ -45,8 +45,8 @@ fn every_tenant_is_answered_with_fewer_files_than_all_of_them_take() {
     );
     let tenants: Vec<String> = (0..80).map(|number| format!("t{number}")).collect();
     for tenant in &tenants {
-        let _ = server.create("/api/tenants", &json!({"id": tenant}));
-        let _ = server.insert(tenant, "places", &json!({"of": tenant}));
+        server.create("/api/tenants", &json!({"id": tenant}));
+        server.insert(tenant, "places", &json!({"of": tenant}));
     }
     // By many at once, each on a connection of its own.
     std::thread::scope(|scope| {
@@ -70,8 +70,8 @@ fn a_tenant_that_is_idle_makes_way_when_files_run_out_all_the_same() {
     let server = machine.start(&[]);
     let tenants: Vec<String> = (0..24).map(|number| format!("t{number}")).collect();
     for tenant in &tenants {
-        let _ = server.create("/api/tenants", &json!({"id": tenant}));
-        let _ = server.insert(tenant, "places", &json!({"of": tenant}));
+        server.create("/api/tenants", &json!({"id": tenant}));
+        server.insert(tenant, "places", &json!({"of": tenant}));
     }
     server.stop();
     let server = machine.start(&[]);

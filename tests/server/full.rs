@@ -56,12 +56,12 @@ fn a_creation_that_meets_a_full_disk_at_any_step_fails_alone_and_succeeds_once_t
             if status == 201 {
                 break;
             }
-            let _ = assert_error(status, &answer, (503, "service.unavailable"));
+            assert_error(status, &answer, (503, "service.unavailable"));
             refused += 1;
             if listed {
                 // It failed after the tenant had come into being, and does not hide it.
                 let (status, answer) = server.request("POST", "/api/tenants", Some(&body));
-                let _ = assert_error(status, &answer, (409, "op.already_exists"));
+                assert_error(status, &answer, (409, "op.already_exists"));
                 break;
             }
             assert!(
@@ -70,7 +70,7 @@ fn a_creation_that_meets_a_full_disk_at_any_step_fails_alone_and_succeeds_once_t
             );
         }
         while ballast.give_back() {}
-        let _ = server.insert(&tenant, "things", &json!({"of": tenant}));
+        server.insert(&tenant, "things", &json!({"of": tenant}));
         made.push(tenant);
     }
     assert!(refused > 20, "{refused}");
@@ -96,7 +96,7 @@ fn a_deletion_that_meets_a_full_disk_is_refused_whole_or_ends() {
             if status == 204 {
                 break;
             }
-            let _ = assert_error(status, &answer, (503, "service.unavailable"));
+            assert_error(status, &answer, (503, "service.unavailable"));
             assert!(
                 ballast.give_back(),
                 "all space is there, and still: {answer}"
@@ -136,14 +136,14 @@ fn a_first_start_on_a_full_disk_ends_with_the_reason_and_the_next_goes_on() {
             }
         }
         refused += 1;
-        let _new = keys.insert(fs::read(machine.master_key()).ok());
+        keys.insert(fs::read(machine.master_key()).ok());
         assert!(
             ballast.give_back(),
             "all space is there, and still it does not start"
         );
     };
     assert!(refused > 5, "{refused}");
-    let _key = keys.insert(fs::read(machine.master_key()).ok());
+    keys.insert(fs::read(machine.master_key()).ok());
     assert!(keys.len() <= 2, "no key, then one and the same");
     while ballast.give_back() {}
     create(&server, "first");
@@ -180,7 +180,7 @@ fn a_control_file_that_meets_a_full_disk_works_again_once_there_is_space() {
         assert_eq!(server.get("/api/tenants"), whole("tenants", json!(made)));
     }
     // What needs no new page there is served.
-    let _ = server.insert(&made[0], "things", &json!({}));
+    server.insert(&made[0], "things", &json!({}));
     while ballast.give_back() {}
     let tenant = format!("t{:03}", made.len());
     assert!(try_create(&server, &tenant), "without a restart");
@@ -197,7 +197,7 @@ fn a_control_file_that_meets_a_full_disk_works_again_once_there_is_space() {
     let server = machine.start(arguments);
     assert_eq!(server.get("/api/tenants"), whole("tenants", json!(made)));
     for tenant in made {
-        let _ = server.insert(&tenant, "things", &json!({}));
+        server.insert(&tenant, "things", &json!({}));
     }
     server.stop();
 }
@@ -205,7 +205,7 @@ fn a_control_file_that_meets_a_full_disk_works_again_once_there_is_space() {
 fn try_create(server: &Server, tenant: &str) -> bool {
     let (status, answer) = server.request("POST", "/api/tenants", Some(&json!({"id": tenant})));
     if status != 201 {
-        let _ = assert_error(status, &answer, (503, "service.unavailable"));
+        assert_error(status, &answer, (503, "service.unavailable"));
     }
     status == 201
 }
@@ -216,8 +216,8 @@ fn start(machine: &Machine) -> Server {
 }
 
 fn create(server: &Server, tenant: &str) {
-    let _ = server.create("/api/tenants", &json!({"id": tenant}));
-    let _ = server.insert(tenant, "things", &json!({"of": tenant}));
+    server.create("/api/tenants", &json!({"id": tenant}));
+    server.insert(tenant, "things", &json!({"of": tenant}));
 }
 
 /// Now and after a restart: the control file works, these tenants are there and no others, and each has its document.

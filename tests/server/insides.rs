@@ -12,7 +12,7 @@ const LIST: &str = "/api/tenants/demo/documents/notes";
 #[test]
 fn a_key_does_not_learn_what_is_inside_the_server_and_the_log_says_it() {
     let (machine, server) = demo();
-    let _ = server.insert("demo", "notes", &json!({"n": 1}));
+    server.insert("demo", "notes", &json!({"n": 1}));
     let (_id, key) = make(&server, "demo", "write");
     server.stop();
     let root = machine.root().to_str().expect("a plain path").to_owned();

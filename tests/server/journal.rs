@@ -86,10 +86,10 @@ fn questions_to_the_journal_that_are_not_right_are_refused() {
         "after=0&after=0",
     ] {
         let (status, answer) = server.request("GET", &format!("{JOURNAL}?{query}"), None);
-        let _ = assert_error(status, &answer, (400, "op.invalid_input"));
+        assert_error(status, &answer, (400, "op.invalid_input"));
     }
     let (status, answer) = server.request("GET", "/api/tenants/nobody/journal", None);
-    let _ = assert_error(status, &answer, (404, "session.tenant_not_found"));
+    assert_error(status, &answer, (404, "session.tenant_not_found"));
 }
 
 #[test]

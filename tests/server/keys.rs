@@ -22,8 +22,8 @@ impl House {
     fn new() -> Self {
         let machine = machine();
         let server = machine.start(&[]);
-        let _ = server.create("/api/tenants", &json!({"id": "demo"}));
-        let _ = server.insert("demo", "things", &json!({"n": 1}));
+        server.create("/api/tenants", &json!({"id": "demo"}));
+        server.insert("demo", "things", &json!({"n": 1}));
         let documents = server.get(THINGS);
         server.stop();
         let key = fs::read(machine.master_key()).expect("the master key");
@@ -269,7 +269,7 @@ fn a_directory_with_plaintext_files_does_not_start_encrypted_and_gets_no_key() {
     let machine = machine();
     let plaintext = &["--encryption-key-provider", "none"];
     let server = machine.start(plaintext);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     let id = server.insert("demo", "things", &json!({"n": 1}));
     assert!(server.log().contains("PLAINTEXT"), "each start warns");
     server.stop();

@@ -16,8 +16,8 @@ fn things(tenant: &str) -> String {
 
 fn populate(server: &Server, tenants: &[&str]) {
     for tenant in tenants {
-        let _ = server.create("/api/tenants", &json!({"id": tenant}));
-        let _ = server.insert(tenant, "things", &json!({"of": tenant}));
+        server.create("/api/tenants", &json!({"id": tenant}));
+        server.insert(tenant, "things", &json!({"of": tenant}));
     }
 }
 
@@ -55,7 +55,7 @@ fn a_disabled_key_closes_what_it_opened_and_gives_it_back_when_enabled() {
     }
     for tenant in ["one", "two"] {
         let (status, answer) = server.request("GET", &things(tenant), None);
-        let _ = assert_error(status, &answer, (503, "encryption.key_revoked"));
+        assert_error(status, &answer, (503, "encryption.key_revoked"));
         assert!(answer.to_string().contains("enable-key"), "{answer}");
     }
     // The control file is under the same key: what needs it waits, and /ready says so.
@@ -66,7 +66,7 @@ fn a_disabled_key_closes_what_it_opened_and_gives_it_back_when_enabled() {
     assert_eq!(state["leases"]["files"], 0);
     assert_eq!(state["leases"]["keys_in_trouble"][0]["state"], "revoked");
     let (status, answer) = server.request("POST", "/api/tenants", Some(&json!({"id": "three"})));
-    let _ = assert_error(status, &answer, (503, "encryption.key_revoked"));
+    assert_error(status, &answer, (503, "encryption.key_revoked"));
     cloud.proxy.clear();
     for tenant in ["one", "two"] {
         until("it is served again", || serves(&server, tenant));
@@ -102,7 +102,7 @@ fn an_access_key_is_not_revoked_in_silence_while_the_control_file_is_withheld() 
     assert!(message.contains("nimbus-control.db"), "{message}");
     let (status, answer) =
         server.request("POST", keys, Some(&json!({"name": "new", "scope": "read"})));
-    let _ = assert_error(status, &answer, (503, "encryption.key_revoked"));
+    assert_error(status, &answer, (503, "encryption.key_revoked"));
     // What was not done is not said to be: the one still counts, and the other stays revoked.
     assert_eq!(answered(&server, &during.1), 200);
     assert_eq!(answered(&server, &before.1), 401);
@@ -378,7 +378,7 @@ fn a_denial_is_noticed_in_time_beside_a_key_that_does_not_answer_and_for_each_of
     let (silent, many) = (cloud.moto.create_key(), cloud.moto.create_key());
     let names: Vec<String> = (0..60).map(|number| format!("m{number}")).collect();
     let mut keys: BTreeMap<&str, &str> = names.iter().map(|name| (&**name, &*many)).collect();
-    let _none = keys.insert("silent", &silent);
+    keys.insert("silent", &silent);
     let map = cloud.machine.path("keys.json");
     fs::write(&map, json!(keys).to_string()).expect("the key map");
     let server = cloud.start_with(&[
@@ -430,7 +430,7 @@ fn a_denial_is_noticed_in_time_beside_a_key_that_does_not_answer_and_for_each_of
 fn without_its_keeper_a_lease_ends_all_the_same() {
     let cloud = Cloud::new();
     let mut command = cloud.command();
-    let _ = command
+    command
         .args(["--encryption-key-lease", "1s"])
         .env("FAILPOINTS", "leases::keep=8*off->panic");
     let server = cloud.machine.start_command(command);

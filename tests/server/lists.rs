@@ -68,7 +68,7 @@ fn documents_are_listed_in_parts_and_a_list_that_is_cut_says_so() {
     let next = server.get(&format!("{path}?limit=1&after={cursor}"));
     assert_eq!(next["data"][0]["n"], 2);
     // A cursor is good for its own list.
-    let _ = server.create("/api/tenants", &json!({"id": "other"}));
+    server.create("/api/tenants", &json!({"id": "other"}));
     for path in [
         format!("{DEMO}/documents/few"),
         "/api/tenants/other/documents/many".to_owned(),
@@ -115,10 +115,10 @@ fn a_part_of_large_documents_ends_early_and_is_continued() {
         let fields = json!({"n": n, "filler": filler});
         let mutation = json!({"type": "insert", "table": "never", "fields": fields});
         let job = json!({"run_after_ms": 3_600_000, "mutation": mutation});
-        let _ = server.create(&format!("{DEMO}/schedule"), &job);
+        server.create(&format!("{DEMO}/schedule"), &job);
         let schedule = json!({"type": "interval", "seconds": 3600});
         let cron = json!({"name": format!("cron-{n}"), "schedule": schedule, "mutation": mutation});
-        let _ = server.create(&format!("{DEMO}/crons"), &cron);
+        server.create(&format!("{DEMO}/crons"), &cron);
     }
     for (list, name) in [("schedule", "jobs"), ("crons", "crons")] {
         let path = format!("{DEMO}/{list}");
@@ -166,10 +166,10 @@ fn every_other_list_is_read_in_parts_too() {
         let mutation = json!({"type": "insert", "table": "t", "fields": {}});
         // The last one runs first.
         let job = json!({"run_after_ms": 3_600_000 - n, "mutation": mutation});
-        let _ = server.create(&format!("{DEMO}/schedule"), &job);
+        server.create(&format!("{DEMO}/schedule"), &job);
         let schedule = json!({"type": "interval", "seconds": 3600});
         let cron = json!({"name": format!("Cron_{n}"), "schedule": schedule, "mutation": mutation});
-        let _ = server.create(&format!("{DEMO}/crons"), &cron);
+        server.create(&format!("{DEMO}/crons"), &cron);
         let table = format!("table-{n}");
         let (status, answer) = server.request(
             "PUT",
@@ -177,7 +177,7 @@ fn every_other_list_is_read_in_parts_too() {
             Some(&json!({"table": table})),
         );
         assert_eq!(status, 204, "{answer}");
-        let _ = server.create("/api/tenants", &json!({"id": format!("t{n}")}));
+        server.create("/api/tenants", &json!({"id": format!("t{n}")}));
     }
     for (path, name) in [
         (format!("{DEMO}/schedule"), "jobs"),

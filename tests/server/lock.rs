@@ -20,8 +20,8 @@ fn populated() -> (Machine, Server, Value) {
     let machine = machine();
     let server = machine.start(&[]);
     for tenant in ["demo", "other"] {
-        let _ = server.create("/api/tenants", &json!({"id": tenant}));
-        let _ = server.insert(tenant, "things", &json!({"n": 1}));
+        server.create("/api/tenants", &json!({"id": tenant}));
+        server.insert(tenant, "things", &json!({"n": 1}));
     }
     let before = server.get(THINGS);
     (machine, server, before)
@@ -94,7 +94,7 @@ fn a_server_killed_between_the_record_of_a_lock_and_the_lock_starts_with_it() {
     let (machine, server, _before) = populated();
     server.stop();
     let mut command = machine.nimbus(&["start", "--port", "0"]);
-    let _ = command.env("FAILPOINTS", "lock::recorded=return");
+    command.env("FAILPOINTS", "lock::recorded=return");
     let server = machine.start_command(command);
     run(&machine, "lock", "demo").expect(1, &["does not answer"]);
     server.wait_until_killed();
@@ -127,11 +127,11 @@ fn a_lock_ends_the_making_of_indexes_and_nothing_of_it_is_there_after_it() {
         run(&machine, "lock", "demo").expect(0, &["demo is locked"]);
         put.join().expect("an answer")
     });
-    let _ = assert_error(status, &answer, (503, "encryption.key_revoked"));
+    assert_error(status, &answer, (503, "encryption.key_revoked"));
     assert_locked(&server);
     run(&machine, "unlock", "demo").expect(0, &["unlocked"]);
     let (status, answer) = server.request("GET", path, None);
-    let _ = assert_error(status, &answer, (404, "op.schema_not_found"));
+    assert_error(status, &answer, (404, "op.schema_not_found"));
     for id in &ids {
         let id = id.as_str().expect("an id");
         let document = server.get(&format!("{documents}/fat/{id}"));
@@ -146,7 +146,7 @@ fn a_tenant_that_is_not_there_is_not_locked() {
     run(&machine, "lock", "nobody").expect(1, &["no tenant nobody"]);
     let body = json!({"tenant_id": "nobody"});
     let (status, answer) = server.request("POST", "/api/admin/encryption/lock", Some(&body));
-    let _ = assert_error(status, &answer, (404, "session.tenant_not_found"));
+    assert_error(status, &answer, (404, "session.tenant_not_found"));
     server.stop();
     run(&machine, "unlock", "nobody").expect(1, &["no tenant nobody"]);
 }
@@ -157,8 +157,8 @@ fn a_lock_ends_with_its_tenant() {
     run(&machine, "lock", "demo").expect(0, &[]);
     let (status, _none) = server.request("DELETE", "/api/tenants/demo", None);
     assert_eq!(status, 204);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
-    let _ = server.insert("demo", "things", &json!({"n": 2}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
+    server.insert("demo", "things", &json!({"n": 2}));
     server.stop();
     assert_eq!(machine.start(&[]).get(THINGS)["data"][0]["n"], 2);
 }
@@ -167,12 +167,12 @@ fn a_lock_ends_with_its_tenant() {
 fn a_lock_and_an_unlock_at_once_leave_core_control_file_and_log_of_one_mind() {
     let machine = machine();
     let server = machine.start(&[]);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     server.stop();
     for round in 0..4 {
         let mut command = machine.nimbus(&["start", "--port", "0"]);
         // Whichever is first dwells between control file and core: the other must wait for it.
-        let _ = command.env("FAILPOINTS", "lock::recorded=1*sleep(1500)->off");
+        command.env("FAILPOINTS", "lock::recorded=1*sleep(1500)->off");
         let server = machine.start_command(command);
         thread::scope(|scope| {
             for verb in ["lock", "unlock", "lock", "unlock"] {

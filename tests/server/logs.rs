@@ -17,14 +17,14 @@ fn lines(log: &str) -> Vec<Value> {
 fn a_filter_that_cannot_be_understood_is_said_to_be_ignored() {
     let machine = machine();
     let mut command = machine.nimbus(&["start", "--port", "0"]);
-    let _ = command.env("RUST_LOG", "info,nimbus=loud");
+    command.env("RUST_LOG", "info,nimbus=loud");
     let server = machine.start_command(command);
     let log = server.log();
     assert!(log.contains("cannot be understood and is ignored"), "{log}");
     assert!(log.contains("process hardened"), "as without it: {log}");
     server.stop();
     let mut command = machine.nimbus(&["encryption", "status"]);
-    let _ = command.env("RUST_LOG", "nimbus=loud");
+    command.env("RUST_LOG", "nimbus=loud");
     machine
         .run_to_end(command)
         .expect(0, &["cannot be understood and is ignored"]);
@@ -38,7 +38,7 @@ fn every_line_of_a_request_carries_its_id_route_and_method() {
     let manifest = machine.find("demo.sqlite3.nimbus-enc");
     fs::write(&manifest, "damaged").expect("written");
     let mut command = machine.nimbus(&["start", "--port", "0", "--log-format", "json"]);
-    let _ = command.env("RUST_LOG", "nimbus=debug");
+    command.env("RUST_LOG", "nimbus=debug");
     let server = machine.start_command(command);
     let before = lines(&server.log()).len();
     let header = "X-Request-Id: of-this-test\r\n";
@@ -71,11 +71,11 @@ fn every_line_of_a_request_carries_its_id_route_and_method() {
 fn an_answer_that_took_over_a_second_is_logged() {
     let machine = machine();
     let mut command = machine.nimbus(&["start", "--port", "0"]);
-    let _ = command.env("FAILPOINTS", "tenants::writer::batch-taken=sleep(1100)");
+    command.env("FAILPOINTS", "tenants::writer::batch-taken=sleep(1100)");
     let server = machine.start_command(command);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     assert!(!server.log().contains("answered slowly"));
-    let _ = server.insert("demo", "places", &json!({}));
+    server.insert("demo", "places", &json!({}));
     assert!(server.log().contains("answered slowly"), "{}", server.log());
     server.stop();
 }

@@ -75,7 +75,7 @@ fn machine() -> Machine {
 fn demo() -> (Machine, Server) {
     let machine = machine();
     let server = machine.start(&[]);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     (machine, server)
 }
 

@@ -41,7 +41,7 @@ impl Scene {
         let mut command = self
             .cloud
             .with_settings(&["encryption", "rotate-kek", "--all"]);
-        let _ = command
+        command
             .arg("--path")
             .arg(data)
             .args(["--new-aws-kms-key-id", &self.new])
@@ -70,8 +70,8 @@ fn wrapped_by(server: &Server, tenant: &str) -> String {
 
 fn make(server: &Server, tenants: &[&str]) {
     for tenant in tenants {
-        let _ = server.create("/api/tenants", &json!({"id": tenant}));
-        let _ = server.insert(tenant, "things", &json!({"of": tenant}));
+        server.create("/api/tenants", &json!({"id": tenant}));
+        server.insert(tenant, "things", &json!({"of": tenant}));
     }
 }
 
@@ -148,7 +148,7 @@ fn a_mapped_tenant_moves_when_that_is_said_and_the_audit_log_says_so() {
     let mut nowhere = scene
         .cloud
         .with_settings(&["encryption", "rotate-kek", "--all"]);
-    let _ = nowhere.arg("--path").arg(data).arg("--move-mapped");
+    nowhere.arg("--path").arg(data).arg("--move-mapped");
     scene
         .cloud
         .machine

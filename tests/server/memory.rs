@@ -79,7 +79,7 @@ impl Keys {
         let patterns = self.patterns();
         let mut found = BTreeMap::new();
         search(server.pid(), &patterns, |name, region| {
-            let _new = found
+            found
                 .entry(name.to_owned())
                 .or_insert_with(BTreeSet::new)
                 .insert(region);
@@ -292,7 +292,7 @@ fn things(tenant: &str) -> String {
 fn use_tenant(server: &Server, tenant: &str) {
     for number in 0..50 {
         let text = canary(tenant);
-        let _ = server.insert(tenant, "things", &json!({"n": number, "text": text}));
+        server.insert(tenant, "things", &json!({"n": number, "text": text}));
         let _ = server.get(&things(tenant));
     }
 }
@@ -308,7 +308,7 @@ fn places_of(tenant: &str, server: &Server) -> BTreeSet<String> {
     let mut places = BTreeSet::new();
     search(server.pid(), &[pattern], |_, place| {
         let (kind, _offset) = place.split_once(" +").expect("a kind and an offset");
-        let _new = places.insert(kind.to_owned());
+        places.insert(kind.to_owned());
     });
     places
 }
@@ -375,7 +375,7 @@ fn local(arguments: &[&str]) -> (Machine, Server, std::path::PathBuf) {
     .concat();
     let server = machine.start(&arguments);
     for tenant in ["one", "two"] {
-        let _ = server.create("/api/tenants", &json!({"id": tenant}));
+        server.create("/api/tenants", &json!({"id": tenant}));
     }
     (machine, server, identity)
 }
@@ -419,7 +419,7 @@ fn no_key_stays_in_memory_after_a_revocation() {
     }
     let cloud = Cloud::new();
     let server = cloud.start_with(&[PAGE_CACHE, &["--encryption-key-lease", "1s"]].concat());
-    let _ = server.create("/api/tenants", &json!({"id": "one"}));
+    server.create("/api/tenants", &json!({"id": "one"}));
     let keys = keys_by_kms(&cloud, "one");
     use_tenant(&server, "one");
     let renewals = cloud.proxy.calls("Decrypt").len();

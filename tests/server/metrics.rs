@@ -28,7 +28,7 @@ pub(super) fn scrape(machine: &Machine, server: &Server) -> (String, BTreeMap<St
 fn what_is_printed_is_what_is_listed_and_moves_with_the_traffic() {
     let (machine, server) = demo();
     let first = server.insert("demo", "secretive", &json!({"n": 1}));
-    let _ = server.insert("demo", "secretive", &json!({"n": 2}));
+    server.insert("demo", "secretive", &json!({"n": 2}));
     let one = format!("/api/tenants/demo/documents/secretive/{first}");
     let _ = server.get(&one);
     let _ = send_bare(&server, "GET /nowhere/at/all", "", b"");
@@ -85,6 +85,6 @@ fn what_is_printed_is_what_is_listed_and_moves_with_the_traffic() {
         assert!(!text.contains(name), "{name} in:\n{text}");
     }
     let refused = send_bare(&server, "GET /metrics", "", b"");
-    let _ = assert_refused(&refused, 401, "auth.unauthorized");
+    assert_refused(&refused, 401, "auth.unauthorized");
     server.stop();
 }

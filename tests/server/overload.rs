@@ -30,7 +30,7 @@ fn the_flood_of_one_tenant_is_turned_away_and_the_others_do_not_notice() {
     let (_machine, server) = demo();
     let id = server.insert("demo", "places", &json!({"n": 1}));
     let (_, other) = make(&server, "demo", "read");
-    let _ = server.create("/api/tenants", &json!({"id": "flood"}));
+    server.create("/api/tenants", &json!({"id": "flood"}));
     let (_, token) = make(&server, "flood", "write");
     // Half of the places are its share.
     let mut held: Vec<_> = (0..700)
@@ -46,9 +46,9 @@ fn the_flood_of_one_tenant_is_turned_away_and_the_others_do_not_notice() {
     let path = format!("/api/tenants/demo/documents/places/{id}");
     let (status, read) = server.request_as(&other, "GET", &path, None);
     assert_eq!((status, &read["document"]["n"]), (200, &json!(1)));
-    let _ = server.insert("demo", "places", &json!({"n": 2}));
+    server.insert("demo", "places", &json!({"n": 2}));
     // The operator is, on the flooding tenant too.
-    let _ = server.insert("flood", "places", &json!({"n": 2}));
+    server.insert("flood", "places", &json!({"n": 2}));
     assert_eq!(server.get("/health"), json!({"ok": true}));
     // Once the flood is over its tenant is, too.
     drop(held);
@@ -83,7 +83,7 @@ fn a_read_key_cannot_keep_the_operator_and_other_tenants_out() {
     };
     let (machine, server) = demo();
     let (id, stolen) = make(&server, "demo", "read");
-    let _ = server.create("/api/tenants", &json!({"id": "other"}));
+    server.create("/api/tenants", &json!({"id": "other"}));
     let (_, others) = make(&server, "other", "read");
     let ask = |key: &str| server.request_as(key, "GET", "/openapi.json", None);
     let mut held: Vec<_> = (0..900).map(|_| silent(&server, &stolen)).collect();
@@ -163,7 +163,7 @@ const BOUND: u64 = 512 + 192;
 #[test]
 fn a_hundred_clients_that_do_not_read_cost_no_more_than_the_budget() {
     let (_machine, server) = demo();
-    let _ = server.create("/api/tenants", &json!({"id": "other"}));
+    server.create("/api/tenants", &json!({"id": "other"}));
     let (_, key) = make(&server, "demo", "write");
     let (_, others) = make(&server, "other", "read");
     let id = server.insert("other", "places", &json!({"n": 1}));
@@ -224,7 +224,7 @@ fn a_hundred_clients_that_do_not_read_cost_no_more_than_the_budget() {
 #[test]
 fn bodies_that_are_half_sent_cost_no_more_than_the_budget() {
     let (_machine, server) = demo();
-    let _ = server.create("/api/tenants", &json!({"id": "other"}));
+    server.create("/api/tenants", &json!({"id": "other"}));
     let (_, token) = make(&server, "demo", "write");
     let (_, others) = make(&server, "other", "write");
     let half = vec![b'x'; 15 << 20];

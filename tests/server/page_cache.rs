@@ -12,10 +12,10 @@ use super::metrics::scrape;
 fn started(machine: &Machine, arguments: &[&str]) -> Server {
     let server = machine.start(arguments);
     if server.request("GET", THINGS, None).0 == 404 {
-        let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+        server.create("/api/tenants", &json!({"id": "demo"}));
         for n in 0..300 {
             let text = format!("{n:0500}");
-            let _ = server.insert("demo", "things", &json!({"n": n, "text": text}));
+            server.insert("demo", "things", &json!({"n": n, "text": text}));
         }
     }
     server
@@ -57,7 +57,7 @@ fn is_on_by_default_and_serves_what_a_commit_made_readers_forget() {
     );
     assert_eq!(all(&server), Ok(300));
     let [.., hits, misses] = figures(&machine, &server);
-    let _ = server.insert("demo", "things", &json!({"n": 300}));
+    server.insert("demo", "things", &json!({"n": 300}));
     assert_eq!(all(&server), Ok(301));
     let [.., hits_after, misses_after] = figures(&machine, &server);
     assert!(hits_after > hits + 30.0, "{hits} {hits_after}");
@@ -92,16 +92,16 @@ fn can_be_turned_off_and_has_a_least_size() {
 fn stays_off_and_says_so_where_its_self_test_fails() {
     let machine = machine();
     let mut command = machine.nimbus(&["start", "--port", "0"]);
-    let _ = command.env("FAILPOINTS", "page_cache::lost=return");
+    command.env("FAILPOINTS", "page_cache::lost=return");
     let server = machine.start_command(command);
     let said = server.log();
     assert!(
         said.contains("the page cache is off") && said.contains("as expected"),
         "{said}"
     );
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     for n in 0..3 {
-        let _ = server.insert("demo", "things", &json!({"n": n}));
+        server.insert("demo", "things", &json!({"n": n}));
     }
     assert_eq!(all(&server), Ok(3));
     assert_eq!(figures(&machine, &server), [0.0; 4]);

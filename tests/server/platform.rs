@@ -22,7 +22,7 @@ fn key_in(machine: &Machine, directory: &str, mode: u32) -> PathBuf {
 
 fn with_key(machine: &Machine, key: &PathBuf, environment: &[(&str, &str)]) -> Command {
     let mut command = machine.nimbus(&["start", "--port", "0"]);
-    let _ = command
+    command
         .env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", key)
         .envs(environment.iter().copied());
     command
@@ -87,7 +87,7 @@ fn a_secret_as_containers_mount_it_is_taken_once_nobody_can_change_it() {
         .stop();
     let doctor = machine.run_to_end({
         let mut command = machine.nimbus(&["doctor"]);
-        let _ = command.env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", &linked);
+        command.env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", &linked);
         command
     });
     assert!(!doctor.said.contains("has mode 444"), "{}", doctor.said);
@@ -125,12 +125,12 @@ fn empty_variables_are_not_set() {
         "NOTIFY_SOCKET",
         "RUST_LOG",
     ] {
-        let _ = command.env(name, "");
+        command.env(name, "");
     }
     let server = machine.start_command(command);
     assert!(!server.log().contains("WARN"), "{}", server.log());
     let mut status = machine.nimbus(&["encryption", "status"]);
-    let _ = status.env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "");
+    status.env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "");
     machine.run_to_end(status).expect(0, &["nimbus-control.db"]);
     server.stop();
     // An empty flag is a mistake.
@@ -168,11 +168,11 @@ fn a_tilde_that_no_shell_replaced_is_named_and_nothing_is_made() {
     ] {
         fs::write(&config, format!(r#"{{"persistence": {{"{key}": "~/x"}}}}"#)).expect("a file");
         let mut command = machine.nimbus(&["start", "--port", "0", "--config", "nimbus.json"]);
-        let _ = command.env_remove("NIMBUS_DATA_DIR");
+        command.env_remove("NIMBUS_DATA_DIR");
         machine.run_to_end(command).expect(2, &[flag, "~/x", tilde]);
     }
     let mut variable = machine.nimbus(&["start", "--port", "0"]);
-    let _ = variable.env("NIMBUS_DATA_DIR", "~/nimbus");
+    variable.env("NIMBUS_DATA_DIR", "~/nimbus");
     machine
         .run_to_end(variable)
         .expect(2, &["--data-dir", tilde, "NIMBUS_DATA_DIR"]);
@@ -195,7 +195,7 @@ fn lists_have_spaces_and_a_last_comma() {
     let [first, second] = RECIPIENTS;
     let mut command = machine.nimbus(&["start", "--port", "0"]);
     let origins = " https://a.example , https://b.example, ";
-    let _ = command
+    command
         .env(
             "NIMBUS_ENCRYPTION_RECOVERY_RECIPIENTS",
             format!(" {first}, {second} ,"),
@@ -249,7 +249,7 @@ fn a_home_that_is_none_is_named() {
     let machine = machine();
     let with_home = |home: &str, arguments: &[&str]| {
         let mut command = machine.nimbus(arguments);
-        let _ = command.env("HOME", home).env_remove("XDG_DATA_HOME");
+        command.env("HOME", home).env_remove("XDG_DATA_HOME");
         machine.run_to_end(command)
     };
     let start = ["start", "--port", "0"];
@@ -263,7 +263,7 @@ fn a_home_that_is_none_is_named() {
     assert!(!machine.path("home/.local").exists());
     // An empty one is none, and the user's own is taken: `dirs` asks the user database. A relative XDG_DATA_HOME is none, too.
     let mut command = machine.nimbus(&["start", "--port", "0"]);
-    let _ = command.env("XDG_DATA_HOME", "relative");
+    command.env("XDG_DATA_HOME", "relative");
     machine.start_command(command).stop();
     assert!(!machine.path("relative").exists());
     assert!(machine.token_file().exists());

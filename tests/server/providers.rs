@@ -45,8 +45,8 @@ fn a_key_directory_serves_tenants_over_restarts() {
     ];
     let server = machine.start(arguments);
     for tenant in ["one", "two"] {
-        let _ = server.create("/api/tenants", &json!({"id": tenant}));
-        let _ = server.insert(tenant, "things", &json!({"of": tenant}));
+        server.create("/api/tenants", &json!({"id": tenant}));
+        server.insert(tenant, "things", &json!({"of": tenant}));
     }
     let before = [server.get(&things("one")), server.get(&things("two"))];
     server.stop();
@@ -69,8 +69,8 @@ fn a_tenant_whose_key_file_is_withheld_is_refused_alone() {
     ];
     let server = machine.start(arguments);
     for tenant in ["one", "two"] {
-        let _ = server.create("/api/tenants", &json!({"id": tenant}));
-        let _ = server.insert(tenant, "things", &json!({"of": tenant}));
+        server.create("/api/tenants", &json!({"id": tenant}));
+        server.insert(tenant, "things", &json!({"of": tenant}));
     }
     // A tenant without a key file is not created, and no key is made for it.
     let keys = fs::read_dir(&dir).expect("the keys").count();
@@ -95,7 +95,7 @@ fn a_tenant_whose_key_file_is_withheld_is_refused_alone() {
     fs::rename(&key, &away).expect("the key is withheld");
     let server = machine.start(arguments);
     let (status, answer) = server.request("GET", &things("one"), None);
-    let _ = assert_error(status, &answer, (503, "encryption.key_revoked"));
+    assert_error(status, &answer, (503, "encryption.key_revoked"));
     assert_eq!(server.get(&things("two"))["data"][0]["of"], "two");
     fs::rename(&away, &key).expect("and given back");
     assert_eq!(server.get(&things("one")), before);
@@ -148,8 +148,8 @@ fn a_kms_key_serves_tenants_over_restarts_with_one_call_a_file() {
     let server = cloud.start();
     let tenants = ["one", "two", "three"];
     for tenant in tenants {
-        let _ = server.create("/api/tenants", &json!({"id": tenant}));
-        let _ = server.insert(tenant, "things", &json!({"of": tenant}));
+        server.create("/api/tenants", &json!({"id": tenant}));
+        server.insert(tenant, "things", &json!({"of": tenant}));
     }
     let before = tenants.map(|tenant| server.get(&things(tenant)));
     server.stop();
@@ -185,8 +185,8 @@ fn a_kms_key_serves_tenants_over_restarts_with_one_call_a_file() {
 fn a_kms_key_that_is_denied_or_out_of_reach_is_told_apart() {
     let cloud = Cloud::new();
     let server = cloud.start();
-    let _ = server.create("/api/tenants", &json!({"id": "one"}));
-    let _ = server.insert("one", "things", &json!({"n": 1}));
+    server.create("/api/tenants", &json!({"id": "one"}));
+    server.insert("one", "things", &json!({"n": 1}));
     let before = server.get(&things("one"));
     server.stop();
 
@@ -250,9 +250,9 @@ fn a_tenant_is_not_created_when_kms_gives_no_key() {
     // The control file has work of its own: the end of the audit log, what is due.
     let before = tenant_files(&cloud.machine);
     let (status, answer) = server.request("POST", "/api/tenants", Some(&json!({"id": "one"})));
-    let _ = assert_error(status, &answer, (503, "encryption.key_revoked"));
+    assert_error(status, &answer, (503, "encryption.key_revoked"));
     assert_eq!(tenant_files(&cloud.machine), before);
     assert_eq!(server.get("/api/tenants"), whole("tenants", json!([])));
     cloud.proxy.clear();
-    let _ = server.create("/api/tenants", &json!({"id": "one"}));
+    server.create("/api/tenants", &json!({"id": "one"}));
 }

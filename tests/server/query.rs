@@ -26,7 +26,7 @@ fn queries_filter_order_and_limit() {
         ("Genève", "GE", 375),
     ] {
         let fields = json!({"name": name, "at": {"canton": canton, "height": height}});
-        let _ = server.insert("demo", "places", &fields);
+        server.insert("demo", "places", &fields);
     }
     let ask = |query: Value| {
         let (status, answer) = server.request("POST", QUERY, Some(&query));
@@ -77,7 +77,7 @@ fn pages_follow_one_another_across_writes_and_restarts() {
     let (status, first) = server.request("POST", PAGINATED, Some(&first));
     assert_eq!((status, &first["has_more"]), (200, &json!(true)));
     // A document before the cursor does not shift what comes after it.
-    let _ = server.insert("demo", "t", &json!({"name": "new", "n": -1}));
+    server.insert("demo", "t", &json!({"name": "new", "n": -1}));
     server.stop();
     let server = machine.start(&[]);
     let second = json!({"query": query, "page_size": 10, "after": first["next_cursor"]});
@@ -97,10 +97,10 @@ fn pages_follow_one_another_across_writes_and_restarts() {
 #[test]
 fn a_cursor_is_good_for_its_own_query_and_tenant_alone() {
     let (_machine, server) = demo();
-    let _ = server.create("/api/tenants", &json!({"id": "other"}));
+    server.create("/api/tenants", &json!({"id": "other"}));
     for tenant in ["demo", "other"] {
         for n in 0..3 {
-            let _ = server.insert(tenant, "t", &json!({"name": n.to_string()}));
+            server.insert(tenant, "t", &json!({"name": n.to_string()}));
         }
     }
     let query = json!({"table": "t", "order": {"field": "name"}});
@@ -145,7 +145,7 @@ fn a_cursor_is_good_for_its_own_query_and_tenant_alone() {
 fn a_cursor_says_nothing_of_the_documents_and_takes_no_edit() {
     let (_machine, server) = demo();
     for name in ["confidential-diagnosis-1", "confidential-diagnosis-2"] {
-        let _ = server.insert("demo", "t", &json!({"name": name}));
+        server.insert("demo", "t", &json!({"name": name}));
     }
     let query = json!({"table": "t", "order": {"field": "name"}});
     let first = json!({"query": query, "page_size": 1});
@@ -173,7 +173,7 @@ fn a_cursor_says_nothing_of_the_documents_and_takes_no_edit() {
 #[test]
 fn queries_that_are_not_right_are_refused() {
     let (machine, server) = demo();
-    let _ = server.insert("demo", "t", &json!({"name": "x"}));
+    server.insert("demo", "t", &json!({"name": "x"}));
     let filters = |n: usize| vec![json!({"field": "a", "op": "eq", "value": 1}); n];
     let deep = ["a"; 10_000].join(".");
     for query in [
@@ -191,10 +191,10 @@ fn queries_that_are_not_right_are_refused() {
         json!({"table": "t", "order": {"field": "_secret"}}),
     ] {
         let answer = post(&machine, &server, QUERY, query.to_string().as_bytes());
-        let _ = assert_refused(&answer, 400, "op.invalid_input");
+        assert_refused(&answer, 400, "op.invalid_input");
         let body = json!({"query": query});
         let answer = post(&machine, &server, PAGINATED, body.to_string().as_bytes());
-        let _ = assert_refused(&answer, 400, "op.invalid_input");
+        assert_refused(&answer, 400, "op.invalid_input");
     }
     for body in [
         json!({}),
@@ -206,7 +206,7 @@ fn queries_that_are_not_right_are_refused() {
         json!({"query": {"table": "t"}, "more": 7}),
     ] {
         let answer = post(&machine, &server, PAGINATED, body.to_string().as_bytes());
-        let _ = assert_refused(&answer, 400, "op.invalid_input");
+        assert_refused(&answer, 400, "op.invalid_input");
     }
     let most = json!({"table": "t", "filters": filters(50)});
     assert_eq!(
@@ -218,5 +218,5 @@ fn queries_that_are_not_right_are_refused() {
         "/api/tenants/nobody/query",
         Some(&json!({"table": "t"})),
     );
-    let _ = assert_error(status, &answer, (404, "session.tenant_not_found"));
+    assert_error(status, &answer, (404, "session.tenant_not_found"));
 }

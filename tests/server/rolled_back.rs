@@ -34,8 +34,8 @@ impl Town {
         let machine = machine();
         let server = machine.start(&[]);
         for tenant in TENANTS {
-            let _ = server.create("/api/tenants", &json!({"id": tenant}));
-            let _ = server.insert(tenant, "notes", &json!({"life": 1}));
+            server.create("/api/tenants", &json!({"id": tenant}));
+            server.insert(tenant, "notes", &json!({"life": 1}));
         }
         let (id, revoked) = make(&server, "keys", "read");
         let (_, live) = make(&server, "keys", "read");
@@ -51,15 +51,15 @@ impl Town {
         }
 
         let mut command = machine.nimbus(&["start", "--port", "0"]);
-        let _ = command.env("FAILPOINTS", "tenants::delete::condemned=return");
+        command.env("FAILPOINTS", "tenants::delete::condemned=return");
         let server = machine.try_start(command).expect("it starts");
         let token = machine.token();
         let cut = server.try_request_as(&token, "DELETE", "/api/tenants/cut", None);
         assert!(cut.is_err(), "it was killed: {cut:?}");
         server.wait_until_killed();
         let server = machine.start(&[]);
-        let _ = server.create("/api/tenants", &json!({"id": "cut"}));
-        let _ = server.insert("cut", "notes", &json!({"life": 2}));
+        server.create("/api/tenants", &json!({"id": "cut"}));
+        server.insert("cut", "notes", &json!({"life": 2}));
         let revoke = format!("/api/tenants/keys/keys/{id}");
         assert_eq!(server.request("DELETE", &revoke, None).0, 204);
         let (_, later) = make(&server, "keys", "read");
@@ -72,8 +72,8 @@ impl Town {
         lock(&server, "unlocked", false);
         let shred = ["encryption", "shred", "--tenant-id", "shredded", "--yes"];
         assert!(machine.nimbus(&shred).status().expect("it runs").success());
-        let _ = server.create("/api/tenants", &json!({"id": "reborn"}));
-        let _ = server.insert("reborn", "notes", &json!({"life": 2}));
+        server.create("/api/tenants", &json!({"id": "reborn"}));
+        server.insert("reborn", "notes", &json!({"life": 2}));
         server.stop();
         let town = Self {
             machine,
@@ -131,11 +131,11 @@ impl Town {
     fn assert_done_again(&self, server: &Server) {
         let list = "/api/tenants/keys/documents/notes";
         let refused = server.request_as(&self.revoked, "GET", list, None);
-        let _ = assert_error(refused.0, &refused.1, (401, "auth.token_revoked"));
+        assert_error(refused.0, &refused.1, (401, "auth.token_revoked"));
         assert_eq!(server.request_as(&self.live, "GET", list, None).0, 200);
         assert_eq!(server.request_as(&self.later, "GET", list, None).0, 401);
         let (status, answer) = read(server, "locked");
-        let _ = assert_error(status, &answer, (503, "encryption.key_revoked"));
+        assert_error(status, &answer, (503, "encryption.key_revoked"));
         let list = "/api/tenants/cut/documents/notes";
         assert_eq!(
             server.request_as(&self.of_the_first, "GET", list, None).0,
@@ -147,7 +147,7 @@ impl Town {
                 true => (503, "encryption.key_revoked"),
                 false => (404, "session.tenant_not_found"),
             };
-            let _ = assert_error(status, &answer, refused);
+            assert_error(status, &answer, refused);
         }
         let served = [("unlocked", 1), ("stays", 1), ("restored", 1)];
         for (tenant, life) in served.into_iter().chain([("reborn", 2), ("cut", 2)]) {
@@ -214,7 +214,7 @@ fn it_is_refused_until_told_and_what_was_done_since_is_done_again() {
     town.assert_done_again(&server);
     // Nothing is deleted.
     let (status, answer) = read(&server, "gone");
-    let _ = assert_error(status, &answer, (503, "encryption.key_revoked"));
+    assert_error(status, &answer, (503, "encryption.key_revoked"));
     server.stop();
     let said = town.says(&["encryption", "audit"], 0);
     for event in ["restore", "access-key-revoked", "lock", "unlock", "delete"] {
@@ -226,9 +226,9 @@ fn it_is_refused_until_told_and_what_was_done_since_is_done_again() {
     }
     let said = town.says(&["encryption", "audit", "--verify"], 0);
     assert!(said.contains("whole"), "{said}");
-    let _ = town.says(&["encryption", "status"], 0);
+    town.says(&["encryption", "status"], 0);
     let shred = ["encryption", "shred", "--tenant-id", "gone", "--yes"];
-    let _ = town.says(&shred, 0);
+    town.says(&shred, 0);
     assert!(!town.file("gone.sqlite3").exists());
     let server = town.machine.start(&[]);
     town.assert_done_again(&server);
@@ -249,7 +249,7 @@ fn a_kill_while_it_is_accepted_leaves_it_to_be_accepted_again() {
         town.put_back_control();
         for _ in 0..2 {
             let mut command = town.machine.nimbus(&["start", "--port", "0", ACCEPT[0]]);
-            let _ = command.env("FAILPOINTS", &failpoints);
+            command.env("FAILPOINTS", &failpoints);
             match town.machine.try_start(command) {
                 Err(killed) => killed.expect_killed(),
                 // The second time less is left to be done.
@@ -263,7 +263,7 @@ fn a_kill_while_it_is_accepted_leaves_it_to_be_accepted_again() {
     }
     // Once the head has moved it is accepted.
     let mut command = town.machine.nimbus(&["start", "--port", "0", ACCEPT[0]]);
-    let _ = command.env("FAILPOINTS", "audit::recorded=return");
+    command.env("FAILPOINTS", "audit::recorded=return");
     town.machine.run_to_end(command).expect_killed();
     let server = town.machine.start(&[]);
     town.assert_done_again(&server);
@@ -287,14 +287,14 @@ fn what_cannot_be_verified_takes_rights_away_and_destroys_nothing() {
     let server = town.machine.start(ACCEPT);
     let list = "/api/tenants/keys/documents/notes";
     let refused = server.request_as(&town.revoked, "GET", list, None);
-    let _ = assert_error(refused.0, &refused.1, (401, "auth.token_revoked"));
+    assert_error(refused.0, &refused.1, (401, "auth.token_revoked"));
     // Locked by a line that proves nothing; said to be shredded by another; never unlocked by one; and not proven to be the later one of its name.
     // Deleted by a proven one.
     for tenant in [
         "locked", "shredded", "unlocked", "reborn", "restored", "gone",
     ] {
         let (status, answer) = read(&server, tenant);
-        let _ = assert_error(status, &answer, (503, "encryption.key_revoked"));
+        assert_error(status, &answer, (503, "encryption.key_revoked"));
     }
     assert_eq!(read(&server, "stays").0, 200);
     server.stop();
@@ -303,7 +303,7 @@ fn what_cannot_be_verified_takes_rights_away_and_destroys_nothing() {
     assert!(town.file("nimbus-audit.log.set-aside-1").exists());
     // What leads to the older head stays.
     assert!(said.contains("log-begun"), "{said}");
-    let _ = town.says(&["encryption", "audit", "--verify"], 0);
+    town.says(&["encryption", "audit", "--verify"], 0);
     let server = town.machine.start(&[]);
     assert_eq!(read(&server, "locked").0, 503);
     for (tenant, life) in [("unlocked", 1), ("reborn", 2), ("shredded", 1)] {
@@ -321,7 +321,7 @@ fn what_cannot_be_verified_takes_rights_away_and_destroys_nothing() {
 fn a_copy_from_just_before_the_last_lines_is_as_a_crash_and_gives_no_right_back() {
     let machine = machine();
     let server = machine.start(&[]);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     server.stop();
     let control = CONTROL.map(|name| {
         let path = machine.data_dir().join(name);
@@ -336,7 +336,7 @@ fn a_copy_from_just_before_the_last_lines_is_as_a_crash_and_gives_no_right_back(
     }
     let server = machine.start(&[]);
     let (status, answer) = read(&server, "demo");
-    let _ = assert_error(status, &answer, (503, "encryption.key_revoked"));
+    assert_error(status, &answer, (503, "encryption.key_revoked"));
 }
 
 #[test]
@@ -381,7 +381,7 @@ fn a_revocation_outlives_the_newest_commit_of_the_control_file() {
     for slot in [0, 8192] {
         let machine = machine();
         let server = machine.start(&[]);
-        let _ = server.create("/api/tenants", &json!({"id": "acme"}));
+        server.create("/api/tenants", &json!({"id": "acme"}));
         let (id, secret) = make(&server, "acme", "read");
         let path = format!("/api/tenants/acme/keys/{id}");
         assert_eq!(server.request("DELETE", &path, None).0, 204);

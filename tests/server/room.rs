@@ -18,7 +18,7 @@ fn a_tenant_at_its_limit_takes_deletes_alone_until_there_is_room_and_others_go_o
     let arguments = &["--max-tenant-bytes", "1MiB"];
     let server = machine.start(arguments);
     for tenant in ["demo", "other"] {
-        let _ = server.create("/api/tenants", &json!({"id": tenant}));
+        server.create("/api/tenants", &json!({"id": tenant}));
     }
     let mut ids = fill(&server);
     assert!(ids.len() > 10, "{}", ids.len());
@@ -33,7 +33,7 @@ fn a_tenant_at_its_limit_takes_deletes_alone_until_there_is_room_and_others_go_o
     server.stop();
     let server = machine.start(arguments);
     assert_only_deletes(&server, &ids[0]);
-    let _ = server.insert("other", "things", &json!({}));
+    server.insert("other", "things", &json!({}));
     assert_eq!(check(&server, "tenant-size")["verdict"], "problem");
     let (_, metrics) = server.request("GET", "/metrics", None);
     let metrics = metrics.as_str().expect("text");
@@ -73,17 +73,17 @@ fn below_the_reserve_everybodys_writes_are_refused_and_what_makes_room_is_not() 
     let arguments = &["--disk-reserve-bytes", "8MiB"];
     let server = machine.start(arguments);
     for tenant in ["demo", "other", "third"] {
-        let _ = server.create("/api/tenants", &json!({"id": tenant}));
+        server.create("/api/tenants", &json!({"id": tenant}));
     }
     let id = server.insert("demo", "fill", &json!({"n": 0}));
     let ballast = machine.data_dir().join("ballast");
     fs::write(&ballast, vec![1; 26 << 20]).expect("ballast");
     wait(|| insert(&server, "demo", 1).0 == 507);
     let (status, answer) = insert(&server, "other", 1);
-    let _ = assert_error(status, &answer, FULL);
+    assert_error(status, &answer, FULL);
     assert_only_deletes(&server, &id);
     let (status, answer) = server.request("POST", "/api/tenants", Some(&json!({"id": "late"})));
-    let _ = assert_error(status, &answer, FULL);
+    assert_error(status, &answer, FULL);
     assert_eq!(check(&server, "disk-space")["verdict"], "problem");
     assert!(
         server.log().contains("the disk is nearly full"),
@@ -118,7 +118,7 @@ fn below_the_reserve_everybodys_writes_are_refused_and_what_makes_room_is_not() 
     }
     fs::remove_file(&ballast).expect("room is made");
     wait(|| insert(&server, "demo", 2).0 == 201);
-    let _ = server.create("/api/tenants", &json!({"id": "late"}));
+    server.create("/api/tenants", &json!({"id": "late"}));
     // And a server that is stopped without room stops well.
     fs::write(&ballast, vec![1; 26 << 20]).expect("ballast");
     wait(|| insert(&server, "demo", 3).0 == 507);
@@ -130,17 +130,17 @@ fn below_the_reserve_everybodys_writes_are_refused_and_what_makes_room_is_not() 
 fn indexes_that_would_go_far_beyond_the_limit_are_undone_and_the_tenant_goes_on() {
     let machine = machine();
     let server = machine.start(&["--max-tenant-bytes", "8MiB"]);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     let large = json!({"table": "fat", "fields": {"text": "x".repeat(500_000)}});
     for _ in 0..4 {
-        let _ = server.create("/api/tenants/demo/documents", &large);
+        server.create("/api/tenants/demo/documents", &large);
     }
     let index = |n| json!({"name": format!("i{n}"), "fields": ["text", format!("f{n}")]});
     let schema =
         |count| json!({"table": "fat", "indexes": (0..count).map(index).collect::<Vec<_>>()});
     let path = "/api/tenants/demo/schema/fat";
     let (status, answer) = server.request("PUT", path, Some(&schema(32)));
-    let _ = assert_error(status, &answer, FULL);
+    assert_error(status, &answer, FULL);
     assert_eq!(server.request("GET", path, None).0, 404);
     let on_disk: u64 = ["demo.sqlite3", "demo.sqlite3-wal"]
         .iter()
@@ -155,7 +155,7 @@ fn indexes_that_would_go_far_beyond_the_limit_are_undone_and_the_tenant_goes_on(
         json!({"type": "insert", "table": "fat", "fields": {"text": "x".repeat(900_000)}});
     let batch = json!({"mutations": vec![mutation; 7]});
     let (status, answer) = server.request("POST", "/api/tenants/demo/batch", Some(&batch));
-    let _ = assert_error(status, &answer, FULL);
+    assert_error(status, &answer, FULL);
     assert_eq!(
         insert(&server, "demo", 2).0,
         201,
@@ -169,7 +169,7 @@ fn indexes_that_would_go_far_beyond_the_limit_are_undone_and_the_tenant_goes_on(
 fn at_the_limit_checks_are_not_remembered_and_deletes_are() {
     let machine = machine();
     let server = machine.start(&["--max-tenant-bytes", "1MiB"]);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     let ids = fill(&server);
     let check = json!({"type": "check", "table": "fill", "id": "017f22e2-79b0-7cc3-98c4-dc0c0c07398f", "version": null});
     let delete = json!({"type": "delete", "table": "fill", "id": ids[0]});
@@ -183,7 +183,7 @@ fn at_the_limit_checks_are_not_remembered_and_deletes_are() {
     };
     for mutations in [&[][..], &[&check; 100][..]] {
         let (status, answer) = send("checks", mutations);
-        let _ = assert_error(status, &answer, FULL);
+        assert_error(status, &answer, FULL);
     }
     let body = json!({"mutations": vec![check; 100]});
     let (status, answer) = server.request("POST", "/api/tenants/demo/batch", Some(&body));
@@ -199,7 +199,7 @@ fn at_the_limit_checks_are_not_remembered_and_deletes_are() {
 fn what_is_due_and_needs_no_room_goes_past_what_waits_for_room() {
     let machine = machine();
     let server = machine.start(&[]);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     let large = json!({"text": "x".repeat(900_000)});
     let ids: Vec<String> = (0..3)
         .map(|_| server.insert("demo", "fat", &large))
@@ -324,7 +324,7 @@ fn assert_only_deletes(server: &Server, id: &str) {
     ] {
         let path = format!("/api/tenants/demo/{path}");
         let (status, answer) = server.request(method, &path, Some(&body));
-        let _ = assert_error(status, &answer, FULL);
+        assert_error(status, &answer, FULL);
     }
 }
 

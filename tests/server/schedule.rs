@@ -111,7 +111,7 @@ fn a_job_that_is_not_there_and_one_that_ran_are_told_apart() {
         ("DELETE", format!("{CRONS}/absent")),
     ] {
         let (status, body) = server.request(method, &path, None);
-        let _ = assert_error(status, &body, (404, "op.scheduled_job_not_found"));
+        assert_error(status, &body, (404, "op.scheduled_job_not_found"));
     }
     let job = schedule(&server, 0, &insertion(1));
     let _result = history(&server, &job);
@@ -123,12 +123,12 @@ fn a_job_that_is_not_there_and_one_that_ran_are_told_apart() {
         format!("{SCHEDULE}/{}", absent.to_uppercase()),
     ] {
         let (status, body) = server.request("DELETE", &path, None);
-        let _ = assert_error(status, &body, (400, "op.invalid_input"));
+        assert_error(status, &body, (400, "op.invalid_input"));
     }
     let (status, body) = server.request("DELETE", &format!("{CRONS}/a%20b"), None);
-    let _ = assert_error(status, &body, (400, "op.invalid_input"));
+    assert_error(status, &body, (400, "op.invalid_input"));
     let (status, body) = server.request("GET", "/api/tenants/other/schedule", None);
-    let _ = assert_error(status, &body, (404, "session.tenant_not_found"));
+    assert_error(status, &body, (404, "session.tenant_not_found"));
     server.stop();
 }
 
@@ -149,7 +149,7 @@ fn rejects_what_is_no_job_or_cron_with_one_clear_error() {
         r#"{"run_after_ms":1,"mutation":{"type":"insert","table":"_x","fields":{}}}"#.to_owned(),
     ] {
         let answer = post(&machine, &server, SCHEDULE, body.as_bytes());
-        let _ = assert_refused(&answer, 400, "op.invalid_input");
+        assert_refused(&answer, 400, "op.invalid_input");
     }
     let cron = |expression: &str, timezone: &str| {
         json!({"type": "cron", "expression": expression, "timezone": timezone}).to_string()
@@ -196,7 +196,7 @@ fn crons_are_made_listed_replaced_run_and_removed() {
         "schedule": {"type": "interval", "seconds": 1},
         "mutation": insertion(2),
     });
-    let _made = server.create(CRONS, &tick);
+    server.create(CRONS, &tick);
     let last_run = wait(|| {
         let listed = server.get(CRONS);
         let run = listed["crons"][1]["last_run"].clone();
@@ -237,14 +237,14 @@ fn jobs_of_a_closed_tenant_and_of_the_time_that_the_server_was_down_run() {
     const ONE: &[&str] = &["--max-open-tenants", "1"];
     let machine = machine();
     let server = machine.start(ONE);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
-    let _ = server.create("/api/tenants", &json!({"id": "other"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "other"}));
     // Its writing shows when it ran, without anyone opening it.
     let file = machine.data_dir().join("demo.sqlite3");
-    let _ = server.insert("demo", "runs", &json!({"n": 0}));
+    server.insert("demo", "runs", &json!({"n": 0}));
     let job = schedule(&server, 1000, &insertion(1));
     let down = schedule(&server, 4000, &insertion(2));
-    let _ = server.insert("other", "runs", &json!({"n": 0}));
+    server.insert("other", "runs", &json!({"n": 0}));
     let wal = machine.data_dir().join("demo.sqlite3-wal");
     let before = std::fs::metadata(&file)
         .expect("the file")

@@ -19,7 +19,7 @@ pub(super) fn activated(
 ) -> Command {
     let command = machine.nimbus(&[&["start"], arguments].concat());
     let mut activated = Command::new("sh");
-    let _ = activated
+    activated
         .args([
             "-c",
             r#"LISTEN_PID=$$ LISTEN_FDS=${TEST_FDS:-1}; export LISTEN_PID LISTEN_FDS; exec "$0" "$@" 3<&0 4<&0 </dev/null"#,
@@ -71,7 +71,7 @@ fn what_is_no_tcp_socket_that_listens_is_refused_with_the_line_to_write() {
         .run_to_end(activated(&machine, datagrams, &[]))
         .expect(1, &["ListenStream=127.0.0.1:8080"]);
     let mut two = activated(&machine, fs::File::open("/dev/null").expect("a file"), &[]);
-    let _ = two.env("TEST_FDS", "2");
+    two.env("TEST_FDS", "2");
     machine
         .run_to_end(two)
         .expect(1, &["ListenStream=127.0.0.1:8080", "2 sockets"]);
@@ -92,7 +92,7 @@ fn the_service_manager_hears_when_it_is_ready_and_when_it_stops() {
         String::from_utf8(word[..length].to_vec()).expect("UTF-8")
     };
     let mut command = machine.nimbus(&["start", "--port", "0"]);
-    let _ = command.env("NOTIFY_SOCKET", &path);
+    command.env("NOTIFY_SOCKET", &path);
     let server = machine.start_command(command);
     assert_eq!(hears(), "READY=1");
     server.stop();

@@ -169,7 +169,7 @@ fn flags_that_are_wrong_or_belong_to_another_provider_are_wrong_usage() {
         .run_to_end(machine.nimbus(&["strat"]))
         .expect(2, &["start"]);
     let mut command = machine.nimbus(&["start", "--port", "0"]);
-    let _ = command.env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "rot13");
+    command.env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "rot13");
     machine.run_to_end(command).expect(2, &["rot13"]);
     assert!(!machine.data_dir().exists());
 }
@@ -236,7 +236,7 @@ fn a_low_soft_limit_on_open_files_is_raised_for_the_tenants_that_may_be_open() {
     let machine = machine();
     let command = machine.nimbus(&["start", "--port", "0"]);
     let mut limited = Command::new("sh");
-    let _ = limited
+    limited
         .args(["-c", r#"ulimit -Sn 64 && exec "$0" "$@""#])
         .arg(command.get_program())
         .args(command.get_args())
@@ -250,8 +250,8 @@ fn a_low_soft_limit_on_open_files_is_raised_for_the_tenants_that_may_be_open() {
     let server = machine.start_command(limited);
     for n in 0..40 {
         let tenant = format!("t{n}");
-        let _ = server.create("/api/tenants", &json!({"id": tenant}));
-        let _ = server.insert(&tenant, "things", &json!({"n": n}));
+        server.create("/api/tenants", &json!({"id": tenant}));
+        server.insert(&tenant, "things", &json!({"n": n}));
     }
     server.stop();
 }

@@ -21,7 +21,7 @@ const QUICK: Duration = Duration::from_secs(5 + 2);
 fn hanging(machine: &Machine, writes: usize) -> Server {
     let mut command = machine.nimbus(&["start", "--port", "0"]);
     let hang = format!("tenants::writer::commit={writes}*off->sleep(600000)");
-    let _ = command.env("FAILPOINTS", hang);
+    command.env("FAILPOINTS", hang);
     machine.start_command(command)
 }
 
@@ -53,8 +53,8 @@ fn assert_in_use(machine: &Machine) {
 fn a_thread_that_hangs_does_not_keep_the_process_and_the_lock_is_freed_with_it() {
     let machine = machine();
     let server = hanging(&machine, 1);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
-    let _ = server.insert("demo", "things", &json!({"n": 1}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
+    server.insert("demo", "things", &json!({"n": 1}));
     let _waiting = write(&server, &machine);
     let told = Instant::now();
     server.send_stop();
@@ -79,7 +79,7 @@ fn a_second_signal_waits_for_no_request_and_a_third_for_nothing() {
     for signals in [2, 3] {
         let machine = machine();
         let server = hanging(&machine, 0);
-        let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+        server.create("/api/tenants", &json!({"id": "demo"}));
         let _waiting = write(&server, &machine);
         server.send_stop();
         until("it stops", || server.log().contains("stopping"));
@@ -113,8 +113,8 @@ fn a_key_provider_that_does_not_answer_keeps_no_server_that_is_told_to_stop() {
         "--encryption-key-grace",
         "0s",
     ]);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
-    let _ = server.insert("demo", "things", &json!({"n": 1}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
+    server.insert("demo", "things", &json!({"n": 1}));
     cloud.proxy.inject_always(Fault::Hang);
     until("the control file is withheld", || {
         server.log().matches("its lease was not renewed").count() == 2
@@ -185,22 +185,22 @@ fn a_clock_far_off_is_refused_at_the_start_and_stops_no_command() {
     for seconds in ["-1", "-62135596800", "253402300799", "253402300800"] {
         let clock = format!("clock::now=return({seconds})");
         let mut command = machine.nimbus(&["start", "--port", "0"]);
-        let _ = command.env("FAILPOINTS", &clock);
+        command.env("FAILPOINTS", &clock);
         machine
             .run_to_end(command)
             .expect(1, &["the clock of this machine", "1970"]);
         let mut command = machine.nimbus(&["encryption", "status"]);
-        let _ = command.env("FAILPOINTS", &clock);
+        command.env("FAILPOINTS", &clock);
         machine.run_to_end(command).expect(0, &["demo.sqlite3"]);
     }
     // Set off under a running server.
     for (seconds, year) in [("-1", "1970-01-01"), ("253402300800", "9998-12-31")] {
         let mut command = machine.nimbus(&["start", "--port", "0"]);
         let clock = format!("clock::now=1*off->return({seconds})");
-        let _ = command.env("FAILPOINTS", &clock);
+        command.env("FAILPOINTS", &clock);
         let server = machine.start_command(command);
         let tenant = format!("t{}", seconds.len());
-        let _ = server.create("/api/tenants", &json!({"id": tenant}));
+        server.create("/api/tenants", &json!({"id": tenant}));
         let first = server.insert(&tenant, "things", &json!({"n": 1}));
         let second = server.insert(&tenant, "things", &json!({"n": 2}));
         assert!(first < second, "{first} {second}");

@@ -23,7 +23,7 @@ fn a_full_disk_refuses_writes_loses_nothing_and_serves_again_once_there_is_space
     fs::write(&ballast, vec![1; 7 << 20]).expect("ballast");
     let server = machine.start(NO_RESERVE);
     for tenant in ["demo", "other"] {
-        let _ = server.create("/api/tenants", &json!({"id": tenant}));
+        server.create("/api/tenants", &json!({"id": tenant}));
     }
     let kept = server.insert("other", "things", &json!({"kept": true}));
 
@@ -39,7 +39,7 @@ fn a_full_disk_refuses_writes_loses_nothing_and_serves_again_once_there_is_space
     );
     assert_eq!(server.get("/health"), json!({"ok": true}));
     let (status, answer) = server.request("POST", "/api/tenants", Some(&json!({"id": "late"})));
-    let _ = assert_error(status, &answer, (503, "service.unavailable"));
+    assert_error(status, &answer, (503, "service.unavailable"));
     assert_eq!(
         server.get("/api/tenants"),
         whole("tenants", json!(["demo", "other"]))
@@ -48,8 +48,8 @@ fn a_full_disk_refuses_writes_loses_nothing_and_serves_again_once_there_is_space
 
     fs::remove_file(&ballast).expect("space is freed");
     let after = insert(&server, "demo", 1000, 64 << 10).expect("writes work again");
-    let _ = server.create("/api/tenants", &json!({"id": "late"}));
-    let _ = server.insert("late", "things", &json!({}));
+    server.create("/api/tenants", &json!({"id": "late"}));
+    server.insert("late", "things", &json!({}));
     assert_eq!(server.request("DELETE", "/api/tenants/late", None).0, 204);
     assert_stored(&server, &stored);
     server.stop();
@@ -69,7 +69,7 @@ fn a_server_killed_on_a_full_disk_finds_everything_once_there_is_space() {
     let ballast = machine.data_dir().join("ballast");
     fs::write(&ballast, vec![1; 3 << 20]).expect("ballast");
     let server = machine.start(NO_RESERVE);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     let stored = fill(&server);
     server.kill();
     // A start needs no space. What does is refused with the reason, and nothing is taken for damage.
@@ -81,7 +81,7 @@ fn a_server_killed_on_a_full_disk_finds_everything_once_there_is_space() {
     }
     fs::remove_file(&ballast).expect("space is freed");
     assert_stored(&server, &stored);
-    let _ = insert(&server, "demo", 1000, 64 << 10).expect("writes work again");
+    insert(&server, "demo", 1000, 64 << 10).expect("writes work again");
     server.stop();
 }
 
@@ -143,7 +143,7 @@ fn a_read_only_file_system_is_refused_by_name_and_loses_nothing() {
         return;
     };
     let server = machine.start(&[]);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     let id = server.insert("demo", "things", &json!({"n": 1}));
     server.stop();
     let before = snapshot(&machine);

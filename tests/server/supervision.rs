@@ -17,14 +17,14 @@ fn unheard(machine: &Machine, stderr: Stdio) -> Server {
     let socket = TcpListener::bind("127.0.0.1:0").expect("a socket");
     let address = socket.local_addr().expect("its address").to_string();
     let mut command = activated(machine, socket, &[]);
-    let _ = command.env("RUST_LOG", "debug");
+    command.env("RUST_LOG", "debug");
     machine.start_unheard(command, stderr, &address)
 }
 
 /// A server in which these points are armed.
 fn faulty(machine: &Machine, points: &str) -> Server {
     let mut command = machine.nimbus(&["start", "--port", "0"]);
-    let _ = command.env("FAILPOINTS", points);
+    command.env("FAILPOINTS", points);
     machine.start_command(command)
 }
 
@@ -70,8 +70,8 @@ fn rotate_dek(machine: &Machine, server: &Server, tenant: &str) -> Value {
 /// Everything that logs, or waits for one that does.
 fn everything_works(machine: &Machine, server: &Server) {
     for tenant in ["one", "two"] {
-        let _ = server.create("/api/tenants", &json!({"id": tenant}));
-        let _ = server.insert(tenant, "things", &json!({"n": 1}));
+        server.create("/api/tenants", &json!({"id": tenant}));
+        server.insert(tenant, "things", &json!({"n": 1}));
     }
     let lock = |verb: &str| {
         let path = format!("/api/admin/encryption/{verb}");
@@ -86,7 +86,7 @@ fn everything_works(machine: &Machine, server: &Server) {
     assert_eq!(status, 204, "{answer}");
     let job =
         json!({"run_after_ms": 0, "mutation": {"type": "insert", "table": "runs", "fields": {}}});
-    let _ = server.create("/api/tenants/two/schedule", &job);
+    server.create("/api/tenants/two/schedule", &job);
     until("a job runs", || {
         let runs = server.get("/api/tenants/two/documents/runs");
         runs["data"][0].is_object()
@@ -128,11 +128,11 @@ fn a_log_that_nobody_reads_holds_up_no_request_and_no_end() {
 fn the_audit_log_s_thread_ends_and_nothing_is_done_that_it_must_record() {
     let machine = machine();
     let server = machine.start(&[]);
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     server.stop();
     let server = faulty(&machine, "audit::write-down=panic");
     until("it is missed", || {
-        let _ = server.request("POST", "/api/tenants", Some(&json!({"id": "new"})));
+        server.request("POST", "/api/tenants", Some(&json!({"id": "new"})));
         is_missed(&server, "audit-log")
     });
     let (status, answer) = server.request("POST", "/api/tenants", Some(&json!({"id": "other"})));
@@ -141,10 +141,10 @@ fn the_audit_log_s_thread_ends_and_nothing_is_done_that_it_must_record() {
     assert_eq!(panics(&server, "audit-log"), 1);
     assert!(metric(&server, "nimbus_panics_total") >= 1);
     // What needs no line goes on.
-    let _ = server.insert("demo", "things", &json!({}));
+    server.insert("demo", "things", &json!({}));
     server.stop();
     let server = machine.start(&[]);
-    let _ = server.create("/api/tenants", &json!({"id": "other"}));
+    server.create("/api/tenants", &json!({"id": "other"}));
     server.stop();
 }
 
@@ -189,7 +189,7 @@ fn nobody_who_replaces_old_data_keys_is_missed_until_there_is_one() {
         ("data-key-age::look=1*panic", false),
     ] {
         let mut command = machine.nimbus(&start);
-        let _ = command.env("FAILPOINTS", points);
+        command.env("FAILPOINTS", points);
         let server = machine.start_command(command);
         let down = || metric(&server, "nimbus_background_down{name=\"data-key-age\"}");
         if stays {
@@ -220,7 +220,7 @@ fn a_server_that_no_signal_reaches_is_not_ready() {
 fn identities_are_counted_although_who_counts_them_ended_by_a_fault() {
     let machine = machine();
     let server = faulty(&machine, "usage::seen=1*panic");
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     let name = "usage-counter";
     // The admin token is nobody's.
     let (_, token) = make(&server, "demo", "read");
@@ -250,10 +250,10 @@ fn identities_are_counted_although_who_counts_them_ended_by_a_fault() {
 fn jobs_run_although_the_scheduler_ended_by_a_fault() {
     let machine = machine();
     let server = faulty(&machine, "scheduler::round=3*off->1*panic");
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     for _job in 0..8 {
         let job = json!({"run_after_ms": 0, "mutation": {"type": "insert", "table": "runs", "fields": {}}});
-        let _ = server.create("/api/tenants/demo/schedule", &job);
+        server.create("/api/tenants/demo/schedule", &job);
     }
     until("all jobs run", || {
         let runs = server.get("/api/tenants/demo/documents/runs");
@@ -267,12 +267,12 @@ fn jobs_run_although_the_scheduler_ended_by_a_fault() {
 fn a_tenant_whose_writer_ends_by_a_fault_is_opened_afresh() {
     let machine = machine();
     let server = faulty(&machine, "tenants::writer::commit=1*off->1*panic");
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     let acknowledged = server.insert("demo", "things", &json!({"n": 1}));
     let body = json!({"table": "things", "fields": {"n": 2}});
     let (status, answer) = server.request("POST", "/api/tenants/demo/documents", Some(&body));
     assert!(status >= 500, "{status} {answer}");
-    let _ = server.insert("demo", "things", &json!({"n": 3}));
+    server.insert("demo", "things", &json!({"n": 3}));
     let found = server.get("/api/tenants/demo/documents/things")["data"].take();
     let found = found.as_array().expect("documents");
     assert_eq!(found.len(), 2, "{found:?}");
@@ -288,7 +288,7 @@ fn an_operation_that_ends_by_a_fault_has_failed() {
     for points in ["operations::run=1*panic", "rekey::copy=1*panic"] {
         let server = faulty(&machine, points);
         let tenant = format!("t{}", points.len());
-        let _ = server.create("/api/tenants", &json!({"id": tenant}));
+        server.create("/api/tenants", &json!({"id": tenant}));
         let failed = rotate_dek(&machine, &server, &tenant);
         assert_eq!(failed["state"], "failed", "{failed}");
         assert_eq!(rotate_dek(&machine, &server, &tenant)["state"], "done");

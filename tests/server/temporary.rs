@@ -17,7 +17,7 @@ const MORE: u64 = 48;
 
 /// Documents of nearly a mebibyte, in no order; their ids.
 fn fill(server: &Server) -> Vec<String> {
-    let _ = server.create("/api/tenants", &json!({"id": "demo"}));
+    server.create("/api/tenants", &json!({"id": "demo"}));
     let numbers: Vec<u32> = (0..DOCUMENTS).map(|n| n * 37 % DOCUMENTS).collect();
     let mut ids = Vec::new();
     for part in numbers.chunks(8) {

@@ -64,7 +64,7 @@ impl Identity {
         stream
             .write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
-        let _bytes = stream.read_to_string(&mut answer)?;
+        stream.read_to_string(&mut answer)?;
         Ok(answer)
     }
 }

@@ -109,15 +109,15 @@ fn wrong(body: &Value) -> Vec<Value> {
             for (name, value) in members {
                 for instead in wrong(value) {
                     let mut members = members.clone();
-                    let _old = members.insert(name.clone(), instead);
+                    members.insert(name.clone(), instead);
                     all.push(members.into());
                 }
                 let mut fewer = members.clone();
-                let _gone = fewer.remove(name);
+                fewer.remove(name);
                 all.push(fewer.into());
             }
             let mut more = members.clone();
-            let _none = more.insert("more, `expected`".to_owned(), json!(1));
+            more.insert("more, `expected`".to_owned(), json!(1));
             all.push(more.into());
         }
         Value::Array(items) => {

@@ -50,7 +50,7 @@ impl Churner {
             let (status, answer) = client.request("DELETE", &format!("/api/tenants/{name}"), "")?;
             assert!(status == 204 || turned_away(status), "{status} {answer}");
             if status == 204 {
-                let _was_there = self.there.remove(&name);
+                self.there.remove(&name);
             }
         } else {
             self.uncertain = Some(name.clone());
@@ -58,7 +58,7 @@ impl Churner {
             assert!(status == 201 || turned_away(status), "{status} {answer}");
             if status == 201 {
                 self.created += 1;
-                let _new = self.there.insert(name.clone());
+                self.there.insert(name.clone());
                 self.uncertain = None;
                 self.begin(client, &name)?;
             }
@@ -105,9 +105,9 @@ impl Churner {
             return Ok(());
         }
         if names(&listed).contains(&name) {
-            let _new = self.there.insert(name);
+            self.there.insert(name);
         } else {
-            let _gone = self.there.remove(&name);
+            self.there.remove(&name);
         }
         Ok(())
     }

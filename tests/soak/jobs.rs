@@ -68,13 +68,13 @@ impl Hand for Jobber {
         let number = self.next;
         let mutation = json!({"type": "insert", "table": "ran", "fields": {"n": number}});
         let job = json!({"run_after_ms": self.random.below(4000), "mutation": mutation});
-        let _new = self.uncertain.insert(number);
+        self.uncertain.insert(number);
         let (status, answer) =
             client.post(&format!("/api/tenants/{}/schedule", self.tenant), &job)?;
         assert!(status == 201 || turned_away(status), "{status} {answer}");
         if status == 201 {
-            let _was_there = self.uncertain.remove(&number);
-            let _new = self.accepted.insert(number);
+            self.uncertain.remove(&number);
+            self.accepted.insert(number);
         }
         Ok(())
     }

@@ -112,7 +112,7 @@ mod tests {
         };
         assert_eq!(agree(&records, 4, 0, &tables(&["a"])), Ok(()));
         let mut gap = records.clone();
-        let _gone = gap.remove(1);
+        gap.remove(1);
         let mut double = records.clone();
         double[1] = record(2, "insert", "a");
         for (records, latest, ids) in [

@@ -48,7 +48,7 @@ impl KeyHolder {
         }
         assert_eq!(status, 201, "{answer}");
         let text = |member: &str| answer[member].as_str().expect(member).to_owned();
-        let _new = self.live.insert(text("id"), text("key"));
+        self.live.insert(text("id"), text("key"));
         self.making = None;
         self.made += 1;
         Ok(())
@@ -72,7 +72,7 @@ impl KeyHolder {
     fn bury(&mut self, id: &str) {
         self.dead.extend(self.live.remove(id));
         if self.dead.len() > REMEMBERED {
-            let _oldest = self.dead.remove(0);
+            self.dead.remove(0);
         }
     }
 
@@ -98,7 +98,7 @@ impl KeyHolder {
         let mut names: BTreeMap<&str, &str> = BTreeMap::new();
         for key in listed {
             let text = |member: &str| key[member].as_str().expect("text");
-            let _new = names.insert(text("id"), text("name"));
+            names.insert(text("id"), text("name"));
         }
         if let Some(id) = self.revoking.take()
             && !names.contains_key(id.as_str())

@@ -97,7 +97,7 @@ fn apply(documents: &mut Documents, changes: &[Change]) {
                 (document.version, document.written) = (version, None);
             }
             Change::Delete(number) => {
-                let _document = documents.remove(&number).expect("it is known");
+                documents.remove(&number).expect("it is known");
             }
         }
     }

@@ -59,9 +59,9 @@ impl Rotator {
 
     /// The keys that everything opens with, and no others.
     pub(crate) fn settings(&self, command: &mut Command) {
-        let _ = command.env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", &self.key);
+        command.env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", &self.key);
         if let Some(next) = &self.next_key {
-            let _ = command.env("NIMBUS_ENCRYPTION_PREVIOUS_MASTER_KEY_FILE", next);
+            command.env("NIMBUS_ENCRYPTION_PREVIOUS_MASTER_KEY_FILE", next);
         }
     }
 

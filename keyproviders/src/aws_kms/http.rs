@@ -30,7 +30,7 @@ pub(super) async fn client() -> Result<SharedHttpClient, KmsError> {
     Ok(
         Builder::new().build_with_connector_fn(move |settings, components| {
             let mut connector = Connector::builder();
-            let _ = connector
+            connector
                 .set_connector_settings(settings.cloned())
                 .set_sleep_impl(components.and_then(|components| components.sleep_impl()));
             connector

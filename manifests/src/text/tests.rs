@@ -158,7 +158,7 @@ fn rejects_each_field_left_out_by_name() {
     ];
     for (line, field, instead) in found {
         let mut kept = lines.clone();
-        let _ = kept.remove(line - 1);
+        kept.remove(line - 1);
         assert_eq!(
             refusal(&(kept.join("\n") + "\n")),
             ParseError::Line {

@@ -47,7 +47,8 @@ pub struct RestoreTenant {
 }
 
 /// A tenant that was restored, or would be.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = TenantRestored)]
 pub struct RestoredTenant {
     /// The repository.
     pub repository: String,
@@ -66,6 +67,7 @@ pub struct RestoredTenant {
     /// Bytes of its file.
     pub bytes: u64,
     /// Objects that are read.
+    #[schema(value_type = u64)]
     pub objects: usize,
     /// Bytes that are read.
     pub read_bytes: u64,

@@ -12,13 +12,16 @@ use crate::metrics;
 pub struct Report(Mutex<Standing>);
 
 /// How shipping stands at one time.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, utoipa::ToSchema)]
+#[schema(as = Shipped)]
 pub struct Standing {
     /// Whether all is in order.
     pub ok: bool,
     /// The newest instant that can be restored.
+    #[schema(required)]
     pub shipped: Option<String>,
     /// What is wrong, where something is.
+    #[schema(required)]
     pub error: Option<String>,
 }
 

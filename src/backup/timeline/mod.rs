@@ -22,7 +22,8 @@ use crate::clock;
 use crate::envelope::Envelope;
 
 /// Instants that follow each other: each of them can be restored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = InstantRange)]
 pub struct Range {
     /// The first.
     pub from: String,

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use clap::Args;
 use nimbus_manifests::TenantId;
-use serde_json::json;
 
 use super::super::encryption::{deployment, progress_bar, require_deployment, stop_on_signals};
 use super::super::remote::Remote;
 use super::super::{CliError, CommandOutcome, block_on, output, settings};
-use super::{location, shown};
+use super::shown;
 use crate::backup::create::{Created, Deployment};
+use crate::backup::requests::CreateBackup;
 use crate::backup::{BackupError, Location, Places};
 use crate::config::{ProviderChoice, Settings};
 use crate::pluralize::pluralize;
@@ -30,13 +30,8 @@ Examples:
 The first snapshot makes the repository; each later one adds what changed. While
 a server runs it makes the snapshot, and needs the credentials of the bucket.")]
 pub(super) struct Create {
-    /// The repository
-    #[arg(long, value_name = "R", value_parser = location)]
-    to: Location,
-
-    /// Save one tenant alone, with the control file and the audit log
-    #[arg(long, value_name = "TENANT")]
-    tenant_id: Option<TenantId>,
+    #[command(flatten)]
+    request: CreateBackup,
 }
 
 impl Create {
@@ -50,18 +45,17 @@ impl Create {
             return Err(BackupError::Plaintext.into());
         }
         require_deployment(&settings)?;
-        let to = self.to.absolute()?;
-        to.check_place(&Places::of(&settings))?;
+        let request = CreateBackup {
+            to: self.request.to.absolute()?,
+            ..self.request
+        };
+        request.to.check_place(&Places::of(&settings))?;
         let (bar, progress) = progress_bar("saving");
         let created = match Remote::on(&settings.data_dir)? {
-            Some(server) => {
-                let tenant = self.tenant_id.as_ref().map(TenantId::as_str);
-                let request = json!({"to": to.to_string(), "tenant_id": tenant});
-                server.operate("/api/admin/backups", &request, &progress)
-            }
+            Some(server) => server.operate("/api/admin/backups", &request, &progress),
             None => {
                 let _lock = DataDirLock::acquire(&settings.data_dir)?;
-                block_on(here(&settings, &to, self.tenant_id, progress))
+                block_on(here(&settings, &request.to, request.tenant_id, progress))
             }
         };
         bar.finish_and_clear();

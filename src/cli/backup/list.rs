@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::super::output::{self, Format};
 use super::super::{CliError, CommandOutcome, block_on, settings};
-use super::{location, shown};
+use super::shown;
 use crate::backup::list::Listed;
 use crate::backup::proofs::Proof;
 use crate::backup::timeline::Range;
@@ -20,7 +20,7 @@ use crate::backup::{Location, Repository};
 #[command(after_help = "Example: nimbus backup list --from /mnt/backup/nimbus")]
 pub(super) struct List {
     /// The repository
-    #[arg(long, value_name = "R", value_parser = location)]
+    #[arg(long, value_name = "R", value_parser = Location::from_flag)]
     from: Location,
 
     /// List those that hold this tenant, with its size in each

@@ -14,7 +14,6 @@ use clap::{Args, Subcommand};
 
 use super::output::{self, Format};
 use super::{CliError, CommandOutcome};
-use crate::backup::{BackupError, Location};
 
 /// Make, look at, prove and restore backups
 #[derive(Debug, Args)]
@@ -56,10 +55,6 @@ impl Backup {
             Verb::Prune(verb) => verb.run(config),
         }
     }
-}
-
-pub(super) fn location(text: &str) -> Result<Location, String> {
-    text.parse().map_err(|error: BackupError| error.to_string())
 }
 
 /// So many bytes, for people.

@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args};
 use super::super::encryption::{audited_deployment, stop_on_signals};
 use super::super::output::{self, Format};
 use super::super::{CliError, CommandOutcome, block_on, settings};
-use super::{location, shown};
+use super::shown;
 use crate::backup::keep::Keep;
 use crate::backup::prune::Pruned;
 use crate::backup::{Location, Repository};
@@ -28,7 +28,7 @@ A snapshot is kept if any rule keeps it. The newest is always kept, and so is th
 newest of each tenant that was saved alone. Days, weeks and months are those of UTC.")]
 pub(super) struct Prune {
     /// The repository
-    #[arg(long, value_name = "R", value_parser = location)]
+    #[arg(long, value_name = "R", value_parser = Location::from_flag)]
     from: Location,
 
     /// Keep all that were taken within this time before the newest

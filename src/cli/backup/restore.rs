@@ -8,7 +8,7 @@ use nimbus_manifests::TenantId;
 use super::super::encryption::{progress_bar, stop_on_signals};
 use super::super::output::{self, Format};
 use super::super::{CliError, CommandOutcome, block_on, settings};
-use super::{location, restore_tenant, shown};
+use super::{restore_tenant, shown};
 use crate::backup::restore::{Dirs, Plan, Proof, Restore, RestoreTenant};
 use crate::backup::{Location, Places, Repository};
 use crate::clock;
@@ -31,7 +31,7 @@ What was revoked, locked, deleted or shredded after the snapshot, by the newest
 audit log in the repository, is so again, unless --as-it-was says otherwise.")]
 pub(super) struct RestoreBackup {
     /// The repository
-    #[arg(long, value_name = "R", value_parser = location)]
+    #[arg(long, value_name = "R", value_parser = Location::from_flag)]
     from: Location,
 
     /// The directory to restore into: new, or empty; for one tenant, that of the deployment

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
-
 use super::super::encryption::{deployment, require_deployment, stop_on_signals};
 use super::super::output::{self, Format};
 use super::super::remote::Remote;
 use super::super::{CliError, CommandOutcome, block_on};
 use super::shown;
+use crate::backup::requests::RestoreRequest;
 use crate::backup::restore::{Beside, RestoreTenant, RestoredTenant, instant};
 use crate::backup::{BackupError, Location, Places, Repository};
 use crate::clock;
@@ -33,15 +32,15 @@ pub(super) fn run(
     from.check_place(&Places::of(settings))?;
     match Remote::on(&settings.data_dir)? {
         Some(server) => {
-            let request = json!({
-                "from": from.to_string(),
-                "tenant_id": restore.tenant.as_str(),
-                "as": restore.new_id.as_ref().map(|id| id.as_str()),
-                "snapshot": restore.snapshot,
-                "at": restore.at_ms.map(clock::stamp_of),
-                "as_it_was": restore.as_it_was,
-                "dry_run": restore.dry_run,
-            });
+            let request = RestoreRequest {
+                from: Some(from),
+                tenant_id: restore.tenant,
+                new_id: restore.new_id,
+                snapshot: restore.snapshot,
+                at: restore.at_ms.map(clock::stamp_of),
+                as_it_was: restore.as_it_was,
+                dry_run: restore.dry_run,
+            };
             server.operate("/api/admin/backups/restore", &request, &progress)
         }
         None => {

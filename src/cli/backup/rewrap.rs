@@ -7,7 +7,6 @@ use clap::Args;
 use super::super::encryption::{audited_deployment, counting_bar, stop_on_signals};
 use super::super::output::{self, Format};
 use super::super::{CliError, CommandOutcome, block_on, settings};
-use super::location;
 use crate::backup::rewrap::Moved;
 use crate::backup::{Location, Repository};
 use crate::config::keys::{self, Purpose};
@@ -23,7 +22,7 @@ before, as in NIMBUS_ENCRYPTION_PREVIOUS_…, open what they wrapped. An interru
 run leaves both; run it again. Exit 3: something still needs a key before.")]
 pub(super) struct RewrapBackups {
     /// The repository
-    #[arg(long, value_name = "R", value_parser = location)]
+    #[arg(long, value_name = "R", value_parser = Location::from_flag)]
     from: Location,
 
     /// Form of the answer

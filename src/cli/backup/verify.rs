@@ -7,7 +7,7 @@ use clap::Args;
 use super::super::encryption::{progress_bar, stop_on_signals};
 use super::super::output::{self, Format};
 use super::super::{CliError, CommandOutcome, block_on, settings};
-use super::{location, shown};
+use super::shown;
 use crate::backup::verify::Verified;
 use crate::backup::{BackupError, Location, Repository};
 use crate::config::keys::{self, Purpose};
@@ -22,7 +22,7 @@ Examples:
   nimbus backup verify --from s3://bucket/nimbus --deep")]
 pub(super) struct VerifyBackups {
     /// The repository
-    #[arg(long, value_name = "R", value_parser = location)]
+    #[arg(long, value_name = "R", value_parser = Location::from_flag)]
     from: Location,
 
     /// One snapshot alone [default: all]

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use clap::Args;
 use nimbus_manifests::TenantId;
-use serde_json::json;
 
 use super::super::remote::Remote;
 use super::super::{CliError, CommandOutcome, block_on, output, settings};
 use super::audited::deployment;
 use super::require_deployment;
 use crate::config::Settings;
-use crate::encryption::lock::{self, TenantLock};
+use crate::encryption::lock::{self, Request, TenantLock};
 use crate::process::DataDirLock;
 use crate::tenants::TenantProvider as _;
 use crate::tenants::sqlite::SqliteOptions;
@@ -26,23 +25,21 @@ Its requests are answered 503 encryption.key_revoked, over restarts, too.
 Nothing of the tenant is changed. With no server running, the lock is recorded
 for the next start.")]
 pub(super) struct Lock {
-    /// The tenant
-    #[arg(long, value_name = "TENANT")]
-    tenant_id: TenantId,
+    #[command(flatten)]
+    request: Request,
 }
 
 /// End a lock
 #[derive(Debug, Args)]
 #[command(after_help = "Example: nimbus encryption unlock --tenant-id demo")]
 pub(super) struct Unlock {
-    /// The tenant
-    #[arg(long, value_name = "TENANT")]
-    tenant_id: TenantId,
+    #[command(flatten)]
+    request: Request,
 }
 
 impl Lock {
     pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
-        let lock = set(config, &self.tenant_id, true)?;
+        let lock = set(config, &self.request, true)?;
         let tenant = lock.tenant_id;
         output::answer(&if lock.changed {
             format!(
@@ -57,7 +54,7 @@ impl Lock {
 
 impl Unlock {
     pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
-        let lock = set(config, &self.tenant_id, false)?;
+        let lock = set(config, &self.request, false)?;
         let tenant = lock.tenant_id;
         output::answer(&if lock.changed {
             format!("Tenant {tenant} is unlocked; the next request opens it.\n")
@@ -68,7 +65,7 @@ impl Unlock {
     }
 }
 
-fn set(config: Option<&Path>, tenant: &TenantId, locked: bool) -> Result<TenantLock, CliError> {
+fn set(config: Option<&Path>, request: &Request, locked: bool) -> Result<TenantLock, CliError> {
     let settings = settings(config, None)?;
     settings
         .tenants
@@ -78,11 +75,11 @@ fn set(config: Option<&Path>, tenant: &TenantId, locked: bool) -> Result<TenantL
         Some(server) => {
             let verb = if locked { "lock" } else { "unlock" };
             let path = format!("/api/admin/encryption/{verb}");
-            server.post(&path, &json!({"tenant_id": tenant.as_str()}), PATIENCE)
+            server.post(&path, request, PATIENCE)
         }
         None => {
             let _lock = DataDirLock::acquire(&settings.data_dir)?;
-            block_on(here(&settings, tenant, locked))
+            block_on(here(&settings, &request.tenant_id, locked))
         }
     }
 }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -29,8 +29,6 @@ pub(super) use audited::{audited_deployment, deployment};
 use crate::audit::ControlLost;
 use crate::config::Settings;
 use crate::control::Control;
-use crate::data_dir::protected_by;
-use crate::encryption::Engine;
 use crate::envelope::manifest_path;
 use crate::runtime::{Progress, short_task};
 
@@ -55,9 +53,9 @@ enum Verb {
     /// Make a new key file
     Keygen(keygen::Keygen),
     /// Encrypt a plaintext database
-    Migrate(migrate::Migrate),
+    Migrate(migrate::MigrateCommand),
     /// Write an encrypted database out in plaintext
-    Export(export::Export),
+    Export(export::ExportCommand),
     /// Put lost manifests back from the control file
     Repair(repair::Repair),
     /// Open files with a recovery identity, when every other key is lost
@@ -86,21 +84,6 @@ pub enum EncryptionError {
     /// A recovery identity cannot be used.
     #[error(transparent)]
     Identity(#[from] nimbus_keyproviders::identity::IdentityError),
-    /// A directory without `--all`.
-    #[error(
-        "{} is a directory; for every file in it: `nimbus encryption rotate-dek --path {} --all`",
-        .path.display(), .path.display()
-    )]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// No directory, with `--all`.
-    #[error("{} is no directory; leave --all out for one file", .path.display())]
-    NoDirectory {
-        /// The path.
-        path: PathBuf,
-    },
     /// A command that was run in the wrong place.
     #[error(
         "no deployment is here: {} does not exist; run this where the server runs, or name its data directory in NIMBUS_DATA_DIR",
@@ -116,13 +99,6 @@ pub enum EncryptionError {
     /// A key file cannot be made.
     #[error(transparent)]
     KeyFile(#[from] nimbus_keyproviders::KeyFileError),
-}
-
-impl EncryptionError {
-    /// Whether what was said was wrong, before anything was looked at.
-    pub(super) fn is_usage(&self) -> bool {
-        matches!(self, Self::Directory { .. } | Self::NoDirectory { .. })
-    }
 }
 
 impl Encryption {
@@ -157,29 +133,6 @@ pub(super) fn require_deployment(settings: &Settings) -> Result<(), EncryptionEr
     }
     let control = std::path::absolute(&control).unwrap_or(control);
     Err(EncryptionError::NoDeployment { control })
-}
-
-/// The file that is meant by a path to it or to its manifest.
-fn protected(path: PathBuf) -> PathBuf {
-    protected_by(&path).unwrap_or(path)
-}
-
-/// What kind of database a command is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Provider {
-    /// A tenant's database
-    Sqlite,
-    /// The control file
-    Redb,
-}
-
-impl Provider {
-    fn engine(self) -> Engine {
-        match self {
-            Self::Sqlite => Engine::Sqlite,
-            Self::Redb => Engine::Redb,
-        }
-    }
 }
 
 /// A bar of bytes on standard error, where that is a terminal. A copy under way stops, and what there is of it is removed, once [`stop_on_signals`]

@@ -1,6 +1,6 @@
 //! `nimbus encryption rotate-kek`: data keys under another key, through the running server when there is one.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
@@ -10,8 +10,8 @@ use super::super::remote::Remote;
 use super::super::{CliError, CommandOutcome, block_on, output, settings};
 use super::audited::{self, opened};
 use super::{counting_bar, stop_on_signals};
+use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
-use crate::config::{KeyProviderKind, Settings};
 use crate::control::Control;
 use crate::encryption::rotate_kek::{Request, RotateKekError, Rotated};
 use crate::envelope::{Event, EventKind, EventOutcome, manifest_path};
@@ -34,83 +34,27 @@ stay under their own keys.
 Afterwards the new key must be in the settings; the old one is needed no more
 but for backups that were made before.")]
 pub(super) struct RotateKek {
-    /// A protected file or its manifest; with --all, a data directory
-    #[arg(long, value_name = "PATH")]
-    path: PathBuf,
-
-    /// Every file in the directory, and the control file
-    #[arg(long)]
-    all: bool,
-
-    /// The kind of the new key; may be left out where a setting tells it
-    #[arg(long, value_enum, value_name = "PROVIDER")]
-    new_key_provider: Option<KeyProviderKind>,
-
-    /// The new master key
-    #[arg(long, value_name = "FILE")]
-    new_master_key_file: Option<PathBuf>,
-
-    /// The new key directory; keys that are missing there are made
-    #[arg(long, value_name = "DIR")]
-    new_key_dir: Option<PathBuf>,
-
-    /// The new KMS key: id, alias or ARN
-    #[arg(long, value_name = "KEY")]
-    new_aws_kms_key_id: Option<String>,
-
-    /// Its region
-    #[arg(long, value_name = "REGION")]
-    new_aws_region: Option<String>,
-
-    /// Its endpoint
-    #[arg(long, value_name = "URL")]
-    new_aws_endpoint_url: Option<String>,
-
-    /// Move tenants that the key map names off their own keys, too
-    #[arg(long)]
-    move_mapped: bool,
-
-    /// Wrap each data key to this age recipient, too; may be given several times
-    #[arg(long = "add-recipient", value_name = "RECIPIENT")]
-    add_recipients: Vec<String>,
-
-    /// Leave out the wraps to this age recipient; may be given several times
-    #[arg(long = "drop-recipient", value_name = "RECIPIENT")]
-    drop_recipients: Vec<String>,
+    #[command(flatten)]
+    request: Request,
 }
 
 impl RotateKek {
     pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let settings = settings(config, None)?;
-        // The server has a directory of its own: paths are sent whole.
-        let whole = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
-        let request = Request {
-            path: whole(self.path),
-            all: self.all,
-            new_key_provider: self.new_key_provider,
-            new_master_key_file: self.new_master_key_file.map(whole),
-            new_key_dir: self.new_key_dir.map(whole),
-            new_aws_kms_key_id: self.new_aws_kms_key_id,
-            new_aws_region: self.new_aws_region,
-            new_aws_endpoint_url: self.new_aws_endpoint_url,
-            move_mapped: self.move_mapped,
-            add_recipients: self.add_recipients,
-            drop_recipients: self.drop_recipients,
-        };
+        let request = self.request.absolute();
         let moved = request.names_a_key();
         let rotate = request.clone().check()?;
         rotate.check_path()?;
-        let Some(server) = Remote::on(rotate.dir())? else {
-            let outcome = offline(&settings, rotate, None)?;
-            if moved && outcome != CommandOutcome::Failed {
-                output::note(MOVED);
+        let outcome = match Remote::on(rotate.dir())? {
+            None => offline(&settings, rotate, None)?,
+            Some(server) => {
+                let (bar, progress) = counting_bar("rewrapping");
+                let path = "/api/admin/encryption/rotate-kek";
+                let rotated = server.operate(path, &request, &progress)?;
+                bar.finish_and_clear();
+                say(&rotated)?
             }
-            return Ok(outcome);
         };
-        let (bar, progress) = counting_bar("rewrapping");
-        let rotated = server.operate("/api/admin/encryption/rotate-kek", &request, &progress)?;
-        bar.finish_and_clear();
-        let outcome = say(&rotated)?;
         if moved && outcome != CommandOutcome::Failed {
             output::note(MOVED);
         }

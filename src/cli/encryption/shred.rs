@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use nimbus_manifests::TenantId;
-use serde_json::json;
 
-use super::super::backup::location;
 use super::super::remote::Remote;
 use super::super::{CliError, CommandOutcome, block_on, output, settings};
 use super::audited::deployment;
@@ -17,7 +15,7 @@ use crate::config::Settings;
 use crate::control::ControlError;
 use crate::data_dir;
 use crate::deployment::Deployment;
-use crate::encryption::shred::{NO_KEYS, Remains, Shredded, Shredding, shred_everywhere};
+use crate::encryption::shred::{NO_KEYS, Remains, Request, Shredded, Shredding, shred_everywhere};
 use crate::process::DataDirLock;
 use crate::runtime::blocking;
 use crate::tenants::TenantProvider as _;
@@ -32,21 +30,8 @@ What copies of its files made elsewhere are still worth depends on the key that
 wrapped them. The answer says so, and what is left for you to do. With --from, the
 tenant goes from that backup repository, too, also when it is shredded here.")]
 pub(super) struct Shred {
-    /// The tenant
-    #[arg(long, value_name = "TENANT")]
-    tenant_id: TenantId,
-
-    /// Needed: nobody can undo it
-    #[arg(long, required = true)]
-    yes: bool,
-
-    /// Disable the tenant's AWS KMS key, too, where it has one of its own (--encryption-aws-kms-key-map)
-    #[arg(long)]
-    disable_kms_key: bool,
-
-    /// A backup repository that its keys and pages are removed from, too; can be given several times
-    #[arg(long, value_name = "R", value_parser = location)]
-    from: Vec<Location>,
+    #[command(flatten)]
+    request: Request,
 }
 
 impl Shred {
@@ -56,32 +41,22 @@ impl Shred {
             .tenants
             .require_files("`nimbus encryption shred`", NO_KEYS)?;
         require_deployment(&settings)?;
-        let mut from = Vec::with_capacity(self.from.len());
-        for location in self.from {
-            from.push(location.absolute()?);
-        }
+        let mut request = self.request;
+        let from = request.from.into_iter().map(Location::absolute);
+        request.from = from.collect::<Result<_, _>>()?;
         let shredded: Shredded = match Remote::on(&settings.data_dir)? {
             Some(server) => server.operate(
                 "/api/admin/encryption/shred",
-                &json!({
-                    "tenant_id": self.tenant_id.as_str(),
-                    "disable_kms_key": self.disable_kms_key,
-                    "from": from.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                }),
+                &request,
                 &(Arc::new(|_done, _total| true) as _),
             )?,
             None => {
                 let _lock = DataDirLock::acquire(&settings.data_dir)?;
-                block_on(here(
-                    &settings,
-                    &self.tenant_id,
-                    self.disable_kms_key,
-                    &from,
-                ))?
+                block_on(here(&settings, &request))?
             }
         };
         let mut text = text(&shredded);
-        if self.disable_kms_key && shredded.own_kms_key.is_none() {
+        if request.disable_kms_key && shredded.own_kms_key.is_none() {
             text.push_str("It had no KMS key of its own: none was disabled.\n");
         }
         output::answer(&text)?;
@@ -94,25 +69,20 @@ impl Shred {
 }
 
 /// From this process: no server runs.
-async fn here(
-    settings: &Settings,
-    tenant: &TenantId,
-    disable_kms_key: bool,
-    from: &[Location],
-) -> Result<Shredded, CliError> {
+async fn here(settings: &Settings, request: &Request) -> Result<Shredded, CliError> {
     let deployment = deployment(settings).await?;
     // Opening the tenants ends a deletion that was begun.
-    let begun = begun(&deployment, settings, tenant).await?;
+    let begun = begun(&deployment, settings, &request.tenant_id).await?;
     let tenants = deployment.tenants(SqliteOptions::default()).await?;
     let shredding = Shredding {
         envelope: &deployment.envelope,
         tenants: &tenants,
         dir: &settings.data_dir,
-        disable_kms_key,
-        from,
+        disable_kms_key: request.disable_kms_key,
+        from: &request.from,
         s3: &settings.backup_s3,
     };
-    let shredded = shred_everywhere(shredding, tenant, begun).await?;
+    let shredded = shred_everywhere(shredding, &request.tenant_id, begun).await?;
     tenants.close().await?;
     Ok(shredded)
 }

@@ -137,7 +137,7 @@ async fn rejects_a_record_that_is_not_one() {
     control
         .write(|transaction| {
             let mut keys = transaction.open_table(tables::ACCESS_KEYS)?;
-            let _old = keys.insert(key.id().to_string().as_str(), b"{}".as_slice())?;
+            keys.insert(key.id().to_string().as_str(), b"{}".as_slice())?;
             Ok(())
         })
         .unwrap();

@@ -169,10 +169,10 @@ fn commit(database: &Database, round: u64) -> Result<(), redb::Error> {
 fn model(rounds: u64) -> BTreeMap<u64, Vec<u8>> {
     let mut model = BTreeMap::new();
     for round in 0..rounds {
-        let _old = model.insert(round, vec![round as u8; 600 + 400 * round as usize]);
-        let _old = model.insert(0, round.to_be_bytes().to_vec());
+        model.insert(round, vec![round as u8; 600 + 400 * round as usize]);
+        model.insert(0, round.to_be_bytes().to_vec());
         if round % 3 == 2 {
-            let _old = model.remove(&(round - 1));
+            model.remove(&(round - 1));
         }
     }
     model

@@ -35,7 +35,7 @@ async fn brings_a_file_of_the_first_layout_up_and_keeps_what_is_in_it() {
         .write(|transaction| {
             for table in transaction.list_tables()? {
                 if !["meta", "manifests", "deletions"].contains(&table.name()) {
-                    let _was_there = transaction.delete_table(table)?;
+                    transaction.delete_table(table)?;
                 }
             }
             drop(transaction.open_table(FIRST_USAGE)?);

@@ -219,7 +219,7 @@ async fn counts_no_more_than_it_says() {
     control
         .write(|transaction| {
             let mut counts = transaction.open_table(tables::USAGE_COUNTS)?;
-            let _old = counts.insert((202_611, "demo"), MAX_IDENTITIES - 1)?;
+            counts.insert((202_611, "demo"), MAX_IDENTITIES - 1)?;
             Ok(())
         })
         .unwrap();

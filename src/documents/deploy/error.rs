@@ -2,7 +2,8 @@
 
 use thiserror::Error;
 
-use super::{ContentHash, MAX_DEPLOY_NAME_CHARS, PathFault};
+use super::{ContentHash, MAX_DEPLOY_NAME_CHARS};
+use crate::documents::limits::{MAX_PATH_BYTES, MAX_PATH_NAME_BYTES};
 use crate::documents::{InputError, TableName, schedule::CronName};
 
 /// A deploy that is refused before any store sees it. Names and paths are as given, cut to a printable length.
@@ -101,4 +102,32 @@ pub enum DeployError {
         /// The name.
         name: CronName,
     },
+}
+
+/// What keeps a text from being an [`AppPath`](super::AppPath).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PathFault {
+    /// Nothing at all.
+    #[error("it is empty")]
+    Empty,
+    /// Over [`MAX_PATH_BYTES`].
+    #[error("it has more than {MAX_PATH_BYTES} bytes")]
+    TooLong,
+    /// A name over [`MAX_PATH_NAME_BYTES`].
+    #[error("a name in it has more than {MAX_PATH_NAME_BYTES} bytes")]
+    LongName,
+    /// `/` at the beginning or the end, or twice in a row.
+    #[error(
+        "it has an empty name: write names joined by single '/', none before the first or after the last"
+    )]
+    EmptyName,
+    /// `.` or `..`.
+    #[error(
+        "it has \".\" or \"..\" as a name: paths begin at the app's own root and do not leave it"
+    )]
+    Dots,
+    /// A backslash, or a control character.
+    #[error("it has a backslash or a control character")]
+    Character,
 }

@@ -17,10 +17,12 @@ use serde_json::value::RawValue;
 
 pub use content::{Content, ContentHash, NotAHash};
 pub use diff::{Changes, Diff, MAX_DIFF_NAMES, Names, Plan};
-pub use error::DeployError;
+pub use error::{DeployError, PathFault};
 pub use generation::{AppFile, Deployed, GENERATIONS_KEPT, Generation, Generations};
-pub use path::{AppPath, MAX_PATH_BYTES, MAX_PATH_NAME_BYTES, PathFault};
+pub use path::AppPath;
 pub use resources::Resources;
+
+pub use super::limits::{MAX_PATH_BYTES, MAX_PATH_NAME_BYTES};
 
 use super::{Bounded, error::excerpt, json_object, schedule::MAX_CRONS};
 

@@ -8,16 +8,10 @@ use std::{
 };
 
 use icu_normalizer::ComposingNormalizerBorrowed;
-use thiserror::Error;
 
-use super::DeployError;
+use super::error::{DeployError, PathFault};
 use crate::documents::error::excerpt;
-
-/// The longest path, in bytes of its normal form.
-pub const MAX_PATH_BYTES: usize = 1024;
-
-/// The longest name of a file or directory in a path, in bytes.
-pub const MAX_PATH_NAME_BYTES: usize = 255;
+use crate::documents::limits::{MAX_PATH_BYTES, MAX_PATH_NAME_BYTES};
 
 /// The path of a deployed file: names joined by `/`, none of them empty, `.` or `..`.
 ///
@@ -26,34 +20,6 @@ pub const MAX_PATH_NAME_BYTES: usize = 255;
 /// Cloning is cheap.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AppPath(Arc<str>);
-
-/// What keeps a text from being an [`AppPath`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum PathFault {
-    /// Nothing at all.
-    #[error("it is empty")]
-    Empty,
-    /// Over [`MAX_PATH_BYTES`].
-    #[error("it has more than {MAX_PATH_BYTES} bytes")]
-    TooLong,
-    /// A name over [`MAX_PATH_NAME_BYTES`].
-    #[error("a name in it has more than {MAX_PATH_NAME_BYTES} bytes")]
-    LongName,
-    /// `/` at the beginning or the end, or twice in a row.
-    #[error(
-        "it has an empty name: write names joined by single '/', none before the first or after the last"
-    )]
-    EmptyName,
-    /// `.` or `..`.
-    #[error(
-        "it has \".\" or \"..\" as a name: paths begin at the app's own root and do not leave it"
-    )]
-    Dots,
-    /// A backslash, or a control character.
-    #[error("it has a backslash or a control character")]
-    Character,
-}
 
 impl AppPath {
     /// The path as text, in normalisation form C.

@@ -81,7 +81,7 @@ fn rejects_members_that_are_missing_or_do_not_belong_there() {
     assert!(Deploy::from_json(&whole.to_string()).is_ok());
     for member in ["name", "schemas", "crons", "files"] {
         let mut part = whole.clone();
-        let _gone = part.as_object_mut().unwrap().remove(member);
+        part.as_object_mut().unwrap().remove(member);
         assert!(
             matches!(refused(&part), DeployError::Shape { .. }),
             "{member}"

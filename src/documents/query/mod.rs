@@ -16,7 +16,9 @@ pub use field::Field;
 pub use rank::TypeRank;
 pub use value::{Number, Value};
 
-use super::{Bounded, Document, InputError, TableName, json_object, json_object::reason, whole};
+use super::{
+    Bounded, Document, InputError, TableName, json_object, json_object::reason, optional_integer,
+};
 
 /// The most filters in a query.
 pub const MAX_FILTERS: usize = 50;
@@ -161,7 +163,7 @@ struct Written<'a> {
     filters: Option<Bounded<&'a RawValue, MAX_FILTERS>>,
     #[serde(borrow)]
     order: Option<&'a RawValue>,
-    #[serde(default, deserialize_with = "whole")]
+    #[serde(default, deserialize_with = "optional_integer")]
     limit: Option<usize>,
 }
 

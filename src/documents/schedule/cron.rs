@@ -7,12 +7,10 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::{Expression, MAX_DELAY, Outcome};
+use crate::documents::limits::MAX_CRON_NAME_BYTES;
 use crate::documents::{
     InputError, Mutation, error::excerpt, integer::WrittenNumber, json_object, table_name::is_name,
 };
-
-/// The longest name of a cron, in bytes (all are ASCII).
-pub const MAX_CRON_NAME_BYTES: usize = 64;
 
 /// The name of a cron, by the rule of [`TableName`](crate::documents::TableName). Cloning is cheap.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

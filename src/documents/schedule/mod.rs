@@ -14,7 +14,7 @@ use super::{
     DocumentId, InputError, Mutation, error::excerpt, integer::WrittenNumber, json_object,
 };
 
-pub use cron::{Cron, CronName, CronState, LastRun, MAX_CRON_NAME_BYTES, Origin, Schedule};
+pub use cron::{Cron, CronName, CronState, LastRun, Origin, Schedule};
 pub use expression::{Expression, MAX_EXPRESSION_BYTES};
 
 /// The most jobs that wait in one tenant.

@@ -131,10 +131,10 @@ impl Shelf {
 
     fn get(&mut self, place: u64) -> Option<Arc<Compiled>> {
         let (used, compiled) = self.by_place.get_mut(&place)?;
-        let _place = self.by_use.remove(used);
+        self.by_use.remove(used);
         self.uses += 1;
         *used = self.uses;
-        let _none = self.by_use.insert(self.uses, place);
+        self.by_use.insert(self.uses, place);
         Some(Arc::clone(compiled))
     }
 
@@ -142,8 +142,8 @@ impl Shelf {
         let mut gone: Vec<_> = self.forget(place).into_iter().collect();
         self.uses += 1;
         self.bytes += compiled.bytes;
-        let _none = self.by_use.insert(self.uses, place);
-        let _none = self.by_place.insert(place, (self.uses, compiled));
+        self.by_use.insert(self.uses, place);
+        self.by_place.insert(place, (self.uses, compiled));
         while self.bytes > self.room {
             let Some((_, &oldest)) = self.by_use.first_key_value() else {
                 break;
@@ -155,7 +155,7 @@ impl Shelf {
 
     fn forget(&mut self, place: u64) -> Option<Arc<Compiled>> {
         let (used, compiled) = self.by_place.remove(&place)?;
-        let _place = self.by_use.remove(&used);
+        self.by_use.remove(&used);
         self.bytes -= compiled.bytes;
         Some(compiled)
     }

@@ -3,6 +3,7 @@
 
 mod compiled;
 mod cost;
+mod field_type;
 mod json_schema;
 mod metered;
 mod pattern;
@@ -19,7 +20,8 @@ use serde_json::value::RawValue;
 use super::{Bounded, Fields, InputError, TableName, json_object, json_object::reason};
 use json_schema::JsonSchema;
 
-pub use rules::{FieldPath, FieldRule, FieldType, IndexRule};
+pub use field_type::FieldType;
+pub use rules::{FieldPath, FieldRule, IndexRule};
 pub use violation::Violation;
 
 /// The largest schema: bytes as compact JSON (256 KiB).

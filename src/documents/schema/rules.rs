@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, fmt, str::FromStr};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, value::RawValue};
 
+use super::field_type::FieldType;
 use super::{MAX_INDEX_FIELDS, Violation};
 use crate::documents::{Bounded, error::excerpt, json_object, query::Field};
 
@@ -52,52 +53,6 @@ impl fmt::Display for FieldPath {
 impl Serialize for FieldPath {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
-    }
-}
-
-/// What a field may hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum FieldType {
-    /// Text.
-    String,
-    /// A number.
-    Number,
-    /// `true` or `false`.
-    Boolean,
-    /// A list.
-    Array,
-    /// An object.
-    Object,
-    /// Whatever there is, null too.
-    Any,
-}
-
-impl FieldType {
-    /// The type of a value; `None` of null.
-    fn of(value: &Value) -> Option<Self> {
-        match value {
-            Value::Null => None,
-            Value::Bool(_) => Some(Self::Boolean),
-            Value::Number(_) => Some(Self::Number),
-            Value::String(_) => Some(Self::String),
-            Value::Array(_) => Some(Self::Array),
-            Value::Object(_) => Some(Self::Object),
-        }
-    }
-}
-
-impl fmt::Display for FieldType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::String => "string",
-            Self::Number => "number",
-            Self::Boolean => "boolean",
-            Self::Array => "array",
-            Self::Object => "object",
-            Self::Any => "any",
-        })
     }
 }
 
@@ -235,7 +190,7 @@ pub(super) fn distinct(list: &str, names: impl Iterator<Item = String>) -> Resul
         if seen.contains(&name) {
             return Err(format!("{list}: {:?} occurs twice", excerpt(&name)));
         }
-        let _new = seen.insert(name);
+        seen.insert(name);
     }
     Ok(())
 }

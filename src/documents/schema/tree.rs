@@ -103,7 +103,7 @@ impl Room {
         };
         let mut taken = self.wait_while(has_one);
         let tenants = taken.tenants.get_or_insert_default();
-        let _new = tenants.insert(tenant.to_owned());
+        tenants.insert(tenant.to_owned());
         drop(taken);
         let bytes = bytes.min(self.all);
         let _first = self.line.lock().unwrap_or_else(PoisonError::into_inner);
@@ -128,7 +128,7 @@ impl Drop for Taken<'_> {
         let mut taken = self.room.taken();
         taken.bytes -= self.bytes;
         if let Some(tenants) = &mut taken.tenants {
-            let _was_there = tenants.remove(self.tenant);
+            tenants.remove(self.tenant);
         }
         drop(taken);
         self.room.freed.notify_all();

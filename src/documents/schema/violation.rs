@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::FieldType;
+use super::field_type::FieldType;
 
 /// Why a document is refused by a schema. It names places in the document and holds nothing of it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

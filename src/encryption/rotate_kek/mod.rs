@@ -48,8 +48,9 @@ struct Keys {
     target: Option<Arc<dyn KeyProvider>>,
 }
 
-/// What came of it.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+/// The result of `rotate-kek`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = KekRotated)]
 pub struct Rotated {
     /// `<provider> <key id>` that the files are wrapped by now; without the key id for key-dir.
     pub key: String,
@@ -337,7 +338,7 @@ impl RotateKek {
                 Ok(found) => {
                     dropped.extend(found.dropped);
                     if found.mapped && self.target.is_some() {
-                        let _new = kept.insert(path);
+                        kept.insert(path);
                     }
                     match found.change {
                         Some(rewrapped) => ready.push(rewrapped),

@@ -3,45 +3,99 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use clap::Args;
 use nimbus_keyproviders::ProviderConfig;
 use nimbus_keyproviders::aws_kms::KmsConfig;
 use nimbus_keyproviders::aws_kms::settings::Field;
 use nimbus_keyproviders::recovery::Recipient;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{RotateKek, RotateKekError};
 use crate::config::KeyProviderKind;
 use crate::envelope::{Mapped, Recipients};
 
-/// What is asked for, as the command line and the server's route say it.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+/// Wrap data keys under another key; no page of the data is touched
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = RotateKek, description = "The flags of `nimbus encryption rotate-kek`")]
 pub struct Request {
-    /// A protected file or its manifest; with `all`, a directory of them.
+    /// A protected file or its manifest; with --all, a data directory
+    #[arg(long, value_name = "PATH")]
+    #[schema(value_type = String, required = false)]
+    #[serde(default)]
     pub path: PathBuf,
-    /// Every file in the directory.
+
+    /// Every file in the directory, and the control file
+    #[arg(long)]
+    #[schema(required = false)]
+    #[serde(default)]
     pub all: bool,
-    /// The kind of the new key; may be left out where a setting below tells it. Without any, files move to the current key.
+
+    /// The kind of the new key; may be left out where a setting tells it
+    #[arg(long, value_enum, value_name = "PROVIDER")]
+    #[serde(default)]
     pub new_key_provider: Option<KeyProviderKind>,
-    /// The new master key.
+
+    /// The new master key
+    #[arg(long, value_name = "FILE")]
+    #[schema(value_type = Option<String>)]
+    #[serde(default)]
     pub new_master_key_file: Option<PathBuf>,
-    /// The new key directory; keys that are missing there are made.
+
+    /// The new key directory; keys that are missing there are made
+    #[arg(long, value_name = "DIR")]
+    #[schema(value_type = Option<String>)]
+    #[serde(default)]
     pub new_key_dir: Option<PathBuf>,
-    /// The new KMS key.
+
+    /// The new KMS key: id, alias or ARN
+    #[arg(long, value_name = "KEY")]
+    #[serde(default)]
     pub new_aws_kms_key_id: Option<String>,
-    /// Its region.
+
+    /// Its region
+    #[arg(long, value_name = "REGION")]
+    #[serde(default)]
     pub new_aws_region: Option<String>,
-    /// Its endpoint.
+
+    /// Its endpoint
+    #[arg(long, value_name = "URL")]
+    #[serde(default)]
     pub new_aws_endpoint_url: Option<String>,
-    /// Whether tenants that the key map names leave the keys that it names for them.
+
+    /// Move tenants that the key map names off their own keys, too
+    #[arg(long)]
+    #[schema(required = false)]
+    #[serde(default)]
     pub move_mapped: bool,
-    /// age recipients that each data key is to be wrapped to, too.
+
+    /// Wrap each data key to this age recipient, too; may be given several times
+    #[arg(long = "add-recipient", value_name = "RECIPIENT")]
+    #[schema(required = false)]
+    #[serde(default)]
     pub add_recipients: Vec<String>,
-    /// age recipients whose wraps are to go.
+
+    /// Leave out the wraps to this age recipient; may be given several times
+    #[arg(long = "drop-recipient", value_name = "RECIPIENT")]
+    #[schema(required = false)]
+    #[serde(default)]
     pub drop_recipients: Vec<String>,
 }
 
 impl Request {
+    /// The same for another process, which has a working directory of its own.
+    #[must_use]
+    pub fn absolute(self) -> Self {
+        let whole = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+        Self {
+            path: whole(self.path),
+            new_master_key_file: self.new_master_key_file.map(whole),
+            new_key_dir: self.new_key_dir.map(whole),
+            ..self
+        }
+    }
+
     /// Whether files move to a key that the settings may not name yet.
     #[must_use]
     pub fn names_a_key(&self) -> bool {

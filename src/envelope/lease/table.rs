@@ -285,7 +285,7 @@ impl LeaseTable {
             };
             open.use_until(now + self.terms.lease);
             self.close(lease);
-            let _key = self.keys.entry(wrap.key_id.clone()).or_default();
+            self.keys.entry(wrap.key_id.clone()).or_default();
             drop(self.files.insert(lease, open));
         }
     }

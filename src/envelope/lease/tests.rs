@@ -78,7 +78,7 @@ impl Remote {
     }
 
     async fn answer(&self, subject: &Subject) -> Result<(), ProviderError> {
-        let _before = self.asked.fetch_add(1, Ordering::SeqCst);
+        self.asked.fetch_add(1, Ordering::SeqCst);
         let key = "the key".to_owned();
         let mut mood = *self.mood.lock().unwrap();
         if self.denied.lock().unwrap().contains(&subject.to_string()) {

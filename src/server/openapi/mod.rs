@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 use axum::http::Method;
 use utoipa::OpenApi;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
+use utoipa::openapi::schema::AdditionalProperties;
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
 };
@@ -117,7 +118,21 @@ fn build() -> utoipa::openapi::OpenApi {
             complete(operation, path, needs, honours);
         }
     }
+    let schemas = document.components.iter_mut();
+    for schema in schemas.flat_map(|components| components.schemas.values_mut()) {
+        forbid_others(schema);
+    }
     document
+}
+
+/// An object has the members that are listed, and no other.
+fn forbid_others(schema: &mut RefOr<Schema>) {
+    if let RefOr::T(Schema::Object(object)) = schema
+        && !object.properties.is_empty()
+        && object.additional_properties.is_none()
+    {
+        object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+    }
 }
 
 /// A route's path as documents write it: they know no parameter that takes the rest of a path.
@@ -187,7 +202,7 @@ fn complete(
                 && status.starts_with('2')
             {
                 let replayed = text_header("`true` where this was done before, under this key");
-                let _none = answer
+                answer
                     .headers
                     .insert("Idempotency-Replayed".to_owned(), RefOr::T(replayed));
             }
@@ -204,14 +219,14 @@ fn complete(
     }
     for (status, description) in refusals {
         let answers = &mut operation.responses.responses;
-        let _said_already = answers
+        answers
             .entry(status.to_owned())
             .or_insert_with(|| RefOr::T(refusal(status, description)));
     }
     for answer in operation.responses.responses.values_mut() {
         if let RefOr::T(answer) = answer {
             let id = text_header("The id of the request, as logs name it");
-            let _none = answer
+            answer
                 .headers
                 .insert("X-Request-Id".to_owned(), RefOr::T(id));
         }
@@ -440,7 +455,7 @@ mod tests {
             let mut told: BTreeSet<&str> = BTreeSet::new();
             for (word, target) in mapping {
                 let target = target.as_str().unwrap();
-                let _again = told.insert(target);
+                told.insert(target);
                 let kind = document.pointer(&target[1..]).unwrap();
                 let words = &kind["properties"][member];
                 let words = words["$ref"].as_str().map_or(words, |reference| {
@@ -463,7 +478,7 @@ mod tests {
             match value {
                 Value::Object(members) => {
                     if let Some(Value::String(to)) = members.get("$ref") {
-                        let _new = found.insert(to.clone());
+                        found.insert(to.clone());
                     }
                     members
                         .values()

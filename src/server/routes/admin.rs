@@ -6,14 +6,12 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use clap::ValueEnum as _;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
 
-use super::tenant_id;
 use crate::audit::LogError;
-use crate::documents::Bounded;
 use crate::encryption::doctor::{Diagnosis, Doctor};
-use crate::encryption::rotate_kek::{Request, RotateKekError};
+use crate::encryption::rotate_kek::{self, RotateKekError};
 use crate::encryption::shred::{self, ShredError, Shredding};
 use crate::encryption::status::{EncryptionStatus, Verify};
 use crate::encryption::{OperationError, rotate_dek};
@@ -23,26 +21,39 @@ use crate::runtime::blocking;
 use crate::server::body::{Body, Plain};
 use crate::server::error::{ApiError, Code};
 use crate::server::openapi::shapes;
+use crate::server::operations::{Begun, OperationReport};
 use crate::server::parameters::{FromQuery, Given, ParameterError, Query};
 use crate::server::{App, token};
 
 /// Replaces the admin token file. The answer holds no token: who may read the file reads it there.
 #[utoipa::path(post, path = "/api/admin/token/rotate", operation_id = "rotateAdminToken",
     tag = "operation",
-    responses((status = 200, description = "The old one counts no more", body = shapes::TokenRotated)))]
+    responses((status = 200, description = "The old one counts no more", body = TokenRotated)))]
 pub(in crate::server) async fn rotate_token(
     State(app): State<Arc<App>>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<TokenRotated>, ApiError> {
     let path = app.tokens.path().to_owned();
     let rotated = blocking(move || token::rotate(&path)).await;
     let token = rotated.map_err(|error| ApiError::new(Code::Unavailable, error.to_string()))?;
     tracing::info!(event = "token.rotated", "the admin token was rotated");
-    Ok(Json(
-        json!({"rotated": true, "rotations": token.rotations()}),
-    ))
+    Ok(Json(TokenRotated {
+        rotated: true,
+        rotations: token.rotations(),
+    }))
 }
 
+#[derive(Serialize, ToSchema)]
+pub(in crate::server) struct TokenRotated {
+    rotated: bool,
+    rotations: u64,
+}
+
+/// How closely files are looked at.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(in crate::server) struct StatusPart {
+    /// `unwrap` by default, `none` where that would cost calls over the network.
+    #[param(nullable = false)]
     verify: Option<Verify>,
 }
 
@@ -57,8 +68,8 @@ impl FromQuery for StatusPart {
 
 /// As `nimbus encryption status --format json`, from the server's own keys.
 #[utoipa::path(get, path = "/debug/encryption/status", operation_id = "encryptionStatus",
-    tag = "encryption", params(shapes::StatusPart),
-    responses((status = 200, description = "Every protected file", body = shapes::EncryptionStatus)))]
+    tag = "encryption", params(StatusPart),
+    responses((status = 200, description = "Every protected file", body = EncryptionStatus)))]
 pub(in crate::server) async fn encryption_status(
     State(app): State<Arc<App>>,
     Query(part): Query<StatusPart>,
@@ -76,7 +87,7 @@ pub(in crate::server) async fn encryption_status(
 
 /// As `nimbus doctor --format json`, from the server's own process.
 #[utoipa::path(get, path = "/debug/doctor", operation_id = "doctor", tag = "operation",
-    responses((status = 200, description = "What was looked at", body = shapes::Examination)))]
+    responses((status = 200, description = "What was looked at", body = Diagnosis)))]
 pub(in crate::server) async fn doctor(
     State(app): State<Arc<App>>,
 ) -> Result<Json<Diagnosis>, ApiError> {
@@ -97,16 +108,16 @@ pub(in crate::server) async fn doctor(
 
 /// Wraps data keys under another key, as `nimbus encryption rotate-kek`; the answer names the operation.
 #[utoipa::path(post, path = "/api/admin/encryption/rotate-kek", operation_id = "rotateKek",
-    tag = "encryption", request_body = shapes::RotateKek,
+    tag = "encryption", request_body = rotate_kek::Request,
     responses(
-        (status = 202, description = "Begun", body = shapes::Begun),
+        (status = 202, description = "Begun", body = Begun),
         (status = 400, description = "It cannot be done: no path, or one that is not there", body = shapes::ErrorEnvelope),
         (status = 409, description = "Another operation is under way", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn rotate_kek(
     State(app): State<Arc<App>>,
-    Body(request): Body<Request>,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
+    Body(request): Body<rotate_kek::Request>,
+) -> Result<(StatusCode, Json<Begun>), ApiError> {
     let refused = |error: RotateKekError| ApiError::new(Code::InvalidInput, error_chain(&error));
     let rotate = request.check().map_err(refused)?;
     let (rotate, checked) = blocking(move || {
@@ -117,42 +128,36 @@ pub(in crate::server) async fn rotate_kek(
     checked.map_err(refused)?;
     let (envelope, control_dir) = (app.envelope.clone(), app.status_reader.control_dir.clone());
     let data_dir = app.status_reader.data_dir.clone();
-    let id = app.operations.begin("rotate-kek", |progress| async move {
+    app.operations.begin("rotate-kek", |progress| async move {
         let ours = blocking({
             let dir = rotate.dir().to_owned();
             move || dir.canonicalize().ok() == data_dir.canonicalize().ok()
         })
         .await;
         let control_dir = ours.then_some(control_dir);
-        let rotated = rotate
+        rotate
             .run(&envelope, control_dir.as_deref(), progress)
-            .await;
-        let rotated = rotated.map_err(|error| error_chain(&error))?;
-        serde_json::to_value(rotated).map_err(|error| error.to_string())
-    })?;
-    Ok((StatusCode::ACCEPTED, Json(json!({"operation": id}))))
+            .await
+    })
 }
 
 /// Gives files new data keys while they are used, as `nimbus encryption rotate-dek`; the answer names the operation.
 #[utoipa::path(post, path = "/api/admin/encryption/rotate-dek", operation_id = "rotateDek",
-    tag = "encryption", request_body = shapes::RotateDek,
+    tag = "encryption", request_body = rotate_dek::Request,
     responses(
-        (status = 202, description = "Begun", body = shapes::Begun),
+        (status = 202, description = "Begun", body = Begun),
         (status = 400, description = "It cannot be done: no path, or one that is none of this server's", body = shapes::ErrorEnvelope),
         (status = 409, description = "Another operation is under way", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn rotate_dek(
     State(app): State<Arc<App>>,
     Body(request): Body<rotate_dek::Request>,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
+) -> Result<(StatusCode, Json<Begun>), ApiError> {
     let deployment = app.dek_rotator();
     deployment.check(&request).await.map_err(refused)?;
-    let id = app.operations.begin("rotate-dek", |progress| async move {
-        let rotated = deployment.rotate_dek(request, progress).await;
-        let rotated = rotated.map_err(|error| error_chain(&error))?;
-        serde_json::to_value(rotated).map_err(|error| error.to_string())
-    })?;
-    Ok((StatusCode::ACCEPTED, Json(json!({"operation": id}))))
+    app.operations.begin("rotate-dek", |progress| async move {
+        deployment.rotate_dek(request, progress).await
+    })
 }
 
 /// What a request for an operation on a file is answered that cannot be done.
@@ -168,11 +173,11 @@ fn refused(error: OperationError) -> ApiError {
 
 /// How far an operation has come, and what came of it.
 #[utoipa::path(get, path = "/api/admin/operations/{id}", operation_id = "operation", tag = "operation",
-    responses((status = 200, description = "How far it has come", body = shapes::Operation)))]
+    responses((status = 200, description = "How far it has come", body = OperationReport)))]
 pub(in crate::server) async fn operation(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<OperationReport>, ApiError> {
     let known = id.parse().ok().and_then(|id| app.operations.describe(id));
     known.map(Json).ok_or_else(|| {
         ApiError::new(
@@ -182,43 +187,30 @@ pub(in crate::server) async fn operation(
     })
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(in crate::server) struct ShredTenant {
-    tenant_id: String,
-    #[serde(default)]
-    disable_kms_key: bool,
-    #[serde(default)]
-    from: Bounded<String, MAX_REPOSITORIES>,
-}
-
-/// From how many repositories a tenant goes at once.
-const MAX_REPOSITORIES: usize = 16;
-
-impl Plain for Request {}
+impl Plain for rotate_kek::Request {}
 
 impl Plain for rotate_dek::Request {}
 
-impl Plain for ShredTenant {}
+impl Plain for shred::Request {}
 
 /// Erases a tenant, as `nimbus encryption shred`; the answer names the operation.
 #[utoipa::path(post, path = "/api/admin/encryption/shred", operation_id = "shred", tag = "encryption",
-    request_body = shapes::Shred,
+    request_body = shred::Request,
     responses(
-        (status = 202, description = "Begun", body = shapes::Begun),
+        (status = 202, description = "Begun", body = Begun),
         (status = 404, description = "There is no such tenant", body = shapes::ErrorEnvelope),
         (status = 409, description = "Another operation is under way", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn shred(
     State(app): State<Arc<App>>,
-    Body(request): Body<ShredTenant>,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let tenant = tenant_id(&request.tenant_id)?;
+    Body(request): Body<shred::Request>,
+) -> Result<(StatusCode, Json<Begun>), ApiError> {
+    let tenant = request.tenant_id;
     let (tenants, envelope) = (app.tenants.clone(), app.envelope.clone());
     let data_dir = app.status_reader.data_dir.clone();
     let disable_kms_key = request.disable_kms_key;
-    let mut from = Vec::with_capacity(request.from.0.len());
-    for given in request.from.0 {
+    let mut from = Vec::with_capacity(request.from.len());
+    for given in request.from {
         from.push(super::backups::repository(&app, given).await?);
     }
     let s3 = app.backups.s3.clone();
@@ -232,8 +224,8 @@ pub(in crate::server) async fn shred(
         false if !from.is_empty() => None,
         false => Some(shred::finish(&*tenants, &tenant).await.map_err(refused)?),
     };
-    let id = app.operations.begin("shred", |_progress| async move {
-        let shredded = match finished {
+    app.operations.begin("shred", |_progress| async move {
+        match finished {
             Some(finished) => Ok(finished),
             None => {
                 let shredding = Shredding {
@@ -246,9 +238,6 @@ pub(in crate::server) async fn shred(
                 };
                 shred::shred_everywhere(shredding, &tenant, None).await
             }
-        };
-        let shredded = shredded.map_err(|error| error_chain(&error))?;
-        serde_json::to_value(shredded).map_err(|error| error.to_string())
-    })?;
-    Ok((StatusCode::ACCEPTED, Json(json!({"operation": id}))))
+        }
+    })
 }

@@ -126,13 +126,13 @@ pub(in crate::server) async fn file(
     let mut response = (status, body).into_response();
     let headers = response.headers_mut();
     describe(headers, &etag);
-    let _none = headers.insert(header::CONTENT_TYPE, content_type(&path));
-    let _none = headers.insert(header::CONTENT_LENGTH, length.into());
-    let _none = headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(header::CONTENT_TYPE, content_type(&path));
+    headers.insert(header::CONTENT_LENGTH, length.into());
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if status == StatusCode::PARTIAL_CONTENT
         && let Ok(value) = content_range.try_into()
     {
-        let _none = headers.insert(header::CONTENT_RANGE, value);
+        headers.insert(header::CONTENT_RANGE, value);
     }
     Ok(response)
 }
@@ -195,9 +195,9 @@ fn split(bytes: Range<u64>) -> (Range<u64>, Range<u64>) {
 
 /// What every answer says of a file. It may change with the next activation, and is for who has a credential alone.
 fn describe(headers: &mut HeaderMap, etag: &HeaderValue) {
-    let _none = headers.insert(header::ETAG, etag.clone());
+    headers.insert(header::ETAG, etag.clone());
     let private = HeaderValue::from_static("private, no-cache");
-    let _none = headers.insert(header::CACHE_CONTROL, private);
+    headers.insert(header::CACHE_CONTROL, private);
 }
 
 /// The strong validator of a content: equal for equal bytes alone.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::{Extension, Json};
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::audit::{AuditLog, Reported, Verified};
 use crate::error_chain::error_chain;
@@ -17,7 +18,7 @@ use crate::server::openapi::shapes;
 /// Proves the whole log.
 #[utoipa::path(get, path = "/api/admin/encryption/audit", operation_id = "verifyAuditLog", tag = "encryption",
     responses(
-        (status = 200, description = "What was found", body = shapes::AuditVerified),
+        (status = 200, description = "What was found", body = Verified),
         (status = 409, description = "Encryption is off", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn verify(
@@ -33,16 +34,16 @@ impl Plain for Reported {}
 
 /// Records what a command beside the server does with keys, before it does it.
 #[utoipa::path(post, path = "/api/admin/encryption/audit", operation_id = "recordKeyEvent", tag = "encryption",
-    request_body = shapes::KeyEvent,
+    request_body = Reported,
     responses(
-        (status = 200, description = "It is in the log", body = shapes::Recorded),
+        (status = 200, description = "It is in the log", body = Recorded),
         (status = 409, description = "Encryption is off", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn record(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
     Body(reported): Body<Reported>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Recorded>, ApiError> {
     let _log = log(&app)?;
     let event = reported.event(&caller.to_string()).ok_or_else(|| {
         ApiError::new(
@@ -52,7 +53,12 @@ pub(in crate::server) async fn record(
     })?;
     let recorded = app.envelope.record(event).await;
     recorded.map_err(|error| ApiError::new(Code::Unavailable, error_chain(&error)))?;
-    Ok(Json(json!({"recorded": true})))
+    Ok(Json(Recorded { recorded: true }))
+}
+
+#[derive(Serialize, ToSchema)]
+pub(in crate::server) struct Recorded {
+    recorded: bool,
 }
 
 fn log(app: &App) -> Result<&AuditLog, ApiError> {

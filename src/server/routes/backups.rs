@@ -1,16 +1,20 @@
 //! `/api/admin/backups`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
 
-use super::tenant_id;
 use crate::backup::create::Deployment;
+use crate::backup::list::Listed;
+use crate::backup::proofs::Proof;
+use crate::backup::requests::{CreateBackup, RestoreRequest, VerifyRequest};
 use crate::backup::restore::{Beside, RestoreTenant};
+use crate::backup::timeline::Range;
 use crate::backup::{BackupError, Location, Repository};
 use crate::clock;
 use crate::error_chain::error_chain;
@@ -19,34 +23,27 @@ use crate::server::App;
 use crate::server::body::{Body, Plain};
 use crate::server::error::{ApiError, Code};
 use crate::server::openapi::shapes;
+use crate::server::operations::Begun;
 use crate::server::parameters::{FromQuery, Given, ParameterError, Query};
 use crate::tenants::StoreError;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(in crate::server) struct NewBackup {
-    to: String,
-    #[serde(default)]
-    tenant_id: Option<String>,
-}
-
-impl Plain for NewBackup {}
+impl Plain for CreateBackup {}
 
 /// Makes a snapshot of everything, as `nimbus backup create`; the answer names the operation.
 #[utoipa::path(post, path = "/api/admin/backups", operation_id = "createBackup", tag = "operation",
-    request_body = shapes::NewBackup,
+    request_body = CreateBackup,
     responses(
-        (status = 202, description = "Begun", body = shapes::Begun),
+        (status = 202, description = "Begun", body = Begun),
         (status = 400, description = "A repository cannot be there, or encryption is off", body = shapes::ErrorEnvelope),
         (status = 404, description = "There is no such tenant", body = shapes::ErrorEnvelope),
         (status = 409, description = "Another operation is under way", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn create(
     State(app): State<Arc<App>>,
-    Body(request): Body<NewBackup>,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
+    Body(request): Body<CreateBackup>,
+) -> Result<(StatusCode, Json<Begun>), ApiError> {
     let to = repository(&app, request.to).await?;
-    let only = request.tenant_id.as_deref().map(tenant_id).transpose()?;
+    let only = request.tenant_id;
     if let Some(tenant) = &only
         && !app.tenants.list_tenants().await?.contains(tenant)
     {
@@ -60,50 +57,29 @@ pub(in crate::server) async fn create(
         tenants: Arc::clone(&app.tenants),
         turn: Arc::clone(&app.backups.turn),
     };
-    let id = app.operations.begin("backup", |progress| async move {
-        let created = deployment.create(&to, &s3, only, progress).await;
-        let created = created.map_err(|error| error_chain(&error))?;
-        serde_json::to_value(created).map_err(|error| error.to_string())
-    })?;
-    Ok((StatusCode::ACCEPTED, Json(json!({"operation": id}))))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(in crate::server) struct RestoreRequest {
-    #[serde(default)]
-    from: Option<String>,
-    tenant_id: String,
-    #[serde(default, rename = "as")]
-    new_id: Option<String>,
-    #[serde(default)]
-    snapshot: Option<u64>,
-    #[serde(default)]
-    at: Option<String>,
-    #[serde(default)]
-    as_it_was: bool,
-    #[serde(default)]
-    dry_run: bool,
+    app.operations.begin("backup", |progress| async move {
+        deployment.create(&to, &s3, only, progress).await
+    })
 }
 
 impl Plain for RestoreRequest {}
 
 /// Restores one tenant of a snapshot beside those that are there, as `nimbus backup restore --tenant-id`; the answer names the operation.
 #[utoipa::path(post, path = "/api/admin/backups/restore", operation_id = "restoreTenant", tag = "operation",
-    request_body = shapes::RestoreTenant,
+    request_body = RestoreRequest,
     responses(
-        (status = 202, description = "Begun", body = shapes::Begun),
+        (status = 202, description = "Begun", body = Begun),
         (status = 400, description = "A repository cannot be there, or encryption is off", body = shapes::ErrorEnvelope),
         (status = 409, description = "Another operation is under way", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn restore(
     State(app): State<Arc<App>>,
     Body(request): Body<RestoreRequest>,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
+) -> Result<(StatusCode, Json<Begun>), ApiError> {
     let from = named_or_shipped_to(&app, request.from).await?;
     let restore = RestoreTenant {
-        tenant: tenant_id(&request.tenant_id)?,
-        new_id: request.new_id.as_deref().map(tenant_id).transpose()?,
+        tenant: request.tenant_id,
+        new_id: request.new_id,
         snapshot: request.snapshot,
         at_ms: request.at.as_deref().map(instant).transpose()?,
         as_it_was: request.as_it_was,
@@ -116,15 +92,10 @@ pub(in crate::server) async fn restore(
         data_dir: app.status_reader.data_dir.clone(),
         control_dir: app.status_reader.control_dir.clone(),
     };
-    let id = app.operations.begin("restore", |progress| async move {
-        let restored = async {
-            let repository = Repository::open(&from, &s3).await?;
-            restore.run(&repository, &beside, progress).await
-        };
-        let restored = restored.await.map_err(|error| error_chain(&error))?;
-        serde_json::to_value(restored).map_err(|error| error.to_string())
-    })?;
-    Ok((StatusCode::ACCEPTED, Json(json!({"operation": id}))))
+    app.operations.begin("restore", |progress| async move {
+        let repository = Repository::open(&from, &s3).await?;
+        restore.run(&repository, &beside, progress).await
+    })
 }
 
 fn instant(text: &str) -> Result<i64, ApiError> {
@@ -137,63 +108,50 @@ fn instant(text: &str) -> Result<i64, ApiError> {
     clock::ms_of(text).ok_or_else(wrong)
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(in crate::server) struct VerifyRequest {
-    #[serde(default)]
-    from: Option<String>,
-    #[serde(default)]
-    snapshot: Option<u64>,
-    #[serde(default)]
-    deep: bool,
-}
-
 impl Plain for VerifyRequest {}
 
 /// Proves a repository, as `nimbus backup verify`; the answer names the operation.
 #[utoipa::path(post, path = "/api/admin/backups/verify", operation_id = "verifyBackups", tag = "operation",
-    request_body = shapes::VerifyBackups,
+    request_body = VerifyRequest,
     responses(
-        (status = 202, description = "Begun", body = shapes::Begun),
+        (status = 202, description = "Begun", body = Begun),
         (status = 400, description = "No repository is named or shipped to, or encryption is off", body = shapes::ErrorEnvelope),
         (status = 409, description = "Another operation is under way", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn verify(
     State(app): State<Arc<App>>,
     Body(request): Body<VerifyRequest>,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
+) -> Result<(StatusCode, Json<Begun>), ApiError> {
     let from = named_or_shipped_to(&app, request.from).await?;
     let (s3, envelope) = (app.backups.s3.clone(), app.envelope.clone());
     let provider = app.status_reader.provider.clone();
     let (snapshot, deep) = (request.snapshot, request.deep);
-    let id = app
-        .operations
+    app.operations
         .begin("verify-backups", |progress| async move {
-            let verified = async {
-                let repository = Repository::open(&from, &s3).await?;
-                let mut found = repository
-                    .verify(&envelope, snapshot, Arc::clone(&progress))
-                    .await?;
-                if deep {
-                    let rehearsed = repository
-                        .rehearse(&envelope, snapshot, &provider, &mut found, progress)
-                        .await;
-                    if let Err(error) = rehearsed {
-                        found
-                            .damage
-                            .push(format!("it was not restored: {}", error_chain(&error)));
-                    }
+            let repository = Repository::open(&from, &s3).await?;
+            let mut found = repository
+                .verify(&envelope, snapshot, Arc::clone(&progress))
+                .await?;
+            if deep {
+                let rehearsed = repository
+                    .rehearse(&envelope, snapshot, &provider, &mut found, progress)
+                    .await;
+                if let Err(error) = rehearsed {
+                    found
+                        .damage
+                        .push(format!("it was not restored: {}", error_chain(&error)));
                 }
-                Ok::<_, BackupError>(found)
-            };
-            let verified = verified.await.map_err(|error| error_chain(&error))?;
-            serde_json::to_value(verified).map_err(|error| error.to_string())
-        })?;
-    Ok((StatusCode::ACCEPTED, Json(json!({"operation": id}))))
+            }
+            Ok::<_, BackupError>(found)
+        })
 }
 
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(in crate::server) struct Listing {
-    from: Option<String>,
+    /// A directory by its path from the root, or s3://bucket/prefix; the repository of --backup-to by default.
+    #[param(value_type = String, required = false, nullable = false)]
+    from: Option<Location>,
 }
 
 impl FromQuery for Listing {
@@ -201,7 +159,7 @@ impl FromQuery for Listing {
         let rule = "a directory by its path from the root, or s3://bucket/prefix";
         let from = given.take("from", rule, |text| match text.parse().ok()? {
             Location::Dir(dir) if dir.is_relative() => None,
-            _ => Some(text.to_owned()),
+            location => Some(location),
         })?;
         Ok(Self { from })
     }
@@ -209,35 +167,44 @@ impl FromQuery for Listing {
 
 /// The snapshots of a repository, the times between them that can be restored, and what was proven, as `nimbus backup list`.
 #[utoipa::path(get, path = "/api/admin/backups", operation_id = "listBackups", tag = "operation",
-    params(shapes::Listing),
+    params(Listing),
     responses(
-        (status = 200, description = "What there is; nothing of it is proven", body = shapes::BackupList),
+        (status = 200, description = "What there is; nothing of it is proven", body = BackupList),
         (status = 400, description = "No repository is named or shipped to, or encryption is off", body = shapes::ErrorEnvelope),
         (status = 503, description = "The repository cannot be read", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
     Query(listing): Query<Listing>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<BackupList>, ApiError> {
     let from = named_or_shipped_to(&app, listing.from).await?;
     let listed = async {
         let repository = Repository::open(&from, &app.backups.s3).await?;
-        Ok::<_, BackupError>(json!({
-            "repository": repository.shown(),
-            "snapshots": repository.snapshots(None).await?,
-            "ranges": repository.ranges().await?,
-            "proofs": repository.proofs().await?.tenants,
-        }))
+        Ok::<_, BackupError>(BackupList {
+            repository: repository.shown(),
+            snapshots: repository.snapshots(None).await?,
+            ranges: repository.ranges().await?,
+            proofs: repository.proofs().await?.tenants,
+        })
     };
     let listed = listed.await;
     let listed = listed.map_err(|error| ApiError::new(Code::Unavailable, error_chain(&error)))?;
     Ok(Json(listed))
 }
 
+/// What a repository holds.
+#[derive(Serialize, ToSchema)]
+pub(in crate::server) struct BackupList {
+    repository: String,
+    snapshots: Vec<Listed>,
+    ranges: Vec<Range>,
+    /// Per tenant, when it was last restored and proven.
+    proofs: BTreeMap<String, Proof>,
+}
+
 /// The repository that a request names; without one, that which is shipped to.
-async fn named_or_shipped_to(app: &App, given: Option<String>) -> Result<Location, ApiError> {
-    let shipped_to = || app.backups.to.as_ref().map(ToString::to_string);
-    let Some(given) = given.or_else(shipped_to) else {
+async fn named_or_shipped_to(app: &App, given: Option<Location>) -> Result<Location, ApiError> {
+    let Some(given) = given.or_else(|| app.backups.to.clone()) else {
         return Err(ApiError::new(
             Code::InvalidInput,
             "no repository is named in from, and none is shipped to (--backup-to)",
@@ -247,10 +214,10 @@ async fn named_or_shipped_to(app: &App, given: Option<String>) -> Result<Locatio
 }
 
 /// The repository that a request names, where one may be.
-pub(super) async fn repository(app: &App, given: String) -> Result<Location, ApiError> {
+pub(super) async fn repository(app: &App, location: Location) -> Result<Location, ApiError> {
     let refused = |error: BackupError| ApiError::new(Code::InvalidInput, error_chain(&error));
-    let location: Location = given.parse().map_err(refused)?;
     if matches!(&location, Location::Dir(dir) if dir.is_relative()) {
+        let given = location.to_string();
         let why = "a server takes a directory by its path from the root";
         return Err(refused(BackupError::Location { given, why }));
     }

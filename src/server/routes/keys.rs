@@ -8,8 +8,8 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use nimbus_manifests::TenantId;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize, Serializer};
+use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use super::tenant_id;
@@ -24,9 +24,10 @@ use crate::server::error::{ApiError, Code, of_trouble};
 use crate::server::openapi::shapes;
 use crate::tenants::StoreError;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct NewKey {
+    #[schema(value_type = String, min_length = 1, max_length = 100)]
     name: KeyName,
     scope: Scope,
 }
@@ -35,9 +36,9 @@ impl Plain for NewKey {}
 
 /// Makes a key. Its secret is in this answer and nowhere else.
 #[utoipa::path(post, path = "/api/tenants/{t}/keys", operation_id = "createKey", tag = "access",
-    request_body = shapes::NewKey,
+    request_body = NewKey,
     responses(
-        (status = 201, description = "The key, shown this once", body = shapes::ShownKey),
+        (status = 201, description = "The key, shown this once", body = ShownKey),
         (status = 409, description = "There are as many as there may be", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn create(
@@ -79,14 +80,20 @@ async fn make(app: &App, tenant: &TenantId, new: NewKey) -> Result<(AccessKey, K
 
 /// The keys that count, oldest first, without their secrets.
 #[utoipa::path(get, path = "/api/tenants/{t}/keys", operation_id = "listKeys", tag = "access",
-    responses((status = 200, description = "They", body = shapes::Keys)))]
+    responses((status = 200, description = "They", body = Keys)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Keys>, ApiError> {
     let tenant = tenant_id(&tenant)?;
     require(&app, &tenant).await?;
-    Ok(Json(json!({"keys": app.control.tenant_keys(&tenant)})))
+    let keys = app.control.tenant_keys(&tenant);
+    Ok(Json(Keys { keys }))
+}
+
+#[derive(Serialize, ToSchema)]
+pub(in crate::server) struct Keys {
+    keys: Vec<KeyInfo>,
 }
 
 /// Revokes a key: the next request with it is refused.
@@ -177,20 +184,29 @@ fn failed(error: &KeyError) -> ApiError {
     ApiError::new(code, error_chain(error))
 }
 
+/// A new key with its secret.
+#[derive(Serialize, ToSchema)]
+struct ShownKey {
+    id: String,
+    /// Stored hashed: it is in this answer and nowhere else.
+    #[serde(serialize_with = "exposed")]
+    #[schema(value_type = String)]
+    key: Zeroizing<String>,
+    #[schema(value_type = String)]
+    name: KeyName,
+    scope: Scope,
+}
+
+fn exposed<S: Serializer>(key: &Zeroizing<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(key)
+}
+
 /// The answer that holds the secret, from a buffer that is wiped when it was sent.
 fn shown_once(key: &AccessKey, info: &KeyInfo) -> Response {
-    #[derive(Serialize)]
-    struct Shown<'a> {
-        id: &'a str,
-        key: &'a str,
-        name: &'a KeyName,
-        scope: Scope,
-    }
-    let secret = key.expose();
-    let shown = Shown {
-        id: &info.id,
-        key: &secret,
-        name: &info.name,
+    let shown = ShownKey {
+        id: info.id.clone(),
+        key: key.expose(),
+        name: info.name.clone(),
         scope: info.scope,
     };
     // Large enough from the beginning: a buffer that grows leaves copies of itself behind.

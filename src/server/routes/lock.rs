@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use serde::Deserialize;
+use nimbus_manifests::TenantId;
 
-use super::tenant_id;
-use crate::encryption::lock::{self, LockTenantError, TenantLock};
+use crate::encryption::lock::{self, LockTenantError, Request, TenantLock};
 use crate::error_chain::error_chain;
 use crate::runtime::{acting_as, actor, short_task};
 use crate::server::App;
@@ -15,44 +14,37 @@ use crate::server::body::{Body, Plain};
 use crate::server::error::{ApiError, Code};
 use crate::server::openapi::shapes;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(in crate::server) struct Tenant {
-    tenant_id: String,
-}
-
-impl Plain for Tenant {}
+impl Plain for Request {}
 
 /// Closes a tenant until it is unlocked, as `nimbus encryption lock`.
 #[utoipa::path(post, path = "/api/admin/encryption/lock", operation_id = "lockTenant", tag = "encryption",
-    request_body = shapes::LockedTenant,
+    request_body = Request,
     responses(
-        (status = 200, description = "Closed, its key wiped", body = shapes::TenantLock),
+        (status = 200, description = "Closed, its key wiped", body = TenantLock),
         (status = 404, description = "There is no such tenant", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn lock(
     State(app): State<Arc<App>>,
-    Body(tenant): Body<Tenant>,
+    Body(request): Body<Request>,
 ) -> Result<Json<TenantLock>, ApiError> {
-    set(app, &tenant.tenant_id, true).await
+    set(app, request.tenant_id, true).await
 }
 
 /// Ends a lock, as `nimbus encryption unlock`.
 #[utoipa::path(post, path = "/api/admin/encryption/unlock", operation_id = "unlockTenant", tag = "encryption",
-    request_body = shapes::LockedTenant,
+    request_body = Request,
     responses(
-        (status = 200, description = "It opens again", body = shapes::TenantLock),
+        (status = 200, description = "It opens again", body = TenantLock),
         (status = 404, description = "There is no such tenant", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn unlock(
     State(app): State<Arc<App>>,
-    Body(tenant): Body<Tenant>,
+    Body(request): Body<Request>,
 ) -> Result<Json<TenantLock>, ApiError> {
-    set(app, &tenant.tenant_id, false).await
+    set(app, request.tenant_id, false).await
 }
 
-async fn set(app: Arc<App>, tenant: &str, locked: bool) -> Result<Json<TenantLock>, ApiError> {
-    let tenant = tenant_id(tenant)?;
+async fn set(app: Arc<App>, tenant: TenantId, locked: bool) -> Result<Json<TenantLock>, ApiError> {
     // In a task of its own: what is recorded is carried out, also when the caller goes away.
     let setting = short_task(acting_as(actor(), async move {
         let (envelope, control) = (&app.envelope, &app.control);

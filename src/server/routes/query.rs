@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{tenant_id, whether_more};
+use crate::documents::optional_integer;
 use crate::documents::query::{MAX_PAGE, Query, QueryPage};
-use crate::documents::whole;
 use crate::server::App;
 use crate::server::body::{self, Body, FromBody, Pieces};
 use crate::server::error::{ApiError, Code};
@@ -59,7 +59,7 @@ impl FromBody for Paginated {
         struct Written<'a> {
             #[serde(borrow)]
             query: &'a RawValue,
-            #[serde(default, deserialize_with = "whole")]
+            #[serde(default, deserialize_with = "optional_integer")]
             page_size: Option<usize>,
             after: Option<String>,
         }

@@ -6,8 +6,8 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use nimbus_manifests::TenantId;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{json_text, part_of, tenant_id};
 use crate::server::App;
@@ -15,31 +15,34 @@ use crate::server::body::{Body, Plain, RawJson};
 use crate::server::error::ApiError;
 use crate::server::openapi::shapes;
 use crate::server::parameters::{ListPart, Query};
+use crate::{as_text, schemas};
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::server) struct NewTenant {
-    id: String,
+    #[serde(with = "as_text")]
+    #[schema(value_type = schemas::TenantId)]
+    id: TenantId,
 }
 
 impl Plain for NewTenant {}
 
 /// Creates a tenant
 #[utoipa::path(post, path = "/api/tenants", operation_id = "createTenant", tag = "tenants",
-    request_body = shapes::NewTenant,
+    request_body = NewTenant,
     responses(
-        (status = 201, description = "Created, durably", body = shapes::NewTenant),
+        (status = 201, description = "Created, durably", body = NewTenant),
         (status = 409, description = "There is one of this name", body = shapes::ErrorEnvelope),
         (status = 507, description = "The disk is nearly full", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn create(
     State(app): State<Arc<App>>,
     Body(new): Body<NewTenant>,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let tenant = tenant_id(&new.id)?;
+) -> Result<(StatusCode, Json<NewTenant>), ApiError> {
+    let tenant = new.id.clone();
     app.finish(async move |app| app.tenants.create_tenant(&tenant).await)
         .await?;
-    Ok((StatusCode::CREATED, Json(json!({"id": new.id}))))
+    Ok((StatusCode::CREATED, Json(new)))
 }
 
 /// All tenants, or some of them

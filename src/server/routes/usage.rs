@@ -4,15 +4,20 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use utoipa::IntoParams;
 
 use crate::control::{Month, UsageReport};
 use crate::runtime::blocking;
 use crate::server::App;
 use crate::server::error::{ApiError, Code};
-use crate::server::openapi::shapes;
 use crate::server::parameters::{FromQuery, Given, ParameterError, Query};
 
+/// Which month.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(in crate::server) struct UsagePart {
+    /// `2026-11`; all months by default.
+    #[param(value_type = String, required = false, pattern = "^[0-9]{4}-(0[1-9]|1[0-2])$", nullable = false)]
     month: Option<Month>,
 }
 
@@ -25,8 +30,8 @@ impl FromQuery for UsagePart {
 
 /// What was counted until now, of one month or of all.
 #[utoipa::path(get, path = "/debug/usage", operation_id = "usage", tag = "operation",
-    params(shapes::UsagePart),
-    responses((status = 200, description = "Month by month, the newest first", body = shapes::Usage)))]
+    params(UsagePart),
+    responses((status = 200, description = "Month by month, the newest first", body = UsageReport)))]
 pub(in crate::server) async fn usage(
     State(app): State<Arc<App>>,
     Query(part): Query<UsagePart>,

@@ -29,7 +29,7 @@ pub(in crate::sqlcipher) fn layer_of(dir: &Path) -> rusqlite::Result<&'static CS
         return Ok(name);
     }
     let name = register(layers.len(), room(dir))?;
-    let _new = layers.insert(dir.to_owned(), name);
+    layers.insert(dir.to_owned(), name);
     Ok(name)
 }
 

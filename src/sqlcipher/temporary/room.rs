@@ -107,9 +107,9 @@ impl Share {
         let before = std::mem::replace(&mut self.bytes, bytes);
         // Two files that grow at once may both find the same room, of a step each.
         if bytes > before {
-            let _before = USED.fetch_add(bytes - before, Ordering::Relaxed);
+            USED.fetch_add(bytes - before, Ordering::Relaxed);
         } else {
-            let _before = USED.fetch_sub(before - bytes, Ordering::Relaxed);
+            USED.fetch_sub(before - bytes, Ordering::Relaxed);
         }
         metrics::TEMPORARY.increment(bytes as f64 - before as f64);
     }

@@ -224,7 +224,7 @@ fn fill(connection: &Connection, rows: u32, length: usize) {
         .unwrap();
     connection.execute_batch("BEGIN").unwrap();
     for row in 0..rows {
-        let _one = insert.execute((row, "x".repeat(length))).unwrap();
+        insert.execute((row, "x".repeat(length))).unwrap();
     }
     connection.execute_batch("COMMIT").unwrap();
 }

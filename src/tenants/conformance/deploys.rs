@@ -42,7 +42,7 @@ pub(in crate::tenants) async fn any_part_of_a_content_is_read_exactly<F: Fixture
     let content: Vec<u8> = (0..size)
         .map(|n| (n ^ (n >> 8) ^ (n >> 13)) as u8)
         .collect();
-    let _ = store.deploy(deploy(&[("x", &content)])).await.unwrap();
+    store.deploy(deploy(&[("x", &content)])).await.unwrap();
     let file = store.app_file(&path("x")).await.unwrap();
     assert_eq!((file.hash, file.size), (ContentHash::of(&content), size));
     let edges = [
@@ -95,7 +95,7 @@ pub(in crate::tenants) async fn a_dry_run_tells_nobody_of_crons_that_do_not_come
     assert_eq!((answer.generation, answer.activated), (None, false));
     assert_eq!(house.due().told(), []);
     assert_eq!(store.crons().await.unwrap(), []);
-    let _ = store.deploy(ticking("hourly")).await.unwrap();
+    store.deploy(ticking("hourly")).await.unwrap();
     assert!(matches!(house.due().told()[..], [Told::Expect(..)]));
     let crons = store.crons().await.unwrap();
     assert_eq!(crons.len(), 1);
@@ -106,7 +106,7 @@ pub(in crate::tenants) async fn a_dry_run_tells_nobody_of_crons_that_do_not_come
 pub(in crate::tenants) async fn a_cron_that_stays_keeps_its_next_time<F: Fixture>() {
     let house = F::empty();
     let (tenants, store) = acme(&house).await;
-    let _ = store.deploy(ticking("hourly")).await.unwrap();
+    store.deploy(ticking("hourly")).await.unwrap();
     let before = store.crons().await.unwrap();
     let answer = store.deploy(ticking("hourly")).await.unwrap();
     assert_eq!(answer.diff.crons.unchanged, 1);
@@ -121,7 +121,7 @@ pub(in crate::tenants) async fn a_deploy_whose_crons_cannot_be_told_of_is_undone
 >() {
     let house = F::empty();
     let (tenants, store) = acme(&house).await;
-    let _ = store.deploy(deploy(&[("a", b"1")])).await.unwrap();
+    store.deploy(deploy(&[("a", b"1")])).await.unwrap();
     house.due().failing.store(true, Ordering::SeqCst);
     let mut next = ticking("hourly");
     next.files = deploy(&[("a", b"2")]).files;

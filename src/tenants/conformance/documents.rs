@@ -187,7 +187,7 @@ pub(in crate::tenants) async fn lists_are_bounded<F: Fixture>() {
             delay: Duration::from_secs(60),
             mutation: put(table("never")),
         };
-        let _job = store.schedule(job, 0).await.unwrap();
+        store.schedule(job, 0).await.unwrap();
     }
     let page = store
         .query_page(Query::all(table("large")), None, 1000)

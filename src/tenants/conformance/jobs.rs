@@ -295,7 +295,7 @@ pub(in crate::tenants) async fn nothing_is_scheduled_that_nobody_would_be_told_o
     );
     house.due().failing.store(false, Ordering::SeqCst);
 
-    let _job = store.schedule(after(0, numbered(1)), NOW).await.unwrap();
+    store.schedule(after(0, numbered(1)), NOW).await.unwrap();
     let _told = house.due().told();
     tenants.close().await.unwrap();
     let tenants = house.open().await;

@@ -131,7 +131,7 @@ fn fields_of(queries: impl Iterator<Item = Query>) -> Vec<Vec<String>> {
         let order = query.order.map(|order| order.field);
         for field in filters.chain(order) {
             if let Field::Path(names) = field {
-                let _new = paths.insert(names.join("."));
+                paths.insert(names.join("."));
             }
         }
     }

@@ -280,7 +280,7 @@ impl<S: Storage> ActiveWriter<S> {
             }
         }
         self.last_group = group.len();
-        let _before = self.idle.queued.fetch_sub(bytes, Ordering::Relaxed);
+        self.idle.queued.fetch_sub(bytes, Ordering::Relaxed);
         (group, then)
     }
 

@@ -368,7 +368,7 @@ impl<S: Storage> Writer<S> {
                 })
         };
         if sent.is_err() {
-            let _before = self.queued.fetch_sub(size.bytes, Ordering::Relaxed);
+            self.queued.fetch_sub(size.bytes, Ordering::Relaxed);
         }
         sent.map(|()| outcome)
     }

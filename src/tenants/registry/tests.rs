@@ -33,8 +33,7 @@ impl Resource for Thing {
     async fn close(&self) -> Result<(), StoreError> {
         sleep(Duration::from_millis(1)).await;
         self.closed.store(true, Ordering::SeqCst);
-        let _count = self
-            .world
+        self.world
             .open
             .lock()
             .unwrap()
@@ -63,7 +62,7 @@ impl World {
 
     async fn opened(self: Arc<Self>, tenant: TenantId) -> Result<Thing, StoreError> {
         let world = self;
-        let _before = world.openings.fetch_add(1, Ordering::SeqCst);
+        world.openings.fetch_add(1, Ordering::SeqCst);
         sleep(Duration::from_millis(1)).await;
         if world.failing.load(Ordering::SeqCst) {
             return Err(StoreError::StorageFull { tenant });
@@ -81,7 +80,7 @@ impl World {
             None,
             "{tenant} was opened twice"
         );
-        let _before = world.most.fetch_max(open.len(), Ordering::SeqCst);
+        world.most.fetch_max(open.len(), Ordering::SeqCst);
         drop(open);
         Ok(Thing {
             tenant,

@@ -41,14 +41,14 @@ pub(super) fn scan(
                 protected.extend(tenant.map(|tenant| (tenant, entry.path)));
             }
             Role::Database(tenant) if !is_dir.map_err(unreadable)? => {
-                let _new = tenants.insert(tenant);
+                tenants.insert(tenant);
             }
             _ => {}
         }
     }
     tenants.extend(protected.iter().map(|(tenant, _)| tenant.clone()));
     for tenant in unfinished(&protected) {
-        let _was_there = tenants.remove(tenant);
+        tenants.remove(tenant);
     }
     tenants.extend(known);
     Ok(tenants)

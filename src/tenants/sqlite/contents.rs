@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::reader::malformed;
+use super::rows::malformed;
 use crate::documents::deploy::{AppFile, AppPath, Content, ContentHash};
 
 /// The files of a generation, by path.
@@ -44,17 +44,17 @@ pub(super) fn store(
             })?;
         if uses == 1 {
             for (id, piece) in (first_piece(number)..).zip(content.bytes().chunks(PIECE)) {
-                let _one = add_piece.execute(params![id, piece])?;
+                add_piece.execute(params![id, piece])?;
             }
         }
-        let _one = add_file.execute(params![generation, path.as_str(), number])?;
+        add_file.execute(params![generation, path.as_str(), number])?;
     }
     Ok(())
 }
 
 /// Removes the files of a generation, and the contents that no other has.
 pub(super) fn forget(connection: &Connection, generation: i64) -> rusqlite::Result<()> {
-    let _released = connection
+    connection
         .prepare_cached(
             "UPDATE nimbus_contents SET uses = nimbus_contents.uses - released.times
              FROM (SELECT content, count(*) AS times FROM nimbus_files
@@ -75,10 +75,10 @@ pub(super) fn forget(connection: &Connection, generation: i64) -> rusqlite::Resu
         connection.prepare_cached("DELETE FROM nimbus_contents WHERE number = ?1")?;
     for number in unused {
         let last = first_piece(number + 1) - 1;
-        let _pieces = drop_pieces.execute([first_piece(number), last])?;
-        let _one = drop_content.execute([number])?;
+        drop_pieces.execute([first_piece(number), last])?;
+        drop_content.execute([number])?;
     }
-    let _files = connection
+    connection
         .prepare_cached("DELETE FROM nimbus_files WHERE generation = ?1")?
         .execute([generation])?;
     Ok(())

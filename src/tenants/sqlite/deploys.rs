@@ -33,7 +33,8 @@ use std::ops::Range;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::contents;
-use super::reader::{Reader, malformed, sql_limit};
+use super::reader::Reader;
+use super::rows::{malformed, sql_limit};
 use super::transaction::SqliteTransaction;
 use crate::documents::deploy::{AppFile, AppPath, ContentHash, Deploy, Generation, Resources};
 use crate::tenants::StoreError;

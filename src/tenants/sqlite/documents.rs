@@ -4,8 +4,9 @@ use std::ops::ControlFlow;
 
 use rusqlite::{OptionalExtension as _, Row, params};
 
-use super::reader::{Reader, malformed, sql_limit};
-use super::schemas::violated;
+use super::indexes::violated;
+use super::reader::Reader;
+use super::rows::{DOCUMENT, VERSION, malformed, sql_limit};
 use super::transaction::SqliteTransaction;
 use super::{system_fields, tables};
 use crate::documents::query::{Position, Query, QueryPage};
@@ -266,12 +267,6 @@ impl SqliteTransaction {
         }
     }
 }
-
-/// The version of a stored document: a write that only inserted it is its number.
-pub(super) const VERSION: &str = "ifnull(version, seq)";
-
-/// The columns of a stored document, which [`stored_document`] reads.
-pub(super) const DOCUMENT: &str = "id, created, updated, ifnull(version, seq), json(fields)";
 
 /// A document whose columns begin with this one.
 pub(super) fn stored_document(row: &Row<'_>, first: usize) -> rusqlite::Result<Document> {

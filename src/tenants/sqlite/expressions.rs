@@ -100,7 +100,7 @@ mod tests {
                     "CREATE TABLE t (seq INTEGER PRIMARY KEY, fields BLOB) STRICT; CREATE INDEX i ON t ({rank}, {key})"
                 ))
                 .unwrap();
-            let _one = connection
+            connection
                 .execute("INSERT INTO t VALUES (1, jsonb(?1))", [document.to_string()])
                 .unwrap();
             let sql = format!("SELECT {rank}, {key} FROM t INDEXED BY i WHERE {rank} = 3 AND {key} = 7");
@@ -115,7 +115,7 @@ mod tests {
     fn in_memory() -> Connection {
         #[expect(clippy::disallowed_methods, reason = "no file is opened")]
         let connection = Connection::open_in_memory().unwrap();
-        let _set = connection
+        connection
             .set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)
             .unwrap();
         connection

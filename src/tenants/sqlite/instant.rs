@@ -18,7 +18,8 @@ use std::{
 use arc_swap::ArcSwapOption;
 use nimbus_manifests::TenantId;
 
-use super::commit_log::{CommitLog, Mark, manifest_of};
+use super::captured::{Captured, manifest_of};
+use super::commit_log::{CommitLog, Mark};
 use super::room::Room;
 use crate::data_dir;
 use crate::envelope::{FileKind, classify};
@@ -56,15 +57,6 @@ struct Held {
     is_held: bool,
     /// Holds them off since it was opened by somebody.
     guard: Option<Ciphertext>,
-}
-
-/// A tenant at the moment.
-#[derive(Debug)]
-pub struct Captured {
-    /// Its manifest, as it lay on the disk.
-    pub(crate) manifest: Vec<u8>,
-    /// Its pages.
-    pub(crate) pages: Ciphertext,
 }
 
 /// Has the capture end, however the backup does.
@@ -254,7 +246,7 @@ impl Capture {
     /// The tenant was read: it is let go.
     pub(crate) fn done(&self, tenant: &TenantId) {
         let mut state = self.state();
-        let _was_due = state.due.remove(tenant);
+        state.due.remove(tenant);
         drop(state.held.remove(tenant));
     }
 

@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::reader::{Reader, malformed, one_more, sql_limit, take_room};
+use super::reader::Reader;
+use super::rows::{malformed, one_more, sql_limit, take_room};
 use super::transaction::SqliteTransaction;
 use crate::documents::Mutation;
 use crate::documents::schedule::{
@@ -132,7 +133,7 @@ impl JobWrites for SqliteTransaction {
     }
 
     fn insert_job(&mut self, job: &Job) -> Result<(), StoreError> {
-        let _one = self.change(
+        self.change(
             "INSERT INTO nimbus_jobs (id, due, mutation) VALUES (?1, ?2, ?3)",
             params![job.id.as_bytes(), job.run_at_ms, job.mutation.to_json()],
         )?;
@@ -205,7 +206,7 @@ impl JobWrites for SqliteTransaction {
             finished_at_ms,
             outcome,
         } = finished;
-        let _one = self.change(
+        self.change(
             "INSERT INTO nimbus_job_history (id, due, finished, error, mutation) VALUES (?1, ?2, ?3, ?4, ?5)",
             params![
                 job.id.as_bytes(),
@@ -219,7 +220,7 @@ impl JobWrites for SqliteTransaction {
     }
 
     fn trim_job_history(&mut self, kept: usize) -> Result<(), StoreError> {
-        let _gone = self.change(
+        self.change(
             "DELETE FROM nimbus_job_history
              WHERE number <= (SELECT max(number) FROM nimbus_job_history) - ?1",
             [sql_limit(kept)],
@@ -270,7 +271,7 @@ impl JobWrites for SqliteTransaction {
             next_due_ms,
             ..
         } = cron;
-        let _one = self.change(
+        self.change(
             "INSERT OR REPLACE INTO nimbus_crons (name, origin, due, reckoned, schedule, mutation)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             params![
@@ -312,7 +313,7 @@ impl JobWrites for SqliteTransaction {
             finished_at_ms,
             outcome,
         } = run;
-        let _one = self.change(
+        self.change(
             "UPDATE nimbus_crons SET last_due = ?2, last_finished = ?3, last_error = ?4 WHERE name = ?1",
             params![name.as_str(), run_at_ms, finished_at_ms, outcome.error()],
         )?;

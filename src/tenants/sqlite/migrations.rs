@@ -153,7 +153,7 @@ fn add_versions(connection: &Connection) -> rusqlite::Result<()> {
         let (id, sequence): (Vec<u8>, i64) = (update.get(1)?, update.get(2)?);
         // One that was removed and inserted again under its id is younger than that update.
         let set = format!("UPDATE documents_{number} SET version = ?2 WHERE id = ?1 AND seq < ?2");
-        let _changed = connection
+        connection
             .prepare_cached(&set)?
             .execute(params![id, sequence])?;
     }

@@ -3,6 +3,7 @@
 //! This module and those below it are what is SQL or a file. What tenants mean is decided above, in
 //! the core.
 
+mod captured;
 mod catalog;
 mod checkpoint;
 mod commit_log;
@@ -12,6 +13,7 @@ mod documents;
 mod error;
 mod expressions;
 mod files;
+mod indexes;
 mod instant;
 mod jobs;
 mod migrations;
@@ -21,6 +23,7 @@ mod reader;
 mod rekey;
 mod remembered;
 mod room;
+mod rows;
 mod schemas;
 mod sorting;
 mod statement;
@@ -29,11 +32,12 @@ mod system_fields;
 mod tables;
 mod transaction;
 
+pub use captured::Captured;
 pub(crate) use catalog::require_none;
 pub use commit_log::{
     BegunBase, Boundary, Broken, CommitLog, Frames, Gone, Mark, Position, Shipping,
 };
-pub use instant::{Capture, Captured, Capturing, Instants};
+pub use instant::{Capture, Capturing, Instants};
 pub(crate) use migrations::is_served;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
@@ -44,7 +48,7 @@ use nimbus_manifests::TenantId;
 use super::backend::{Backend, Opened};
 use super::error::NoRoom;
 use super::lifecycle::{LifecycleOptions, Tenants};
-use super::store::OpenTenant;
+use super::open_tenant::OpenTenant;
 use super::{DeletionLog, DueLog, StoreError, Unscheduled};
 use crate::data_dir::{self, subject};
 use crate::envelope::{Envelope, Intent, KeyedFile};

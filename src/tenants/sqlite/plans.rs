@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use rusqlite::{Connection, params_from_iter};
 
-use super::schemas::{self, Indexes};
+use super::indexes::{self, Indexes};
 use super::statement::Statement;
 
 /// The indexes of tables, and how SQLite goes about statements.
@@ -36,8 +36,8 @@ impl Plans {
         if let Some(known) = self.indexes.get(&number) {
             return Ok(Arc::clone(known));
         }
-        let indexes = Arc::new(schemas::indexes(connection, number)?);
-        let _none = self.indexes.insert(number, Arc::clone(&indexes));
+        let indexes = Arc::new(indexes::indexes(connection, number)?);
+        self.indexes.insert(number, Arc::clone(&indexes));
         Ok(indexes)
     }
 

@@ -3,10 +3,11 @@
 
 use rusqlite::{Connection, Row, params, params_from_iter, types::Value as Sql};
 
-use super::documents::{DOCUMENT, stored_document};
+use super::documents::stored_document;
 use super::error::failure;
 use super::plans::Plans;
-use super::reader::{Reader, malformed, take_room};
+use super::reader::Reader;
+use super::rows::{DOCUMENT, malformed, take_room};
 use super::statement::Statement;
 use super::system_fields::{Seqs, asks_for_creation};
 use crate::documents::query::{Key, Position, Query, QueryPage, TypeRank};

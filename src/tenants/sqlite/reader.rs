@@ -13,7 +13,6 @@ use nimbus_manifests::TenantId;
 use rusqlite::Connection;
 
 use super::{error::failure, plans::Plans, system_fields::Ascending, tables};
-use crate::budget;
 use crate::documents::TableName;
 use crate::sqlcipher;
 use crate::tenants::StoreError;
@@ -89,7 +88,7 @@ impl Reader {
         }
         let number = self.on(|connection| tables::table_number(connection, table))?;
         if let Some(number) = number {
-            let _new = self.tables.insert(table.clone(), number);
+            self.tables.insert(table.clone(), number);
         }
         Ok(number)
     }
@@ -126,27 +125,6 @@ impl Rows for Reader {
     fn forget_plans(&mut self) {
         self.plans = Plans::default();
     }
-}
-
-/// Takes room in memory for part of an answer. [`failure`] knows the error.
-pub(super) fn take_room(bytes: usize) -> rusqlite::Result<()> {
-    budget::take(bytes).map_err(|refused| rusqlite::Error::UserFunctionError(Box::new(refused)))
-}
-
-/// A value that no version of Nimbus has written.
-pub(super) fn malformed(column: usize, name: &str) -> rusqlite::Error {
-    let kind = rusqlite::types::Type::Blob;
-    rusqlite::Error::FromSqlConversionFailure(column, kind, format!("{name} is malformed").into())
-}
-
-/// The `LIMIT` of SQL by which it shows whether there are more.
-pub(super) fn one_more(limit: usize) -> i64 {
-    i64::try_from(limit).map_or(i64::MAX, |limit| limit.saturating_add(1))
-}
-
-/// A limit as SQL takes it.
-pub(super) fn sql_limit(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
 /// Steps of SQLite's machine between two looks whether anybody waits: a fraction of a millisecond.

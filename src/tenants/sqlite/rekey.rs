@@ -25,8 +25,8 @@ use crate::runtime::{Progress, blocking, panic_point, short_thread};
 use crate::sqlcipher::{CopyError, Database, Following, NotSwapped, which_key};
 use crate::tenants::StoreError;
 use crate::tenants::group_commit::FileSwap;
+use crate::tenants::open_tenant::OpenTenant;
 use crate::tenants::readers::Readers;
-use crate::tenants::store::OpenTenant;
 
 impl SqliteFiles {
     /// Gives an open tenant's file a new data key.

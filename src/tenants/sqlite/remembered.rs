@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, ops::Range};
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{reader::sql_limit, transaction::SqliteTransaction};
+use super::rows::sql_limit;
+use super::transaction::SqliteTransaction;
 use crate::tenants::{
     StoreError,
     backend::{AnswerWrites, AnswersEnd, AnswersOf, StoredAnswer},
@@ -67,7 +68,7 @@ impl AnswerWrites for SqliteTransaction {
         answer: &StoredAnswer,
         end: AnswersEnd,
     ) -> Result<(), StoreError> {
-        let _one = self.change(
+        self.change(
             "INSERT INTO nimbus_remembered VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             params![
                 end.number,
@@ -126,7 +127,7 @@ impl AnswerWrites for SqliteTransaction {
         })?;
         if has.count <= 0 {
             let sql = "DELETE FROM nimbus_remembered_of WHERE credential = ?1";
-            let _one = self.change(sql, [&credential[..]])?;
+            self.change(sql, [&credential[..]])?;
         }
         Ok(has)
     }

@@ -8,7 +8,9 @@
 
 use rusqlite::Connection;
 
-use super::{expressions::Ordered, reader::take_room, room, transaction::CACHE_KIB};
+use super::expressions::Ordered;
+use super::room;
+use super::rows::{WRITER_CACHE_KIB, take_room};
 use crate::budget;
 use crate::documents::schema::IndexRule;
 use crate::tenants::backend::TableNumber;
@@ -42,7 +44,7 @@ fn in_runs(
     }
     set(-i64::try_from(run / 1024).unwrap_or(i64::MAX))?;
     let made = make();
-    let back = set(CACHE_KIB.into());
+    let back = set(WRITER_CACHE_KIB.into());
     made.and(back)
 }
 
@@ -117,7 +119,7 @@ impl Sort {
 const BESIDE: u64 = 64;
 const PAGE: u64 = 4096;
 /// The writer's page cache, and so a run: 2 MiB.
-const LEAST: u64 = CACHE_KIB.unsigned_abs() as u64 * 1024;
+const LEAST: u64 = WRITER_CACHE_KIB.unsigned_abs() as u64 * 1024;
 const MOST: u64 = 256 << 20;
 /// A database with no more than this in it is sorted as it comes: 32 MiB.
 const SMALL: u64 = 32 << 20;

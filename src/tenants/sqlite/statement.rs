@@ -13,9 +13,9 @@ use std::ops::Range;
 use data_encoding::HEXUPPER;
 use rusqlite::types::Value as Sql;
 
-use super::documents::{DOCUMENT, VERSION};
 use super::expressions::{Ordered, path};
-use super::schemas::{Indexed, Indexes};
+use super::indexes::{Indexed, Indexes};
+use super::rows::{DOCUMENT, VERSION};
 use super::system_fields::{self, Seqs};
 use crate::documents::query::{
     Condition, Field, Filter, Key, Order, Position, Query, Relation, TypeRank, Value,

@@ -18,7 +18,7 @@ use super::instant::Instants;
 use super::reader::Reader;
 use super::room::Room;
 use super::system_fields::Ascending;
-use super::transaction::SqliteTransaction;
+use super::transaction::{SqliteTransaction, TenantFile};
 use super::{checkpoint, jobs, migrations, tables};
 use crate::envelope::{Envelope, EnvelopeError, LeaseStanding};
 use crate::sqlcipher::{self, Database, OpenError};
@@ -99,7 +99,7 @@ impl SqliteStorage {
                 .map_err(sqlite)?;
             OpenedConnection::Reader(Reader::pooled(tenant, connection, &self.ascending)?)
         } else {
-            let writer = SqliteTransaction::new(&self, connection, &halted, !is_current)?;
+            let writer = SqliteTransaction::new(&self.file(), connection, &halted, !is_current)?;
             OpenedConnection::Writer(writer)
         };
         Ok(Opened {
@@ -111,11 +111,6 @@ impl SqliteStorage {
         })
     }
 
-    /// The tenant.
-    pub(super) fn tenant(&self) -> &TenantId {
-        &self.tenant
-    }
-
     /// The database file.
     pub(super) fn path(&self) -> &Path {
         &self.path
@@ -124,26 +119,6 @@ impl SqliteStorage {
     /// The database.
     pub(super) fn database(&self) -> Arc<Database> {
         self.database.load_full()
-    }
-
-    /// How much may be written.
-    pub(super) fn room(&self) -> &Arc<Room> {
-        &self.room
-    }
-
-    /// What each commit passes.
-    pub(super) fn instants(&self) -> &Arc<Instants> {
-        &self.instants
-    }
-
-    /// What readers found of tables.
-    pub(super) fn ascending(&self) -> &Arc<Ascending> {
-        &self.ascending
-    }
-
-    /// Whether a copy follows the database.
-    pub(super) fn followed(&self) -> &Arc<AtomicBool> {
-        &self.followed
     }
 
     /// Says that a copy follows the database, for as long as the answer is held.
@@ -170,6 +145,18 @@ impl SqliteStorage {
     }
 
     /// A connection that writes. Blocks.
+    pub(super) fn file(&self) -> TenantFile<'_> {
+        TenantFile {
+            tenant: &self.tenant,
+            path: &self.path,
+            database: self.database(),
+            room: &self.room,
+            instants: &self.instants,
+            followed: &self.followed,
+            ascending: &self.ascending,
+        }
+    }
+
     pub(super) fn connection(&self) -> Result<Connection, StoreError> {
         self.database
             .load()
@@ -193,7 +180,7 @@ impl Storage for SqliteStorage {
     }
 
     fn writer(&self, halted: &Arc<AtomicBool>) -> Result<SqliteTransaction, StoreError> {
-        SqliteTransaction::new(self, self.connection()?, halted, false)
+        SqliteTransaction::new(&self.file(), self.connection()?, halted, false)
     }
 
     fn is_lost(&self) -> bool {

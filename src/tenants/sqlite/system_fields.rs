@@ -67,7 +67,7 @@ impl Ascending {
         }
         let ascends = looked_through(connection, table)?;
         if ascends {
-            let _new = self.found().insert(table);
+            self.found().insert(table);
             self.unsaved.store(true, Ordering::Relaxed);
         }
         Ok(ascends)
@@ -82,7 +82,7 @@ impl Ascending {
             "UPDATE nimbus_tables SET ascending = 1 WHERE number = ?1 AND ascending IS NULL",
         )?;
         for table in self.found().iter() {
-            let _changed = save.execute([table])?;
+            save.execute([table])?;
         }
         Ok(())
     }

@@ -1,13 +1,10 @@
 //! The connection that writes to a tenant's file: transactions, the room that they may take, and
 //! the files that they go to.
 
-use std::{
-    ffi::c_int,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::ffi::c_int;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nimbus_manifests::TenantId;
 use rusqlite::{Connection, MAIN_DB, wal::CheckpointMode};
@@ -19,12 +16,25 @@ use super::files::{Files, Replaced};
 use super::instant::Instants;
 use super::reader::Reader;
 use super::room::{self, Room};
-use super::storage::SqliteStorage;
+use super::rows::WRITER_CACHE_KIB;
+use super::system_fields::Ascending;
 use super::tables;
 use crate::metrics;
+use crate::sqlcipher::Database;
 use crate::tenants::StoreError;
 use crate::tenants::backend::Transaction;
 use crate::tenants::error::NoRoom;
+
+/// A tenant's file, and what its connections share.
+pub(super) struct TenantFile<'a> {
+    pub(super) tenant: &'a TenantId,
+    pub(super) path: &'a Path,
+    pub(super) database: Arc<Database>,
+    pub(super) room: &'a Arc<Room>,
+    pub(super) instants: &'a Arc<Instants>,
+    pub(super) followed: &'a Arc<AtomicBool>,
+    pub(super) ascending: &'a Arc<Ascending>,
+}
 
 /// The connection that writes.
 #[derive(Debug)]
@@ -51,35 +61,35 @@ pub struct SqliteTransaction {
 }
 
 impl SqliteTransaction {
-    /// The writer's connection to `storage`, whose file has the tables of this version; `changed` says that it was just given them.
+    /// The writer's connection to a file that has the tables of this version; `changed` says that it was just given them.
     pub(super) fn new(
-        storage: &SqliteStorage,
+        file: &TenantFile<'_>,
         mut connection: Connection,
         halted: &Arc<AtomicBool>,
         changed: bool,
     ) -> Result<Self, StoreError> {
-        let tenant = storage.tenant();
+        let tenant = file.tenant;
         let sqlite = |error| failure(tenant, error);
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection
-            .pragma_update(None, "cache_size", CACHE_KIB)
+            .pragma_update(None, "cache_size", WRITER_CACHE_KIB)
             .map_err(sqlite)?;
         let stop = Arc::clone(halted);
         connection
             .progress_handler(STEPS, Some(move || stop.load(Ordering::Relaxed)))
             .map_err(sqlite)?;
-        let database = storage.database();
-        let follower = Follower::begin(storage.instants().log(), tenant, &database, changed);
+        let log = file.instants.log();
+        let follower = Follower::begin(log, tenant, &file.database, changed);
         let checkpoints = Checkpoints::install(&mut connection).map_err(sqlite)?;
         let sequence = tables::journal_bounds(&connection).map_err(sqlite)?.latest;
         Ok(Self {
-            reader: Reader::new(tenant, connection, storage.ascending()),
+            reader: Reader::new(tenant, connection, file.ascending),
             checkpoints,
             follower,
-            files: Files::opened(storage.path()),
-            room: Arc::clone(storage.room()),
-            instants: Arc::clone(storage.instants()),
-            followed: Arc::clone(storage.followed()),
+            files: Files::opened(file.path),
+            room: Arc::clone(file.room),
+            instants: Arc::clone(file.instants),
+            followed: Arc::clone(file.followed),
             halted: Arc::clone(halted),
             sequence,
             written: sequence,
@@ -331,5 +341,3 @@ const STATEMENTS: usize = 64;
 /// Steps of SQLite's machine between two looks whether the tenant may still be used. An index of
 /// few large documents takes few.
 const STEPS: c_int = 200;
-/// Page cache of the writer, in KiB (negative: the unit is KiB and not pages).
-pub(super) const CACHE_KIB: i32 = -2048;

@@ -228,12 +228,12 @@ impl Drop for FaultProxy {
 
 impl State {
     fn serve(&self, mut client: TcpStream) -> io::Result<()> {
-        let _before = self.connections.fetch_add(1, Ordering::SeqCst);
+        self.connections.fetch_add(1, Ordering::SeqCst);
         while let Some(request) = Message::read(&mut client)? {
             let now = self.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
-            let _before = self.max_in_flight.fetch_max(now, Ordering::SeqCst);
+            self.max_in_flight.fetch_max(now, Ordering::SeqCst);
             let answered = self.answer(&request, &mut client);
-            let _before = self.in_flight.fetch_sub(1, Ordering::SeqCst);
+            self.in_flight.fetch_sub(1, Ordering::SeqCst);
             if !answered? {
                 break;
             }

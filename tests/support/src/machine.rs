@@ -86,7 +86,7 @@ impl Machine {
     /// The real binary, with this machine's environment and no other, in this machine's directory.
     pub fn nimbus(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
-        let _ = command
+        command
             .args(arguments)
             .current_dir(self.root())
             .env_clear()
@@ -102,7 +102,7 @@ impl Machine {
     /// Starts a server on a free port with `arguments` added to `nimbus start`, and waits until it listens.
     pub fn start(&self, arguments: &[&str]) -> Server {
         let mut command = self.nimbus(&["start", "--port", "0"]);
-        let _ = command.args(arguments);
+        command.args(arguments);
         self.start_command(command)
     }
 
@@ -168,7 +168,7 @@ impl Machine {
     /// Runs `nimbus start` with `arguments`, which has to end by itself without ever listening; how it ended, and what it said.
     pub fn start_that_ends(&self, arguments: &[&str]) -> Ended {
         let mut command = self.nimbus(&["start", "--port", "0"]);
-        let _ = command.args(arguments);
+        command.args(arguments);
         self.run_to_end(command)
     }
 

@@ -31,7 +31,7 @@ impl Postgres {
         // Where Debian puts it, which is not in PATH.
         let found = installed.filter(|path| path.exists()).max();
         let mut command = Command::new(found.unwrap_or_else(|| program.into()));
-        let _ = command.arg("--dbname").arg(url).stdin(Stdio::null());
+        command.arg("--dbname").arg(url).stdin(Stdio::null());
         command
     }
 

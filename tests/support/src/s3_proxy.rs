@@ -204,7 +204,7 @@ impl State {
         let mut upstream = TcpStream::connect(&self.upstream)?;
         closing(request).write(&mut upstream)?;
         let mut answer = Vec::new();
-        let _read = upstream.read_to_end(&mut answer)?;
+        upstream.read_to_end(&mut answer)?;
         lock(&self.traffic).received += answer.len() as u64;
         match fault {
             Some(S3Fault::LoseAnswer) => Ok(()),

@@ -2,18 +2,7 @@
 
 use utoipa::ToSchema;
 
-use super::{shape, text};
-
-shape! {
-    /// The id of a tenant.
-    TenantId = text("^[a-z0-9][a-z0-9_-]{0,47}$", "The id of a tenant");
-}
-
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(in crate::server) struct NewTenant {
-    id: TenantId,
-}
+pub(in crate::server) use crate::schemas::TenantId;
 
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -23,7 +23,7 @@ pub(super) use follower::Follower;
 use std::{
     collections::{BTreeSet, HashMap},
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -34,10 +34,10 @@ use std::{
 use nimbus_manifests::TenantId;
 use tokio::sync::Notify;
 
-use super::{instant::Captured, room::Room};
+use super::captured::{Captured, manifest_of};
+use super::room::Room;
 use crate::clock;
 use crate::data_dir;
-use crate::envelope::{ReadError, manifest_path, read_manifest};
 use crate::metrics;
 use crate::sqlcipher::Ciphertext;
 use spool::Spool;
@@ -295,7 +295,7 @@ impl CommitLog {
 
     /// The file of `tenant` took the place of another just now, and nobody has it open. Blocks.
     pub(super) fn swapped(&self, tenant: &TenantId, dek_id: Option<String>) {
-        let _before = self.state().bases.remove(tenant);
+        self.state().bases.remove(tenant);
         if self.is_on() {
             self.begin(tenant, dek_id);
         }
@@ -343,7 +343,7 @@ impl CommitLog {
         if !self.is_on() {
             return;
         }
-        let _before = state.bases.remove(tenant);
+        state.bases.remove(tenant);
         let (at_ms, before) = (state.now(), state.next_base);
         state.gone.push(Gone {
             tenant: tenant.clone(),
@@ -376,10 +376,10 @@ impl CommitLog {
         }
         let (at_ms, number, marks) = (state.now(), state.next_base, state.marks);
         state.next_base += 1;
-        let _before = state.bases.insert(tenant.clone(), Base { number, marks });
+        state.bases.insert(tenant.clone(), Base { number, marks });
         if !is_held {
             let unheld = (Arc::downgrade(&captured), None);
-            let _before = state.unheld.insert(tenant.clone(), unheld);
+            state.unheld.insert(tenant.clone(), unheld);
         }
         state.begun.push(BegunBase {
             tenant: tenant.clone(),
@@ -421,16 +421,6 @@ impl State {
             Some(why) => Err(Broken(why.clone())),
             None => Ok(()),
         }
-    }
-}
-
-/// The manifest beside a database, as it lies on the disk.
-pub(super) fn manifest_of(database: &Path) -> io::Result<Vec<u8>> {
-    match read_manifest(&manifest_path(database)) {
-        Ok(Some(sealed)) => Ok(sealed.as_bytes().to_vec()),
-        Ok(None) => Err(io::Error::other("its manifest is missing")),
-        Err(ReadError::Io(error)) => Err(error),
-        Err(ReadError::Parse(error)) => Err(io::Error::other(error)),
     }
 }
 

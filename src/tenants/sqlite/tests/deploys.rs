@@ -32,18 +32,18 @@ async fn equal_contents_are_stored_once_and_removed_with_the_last_generation_tha
     let large = vec![7; 3 * (64 << 10) + 1];
     let (a, b) = (&b"a"[..], &b"b"[..]);
     let first = deploy(&[("a", a), ("again", a), ("large", &large), ("empty", b"")]);
-    let _ = store.deploy(first).await.unwrap();
+    store.deploy(first).await.unwrap();
     assert_eq!(stored(&house).await, (3, 1 + 4));
-    let _ = store.deploy(deploy(&[("a", a), ("b", b)])).await.unwrap();
+    store.deploy(deploy(&[("a", a), ("b", b)])).await.unwrap();
     assert_eq!(stored(&house).await, (4, 1 + 4 + 1));
     for _ in 0..GENERATIONS_KEPT - 1 {
-        let _ = store.deploy(deploy(&[("a", a)])).await.unwrap();
+        store.deploy(deploy(&[("a", a)])).await.unwrap();
     }
     // The first generation is gone, and with it what it alone had.
     assert_eq!(stored(&house).await, (2, 2));
     let gone = store.app_content(ContentHash::of(&large), 0..10).await;
     assert!(matches!(gone, Err(StoreError::ContentGone { .. })));
-    let _ = store.deploy(deploy(&[])).await.unwrap();
+    store.deploy(deploy(&[])).await.unwrap();
     assert_eq!(stored(&house).await, (1, 1));
     let listed = store.generations().await.unwrap();
     assert_eq!(listed.generations.len(), GENERATIONS_KEPT);
@@ -55,9 +55,9 @@ async fn equal_contents_are_stored_once_and_removed_with_the_last_generation_tha
 async fn a_generation_that_nobody_wrote_is_damage() {
     let house = House::new(encryption());
     let (tenants, store) = acme(&house).await;
-    let _ = store.deploy(ticking("hourly")).await.unwrap();
+    store.deploy(ticking("hourly")).await.unwrap();
     let connection = house.connection("acme").await;
-    let _ = connection
+    connection
         .execute("UPDATE nimbus_generations SET cron_list = '[{}]'", [])
         .unwrap();
     drop(connection);

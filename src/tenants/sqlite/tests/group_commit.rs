@@ -73,12 +73,12 @@ async fn desk(prepare: impl FnOnce(&Connection)) -> Desk {
     let (counted, refused) = (Arc::clone(&commits), Arc::clone(&reject_commits));
     connection
         .commit_hook(Some(move || {
-            let _before = counted.fetch_add(1, Ordering::SeqCst);
+            counted.fetch_add(1, Ordering::SeqCst);
             refused.load(Ordering::SeqCst)
         }))
         .unwrap();
     let halted = Arc::default();
-    let connection = SqliteTransaction::new(&storage, connection, &halted, true).unwrap();
+    let connection = SqliteTransaction::new(&storage.file(), connection, &halted, true).unwrap();
     let readers = Readers::new(&tenant, storage, 2, halted, None);
     let writer = start(&tenant, Some(connection), &readers);
     Desk {
@@ -645,7 +645,7 @@ async fn long_work_is_not_begun_when_nobody_waits_for_it_and_ends_once_begun() {
     let count = |desk: &Desk| {
         let ran = Arc::clone(&ran);
         desk.writer.run_if_awaited(Size::SMALL, move |_| {
-            let _before = ran.fetch_add(1, Ordering::SeqCst);
+            ran.fetch_add(1, Ordering::SeqCst);
             Ok(())
         })
     };
@@ -655,7 +655,7 @@ async fn long_work_is_not_begun_when_nobody_waits_for_it_and_ends_once_begun() {
     let first = desk.writer.run_if_awaited(Size::SMALL, move |_| {
         begun.send(()).unwrap();
         may_end.recv().unwrap();
-        let _before = counted.fetch_add(1, Ordering::SeqCst);
+        counted.fetch_add(1, Ordering::SeqCst);
         Ok(())
     });
     has_begun.recv().unwrap();

@@ -89,7 +89,8 @@ async fn a_server_that_stops_does_not_wait_for_a_rotation_that_waits_for_the_fil
         if handle
             .readers()
             .storage()
-            .followed()
+            .file()
+            .followed
             .load(Ordering::Relaxed)
             && house.file("acme").with_extension("sqlite3.rekey").exists()
         {

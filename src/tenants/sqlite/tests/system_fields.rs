@@ -59,10 +59,10 @@ impl Furnished {
                 document.updated_ms,
                 document.fields.as_json()
             ];
-            let _one = connection.execute(insert, values).unwrap();
+            connection.execute(insert, values).unwrap();
             self.documents.push(document);
         }
-        let _one = connection
+        connection
             .execute("UPDATE nimbus_tables SET ascending = ?1", [ascending])
             .unwrap();
         self.reader.ascending = Arc::default();
@@ -234,7 +234,7 @@ async fn a_clock_that_was_set_back_far_is_noticed_and_a_little_is_evened_out() {
         let connection = house.connection("acme").await;
         // As if the clock had been ahead when the last document was inserted.
         let ahead = "UPDATE documents_1 SET created = created + ?1, updated = updated + ?1 WHERE seq = (SELECT max(seq) FROM documents_1)";
-        let _one = connection.execute(ahead, [ahead_ms]).unwrap();
+        connection.execute(ahead, [ahead_ms]).unwrap();
         drop(connection);
         let store = tenants.open(&id("acme")).await.unwrap();
         let before = store.list(&table("t"), 10).await.unwrap();

@@ -13,31 +13,31 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::StoreError;
-use super::backend::{DocumentRows as _, Storage};
-use super::readers::Readers;
+use super::Readers;
 use crate::documents::query::{MAX_PAGE, Position, Query, QueryPage};
 use crate::metrics::{self, Counted};
+use crate::tenants::StoreError;
+use crate::tenants::backend::{DocumentRows as _, Storage};
 
 /// The places of one tenant; closed with it.
 #[derive(Debug)]
-pub(super) struct Scans(Arc<Semaphore>);
+pub(in crate::tenants) struct Scans(Arc<Semaphore>);
 
 /// The right to look at every document of a table.
 #[derive(Debug)]
-pub(super) struct ScanPlace {
+pub(in crate::tenants) struct ScanPlace {
     _own: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
 }
 
 impl Scans {
     /// Half of a tenant's readers, and at least one.
-    pub(super) fn of(readers: u32) -> Self {
+    pub(in crate::tenants) fn of(readers: u32) -> Self {
         let places = (readers / 2).max(1) as usize;
         Self(Arc::new(Semaphore::new(places)))
     }
 
-    pub(super) fn close(&self) {
+    pub(in crate::tenants) fn close(&self) {
         self.0.close();
     }
 
@@ -50,7 +50,7 @@ impl Scans {
     }
 
     /// A place; `None` when the tenant was closed.
-    pub(super) async fn take(&self) -> Option<ScanPlace> {
+    pub(in crate::tenants) async fn take(&self) -> Option<ScanPlace> {
         let _waiting = Counted::new(&metrics::WAITING_READS);
         Some(ScanPlace {
             _own: Arc::clone(&self.0).acquire_owned().await.ok()?,
@@ -61,7 +61,7 @@ impl Scans {
 
 impl<S: Storage> Readers<S> {
     /// The documents that a query finds.
-    pub(super) async fn find(
+    pub(in crate::tenants) async fn find(
         self: &Arc<Self>,
         query: Query,
         after: Option<Position>,
@@ -103,7 +103,7 @@ impl<S: Storage> Readers<S> {
     }
 
     /// Reads what every document of a table may have to be looked at for.
-    pub(super) async fn scan<T: Send + 'static>(
+    pub(in crate::tenants) async fn scan<T: Send + 'static>(
         self: &Arc<Self>,
         scan: impl FnOnce(&mut S::Rows) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -115,7 +115,7 @@ impl<S: Storage> Readers<S> {
         .await
     }
 
-    pub(super) async fn scan_place(&self) -> Result<ScanPlace, StoreError> {
+    pub(in crate::tenants) async fn scan_place(&self) -> Result<ScanPlace, StoreError> {
         self.scans().take().await.ok_or_else(|| self.closed())
     }
 }

@@ -19,17 +19,17 @@ use tokio::{
     task::yield_now,
 };
 
-use super::StoreError;
-use super::backend::{Rows, Storage, Wanted};
-use super::readers::{Readers, is_sound};
-use super::writing::not_found;
+use super::{Readers, is_sound};
 use crate::documents::{Document, DocumentId, TableName};
 use crate::metrics;
 use crate::runtime::short_task;
+use crate::tenants::StoreError;
+use crate::tenants::backend::{Rows, Storage, Wanted};
+use crate::tenants::writing::not_found;
 
 /// What is asked for and not being looked up yet.
 #[derive(Debug, Default)]
-pub(super) struct Lookups {
+pub(in crate::tenants) struct Lookups {
     list: Mutex<Vec<(Wanted, Answer)>>,
     /// Requests that are not answered yet, on the list or not.
     present: AtomicUsize,
@@ -40,11 +40,11 @@ struct Present<'a>(&'a AtomicUsize);
 
 impl Drop for Present<'_> {
     fn drop(&mut self) {
-        let _before = self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-pub(super) type Found = Result<Document, StoreError>;
+pub(in crate::tenants) type Found = Result<Document, StoreError>;
 type Answer = oneshot::Sender<Found>;
 
 impl Lookups {
@@ -77,7 +77,7 @@ impl Lookups {
 
 impl<S: Storage> Readers<S> {
     /// One document.
-    pub(super) async fn get(self: &Arc<Self>, wanted: Wanted) -> Found {
+    pub(in crate::tenants) async fn get(self: &Arc<Self>, wanted: Wanted) -> Found {
         let (_present, alone) = self.lookups().enter();
         if alone {
             let Wanted { table, id } = wanted;
@@ -153,7 +153,11 @@ impl<S: Storage> Readers<S> {
 
     /// Looks each of them up, but for those that nobody waits for any more: the disk may be slow,
     /// and others wait behind them. Blocks.
-    pub(super) fn look_up_all(&self, wanted: &[Wanted], answers: &[Answer]) -> Vec<Found> {
+    pub(in crate::tenants) fn look_up_all(
+        &self,
+        wanted: &[Wanted],
+        answers: &[Answer],
+    ) -> Vec<Found> {
         let mut found = Vec::with_capacity(wanted.len());
         while found.len() < wanted.len() {
             match self.take() {

@@ -1,5 +1,8 @@
 //! The read connections of one tenant: few, opened when needed, used on blocking threads.
 
+mod lookups;
+mod scans;
+
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, AtomicU64, Ordering},
@@ -10,17 +13,17 @@ use nimbus_manifests::TenantId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::StoreError;
-use super::backend::{Rows as _, Storage};
-use super::lookups::Lookups;
-use super::scans::Scans;
 use crate::budget;
 use crate::metrics::{self, Counted};
+use crate::tenants::StoreError;
+use crate::tenants::backend::{Rows as _, Storage};
+use lookups::Lookups;
+use scans::Scans;
 
 /// A tenant's read connections. Each query is one statement, or one transaction, and so sees one
 /// snapshot.
 #[derive(Debug)]
-pub(super) struct Readers<S: Storage> {
+pub(in crate::tenants) struct Readers<S: Storage> {
     tenant: TenantId,
     storage: S,
     /// As many as may read at once; closed with the tenant.
@@ -43,15 +46,15 @@ pub(super) struct Readers<S: Storage> {
 }
 
 /// What can be done when the process has no files left for a connection of a tenant that is open.
-pub(super) trait GiveWay: std::fmt::Debug + Send + Sync {
+pub(in crate::tenants) trait GiveWay: std::fmt::Debug + Send + Sync {
     /// Closes another tenant that is idle; whether there was one. Blocks.
     fn give_way(&self, tenant: &TenantId, error: &StoreError) -> bool;
 }
 
 /// A connection, and what it may rely on.
 #[derive(Debug)]
-pub(super) struct Reader<R> {
-    pub(super) rows: R,
+pub(in crate::tenants) struct Reader<R> {
+    pub(in crate::tenants) rows: R,
     /// The count of schema changes that what it caches is from.
     schema: u64,
 }
@@ -71,7 +74,7 @@ impl Drop for Caller {
 impl<S: Storage> Readers<S> {
     /// A pool of at most `count` connections, none of which is open yet. `halted` is what its
     /// writer looks at, too.
-    pub(super) fn new(
+    pub(in crate::tenants) fn new(
         tenant: &TenantId,
         storage: S,
         count: u32,
@@ -96,7 +99,7 @@ impl<S: Storage> Readers<S> {
     }
 
     /// The tenant's storage.
-    pub(super) fn storage(&self) -> &S {
+    pub(in crate::tenants) fn storage(&self) -> &S {
         &self.storage
     }
 
@@ -106,7 +109,7 @@ impl<S: Storage> Readers<S> {
     /// # Errors
     ///
     /// [`StoreError::Closed`] when the tenant was closed.
-    pub(super) async fn hold(
+    pub(in crate::tenants) async fn hold(
         self: &Arc<Self>,
         patience: Duration,
     ) -> Result<Option<OwnedSemaphorePermit>, StoreError> {
@@ -118,31 +121,31 @@ impl<S: Storage> Readers<S> {
     }
 
     /// Whether the tenant was closed, or is being closed and waits for the last queries.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(in crate::tenants) fn is_closed(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
     }
 
     /// Has reads and writes under way fail, and those that come: the tenant may not be used any
     /// more.
-    pub(super) fn halt(&self) {
+    pub(in crate::tenants) fn halt(&self) {
         self.halted.store(true, Ordering::Relaxed);
         self.storage.halted();
     }
 
     /// Whether [`Readers::halt`] was called.
-    pub(super) fn is_halted(&self) -> bool {
+    pub(in crate::tenants) fn is_halted(&self) -> bool {
         self.halted.load(Ordering::Relaxed)
     }
 
     /// Whether the tenant must be opened afresh.
-    pub(super) fn is_lost(&self) -> bool {
+    pub(in crate::tenants) fn is_lost(&self) -> bool {
         self.storage.is_lost()
     }
 
     /// Runs a query on a blocking thread. One that nobody waits for any more (the request's
     /// deadline passed, the client went away) is interrupted: a scan does not go on for nothing and
     /// keep others of its tenant waiting.
-    pub(super) async fn read<T: Send + 'static>(
+    pub(in crate::tenants) async fn read<T: Send + 'static>(
         self: &Arc<Self>,
         query: impl FnOnce(&mut S::Rows) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -172,7 +175,7 @@ impl<S: Storage> Readers<S> {
     }
 
     /// The right to use one of the connections.
-    pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, StoreError> {
+    pub(in crate::tenants) async fn permit(&self) -> Result<OwnedSemaphorePermit, StoreError> {
         let _waiting = Counted::new(&metrics::WAITING_READS);
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         permit.map_err(|_closed| self.closed())
@@ -180,7 +183,7 @@ impl<S: Storage> Readers<S> {
 
     /// Once started it runs to its end even if the client goes away; until then it holds its
     /// permit.
-    pub(super) async fn on_a_blocking_thread<T: Send + 'static>(
+    pub(in crate::tenants) async fn on_a_blocking_thread<T: Send + 'static>(
         &self,
         permit: OwnedSemaphorePermit,
         reading: impl FnOnce(&OwnedSemaphorePermit) -> T + Send + 'static,
@@ -191,7 +194,7 @@ impl<S: Storage> Readers<S> {
     }
 
     /// Waits for the queries under way, lets none begin any more, and closes the connections.
-    pub(super) async fn close(self: &Arc<Self>) {
+    pub(in crate::tenants) async fn close(self: &Arc<Self>) {
         self.closing.store(true, Ordering::Relaxed);
         // The semaphore is fair: queries that come after this wait behind it, and are refused.
         let all = self.permits.acquire_many(self.count).await;
@@ -210,25 +213,25 @@ impl<S: Storage> Readers<S> {
     }
 
     /// Has readers look again which indexes there are: a change of them was committed.
-    pub(super) fn note_schema_change(&self) {
-        let _before = self.schema.fetch_add(1, Ordering::Relaxed);
+    pub(in crate::tenants) fn note_schema_change(&self) {
+        self.schema.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Closes the connections that are not in use. Blocks.
-    pub(super) fn shed(&self) {
+    pub(in crate::tenants) fn shed(&self) {
         let idle = std::mem::take(&mut *self.idle());
         drop(idle);
     }
 
     /// Closes the connections when nothing was read since this was last asked. Blocks.
-    pub(super) fn shed_unused(&self) {
+    pub(in crate::tenants) fn shed_unused(&self) {
         if !self.used.swap(false, Ordering::Relaxed) {
             self.shed();
         }
     }
 
     /// The connection that writes, for the one who owns this tenant's writing. Blocks.
-    pub(super) fn writer(&self) -> Result<S::Transaction, StoreError> {
+    pub(in crate::tenants) fn writer(&self) -> Result<S::Transaction, StoreError> {
         self.connect(|| self.storage.writer(&self.halted))
     }
 
@@ -247,11 +250,11 @@ impl<S: Storage> Readers<S> {
     }
 
     /// Takes over a connection that is open already, for the first query.
-    pub(super) fn adopt(&self, rows: S::Rows) {
+    pub(in crate::tenants) fn adopt(&self, rows: S::Rows) {
         self.give_back(Reader { rows, schema: 0 });
     }
 
-    pub(super) fn take(&self) -> Result<Reader<S::Rows>, StoreError> {
+    pub(in crate::tenants) fn take(&self) -> Result<Reader<S::Rows>, StoreError> {
         self.used.store(true, Ordering::Relaxed);
         let now = self.schema.load(Ordering::Relaxed);
         // The one used last has the warmest cache.
@@ -267,19 +270,19 @@ impl<S: Storage> Readers<S> {
         Ok(Reader { rows, schema: now })
     }
 
-    pub(super) fn give_back(&self, reader: Reader<S::Rows>) {
+    pub(in crate::tenants) fn give_back(&self, reader: Reader<S::Rows>) {
         self.idle().push(reader);
     }
 
-    pub(super) fn lookups(&self) -> &Lookups {
+    pub(in crate::tenants) fn lookups(&self) -> &Lookups {
         &self.lookups
     }
 
-    pub(super) fn scans(&self) -> &Scans {
+    pub(in crate::tenants) fn scans(&self) -> &Scans {
         &self.scans
     }
 
-    pub(super) fn closed(&self) -> StoreError {
+    pub(in crate::tenants) fn closed(&self) -> StoreError {
         StoreError::Closed {
             tenant: self.tenant.clone(),
         }
@@ -287,7 +290,7 @@ impl<S: Storage> Readers<S> {
 
     /// How many connections are open and not in use.
     #[cfg(test)]
-    pub(super) fn waiting(&self) -> usize {
+    pub(in crate::tenants) fn waiting(&self) -> usize {
         self.idle().len()
     }
 
@@ -297,7 +300,7 @@ impl<S: Storage> Readers<S> {
 }
 
 /// After a page that did not authenticate a connection is not to be trusted with others.
-pub(super) fn is_sound<T>(result: &Result<T, StoreError>) -> bool {
+pub(in crate::tenants) fn is_sound<T>(result: &Result<T, StoreError>) -> bool {
     !matches!(
         result,
         Err(StoreError::Corrupt { .. } | StoreError::Engine { .. })

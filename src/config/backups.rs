@@ -1,0 +1,102 @@
+//! Backups, from what was said of them, and what a repository must lie apart from.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nimbus_keyproviders::ProviderConfig;
+
+use super::bytes::Bytes;
+use super::duration::Time;
+use super::kinds::ProviderChoice;
+use super::{ConfigError, Persistence, Settings};
+use crate::backup::ship::Shipping;
+use crate::backup::{BackupError, Location, Places, S3Settings};
+
+impl Persistence {
+    pub(super) fn s3(&self) -> S3Settings {
+        S3Settings {
+            region: self.backup_s3_region.clone(),
+            endpoint_url: self.backup_s3_endpoint_url.clone(),
+        }
+    }
+
+    /// In which time each tenant is restored and proven.
+    pub(super) fn verify_every(&self) -> Result<Option<Duration>, ConfigError> {
+        let every = self.backup_verify_every.map(Time::duration);
+        if every.is_some() && self.backup_to.is_none() {
+            return Err(ConfigError::NothingToVerify);
+        }
+        if every.is_some_and(|every| every < Duration::from_secs(1)) {
+            return Err(ConfigError::OutOfBounds {
+                setting: "--backup-verify-every",
+                bounds: "at least 1s",
+            });
+        }
+        Ok(every)
+    }
+
+    /// What is shipped, and where to.
+    pub(super) fn shipping(&self) -> Result<Option<Shipping>, ConfigError> {
+        let interval = self.backup_interval.map(Time::duration);
+        let interval = interval.unwrap_or(Duration::from_secs(1));
+        if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&interval) {
+            return Err(ConfigError::OutOfBounds {
+                setting: "--backup-interval",
+                bounds: "1s to 1h",
+            });
+        }
+        let most_bytes = self.backup_max_lag_bytes.map_or(1 << 30, Bytes::count);
+        if most_bytes < LEAST_LAG_BYTES {
+            return Err(ConfigError::OutOfBounds {
+                setting: "--backup-max-lag-bytes",
+                bounds: "at least 1MiB",
+            });
+        }
+        let Some(to) = &self.backup_to else {
+            return Ok(None);
+        };
+        let to: Location = to
+            .parse()
+            .map_err(|error: BackupError| ConfigError::Backup {
+                source: Box::new(error),
+            })?;
+        Ok(Some(Shipping {
+            to,
+            s3: self.s3(),
+            interval,
+            most_bytes,
+        }))
+    }
+}
+
+impl Places {
+    /// The directories and the keys of these settings.
+    #[must_use]
+    pub fn of(settings: &Settings) -> Self {
+        Self {
+            dirs: vec![settings.data_dir.clone(), settings.control_data_dir.clone()],
+            keys: keys(settings),
+        }
+    }
+}
+
+/// Files and directories of keys that the settings name.
+fn keys(settings: &Settings) -> Vec<PathBuf> {
+    let of = |config: &ProviderConfig| match config {
+        ProviderConfig::MasterKeyFile { path } => Some(path.clone()),
+        ProviderConfig::KeyDir { dir } => Some(dir.clone()),
+        _ => None,
+    };
+    let current = match &settings.provider {
+        ProviderChoice::Default(path) => Some(path.clone()),
+        ProviderChoice::Configured(config) => of(config),
+        ProviderChoice::Off => None,
+    };
+    current
+        .into_iter()
+        .chain(settings.previous.iter().filter_map(of))
+        .collect()
+}
+
+/// 1 MiB: a few commits.
+const LEAST_LAG_BYTES: u64 = 1 << 20;
