@@ -11,7 +11,7 @@ use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use super::catalogue::Catalogue;
 use super::removal::Removal;
 use super::repository::{Entry, said, snapshot_name};
-use super::timeline::Prover;
+use super::timeline::{Found, Prover};
 use super::{BackupError, Repository};
 use crate::control::ArchiveSealer;
 use crate::envelope::Envelope;
@@ -382,6 +382,12 @@ impl Above {
             Some(damage) if is_newest => Err(BackupError::NotTheNewest(damage.clone())),
             _ => Ok(()),
         }
+    }
+
+    /// Whether what was found belongs to the newest snapshot that is as it was written.
+    pub(super) fn vouches_for(&self, found: &Found, first: &Catalogue) -> bool {
+        let newest = self.newest.as_ref().unwrap_or(first);
+        found.catalogue.number <= newest.number
     }
 
     /// All that is to be told of them.

@@ -8,6 +8,7 @@ use super::epoch::{Previous, epoch_name};
 use super::pack::{Pack, SealedPack, frames};
 use super::repository::{said, snapshot_name};
 use super::run::pages;
+use super::sealed::Sealed;
 use super::timeline::Prover;
 use super::verify::Verified;
 use super::{BackupError, Repository, sha256};
@@ -56,7 +57,6 @@ impl Repository {
         let last = epochs.last().copied().unwrap_or(0);
         let last = last.max(shipped.last().copied().unwrap_or(0));
         let mut before: Option<Chain> = None;
-        let mut replaced = BTreeSet::new();
         for epoch in 1..=last {
             let name = epoch_name(epoch);
             let read = match self.epoch(epoch).await {
@@ -71,6 +71,7 @@ impl Repository {
                 hashes: BTreeMap::new(),
             };
             if let Some((read, hash)) = noted(read, found)? {
+                self.check_key(&name, &read, (epoch, 0), catalogues, found);
                 found.objects += 1;
                 self.check_previous(
                     &name,
@@ -115,14 +116,7 @@ impl Repository {
                     catalogues,
                     shredded,
                 };
-                if let Some(anchor) = read.claims.anchor.and_then(|at| catalogues.get(&at)) {
-                    replaced = anchor.claims.keys_before.iter().cloned().collect();
-                }
-                let key = read.dek_id.to_string();
-                if replaced.contains(&key) {
-                    let damaged = self.damaged(&name, sealed_by_old_key(&key));
-                    found.damage.push(said(&damaged));
-                }
+                self.check_key(&name, &read, (epoch, number), catalogues, found);
                 self.check_pack(&read, &object, &chain, of, found).await?;
                 chain.sha256 = sha256(&object);
                 chain.end = Some(read.claims.at);
@@ -131,6 +125,27 @@ impl Repository {
             before = Some(chain);
         }
         Ok(())
+    }
+
+    /// Whether the key that seals an object was replaced by a snapshot that was made while shipping had not come to its place.
+    fn check_key<T>(
+        &self,
+        name: &str,
+        read: &Sealed<T>,
+        place: (u64, u64),
+        catalogues: &BTreeMap<u64, SealedCatalogue>,
+        found: &mut Verified,
+    ) {
+        let key = read.dek_id.to_string();
+        let replaces = |snapshot: &SealedCatalogue| {
+            let at = snapshot.claims.shipping;
+            at.is_some_and(|at| (at.epoch, at.pack) < place)
+                && snapshot.claims.keys_before.contains(&key)
+        };
+        if catalogues.values().any(replaces) {
+            let damaged = self.damaged(name, sealed_by_old_key(&key));
+            found.damage.push(said(&damaged));
+        }
     }
 
     /// Whether an epoch goes on from the one before, as that was.

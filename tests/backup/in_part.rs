@@ -55,6 +55,12 @@ fn what_lies_between_the_snapshot_and_the_newest_is_proven_and_what_is_not_there
     let newest = fs::read(snapshot(&machine, 4)).expect("the newest");
     fs::write(snapshot(&machine, 4), "what").expect("something else");
     let _ = restore(&machine, "new", &[]).expect(1, &["snapshots/0000000004"]);
+    let taken = backup(&machine, &["list", "--from", "repo"]);
+    let _ = taken.expect(1, &["snapshots/0000000004"]);
+    for proof in ["none", "chain"] {
+        let chosen = ["--snapshot", "3", "--dry-run", "--verify", proof];
+        let _ = restore(&machine, "new", &chosen).expect(3, &["snapshots/0000000004"]);
+    }
     fs::write(snapshot(&machine, 4), newest).expect("the newest again");
     fs::write(snapshot(&machine, 2), &whole).expect("the whole one again");
     let _ = restore(&machine, "new", &["--snapshot", "1"]).expect(0, &["Restored snapshot 1"]);
@@ -193,7 +199,15 @@ fn one_damaged_tenant_keeps_no_other_from_being_restored_and_comes_back_from_bef
     assert_eq!(others, [notes(&restored, "a"), notes(&restored, "c")]);
     restored.stop();
     let _ = on(&["encryption", "status", "--verify", "pages"]).expect(0, &[]);
-    // Without a server, too.
+    // Without a server, too; a kill leaves no tenant, and the next goes through.
+    let killed = [("FAILPOINTS", "adopt::copied=return")];
+    let of = ["restore", "--from", "repo", "--data-dir", "json"];
+    backup_with(&machine, &[&of[..], &earlier].concat(), &killed).expect_killed();
+    let log = fs::read_to_string(machine.path("json/nimbus-audit.log")).expect("the log");
+    assert!(
+        log.contains(r#""event":"restore","outcome":"begun""#),
+        "{log}"
+    );
     let _ = restore(&machine, "json", &earlier).expect(0, &["Restored tenant b of snapshot 1"]);
     let log = fs::read_to_string(machine.path("json/nimbus-audit.log")).expect("the log");
     assert!(log.contains("damaged there, and not restored: b"), "{log}");

@@ -154,7 +154,19 @@ fn what_is_shipped_goes_on_through_a_new_data_key_and_not_under_the_old_one() {
     add(&server, "a", 2);
     let second = instant(&server, &["a"]);
     pass(&server, second.ms);
+    // A snapshot under the new key is made at once.
+    let snapshots = || {
+        let listed = backup(&machine, &["list", "--from", "repo", "--format", "json"]);
+        listed.json()["snapshots"].as_array().map_or(0, Vec::len)
+    };
+    for _try in 0..600 {
+        if snapshots() > 2 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
     server.stop();
+    assert_eq!(snapshots(), 3);
     let _ = backup(&machine, &["verify", "--from", "repo", "--deep"]).expect(0, &["all authentic"]);
     super::shipping::check(&machine, &first);
     super::shipping::check(&machine, &second);
@@ -175,4 +187,25 @@ fn what_is_shipped_goes_on_through_a_new_data_key_and_not_under_the_old_one() {
     assert_eq!(notes(&server, "a"), first.notes["a"]);
     server.stop();
     assert_eq!(epochs(), before);
+    // One that is made to ship all the same: nothing of it is taken.
+    let mut command = machine.nimbus(&["start", "--port", "0", "--backup-to", "repo"]);
+    let _ = command
+        .env("NIMBUS_DATA_DIR", machine.path("stolen"))
+        .env("FAILPOINTS", "backup::old-key-seals=return");
+    let server = machine.start_command(command);
+    begun(&server);
+    add(&server, "a", 1);
+    let forged = instant(&server, &["a"]);
+    pass(&server, forged.ms);
+    server.stop();
+    let _ = backup(&machine, &["verify", "--from", "repo"])
+        .expect(1, &["DAMAGED: snapshots/", "DAMAGED: epochs/", OLD]);
+    let _ = restore(&machine, "new", &[]).expect(1, &["snapshots/", OLD]);
+    let _ = super::shipping::restore_at(&machine, "new", forged.ms, &[]).expect(1, &[OLD]);
+    // What was shipped before is restored, and the forged is named.
+    let _ = super::shipping::restore_at(&machine, "new", second.ms, &[])
+        .expect(3, &["Restored the instant", "snapshots/", OLD]);
+    let restored = start_on(&machine, "new", &[]);
+    assert_eq!(notes(&restored, "a"), second.notes["a"]);
+    restored.stop();
 }

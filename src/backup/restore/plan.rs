@@ -22,9 +22,14 @@ async fn newest_log(
             newest = (found.taken, found.audit);
         }
     };
-    if (restore.snapshot, restore.at_ms) != (None, None) {
+    let is_chosen = (restore.snapshot, restore.at_ms) != (None, None);
+    if is_chosen {
         match repository.instant(prover, None).await {
-            Ok(found) => consider(found.catalogue),
+            // One that somebody made with an old key is not listened to.
+            Ok(found) if prover.is_none() || above.vouches_for(&found, catalogue) => {
+                consider(found.catalogue);
+            }
+            Ok(_) => {}
             Err(BackupError::NoSnapshot(_)) => {}
             // What was chosen is restored all the same.
             Err(error) if error.is_damage() => above.damage.push(said(&error)),
@@ -34,10 +39,11 @@ async fn newest_log(
     match (prover, above.newest.take()) {
         (_, Some(newest)) => consider(newest),
         (Some(_), None) => {}
-        (None, None) => {
-            let read = repository.newest().await?;
-            read.into_iter().for_each(|read| consider(read.claims));
-        }
+        (None, None) => match repository.newest().await {
+            Ok(read) => read.into_iter().for_each(|read| consider(read.claims)),
+            Err(error) if error.is_damage() && is_chosen => above.damage.push(said(&error)),
+            Err(error) => return Err(error),
+        },
     }
     Ok(newest.1)
 }

@@ -6,6 +6,9 @@
 //! | 2. adopted: a copy under a fresh key, proven and published as a creation is (`sqlcipher::adopt`) | the same, then the tenant | no tenant, or the whole tenant |
 //! | 3. the temporary file removed; `restore` recorded | the tenant | the tenant; the audit log has the beginning of the restoration, and the creation |
 //!
+//! A tenant whose database is gone keeps its name from nobody who restores it: before step 2 the copy is proven, and what is known of the lost one
+//! deleted. A kill in between leaves no tenant; the audit log has the deletion, and the beginning of the restoration.
+//!
 //! What the repository holds of the tenant opens by its old data key, which is in manifests elsewhere. So the restored tenant has another one, and
 //! another file id: its later snapshots are another line of time.
 

@@ -172,7 +172,12 @@ impl Repository {
         let upto = at_ms.unwrap_or(i64::MAX);
         let (numbers, _others) = self.numbers().await?;
         for number in numbers.into_iter().rev() {
-            let Some((read, _)) = self.catalogue(number).await? else {
+            let read = match self.catalogue(number).await {
+                // Which instant is the newest is not known then; one that was named is there or not.
+                Err(error) if error.is_damage() && at_ms.is_some() => continue,
+                read => read?,
+            };
+            let Some((read, _)) = read else {
                 continue;
             };
             let taken = clock::ms_of(&read.claims.taken).unwrap_or(i64::MAX);
