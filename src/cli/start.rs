@@ -21,9 +21,8 @@ use crate::backup::{BackupError, Places, create};
 use crate::clock::{self, WrongClock};
 use crate::config::keys::{self, Keys, Purpose};
 use crate::config::{NoTime, Persistence, ProviderChoice, Settings, Time, pieces};
-use crate::control::{Control, ControlError};
 use crate::data_dir::remove_leftovers;
-use crate::deployment::{Deployment, OlderControl};
+use crate::deployment::{Deployment, Home, OlderControl};
 use crate::encryption::status::StatusReader;
 use crate::envelope::Envelope;
 use crate::error_chain::error_chain;
@@ -35,13 +34,13 @@ use crate::process::{
 };
 use crate::runtime::signals::{Signals, Stop, end_waits_for};
 use crate::runtime::{self, Background, act_as, blocking, log, panic_point, short_task};
-use crate::scheduler::{DueIndex, Scheduler, SystemClock};
+use crate::scheduler::{Clock, DueIndex, Scheduler};
 use crate::server::tls::{Tls, TlsError};
 use crate::server::token::{self, AdminToken, TokenError, TokenKeeper};
 use crate::server::{App, Backups, Listener, Local, Parts, Patience, local, serve};
 use crate::sqlcipher::{check_library, page_cache};
-use crate::tenants::TenantProvider;
 use crate::tenants::sqlite::SqliteOptions;
+use crate::tenants::{StoreError, TenantProvider};
 
 /// Run the server
 #[derive(Debug, Args)]
@@ -186,20 +185,21 @@ impl Start {
         let leases = runtime::keep(Background::LeaseKeeper, move || {
             renewing.clone().keep_leases()
         });
-        let due_index = Arc::new(due_index(&deployment.control).await?);
+        let home = deployment.home(&settings.tenants).await?;
+        let (due_index, clock) = due_index(&deployment, &home).await?;
         let options = SqliteOptions {
             max_open_tenants,
             limits: settings.limits,
             due: due_index.clone(),
             ..SqliteOptions::default()
         };
-        let tenants = deployment.tenants_in(&settings.tenants, options).await?;
+        let tenants = deployment.tenants_in(&home, options).await?;
         let commands = commands(&door.token, lock).await?;
         let (hangups, certificate) = (signals.hangups, door.tls.clone());
         let reloading = runtime::keep(Background::TlsReload, move || {
             reload_on_hangup(hangups.clone(), certificate.clone())
         });
-        let scheduler = Scheduler::start(tenants.clone(), due_index, Arc::new(SystemClock));
+        let scheduler = Scheduler::start(tenants.clone(), due_index, clock);
         let patience = Patience {
             keep_alive: self.keep_alive,
             ..Patience::default()
@@ -212,6 +212,7 @@ impl Start {
             shipper,
             backups,
             status_reader: status_reader(&settings, &deployment.envelope),
+            keys: deployment.access_keys(&home),
             control: deployment.control,
             envelope: deployment.envelope,
             audit: deployment.audit,
@@ -311,7 +312,7 @@ impl Start {
         // After the log: that may have locked some again.
         let locked = deployment.keep_locked().await?;
         if let Some(lost) = lost {
-            announce_new_control(&lost, locked);
+            announce_new_control(&lost, locked, settings.tenants.database().is_some());
         }
         Ok((deployment, lock))
     }
@@ -516,10 +517,15 @@ fn reload(tls: &Tls) {
     }
 }
 
-/// What the control file knows of work that is due.
-async fn due_index(control: &Arc<Control>) -> Result<DueIndex, ControlError> {
-    let control = Arc::clone(control);
-    blocking(move || DueIndex::load(control, Arc::new(SystemClock))).await
+/// What is noted of work that is due, and the clock that it goes by.
+async fn due_index(
+    deployment: &Deployment,
+    home: &Home,
+) -> Result<(Arc<DueIndex>, Arc<dyn Clock>), StoreError> {
+    let (record, clock) = deployment.due_record(home);
+    let by = clock.clone();
+    let index = blocking(move || DueIndex::load(record, by)).await?;
+    Ok((Arc::new(index), clock))
 }
 
 /// Makes the directories where they are missing, takes the data directory, and removes what a crash left.
@@ -571,8 +577,14 @@ fn announce_address(address: SocketAddr, format: Format) {
 }
 
 /// Says, whatever the log's level, that this deployment has forgotten what its control file knew.
-fn announce_new_control(lost: &ControlLost, locked: usize) {
+fn announce_new_control(lost: &ControlLost, locked: usize, is_elsewhere: bool) {
     let path = lost.path.display();
+    if is_elsewhere {
+        tracing::error!(
+            "the control file {path} was gone, and a new one was made. What it had counted of usage is gone; tenants, access keys and locks are in the database"
+        );
+        return;
+    }
     match lost.log {
         true => tracing::error!(
             locked,

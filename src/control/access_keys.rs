@@ -4,9 +4,11 @@
 //! time, before the change is answered. What a deleted tenant had goes in the commit that ends its deletion.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use async_trait::async_trait;
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use nimbus_keyproviders::{OsRandom, RandomError};
@@ -73,6 +75,72 @@ pub enum KeyError {
     /// A tenant was deleted since the caller looked: this one may be gone.
     #[error("a tenant was deleted meanwhile")]
     Deleted,
+    /// The database that has the keys failed.
+    #[error("access keys cannot be read or changed: {0}")]
+    Database(Arc<dyn std::error::Error + Send + Sync>),
+}
+
+/// Where access keys are kept: the control file, or a database that several servers share.
+#[async_trait]
+pub trait AccessKeys: fmt::Debug + Send + Sync {
+    /// Whether what is in memory is young enough to judge by.
+    fn is_fresh(&self) -> bool {
+        true
+    }
+
+    /// Has what is in memory be newer than this call. `false` where nobody else changes keys.
+    async fn refresh(&self) -> Result<bool, KeyError> {
+        Ok(false)
+    }
+
+    /// What `presented` is, by what is in memory. A key that is not known costs as long as one that is.
+    fn judge(&self, presented: &AccessKey) -> KeyVerdict;
+
+    /// How many deletions of tenants have ended. Who makes a key asks before it looks whether the tenant exists.
+    fn deletions(&self) -> u64;
+
+    /// Makes a key for `tenant`, which existed when `deletions` deletions had ended. The answer is the only copy of its secret. Blocks.
+    fn create(
+        &self,
+        tenant: &TenantId,
+        name: KeyName,
+        scope: Scope,
+        deletions: u64,
+    ) -> Result<(AccessKey, KeyInfo), KeyError>;
+
+    /// The keys of a tenant, oldest first, without those that were revoked.
+    fn list(&self, tenant: &TenantId) -> Vec<KeyInfo>;
+
+    /// Revokes a key of `tenant`; whether there was such a key. After an error the key may still count. Blocks.
+    fn revoke(&self, tenant: &TenantId, id: AccessKeyId) -> Result<bool, KeyError>;
+}
+
+impl AccessKeys for Control {
+    fn judge(&self, presented: &AccessKey) -> KeyVerdict {
+        self.judge_key(presented)
+    }
+
+    fn deletions(&self) -> u64 {
+        Self::deletions(self)
+    }
+
+    fn create(
+        &self,
+        tenant: &TenantId,
+        name: KeyName,
+        scope: Scope,
+        deletions: u64,
+    ) -> Result<(AccessKey, KeyInfo), KeyError> {
+        self.create_key(tenant, name, scope, deletions)
+    }
+
+    fn list(&self, tenant: &TenantId) -> Vec<KeyInfo> {
+        self.tenant_keys(tenant)
+    }
+
+    fn revoke(&self, tenant: &TenantId, id: AccessKeyId) -> Result<bool, KeyError> {
+        Ok(self.revoke_key(tenant, id)?)
+    }
 }
 
 /// The keys in memory.
@@ -85,16 +153,17 @@ pub(super) struct KeyTable {
     deletions: AtomicU64,
 }
 
+/// Keys by their ids, and by their tenants.
 #[derive(Debug, Default)]
-struct KeyIndex {
+pub(crate) struct KeyIndex {
     keys: HashMap<AccessKeyId, Record>,
     of_tenants: HashMap<TenantId, BTreeSet<AccessKeyId>>,
 }
 
-/// A key as it lies in the control file, as JSON under its id.
+/// A key as it is stored, as JSON under its id.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Record {
+pub(crate) struct Record {
     tenant: TenantName,
     name: KeyName,
     scope: Scope,
@@ -115,18 +184,7 @@ impl Control {
     /// What `presented` is. A key that is not known costs as long as one that is; neither reads the file.
     #[must_use]
     pub fn judge_key(&self, presented: &AccessKey) -> KeyVerdict {
-        let known = self.keys.read();
-        let record = known.keys.get(&presented.id());
-        let kept = record.map_or(SecretHash::NONE, |record| record.hash);
-        let same = bool::from(kept.ct_eq(&presented.hash()));
-        match record {
-            Some(record) if same && record.revoked.is_none() => KeyVerdict::Live {
-                tenant: record.tenant.0.clone(),
-                scope: record.scope,
-            },
-            Some(_) if same => KeyVerdict::Revoked,
-            _ => KeyVerdict::Unknown,
-        }
+        self.keys.read().judge(presented)
     }
 
     /// How many deletions of tenants have ended. Who makes a key asks before it looks whether the tenant exists.
@@ -155,15 +213,7 @@ impl Control {
             let tenant = tenant.clone();
             return Err(KeyError::TooMany { tenant });
         }
-        let key = AccessKey::draw(&OsRandom)?;
-        let record = Record {
-            tenant: TenantName(tenant.clone()),
-            name,
-            scope,
-            created: now(),
-            hash: key.hash(),
-            revoked: None,
-        };
+        let (key, record) = Record::draw(tenant, name, scope)?;
         self.put_records(&[(key.id(), &record)], &[])?;
         crash_point!("keys::created");
         let info = record.info(key.id());
@@ -174,10 +224,7 @@ impl Control {
     /// The keys of a tenant, oldest first, without those that were revoked.
     #[must_use]
     pub fn tenant_keys(&self, tenant: &TenantId) -> Vec<KeyInfo> {
-        let live = self.keys.of(tenant, Record::is_live);
-        live.into_iter()
-            .map(|(id, record)| record.info(id))
-            .collect()
+        self.keys.read().live(tenant)
     }
 
     /// Revokes a key of `tenant`: the next request with it is refused, after a restart too. Whether there was such a key.
@@ -191,11 +238,9 @@ impl Control {
         let Some(mut record) = found.filter(|one| one.is_live() && one.tenant.0 == *tenant) else {
             return Ok(false);
         };
-        record.revoked = Some(clock::now());
-        // The longest revoked are forgotten: they are then refused as keys that never were.
+        record.revoke();
         let revoked = self.keys.of(tenant, |one| !one.is_live());
-        let surplus = (revoked.len() + 1).saturating_sub(MAX_REVOKED);
-        let forgotten: Vec<AccessKeyId> = revoked.iter().take(surplus).map(|(id, _)| *id).collect();
+        let forgotten = beyond_remembered(&revoked);
         self.put_records(&[(id, &record)], &forgotten)?;
         crash_point!("keys::revoked");
         let mut known = self.keys.write();
@@ -266,11 +311,10 @@ impl Control {
         })?;
         let mut known = self.keys.write();
         for (id, text) in texts {
-            let record: Record =
-                serde_json::from_slice(&text).map_err(|source| ControlError::Damaged {
-                    path: self.path.clone(),
-                    source: Box::new(source),
-                })?;
+            let record = Record::from_json(&text).map_err(|source| ControlError::Damaged {
+                path: self.path.clone(),
+                source: Box::new(source),
+            })?;
             // Only this file's own writer put it there.
             if let Ok(id) = id.parse() {
                 known.insert(id, record);
@@ -303,7 +347,7 @@ impl Control {
     ) -> Result<(), ControlError> {
         let texts: Vec<_> = records
             .iter()
-            .map(|(id, record)| Ok((id.to_string(), serde_json::to_vec(record)?)))
+            .map(|(id, record)| Ok((id.to_string(), record.to_json()?)))
             .collect::<Result<_, serde_json::Error>>()
             .map_err(|source| ControlError::Io {
                 action: "write an access key to",
@@ -326,15 +370,7 @@ impl Control {
 impl KeyTable {
     /// A tenant's keys that `which` chooses, oldest first.
     fn of(&self, tenant: &TenantId, which: impl Fn(&Record) -> bool) -> Vec<(AccessKeyId, Record)> {
-        let known = self.read();
-        let ids = known.of_tenants.get(tenant).into_iter().flatten();
-        let mut found: Vec<_> = ids
-            .filter_map(|id| Some((*id, known.keys.get(id)?)))
-            .filter(|(_, record)| which(record))
-            .map(|(id, record)| (id, record.clone()))
-            .collect();
-        found.sort_by_key(|(id, record)| (record.revoked, record.created, *id));
-        found
+        self.read().of(tenant, which)
     }
 
     // Each change under a lock is complete in itself: a panic leaves no half of it.
@@ -353,7 +389,49 @@ impl KeyTable {
 }
 
 impl KeyIndex {
-    fn insert(&mut self, id: AccessKeyId, record: Record) {
+    /// What `presented` is.
+    pub(crate) fn judge(&self, presented: &AccessKey) -> KeyVerdict {
+        let record = self.keys.get(&presented.id());
+        let kept = record.map_or(SecretHash::NONE, |record| record.hash);
+        let same = bool::from(kept.ct_eq(&presented.hash()));
+        match record {
+            Some(record) if same && record.revoked.is_none() => KeyVerdict::Live {
+                tenant: record.tenant.0.clone(),
+                scope: record.scope,
+            },
+            Some(_) if same => KeyVerdict::Revoked,
+            _ => KeyVerdict::Unknown,
+        }
+    }
+
+    /// A tenant's keys that `which` chooses, oldest first.
+    fn of(&self, tenant: &TenantId, which: impl Fn(&Record) -> bool) -> Vec<(AccessKeyId, Record)> {
+        let ids = self.of_tenants.get(tenant).into_iter().flatten();
+        let found = ids.filter_map(|id| Some((*id, self.keys.get(id)?)));
+        let mut found: Vec<_> = found
+            .filter(|(_, record)| which(record))
+            .map(|(id, record)| (id, record.clone()))
+            .collect();
+        sort(&mut found);
+        found
+    }
+
+    /// The keys of a tenant, oldest first, without those that were revoked.
+    pub(crate) fn live(&self, tenant: &TenantId) -> Vec<KeyInfo> {
+        let live = self.of(tenant, Record::is_live);
+        live.into_iter()
+            .map(|(id, record)| record.info(id))
+            .collect()
+    }
+
+    /// Removes all keys of a tenant.
+    pub(crate) fn forget(&mut self, tenant: &TenantId) {
+        for id in self.of_tenants.remove(tenant).unwrap_or_default() {
+            let _old = self.keys.remove(&id);
+        }
+    }
+
+    pub(crate) fn insert(&mut self, id: AccessKeyId, record: Record) {
         let ids = self.of_tenants.entry(record.tenant.0.clone()).or_default();
         ids.insert(id);
         self.keys.insert(id, record);
@@ -374,11 +452,41 @@ impl KeyIndex {
 }
 
 impl Record {
-    fn is_live(&self) -> bool {
+    /// A new key, and what is stored of it.
+    pub(crate) fn draw(
+        tenant: &TenantId,
+        name: KeyName,
+        scope: Scope,
+    ) -> Result<(AccessKey, Self), RandomError> {
+        let key = AccessKey::draw(&OsRandom)?;
+        let record = Self {
+            tenant: TenantName(tenant.clone()),
+            name,
+            scope,
+            created: now(),
+            hash: key.hash(),
+            revoked: None,
+        };
+        Ok((key, record))
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
         self.revoked.is_none()
     }
 
-    fn info(&self, id: AccessKeyId) -> KeyInfo {
+    pub(crate) fn revoke(&mut self) {
+        self.revoked = Some(clock::now());
+    }
+
+    pub(crate) fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(self)
+    }
+
+    pub(crate) fn from_json(json: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(json)
+    }
+
+    pub(crate) fn info(&self, id: AccessKeyId) -> KeyInfo {
         KeyInfo {
             id: id.to_string(),
             name: self.name.clone(),
@@ -386,6 +494,17 @@ impl Record {
             created: self.created,
         }
     }
+}
+
+/// The oldest first.
+pub(crate) fn sort(records: &mut [(AccessKeyId, Record)]) {
+    records.sort_by_key(|(id, record)| (record.revoked, record.created, *id));
+}
+
+/// Of a tenant's revoked keys, the oldest first, those to be forgotten when another is revoked: they are then refused as keys that never were.
+pub(crate) fn beyond_remembered(revoked: &[(AccessKeyId, Record)]) -> Vec<AccessKeyId> {
+    let surplus = (revoked.len() + 1).saturating_sub(MAX_REVOKED);
+    revoked.iter().take(surplus).map(|(id, _)| *id).collect()
 }
 
 impl TryFrom<String> for TenantName {

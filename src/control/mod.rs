@@ -22,7 +22,7 @@ mod tables;
 mod usage;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 
 use async_trait::async_trait;
@@ -32,7 +32,8 @@ use redb::{Database, WriteTransaction};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 pub use access_key::{AccessKey, AccessKeyId, InvalidKeyName, KeyName, Scope};
-pub use access_keys::{KeyError, KeyInfo, KeyVerdict, MAX_KEYS};
+pub use access_keys::{AccessKeys, KeyError, KeyInfo, KeyVerdict, MAX_KEYS};
+pub(crate) use access_keys::{KeyIndex, Record as KeyRecord, beyond_remembered, sort as sort_keys};
 pub use audit::AuditHead;
 pub(crate) use copy::{check, swap_to_next_key};
 pub use copy::{export_plaintext, import_plaintext};
@@ -65,6 +66,8 @@ pub struct Control {
     envelope: Envelope,
     runtime: Handle,
     keys: KeyTable,
+    /// A database that several servers share has the keys: identities of others than those here count.
+    keys_are_elsewhere: AtomicBool,
     identities: IdentityHasher,
     /// Grows with each change of the file.
     changes: AtomicU64,
@@ -171,6 +174,7 @@ impl Control {
                 envelope,
                 runtime,
                 keys: KeyTable::default(),
+                keys_are_elsewhere: AtomicBool::new(false),
                 identities: IdentityHasher::new(&[0; 32]),
                 changes: AtomicU64::new(0),
                 chained: Mutex::new(None),
@@ -188,6 +192,11 @@ impl Control {
     #[must_use]
     pub fn path_in(dir: &Path) -> PathBuf {
         dir.join(FILE_NAME)
+    }
+
+    /// Says that a database which several servers share has the access keys.
+    pub(crate) fn keys_are_elsewhere(&self) {
+        self.keys_are_elsewhere.store(true, Ordering::Relaxed);
     }
 
     /// One durable commit.

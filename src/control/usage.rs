@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::Ordering;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::Timestamp;
@@ -150,9 +151,10 @@ impl Control {
             let mut counts = transaction.open_table(USAGE_COUNTS)?;
             let mut months = transaction.open_table(USAGE_MONTHS)?;
             for one in seen {
-                let key = keys.get(one.key.to_string().as_str())?;
+                let known = self.keys_are_elsewhere.load(Ordering::Relaxed)
+                    || keys.get(one.key.to_string().as_str())?.is_some();
                 let (month, tenant) = (one.month.0, one.tenant.as_str());
-                if key.is_none() || !begin(&mut months, &mut identities, month)? {
+                if !known || !begin(&mut months, &mut identities, month)? {
                     continue;
                 }
                 let count = counts

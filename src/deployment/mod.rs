@@ -8,11 +8,14 @@ use nimbus_manifests::Cipher;
 
 use crate::audit::{self, AuditLog, LogError, RolledBack};
 use crate::config::TenantsIn;
-use crate::control::{self, Control, ControlError, MirrorSeen};
+use crate::control::{self, AccessKeys, Control, ControlError, MirrorSeen};
 use crate::envelope::{Envelope, Holder, Intent, Prepared};
 use crate::failpoints::crash_point;
 use crate::runtime::blocking;
-use crate::tenants::relational::{PostgresOptions, PostgresTenants, RelationalOptions};
+use crate::scheduler::{Clock, DueRecord, SystemClock};
+use crate::tenants::relational::{
+    PostgresCatalog, PostgresOptions, PostgresTenants, RelationalOptions,
+};
 use crate::tenants::sqlite::{self, SqliteOptions, SqliteTenants};
 use crate::tenants::{StoreError, TenantProvider};
 
@@ -28,6 +31,15 @@ pub struct Deployment {
     /// What the acceptance of an older control file did again, a line each.
     pub done_again: Vec<String>,
     data_dir: PathBuf,
+}
+
+/// Where the tenants of a deployment live.
+#[derive(Debug)]
+pub enum Home {
+    /// In files of the data directory: nobody else uses them.
+    Files,
+    /// In a database, which other servers may use, too.
+    Postgres(Arc<PostgresCatalog>),
 }
 
 /// What is done with a control file that is older than its audit log.
@@ -99,18 +111,14 @@ impl Deployment {
         Ok(count)
     }
 
-    /// The tenants of this deployment, wherever the settings say that they live, none of them open yet.
+    /// Where the settings say that tenants live, reached.
     ///
     /// # Errors
     ///
     /// [`StoreError`]; a database is refused while there are tenants in files of the data directory, which nobody would see any more.
-    pub async fn tenants_in(
-        &self,
-        place: &TenantsIn,
-        options: SqliteOptions,
-    ) -> Result<Arc<dyn TenantProvider>, StoreError> {
+    pub async fn home(&self, place: &TenantsIn) -> Result<Home, StoreError> {
         let database = match place {
-            TenantsIn::Files => return Ok(Arc::new(self.tenants(options).await?)),
+            TenantsIn::Files => return Ok(Home::Files),
             TenantsIn::Postgres(database) => PostgresOptions::clone(database),
         };
         let dir = self.data_dir.clone();
@@ -119,6 +127,25 @@ impl Deployment {
             place = database.place(),
             "tenants are in a database: Nimbus does not encrypt them"
         );
+        let catalog = blocking(move || PostgresCatalog::connect(database)).await?;
+        self.control.keys_are_elsewhere();
+        Ok(Home::Postgres(catalog))
+    }
+
+    /// The tenants of this deployment, none of them open yet.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn tenants_in(
+        &self,
+        home: &Home,
+        options: SqliteOptions,
+    ) -> Result<Arc<dyn TenantProvider>, StoreError> {
+        let catalog = match home {
+            Home::Files => return Ok(Arc::new(self.tenants(options).await?)),
+            Home::Postgres(catalog) => catalog.clone(),
+        };
         let options = RelationalOptions {
             max_open_tenants: options.max_open_tenants,
             readers_per_tenant: options.readers_per_tenant,
@@ -126,8 +153,26 @@ impl Deployment {
             due: options.due,
         };
         let (envelope, control) = (self.envelope.clone(), self.control.clone());
-        let tenants = PostgresTenants::open(database, envelope, control, options).await?;
+        let tenants = PostgresTenants::of(catalog, envelope, control, options).await?;
         Ok(Arc::new(tenants))
+    }
+
+    /// Where the access keys are.
+    #[must_use]
+    pub fn access_keys(&self, home: &Home) -> Arc<dyn AccessKeys> {
+        match home {
+            Home::Files => self.control.clone(),
+            Home::Postgres(catalog) => catalog.access_keys(),
+        }
+    }
+
+    /// Where it is noted when work is due, and the clock that this goes by.
+    #[must_use]
+    pub fn due_record(&self, home: &Home) -> (Arc<dyn DueRecord>, Arc<dyn Clock>) {
+        match home {
+            Home::Files => (self.control.clone(), Arc::new(SystemClock)),
+            Home::Postgres(catalog) => (catalog.clone(), catalog.clone()),
+        }
     }
 
     /// The tenants in files of this deployment, none of them open yet.

@@ -1,6 +1,7 @@
 //! `lock` and `unlock`: an operator closes a tenant by hand, whatever its key provider, until it is unlocked.
 //!
-//! The lock is written to the control file first, then the tenant is closed: a crash between leaves one that the next start finds locked.
+//! The lock is written first, to the control file, or to the database where several servers share the tenants; then the tenant is closed: a crash
+//! between leaves one that the next start, or the other servers, find locked.
 //! Of one tenant there is one of them at a time: control file, core and log tell of the same order.
 
 use std::sync::Arc;
@@ -28,9 +29,7 @@ pub enum LockTenantError {
         tenant: TenantId,
     },
     /// The lock could not be recorded, or its end; nothing was changed.
-    #[error(
-        "the lock of tenant {tenant} could not be recorded in the control file; nothing was changed"
-    )]
+    #[error("the lock of tenant {tenant} could not be recorded; nothing was changed")]
     Control {
         /// The tenant.
         tenant: TenantId,
@@ -57,10 +56,6 @@ pub enum LockTenantError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
-
-/// What is said where there is no key to take away.
-pub const NO_KEYS: &str =
-    "there is no key to take away; revoke the tenant's access keys, which every request needs";
 
 /// The tenant to lock or unlock.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
@@ -101,7 +96,6 @@ pub async fn set(
     let no_tenant = || LockTenantError::NoTenant {
         tenant: tenant.clone(),
     };
-    tenants.require_files(NO_KEYS)?;
     if !tenants.list_tenants().await?.contains(tenant) {
         return Err(no_tenant());
     }
@@ -115,23 +109,17 @@ pub async fn set(
     if !locked {
         envelope.record(event.clone()).await?;
     }
-    let (keeper, named) = (control.clone(), tenant.clone());
-    let recorded = blocking(move || {
-        let before = keeper.locked_tenants()?.contains(&named);
-        match (before, locked) {
-            (false, true) => keeper.lock_tenant(&named)?,
-            (true, false) => keeper.unlock_tenant(&named)?,
-            _ => {}
-        }
-        Ok(before)
-    });
-    let before = recorded.await.map_err(|source| LockTenantError::Control {
-        tenant: tenant.clone(),
-        source,
-    })?;
+    let shared = match tenants.set_locked(tenant, locked).await {
+        Err(StoreError::TenantNotFound { .. }) => return Err(no_tenant()),
+        shared => shared?,
+    };
+    let before = match shared {
+        Some(before) => before,
+        None => record(control, tenant, locked).await?,
+    };
     crash_point!("lock::recorded");
     // Deleted meanwhile: a later tenant of the name is another one.
-    if locked && !tenants.list_tenants().await?.contains(tenant) {
+    if locked && shared.is_none() && !tenants.list_tenants().await?.contains(tenant) {
         let (keeper, named) = (control.clone(), tenant.clone());
         let undone = blocking(move || keeper.unlock_tenant(&named)).await;
         undone.map_err(|source| LockTenantError::Control {
@@ -158,5 +146,27 @@ pub async fn set(
         tenant_id: tenant.to_string(),
         locked,
         changed: before != locked,
+    })
+}
+
+/// Notes the lock, or its end, in the control file; whether the tenant was locked before.
+async fn record(
+    control: &Arc<Control>,
+    tenant: &TenantId,
+    locked: bool,
+) -> Result<bool, LockTenantError> {
+    let (keeper, named) = (control.clone(), tenant.clone());
+    let recorded = blocking(move || {
+        let before = keeper.locked_tenants()?.contains(&named);
+        match (before, locked) {
+            (false, true) => keeper.lock_tenant(&named)?,
+            (true, false) => keeper.unlock_tenant(&named)?,
+            _ => {}
+        }
+        Ok(before)
+    });
+    recorded.await.map_err(|source| LockTenantError::Control {
+        tenant: tenant.clone(),
+        source,
     })
 }

@@ -59,11 +59,13 @@ pub enum Background {
     Shipper,
     /// Proves that tenants restore from it.
     BackupProofs,
+    /// Looks what other servers on the same database do.
+    SharedTenants,
 }
 
 impl Background {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::LogWriter,
         Self::Signals,
         Self::Acceptor,
@@ -78,6 +80,7 @@ impl Background {
         Self::MetricsUpkeep,
         Self::Shipper,
         Self::BackupProofs,
+        Self::SharedTenants,
     ];
 
     /// Its name in metrics, in `/ready` and in the log.
@@ -98,6 +101,7 @@ impl Background {
             Self::MetricsUpkeep => "metrics-upkeep",
             Self::Shipper => "backup-shipper",
             Self::BackupProofs => "backup-proofs",
+            Self::SharedTenants => "shared-tenants",
         }
     }
 

@@ -15,6 +15,9 @@
 //! has become too early is set later only once nothing was scheduled for ten minutes: a tenant that schedules all the time keeps an early one. What is
 //! scheduled after an entry's time costs no write at all.
 //!
+//! Where several servers share their tenants, the transaction that makes work due notes it for all of them, and nothing is left to be noted here. A
+//! server learns of what others were told once that is overdue.
+//!
 //! A file may be replaced from outside, by a backup or a migration, while the server is down: when such a tenant is opened its first due time is compared,
 //! and a missing entry is made. A control file that was made anew beside tenants gives each of them an entry at its first start.
 //!
@@ -22,20 +25,53 @@
 //! the look began, and what is announced during a look counts beside what the look finds.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nimbus_manifests::TenantId;
 use tokio::sync::Notify;
 
 use super::Clock;
-use crate::control::{Control, ControlError};
+use crate::control::{self, Control};
 use crate::documents::schedule::{CLOCK_SLACK_MS, DueWork};
 use crate::tenants::{DueLog, StoreError, control_failed};
+
+/// Where it is noted for good when tenants have work due: the control file, or a database that several servers share. Its calls block.
+pub trait DueRecord: Debug + Send + Sync {
+    /// All entries.
+    fn due(&self) -> Result<control::DueIndex, StoreError>;
+
+    /// Sets entries, or removes them; all of them or, after an error, none.
+    fn set_due(&self, changes: &[(TenantId, Option<i64>)], clock_ms: i64)
+    -> Result<(), StoreError>;
+
+    /// Gives each of these tenants an entry that is due at once, and notes that from now on none is missing.
+    fn complete_due(&self, tenants: &[TenantId], clock_ms: i64) -> Result<(), StoreError>;
+}
+
+impl DueRecord for Control {
+    fn due(&self) -> Result<control::DueIndex, StoreError> {
+        Self::due(self).map_err(control_failed)
+    }
+
+    fn set_due(
+        &self,
+        changes: &[(TenantId, Option<i64>)],
+        clock_ms: i64,
+    ) -> Result<(), StoreError> {
+        let changes = changes.iter().map(|(tenant, at)| (tenant, *at));
+        Self::set_due(self, changes, clock_ms).map_err(control_failed)
+    }
+
+    fn complete_due(&self, tenants: &[TenantId], clock_ms: i64) -> Result<(), StoreError> {
+        Self::complete_due(self, tenants, clock_ms).map_err(control_failed)
+    }
+}
 
 /// When to look at which tenant.
 #[derive(Debug)]
 pub struct DueIndex {
-    control: Arc<Control>,
+    record: Arc<dyn DueRecord>,
     clock: Arc<dyn Clock>,
     /// Held while the control file is written, and not for longer looks at the state.
     writing: Mutex<()>,
@@ -90,13 +126,13 @@ pub(super) struct Turn {
 }
 
 impl DueIndex {
-    /// Reads what the control file knows. Blocks.
+    /// Reads what is noted. Blocks.
     ///
     /// # Errors
     ///
-    /// [`ControlError`].
-    pub fn load(control: Arc<Control>, clock: Arc<dyn Clock>) -> Result<Self, ControlError> {
-        let index = control.due()?;
+    /// [`StoreError`].
+    pub fn load(record: Arc<dyn DueRecord>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let index = record.due()?;
         let now = clock.now_ms();
         // Crons may have times then that the clock, set right again, will not reach for long.
         let set_back = index
@@ -118,7 +154,7 @@ impl DueIndex {
             let _none = state.entries.insert(tenant, entry);
         }
         Ok(Self {
-            control,
+            record,
             clock,
             writing: Mutex::default(),
             state: Mutex::new(state),
@@ -132,9 +168,9 @@ impl DueIndex {
     }
 
     /// Gives every tenant an entry that is due now. Blocks.
-    pub(super) fn complete(&self, tenants: &[TenantId]) -> Result<(), ControlError> {
+    pub(super) fn complete(&self, tenants: &[TenantId]) -> Result<(), StoreError> {
         let _writing = self.writing();
-        self.control.complete_due(tenants, self.clock.now_ms())?;
+        self.record.complete_due(tenants, self.clock.now_ms())?;
         let mut state = self.state();
         state.incomplete = false;
         for tenant in tenants {
@@ -279,7 +315,7 @@ impl DueIndex {
     }
 
     /// Sets the entries in the control file later that are too early: those that have been for long, or all of them. Blocks.
-    pub(super) fn settle(&self, all: bool) -> Result<(), ControlError> {
+    pub(super) fn settle(&self, all: bool) -> Result<(), StoreError> {
         let _writing = self.writing();
         let now = self.clock.now_ms();
         let ripe = |since: i64| all || since.saturating_add(SETTLE_AFTER_MS) <= now || since > now;
@@ -296,8 +332,10 @@ impl DueIndex {
         if changes.is_empty() {
             return Ok(());
         }
-        let written = changes.iter().map(|(tenant, later, _)| (tenant, *later));
-        let result = self.control.set_due(written, now);
+        let written = changes
+            .iter()
+            .map(|(tenant, later, _)| (tenant.clone(), *later));
+        let result = self.record.set_due(&written.collect::<Vec<_>>(), now);
         let mut state = self.state();
         for (tenant, _, before) in &changes {
             let Some(entry) = state.entries.get_mut(tenant) else {
@@ -314,7 +352,7 @@ impl DueIndex {
     }
 
     /// Has the entry in the control file be no later than `due_ms`, and the one in memory. Blocks for a commit when it has to be set.
-    fn note(&self, tenant: &TenantId, due_ms: i64) -> Result<(), ControlError> {
+    fn note(&self, tenant: &TenantId, due_ms: i64) -> Result<(), StoreError> {
         let now = self.clock.now_ms();
         if self.announce_noted(tenant, due_ms, now) {
             return Ok(());
@@ -325,7 +363,8 @@ impl DueIndex {
             return Ok(());
         }
         let durable = rounded(due_ms);
-        self.control.set_due([(tenant, Some(durable))], now)?;
+        self.record
+            .set_due(&[(tenant.clone(), Some(durable))], now)?;
         let entry = |state: &mut State| {
             let entry = state.entries.entry(tenant.clone()).or_default();
             entry.durable = Some(durable);
@@ -389,7 +428,16 @@ impl DueIndex {
 
 impl DueLog for DueIndex {
     fn expect(&self, tenant: &TenantId, due_ms: i64) -> Result<(), StoreError> {
-        self.note(tenant, due_ms).map_err(control_failed)
+        self.note(tenant, due_ms)
+    }
+
+    fn overdue(&self, tenant: &TenantId, due_ms: i64) {
+        // Who knows of it runs it, or tries again later.
+        let known =
+            |entry: &Entry| entry.look.is_some() || entry.due.is_some_and(|known| known <= due_ms);
+        if !self.state().entries.get(tenant).is_some_and(known) {
+            self.announce(tenant, due_ms);
+        }
     }
 
     fn found(&self, tenant: &TenantId, due_ms: i64) {

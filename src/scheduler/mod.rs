@@ -15,12 +15,12 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinError, JoinSet};
 
 pub use clock::{Clock, SystemClock};
-pub use due_index::DueIndex;
+pub use due_index::{DueIndex, DueRecord};
 
 use crate::documents::schedule::{DueWork, Ran};
 use crate::metrics;
 use crate::runtime::{self, Background, Kept, acting_as, blocking, panic_point};
-use crate::tenants::{StoreError, TenantProvider};
+use crate::tenants::{Claim, StoreError, TenantProvider};
 use due_index::{Turn, is_set_back};
 
 /// The running scheduler.
@@ -241,6 +241,12 @@ async fn run_due(
     give_up: Option<DueWork>,
     stopped: watch::Receiver<bool>,
 ) -> Result<Option<i64>, StoreError> {
+    let now = clock.now_ms();
+    match tenants.claim(&tenant, now).await? {
+        Claim::Free => {}
+        Claim::Taken => return Ok(Some(now.saturating_add(TAKEN_MS))),
+        Claim::Later(next_due_ms) => return Ok(next_due_ms),
+    }
     let store = tenants.open(&tenant).await?;
     let mut batches = 0;
     loop {
@@ -261,6 +267,8 @@ const ACTOR: &str = "scheduler";
 const LOOKS: usize = 8;
 /// How many of them may be ones whose last look failed: an unreachable key provider may keep each waiting for long.
 const SUSPECT_LOOKS: usize = 2;
+/// When to look again at a tenant whose work another server runs.
+const TAKEN_MS: i64 = 250;
 /// How many jobs share a commit.
 const BATCH: usize = 64;
 /// How many batches one look runs.

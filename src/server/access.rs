@@ -24,7 +24,8 @@ use super::parameters::{Extractors, Strict};
 use super::pipeline::RequestContext;
 use super::token::Verdict;
 use crate::clock;
-use crate::control::{AccessKey, AccessKeyId, Identity, KeyVerdict, Scope};
+use crate::control::{AccessKey, AccessKeyId, Identity, KeyError, KeyVerdict, Scope};
+use crate::error_chain::error_chain;
 use crate::runtime::acting_as;
 
 /// What a route needs of its caller.
@@ -290,10 +291,11 @@ impl Gate {
         if self.needs == Needs::Nothing {
             return self.check_headers(request).map(|()| None);
         }
-        let Identified(caller) = request
-            .extensions_mut()
-            .remove()
-            .unwrap_or_else(|| identify(&self.app, request.headers()));
+        let identified = request.extensions_mut().remove();
+        let Identified(caller) = match identified {
+            Some(identified) => identified,
+            None => identify(&self.app, request.headers()).await,
+        };
         let caller = caller?;
         if let Caller::Key { .. } = caller {
             let tenant = tenant_in_path(request).await;
@@ -385,18 +387,28 @@ fn forbidden(needs: Needs) -> ApiError {
 pub(super) struct Identified(pub(super) Result<Caller, ApiError>);
 
 /// Looks at the credential, which takes no place among requests under way and reads no body.
-pub(super) fn identify(app: &App, headers: &HeaderMap) -> Identified {
-    Identified(credential(headers).and_then(|credential| match credential {
-        Credential::Bearer(text) => match AccessKey::parse(text) {
-            Some(key) => identify_key(app, &key),
+pub(super) async fn identify(app: &App, headers: &HeaderMap) -> Identified {
+    Identified(match credential(headers) {
+        Ok(Credential::Bearer(text)) => match AccessKey::parse(text) {
+            Some(key) => identify_key(app, &key).await,
             None => identify_admin(app, text),
         },
-        Credential::AdminToken(text) => identify_admin(app, text),
-    }))
+        Ok(Credential::AdminToken(text)) => identify_admin(app, text),
+        Err(error) => Err(error),
+    })
 }
 
-fn identify_key(app: &App, key: &AccessKey) -> Result<Caller, ApiError> {
-    match app.control.judge_key(key) {
+async fn identify_key(app: &App, key: &AccessKey) -> Result<Caller, ApiError> {
+    let unsure = |error: KeyError| ApiError::new(Code::Unavailable, error_chain(&error));
+    if !app.keys.is_fresh() {
+        let _shared = app.keys.refresh().await.map_err(unsure)?;
+    }
+    let mut verdict = app.keys.judge(key);
+    // Another server may have made it just now.
+    if verdict == KeyVerdict::Unknown && app.keys.refresh().await.map_err(unsure)? {
+        verdict = app.keys.judge(key);
+    }
+    match verdict {
         KeyVerdict::Live { tenant, scope } => Ok(Caller::Key {
             id: key.id(),
             tenant,

@@ -42,7 +42,7 @@ use crate::backup::proofs::{ProofKeeper, ProofReport};
 use crate::backup::ship::{Report, Shipper};
 use crate::backup::{Location, Places, S3Settings};
 use crate::budget::{self, Shares};
-use crate::control::{Control, ControlError};
+use crate::control::{AccessKeys, Control, ControlError};
 use crate::encryption::dek_age::{self, Keeper};
 use crate::encryption::gauges;
 use crate::encryption::rotate_dek::DekRotator;
@@ -67,6 +67,7 @@ pub struct App {
     tenants: Arc<dyn TenantProvider>,
     scheduler: Scheduler,
     control: Arc<Control>,
+    keys: Arc<dyn AccessKeys>,
     envelope: Envelope,
     /// `None` in plaintext.
     audit: Option<Arc<AuditLog>>,
@@ -100,6 +101,8 @@ pub struct Parts {
     pub scheduler: Scheduler,
     /// The control file.
     pub control: Arc<Control>,
+    /// Where tenants' access keys are.
+    pub keys: Arc<dyn AccessKeys>,
     /// The core.
     pub envelope: Envelope,
     /// The log of key events; `None` in plaintext.
@@ -145,6 +148,7 @@ impl App {
             tenants,
             scheduler,
             control,
+            keys,
             envelope,
             audit,
             status_reader,
@@ -160,6 +164,7 @@ impl App {
             scheduler,
             usage: UsageCounter::new(control.clone()),
             control,
+            keys,
             envelope,
             audit,
             status_reader,

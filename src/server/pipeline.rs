@@ -125,7 +125,7 @@ impl Pipeline {
         let context = RequestContext::new(id, request.method().clone());
         request.extensions_mut().insert(context.clone());
         let page = accepted_origin(&self.app, request.headers());
-        let identified = access::identify(&self.app, request.headers());
+        let identified = access::identify(&self.app, request.headers()).await;
         let payer = payer(&identified);
         let is_operator = payer == Payer::Operator;
         request.extensions_mut().insert(identified);

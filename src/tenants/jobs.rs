@@ -175,6 +175,7 @@ impl<T: Transaction> Writing<'_, T> {
         limit: usize,
         give_up: Option<&DueWork>,
     ) -> Result<Ran, StoreError> {
+        self.transaction.claim_due()?;
         self.reckon_anew(now_ms)?;
         let jobs = self.transaction.due_jobs(now_ms, limit, MAX_RUN_BYTES)?;
         let crons = self.transaction.due_crons(now_ms, limit, MAX_RUN_BYTES)?;

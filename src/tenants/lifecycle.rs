@@ -29,6 +29,7 @@ use tokio::runtime::Handle;
 
 use super::backend::{Backend, Standing, Storage};
 use super::open_tenant::OpenTenant;
+use super::others::{Claim, SharedListener, SharedStanding};
 use super::readers::GiveWay;
 use super::registry::{Registry, TenantHandle};
 use super::shared::{IdleTenants, KnownTenants, Shared};
@@ -78,7 +79,9 @@ impl<B: Backend> Tenants<B> {
     ) -> Result<Self, StoreError> {
         metrics::OPEN_TENANTS_LIMIT.set(options.max_open_tenants as f64);
         let registry = Registry::new(options.max_open_tenants, options.open_patience);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new_cyclic(|myself| Shared {
+            myself: myself.clone(),
+            others: backend.shared(),
             backend: Arc::new(backend),
             envelope,
             deletions,
@@ -120,6 +123,10 @@ impl<B: Backend> Tenants<B> {
         .await?;
         let holder: Weak<dyn Holder> = Arc::<Shared<B>>::downgrade(&shared);
         shared.envelope.held_by(holder);
+        if let Some(others) = &shared.others {
+            let listener: Weak<dyn SharedListener> = Arc::<Shared<B>>::downgrade(&shared);
+            others.tell(listener);
+        }
         Ok(Self(shared))
     }
 }
@@ -167,16 +174,37 @@ impl<B: Backend> TenantProvider for Tenants<B> {
             .await
     }
 
+    async fn set_locked(
+        &self,
+        tenant: &TenantId,
+        locked: bool,
+    ) -> Result<Option<bool>, StoreError> {
+        let Some(others) = self.0.others.clone() else {
+            return Ok(None);
+        };
+        let tenant = tenant.clone();
+        let before = blocking(move || others.set_locked(&tenant, locked)).await?;
+        Ok(Some(before))
+    }
+
+    async fn claim(&self, tenant: &TenantId, now_ms: i64) -> Result<Claim, StoreError> {
+        if self.0.others.is_none() {
+            return Ok(Claim::Free);
+        }
+        let (shared, tenant) = (Arc::clone(&self.0), tenant.clone());
+        blocking(move || shared.backend.claim(&tenant, now_ms)).await
+    }
+
     async fn list_tenants(&self) -> Result<Vec<TenantId>, StoreError> {
+        if let Some(others) = &self.0.others {
+            others.refresh().await?;
+            return Ok(others.list());
+        }
         Ok(self.0.known().tenants.iter().cloned().collect())
     }
 
     async fn open(&self, tenant: &TenantId) -> Result<Arc<dyn TenantStore>, StoreError> {
-        if !self.0.exists(tenant) {
-            return Err(StoreError::TenantNotFound {
-                tenant: tenant.clone(),
-            });
-        }
+        self.0.require(tenant).await?;
         let registry = &self.0.registry;
         let handle = match registry.ready(tenant) {
             Some(handle) => self.0.in_good_standing(tenant, handle).await?,
@@ -244,7 +272,7 @@ impl<B: Backend> Holder for Shared<B> {
 impl<B: Backend> Shared<B> {
     /// Runs a change of the set of tenants to its end, also when the client goes away, one at a
     /// time for each tenant.
-    async fn in_task<F>(
+    pub(super) async fn in_task<F>(
         self: &Arc<Self>,
         tenant: &TenantId,
         change: impl FnOnce(Arc<Self>, TenantId) -> F + Send + 'static,
@@ -289,16 +317,16 @@ impl<B: Backend> Shared<B> {
 
     /// What a creation begins with: there is no tenant of the name, and room for one; what is kept of an earlier one goes.
     async fn begin_create(self: &Arc<Self>, tenant: &TenantId) -> Result<(), StoreError> {
-        let (exists, condemned) = {
-            let known = self.known();
-            (
-                known.tenants.contains(tenant),
-                known.condemned.contains(tenant),
-            )
-        };
+        self.catch_up().await?;
+        let (exists, condemned) = (self.exists(tenant), self.is_condemned(tenant));
         let of = tenant.clone();
         if exists {
             return Err(StoreError::TenantExists { tenant: of });
+        }
+        if self.others.is_some()
+            && let Err(error) = self.registry.cut_off(tenant).await
+        {
+            tracing::debug!(%tenant, %error, "a tenant that another server deleted was not closed cleanly");
         }
         if let Some(what) = self.backend.no_room() {
             metrics::REFUSED_DISK_RESERVE.increment(1);
@@ -371,8 +399,9 @@ impl<B: Backend> Shared<B> {
     }
 
     async fn delete(self: Arc<Self>, tenant: TenantId) -> Result<(), StoreError> {
+        self.catch_up().await?;
         if !self.exists(&tenant) {
-            if self.known().condemned.contains(&tenant) {
+            if self.is_condemned(&tenant) {
                 return self.finish(&tenant, Some(FINISHED_LATER)).await;
             }
             return Err(StoreError::TenantNotFound { tenant });
@@ -403,6 +432,7 @@ impl<B: Backend> Shared<B> {
 
     /// A deletion of what is no tenant.
     async fn erase_leftovers(self: Arc<Self>, tenant: TenantId) -> Result<(), StoreError> {
+        self.catch_up().await?;
         if self.exists(&tenant) {
             return Err(StoreError::TenantExists { tenant });
         }
@@ -426,7 +456,7 @@ impl<B: Backend> Shared<B> {
     /// Steps 3 to 6 of a deletion, whose tombstone is written; each can be done again. Whoever
     /// comes to the end records it, and whoever does not why; the tombstone goes after that, so
     /// that no deletion ends without its line.
-    async fn finish(
+    pub(super) async fn finish(
         self: &Arc<Self>,
         tenant: &TenantId,
         said: Option<&'static str>,
@@ -542,10 +572,17 @@ impl<B: Backend> Shared<B> {
     }
 
     pub(super) fn exists(&self, tenant: &TenantId) -> bool {
+        match self.standing(tenant) {
+            Some(standing) => matches!(standing, SharedStanding::There | SharedStanding::Locked),
+            None => self.is_known(tenant),
+        }
+    }
+
+    pub(super) fn is_known(&self, tenant: &TenantId) -> bool {
         self.known().tenants.contains(tenant)
     }
 
-    fn known(&self) -> MutexGuard<'_, KnownTenants> {
+    pub(super) fn known(&self) -> MutexGuard<'_, KnownTenants> {
         // Every change under the lock is complete in itself: a panic leaves no half of it.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -21,6 +21,7 @@ mod lifecycle;
 mod listed;
 mod mutations;
 mod open_tenant;
+pub mod others;
 mod readers;
 mod registry;
 pub mod relational;
@@ -39,6 +40,7 @@ pub use cursors::{CURSOR_KEY_BYTES, CursorKind, Cursors};
 pub use error::{EngineFault, Limit, MAX_OFFENDERS, NoRoom, Offenders, StoreError};
 pub use lifecycle::Tenants;
 pub use listed::Listed;
+pub use others::Claim;
 
 use crate::control::{Control, ControlError};
 use crate::documents::deploy::{AppFile, AppPath, ContentHash, Deploy, Deployed, Generations};
@@ -97,6 +99,20 @@ pub trait TenantProvider: Debug + Send + Sync {
     /// The store of one tenant, opened when it is not open yet. It stays open while the answer is
     /// held, so hold it for one request.
     async fn open(&self, tenant: &TenantId) -> Result<Arc<dyn TenantStore>, StoreError>;
+
+    /// Locks or unlocks a tenant where several servers share it; whether it was locked before. `None` where the control file has the locks.
+    async fn set_locked(
+        &self,
+        _tenant: &TenantId,
+        _locked: bool,
+    ) -> Result<Option<bool>, StoreError> {
+        Ok(None)
+    }
+
+    /// Whether due work of a tenant is to be run here, before the tenant is opened for it.
+    async fn claim(&self, _tenant: &TenantId, _now_ms: i64) -> Result<Claim, StoreError> {
+        Ok(Claim::Free)
+    }
 
     /// Refuses what is done with tenants in files alone; `instead` says what to do.
     fn require_files(&self, _instead: &'static str) -> Result<(), StoreError> {
@@ -349,6 +365,9 @@ pub trait DueLog: Debug + Send + Sync {
 
     /// A tenant that was opened has work due then; it may have been noted or not.
     fn found(&self, tenant: &TenantId, due_ms: i64);
+
+    /// Another server noted work that is due since then, and has not run it.
+    fn overdue(&self, _tenant: &TenantId, _due_ms: i64) {}
 
     /// The tenant was deleted, its durable record with it.
     fn forget(&self, tenant: &TenantId);

@@ -68,10 +68,10 @@ pub(super) fn scan_all<'a>(
 
 /// The schema of a table.
 pub(super) fn of_table(rows: &mut impl Rows, table: &TableName) -> Result<TableSchema, StoreError> {
-    let schema = match rows.table(table)? {
-        Some(number) => rows.schema(number)?,
-        None => None,
-    };
+    let schema = rows.snapshot(|rows| match rows.table(table)? {
+        Some(number) => rows.schema(number),
+        None => Ok(None),
+    })?;
     schema.ok_or_else(|| not_found(table))
 }
 

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::backend::{Backend, Storage};
 use super::open_tenant::OpenTenant;
+use super::others::SharedTenants;
 use super::readers::GiveWay;
 use super::registry::Registry;
 use super::{DeletionLog, DueLog, StoreError};
@@ -27,6 +28,10 @@ pub(super) struct Shared<B: Backend> {
     pub(super) registry: Arc<Registry<OpenTenant<B::Storage>>>,
     /// Makes way for connections of open tenants.
     pub(super) way: Arc<IdleTenants<B::Storage>>,
+    /// What is known of the tenants where other servers change them, too; `known.tenants` does not
+    /// count then.
+    pub(super) others: Option<Arc<dyn SharedTenants>>,
+    pub(super) myself: Weak<Self>,
     pub(super) known: Mutex<KnownTenants>,
     /// Creation, deletion and new keys of each tenant: one at a time.
     pub(super) changing: TenantMutex,

@@ -43,7 +43,7 @@ impl<B: Backend> Store<B> {
         &self,
         read: impl FnOnce(&mut Rows<B>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.explained(self.handle.readers.read(read).await)
+        self.explained(self.handle.readers.read(read).await).await
     }
 
     /// The same, where every document of a table may have to be looked at.
@@ -51,7 +51,7 @@ impl<B: Backend> Store<B> {
         &self,
         scan: impl FnOnce(&mut Rows<B>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.explained(self.handle.readers.scan(scan).await)
+        self.explained(self.handle.readers.scan(scan).await).await
     }
 
     /// Has the writer do some work, and waits until it is durable or refused.
@@ -100,7 +100,7 @@ impl<B: Backend> Store<B> {
             }),
             Err(error) => Err(error),
         };
-        self.explained(outcome)
+        self.explained(outcome).await
     }
 
     /// The documents that a query finds.
@@ -113,24 +113,23 @@ impl<B: Backend> Store<B> {
     ) -> Result<QueryPage, StoreError> {
         let readers = &self.handle.readers;
         let found = readers.find(query, after, limit, most_bytes).await;
-        self.explained(found)
+        self.explained(found).await
     }
 
-    /// A tenant that was closed under a request may have been deleted: then it is not found. Or its
-    /// key was taken back.
-    fn explained<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        result.map_err(|error| match error {
-            StoreError::Closed { tenant } if !self.shared.exists(&tenant) => {
-                StoreError::TenantNotFound { tenant }
-            }
-            StoreError::Closed { tenant } => self
-                .handle
-                .readers
-                .storage()
-                .withheld()
-                .unwrap_or(StoreError::Closed { tenant }),
-            error => error,
-        })
+    /// A tenant that was closed under a request may have been deleted, also by another server: then
+    /// it is not found. Or its key was taken back.
+    async fn explained<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        let Err(StoreError::Closed { tenant }) = result else {
+            return result;
+        };
+        // Where that cannot be found out, it was closed.
+        if self.shared.catch_up().await.is_ok()
+            && let Err(refused) = self.shared.require(&tenant).await
+        {
+            return Err(refused);
+        }
+        let withheld = self.handle.readers.storage().withheld();
+        Err(withheld.unwrap_or(StoreError::Closed { tenant }))
     }
 }
 
@@ -195,7 +194,7 @@ impl<B: Backend> TenantStore for Store<B> {
     async fn get(&self, table: &TableName, id: DocumentId) -> Result<Document, StoreError> {
         let table = table.clone();
         let result = self.handle.readers.get(Wanted { table, id }).await;
-        self.explained(result)
+        self.explained(result).await
     }
 
     async fn query(

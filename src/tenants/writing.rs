@@ -5,7 +5,7 @@ use std::{collections::HashMap, error::Error as StdError, sync::Arc};
 
 use nimbus_manifests::TenantId;
 
-use super::backend::{DocumentRows as _, JournalEntry, TableNumber, Transaction};
+use super::backend::{DocumentRows as _, JournalEntry, OthersWrote, TableNumber, Transaction};
 use super::error::NoRoom;
 use super::{DueLog, MAX_TABLES, StoreError, journal};
 use crate::documents::schema::TableSchema;
@@ -56,6 +56,11 @@ impl<'a, T: Transaction> Writing<'a, T> {
         due: &'a dyn DueLog,
     ) -> Result<Self, StoreError> {
         let before = transaction.begin()?;
+        match transaction.others_wrote() {
+            OthersWrote::Nothing => {}
+            OthersWrote::Rows => cache.created.clear(),
+            OthersWrote::Structure => cache.clear(),
+        }
         Ok(Self {
             tenant,
             transaction,

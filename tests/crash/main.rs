@@ -94,6 +94,7 @@ const ELSEWHERE: &[&str] = &[
     "tenants::relational::created",
     "tenants::relational::delete-noted",
     "tenants::relational::deleted",
+    "tenants::relational::gone",
     "tenants::relational::held",
 ];
 

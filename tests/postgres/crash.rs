@@ -151,6 +151,7 @@ fn a_creation_and_a_deletion_that_were_cut_short_are_brought_to_an_end() {
         ),
         ("delete-noted", "DELETE", "/api/tenants/acme", None, false),
         ("deleted", "DELETE", "/api/tenants/acme", None, false),
+        ("gone", "DELETE", "/api/tenants/acme", None, false),
     ] {
         eprintln!("killed at {point}");
         let house = House::new();

@@ -13,7 +13,6 @@ use super::require_deployment;
 use crate::config::Settings;
 use crate::encryption::lock::{self, Request, TenantLock};
 use crate::process::DataDirLock;
-use crate::tenants::TenantProvider as _;
 use crate::tenants::sqlite::SqliteOptions;
 
 /// Close a tenant, wipe its key, and refuse to open it until it is unlocked
@@ -67,9 +66,6 @@ impl Unlock {
 
 fn set(config: Option<&Path>, request: &Request, locked: bool) -> Result<TenantLock, CliError> {
     let settings = settings(config, None)?;
-    settings
-        .tenants
-        .require_files("`nimbus encryption lock`", lock::NO_KEYS)?;
     require_deployment(&settings)?;
     match Remote::on(&settings.data_dir)? {
         Some(server) => {
@@ -91,9 +87,12 @@ async fn here(
     locked: bool,
 ) -> Result<TenantLock, CliError> {
     let deployment = deployment(settings).await?;
-    let tenants = deployment.tenants(SqliteOptions::default()).await?;
+    let home = deployment.home(&settings.tenants).await?;
+    let tenants = deployment
+        .tenants_in(&home, SqliteOptions::default())
+        .await?;
     let (envelope, control) = (&deployment.envelope, &deployment.control);
-    let lock = lock::set(envelope, control, &tenants, tenant, locked).await?;
+    let lock = lock::set(envelope, control, &*tenants, tenant, locked).await?;
     tenants.close().await?;
     Ok(lock)
 }

@@ -60,13 +60,12 @@ pub(in crate::server) async fn create(
 
 async fn make(app: &App, tenant: &TenantId, new: NewKey) -> Result<(AccessKey, KeyInfo), ApiError> {
     for _try in 0..TRIES {
-        let deletions = app.control.deletions();
+        let deletions = app.keys.deletions();
         require(app, tenant).await?;
-        let (control, tenant) = (app.control.clone(), tenant.clone());
+        let (keys, tenant) = (app.keys.clone(), tenant.clone());
         let name = new.name.clone();
         // On a thread of its own, which ends also when the client has gone.
-        let created =
-            blocking(move || control.create_key(&tenant, name, new.scope, deletions)).await;
+        let created = blocking(move || keys.create(&tenant, name, new.scope, deletions)).await;
         match created {
             Err(KeyError::Deleted) => {}
             made => return made.map_err(|error| failed(&error)),
@@ -87,7 +86,7 @@ pub(in crate::server) async fn list(
 ) -> Result<Json<Keys>, ApiError> {
     let tenant = tenant_id(&tenant)?;
     require(&app, &tenant).await?;
-    let keys = app.control.tenant_keys(&tenant);
+    let keys = app.keys.list(&tenant);
     Ok(Json(Keys { keys }))
 }
 
@@ -110,16 +109,16 @@ pub(in crate::server) async fn revoke(
         ApiError::new(Code::KeyNotFound, message)
     };
     let known = |id: &AccessKeyId| {
-        let keys = app.control.tenant_keys(&tenant);
+        let keys = app.keys.list(&tenant);
         keys.iter().any(|key| key.id == id.to_string())
     };
     let id = id.parse().ok().filter(known).ok_or_else(not_found)?;
     let key = format!("key {id}");
     let event = event(EventKind::AccessKeyRevoked, &tenant).saying(&key);
     audited(app, event, move |app| async move {
-        let control = app.control.clone();
-        let revoked = blocking(move || control.revoke_key(&tenant, id)).await;
-        match revoked.map_err(|error| failed(&error.into()))? {
+        let keys = app.keys.clone();
+        let revoked = blocking(move || keys.revoke(&tenant, id)).await;
+        match revoked.map_err(|error| failed(&error))? {
             true => Ok((StatusCode::NO_CONTENT, key)),
             false => Err(not_found()),
         }

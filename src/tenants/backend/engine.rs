@@ -14,6 +14,7 @@ use crate::runtime::Progress;
 use crate::tenants::StoreError;
 use crate::tenants::error::NoRoom;
 use crate::tenants::open_tenant::OpenTenant;
+use crate::tenants::others::{Claim, SharedTenants};
 use crate::tenants::sqlite::Instants;
 
 /// An engine that keeps tenants.
@@ -72,6 +73,16 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// What freezes a moment of all tenants, and the directory of their files; `None` where they are not files.
     fn instants(&self) -> Option<(Arc<Instants>, PathBuf)> {
         None
+    }
+
+    /// What is known of the tenants, where other servers change them, too.
+    fn shared(&self) -> Option<Arc<dyn SharedTenants>> {
+        None
+    }
+
+    /// Whether due work of a tenant is to be run here, before the tenant is opened for it. Blocks.
+    fn claim(&self, _tenant: &TenantId, _now_ms: i64) -> Result<Claim, StoreError> {
+        Ok(Claim::Free)
     }
 
     /// Why no tenant can be created, if none can.

@@ -26,4 +26,6 @@ pub use rows::{
     DocumentRows, DocumentWrites, JobRows, JobWrites, JournalBounds, JournalEntry, NewDocument,
     Rows, SchemaRows, SchemaWrites, StoredAnswer, StoredDocument, StoredIndex, TableNumber, Wanted,
 };
-pub use storage::{Opened, OpenedConnection, Standing, Storage, Transaction, Upcoming};
+pub use storage::{
+    Opened, OpenedConnection, OthersWrote, Standing, Storage, Transaction, Upcoming,
+};

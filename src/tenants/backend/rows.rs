@@ -392,6 +392,12 @@ pub trait JobWrites {
     /// Removes a job that waits; whether it did.
     fn delete_job(&mut self, id: JobId) -> Result<bool, StoreError>;
 
+    /// What is due is about to be run: other servers leave it alone for as long as the transaction
+    /// is open.
+    fn claim_due(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// The first jobs that are due by a time, in the order in which they run: at most `limit`, and
     /// none after those that together have `most_bytes`.
     fn due_jobs(

@@ -20,6 +20,18 @@ pub struct Upcoming<'a> {
     pub once: Option<&'a Once>,
 }
 
+/// What other servers have written to a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OthersWrote {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Rows.
+    Rows,
+    /// Tables, schemas or indexes, too.
+    Structure,
+}
+
 /// A connection that writes to a tenant, one transaction after the other. There is one for each
 /// tenant that is written to.
 pub trait Transaction:
@@ -30,6 +42,11 @@ pub trait Transaction:
 
     /// Begins a transaction, and gives the number of the last write before it.
     fn begin(&mut self) -> Result<i64, StoreError>;
+
+    /// What other servers have written between the last transaction and the open one.
+    fn others_wrote(&self) -> OthersWrote {
+        OthersWrote::Nothing
+    }
 
     /// Says what the transaction is about to touch, all of it at once. An engine behind a network
     /// reads it here.

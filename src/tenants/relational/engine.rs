@@ -170,6 +170,8 @@ pub(super) enum FailureKind {
     Exhausted,
     /// The table or its space is not there.
     Missing,
+    /// There is such a row, or such a space, already.
+    Duplicate,
     /// Nobody waits for it any more.
     Stopped,
     /// The engine does not let this server in, or has no room.
@@ -199,6 +201,13 @@ pub trait Engine: Debug + Send + Sync + 'static {
     const BEGIN_READING: &'static str;
     /// What makes a `SELECT` lock its rows.
     const LOCKING: &'static str;
+    /// The same, of those rows that nobody else has locked.
+    const LOCKING_FREE: &'static str;
+    /// The engine's clock, in milliseconds since the Unix epoch.
+    const NOW_MS: &'static str;
+
+    /// Hosts and database, for messages.
+    fn place(&self) -> &str;
 
     /// A connection from the pool, or another.
     fn connect(&self, stops: &Stops) -> Result<Self::Connection, Failure>;

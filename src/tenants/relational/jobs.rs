@@ -128,6 +128,19 @@ impl<E: Engine> JobWrites for RelationalTransaction<E> {
         Ok(true)
     }
 
+    /// The lock on the row is what [`Catalog::claim`](super::catalog::Catalog::claim) of other
+    /// servers passes over.
+    fn claim_due(&mut self) -> Result<(), StoreError> {
+        let space = &self.reader.space;
+        let sql = format!(
+            "SELECT at FROM {} WHERE name = ?{}",
+            space.of_provider("due"),
+            E::LOCKING
+        );
+        let statement = space.statement(&sql, values![space.tenant.as_str()]);
+        self.reader.run(&[statement]).map(drop)
+    }
+
     fn due_jobs(
         &mut self,
         by_ms: i64,

@@ -22,6 +22,8 @@ pub(super) struct Writes {
     savepoints: usize,
     /// Whether tables, schemas or indexes are among what is held back.
     pub(super) structural: bool,
+    /// Whether jobs or crons were ever among it.
+    pub(super) scheduling: bool,
     /// Whether something was written that the list does not have.
     pub(super) unlisted: bool,
     pub(super) documents: Known<(TableNumber, DocumentId), Option<(i64, Document)>>,
@@ -52,6 +54,13 @@ impl Writes {
             write,
             Write::Row {
                 table: Table::Tables | Table::Schemas | Table::Indexes,
+                ..
+            }
+        );
+        self.scheduling |= matches!(
+            write,
+            Write::Row {
+                table: Table::Jobs | Table::Crons,
                 ..
             }
         );

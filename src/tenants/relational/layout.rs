@@ -1,9 +1,13 @@
-//! The tables, version 1.
+//! The tables, version 2.
 //!
 //! ```text
 //! In the space of the provider:
-//! layout     one row: the version of all of this
-//! tenants    which tenants there are, and how far their creation or deletion has come
+//! layout     one row: the version of all of this, how often the tables below but the last were
+//!            changed, and since which of these changes all that is gone can be told
+//! tenants    which tenants there are, how far their creation or deletion has come, which of its name
+//!            each is, and whether it is locked
+//! keys       access keys, the hashes of their secrets
+//! due        when a tenant's first job or cron is due
 //!
 //! In the space of each tenant:
 //! head       one row, which each transaction that writes locks first: the number of the last write,
@@ -22,13 +26,19 @@
 //! No table is made or changed after a tenant's creation: not every engine undoes that. Names and
 //! texts are bytes, in the order of their bytes.
 
-/// The version of the layout.
-pub(super) const VERSION: i64 = 1;
+/// The version of the layout. Version 1 knew one server alone, and was never released.
+pub(super) const VERSION: i64 = 2;
 
 /// The tables of the provider.
 pub(super) const PROVIDER: &[&str] = &[
-    "CREATE TABLE IF NOT EXISTS @layout (one BIGINT PRIMARY KEY, version BIGINT NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS @tenants (name {key} PRIMARY KEY, state BIGINT NOT NULL)",
+    "CREATE TABLE @layout (one BIGINT PRIMARY KEY, version BIGINT NOT NULL, number BIGINT NOT NULL, floor BIGINT NOT NULL)",
+    "CREATE TABLE @tenants (name {key} PRIMARY KEY, state BIGINT NOT NULL, locked BIGINT NOT NULL, incarnation {bytes}, changed BIGINT NOT NULL)",
+    "CREATE INDEX tenants_by_change ON @tenants (changed)",
+    "CREATE TABLE @keys (id {key} PRIMARY KEY, tenant {key} NOT NULL, record {bytes} NOT NULL, changed BIGINT NOT NULL)",
+    "CREATE INDEX keys_by_tenant ON @keys (tenant)",
+    "CREATE INDEX keys_by_change ON @keys (changed)",
+    "CREATE TABLE @due (name {key} PRIMARY KEY, at BIGINT NOT NULL)",
+    "CREATE INDEX due_by_time ON @due (at)",
 ];
 
 /// The tables of a tenant.

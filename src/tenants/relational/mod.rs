@@ -3,9 +3,13 @@
 //! What tenants mean is decided in the core, above; how an engine spells it, in its dialect, below
 //! (`engine.rs`). Here is how tenants are laid out in tables (`layout.rs`), how values become keys
 //! (`keys.rs`), how writes are held back and sent (`held.rs`, `transaction.rs`), and how queries are
-//! answered (`query.rs`). Why it is so: `docs/decisions/0036-relational-tenants.md`.
+//! answered (`query.rs`). What several servers share is in the provider's tables and in the memory of
+//! each (`catalog.rs`, `changes.rs`, `access.rs`, `watch.rs`). Why it is so: `docs/decisions/0036-relational-tenants.md`.
 
+mod access;
 mod answers;
+mod catalog;
+mod changes;
 mod deploys;
 mod documents;
 mod engine;
@@ -22,9 +26,12 @@ mod query;
 mod reader;
 mod schemas;
 mod store;
+mod tables;
 mod transaction;
+mod watch;
 
-pub use postgres::{NotAUrl, Postgres, PostgresOptions, PostgresTenants};
+pub use catalog::Catalog;
+pub use postgres::{NotAUrl, Postgres, PostgresCatalog, PostgresOptions, PostgresTenants};
 pub use provider::{Relational, RelationalOptions};
 
 #[cfg(test)]

@@ -113,20 +113,39 @@ impl<E: Engine> Reader<E> {
             Some(session) => session.each(&statement, &stops, &mut hand_out),
             None => {
                 // Rows that were handed out are not taken back: it is the first that may be waited for.
-                let first = Statement::bare(E::BEGIN_READING);
-                let begin = std::slice::from_ref(&first);
-                patiently(&*space.engine, &stops, |session| session.run(begin, &stops)).and_then(
-                    |(_, mut session)| {
-                        session.each(&statement, &stops, &mut hand_out)?;
-                        let _none = session.run(&[Statement::bare(COMMIT)], &stops)?;
-                        session.give_back();
-                        Ok(())
-                    },
-                )
+                let mut session = self.begin_reading()?;
+                let streamed = session.each(&statement, &stops, &mut hand_out);
+                streamed.and_then(|()| {
+                    let _none = session.run(&[Statement::bare(COMMIT)], &stops)?;
+                    session.give_back();
+                    Ok(())
+                })
             }
         };
         streamed.map_err(|failure| self.fail(failure))?;
         outcome
+    }
+
+    /// Begins to read one state of the tenant, which must be the one that was opened: numbers of
+    /// tables are those of one tenant, and another server may have made another of its name.
+    fn begin_reading(&self) -> Result<E::Connection, StoreError> {
+        let begin = [
+            Statement::bare(E::BEGIN_READING),
+            self.space
+                .statement("SELECT incarnation FROM @head WHERE one = 1", Vec::new()),
+        ];
+        let begun = patiently(&*self.space.engine, &self.stops, |session| {
+            session.run(&begin, &self.stops)
+        });
+        let (mut rows, session) = begun.map_err(|failure| self.space.failed(failure))?;
+        let incarnation = rows[1].first_mut().map(|row| row.array::<16>(0));
+        if self.sound(incarnation.transpose())? != Some(self.space.incarnation) {
+            self.space.lose();
+            return Err(StoreError::Closed {
+                tenant: self.space.tenant.clone(),
+            });
+        }
+        Ok(session)
     }
 
     /// Sends what is held back.
@@ -280,12 +299,7 @@ impl<E: Engine> Rows for Reader<E> {
         if self.session.is_some() {
             return read(self);
         }
-        let begin = [Statement::bare(E::BEGIN_READING)];
-        let begun = patiently(&*self.space.engine, &self.stops, |session| {
-            session.run(&begin, &self.stops)
-        });
-        let (_, session) = begun.map_err(|failure| self.space.failed(failure))?;
-        self.session = Some(session);
+        self.session = Some(self.begin_reading()?);
         let result = read(self);
         // Nothing was changed: what comes of it does not matter.
         let _ended = self.end(COMMIT);

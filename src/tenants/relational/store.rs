@@ -64,6 +64,14 @@ impl<E: Engine> Space<E> {
         }
     }
 
+    /// A table of the provider, in the words of the engine.
+    pub(super) fn of_provider(&self, table: &str) -> String {
+        let mut name = String::new();
+        let space = self.engine.provider_space();
+        self.engine.table(space, table, &mut name);
+        name
+    }
+
     /// The tenant is to be opened afresh.
     pub(super) fn lose(&self) {
         self.lost.store(true, Ordering::Relaxed);
@@ -83,7 +91,7 @@ impl<E: Engine> Space<E> {
                 self.lose();
                 return StoreError::Closed { tenant };
             }
-            FailureKind::Statement => EngineFault::Statement,
+            FailureKind::Statement | FailureKind::Duplicate => EngineFault::Statement,
             FailureKind::Lost | FailureKind::Stopped | FailureKind::Refused => EngineFault::Machine,
         };
         StoreError::Engine {

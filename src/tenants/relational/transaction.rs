@@ -37,7 +37,7 @@ use super::{
 use crate::documents::Mutation;
 use crate::failpoints::crash_point;
 use crate::tenants::StoreError;
-use crate::tenants::backend::{TableNumber, Transaction, Upcoming};
+use crate::tenants::backend::{OthersWrote, TableNumber, Transaction, Upcoming};
 use crate::tenants::error::NoRoom;
 
 /// What writes to a tenant.
@@ -52,7 +52,9 @@ pub struct RelationalTransaction<E: Engine> {
     restructures: bool,
     /// The indexes of tables.
     pub(super) indexes: HashMap<TableNumber, Arc<[Index]>>,
-    /// Another server changed what is cached: this is not used again.
+    /// What other servers wrote between the last transaction and the open one.
+    others: OthersWrote,
+    /// The tenant is another one than it was: this is not used again.
     broken: bool,
 }
 
@@ -86,6 +88,7 @@ impl<E: Engine> RelationalTransaction<E> {
             written: 0,
             restructures: false,
             indexes: HashMap::new(),
+            others: OthersWrote::Nothing,
             broken: false,
         }
     }
@@ -155,7 +158,11 @@ impl<E: Engine> RelationalTransaction<E> {
             ..before
         };
         let space = &self.reader.space;
-        let mut statements = vec![
+        let mut statements = Vec::new();
+        if self.reader.writes.scheduling {
+            statements.extend(self.noting_due());
+        }
+        statements.extend([
             space.statement(
                 "UPDATE @head SET seq = ?, commits = ?, structure = ? WHERE one = 1",
                 values![after.seq, after.commits, after.structure],
@@ -164,7 +171,7 @@ impl<E: Engine> RelationalTransaction<E> {
                 "INSERT INTO @commits (number, id) VALUES (?, ?)",
                 values![after.commits, id],
             ),
-        ];
+        ]);
         if after.commits % COMMITS_KEPT == 0 {
             statements.push(space.statement(
                 "DELETE FROM @commits WHERE number <= ?",
@@ -173,6 +180,21 @@ impl<E: Engine> RelationalTransaction<E> {
         }
         statements.push(Statement::bare(COMMIT));
         (after, statements)
+    }
+
+    /// What notes for all servers when the tenant's first work is due: in the transaction that has it
+    /// so, and after all else of it.
+    fn noting_due(&self) -> [Statement; 2] {
+        let space = &self.reader.space;
+        let (due, name) = (space.of_provider("due"), space.tenant.as_str());
+        let note = format!(
+            "INSERT INTO {due} (name, at) SELECT ?, at FROM (SELECT min(due) AS at FROM
+             (SELECT min(due) AS due FROM @jobs UNION ALL SELECT min(due) AS due FROM @crons) AS both_) AS first_ WHERE at IS NOT NULL"
+        );
+        [
+            space.statement(&format!("DELETE FROM {due} WHERE name = ?"), values![name]),
+            space.statement(&note, values![name]),
+        ]
     }
 
     /// Finds out what became of a commit that nobody answered, and does it again if nothing did.
@@ -278,18 +300,27 @@ impl<E: Engine> Transaction for RelationalTransaction<E> {
                 return Err(error);
             }
         };
-        let changed = self
-            .head
-            .is_some_and(|known| known.structure != head.structure);
-        if changed || head.incarnation != space.incarnation {
+        if head.incarnation != space.incarnation {
             let _ended = self.reader.end(ROLLBACK);
             self.broken = true;
             space.lose();
             return Err(self.closed());
         }
+        self.others = match self.head {
+            Some(known) if known.commits == head.commits => OthersWrote::Nothing,
+            Some(known) if known.structure == head.structure => OthersWrote::Rows,
+            Some(_) | None => OthersWrote::Structure,
+        };
+        if self.others == OthersWrote::Structure {
+            self.indexes.clear();
+        }
         self.head = Some(head);
         self.written = head.seq;
         Ok(head.seq)
+    }
+
+    fn others_wrote(&self) -> OthersWrote {
+        self.others
     }
 
     fn announce<'a>(

@@ -49,6 +49,9 @@ fn kind(code: &SqlState) -> FailureKind {
     match *code {
         SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED => FailureKind::Undone,
         SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME => FailureKind::Missing,
+        SqlState::UNIQUE_VIOLATION | SqlState::DUPLICATE_SCHEMA | SqlState::DUPLICATE_TABLE => {
+            FailureKind::Duplicate
+        }
         SqlState::ADMIN_SHUTDOWN
         | SqlState::CRASH_SHUTDOWN
         | SqlState::CANNOT_CONNECT_NOW

@@ -36,37 +36,32 @@ use tokio_rustls::rustls::{ClientConfig, crypto::ring};
 pub use options::{NotAUrl, PostgresOptions};
 
 use super::{
+    catalog::Catalog,
     engine::{Connection, Engine, Failure, FailureKind, Malformed, Row, Statement, Stops, Value},
-    provider::{Relational, RelationalOptions},
+    provider::Relational,
     store::PATIENCE,
 };
-use crate::envelope::Envelope;
 use crate::runtime::short_task;
-use crate::tenants::{DeletionLog, StoreError, Tenants};
+use crate::tenants::{StoreError, Tenants};
 use failure::{failure, judged};
 use pool::{Pool, Wire};
 
 /// Tenants in a Postgres database. Cloning is cheap; all clones are the same tenants.
 pub type PostgresTenants = Tenants<Relational<Postgres>>;
+/// What all servers on a Postgres database go by.
+pub type PostgresCatalog = Catalog<Postgres>;
 
-impl PostgresTenants {
-    /// The tenants in a database. Makes the provider's tables where there are none, and carries
-    /// deletions to their end that a crash cut short.
+impl Catalog<Postgres> {
+    /// What all servers on a database go by. Makes the provider's tables where there are none. Blocks.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Provider`] when the database cannot be used, [`StoreError::Control`] when the
-    /// control file fails.
-    pub async fn open(
-        database: PostgresOptions,
-        envelope: Envelope,
-        deletions: Arc<dyn DeletionLog>,
-        options: RelationalOptions,
-    ) -> Result<Self, StoreError> {
+    /// [`StoreError::Provider`] when the database cannot be used.
+    pub fn connect(database: PostgresOptions) -> Result<Arc<Self>, StoreError> {
         let engine = Postgres::new(database).map_err(|failure| StoreError::Provider {
             source: failure.source,
         })?;
-        Self::on(engine, envelope, deletions, options).await
+        Self::on(engine)
     }
 }
 
@@ -162,6 +157,12 @@ impl Engine for Postgres {
     const BEGIN: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
     const BEGIN_READING: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
     const LOCKING: &'static str = " FOR UPDATE";
+    const LOCKING_FREE: &'static str = " FOR UPDATE SKIP LOCKED";
+    const NOW_MS: &'static str = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
+
+    fn place(&self) -> &str {
+        &self.place
+    }
 
     fn connect(&self, stops: &Stops) -> Result<PostgresConnection, Failure> {
         let place = Arc::clone(&self.place);
