@@ -75,6 +75,9 @@ pub struct StoredFile {
     pub runs: Vec<Run>,
     /// Why it is not in the snapshot; `None` where it is.
     pub missing: Option<String>,
+    /// How the file stood on the disk; `None` where it was being written, or is no tenant's. A later snapshot does not read one that stands so again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_disk: Option<String>,
     /// What was committed to it since: not in a catalogue, but at an instant after one.
     #[serde(skip)]
     pub over: Option<FramesOver>,
@@ -183,8 +186,10 @@ impl Claims for Catalogue {
                 Some(tenant) => !is_control && subject == data_dir::subject(tenant),
                 None => is_control && subject == control::subject() && file.missing.is_none(),
             };
-            let said = file.missing.as_ref();
-            let is_printable = said.is_none_or(|why| !why.contains(char::is_control));
+            let said = file.missing.iter();
+            let is_printable = said
+                .chain(&file.on_disk)
+                .all(|text| !text.contains(char::is_control));
             if !ours || !is_sha256(&file.manifest) || is_long || !is_printable {
                 return Err(format!("its entry of {subject} is not right"));
             }
@@ -336,6 +341,7 @@ mod tests {
                 index_sha256: "c".repeat(64),
             }],
             missing: None,
+            on_disk: None,
             over: None,
         }
     }

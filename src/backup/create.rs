@@ -15,6 +15,7 @@ use nimbus_manifests::TenantId;
 use serde::{Deserialize, Serialize};
 
 use super::catalogue::{Catalogue, ShippedAt, StoredFile, StoredPart};
+use super::room::AT_ONCE;
 use super::saving::{Saving, Source};
 use super::sealed::is_same_key;
 use super::tip::Newest;
@@ -306,5 +307,3 @@ impl Deployment {
 
 /// How often a snapshot is made anew because a removal took what it builds on.
 const TRIES: u32 = 4;
-/// Tenants that are read at a time: each has an object of 16 MiB in memory, and another on its way.
-const AT_ONCE: usize = 3;

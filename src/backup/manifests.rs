@@ -164,6 +164,7 @@ impl Repository {
             bytes: 0,
             runs: Vec::new(),
             missing: None,
+            on_disk: None,
             over: None,
         };
         match self.keyed(envelope, &control).await {

@@ -15,6 +15,7 @@
 //! | `removal` | what leaves the repository, and that nobody refers to it then |
 //! | `versions` | all versions of an object in a bucket |
 //! | `limits` | how large objects may be |
+//! | `room` | how many files at a time |
 //! | `run` | pages of one file in one object |
 //! | `catalogue` | what belongs to one moment |
 //! | `pack`, `epoch` | what was committed in an interval, and who shipped it |
@@ -44,6 +45,7 @@ pub mod repository;
 pub mod requests;
 pub mod restore;
 pub mod rewrap;
+mod room;
 mod run;
 mod saving;
 pub mod sealed;

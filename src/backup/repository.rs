@@ -26,6 +26,7 @@ use crate::clock;
 use crate::control::{self, ArchiveSealer};
 use crate::envelope::Envelope;
 use crate::error_chain::error_chain;
+use crate::runtime::blocking;
 
 /// A repository of backups.
 #[derive(Debug, Clone)]
@@ -259,7 +260,13 @@ impl Repository {
             let why = format!("it ends before byte {}", span.offset + span.bytes);
             return Err(self.damaged(&span.object, why));
         }
-        if sha256(&found) != span.sha256 {
+        // On a thread that may compute: others are read meanwhile.
+        let (found, sha) = blocking(move || {
+            let sha = sha256(&found);
+            (found, sha)
+        })
+        .await;
+        if sha != span.sha256 {
             return Err(self.damaged(
                 &span.object,
                 "its bytes are not those that the snapshot was made with",

@@ -86,16 +86,31 @@ pub(super) fn index(object: &[u8]) -> Option<impl Iterator<Item = (u32, Version)
     }))
 }
 
-/// The pages of an object, each with its number. `None` when it is none, or has another length.
-pub(super) fn pages(object: &[u8]) -> Option<impl Iterator<Item = (u32, &[u8])>> {
-    let numbers = index(object)?;
-    let count = object.get(MAGIC.len()..HEAD)?;
-    let begin = HEAD + usize::try_from(number(count)).ok()? * ENTRY;
-    let pages = object.get(begin..)?.chunks_exact(UNIT);
-    if !pages.remainder().is_empty() || pages.len() * ENTRY != begin - HEAD {
+/// The pages of an object, those that follow one another in the file together, with the number of the first. `None` when it is none, or has
+/// another length.
+pub(super) fn stretches(object: &[u8]) -> Option<Vec<(u32, &[u8])>> {
+    let numbers: Vec<u32> = index(object)?.map(|(number, _)| number).collect();
+    let pages = object.get(HEAD + numbers.len() * ENTRY..)?;
+    if pages.len() != numbers.len() * UNIT {
         return None;
     }
-    Some(numbers.map(|(number, _)| number).zip(pages))
+    let mut rest = pages;
+    let stretches = numbers.chunk_by(|one, next| one + 1 == *next);
+    let stretch = |numbers: &[u32]| {
+        let (these, others) = rest.split_at(numbers.len() * UNIT);
+        rest = others;
+        (numbers[0], these)
+    };
+    Some(stretches.map(stretch).collect())
+}
+
+/// The pages of an object, each with its number. `None` as for [`stretches`].
+pub(super) fn pages(object: &[u8]) -> Option<impl Iterator<Item = (u32, &[u8])>> {
+    let stretches = stretches(object)?.into_iter();
+    Some(stretches.flat_map(|(first, pages)| {
+        let pages = pages.chunks_exact(UNIT).enumerate();
+        pages.map(move |(place, page)| (first + u32::try_from(place).unwrap_or(0), page))
+    }))
 }
 
 fn number(bytes: &[u8]) -> u32 {
@@ -128,19 +143,35 @@ mod tests {
             |bytes: &[u8]| Some(index(bytes)?.map(|(number, _)| number).collect::<Vec<_>>());
         assert_eq!(numbers(&object), Some(vec![1, 3, 0x0102_0304]));
         assert_eq!(numbers(&object[..index_end]), Some(vec![1, 3, 0x0102_0304]));
-        let read: Vec<_> = pages(&object).unwrap().collect();
+        let read = stretches(&object).unwrap();
+        assert_eq!(read.len(), 3);
         assert_eq!(read[1], (3, &[3; UNIT][..]));
         for length in 0..index_end {
             assert_eq!(numbers(&object[..length]), None, "{length}");
         }
         for length in [index_end, object.len() - 1, object.len() - UNIT] {
-            assert!(pages(&object[..length]).is_none(), "{length}");
+            assert!(stretches(&object[..length]).is_none(), "{length}");
         }
         let longer = [&object[..], &[0; UNIT]].concat();
-        assert!(pages(&longer).is_none());
+        assert!(stretches(&longer).is_none());
         // Two pages under one number.
         let mut twice = object.to_vec();
         twice[HEAD + ENTRY..HEAD + ENTRY + 4].copy_from_slice(&1_u32.to_be_bytes());
-        assert!(pages(&twice).is_none());
+        assert!(stretches(&twice).is_none());
+    }
+
+    #[test]
+    fn pages_that_follow_one_another_are_together() {
+        let mut run = RunBuilder::default();
+        for number in [2, 3, 4, 9, 10, 12] {
+            run.push(number, &[0; 32], &[u8::try_from(number).unwrap(); UNIT]);
+        }
+        let (object, _) = run.finish();
+        let found = stretches(&object).unwrap();
+        let shape: Vec<_> = found
+            .iter()
+            .map(|(first, pages)| (*first, pages.len() / UNIT, pages[pages.len() - 1]))
+            .collect();
+        assert_eq!(shape, [(2, 3, 4), (9, 2, 10), (12, 1, 12)]);
     }
 }

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use nimbus_manifests::{Cipher, SealedManifest, Subject, TenantId};
 use tokio::sync::mpsc;
 
 use super::catalogue::{Catalogue, Piece, Run, SealedCatalogue, StoredFile, StoredPart};
+use super::room::Room;
 use super::run::{RunBuilder, Version, index, index_bytes, version};
 use super::{BackupError, Repository, limits, printable, sha256};
 use crate::audit::LogPart;
@@ -22,9 +24,23 @@ use crate::sqlcipher::UNIT;
 use crate::tenants::sqlite::{Capture, Captured};
 
 /// Where the bytes of a file come from.
+#[derive(Clone)]
 pub(super) enum Source {
     Tenant(Arc<Mutex<Captured>>),
     Bytes(Arc<Vec<u8>>),
+}
+
+impl Source {
+    /// How the file stands on the disk, where that says what is in it.
+    fn on_disk(&self) -> Option<String> {
+        match self {
+            Self::Tenant(captured) => {
+                let captured = captured.lock().unwrap_or_else(PoisonError::into_inner);
+                captured.pages.on_disk()
+            }
+            Self::Bytes(_) => None,
+        }
+    }
 }
 
 /// What is being added to a repository.
@@ -41,6 +57,7 @@ pub(super) struct Saving<'a> {
     pub(super) added: AtomicU64,
     /// Names that are being removed now.
     pub(super) condemned: BTreeMap<String, u64>,
+    room: Room,
 }
 
 /// A run, and the pages of it that count.
@@ -74,6 +91,7 @@ impl<'a> Saving<'a> {
             total: due.iter().map(|tenant| capture.length(tenant)).sum(),
             added: AtomicU64::new(0),
             condemned: BTreeMap::new(),
+            room: Room::default(),
         }
     }
 
@@ -97,6 +115,7 @@ impl<'a> Saving<'a> {
             total: 0,
             added: AtomicU64::new(0),
             condemned: BTreeMap::new(),
+            room: Room::default(),
         }
     }
 
@@ -106,6 +125,7 @@ impl<'a> Saving<'a> {
         capture: &Arc<Capture>,
         tenant: TenantId,
     ) -> Result<StoredFile, BackupError> {
+        let _room = self.room.take(capture.length(&tenant)).await;
         let (from, of) = (Arc::clone(capture), tenant.clone());
         let taken = blocking(move || {
             let captured = from.take(&of)?;
@@ -141,6 +161,7 @@ impl<'a> Saving<'a> {
                     bytes: 0,
                     runs: Vec::new(),
                     missing: Some(why),
+                    on_disk: None,
                     over: None,
                 })
             }
@@ -185,35 +206,20 @@ impl<'a> Saving<'a> {
             claims.file_id().to_string(),
             claims.deks()[0].id.to_string(),
         );
-        let known = self
-            .known(&file_id, claims.cipher(), source_bytes(&source))
-            .await?;
-        let (sender, mut receiver) = mpsc::channel(1);
-        let of = &file_id;
-        let (cipher, done) = (claims.cipher(), Arc::clone(&self.done));
-        let (progress, total) = (Arc::clone(&self.progress), self.total);
-        let reading = blocking(move || {
-            let tell =
-                move |bytes: u64| progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total);
-            read_changes(&source, cipher, known, &sender, &tell)
-        });
-        // What failed takes the receiver with it, so that the reader ends.
-        let adding = async move {
-            let mut runs = Vec::new();
-            while let Some(run) = receiver.recv().await {
-                runs.push(self.run(of, run).await?);
-            }
-            Ok::<_, BackupError>(runs)
-        };
-        let (read, added) = tokio::join!(reading, adding);
-        let added = added?;
-        let (bytes, mut runs) = read.map_err(|error| match error.kind() {
-            io::ErrorKind::Interrupted => BackupError::Stopped,
-            _ => BackupError::io("read", claims.subject().file_name())(error),
-        })?;
-        runs.extend(added);
-        let name = sha256(manifest.as_bytes());
+        let on_disk = source.on_disk();
         let before = self.before.get(&file_id);
+        let unchanged = before.filter(|before| {
+            on_disk.is_some()
+                && before.on_disk == on_disk
+                && (&before.dek_id, before.bytes) == (&dek_id, source_bytes(&source))
+        });
+        let (bytes, runs) = match unchanged {
+            Some(before) => self.tell()(before.bytes)
+                .then_some((before.bytes, before.runs.clone()))
+                .ok_or(BackupError::Stopped)?,
+            None => self.pages(manifest, source.clone()).await?,
+        };
+        let name = sha256(manifest.as_bytes());
         if before.is_none_or(|before| (&before.dek_id, &before.manifest) != (&dek_id, &name)) {
             let object = self.name(format!("keys/{file_id}/{dek_id}/{name}"));
             self.repository
@@ -228,8 +234,45 @@ impl<'a> Saving<'a> {
             bytes,
             runs,
             missing: None,
+            // Of what was read while it stood so.
+            on_disk: on_disk.filter(|then| source.on_disk().as_ref() == Some(then)),
             over: None,
         })
+    }
+
+    /// Is told of bytes that were read; answers whether to go on.
+    fn tell(&self) -> impl Fn(u64) -> bool + use<> {
+        let (progress, done) = (Arc::clone(&self.progress), Arc::clone(&self.done));
+        let total = self.total;
+        move |bytes| progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total)
+    }
+
+    /// Reads a file, and adds the pages that are not known. Answers its length, and its runs.
+    async fn pages(
+        &self,
+        manifest: &SealedManifest,
+        source: Source,
+    ) -> Result<(u64, Vec<Run>), BackupError> {
+        let (claims, tell) = (manifest.claims(), self.tell());
+        let (file_id, cipher) = (claims.file_id().to_string(), claims.cipher());
+        let known = self.known(&file_id, cipher, source_bytes(&source)).await?;
+        let (sender, mut receiver) = mpsc::channel(1);
+        let reading = blocking(move || read_changes(&source, cipher, known, &sender, &tell));
+        let of = &file_id;
+        // What failed takes the receiver with it, so that the reader ends.
+        let adding = async move {
+            let runs = stream::poll_fn(|context| receiver.poll_recv(context));
+            let stored = runs.map(|run| self.run(of, run)).buffered(2);
+            stored.try_collect::<Vec<Run>>().await
+        };
+        let (read, added) = tokio::join!(reading, adding);
+        let added = added?;
+        let (bytes, mut runs) = read.map_err(|error| match error.kind() {
+            io::ErrorKind::Interrupted => BackupError::Stopped,
+            _ => BackupError::io("read", claims.subject().file_name())(error),
+        })?;
+        runs.extend(added);
+        Ok((bytes, runs))
     }
 
     /// The pages of a file that the repository has from the snapshot before. Where many of them count no more, none: all are added anew.
@@ -279,14 +322,18 @@ impl<'a> Saving<'a> {
 
     async fn run(&self, file_id: &str, run: RunBuilder) -> Result<Run, BackupError> {
         let pages = run.count();
-        let (object, index_end) = run.finish();
-        let sha = sha256(&object);
+        let (object, index_sha256, sha) = blocking(move || {
+            let (object, index_end) = run.finish();
+            let (index, all) = (sha256(&object[..index_end]), sha256(&object));
+            (object, index, all)
+        })
+        .await;
         let name = self.name(format!("base/{file_id}/{sha}"));
         let stored = Run {
             object: name.clone(),
             offset: 0,
             bytes: object.len() as u64,
-            index_sha256: sha256(&object[..index_end]),
+            index_sha256,
             sha256: sha,
             pages,
         };

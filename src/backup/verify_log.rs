@@ -280,6 +280,7 @@ impl Repository {
             bytes: 0,
             runs: Vec::new(),
             missing: None,
+            on_disk: None,
             over: None,
         });
         let files = files.cloned().chain(manifests);

@@ -5,12 +5,15 @@
 //! no frame is needed. The lock that holds them off is that of SQLite's own index of the WAL, so it holds for every connection of every
 //! process, and needs no key.
 
+use std::fmt;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::page::PAGE;
 use super::wal::{Changes, Salts, Tail, recover};
+use crate::clock;
 use crate::sqlite_file::{Hold, SqliteFile, WalIndex};
 
 /// Bytes of a page, and of every unit that a backup counts.
@@ -20,6 +23,8 @@ pub(crate) const UNIT: usize = PAGE;
 #[derive(Debug)]
 pub(crate) struct Ciphertext {
     path: PathBuf,
+    /// As it stood before it was opened.
+    before: Option<OnDisk>,
     file: SqliteFile,
     held: bool,
     moment: Option<Moment>,
@@ -40,6 +45,7 @@ impl Ciphertext {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         Ok(Self {
             path: path.to_owned(),
+            before: OnDisk::of(path),
             file: SqliteFile::open(path)?,
             held: false,
             moment: None,
@@ -121,6 +127,15 @@ impl Ciphertext {
         Ok(())
     }
 
+    /// How the file stands on the disk, where all that is committed is in it: standing so again means that nothing was written to it since. `None`
+    /// where frames of the WAL lie over it, or where it changed only now, so that another change could leave the same times.
+    pub(crate) fn on_disk(&self) -> Option<String> {
+        let now = OnDisk::of(&self.path)?;
+        let is_whole = self.moment.is_some_and(|moment| moment.frames.is_none());
+        let stands = self.before == Some(now) && now.is_settled();
+        (is_whole && stands).then(|| now.to_string())
+    }
+
     /// How many pages it has.
     pub(crate) fn pages(&self) -> u32 {
         self.moment.map_or(0, |moment| moment.pages)
@@ -149,6 +164,48 @@ impl Ciphertext {
         Ok(())
     }
 }
+
+/// Which file it is, and when it was last changed. No program but the kernel chooses the time of its last change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct OnDisk {
+    device: u64,
+    inode: u64,
+    length: u64,
+    written: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl OnDisk {
+    fn of(path: &Path) -> Option<Self> {
+        let found = std::fs::symlink_metadata(path).ok()?;
+        Some(Self {
+            device: found.dev(),
+            inode: found.ino(),
+            length: found.len(),
+            written: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        })
+    }
+
+    /// Whether it has not changed for longer than the times of a file are coarse.
+    fn is_settled(&self) -> bool {
+        clock::now().as_second().saturating_sub(self.changed.0) > SETTLED
+    }
+}
+
+impl fmt::Display for OnDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (written, changed) = (self.written, self.changed);
+        write!(
+            f,
+            "{}-{}-{}-{}.{:09}-{}.{:09}",
+            self.device, self.inode, self.length, written.0, written.1, changed.0, changed.1
+        )
+    }
+}
+
+/// Seconds: more than the times of any file system are coarse.
+const SETTLED: i64 = 2;
 
 #[cfg(test)]
 mod tests {

@@ -157,3 +157,46 @@ fn one_tenant_of_many_is_restored_by_reading_no_more_than_twice_its_bytes() {
     assert!(read.received > own.len() / 2, "{read:?}");
     assert!(read.received <= 2 * own.len(), "{read:?} for {own:?}");
 }
+
+#[test]
+fn tenants_that_stand_as_they_were_are_not_read_again_and_a_byte_that_changed_is() {
+    const TENANTS: usize = 40;
+    let counted = Counted::new(TENANTS);
+    let machine = &counted.machine;
+    let settings = s3::settings(counted.proxy.url());
+    let create = || {
+        // For longer than the times of a file are coarse.
+        std::thread::sleep(Duration::from_secs(4));
+        let before = counted.proxy.traffic();
+        let _ = backup_with(machine, &["create", "--to", TO], &settings).expect(0, &["Snapshot"]);
+        counted.proxy.traffic().since(&before)
+    };
+    let first = create();
+    assert!(first.puts > 2 * TENANTS as u64, "{first:?}");
+    let again = create();
+    assert!(again.requests() < TENANTS as u64 / 2, "{again:?}");
+    let server = machine.start(&[]);
+    let _id = server.insert("t-007", "notes", &json!({"n": 1}));
+    server.stop();
+    let flipped = machine.find("t-009.sqlite3");
+    let mut bytes = fs::read(&flipped).expect("a database");
+    bytes[9000] ^= 1;
+    fs::write(&flipped, bytes).expect("another byte");
+    let _ = create();
+    let restore = [
+        "restore",
+        "--from",
+        TO,
+        "--data-dir",
+        "new",
+        "--verify",
+        "none",
+    ];
+    let _ = backup_with(machine, &restore, &settings).expect(0, &["Restored"]);
+    for number in 0..TENANTS {
+        let name = format!("{}.sqlite3", name(number));
+        let read = |path| fs::read(path).expect("a database");
+        let same = read(machine.find(&name)) == read(machine.path("new").join(&name));
+        assert!(same, "{name}");
+    }
+}

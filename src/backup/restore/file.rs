@@ -14,7 +14,7 @@ use futures_util::{FutureExt as _, StreamExt as _, stream};
 
 use crate::backup::catalogue::StoredFile;
 use crate::backup::pack::{FramesOver, frames};
-use crate::backup::run::pages;
+use crate::backup::run::stretches;
 use crate::backup::{BackupError, Repository};
 use crate::envelope::{Copies, Envelope, manifest_path};
 use crate::runtime::blocking;
@@ -140,21 +140,19 @@ impl Target {
 
     /// Writes the pages of an object, but for those behind the end; which they are, or `None` when it holds none.
     fn write(&self, object: &[u8]) -> io::Result<Option<Vec<u32>>> {
-        let Some(pages) = pages(object) else {
+        let Some(stretches) = stretches(object) else {
             return Ok(None);
         };
         let mut numbers = Vec::new();
-        for (number, page) in pages {
-            let at = (u64::from(number) - 1) * UNIT as u64;
-            if at >= self.bytes {
-                continue;
+        for (first, pages) in stretches {
+            let at = (u64::from(first) - 1) * UNIT as u64;
+            let room = usize::try_from(self.bytes.saturating_sub(at)).unwrap_or(usize::MAX);
+            let pages = &pages[..pages.len().min(room)];
+            self.file.write_all_at(pages, at)?;
+            let more = u32::try_from(pages.len().div_ceil(UNIT)).unwrap_or(0);
+            if let Some(more) = more.checked_sub(1) {
+                numbers.extend(first..=first + more);
             }
-            let page = match self.bytes - at {
-                rest if rest < UNIT as u64 => &page[..usize::try_from(rest).unwrap_or(UNIT)],
-                _ => page,
-            };
-            self.file.write_all_at(page, at)?;
-            numbers.push(number);
         }
         Ok(Some(numbers))
     }

@@ -43,6 +43,7 @@ use self::file::{Tell, write_new};
 use self::log::log_part;
 use self::proof::prove;
 use super::catalogue::{Catalogue, StoredFile, StoredPart};
+use super::room::{AT_ONCE, Room};
 use super::{BackupError, Repository};
 use crate::config::ProviderChoice;
 use crate::control::{self, Control, MirrorSeen};
@@ -215,9 +216,12 @@ impl Chosen {
             file.missing.is_none() && !this.plan.without_keys.contains(&tenant)
         });
         // None is dropped before its end: what it has a thread write would come after the removal.
+        let room = Room::default();
         let restoring = tenants.map(|file| {
             let (copies, failed, tell) = (copies.as_ref(), &failed, &tell);
+            let room = &room;
             async move {
+                let _room = room.take(file.bytes).await;
                 let subject = file.subject().ok();
                 let copies = subject.and_then(|subject| Some(copies?.of_subject(&subject)));
                 let copies = copies.unwrap_or_default();
@@ -381,6 +385,3 @@ fn first_error<T>(restored: Vec<Result<T, BackupError>>) -> Result<Vec<T>, Backu
 fn name_in(line: &str) -> &str {
     line.split(':').next().unwrap_or(line)
 }
-
-/// Files that are restored at a time.
-const AT_ONCE: usize = 3;

@@ -112,6 +112,7 @@ impl Session {
                 bytes: frozen.bytes.len() as u64,
                 runs: kept.control(&frozen.bytes, place, &mut data),
                 missing: None,
+                on_disk: None,
                 over: None,
             });
             let log = kept.log(frozen.log, &mut data);
@@ -238,5 +239,5 @@ pub(super) fn unreadable(error: &nimbus_manifests::ParseError) -> BackupError {
     BackupError::io("read", "a manifest")(std::io::Error::other(error.to_string()))
 }
 
-/// Frames of a pack, about: 8 MiB.
-const PACK_BYTES: u64 = 8 << 20;
+/// Frames of a pack, about: 24 MiB.
+const PACK_BYTES: u64 = 24 << 20;

