@@ -14,7 +14,6 @@ use super::sealed::{Claims, Sealed, seal};
 use super::{is_sha256, limits};
 use crate::control::{self, ArchiveSealer};
 use crate::data_dir;
-use crate::sqlcipher::UNIT;
 
 /// A snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,10 +159,9 @@ impl Claims for Catalogue {
             .tenants
             .windows(2)
             .all(|two| two[0].subject < two[1].subject);
-        let log = self
-            .audit
-            .iter()
-            .all(|part| is_log_name(&part.name) && is_sha256(&part.sha256));
+        let log = self.audit.iter().all(|part| {
+            is_log_name(&part.name) && is_sha256(&part.sha256) && part.bytes <= limits::FILE
+        });
         let names: BTreeSet<_> = self.audit.iter().map(|part| &part.name).collect();
         let log = log && names.len() == self.audit.len();
         let own = &self.control.dek_id;
@@ -181,7 +179,7 @@ impl Claims for Catalogue {
         for file in self.files() {
             let subject = file.subject()?;
             let is_control = std::ptr::eq(file, &self.control);
-            let is_long = file.bytes > u64::from(u32::MAX) * UNIT as u64;
+            let is_long = file.bytes > limits::FILE;
             let ours = match subject.tenant() {
                 Some(tenant) => !is_control && subject == data_dir::subject(tenant),
                 None => is_control && subject == control::subject() && file.missing.is_none(),

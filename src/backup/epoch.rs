@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::pack::{Pack, SealedPack, parse_head};
 use super::sealed::{Claims, Sealed, seal};
 use super::store::Created;
-use super::{BackupError, Repository, is_sha256, sha256};
+use super::{BackupError, Repository, is_sha256, limits, sha256};
 use crate::clock;
 use crate::control::ArchiveSealer;
 
@@ -89,7 +89,7 @@ impl Repository {
                     let Some((_, object)) = self.epoch(before).await? else {
                         return Err(self.damaged(&epoch_name(before), "it comes and goes"));
                     };
-                    let pack = self.packs(before).await?.last().copied().unwrap_or(0);
+                    let pack = self.last_pack(before).await?.unwrap_or(0);
                     let mut pack_sha256 = None;
                     if pack > 0 {
                         let name = Pack::name(before, pack);
@@ -145,13 +145,6 @@ impl Repository {
         self.numbered("epochs", epoch_name).await
     }
 
-    /// The numbers of all packs of an epoch, in order.
-    pub(super) async fn packs(&self, epoch: u64) -> Result<Vec<u64>, BackupError> {
-        let dir = format!("log/{epoch:010}");
-        self.numbered(&dir, |number| Pack::name(epoch, number))
-            .await
-    }
-
     async fn numbered(
         &self,
         dir: &str,
@@ -192,19 +185,24 @@ impl Repository {
         whole: bool,
     ) -> Result<Option<(SealedPack, Bytes)>, BackupError> {
         let name = Pack::name(epoch, number);
-        let begin = match whole {
-            true => self.store.get(&name).await?,
-            false => match self.store.get_part(&name, 0..HEAD).await {
-                Ok(begin) => begin,
-                // Some stores refuse a part behind the end.
-                Err(_) => self.store.get(&name).await?,
-            },
+        let (mut part, end) = match whole {
+            true => (None, limits::PACK),
+            false => (Some(0..HEAD), HEAD),
         };
-        let Some(mut begin) = begin else {
+        let mut read = end;
+        let Some(mut begin) = self.pack_bytes(epoch, number, part.clone()).await? else {
             return Ok(None);
         };
-        if super::sealed::ends(&begin).len() < 3 {
-            begin = self.store.get(&name).await?.unwrap_or(begin);
+        // A head that is longer than what is read of it at first.
+        while super::sealed::ends(&begin).len() < 3 && begin.len() as u64 == read {
+            read = (read * 16).min(limits::PACK);
+            part = part.map(|part| 0..read.max(part.end));
+            let more = self.pack_bytes(epoch, number, part.clone()).await?;
+            let is_longer = |more: &Bytes| more.len() > begin.len();
+            let Some(more) = more.filter(is_longer) else {
+                break;
+            };
+            begin = more;
         }
         let (read, _) = self.readable(&name, parse_head(&begin))?;
         let claims = &read.claims;

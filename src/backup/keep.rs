@@ -19,6 +19,8 @@ pub struct Keep {
     pub weekly: Option<u32>,
     /// The same of months.
     pub monthly: Option<u32>,
+    /// Keep each commit that was shipped within so many seconds before the newest; without it, all.
+    pub commits: Option<u64>,
 }
 
 /// What of a snapshot decides whether it is kept.

@@ -2,12 +2,16 @@
 
 use nimbus_manifests::MAX_MANIFEST_BYTES;
 
+use crate::sqlcipher::UNIT;
+
 /// A catalogue.
 pub(super) const CATALOGUE: u64 = 256 << 20;
 /// Pages, or a piece of the audit log, with what stands before them.
 pub(super) const OBJECT: u64 = 64 << 20;
 /// A piece of the audit log, as it is written.
 pub(super) const PIECE: usize = 16 << 20;
+/// A file, or a part of the audit log, put together: what SQLite's largest database has.
+pub(super) const FILE: u64 = u32::MAX as u64 * UNIT as u64;
 /// A pack.
 pub(super) const PACK: u64 = 256 << 20;
 /// What says little: what a repository begins with, an epoch, a mark.

@@ -67,7 +67,7 @@ impl Repository {
             let new = spans
                 .into_iter()
                 .filter(|(object, offset, _)| seen.insert((object.clone(), *offset)));
-            let added = new.map(|(_, _, bytes)| bytes).sum();
+            let added = new.map(|(_, _, bytes)| bytes).fold(0, u64::saturating_add);
             let missing = catalogue
                 .tenants
                 .iter()
@@ -81,7 +81,10 @@ impl Repository {
                 tenant: catalogue.tenant.clone(),
                 tenants: catalogue.tenants.len() - missing.len(),
                 bytes: one.map_or_else(
-                    || catalogue.files().map(|file| file.bytes).sum(),
+                    || {
+                        let bytes = catalogue.files().map(|file| file.bytes);
+                        bytes.fold(0, u64::saturating_add)
+                    },
                     |one| one.bytes,
                 ),
                 added,

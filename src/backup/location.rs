@@ -135,9 +135,10 @@ impl Location {
         for key in &places.keys {
             let home = nimbus_keyproviders::keyfile::parent(key);
             let (home, key) = (real(home), real(key));
-            if place == home || place.starts_with(&key) || key.starts_with(&place) {
+            // Beside it, below the directory of the key, or around the key.
+            if place.starts_with(&home) || key.starts_with(&place) {
                 return refused(format!(
-                    "lies beside the key {}: who takes the one takes the other; name another directory",
+                    "lies beside the key {}, or below its directory, or around it: who takes the one takes the other; name another directory",
                     key.display()
                 ));
             }

@@ -18,6 +18,7 @@
 //! | `room` | how many files at a time |
 //! | `run` | pages of one file in one object |
 //! | `catalogue` | what belongs to one moment |
+//! | `bundle` | packs that were put together |
 //! | `pack`, `epoch` | what was committed in an interval, and who shipped it |
 //! | `ship` | continuous shipping |
 //! | `timeline` | which instants there are, and what belongs to one |
@@ -27,6 +28,7 @@
 //! | `keep` | which snapshots are kept |
 //! | `proofs` | that tenants restore, again and again |
 
+mod bundle;
 pub mod catalogue;
 mod chain;
 pub mod create;

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::catalogue::{Piece, Run, StoredFile, is_log_name};
 use super::sealed::{Claims, Sealed, seal};
-use super::{is_sha256, sha256};
+use super::{is_sha256, limits, sha256};
 use crate::clock;
 use crate::control::ArchiveSealer;
 use crate::sqlcipher::UNIT;
@@ -166,8 +166,10 @@ impl Claims for Pack {
     const FORMAT: &'static str = "nimbus-pack/1";
 
     fn check(&self) -> Result<(), String> {
-        let span =
-            |span: &Span| is_sha256(&span.sha256) && span.offset.checked_add(span.bytes).is_some();
+        let span = |span: &Span| {
+            let end = span.offset.checked_add(span.bytes);
+            is_sha256(&span.sha256) && end.is_some_and(|end| end <= limits::PACK)
+        };
         let wrong = |what: &str| Err(format!("its {what} are not right"));
         let (Some(after), Some(at)) = (clock::ms_of(&self.after), clock::ms_of(&self.at)) else {
             return wrong("times");
@@ -181,7 +183,7 @@ impl Claims for Pack {
             .chain(self.bases.iter().map(|base| &base.file));
         for file in files {
             let _ids = (file.subject()?, file.file_id()?, file.dek_id()?);
-            let is_long = file.bytes > u64::from(u32::MAX) * UNIT as u64;
+            let is_long = file.bytes > limits::FILE;
             let runs = file.runs.iter().all(|run| {
                 super::catalogue::is_object(&run.object)
                     && is_sha256(&run.sha256)
@@ -194,6 +196,7 @@ impl Claims for Pack {
         if let Some(log) = &self.audit {
             let changed = log.changed.iter().all(|part| {
                 is_sha256(&part.sha256)
+                    && part.bytes <= limits::FILE
                     && part.added.as_ref().is_none_or(span)
                     && log.parts.contains(&part.name)
             });

@@ -9,8 +9,9 @@
 //! | 1. `removing/<number>` (`removal::announced`) | a mark | a mark that says nothing: there is no removal of that number. A later removal clears it |
 //! | 2. `snapshots/<number>`: the removal (`removal::recorded`) | the removal, all objects | snapshots that it names are whole; a further run removes them. No snapshot uses the names that it removes while there is the mark |
 //! | 3. catalogues removed (`removal::catalogues-removed`) | objects that no catalogue names | the same |
-//! | 4. objects removed (`removal::objects-removed`) | the mark | a further run clears it, once it is a day old |
-//! | 5. the mark removed | the rest | done |
+//! | 4. objects removed (`removal::objects-removed`) | the mark, packs | a further run removes the packs |
+//! | 5. packs removed, the first ones first (`removal::pack-removed`) | the mark, some of the packs | the same; at the end a further run clears the mark, once it is a day old |
+//! | 6. the mark removed | the rest | done |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use nimbus_manifests::{FileId, Subject};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::bundle;
 use super::catalogue::{Catalogue, SealedCatalogue, are_keys};
 use super::chain::{SealingKeys, sealed_by_old_key};
 use super::is_sha256;
@@ -55,6 +57,21 @@ pub(super) struct Removal {
     pub(super) shredded: Vec<String>,
     /// The objects that this removal removes, besides entries.
     pub(super) objects: Vec<String>,
+    /// Up to which pack of epochs all are removed, by this removal and by those before.
+    #[serde(default)]
+    pub(super) log: Vec<GonePacks>,
+}
+
+/// The first packs of an epoch, which are removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GonePacks {
+    /// The epoch.
+    pub(super) epoch: u64,
+    /// The last of them.
+    pub(super) pack: u64,
+    /// SHA-256 of that one.
+    pub(super) sha256: String,
 }
 
 /// An entry that is removed.
@@ -101,6 +118,9 @@ impl Claims for Removal {
             .iter()
             .all(|file| file.parse::<FileId>().is_ok());
         let objects = self.objects.iter().all(|object| may_go(object));
+        let log = self.log.windows(2).all(|two| two[0].epoch < two[1].epoch)
+            && self.log.iter().all(|gone| is_sha256(&gone.sha256));
+        let objects = objects && log;
         match order && gone && files && objects && are_keys(&self.keys_before) {
             true => Ok(()),
             false => Err("it removes what no removal does".to_owned()),
@@ -169,6 +189,8 @@ pub(super) struct Removing {
     pub(super) shredded: BTreeSet<String>,
     /// Other objects.
     pub(super) objects: BTreeSet<String>,
+    /// By epoch, up to which pack all; and its hash.
+    pub(super) log: BTreeMap<u64, (u64, String)>,
 }
 
 impl Repository {
@@ -257,8 +279,8 @@ impl Repository {
             return Ok(None);
         }
         crash_point!("removal::recorded");
-        let (entries, objects) = (&removing.entries, &removal.objects);
-        self.carry_out(entries, objects, &mut removed).await?;
+        self.carry_out(&removing.entries, &removal, &mut removed)
+            .await?;
         let _was_there = self.store.remove(&mark).await?;
         Ok(Some(removed))
     }
@@ -298,6 +320,14 @@ impl Repository {
             })
             .collect();
         kept.sort_by_key(|kept| kept.number);
+        let mut log = removing.log.clone();
+        for gone in before.into_iter().flat_map(|before| &before.log) {
+            let known = (gone.pack, gone.sha256.clone());
+            let newest = log.entry(gone.epoch).or_insert_with(|| known.clone());
+            if newest.0 < known.0 {
+                *newest = known;
+            }
+        }
         let tip = view.tip();
         Removal {
             number: tip.map_or(0, |(number, _)| number) + 1,
@@ -312,6 +342,14 @@ impl Repository {
             kept,
             shredded: shredded.into_iter().collect(),
             objects: removing.objects.iter().cloned().collect(),
+            log: log
+                .into_iter()
+                .map(|(epoch, (pack, sha256))| GonePacks {
+                    epoch,
+                    pack,
+                    sha256,
+                })
+                .collect(),
         }
     }
 
@@ -328,8 +366,7 @@ impl Repository {
             if let Some((sealed, _)) = view.removals.get(&mark.number) {
                 let claims = &sealed.claims;
                 let entries: Vec<u64> = claims.gone.iter().map(|gone| gone.number).collect();
-                self.carry_out(&entries, &claims.objects, &mut removed)
-                    .await?;
+                self.carry_out(&entries, claims, &mut removed).await?;
             }
             // One that is slow, and not dead, finds that its mark is gone, and stops.
             if mark.age >= safe_age() && mark.number <= last {
@@ -342,7 +379,7 @@ impl Repository {
     async fn carry_out(
         &self,
         entries: &[u64],
-        objects: &[String],
+        removal: &Removal,
         removed: &mut usize,
     ) -> Result<(), BackupError> {
         for number in entries {
@@ -350,10 +387,20 @@ impl Repository {
         }
         crash_point!("removal::catalogues-removed");
         // Keys before pages.
-        for object in objects.iter().rev() {
+        for object in removal.objects.iter().rev() {
             *removed += usize::from(self.store.remove(object).await?);
         }
         crash_point!("removal::objects-removed");
+        for gone in &removal.log {
+            // The first ones first: what is left goes on from a snapshot.
+            for (name, _bytes) in self.store.list(&format!("log/{:010}", gone.epoch)).await? {
+                let is_gone = |(_, _, last): (u64, u64, u64)| last <= gone.pack;
+                if bundle::numbers_of(&name).is_some_and(is_gone) {
+                    *removed += usize::from(self.store.remove(&name).await?);
+                    crash_point!("removal::pack-removed");
+                }
+            }
+        }
         Ok(())
     }
 

@@ -9,6 +9,7 @@
 //! | `snapshots/<number>` | a catalogue, or a removal (`removal`) | last; this is the commit |
 //! | `epochs/<epoch>` | who ships, since when | by each server that begins to ship |
 //! | `log/<epoch>/<number>` | a pack | after what it names; this is the commit |
+//! | `log/<epoch>/<first>-<last>` | packs that were put together (`bundle`) | by `prune` |
 //!
 //! A kill between two of them leaves objects that no catalogue names: they cost their bytes, and the next snapshot finds and uses those that it
 //! would write again. Of two that take the same number one is first, and the other takes the next.
@@ -18,6 +19,7 @@ use std::str::FromStr as _;
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::bundle::{self, Places};
 use super::catalogue::{Catalogue, CatalogueError, Piece, SealedCatalogue};
 use super::removal::SealedRemoval;
 use super::store::{Created, Store};
@@ -36,6 +38,8 @@ pub struct Repository {
     pub id: Uuid,
     /// The id of the control file of the deployment that it belongs to.
     pub deployment: String,
+    /// Where packs are.
+    pub(super) places: Places,
 }
 
 /// What stands under a number.
@@ -135,6 +139,7 @@ impl Repository {
                 store,
                 id,
                 deployment,
+                places: Places::default(),
             }),
             _ => Err(BackupError::Damaged {
                 location,
@@ -242,7 +247,12 @@ impl Repository {
             return Err(self.damaged(&span.object, "more of it is named than any object has"));
         }
         let part = span.offset..span.offset + span.bytes;
-        let found = match self.store.get_part(&span.object, part).await {
+        let pack = bundle::numbers_of(&span.object).filter(|(_, first, last)| first == last);
+        let found = match pack {
+            Some((epoch, number, _)) => self.pack_bytes(epoch, number, Some(part)).await,
+            None => self.store.get_part(&span.object, part).await,
+        };
+        let found = match found {
             Ok(found) => found,
             Err(error @ BackupError::Damaged { .. }) => return Err(error),
             // A part behind the end is refused, in the words of each store.

@@ -117,7 +117,8 @@ impl Repository {
         self.check_spans(&catalogues, &shredded, &progress, &mut found)
             .await?;
         if only.is_none() {
-            self.verify_log(envelope, &catalogues, &shredded, &progress, &mut found)
+            let known = (&shredded, &removal.log[..]);
+            self.verify_log(envelope, &catalogues, known, &progress, &mut found)
                 .await?;
         }
         found.damage.sort();

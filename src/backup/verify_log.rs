@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::bundle;
 use super::catalogue::{Piece, SealedCatalogue, StoredFile};
 use super::chain::sealed_by_old_key;
 use super::epoch::{Previous, epoch_name};
 use super::pack::{Pack, SealedPack, frames};
+use super::removal::GonePacks;
 use super::repository::{said, snapshot_name};
 use super::run::pages;
 use super::sealed::Sealed;
@@ -21,6 +23,8 @@ struct Chain {
     /// The instant at the end of the last pack; `None` where the one before is not there.
     end: Option<String>,
     number: u64,
+    /// Packs up to here are removed.
+    gone: u64,
     hashes: BTreeMap<u64, String>,
 }
 
@@ -38,19 +42,29 @@ impl Repository {
         &self,
         envelope: &Envelope,
         catalogues: &BTreeMap<u64, SealedCatalogue>,
-        shredded: &BTreeSet<String>,
+        (shredded, gone): (&BTreeSet<String>, &[GonePacks]),
         progress: &Progress,
         found: &mut Verified,
     ) -> Result<(), BackupError> {
         let mut prover = Prover::new(self, Some(envelope));
         let mut shipped = BTreeSet::new();
         for (name, _bytes) in self.store.list("log").await? {
-            let mut parts = name.split('/').skip(1).map(str::parse::<u64>);
-            match (parts.next(), parts.next(), parts.next()) {
-                (Some(Ok(epoch)), Some(Ok(number)), None) if Pack::name(epoch, number) == name => {
+            match bundle::numbers_of(&name) {
+                Some((epoch, first, last)) => {
                     let _new = shipped.insert(epoch);
+                    if first < last {
+                        let checked = match self.bundle(epoch, first, last).await {
+                            Ok(Some(read)) => prover
+                                .prove(&name, &read.0)
+                                .await
+                                .and_then(|()| self.check_bundle(&read)),
+                            Ok(None) => Ok(()),
+                            Err(error) => Err(error),
+                        };
+                        let _checked = noted(checked, found)?;
+                    }
                 }
-                _ => found.damage.push(format!("{name} is no pack")),
+                None => found.damage.push(format!("{name} is no pack")),
             }
         }
         let epochs = self.epochs().await?;
@@ -68,6 +82,7 @@ impl Repository {
                 sha256: String::new(),
                 end: None,
                 number: 0,
+                gone: 0,
                 hashes: BTreeMap::new(),
             };
             if let Some((read, hash)) = noted(read, found)? {
@@ -82,7 +97,21 @@ impl Repository {
                 );
                 chain.sha256 = hash;
             }
-            for number in self.packs(epoch).await? {
+            let mut packs = self.packs(epoch).await?;
+            if let Some(gone) = gone.iter().find(|gone| gone.epoch == epoch) {
+                let there = packs.partition_point(|number| *number <= gone.pack);
+                drop(packs.drain(..there));
+                if self.is_left(epoch, gone.pack).await? {
+                    found.findings.push(format!(
+                        "packs up to {} were to be removed, and are there: the removal was cut short; `nimbus backup prune` goes on with it",
+                        Pack::name(epoch, gone.pack)
+                    ));
+                }
+                (chain.number, chain.gone) = (gone.pack, gone.pack);
+                chain.sha256 = gone.sha256.clone();
+                let _none = chain.hashes.insert(gone.pack, gone.sha256.clone());
+            }
+            for number in packs {
                 let name = Pack::name(epoch, number);
                 if number != chain.number + 1 {
                     let missing = Pack::name(epoch, chain.number + 1);
@@ -170,7 +199,8 @@ impl Repository {
         // The object itself, where it is damaged, has its own line.
         let is_other = |had: &str, says: &str| !had.is_empty() && had != says;
         let first = epoch_name(epoch - 1);
-        let of_epoch = before.hashes.is_empty() && is_other(&before.sha256, &previous.sha256);
+        let of_epoch = (before.hashes.is_empty() || before.number == 0)
+            && is_other(&before.sha256, &previous.sha256);
         let of_pack = before
             .hashes
             .get(&previous.pack)
@@ -186,7 +216,7 @@ impl Repository {
                 "{missing} is missing: the epoch went on to pack {}",
                 previous.pack
             ));
-        } else if before.number > previous.pack {
+        } else if before.number > previous.pack.max(before.gone) {
             found.findings.push(format!(
                 "{} and later of epoch {} were shipped by a server that another had replaced",
                 Pack::name(epoch - 1, previous.pack + 1),

@@ -1,5 +1,6 @@
 //! How commands speak: answers on standard output, everything else on standard error.
 
+use std::borrow::Cow;
 use std::io::{self, Write as _};
 
 use clap::ValueEnum;
@@ -60,8 +61,37 @@ fn names_no_level(part: &str) -> bool {
     !part.is_empty() && !part.contains(['=', '[']) && part.parse::<LevelFilter>().is_err()
 }
 
+/// Text that may quote others, for a terminal: what moves the cursor, colours, or changes the direction of what is read shows as what it is, in
+/// the spelling of JSON.
+fn tamed(text: &str) -> Cow<'_, str> {
+    let is_wild = |c: char| {
+        (c.is_control() && !matches!(c, '\n' | '\t'))
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(is_wild) {
+        return Cow::Borrowed(text);
+    }
+    let mut tamed = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_wild(c) {
+            true => tamed.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => tamed.push(c),
+        }
+    }
+    Cow::Owned(tamed)
+}
+
+/// A cell of a table, or a name in a line: it also begins no line.
+pub(super) fn cell(text: &str) -> Cow<'_, str> {
+    match text.contains(['\n', '\t']) {
+        false => tamed(text),
+        true => Cow::Owned(tamed(&text.replace('\n', "\\n").replace('\t', "\\t")).into_owned()),
+    }
+}
+
 /// Prints an answer.
 pub(super) fn answer(text: &str) -> io::Result<()> {
+    let text = tamed(text);
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     if !text.ends_with('\n') {
@@ -72,11 +102,33 @@ pub(super) fn answer(text: &str) -> io::Result<()> {
 
 /// Prints something that a person should see and a program should not parse.
 pub(super) fn note(text: &str) {
-    log::line(format!("{text}\n").as_bytes());
+    log::line(format!("{}\n", tamed(text)).as_bytes());
 }
 
 /// Prints an error and what caused it. Causes that a message already repeats are left out.
 pub(super) fn error(error: &dyn std::error::Error) {
     let text = format!("error: {}", joined(error, "\n  because: "));
     note(&text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_move_the_cursor_shows_as_what_it_is_and_stays_json() {
+        for (text, shown, in_cell) in [
+            ("plain – ünï\n", "plain – ünï\n", "plain – ünï\\n"),
+            ("\u{1b}[2J", "\\u001b[2J", "\\u001b[2J"),
+            ("a\rb\u{9b}c", "a\\u000db\\u009bc", "a\\u000db\\u009bc"),
+            ("\u{202e}key\t", "\\u202ekey\t", "\\u202ekey\\t"),
+            ("\u{7f}\u{0}", "\\u007f\\u0000", "\\u007f\\u0000"),
+        ] {
+            assert_eq!(tamed(text), shown);
+            assert_eq!(cell(text), in_cell);
+        }
+        let json = serde_json::to_string(&["\u{1b}\u{9b}\u{202e}"]).unwrap();
+        let read: Vec<String> = serde_json::from_str(&tamed(&json)).unwrap();
+        assert_eq!(read, ["\u{1b}\u{9b}\u{202e}"]);
+    }
 }

@@ -149,6 +149,10 @@ pub struct Shredded {
     #[serde(default)]
     #[schema(required)]
     pub repositories: Vec<RepositoryShredded>,
+    /// The repository that this deployment ships to, where the tenant was not removed from it.
+    #[serde(default)]
+    #[schema(required)]
+    pub left_in: Option<String>,
 }
 
 impl Shredded {
@@ -163,6 +167,7 @@ impl Shredded {
             plaintext: false,
             was_here: false,
             repositories: Vec::new(),
+            left_in: None,
         }
     }
 
@@ -198,7 +203,13 @@ impl Shredded {
         }
         said.extend(self.alive.iter().map(|key| self.worth_under(key)));
         said.extend(self.repositories.iter().flat_map(RepositoryShredded::said));
-        if self.repositories.is_empty() && !self.alive.is_empty() {
+        if let Some(to) = self.left_in.as_ref().filter(|_| !self.alive.is_empty()) {
+            said.push(format!(
+                "The repository {to}, to which commits are shipped, still holds its wrapped key and its pages: `nimbus encryption shred \
+                 --tenant-id {} --yes --from {to}` removes them there.",
+                self.tenant
+            ));
+        } else if self.repositories.is_empty() && !self.alive.is_empty() {
             said.push(format!(
                 "Backup repositories still hold its wrapped key and its pages: `nimbus encryption shred --tenant-id {} --yes --from <repository>` \
                  removes them there.",
@@ -315,6 +326,7 @@ pub async fn shred_everywhere(
         dir,
         disable_kms_key,
         from,
+        ships_to,
         s3,
     } = shredding;
     let mut shredded = match shred(envelope, tenants, dir, tenant, disable_kms_key, begun).await {
@@ -348,6 +360,8 @@ pub async fn shred_everywhere(
         })?;
         shredded.repositories.push(done);
     }
+    let left = ships_to.filter(|to| !from.contains(to));
+    shredded.left_in = left.map(ToString::to_string);
     Ok(shredded)
 }
 
@@ -364,6 +378,8 @@ pub struct Shredding<'a> {
     pub disable_kms_key: bool,
     /// The repositories that it goes from, too.
     pub from: &'a [Location],
+    /// The repository that commits are shipped to.
+    pub ships_to: Option<&'a Location>,
     /// How buckets are reached.
     pub s3: &'a S3Settings,
 }
@@ -490,6 +506,7 @@ async fn erase(
         plaintext: manifests.plaintext,
         was_here: true,
         repositories: Vec::new(),
+        left_in: None,
     };
     crash_point!("shred::key-destroyed");
     for wrap in wraps {

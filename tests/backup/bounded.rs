@@ -43,7 +43,7 @@ fn named(put: impl Fn(&std::path::Path), words: &str, of_listed: &str) {
         fs::rename(&object, &kept).expect("it is kept");
         put(&object);
         let name = object.strip_prefix(machine.path("repo")).expect("a name");
-        let is_listed = matches!(kind, "snapshots" | "epochs" | "log");
+        let is_listed = matches!(kind, "snapshots" | "log");
         let words = if is_listed { of_listed } else { words };
         let _ = backup(&machine, &["verify", "--from", "repo"])
             .expect(1, &["DAMAGED", as_str(name), words]);

@@ -253,7 +253,8 @@ impl Keys {
             .into_iter()
             .map(|path| (path.clone(), fs::read(path).expect("a manifest")));
         let old = old.collect();
-        let new = as_str(&machine.path("new.key")).to_owned();
+        fs::create_dir(machine.path("keys")).expect("a directory");
+        let new = as_str(&machine.path("keys/new.key")).to_owned();
         let keygen = ["encryption", "keygen", "--master-key-file", &new];
         let _ = run(machine.nimbus(&keygen)).expect(0, &[]);
         let rotate = ["encryption", "rotate-kek", "--path", "data", "--all"];

@@ -17,6 +17,7 @@ mod one_tenant;
 mod planted;
 mod proofs;
 mod pruned;
+mod pruned_commits;
 mod refused;
 mod rewrapped;
 mod s3;

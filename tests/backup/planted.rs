@@ -164,3 +164,42 @@ fn a_database_in_plaintext_beside_a_manifest_is_in_no_repository() {
     let found = holds(&machine.path("repo"), super::CANARY.as_bytes());
     assert_eq!(found, [] as [PathBuf; 0]);
 }
+
+#[test]
+fn what_somebody_wrote_into_a_repository_or_the_log_moves_no_cursor() {
+    let machine = machine();
+    filled(&machine, &["a"]).stop();
+    let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &[]);
+    let wild = "\u{1b}[2J\u{9b}x\r\n";
+    let proof = json!({"file_id": wild, "snapshot": 1, "taken": wild, "at": wild});
+    let proofs = json!({"tenants": {"a": proof, wild: proof}});
+    fs::create_dir(machine.path("repo/proofs")).expect("a directory");
+    let proofs = serde_json::to_vec(&proofs).expect("JSON");
+    fs::write(machine.path("repo/proofs/0000000001"), proofs).expect("a file");
+    fs::write(machine.path("repo/snapshots/\u{1b}[31m"), "x").expect("a file");
+    for arguments in [
+        &["list", "--from", "repo"][..],
+        &["list", "--from", "repo", "--format", "json"],
+        &["verify", "--from", "repo"],
+        &["create", "--to", "repo"],
+    ] {
+        let said = backup(&machine, arguments).said();
+        assert!(!said.contains(['\u{1b}', '\u{9b}', '\r']), "{said:?}");
+    }
+    let log = machine.data_dir().join("nimbus-audit.log");
+    let text = fs::read_to_string(&log).expect("the log");
+    let line = text.lines().last().expect("a line");
+    let forged = line.replacen("\"actor\":\"", "\"actor\":\"\\u001b[2J\\u009bx\\nTIME", 1);
+    assert_ne!(line, forged);
+    fs::write(&log, format!("{text}{forged}\n")).expect("a line more");
+    let audit = super::run(machine.nimbus(&["encryption", "audit"]));
+    let said = audit.said();
+    assert!(said.contains("\\u001b[2J"), "{said}");
+    assert!(!said.contains(['\u{1b}', '\u{9b}']), "{said:?}");
+    assert!(
+        !said
+            .lines()
+            .any(|line| line.starts_with("TIME") && !line.contains("EVENT")),
+        "{said}"
+    );
+}

@@ -12,10 +12,14 @@ fn places_that_would_lose_or_give_away_the_backup_are_refused() {
         .parent()
         .expect("its directory")
         .to_owned();
+    let below = beside.join("some/where");
+    let around = beside.parent().expect("its directory").to_owned();
     for (to, words) in [
         (as_str(&inside), "lie one in the other"),
         (as_str(machine.root()), "lie one in the other"),
         (as_str(&beside), "lies beside the key"),
+        (as_str(&below), "lies beside the key"),
+        (as_str(&around), "lies beside the key"),
         ("gs://bucket", "only s3:// is known"),
         ("s3://B", "a bucket's name"),
     ] {
@@ -89,7 +93,8 @@ fn what_is_no_repository_of_this_deployment_is_refused_with_one_clear_error() {
     let _ = backup_with(&machine, &["create", "--to", "repo"], &mine)
         .expect(1, &["belongs to another deployment"]);
     // Another key.
-    let key = machine.path("another.key");
+    let key = machine.path("keys/another.key");
+    fs::create_dir(machine.path("keys")).expect("a directory");
     let keygen = ["encryption", "keygen", "--master-key-file", as_str(&key)];
     let _ = super::run(machine.nimbus(&keygen)).expect(0, &[]);
     let stranger = [

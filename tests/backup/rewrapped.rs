@@ -27,7 +27,8 @@ impl Rotated {
         let server = filled(&machine, &["a", "b"]);
         let notes = notes(&server, "a");
         let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &[]);
-        let key = machine.path("new.key");
+        std::fs::create_dir(machine.path("keys")).expect("a directory");
+        let key = machine.path("keys/new.key");
         let new = as_str(&key).to_owned();
         let keygen = ["encryption", "keygen", "--master-key-file", &new];
         let _ = run(machine.nimbus(&keygen)).expect(0, &[]);

@@ -132,13 +132,14 @@ fn shipping_goes_on_through_rotations_of_both_keys_deletion_creation_and_locks()
         let _ = command.args(arguments);
         run(command)
     };
+    fs::create_dir(machine.path("keys")).expect("a directory");
     for round in 0..2 {
         pass(&server, now_ms());
         let _ = encryption(&["rotate-dek", "--path", "data", "--all"]).expect(0, &[]);
         instants.push(instant(&server, &["a", "b", "again"]));
         add(&server, "a", 1);
         instants.push(instant(&server, &["a", "b", "again"]));
-        let new = format!("new-{round}.key");
+        let new = format!("keys/new-{round}.key");
         let _ = encryption(&["keygen", "--master-key-file", &new]).expect(0, &[]);
         let rotate = [
             "rotate-kek",
@@ -163,10 +164,10 @@ fn shipping_goes_on_through_rotations_of_both_keys_deletion_creation_and_locks()
     add(&server, "a", 1);
     pass(&server, now_ms());
     server.stop();
-    fs::rename(machine.master_key(), machine.path("old.key")).expect("the first key");
-    fs::rename(machine.path("new-1.key"), machine.master_key()).expect("the key in its place");
+    fs::rename(machine.master_key(), machine.path("keys/old.key")).expect("the first key");
+    fs::rename(machine.path("keys/new-1.key"), machine.master_key()).expect("the key in its place");
     // A data key that was replaced before a rotation of the master key is under the older one for ever.
-    let previous = "old.key,new-0.key";
+    let previous = "keys/old.key,keys/new-0.key";
     let previous = [("NIMBUS_ENCRYPTION_PREVIOUS_MASTER_KEY_FILE", previous)];
     let _ = backup_with(&machine, &["verify", "--from", "repo", "--deep"], &previous)
         .expect(0, &["all authentic"]);

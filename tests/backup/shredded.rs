@@ -165,3 +165,32 @@ fn a_running_server_shreds_in_repositories_that_it_is_named() {
     assert_eq!(names(&machine, &gone), 0);
     server.stop();
 }
+
+#[test]
+fn a_deployment_that_ships_says_that_the_tenant_is_left_in_its_repository_and_how_it_goes_from_there()
+ {
+    let machine = machine();
+    let server = super::shipping::ships(&machine, &[], &[]);
+    for tenant in ["gone", "stays"] {
+        drop(server.create("/api/tenants", &json!({"id": tenant})));
+    }
+    super::shipping::begun(&server);
+    super::shipping::pass(&server, super::shipping::now_ms());
+    let gone = file_id(&machine, "gone");
+    let repo = machine.path("repo");
+    let says = format!(
+        "The repository {}, to which commits are shipped, still holds its wrapped key and its pages: `nimbus encryption shred",
+        repo.display()
+    );
+    let _ = shred(&machine, "gone", &[], "").expect(0, &["is shredded", &says]);
+    assert!(names(&machine, &gone) > 0);
+    let went = shred(&machine, "gone", &["--from", "repo"], "");
+    let _ = went.expect(0, &["manifests and pages are removed"]);
+    assert!(
+        !went.said().contains("to which commits are shipped"),
+        "{}",
+        went.said()
+    );
+    assert_eq!(names(&machine, &gone), 0);
+    server.stop();
+}

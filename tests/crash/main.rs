@@ -32,6 +32,9 @@ use serde_json::{Value, json};
 /// Crash points whose cases stand in `tests/encryption`, `tests/server`, `tests/backup` and `tests/postgres`.
 const ELSEWHERE: &[&str] = &[
     "backup::repository-made",
+    "bundle::created",
+    "bundle::removed",
+    "removal::pack-removed",
     "backup::frozen",
     "backup::run-stored",
     "backup::stored",

@@ -80,13 +80,17 @@ def find(repository, identifier, key, tenant, number):
     """The tenant's entry in a catalogue whose MAC is right."""
     numbers = [number] if number else sorted((int(path.name) for path in (repository / "snapshots").iterdir()), reverse=True)
     for candidate in numbers:
-        if (repository / "snapshots" / f"{candidate:010}").read_bytes().startswith(b"nimbus-removal/"):
+        if is_removal(repository / "snapshots" / f"{candidate:010}"):
             continue
         catalogue = read_catalogue(repository, identifier, key, candidate)
         for entry in catalogue["tenants"]:
             if entry["subject"].split(":")[3] == tenant and entry["missing"] is None:
                 return entry
     raise Refused(f"no snapshot holds the tenant {tenant}")
+
+
+def is_removal(path):
+    return path.read_bytes().startswith(b"nimbus-removal/")
 
 
 def read_catalogue(repository, identifier, key, number):
@@ -99,7 +103,7 @@ def read_catalogue(repository, identifier, key, number):
 
 def unseal(repository, name, form, key):
     """What an object says in its second line, once its MAC is right; and where its data begin."""
-    text = (repository / name).read_bytes()
+    text = read_object(repository, name)
     header, body, seal, _data = text.split(b"\n", 3)
     if header != form:
         raise Refused(f"{name} is no {form.decode()}")
@@ -117,9 +121,27 @@ def unseal(repository, name, form, key):
     return json.loads(body), data
 
 
+def read_object(repository, name):
+    """The bytes of an object; of a pack, also where it was put together with others."""
+    if (repository / name).exists():
+        return (repository / name).read_bytes()
+    kind, *rest = name.split("/")
+    bundles = (repository / kind / rest[0]).glob("*-*") if kind == "log" else []
+    for path in bundles:
+        first, last = (int(number) for number in path.name.split("-"))
+        if first <= int(rest[1]) <= last:
+            _header, body, _seal, data = path.read_bytes().split(b"\n", 3)
+            lengths = [pack["bytes"] for pack in json.loads(body)["packs"]]
+            place = int(rest[1]) - first
+            begin = sum(lengths[:place])
+            # The pack has a MAC of its own.
+            return data[begin : begin + lengths[place]]
+    return None
+
+
 def at_instant(repository, identifier, key, tenant, at):
     """The manifest and the database of a tenant as its last commit by then left it."""
-    numbers = sorted((int(path.name) for path in (repository / "snapshots").iterdir()), reverse=True)
+    numbers = sorted((int(path.name) for path in (repository / "snapshots").iterdir() if not is_removal(path)), reverse=True)
     catalogues = (read_catalogue(repository, identifier, key, number) for number in numbers)
     snapshot = next((one for one in catalogues if one["shipping"] and not one["tenant"] and one["taken"] <= at), None)
     if snapshot is None:
@@ -132,7 +154,7 @@ def at_instant(repository, identifier, key, tenant, at):
     while end <= at:
         number += 1
         name = f"log/{shipping['epoch']:010}/{number:010}"
-        if not (repository / name).exists():
+        if read_object(repository, name) is None:
             break
         pack, data = unseal(repository, name, b"nimbus-pack/1", key)
         if (pack["epoch"], pack["number"], pack["repository"]) != (shipping["epoch"], number, identifier):
@@ -184,9 +206,8 @@ def paged(database):
 
 def read_segment(repository, name, data, span):
     """Page numbers and pages, in the order of the WAL."""
-    with (repository / name).open("rb") as file:
-        file.seek(data + span["offset"])
-        segment = file.read(span["bytes"])
+    begin = data + span["offset"]
+    segment = read_object(repository, name)[begin : begin + span["bytes"]]
     if hashlib.sha256(segment).hexdigest() != span["sha256"] or not segment.startswith(FRAMES):
         raise Refused(f"{name} is damaged")
     (count,) = struct.unpack_from(">I", segment, len(FRAMES))

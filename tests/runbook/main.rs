@@ -10,7 +10,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use nimbus_test_support::{Machine, Moto};
+use nimbus_test_support::{Disk, Machine, Moto};
 use serde_json::{Value, json};
 
 const PAGE: &str = include_str!("../../docs/runbook.md");
@@ -331,4 +331,44 @@ fn every_section_is_followed() {
     for title in titles {
         assert!(tests.contains(&format!("follow(\"{title}\")")), "{title}");
     }
+}
+
+#[test]
+fn commits_are_not_shipped_because_the_repository_is_full() {
+    let deployment = Deployment::new(vec![]);
+    let Some(disk) = Disk::mount(&deployment.path("repo"), "size=3m") else {
+        return;
+    };
+    let mut start = deployment.nimbus(&["start", "--port", "0", "--backup-to", "repo"]);
+    let _ = start.env("NIMBUS_BACKUP_INTERVAL", "1s");
+    let server = deployment.machine.start_command(start);
+    let standing = || server.get("/ready")["backup"].clone();
+    let text = "x".repeat(500_000);
+    for n in 0..600 {
+        if n < 8 {
+            let _ = server.insert("demo", "large", &json!({"n": n, "text": text}));
+        }
+        if standing()["error"].to_string().contains("it is full") {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(
+        standing()["error"]
+            .to_string()
+            .contains("nimbus backup prune"),
+        "{}",
+        standing()
+    );
+    let _ = deployment.run(&commands("Commits are not shipped"));
+    disk.remount("size=64m");
+    for _try in 0..1200 {
+        if standing()["ok"] == true {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert_eq!(standing()["ok"], true, "{}", standing());
+    server.stop();
+    let _ = deployment.run("nimbus backup verify --from repo");
 }

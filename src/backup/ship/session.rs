@@ -60,6 +60,8 @@ pub(super) struct Since {
     pub(super) packs: u64,
     pub(super) bytes: u64,
     pub(super) snapshot_bytes: u64,
+    /// When the last snapshot was made.
+    pub(super) began: Option<Instant>,
     /// The data key of the control file that seals it.
     pub(super) dek_id: Option<DekId>,
 }
@@ -173,6 +175,7 @@ impl Session {
         self.anchor = Some(snapshot);
         self.since = Since {
             snapshot_bytes: made.created.bytes,
+            began: Some(Instant::now()),
             dek_id: Some(made.sealer.dek_id),
             ..Since::default()
         };
@@ -213,6 +216,10 @@ impl Session {
             let late = oldest.map_or(0, |oldest| (clock::now_ms() - oldest).max(0));
             metrics::BACKUP_LATE.set(late as f64 / 1000.0);
             if stopping {
+                // It may be the first under a new data key of the control file.
+                if let Some(further) = self.further.take() {
+                    drop(further.await);
+                }
                 return Ok(Ended::Stopped);
             }
             self.go_further().await;
@@ -323,6 +330,7 @@ impl Session {
         let dek_id = self.sealer.as_ref().map(|sealer| sealer.dek_id);
         let due = self.since.packs >= most_packs()
             || self.since.bytes >= most
+            || (self.since.packs > 0 && is_old(self.since.began))
             || self.since.dek_id != dek_id;
         let Some(sealer) = self
             .sealer
@@ -333,6 +341,7 @@ impl Session {
         };
         self.since = Since {
             snapshot_bytes: self.since.snapshot_bytes,
+            began: Some(Instant::now()),
             dek_id,
             ..Since::default()
         };
@@ -352,6 +361,11 @@ fn data_dir_name(path: &Path) -> &str {
         .unwrap_or_default()
 }
 
+/// Whether a snapshot is made for the day: what is older than commits are kept goes back to those.
+fn is_old(began: Option<Instant>) -> bool {
+    began.is_some_and(|began| began.elapsed() >= DAY)
+}
+
 /// How many packs may go on from a snapshot.
 fn most_packs() -> u64 {
     ::fail::fail_point!("ship::most-packs", |_| 3);
@@ -360,6 +374,7 @@ fn most_packs() -> u64 {
 
 /// How often the control file is asked for at an instant.
 const TRIES: u32 = 40;
+const DAY: Duration = Duration::from_secs(24 * 3600);
 const BETWEEN_TRIES: Duration = Duration::from_millis(5);
 /// Packs that are read for an instant, at most, as long as snapshots are made.
 const MOST_PACKS: u64 = 10_000;

@@ -126,7 +126,7 @@ impl Repository {
         let mut begun: BTreeMap<u64, Vec<(SealedCatalogue, ShippedAt)>> = BTreeMap::new();
         for number in self.numbers().await?.0 {
             if let Some((read, _)) = self.catalogue(number).await?
-                && let Some(shipping) = read.claims.shipping.filter(|at| at.afresh)
+                && let Some(shipping) = read.claims.shipping
             {
                 begun
                     .entry(shipping.epoch)
@@ -135,8 +135,20 @@ impl Repository {
             }
         }
         let mut ranges = Vec::new();
-        for (epoch, begun) in begun {
-            let last = self.packs(epoch).await?.last().copied().unwrap_or(0);
+        for (epoch, all) in begun {
+            let packs = self.packs(epoch).await?;
+            let first = packs.first().copied();
+            let last = self.last_pack(epoch).await?.or(packs.last().copied());
+            let last = last.unwrap_or(0);
+            // Packs before were removed.
+            let leads = |at: &ShippedAt| first.is_none_or(|first| at.pack + 1 >= first);
+            let mut begun: Vec<_> = Vec::new();
+            for (read, at) in all {
+                let is_first = begun.is_empty() && first.is_some_and(|first| first > 1);
+                if leads(&at) && (at.afresh || (is_first && read.claims.tenant.is_none())) {
+                    begun.push((read, at));
+                }
+            }
             for (place, (read, shipping)) in begun.iter().enumerate() {
                 let next = begun.get(place + 1).map(|(_, next)| next.pack);
                 let end = next.unwrap_or(last);

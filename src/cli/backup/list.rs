@@ -50,7 +50,7 @@ impl List {
                 let proofs = listed.proofs.iter();
                 let proofs =
                     proofs.filter(|(tenant, _)| only.is_none_or(|only| only.as_str() == *tenant));
-                table(&listed.snapshots) + &instants(&listed.ranges) + &proven(proofs)
+                table(&listed.snapshots) + &instants(&listed) + &proven(proofs)
             }
         };
         output::answer(&text)?;
@@ -69,15 +69,22 @@ struct Contents {
 
 fn proven<'a>(proofs: impl Iterator<Item = (&'a String, &'a Proof)>) -> String {
     let line = |(tenant, proof): (&String, &Proof)| {
-        format!(
-            "Last proven restore of {tenant}: {}, as it was at {}\n",
-            proof.at, proof.taken
-        )
+        // Nobody proved what stands there.
+        let [tenant, at, taken] = [tenant, &proof.at, &proof.taken].map(|text| output::cell(text));
+        format!("Last proven restore of {tenant}: {at}, as it was at {taken}\n")
     };
     proofs.map(line).collect()
 }
 
-fn instants(ranges: &[Range]) -> String {
+fn instants(listed: &Contents) -> String {
+    let ranges = &listed.ranges;
+    let mut text = String::new();
+    // What is older is as fine as the snapshots.
+    let first = ranges.iter().map(|range| &range.from).min();
+    let is_older = |from: &&String| listed.snapshots.iter().any(|one| one.taken < **from);
+    if let Some(from) = first.filter(is_older) {
+        text.push_str(&format!("Before {from}: the snapshots alone\n"));
+    }
     let line = |range: &Range| {
         format!(
             "Any commit from {} to {}: epoch {}, snapshot {} and {}\n",
@@ -88,7 +95,8 @@ fn instants(ranges: &[Range]) -> String {
             crate::pluralize::pluralize(usize::try_from(range.packs).unwrap_or(usize::MAX), "pack"),
         )
     };
-    ranges.iter().map(line).collect()
+    text.extend(ranges.iter().map(line));
+    text
 }
 
 fn table(listed: &[Listed]) -> String {
@@ -104,8 +112,8 @@ fn table(listed: &[Listed]) -> String {
         }
         [
             one.snapshot.to_string(),
-            one.taken.clone(),
-            holds,
+            output::cell(&one.taken).into_owned(),
+            output::cell(&holds).into_owned(),
             shown(one.bytes),
             shown(one.added),
         ]

@@ -18,11 +18,11 @@ use crate::pluralize::pluralize;
 /// Remove the snapshots that no rule keeps, and what nothing names any more
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("rules").required(true).multiple(true)
-    .args(["keep_within", "keep_daily", "keep_weekly", "keep_monthly"])))]
+    .args(["keep_within", "keep_daily", "keep_weekly", "keep_monthly", "keep_commits"])))]
 #[command(after_help = "\
 Examples:
   nimbus backup prune --from /mnt/backup/nimbus --keep-within 7d --keep-daily 30 --dry-run
-  nimbus backup prune --from s3://bucket/nimbus --keep-daily 30 --keep-monthly 12
+  nimbus backup prune --from s3://bucket/nimbus --keep-commits 72h --keep-daily 30 --keep-monthly 12
 
 A snapshot is kept if any rule keeps it. The newest is always kept, and so is the
 newest of each tenant that was saved alone. Days, weeks and months are those of UTC.")]
@@ -47,6 +47,10 @@ pub(super) struct Prune {
     #[arg(long, value_name = "N")]
     keep_monthly: Option<u32>,
 
+    /// Keep each commit that was shipped within this time before the newest; of what is older only snapshots stay. Without it all are kept
+    #[arg(long, value_name = "TIME")]
+    keep_commits: Option<Time>,
+
     /// Print what would be removed, and remove nothing
     #[arg(long)]
     dry_run: bool,
@@ -64,6 +68,7 @@ impl Prune {
             daily: self.keep_daily,
             weekly: self.keep_weekly,
             monthly: self.keep_monthly,
+            commits: self.keep_commits.map(|within| within.duration().as_secs()),
         };
         let pruned = block_on(async {
             stop_on_signals()?;
@@ -89,8 +94,16 @@ fn text(pruned: &Pruned, dry_run: bool) -> String {
             numbers.join(", ")
         }
     };
+    let packs = match pruned.packs {
+        0 => String::new(),
+        packs => format!("; {}", pluralize(packs, "pack")),
+    };
+    let together = match pruned.put_together {
+        0 => String::new(),
+        objects => format!("Put together: packs in {}.\n", pluralize(objects, "object")),
+    };
     format!(
-        "{} from {}: snapshots {}; and {}, {}.\nKept: snapshots {}.\n",
+        "{} from {}: snapshots {}{packs}; and {}, {}.\nKept: snapshots {}.\n{together}",
         if dry_run { "Would remove" } else { "Removed" },
         pruned.repository,
         numbers(&pruned.removed),

@@ -1,5 +1,6 @@
 //! `nimbus encryption audit`: the key-event log, read, and proven whole.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::Duration;
 
@@ -146,7 +147,7 @@ fn table(lines: &[Line]) -> String {
         return "No key events.\n".to_owned();
     }
     let heads = ["TIME", "EVENT", "OUTCOME", "ACTOR", "SUBJECT"];
-    let rows: Vec<[&str; 5]> = lines
+    let cells: Vec<[Cow<'_, str>; 5]> = lines
         .iter()
         .map(|line| {
             let subject = line.subject.as_deref().unwrap_or("-");
@@ -157,7 +158,12 @@ fn table(lines: &[Line]) -> String {
                 &*line.actor,
                 subject,
             ]
+            .map(output::cell)
         })
+        .collect();
+    let rows: Vec<[&str; 5]> = cells
+        .iter()
+        .map(|row| std::array::from_fn(|column| &*row[column]))
         .collect();
     let width = |column: usize| {
         let all = rows

@@ -80,6 +80,7 @@ async fn here(settings: &Settings, request: &Request) -> Result<Shredded, CliErr
         dir: &settings.data_dir,
         disable_kms_key: request.disable_kms_key,
         from: &request.from,
+        ships_to: settings.shipping.as_ref().map(|shipping| &shipping.to),
         s3: &settings.backup_s3,
     };
     let shredded = shred_everywhere(shredding, &request.tenant_id, begun).await?;

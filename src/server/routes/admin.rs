@@ -213,7 +213,7 @@ pub(in crate::server) async fn shred(
     for given in request.from {
         from.push(super::backups::repository(&app, given).await?);
     }
-    let s3 = app.backups.s3.clone();
+    let (s3, ships_to) = (app.backups.s3.clone(), app.backups.to.clone());
     let refused = |error: ShredError| match error {
         ShredError::Store(error) => ApiError::from(error),
         error => ApiError::new(Code::TenantNotFound, error.to_string()),
@@ -234,6 +234,7 @@ pub(in crate::server) async fn shred(
                     dir: &data_dir,
                     disable_kms_key,
                     from: &from,
+                    ships_to: ships_to.as_ref(),
                     s3: &s3,
                 };
                 shred::shred_everywhere(shredding, &tenant, None).await

@@ -336,7 +336,8 @@ impl World {
     }
 
     fn rotate_kek(&mut self) {
-        let key = self.machine.path(&format!("key-{}", self.keys.len()));
+        std::fs::create_dir_all(self.machine.path("keys")).expect("a directory");
+        let key = self.machine.path(&format!("keys/key-{}", self.keys.len()));
         let keygen = ["encryption", "keygen", "--master-key-file", as_str(&key)];
         let _ = self.nimbus(&keygen).expect(0, &[]);
         let rotate = ["encryption", "rotate-kek", "--path", "data", "--all"];
