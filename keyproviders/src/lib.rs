@@ -68,7 +68,7 @@ pub use local_provider::{KeySource, LocalProvider};
 pub use memory::{KEY_BYTES, LockedMemory, locked_memory};
 pub use memory_provider::{MemoryKey, MemoryProvider};
 pub use mounted::is_private;
-pub use provider::{KeyProvider, Unwrapped, Wrapped};
+pub use provider::{KeyProvider, OwnKeys, Unwrapped, Wrapped};
 pub use random::{OsRandom, RandomError, SecureRandom};
 
 /// Runs file work off the async workers.

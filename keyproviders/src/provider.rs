@@ -64,26 +64,31 @@ pub trait KeyProvider: Debug + Send + Sync {
         false
     }
 
-    /// The key that wraps for `subject` and for nobody else, where the provider's own owner can disable it (aws-kms with a key map).
-    ///
-    /// # Errors
-    /// When keys cannot be resolved.
-    async fn own_key(&self, _subject: &Subject) -> Result<Option<KeyId>, ProviderError> {
-        Ok(None)
-    }
-
-    /// Disables the key that [`own_key`](Self::own_key) names; which it was.
-    ///
-    /// # Errors
-    /// When it could not be disabled, or the key cannot be resolved.
-    async fn disable_own_key(&self, _subject: &Subject) -> Result<Option<KeyId>, ProviderError> {
-        Ok(None)
+    /// Keys of one subject each, where this provider has such keys and can disable them.
+    fn own_keys(&self) -> Option<&dyn OwnKeys> {
+        None
     }
 
     /// Where the keys lie, when that is a place on this machine.
     fn path(&self) -> Option<&Path> {
         None
     }
+}
+
+/// Keys that wrap for one subject each, and that their owner can disable (aws-kms with a key map).
+#[async_trait]
+pub trait OwnKeys: Send + Sync {
+    /// The key that wraps for `subject` and for nobody else.
+    ///
+    /// # Errors
+    /// When keys cannot be resolved.
+    async fn own_key(&self, subject: &Subject) -> Result<Option<KeyId>, ProviderError>;
+
+    /// Disables the key that [`own_key`](Self::own_key) names; which it was.
+    ///
+    /// # Errors
+    /// When it could not be disabled, or the key cannot be resolved.
+    async fn disable_own_key(&self, subject: &Subject) -> Result<Option<KeyId>, ProviderError>;
 }
 
 /// The answer of an unwrap that did not fail.

@@ -100,7 +100,7 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// As [`Held::freeze`].
+    /// As [`HeldControl::freeze`].
     pub(crate) fn freeze(&self) -> io::Result<FrozenControl> {
         let mut chaining = self.chaining();
         let settled = self.settle_audit_head(&mut chaining);
@@ -108,16 +108,16 @@ impl Control {
         let settled = settled.and_then(|()| self.audit_head());
         let _head = settled.map_err(io::Error::other)?;
         let open = self.changing();
-        Held { chaining, open }.freeze(&self.path)
+        HeldControl { chaining, open }.freeze(&self.path)
     }
 
     /// Has transactions and writings of the audit log wait, if none is under way. Does not block.
-    pub(crate) fn try_hold(&self) -> Option<Held<'_>> {
+    pub(crate) fn try_hold(&self) -> Option<HeldControl<'_>> {
         let chaining = self.chained.try_lock().ok()?;
         let open = self.state.try_write().ok()?;
         // Otherwise its head is not the log's, or it is to be opened again first.
         let is_settled = chaining.is_none() && open.database.is_some();
-        is_settled.then_some(Held { chaining, open })
+        is_settled.then_some(HeldControl { chaining, open })
     }
 
     /// Where it is.
@@ -128,12 +128,12 @@ impl Control {
 
 /// The control file between two transactions and between two writings of the audit log.
 #[derive(Debug)]
-pub(crate) struct Held<'a> {
+pub(crate) struct HeldControl<'a> {
     chaining: MutexGuard<'a, Option<AuditHead>>,
     open: RwLockWriteGuard<'a, Open>,
 }
 
-impl Held<'_> {
+impl HeldControl<'_> {
     /// Reads it, which is at `path`, and opens the audit log. Blocks.
     ///
     /// # Errors

@@ -546,9 +546,12 @@ async fn own_key(
     let Some(keys) = envelope.keys() else {
         return Ok(None);
     };
+    let Some(own_keys) = keys.wraps_for(subject).own_keys() else {
+        return Ok(None);
+    };
     let found = match disable {
-        true => keys.wraps_for(subject).disable_own_key(subject).await,
-        false => keys.wraps_for(subject).own_key(subject).await,
+        true => own_keys.disable_own_key(subject).await,
+        false => own_keys.own_key(subject).await,
     };
     match found {
         Ok(key) => {

@@ -1,6 +1,7 @@
 //! The keys a running configuration holds: one that wraps, older ones still accepted, and recovery recipients.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nimbus_keyproviders::{KeyProvider, recovery::Recipient};
 use nimbus_manifests::{Subject, Wrap};
@@ -17,11 +18,23 @@ pub enum Mapped {
 /// Who wraps new data keys, and who else may unwrap.
 #[derive(Debug)]
 pub struct KeyRing {
+    generation: Generation,
     current: Arc<dyn KeyProvider>,
     /// After a rotation to another key: whose key map still says who wraps for the tenants that it names. It is among the previous ones.
     keeping: Option<Arc<dyn KeyProvider>>,
     previous: Vec<Arc<dyn KeyProvider>>,
     recipients: Vec<Recipient>,
+}
+
+/// Tells one key ring of this process from every other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Generation(u64);
+
+impl Generation {
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 impl KeyRing {
@@ -33,6 +46,7 @@ impl KeyRing {
         recipients: Vec<Recipient>,
     ) -> Self {
         Self {
+            generation: Generation::next(),
             current,
             keeping: None,
             previous,
@@ -48,6 +62,7 @@ impl KeyRing {
         previous.extend(self.previous.iter().cloned());
         let map = self.keeping.as_ref().unwrap_or(&self.current);
         Self {
+            generation: Generation::next(),
             current,
             keeping: (mapped == Mapped::Stay).then(|| map.clone()),
             previous,
@@ -61,11 +76,17 @@ impl KeyRing {
         let mut previous = self.previous.clone();
         previous.push(other);
         Self {
+            generation: Generation::next(),
             current: self.current.clone(),
             keeping: self.keeping.clone(),
             previous,
             recipients: self.recipients.clone(),
         }
+    }
+
+    /// Which ring this is.
+    pub(super) fn generation(&self) -> Generation {
+        self.generation
     }
 
     /// The provider that wraps new data keys, but for tenants with a key of their own: see [`wraps_for`](Self::wraps_for).

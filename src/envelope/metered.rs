@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use nimbus_keyproviders::{Dek, FailureClass, KeyProvider, ProviderError, Unwrapped, Wrapped};
+use nimbus_keyproviders::{
+    Dek, FailureClass, KeyProvider, OwnKeys, ProviderError, Unwrapped, Wrapped,
+};
 use nimbus_manifests::{KeyId, ProviderKind, Subject, Wrap, WrapContext};
 
 use crate::metrics;
@@ -96,16 +98,29 @@ impl KeyProvider for Metered {
         self.0.is_mapped(subject)
     }
 
-    async fn own_key(&self, subject: &Subject) -> Result<Option<KeyId>, ProviderError> {
-        self.0.own_key(subject).await
-    }
-
-    async fn disable_own_key(&self, subject: &Subject) -> Result<Option<KeyId>, ProviderError> {
-        let started = Instant::now();
-        self.count("disable", started, self.0.disable_own_key(subject).await)
+    fn own_keys(&self) -> Option<&dyn OwnKeys> {
+        self.0.own_keys().map(|_keys| self as &dyn OwnKeys)
     }
 
     fn path(&self) -> Option<&Path> {
         self.0.path()
+    }
+}
+
+#[async_trait]
+impl OwnKeys for Metered {
+    async fn own_key(&self, subject: &Subject) -> Result<Option<KeyId>, ProviderError> {
+        match self.0.own_keys() {
+            Some(keys) => keys.own_key(subject).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn disable_own_key(&self, subject: &Subject) -> Result<Option<KeyId>, ProviderError> {
+        let Some(keys) = self.0.own_keys() else {
+            return Ok(None);
+        };
+        let started = Instant::now();
+        self.count("disable", started, keys.disable_own_key(subject).await)
     }
 }

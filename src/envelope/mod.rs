@@ -699,12 +699,11 @@ impl Envelope {
             .await?;
         let sealed = file.seal();
         let envelope = self.clone();
-        // The caller holds the ring: no other comes to lie at its address.
-        let ring = std::ptr::from_ref(keys) as usize;
+        let ring = keys.generation();
         blocking(move || {
             let _shared = envelope.publishing.read();
             // A file that comes to be under keys that a rotation has just replaced would be left behind by it.
-            if envelope.keys().map(|keys| Arc::as_ptr(&keys) as usize) != Some(ring) {
+            if envelope.keys().map(|keys| keys.generation()) != Some(ring) {
                 return Err(EnvelopeError::ChangedMeanwhile { path: file.path });
             }
             envelope.publish_held(&file.path, &sealed, Publish::New)?;

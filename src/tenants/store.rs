@@ -35,7 +35,7 @@ pub(super) struct Store<B: Backend> {
 }
 
 type Rows<B> = <<B as Backend>::Storage as Storage>::Rows;
-type Work<'a, B> = Writing<'a, <<B as Backend>::Storage as Storage>::Transaction>;
+type TenantWriting<'a, B> = Writing<'a, <<B as Backend>::Storage as Storage>::Transaction>;
 
 impl<B: Backend> Store<B> {
     /// Reads on a connection of the tenant.
@@ -58,7 +58,7 @@ impl<B: Backend> Store<B> {
     async fn write<T: Send + 'static>(
         &self,
         size: Size,
-        work: impl FnOnce(&mut Work<'_, B>) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&mut TenantWriting<'_, B>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.begun().await?;
         self.written(self.handle.writer.run(size, work)).await
@@ -68,7 +68,7 @@ impl<B: Backend> Store<B> {
     async fn write_if_awaited<T: Send + 'static>(
         &self,
         size: Size,
-        work: impl FnOnce(&mut Work<'_, B>) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&mut TenantWriting<'_, B>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.begun().await?;
         self.written(self.handle.writer.run_if_awaited(size, work))
@@ -158,7 +158,7 @@ impl<B: Backend> TenantStore for Store<B> {
             // Most of what it writes are files: a row each, as a document is one.
             changes: deploy.files.len(),
         };
-        let work = move |writing: &mut Work<'_, B>| writing.deploy(&deploy, &scans);
+        let work = move |writing: &mut TenantWriting<'_, B>| writing.deploy(&deploy, &scans);
         self.write_if_awaited(size, work).await
     }
 
@@ -169,7 +169,7 @@ impl<B: Backend> TenantStore for Store<B> {
             schemas::scan_all(rows, &tenant, resources.schemas.values())
         };
         let scans = self.scan(scan).await?;
-        let work = move |writing: &mut Work<'_, B>| writing.activate(generation, &scans);
+        let work = move |writing: &mut TenantWriting<'_, B>| writing.activate(generation, &scans);
         self.write_if_awaited(Size::SMALL, work).await
     }
 
@@ -234,8 +234,9 @@ impl<B: Backend> TenantStore for Store<B> {
             bytes: job.mutation.weight(),
             changes: 1,
         };
-        let work =
-            move |writing: &mut Work<'_, B>| writing.put_job_once(&job, now_ms, once.as_ref());
+        let work = move |writing: &mut TenantWriting<'_, B>| {
+            writing.put_job_once(&job, now_ms, once.as_ref())
+        };
         self.write(size, work).await
     }
 
@@ -248,7 +249,7 @@ impl<B: Backend> TenantStore for Store<B> {
     }
 
     async fn cancel_job(&self, id: JobId) -> Result<(), StoreError> {
-        let work = move |writing: &mut Work<'_, B>| writing.cancel_job(id);
+        let work = move |writing: &mut TenantWriting<'_, B>| writing.cancel_job(id);
         self.write(Size::SMALL, work).await
     }
 
@@ -262,7 +263,8 @@ impl<B: Backend> TenantStore for Store<B> {
             bytes: cron.mutation.weight(),
             changes: 1,
         };
-        let work = move |writing: &mut Work<'_, B>| writing.put_cron(&cron, Origin::Api, now_ms);
+        let work =
+            move |writing: &mut TenantWriting<'_, B>| writing.put_cron(&cron, Origin::Api, now_ms);
         self.write(size, work).await
     }
 
@@ -276,7 +278,8 @@ impl<B: Backend> TenantStore for Store<B> {
     }
 
     async fn delete_cron(&self, name: CronName) -> Result<(), StoreError> {
-        let work = move |writing: &mut Work<'_, B>| writing.delete_cron(&name, Origin::Api);
+        let work =
+            move |writing: &mut TenantWriting<'_, B>| writing.delete_cron(&name, Origin::Api);
         self.write(Size::SMALL, work).await
     }
 
@@ -290,8 +293,9 @@ impl<B: Backend> TenantStore for Store<B> {
             bytes: 0,
             changes: limit,
         };
-        let work =
-            move |writing: &mut Work<'_, B>| writing.run_due(now_ms, limit, give_up.as_ref());
+        let work = move |writing: &mut TenantWriting<'_, B>| {
+            writing.run_due(now_ms, limit, give_up.as_ref())
+        };
         self.write(size, work).await
     }
 
@@ -308,13 +312,13 @@ impl<B: Backend> TenantStore for Store<B> {
             let scan = move |rows: &mut Rows<B>| schemas::scan(rows, &tenant, &checked);
             scanned = Some(self.scan(scan).await?);
         }
-        let put = move |writing: &mut Work<'_, B>| writing.put_schema(&schema, scanned);
+        let put = move |writing: &mut TenantWriting<'_, B>| writing.put_schema(&schema, scanned);
         self.write_if_awaited(size, put).await
     }
 
     async fn delete_schema(&self, table: &TableName) -> Result<(), StoreError> {
         let table = table.clone();
-        let delete = move |writing: &mut Work<'_, B>| writing.delete_schema(&table);
+        let delete = move |writing: &mut TenantWriting<'_, B>| writing.delete_schema(&table);
         self.write(Size::SMALL, delete).await
     }
 

@@ -10,7 +10,7 @@ use nimbus_manifests::{KeyId, ProviderKind, Subject, TenantId, Wrap, WrapContext
 use super::{AwsKms, KmsConfig, KmsError, SharedCredentialsProvider, client, same_key};
 use crate::error::ProviderError;
 use crate::keys::Dek;
-use crate::provider::{KeyProvider, Unwrapped, Wrapped};
+use crate::provider::{KeyProvider, OwnKeys, Unwrapped, Wrapped};
 
 /// One KMS key for everything, but for the tenants that have another.
 pub struct KmsKeyMap {
@@ -153,6 +153,13 @@ impl KeyProvider for KmsKeyMap {
         self.shared.check().await
     }
 
+    fn own_keys(&self) -> Option<&dyn OwnKeys> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl OwnKeys for KmsKeyMap {
     async fn own_key(&self, subject: &Subject) -> Result<Option<KeyId>, ProviderError> {
         Ok(self.sole(subject).await?.map(|(_, arn)| arn))
     }

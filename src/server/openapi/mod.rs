@@ -157,7 +157,7 @@ fn complete(
     parameters.extend(honoured);
     parameters.push(RefOr::T(header(
         "X-Request-Id",
-        "1 to 128 of letters, digits, `-_.`: the id of this request in answers and logs; another is replaced",
+        "The id of this request in answers and logs: 1 to 128 letters, digits, `-`, `_` and `.`; any other value is replaced",
         Object::with_type(Type::String).into(),
     )));
     if matches!(needs, Needs::Reading | Needs::Writing) {
@@ -167,29 +167,26 @@ fn complete(
             .max_length(Some(MAX_IDENTITY_BYTES));
         parameters.push(RefOr::T(header(
             "X-Nimbus-Identity",
-            "Whom a request under a tenant's key is for, as usage counts it; at most 256 bytes",
+            "The end user of a request with a tenant's key, for usage counts; at most 256 bytes",
             name.into(),
         )));
     }
     let mut refusals = vec![
-        ("400", "The request is not right"),
+        ("400", "The request is not valid"),
         (
             "403",
             "The credential does not allow this, or the page's origin is foreign",
         ),
-        ("500", "A fault in the server"),
+        ("500", "An internal error"),
         (
             "503",
-            "Overload, or something that the server needs is not there: storage, a key",
+            "The server is overloaded, or storage or a key is not available",
         ),
     ];
     if needs == Needs::Nothing {
         operation.security = Some(vec![SecurityRequirement::default()]);
     } else {
-        refusals.push((
-            "401",
-            "No credential, an unknown one, or one that was revoked",
-        ));
+        refusals.push(("401", "The credential is missing, unknown or revoked"));
         let accepted = [BEARER, ADMIN].map(|scheme| SecurityRequirement::new(scheme, [""; 0]));
         operation.security = Some(accepted.into());
     }
@@ -201,7 +198,8 @@ fn complete(
             if let RefOr::T(answer) = answer
                 && status.starts_with('2')
             {
-                let replayed = text_header("`true` where this was done before, under this key");
+                let replayed =
+                    text_header("`true` if the request was carried out before under this key");
                 answer
                     .headers
                     .insert("Idempotency-Replayed".to_owned(), RefOr::T(replayed));
@@ -211,11 +209,11 @@ fn complete(
     if needs == Needs::Writing {
         refusals.push((
             "507",
-            "The tenant has as much as it may have, or the disk is nearly full",
+            "The tenant has reached its limit, or the disk is nearly full",
         ));
     }
     if path.contains('{') {
-        refusals.push(("404", "What the path names is not there"));
+        refusals.push(("404", "The path names something that does not exist"));
     }
     for (status, description) in refusals {
         let answers = &mut operation.responses.responses;
@@ -225,7 +223,7 @@ fn complete(
     }
     for answer in operation.responses.responses.values_mut() {
         if let RefOr::T(answer) = answer {
-            let id = text_header("The id of the request, as logs name it");
+            let id = text_header("The id of the request, as in the logs");
             answer
                 .headers
                 .insert("X-Request-Id".to_owned(), RefOr::T(id));
@@ -243,7 +241,7 @@ fn refusal(status: &str, description: &str) -> Response {
         "503" => answer
             .header(
                 "Retry-After",
-                text_header("Seconds to wait; not where waiting does not help"),
+                text_header("Seconds to wait; missing where waiting does not help"),
             )
             .build(),
         _ => answer.build(),
@@ -290,7 +288,7 @@ fn path_parameter(path: &str, name: &'static str) -> Parameter {
         "id" if path.contains("/documents/") => (DocumentId::schema(), "The document"),
         _ => (
             Object::with_type(Type::String).into(),
-            "The name of what is meant",
+            "The id of the resource",
         ),
     };
     ParameterBuilder::new()
@@ -317,15 +315,15 @@ fn honoured_header(special: Special, writes: bool) -> Parameter {
             text().enum_values(Some(["*"])),
         ),
         Special::IfNoneMatch => ("`ETag`s of copies that the client has", text()),
-        Special::IfModifiedSince => ("Passed over: what is here has no date", text()),
-        Special::IfUnmodifiedSince => ("Only if it was not changed since", text()),
+        Special::IfModifiedSince => ("Ignored: resources have no modification date", text()),
+        Special::IfUnmodifiedSince => ("Only if the resource was not changed since", text()),
         Special::Range => ("One range of bytes: `bytes=0-1023`", text()),
         Special::IfRange => (
             "The `ETag` of the copy that the range continues; the whole is answered when it has another",
             text(),
         ),
         Special::IdempotencyKey => (
-            "A name for this request, remembered for 24 hours: sent again, it is answered again and not done again",
+            "A name for this request, kept for 24 hours: a repeated request is answered and not carried out again",
             text().pattern(Some("^[!-~]{1,255}$")),
         ),
     };

@@ -28,7 +28,7 @@ use crate::server::{App, token};
 /// Replaces the admin token file. The answer holds no token: who may read the file reads it there.
 #[utoipa::path(post, path = "/api/admin/token/rotate", operation_id = "rotateAdminToken",
     tag = "operation",
-    responses((status = 200, description = "The old one counts no more", body = TokenRotated)))]
+    responses((status = 200, description = "The old token is revoked", body = TokenRotated)))]
 pub(in crate::server) async fn rotate_token(
     State(app): State<Arc<App>>,
 ) -> Result<Json<TokenRotated>, ApiError> {
@@ -87,7 +87,7 @@ pub(in crate::server) async fn encryption_status(
 
 /// As `nimbus doctor --format json`, from the server's own process.
 #[utoipa::path(get, path = "/debug/doctor", operation_id = "doctor", tag = "operation",
-    responses((status = 200, description = "What was looked at", body = Diagnosis)))]
+    responses((status = 200, description = "The result of each check", body = Diagnosis)))]
 pub(in crate::server) async fn doctor(
     State(app): State<Arc<App>>,
 ) -> Result<Json<Diagnosis>, ApiError> {
@@ -111,7 +111,7 @@ pub(in crate::server) async fn doctor(
     tag = "encryption", request_body = rotate_kek::Request,
     responses(
         (status = 202, description = "Begun", body = Begun),
-        (status = 400, description = "It cannot be done: no path, or one that is not there", body = shapes::ErrorEnvelope),
+        (status = 400, description = "The request is not valid: there is no path, or it does not exist", body = shapes::ErrorEnvelope),
         (status = 409, description = "Another operation is under way", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn rotate_kek(
@@ -146,7 +146,7 @@ pub(in crate::server) async fn rotate_kek(
     tag = "encryption", request_body = rotate_dek::Request,
     responses(
         (status = 202, description = "Begun", body = Begun),
-        (status = 400, description = "It cannot be done: no path, or one that is none of this server's", body = shapes::ErrorEnvelope),
+        (status = 400, description = "The request is not valid: there is no path, or it is outside this server's directories", body = shapes::ErrorEnvelope),
         (status = 409, description = "Another operation is under way", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn rotate_dek(
@@ -171,9 +171,9 @@ fn refused(error: OperationError) -> ApiError {
     ApiError::new(code, error_chain(&error))
 }
 
-/// How far an operation has come, and what came of it.
+/// The progress of an operation, and its result.
 #[utoipa::path(get, path = "/api/admin/operations/{id}", operation_id = "operation", tag = "operation",
-    responses((status = 200, description = "How far it has come", body = OperationReport)))]
+    responses((status = 200, description = "The progress of the operation, or its result", body = OperationReport)))]
 pub(in crate::server) async fn operation(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,

@@ -23,8 +23,8 @@ use crate::tenants::{StoreError, TenantStore};
 
 /// The root of an app without its `/`: what a page there names relative to itself would be looked for beside the app.
 #[utoipa::path(get, path = "/apps/{t}", operation_id = "appRootMoved", tag = "apps",
-    responses((status = 308, description = "It is at `/apps/{t}/`",
-        headers(("Location" = String, description = "The same with `/`, and with the same query")))))]
+    responses((status = 308, description = "The app is at `/apps/{t}/`",
+        headers(("Location" = String, description = "The same path with a `/` at its end, and the same query")))))]
 pub(in crate::server) async fn moved(
     Path(tenant): Path<String>,
     PageQuery(query): PageQuery,
@@ -40,16 +40,16 @@ pub(in crate::server) async fn moved(
         (status = 200, description = "The file",
             content((shapes::FileBytes = "application/octet-stream"), (shapes::FileBytes = "*/*")),
             headers(
-                ("ETag" = String, description = "The same for the same bytes, and for no others"),
+                ("ETag" = String, description = "A strong tag: equal for equal bytes only"),
                 ("Accept-Ranges" = String, description = "`bytes`"))),
         (status = 206, description = "The part that `Range` names",
             content((shapes::FileBytes = "application/octet-stream"), (shapes::FileBytes = "*/*")),
             headers(
                 ("ETag" = String, description = "Of the whole file"),
-                ("Content-Range" = String, description = "Which part, and the length of the whole"))),
-        (status = 304, description = "The client has it",
-            headers(("ETag" = String, description = "That of the client's copy"))),
-        (status = 416, description = "The range lies beyond it", body = shapes::ErrorEnvelope,
+                ("Content-Range" = String, description = "Which part this is, and the length of the whole file"))),
+        (status = 304, description = "The client has this file already",
+            headers(("ETag" = String, description = "The tag of the client's copy"))),
+        (status = 416, description = "The range lies beyond the end of the file", body = shapes::ErrorEnvelope,
             headers(("Content-Range" = String, description = "`bytes */` and the length of the file"))),
     ))]
 pub(in crate::server) async fn root(
@@ -68,16 +68,16 @@ pub(in crate::server) async fn root(
         (status = 200, description = "The file",
             content((shapes::FileBytes = "application/octet-stream"), (shapes::FileBytes = "*/*")),
             headers(
-                ("ETag" = String, description = "The same for the same bytes, and for no others"),
+                ("ETag" = String, description = "A strong tag: equal for equal bytes only"),
                 ("Accept-Ranges" = String, description = "`bytes`"))),
         (status = 206, description = "The part that `Range` names",
             content((shapes::FileBytes = "application/octet-stream"), (shapes::FileBytes = "*/*")),
             headers(
                 ("ETag" = String, description = "Of the whole file"),
-                ("Content-Range" = String, description = "Which part, and the length of the whole"))),
-        (status = 304, description = "The client has it",
-            headers(("ETag" = String, description = "That of the client's copy"))),
-        (status = 416, description = "The range lies beyond it", body = shapes::ErrorEnvelope,
+                ("Content-Range" = String, description = "Which part this is, and the length of the whole file"))),
+        (status = 304, description = "The client has this file already",
+            headers(("ETag" = String, description = "The tag of the client's copy"))),
+        (status = 416, description = "The range lies beyond the end of the file", body = shapes::ErrorEnvelope,
             headers(("Content-Range" = String, description = "`bytes */` and the length of the file"))),
     ))]
 pub(in crate::server) async fn file(

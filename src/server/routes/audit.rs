@@ -18,7 +18,7 @@ use crate::server::openapi::shapes;
 /// Proves the whole log.
 #[utoipa::path(get, path = "/api/admin/encryption/audit", operation_id = "verifyAuditLog", tag = "encryption",
     responses(
-        (status = 200, description = "What was found", body = Verified),
+        (status = 200, description = "The result of the verification", body = Verified),
         (status = 409, description = "Encryption is off", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn verify(
@@ -36,7 +36,7 @@ impl Plain for Reported {}
 #[utoipa::path(post, path = "/api/admin/encryption/audit", operation_id = "recordKeyEvent", tag = "encryption",
     request_body = Reported,
     responses(
-        (status = 200, description = "It is in the log", body = Recorded),
+        (status = 200, description = "The event is in the log", body = Recorded),
         (status = 409, description = "Encryption is off", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn record(

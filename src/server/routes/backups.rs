@@ -169,7 +169,7 @@ impl FromQuery for Listing {
 #[utoipa::path(get, path = "/api/admin/backups", operation_id = "listBackups", tag = "operation",
     params(Listing),
     responses(
-        (status = 200, description = "What there is; nothing of it is proven", body = BackupList),
+        (status = 200, description = "The contents of the repository; nothing is verified", body = BackupList),
         (status = 400, description = "No repository is named or shipped to, or encryption is off", body = shapes::ErrorEnvelope),
         (status = 503, description = "The repository cannot be read", body = shapes::ErrorEnvelope),
     ))]

@@ -44,9 +44,9 @@ impl FromBody for Batch {
 #[utoipa::path(post, path = "/api/tenants/{t}/batch", operation_id = "applyBatch", tag = "documents",
     request_body = shapes::Batch,
     responses(
-        (status = 200, description = "All of it is on the disk", body = shapes::BatchResults),
-        (status = 409, description = "It cannot be done to what is there", body = shapes::ErrorEnvelope),
-        (status = 412, description = "A document is not of the version that it must have", body = shapes::ErrorEnvelope),
+        (status = 200, description = "All mutations are stored durably", body = shapes::BatchResults),
+        (status = 409, description = "The mutation conflicts with what is stored", body = shapes::ErrorEnvelope),
+        (status = 412, description = "A document has another version than the mutation requires", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn apply(
     State(app): State<Arc<App>>,

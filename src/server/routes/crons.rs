@@ -25,8 +25,8 @@ impl FromBody for Cron {
 #[utoipa::path(post, path = "/api/tenants/{t}/crons", operation_id = "putCron", tag = "schedule",
     request_body = shapes::NewCron,
     responses(
-        (status = 201, description = "It is on the disk", body = shapes::CronMade),
-        (status = 409, description = "It is part of a deploy, or there are as many as there may be",
+        (status = 201, description = "The cron is stored durably", body = shapes::CronMade),
+        (status = 409, description = "The cron is part of a deploy, or the tenant has as many crons as it may have",
             body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn put(
@@ -43,7 +43,7 @@ pub(in crate::server) async fn put(
 /// The crons of a tenant, by name
 #[utoipa::path(get, path = "/api/tenants/{t}/crons", operation_id = "listCrons", tag = "schedule",
     params(shapes::CronPart),
-    responses((status = 200, description = "They", body = shapes::Crons)))]
+    responses((status = 200, description = "The crons, sorted by name", body = shapes::Crons)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
@@ -60,8 +60,8 @@ pub(in crate::server) async fn list(
 /// Removes a cron
 #[utoipa::path(delete, path = "/api/tenants/{t}/crons/{name}", operation_id = "deleteCron", tag = "schedule",
     responses(
-        (status = 204, description = "It is gone"),
-        (status = 409, description = "It is part of a deploy", body = shapes::ErrorEnvelope),
+        (status = 204, description = "The cron was removed"),
+        (status = 409, description = "The cron is part of a deploy", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn delete(
     State(app): State<Arc<App>>,

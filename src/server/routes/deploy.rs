@@ -26,13 +26,13 @@ impl FromBody for Deploy {
     }
 }
 
-/// Stores and activates a deploy; only says what it would do when it is a dry run.
+/// Stores and activates a deploy; a dry run only answers what it would do.
 #[utoipa::path(post, path = "/api/tenants/{t}/deploy", operation_id = "deploy", tag = "deploys",
     request_body = shapes::Deploy,
     responses(
         (status = 200, description = "What a dry run would do", body = shapes::Deployed),
         (status = 201, description = "Stored and activated", body = shapes::Deployed),
-        (status = 409, description = "It does not go with the documents that are there", body = shapes::ErrorEnvelope),
+        (status = 409, description = "Documents violate a schema of the deploy", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn deploy(
     State(app): State<Arc<App>>,
@@ -51,7 +51,7 @@ pub(in crate::server) async fn deploy(
 
 /// The generations that are kept, and which is active.
 #[utoipa::path(get, path = "/api/tenants/{t}/deploy", operation_id = "listGenerations", tag = "deploys",
-    responses((status = 200, description = "They", body = shapes::Generations)))]
+    responses((status = 200, description = "The generations", body = shapes::Generations)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
@@ -65,7 +65,7 @@ pub(in crate::server) async fn list(
     tag = "deploys",
     responses(
         (status = 200, description = "Activated", body = shapes::Deployed),
-        (status = 409, description = "It does not go with the documents that are there", body = shapes::ErrorEnvelope),
+        (status = 409, description = "Documents violate a schema of the deploy", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn activate(
     State(app): State<Arc<App>>,

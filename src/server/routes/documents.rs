@@ -66,14 +66,14 @@ impl FromBody for Patch {
 
 /// Inserts a document
 ///
-/// The table comes into being with its first document.
+/// The first document creates the table.
 #[utoipa::path(post, path = "/api/tenants/{t}/documents", operation_id = "insertDocument",
     tag = "documents", request_body = shapes::NewDocument,
     responses(
-        (status = 201, description = "It is on the disk", body = shapes::Written,
+        (status = 201, description = "The document is stored durably", body = shapes::Written,
             headers(("ETag" = String, description = "The version of the document"))),
-        (status = 409, description = "It cannot be done to what is there", body = shapes::ErrorEnvelope),
-        (status = 412, description = "There is a document of this id", body = shapes::ErrorEnvelope),
+        (status = 409, description = "The mutation conflicts with what is stored", body = shapes::ErrorEnvelope),
+        (status = 412, description = "A document with this id exists", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn insert(
     State(app): State<Arc<App>>,
@@ -102,7 +102,7 @@ pub(in crate::server) async fn insert(
 /// The documents of a table, oldest first
 #[utoipa::path(get, path = "/api/tenants/{t}/documents/{table}", operation_id = "listDocuments",
     tag = "documents", params(shapes::CursorPart),
-    responses((status = 200, description = "Part of them, and where the next one begins", body = shapes::Page)))]
+    responses((status = 200, description = "A part of the documents, and the cursor of the next one", body = shapes::Page)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
     Path((tenant, table)): Path<(String, String)>,
@@ -117,7 +117,7 @@ pub(in crate::server) async fn list(
 #[utoipa::path(get, path = "/api/tenants/{t}/documents/{table}/{id}", operation_id = "getDocument",
     tag = "documents",
     responses(
-        (status = 200, description = "It", body = shapes::OneDocument,
+        (status = 200, description = "The document", body = shapes::OneDocument,
             headers(("ETag" = String, description = "Its version"))),
         (status = 304, description = "The client has this version"),
     ))]
@@ -143,10 +143,10 @@ pub(in crate::server) async fn get(
 #[utoipa::path(patch, path = "/api/tenants/{t}/documents/{table}/{id}",
     operation_id = "patchDocument", tag = "documents", request_body = shapes::Patch,
     responses(
-        (status = 200, description = "It is on the disk", body = shapes::Written,
+        (status = 200, description = "The document is stored durably", body = shapes::Written,
             headers(("ETag" = String, description = "The new version of the document"))),
-        (status = 409, description = "It cannot be done to what is there", body = shapes::ErrorEnvelope),
-        (status = 412, description = "The document is not of this version", body = shapes::ErrorEnvelope),
+        (status = 409, description = "The mutation conflicts with what is stored", body = shapes::ErrorEnvelope),
+        (status = 412, description = "The document has another version", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn patch(
     State(app): State<Arc<App>>,
@@ -171,8 +171,8 @@ pub(in crate::server) async fn patch(
 #[utoipa::path(delete, path = "/api/tenants/{t}/documents/{table}/{id}",
     operation_id = "deleteDocument", tag = "documents",
     responses(
-        (status = 204, description = "It is gone"),
-        (status = 412, description = "The document is not of this version", body = shapes::ErrorEnvelope),
+        (status = 204, description = "The document was removed"),
+        (status = 412, description = "The document has another version", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn delete(
     State(app): State<Arc<App>>,

@@ -20,7 +20,7 @@ use crate::server::openapi::shapes;
 
 /// The process lives. Exactly `{"ok":true}`.
 #[utoipa::path(get, path = "/health", operation_id = "health", tag = "operation",
-    responses((status = 200, description = "The process lives", body = Healthy)))]
+    responses((status = 200, description = "The process is up", body = Healthy)))]
 pub(in crate::server) async fn health() -> RawJson {
     RawJson(r#"{"ok":true}"#.to_owned())
 }
@@ -28,8 +28,8 @@ pub(in crate::server) async fn health() -> RawJson {
 /// Whether control file, key provider, storage and background work go on, and which tenants do not open.
 #[utoipa::path(get, path = "/ready", operation_id = "ready", tag = "operation",
     responses(
-        (status = 200, description = "Everything works", body = Readiness),
-        (status = 503, description = "Something does not, or overload",
+        (status = 200, description = "All checks pass", body = Readiness),
+        (status = 503, description = "A check fails, or the server is overloaded",
             content((Unready = "application/json"))),
     ))]
 pub(in crate::server) async fn ready(State(app): State<Arc<App>>) -> (StatusCode, Json<Readiness>) {

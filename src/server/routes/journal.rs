@@ -16,8 +16,8 @@ use crate::server::parameters::{ListPart, Query};
 #[utoipa::path(get, path = "/api/tenants/{t}/journal", operation_id = "readJournal", tag = "documents",
     params(shapes::JournalPart),
     responses(
-        (status = 200, description = "Part of it", body = shapes::JournalPage),
-        (status = 410, description = "Writes after that number are forgotten", body = shapes::ErrorEnvelope),
+        (status = 200, description = "A part of the journal", body = shapes::JournalPage),
+        (status = 410, description = "The journal no longer has the writes after that number", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn read(
     State(app): State<Arc<App>>,

@@ -39,7 +39,7 @@ impl Plain for NewKey {}
     request_body = NewKey,
     responses(
         (status = 201, description = "The key, shown this once", body = ShownKey),
-        (status = 409, description = "There are as many as there may be", body = shapes::ErrorEnvelope),
+        (status = 409, description = "The tenant has as many keys as it may have", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn create(
     State(app): State<Arc<App>>,
@@ -77,9 +77,9 @@ async fn make(app: &App, tenant: &TenantId, new: NewKey) -> Result<(AccessKey, K
     ))
 }
 
-/// The keys that count, oldest first, without their secrets.
+/// The valid keys, oldest first, without their secrets.
 #[utoipa::path(get, path = "/api/tenants/{t}/keys", operation_id = "listKeys", tag = "access",
-    responses((status = 200, description = "They", body = Keys)))]
+    responses((status = 200, description = "The keys, oldest first", body = Keys)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
@@ -97,7 +97,7 @@ pub(in crate::server) struct Keys {
 
 /// Revokes a key: the next request with it is refused.
 #[utoipa::path(delete, path = "/api/tenants/{t}/keys/{id}", operation_id = "revokeKey", tag = "access",
-    responses((status = 204, description = "It counts no more")))]
+    responses((status = 204, description = "The key is revoked")))]
 pub(in crate::server) async fn revoke(
     State(app): State<Arc<App>>,
     Path((tenant, id)): Path<(String, String)>,

@@ -20,7 +20,7 @@ impl Plain for Request {}
 #[utoipa::path(post, path = "/api/admin/encryption/lock", operation_id = "lockTenant", tag = "encryption",
     request_body = Request,
     responses(
-        (status = 200, description = "Closed, its key wiped", body = TenantLock),
+        (status = 200, description = "The tenant is closed and its key wiped", body = TenantLock),
         (status = 404, description = "There is no such tenant", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn lock(
@@ -34,7 +34,7 @@ pub(in crate::server) async fn lock(
 #[utoipa::path(post, path = "/api/admin/encryption/unlock", operation_id = "unlockTenant", tag = "encryption",
     request_body = Request,
     responses(
-        (status = 200, description = "It opens again", body = TenantLock),
+        (status = 200, description = "The next request opens the tenant", body = TenantLock),
         (status = 404, description = "There is no such tenant", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn unlock(

@@ -24,7 +24,7 @@ impl FromBody for Query {
 /// The documents that a query finds
 #[utoipa::path(post, path = "/api/tenants/{t}/query", operation_id = "query", tag = "documents",
     request_body = shapes::Query,
-    responses((status = 200, description = "They, in order, and where more of them begin", body = shapes::Page)))]
+    responses((status = 200, description = "The documents in order, and the cursor of the next part", body = shapes::Page)))]
 pub(in crate::server) async fn query(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
@@ -86,7 +86,7 @@ impl FromBody for Paginated {
 /// One page of what a query finds
 #[utoipa::path(post, path = "/api/tenants/{t}/query/paginated", operation_id = "queryPage",
     tag = "documents", request_body = shapes::PaginatedQuery,
-    responses((status = 200, description = "It, and where the next one begins", body = shapes::Page)))]
+    responses((status = 200, description = "The page, and the cursor of the next one", body = shapes::Page)))]
 pub(in crate::server) async fn paginated(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,

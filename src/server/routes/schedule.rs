@@ -27,7 +27,7 @@ impl FromBody for NewJob {
 #[utoipa::path(post, path = "/api/tenants/{t}/schedule", operation_id = "scheduleJob", tag = "schedule",
     request_body = shapes::NewJob,
     responses(
-        (status = 201, description = "It is on the disk", body = shapes::Scheduled),
+        (status = 201, description = "The job is stored durably", body = shapes::Scheduled),
         (status = 409, description = "There are as many as there may be", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn create(
@@ -44,10 +44,10 @@ pub(in crate::server) async fn create(
     Ok(Answered { answer, replayed })
 }
 
-/// Jobs that wait for their time, as they will run
+/// Waiting jobs, in the order in which they will run
 #[utoipa::path(get, path = "/api/tenants/{t}/schedule", operation_id = "listJobs", tag = "schedule",
     params(shapes::CursorPart),
-    responses((status = 200, description = "They", body = shapes::Jobs)))]
+    responses((status = 200, description = "The waiting jobs, in the order in which they will run", body = shapes::Jobs)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
@@ -71,8 +71,8 @@ pub(in crate::server) async fn list(
 /// Cancels a job that waits
 #[utoipa::path(delete, path = "/api/tenants/{t}/schedule/{job}", operation_id = "cancelJob", tag = "schedule",
     responses(
-        (status = 204, description = "It will not be done"),
-        (status = 409, description = "It ran already", body = shapes::ErrorEnvelope),
+        (status = 204, description = "The job was cancelled"),
+        (status = 409, description = "The job has run already", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn cancel(
     State(app): State<Arc<App>>,
@@ -84,10 +84,10 @@ pub(in crate::server) async fn cancel(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What came of a job
+/// The result of a job
 #[utoipa::path(get, path = "/api/tenants/{t}/schedule/history/{job}", operation_id = "jobHistory",
     tag = "schedule",
-    responses((status = 200, description = "It", body = shapes::JobResult)))]
+    responses((status = 200, description = "The result of the job", body = shapes::JobResult)))]
 pub(in crate::server) async fn history(
     State(app): State<Arc<App>>,
     Path((tenant, job)): Path<(String, String)>,

@@ -26,7 +26,7 @@ impl FromBody for TableSchema {
 /// The schemas of tables that have one, by table
 #[utoipa::path(get, path = "/api/tenants/{t}/schema", operation_id = "listSchemas", tag = "schemas",
     params(shapes::TablePart),
-    responses((status = 200, description = "They, by table", body = shapes::Schemas)))]
+    responses((status = 200, description = "The schemas, sorted by table", body = shapes::Schemas)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
@@ -52,7 +52,7 @@ pub(in crate::server) async fn list(
 
 /// The schema of a table
 #[utoipa::path(get, path = "/api/tenants/{t}/schema/{table}", operation_id = "getSchema", tag = "schemas",
-    responses((status = 200, description = "It", body = shapes::TableSchema)))]
+    responses((status = 200, description = "The schema", body = shapes::TableSchema)))]
 pub(in crate::server) async fn get(
     State(app): State<Arc<App>>,
     Path((tenant, table)): Path<(String, String)>,
@@ -67,8 +67,8 @@ pub(in crate::server) async fn get(
 #[utoipa::path(put, path = "/api/tenants/{t}/schema/{table}", operation_id = "putSchema", tag = "schemas",
     request_body = shapes::TableSchema,
     responses(
-        (status = 204, description = "It holds from now on"),
-        (status = 409, description = "The documents that are there do not agree", body = shapes::ErrorEnvelope),
+        (status = 204, description = "The schema is in force"),
+        (status = 409, description = "Stored documents violate the schema", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn put(
     State(app): State<Arc<App>>,
@@ -91,8 +91,8 @@ pub(in crate::server) async fn put(
 /// Removes the schema of a table, and its indexes
 #[utoipa::path(delete, path = "/api/tenants/{t}/schema/{table}", operation_id = "deleteSchema", tag = "schemas",
     responses(
-        (status = 204, description = "It is gone"),
-        (status = 409, description = "It cannot be done to what is there", body = shapes::ErrorEnvelope),
+        (status = 204, description = "The schema and its indexes were removed"),
+        (status = 409, description = "The mutation conflicts with what is stored", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn delete(
     State(app): State<Arc<App>>,

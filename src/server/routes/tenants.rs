@@ -32,7 +32,7 @@ impl Plain for NewTenant {}
     request_body = NewTenant,
     responses(
         (status = 201, description = "Created, durably", body = NewTenant),
-        (status = 409, description = "There is one of this name", body = shapes::ErrorEnvelope),
+        (status = 409, description = "A tenant of this name exists", body = shapes::ErrorEnvelope),
         (status = 507, description = "The disk is nearly full", body = shapes::ErrorEnvelope),
     ))]
 pub(in crate::server) async fn create(
@@ -67,7 +67,7 @@ pub(in crate::server) async fn list(
 
 /// Deletes a tenant with all that belongs to it
 #[utoipa::path(delete, path = "/api/tenants/{t}", operation_id = "deleteTenant", tag = "tenants",
-    responses((status = 204, description = "It is gone")))]
+    responses((status = 204, description = "The tenant was deleted")))]
 pub(in crate::server) async fn delete(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,

@@ -28,10 +28,10 @@ impl FromQuery for UsagePart {
     }
 }
 
-/// What was counted until now, of one month or of all.
+/// The usage counts of one month, or of all months.
 #[utoipa::path(get, path = "/debug/usage", operation_id = "usage", tag = "operation",
     params(UsagePart),
-    responses((status = 200, description = "Month by month, the newest first", body = UsageReport)))]
+    responses((status = 200, description = "Usage per month, newest first", body = UsageReport)))]
 pub(in crate::server) async fn usage(
     State(app): State<Arc<App>>,
     Query(part): Query<UsagePart>,

@@ -23,11 +23,11 @@ pub(super) struct TemporaryFile {
     blocks: Blocks,
     length: u64,
     /// The one block that is in memory: small writes one after the other are sealed together.
-    held: Held,
+    held: CachedBlock,
     share: Share,
 }
 
-struct Held {
+struct CachedBlock {
     block: Option<u64>,
     /// It is not on the disk as it is.
     is_changed: bool,
@@ -60,7 +60,7 @@ impl TemporaryFile {
                 work: Box::new([0; BLOCK]),
             },
             length: 0,
-            held: Held {
+            held: CachedBlock {
                 block: None,
                 is_changed: false,
                 content: Box::new(Zeroizing::new([0; BLOCK])),
@@ -94,7 +94,7 @@ impl TemporaryFile {
         Ok(there)
     }
 
-    fn read_part(&mut self, part: &Part, out: &mut [u8]) -> io::Result<()> {
+    fn read_part(&mut self, part: &BlockRange, out: &mut [u8]) -> io::Result<()> {
         if self.held.block != Some(part.block)
             && let Ok(whole) = <&mut Block>::try_from(&mut *out)
         {
@@ -244,13 +244,13 @@ impl Blocks {
 
 /// The part of a read or write that is in one block.
 #[derive(Debug, Clone)]
-struct Part {
+struct BlockRange {
     block: u64,
     of_block: Range<usize>,
     of_data: Range<usize>,
 }
 
-fn parts(offset: u64, length: usize) -> impl Iterator<Item = Part> {
+fn parts(offset: u64, length: usize) -> impl Iterator<Item = BlockRange> {
     let mut done = 0;
     std::iter::from_fn(move || {
         if done == length {
@@ -259,7 +259,7 @@ fn parts(offset: u64, length: usize) -> impl Iterator<Item = Part> {
         let at = offset + done as u64;
         let start = (at % BLOCK as u64) as usize;
         let count = (BLOCK - start).min(length - done);
-        let part = Part {
+        let part = BlockRange {
             block: at / BLOCK as u64,
             of_block: start..start + count,
             of_data: done..done + count,

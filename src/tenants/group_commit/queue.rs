@@ -158,14 +158,14 @@ impl<T: Transaction> WriteJob<T> for Mutations {
 }
 
 /// Work of any other kind, as a closure.
-struct Task<F, R> {
+struct ClosureJob<F, R> {
     work: Option<F>,
     /// Whether it is not begun when nobody waits for it any more.
     if_awaited: bool,
     reply: Reply<R>,
 }
 
-impl<T, F, R> WriteJob<T> for Task<F, R>
+impl<T, F, R> WriteJob<T> for ClosureJob<F, R>
 where
     T: Transaction,
     F: FnOnce(&mut Writing<'_, T>) -> Result<R, StoreError> + Send,
@@ -328,7 +328,7 @@ impl<S: Storage> Writer<S> {
             budget::charged_to(account, || work(writing))
         };
         self.queue(size, Undo::Savepoint, |reply| {
-            Box::new(Task {
+            Box::new(ClosureJob {
                 work: Some(work),
                 if_awaited,
                 reply,

@@ -44,13 +44,13 @@ pub struct Capture {
 struct State {
     /// Whether the moment has come.
     noted: bool,
-    held: BTreeMap<TenantId, Held>,
+    held: BTreeMap<TenantId, HeldTenant>,
     /// The tenants that there were at the moment, and that were not read yet.
     due: BTreeSet<TenantId>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct HeldTenant {
     /// Locked by who reads it, for as long as that takes.
     captured: Arc<Mutex<Captured>>,
     /// Whether its checkpoints are held off.
@@ -212,7 +212,7 @@ impl Capture {
             captured.pages.settle()?;
             captured.pages.locate()?;
         }
-        let held = Held::new(captured, is_held);
+        let held = HeldTenant::new(captured, is_held);
         drop(state.held.insert(tenant.clone(), held));
         Ok(())
     }
@@ -232,7 +232,7 @@ impl Capture {
                     let mut captured = self.open(tenant)?;
                     let is_held = captured.pages.has_wal() && captured.pages.hold(PATIENCE)?;
                     captured.pages.settle()?;
-                    let held = Held::new(captured, is_held);
+                    let held = HeldTenant::new(captured, is_held);
                     let captured = Arc::clone(&held.captured);
                     drop(state.held.insert(tenant.clone(), held));
                     captured
@@ -274,7 +274,7 @@ impl Capture {
     }
 }
 
-impl Held {
+impl HeldTenant {
     fn new(captured: Captured, is_held: bool) -> Self {
         Self {
             captured: Arc::new(Mutex::new(captured)),

@@ -182,7 +182,7 @@ impl CommitLog {
             tell(&state);
             taken
         };
-        let read = taken.into_iter().map(spool::Held::read).collect();
+        let read = taken.into_iter().map(spool::SpooledFrames::read).collect();
         let read: io::Result<_> = read;
         read.map_err(|error| {
             let why = format!("what waited to be shipped cannot be read: {error}");

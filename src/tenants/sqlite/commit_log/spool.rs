@@ -12,7 +12,7 @@ use super::{Frames, Room};
 /// Frames in their order.
 #[derive(Debug, Default)]
 pub(super) struct Spool {
-    held: VecDeque<Held>,
+    held: VecDeque<SpooledFrames>,
     /// How many pieces were ever given.
     given: u64,
     bytes: u64,
@@ -23,7 +23,7 @@ pub(super) struct Spool {
 
 /// Frames, and where they are.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct SpooledFrames {
     tenant: TenantId,
     base: u32,
     at_ms: i64,
@@ -77,7 +77,7 @@ impl Spool {
         };
         self.given += 1;
         self.bytes += length as u64;
-        self.held.push_back(Held {
+        self.held.push_back(SpooledFrames {
             tenant: frames.tenant,
             base: frames.base,
             at_ms: frames.at_ms,
@@ -87,7 +87,7 @@ impl Spool {
     }
 
     /// The next that were given before `upto`, about `most` bytes of them.
-    pub(super) fn take(&mut self, upto: u64, most: u64) -> Vec<Held> {
+    pub(super) fn take(&mut self, upto: u64, most: u64) -> Vec<SpooledFrames> {
         let mut taken = Vec::new();
         let mut bytes = 0;
         while bytes < most && self.given - (self.held.len() as u64) < upto {
@@ -101,7 +101,7 @@ impl Spool {
             (bytes, self.bytes) = (bytes + length, self.bytes - length);
             taken.push(held);
         }
-        let is_in_file = |held: &Held| matches!(held.place, Place::File(..));
+        let is_in_file = |held: &SpooledFrames| matches!(held.place, Place::File(..));
         if self.file.is_some() && !self.held.iter().any(is_in_file) {
             self.file = None;
         }
@@ -109,7 +109,7 @@ impl Spool {
     }
 }
 
-impl Held {
+impl SpooledFrames {
     fn bytes(&self) -> u64 {
         match &self.place {
             Place::Memory(bytes) => bytes.len() as u64,
