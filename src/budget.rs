@@ -1,11 +1,14 @@
-//! What requests under way may hold in all, and each caller of it: places, and bytes that are buffered for them.
+//! What requests under way may hold in all, and each caller of it: places, and bytes that are
+//! buffered for them.
 //!
-//! The credential decides who is charged, never the path: a key's requests are charged to its tenant, whatever they ask for.
-//! A part is reserved for the operator, who must be able to act while tenants flood the server.
+//! The credential decides who is charged, never the path: a key's requests are charged to its
+//! tenant, whatever they ask for. A part is reserved for the operator, who must be able to act
+//! while tenants flood the server.
 //!
-//! A tenant may hold as much as is free: alone it gets half of all, and however many tenants flood the server at once, the
-//! last part stays free for the others (*n* floods leave 1/(*n* + 1) of it). Nobody is kept back while there is room. It is the
-//! rule by which switches share their buffers (Choudhury and Hahne, "Dynamic queue length thresholds", 1998).
+//! A tenant may hold as much as is free: alone it gets half of all, and however many tenants flood
+//! the server at once, the last part stays free for the others (*n* floods leave 1/(*n* + 1) of
+//! it). Nobody is kept back while there is room. It is the rule by which switches share their
+//! buffers (Choudhury and Hahne, "Dynamic queue length thresholds", 1998).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -134,7 +137,8 @@ impl Drop for Share {
     }
 }
 
-/// What one request holds until the last byte of its answer is sent or dropped: its place, and the bytes buffered for it.
+/// What one request holds until the last byte of its answer is sent or dropped: its place, and the
+/// bytes buffered for it.
 #[derive(Debug)]
 pub(crate) struct Account {
     place: Share,
@@ -272,7 +276,8 @@ pub(crate) fn account() -> Option<Arc<Account>> {
     ACCOUNT.try_with(Option::clone).ok().flatten()
 }
 
-/// Takes room for `bytes` more that the request at work holds until it is answered. The server's own work is not held to it.
+/// Takes room for `bytes` more that the request at work holds until it is answered. The server's
+/// own work is not held to it.
 pub(crate) fn take(bytes: usize) -> Result<(), Refused> {
     let taken = ACCOUNT.try_with(|account| match account {
         Some(account) => account.take(bytes),

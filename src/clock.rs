@@ -1,7 +1,9 @@
-//! What time it is. Nobody else asks the machine: its clock may stand anywhere, and nothing here panics for it.
+//! What time it is. Nobody else asks the machine: its clock may stand anywhere, and nothing here
+//! panics for it.
 //!
-//! The wall clock is held within 1970 and 9998, which is what manifests, identifiers and time stamps can say; a server does not start
-//! outside of it. A [`Moment`] is for measuring: it only moves forward, and counts the time for which the machine slept.
+//! The wall clock is held within 1970 and 9998, which is what manifests, identifiers and time
+//! stamps can say; a server does not start outside of it. A [`Moment`] is for measuring: it only
+//! moves forward, and counts the time for which the machine slept.
 
 use std::ops::Add;
 use std::sync::Mutex;
@@ -99,7 +101,8 @@ pub fn ms_of(stamp: &str) -> Option<i64> {
     Some(stamp.parse::<Timestamp>().ok()?.as_millisecond())
 }
 
-/// A fresh UUID version 7. Within one process each is greater than all before it, also when the clock is set back.
+/// A fresh UUID version 7. Within one process each is greater than all before it, also when the
+/// clock is set back.
 #[must_use]
 pub fn uuid() -> Uuid {
     static CONTEXT: Mutex<ContextV7> = Mutex::new(ContextV7::new());

@@ -1,9 +1,10 @@
 //! Named points at which a test can kill the process, as a power cut would.
 //!
-//! A test sets `FAILPOINTS="<name>=return"` in the environment of a child built with the `failpoints` feature; a build without
-//! the feature contains none of this.
+//! A test sets `FAILPOINTS="<name>=return"` in the environment of a child built with the
+//! `failpoints` feature; a build without the feature contains none of this.
 
-/// Dies with `SIGKILL` here when the named failpoint is armed: no destructor runs, no buffer is flushed.
+/// Dies with `SIGKILL` here when the named failpoint is armed: no destructor runs, no buffer is
+/// flushed.
 macro_rules! crash_point {
     ($name:literal) => {
         ::fail::fail_point!($name, |_| $crate::failpoints::die())

@@ -1,8 +1,8 @@
 //! Nimbus: a document server for many tenants, built around an envelope-encryption core.
 //!
-//! Each tenant is one SQLCipher file whose data key (DEK) is wrapped by a key provider and stored in a
-//! manifest beside it. [`envelope`] is the only keyholder; [`sqlcipher`] and [`control`] are the only
-//! openers of encrypted files; everything else reaches data through them.
+//! Each tenant is one SQLCipher file whose data key (DEK) is wrapped by a key provider and stored
+//! in a manifest beside it. [`envelope`] is the only keyholder; [`sqlcipher`] and [`control`] are
+//! the only openers of encrypted files; everything else reaches data through them.
 
 #![cfg_attr(
     test,

@@ -1,4 +1,5 @@
-//! OpenAPI schemas of values whose types cannot have one of their own: they are another crate's, or text of a fixed form.
+//! OpenAPI schemas of values whose types cannot have one of their own: they are another crate's, or
+//! text of a fixed form.
 
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 

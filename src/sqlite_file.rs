@@ -1,9 +1,11 @@
 //! The files of an SQLite database, opened by SQLite's own layer and by nothing else.
 //!
-//! POSIX locks belong to a process and an inode: `close` on any descriptor of a file drops all locks that the process has on it
-//! (<https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_>). SQLite's layer
-//! knows on which inodes it holds locks, and defers the close of a descriptor until the last lock is gone. So code that looks at a
-//! database, its `-wal` or its `-shm` outside of a connection uses [`SqliteFile`]; `clippy.toml` forbids the other ways.
+//! POSIX locks belong to a process and an inode: `close` on any descriptor of a file drops all
+//! locks that the process has on it
+//! (<https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_>).
+//! SQLite's layer knows on which inodes it holds locks, and defers the close of a descriptor until
+//! the last lock is gone. So code that looks at a database, its `-wal` or its `-shm` outside of a
+//! connection uses [`SqliteFile`]; `clippy.toml` forbids the other ways.
 #![expect(
     unsafe_code,
     reason = "SQLite's layer is a table of C functions; there is no safe binding for it"
@@ -32,7 +34,8 @@ pub(crate) struct SqliteFile {
     holds_checkpoints: bool,
 }
 
-/// What is committed of a WAL, as the connections of a database know it (<https://www.sqlite.org/walformat.html>).
+/// What is committed of a WAL, as the connections of a database know it
+/// (<https://www.sqlite.org/walformat.html>).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WalIndex {
     /// How many frames are committed.
@@ -46,7 +49,8 @@ pub(crate) struct WalIndex {
 }
 
 impl WalIndex {
-    /// `None` when the header was being written just then; `Some(None)` when nobody has written one.
+    /// `None` when the header was being written just then; `Some(None)` when nobody has written
+    /// one.
     fn of(first: &[u8; INDEX_HEADER], second: &[u8; INDEX_HEADER]) -> Option<Option<Self>> {
         let number = |at: usize| {
             let bytes = first[at..at + 4].try_into().ok();
@@ -74,7 +78,8 @@ impl WalIndex {
 pub(crate) enum Hold {
     /// There are none from here on.
     Held,
-    /// No connection has the database open: the last that closes makes none, and the first that opens it may be followed by some.
+    /// No connection has the database open: the last that closes makes none, and the first that
+    /// opens it may be followed by some.
     NotOpen,
     /// One is under way.
     UnderWay,
@@ -89,7 +94,8 @@ const CHECKPOINT_LOCK: c_int = 1;
 /// What stands before the name of a database.
 const NAME_BEGINS: &[u8] = &[0; 4];
 
-// SAFETY: the layer's methods may be called from any thread. Without `Sync`, they are called one at a time.
+// SAFETY: the layer's methods may be called from any thread. Without `Sync`, they are called one at
+// a time.
 unsafe impl Send for SqliteFile {}
 
 /// The first bytes of the file at `path`, at most `length`.
@@ -144,7 +150,8 @@ impl SqliteFile {
         let open = layer.xOpen.ok_or(io::ErrorKind::Unsupported)?;
         let length = usize::try_from(layer.szOsFile).map_err(io::Error::other)?;
         let words = length.div_ceil(size_of::<u64>());
-        // SQLite's names stand between zeros: it looks for their beginning and, after the end, for parameters.
+        // SQLite's names stand between zeros: it looks for their beginning and, after the end, for
+        // parameters.
         let name = [NAME_BEGINS, path.as_os_str().as_bytes(), b"\0\0"].concat();
         let opened = Self {
             file: Box::into_raw(vec![0_u64; words].into_boxed_slice()).cast(),
@@ -154,7 +161,8 @@ impl SqliteFile {
             holds_checkpoints: false,
         };
         let mut granted = 0;
-        // SAFETY: the layer is valid; the name is terminated and lives as long as the file; the memory is zeroed and long enough.
+        // SAFETY: the layer is valid; the name is terminated and lives as long as the file; the
+        // memory is zeroed and long enough.
         let code = unsafe {
             open(
                 layer,
@@ -219,11 +227,12 @@ impl SqliteFile {
         self.done(unsafe { sync(self.file, ffi::SQLITE_SYNC_NORMAL) })
     }
 
-    /// Keeps every checkpoint away, of any process, until the file is closed. Commits are not kept away: they go into the WAL, and what is in
-    /// the database file stays as it is.
+    /// Keeps every checkpoint away, of any process, until the file is closed. Commits are not kept
+    /// away: they go into the WAL, and what is in the database file stays as it is.
     ///
-    /// Two locks do that: whoever checkpoints has that of the index alone, and the last connection that closes, which checkpoints without it, has
-    /// the whole file alone. The first is not taken while no connection has made the index: whoever makes it needs that lock.
+    /// Two locks do that: whoever checkpoints has that of the index alone, and the last connection
+    /// that closes, which checkpoints without it, has the whole file alone. The first is not taken
+    /// while no connection has made the index: whoever makes it needs that lock.
     pub(crate) fn hold_checkpoints(&mut self) -> io::Result<Hold> {
         let methods = self.methods()?;
         let (Some(lock), Some(lock_index)) = (methods.xLock, methods.xShmLock) else {
@@ -255,8 +264,9 @@ impl SqliteFile {
             return Ok(None);
         };
         for _try in 0..1000 {
-            // SAFETY: the mapping holds at least one region, which is longer than this, for as long as the file is open. Others write there
-            // meanwhile, as all users of the index must expect: what is read counts only if both copies of the header are the same.
+            // SAFETY: the mapping holds at least one region, which is longer than this, for as long
+            // as the file is open. Others write there meanwhile, as all users of the index must
+            // expect: what is read counts only if both copies of the header are the same.
             let read = || unsafe { index.cast::<[u8; INDEX_HEADER]>().read_volatile() };
             let (first, second) = {
                 let first = read();
@@ -308,7 +318,8 @@ impl Drop for SqliteFile {
         let unlock = self.methods().ok().and_then(|methods| methods.xShmLock);
         if let (true, Some(unlock)) = (self.holds_checkpoints, unlock) {
             let how = ffi::SQLITE_SHM_UNLOCK | ffi::SQLITE_SHM_SHARED;
-            // SAFETY: the file is open, and has this lock. Unmapping alone would leave it with the other connections of the process.
+            // SAFETY: the file is open, and has this lock. Unmapping alone would leave it with the
+            // other connections of the process.
             let _code = unsafe { unlock(self.file, CHECKPOINT_LOCK, 1, how) };
         }
         let unmap = self.methods().ok().and_then(|methods| methods.xShmUnmap);

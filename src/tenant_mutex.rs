@@ -1,4 +1,5 @@
-//! Mutual exclusion per tenant: what is done to one tenant is done one at a time, and to different tenants at once.
+//! Mutual exclusion per tenant: what is done to one tenant is done one at a time, and to different
+//! tenants at once.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};

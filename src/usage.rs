@@ -1,8 +1,9 @@
 //! Counts whom tenants' keys are used for, off the path of requests.
 //!
-//! A request costs a hash and a look into a set in memory. An identity that is new there goes into a queue; a thread of its own takes what has
-//! gathered for two seconds, or a batch, and commits it to the control file, which knows what it has counted before. A crash
-//! loses what stood in the queue: each of those identities counts with its next request of that month.
+//! A request costs a hash and a look into a set in memory. An identity that is new there goes into
+//! a queue; a thread of its own takes what has gathered for two seconds, or a batch, and commits it
+//! to the control file, which knows what it has counted before. A crash loses what stood in the
+//! queue: each of those identities counts with its next request of that month.
 
 use std::collections::HashSet;
 use std::io;
@@ -90,7 +91,8 @@ impl UsageCounter {
             hash,
         };
         if self.enqueue(&mut state, sighting) {
-            // Beyond this many every request goes through the queue: the control file still counts each identity once.
+            // Beyond this many every request goes through the queue: the control file still counts
+            // each identity once.
             if state.seen.len() < MAX_SEEN {
                 state.seen.insert(hash);
             }
@@ -145,7 +147,8 @@ impl UsageCounter {
             Ok(()) => true,
             Err(TrySendError::Full(_)) => false,
             Err(TrySendError::Disconnected(Message::Seen(sighting))) => {
-                // It ended by a fault, as in a crash: whoever stood in the queue counts with the next request.
+                // It ended by a fault, as in a crash: whoever stood in the queue counts with the
+                // next request.
                 state.worker = Worker::None;
                 state.seen.clear();
                 self.enqueue(state, sighting)

@@ -108,7 +108,8 @@ pub enum ProviderError {
         /// The key that it names.
         key_id: KeyId,
     },
-    /// A lease on a key ran out before the provider was asked again: whoever renews is late, or ended by a fault.
+    /// A lease on a key ran out before the provider was asked again: whoever renews is late, or
+    /// ended by a fault.
     #[error(
         "the lease on the key ran out before it was renewed; the provider is asked again, try again in a moment"
     )]
@@ -185,8 +186,9 @@ impl ProviderError {
         }
     }
 
-    /// Whether the failure is one of the key, so that it holds for everything the key wraps; and not perhaps of this wrap alone, as a denial
-    /// by a policy that looks at the encryption context.
+    /// Whether the failure is one of the key, so that it holds for everything the key wraps; and
+    /// not perhaps of this wrap alone, as a denial by a policy that looks at the encryption
+    /// context.
     #[must_use]
     pub fn concerns_key(&self) -> bool {
         match self {
@@ -215,7 +217,8 @@ impl ProviderError {
     }
 }
 
-/// What to do about a file of another user. Root does not take it: the server that runs as its owner would be locked out.
+/// What to do about a file of another user. Root does not take it: the server that runs as its
+/// owner would be locked out.
 fn own(path: &Path, owner: u32, euid: u32, mode: &str) -> String {
     let path = path.display();
     if euid == 0 {

@@ -89,9 +89,11 @@ pub fn generate_new(path: &Path, random: &dyn SecureRandom) -> Result<LocalKey, 
     }
 }
 
-/// Destroys the key at `path`: overwrites it where it lies, removes it, and makes that durable. Answers whether it was there.
+/// Destroys the key at `path`: overwrites it where it lies, removes it, and makes that durable.
+/// Answers whether it was there.
 ///
-/// Overwriting reaches the blocks that the file has now; a copying file system, a wearing disk or a backup may keep older ones.
+/// Overwriting reaches the blocks that the file has now; a copying file system, a wearing disk or a
+/// backup may keep older ones.
 ///
 /// # Errors
 /// What the file system says; the file may then be overwritten and still be there.
@@ -232,7 +234,8 @@ fn read_up_to(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(length)
 }
 
-/// The directory that holds `path`. `Path::parent` answers an empty path for a bare name, which no system call takes.
+/// The directory that holds `path`. `Path::parent` answers an empty path for a bare name, which no
+/// system call takes.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is what the lint points to")]
 pub fn parent(path: &Path) -> &Path {

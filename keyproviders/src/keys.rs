@@ -149,8 +149,8 @@ impl fmt::Debug for AuditKey {
     }
 }
 
-/// The MAC key of a database's pages, which SQLCipher derives from the file's cipher key. Wiped when
-/// dropped.
+/// The MAC key of a database's pages, which SQLCipher derives from the file's cipher key. Wiped
+/// when dropped.
 pub struct PageMacKey(KeyBytes);
 
 impl PageMacKey {

@@ -1,8 +1,9 @@
 //! Who can read a file of secrets: its owner alone, or also whoever a platform lets.
 //!
-//! Platforms hand secrets to a service with modes that an ordinary file must not have: Docker as 0444, Kubernetes with `fsGroup` as
-//! 0440, systemd as 0440 with an access list, all of them owned by root. What tells such a file from one that somebody left open is where it
-//! is: on memory that is mounted read-only, or in the closed directory that systemd names in `CREDENTIALS_DIRECTORY`.
+//! Platforms hand secrets to a service with modes that an ordinary file must not have: Docker as
+//! 0444, Kubernetes with `fsGroup` as 0440, systemd as 0440 with an access list, all of them owned
+//! by root. What tells such a file from one that somebody left open is where it is: on memory that
+//! is mounted read-only, or in the closed directory that systemd names in `CREDENTIALS_DIRECTORY`.
 #![cfg_attr(
     target_os = "linux",
     expect(
@@ -40,15 +41,17 @@ mod platform {
 
     use super::{File, OTHERS_READ, OTHERS_WRITE, Path, io};
 
-    /// Whether the file lies on tmpfs or ramfs that is mounted read-only here: no disk and no shared `/tmp` is.
+    /// Whether the file lies on tmpfs or ramfs that is mounted read-only here: no disk and no
+    /// shared `/tmp` is.
     pub(super) fn on_sealed_memory(file: &File) -> io::Result<bool> {
         let kind = rustix::fs::fstatfs(file)?.f_type;
         let flags = rustix::fs::fstatvfs(file)?.f_flag;
         Ok((kind == TMPFS || kind == RAMFS) && flags.contains(StatVfsMountFlags::RDONLY))
     }
 
-    /// Whether it is a file of the service's credentials (`LoadCredential=`), which others than the service's user and root's group cannot
-    /// reach: neither the file nor its directory has any permission for others.
+    /// Whether it is a file of the service's credentials (`LoadCredential=`), which others than the
+    /// service's user and root's group cannot reach: neither the file nor its directory has any
+    /// permission for others.
     pub(super) fn is_credential(path: &Path, about: &Metadata) -> bool {
         std::env::var_os("CREDENTIALS_DIRECTORY")
             .is_some_and(|dir| is_in(&PathBuf::from(dir), path, about))
@@ -140,7 +143,8 @@ mod tests {
             assert_eq!(is_in(&credentials, &path), closed, "{mode:o}");
         }
         set_mode(&credentials, 0o550);
-        // One of the same name elsewhere is none, nor one that others can read, nor a link into the directory.
+        // One of the same name elsewhere is none, nor one that others can read, nor a link into the
+        // directory.
         assert!(!is_in(&credentials, &elsewhere));
         set_mode(&path, 0o444);
         assert!(!is_in(&credentials, &path));

@@ -1,9 +1,9 @@
 //! The one way from what a provider made to a [`Wrap`]: it is unwrapped again first.
 //!
-//! A provider hands out a [`Wrapped`], which nobody outside this crate can look into. [`generate`] and
-//! [`wrap`] turn it into a `Wrap` once the same provider has given the same data key back for it. So
-//! a manifest never holds a wrap that opens only in theory: made by a key that may encrypt and not
-//! decrypt, by something that only looks like KMS, or under another key.
+//! A provider hands out a [`Wrapped`], which nobody outside this crate can look into. [`generate`]
+//! and [`wrap`] turn it into a `Wrap` once the same provider has given the same data key back for
+//! it. So a manifest never holds a wrap that opens only in theory: made by a key that may encrypt
+//! and not decrypt, by something that only looks like KMS, or under another key.
 
 use nimbus_manifests::{Timestamp, Wrap, WrapContext};
 

@@ -53,8 +53,9 @@ pub trait KeyProvider: Debug + Send + Sync {
     /// The reason why it is not.
     async fn check(&self) -> Result<(), ProviderError>;
 
-    /// Whether a use of the key asks somebody over the network, whose answer may be another one a minute later. What such a provider unwraps
-    /// is held under a lease, and asked for again. A provider that passes calls on to another answers as that one does.
+    /// Whether a use of the key asks somebody over the network, whose answer may be another one a
+    /// minute later. What such a provider unwraps is held under a lease, and asked for again. A
+    /// provider that passes calls on to another answers as that one does.
     fn is_remote(&self) -> bool {
         false
     }

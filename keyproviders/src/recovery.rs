@@ -15,8 +15,8 @@
 //! and DEK the key is for. Opening a file in service never needs it.
 //!
 //! The `age` crate wraps the file key. The payload, one chunk of 64 bytes, is sealed here, because
-//! the crate's stream writer frees its plaintext buffer unwiped. What it leaves on the stack while it
-//! wraps the file key (the X25519 shared secret's derivative) is beyond reach here.
+//! the crate's stream writer frees its plaintext buffer unwiped. What it leaves on the stack while
+//! it wraps the file key (the X25519 shared secret's derivative) is beyond reach here.
 //!
 //! What is proven of a wrap before it is given out: the crate reads it as an age file with this one
 //! stanza and a header MAC under its file key, and the payload opens to this context and this data
@@ -57,7 +57,8 @@ impl Recipient {
         &self.id
     }
 
-    /// Wraps `dek` for this recipient, and proves the wrap as far as that goes without the identity.
+    /// Wraps `dek` for this recipient, and proves the wrap as far as that goes without the
+    /// identity.
     ///
     /// # Errors
     /// When there is no randomness, or [`ProviderError::Unproven`].
@@ -180,7 +181,8 @@ impl FromStr for Recipient {
     }
 }
 
-/// Whether `file` is an age file of one X25519 stanza under `file_key`, whose payload is `digest` and `dek`.
+/// Whether `file` is an age file of one X25519 stanza under `file_key`, whose payload is `digest`
+/// and `dek`.
 fn opens(file: &[u8], file_key: &FileKey, digest: &[u8], dek: &Dek) -> bool {
     let known = ExpectedKey(file_key);
     let header_is_right = age::Decryptor::new_buffered(file)
@@ -228,7 +230,8 @@ impl age::Identity for ExpectedKey<'_> {
     }
 }
 
-/// Whether the point of a recipient, spelled in Bech32, is one that makes every shared secret the same.
+/// Whether the point of a recipient, spelled in Bech32, is one that makes every shared secret the
+/// same.
 fn is_of_low_order(spelled: &str) -> bool {
     let mut bech32 = Specification::new();
     bech32.symbols.push_str("qpzry9x8gf2tvdw0s3jn54khce6mua7l");
@@ -276,7 +279,8 @@ pub enum RecipientError {
         /// What was given.
         given: String,
     },
-    /// Its point is of low order: anybody could open what is wrapped to it, and no identity belongs to it.
+    /// Its point is of low order: anybody could open what is wrapped to it, and no identity belongs
+    /// to it.
     #[error(
         "{given} is not the public half of any identity (its point is of low order): give the \
          age1… public key that `age-keygen -y <file>` prints"
@@ -300,7 +304,8 @@ pub enum RecipientError {
 const POINT_BYTES: usize = 32;
 const TAG_BYTES: usize = 16;
 
-/// The points of Curve25519 and of its twist whose order divides 8, every spelling of each below 2^255.
+/// The points of Curve25519 and of its twist whose order divides 8, every spelling of each below
+/// 2^255.
 const LOW_ORDER: [[u8; POINT_BYTES]; 7] = {
     // 2^255 - 19 with another lowest byte.
     const fn near_p(low: u8) -> [u8; POINT_BYTES] {

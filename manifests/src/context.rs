@@ -18,8 +18,9 @@ pub struct WrapContext<'a> {
 }
 
 impl WrapContext<'_> {
-    /// The context bytes: a label, then each part as a 4-byte big-endian length and its text as it stands in the manifest. It is both the
-    /// HKDF info and the associated data of a local wrap; its SHA-256 stands in a recovery wrap.
+    /// The context bytes: a label, then each part as a 4-byte big-endian length and its text as it
+    /// stands in the manifest. It is both the HKDF info and the associated data of a local wrap;
+    /// its SHA-256 stands in a recovery wrap.
     #[must_use]
     pub fn encode(&self, provider: ProviderKind, key_id: &KeyId) -> Vec<u8> {
         let mut bytes = WRAP_CONTEXT_LABEL.to_vec();

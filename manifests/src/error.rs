@@ -114,7 +114,8 @@ pub enum Problem {
     /// Not canonical base64 in lines of 64.
     #[error("not canonical base64 in lines of 64 characters")]
     Base64,
-    /// A wrapped key of more than [`MAX_WRAPPED_BYTES`](crate::MAX_WRAPPED_BYTES). One of 0 bytes has no spelling.
+    /// A wrapped key of more than [`MAX_WRAPPED_BYTES`](crate::MAX_WRAPPED_BYTES). One of 0 bytes
+    /// has no spelling.
     #[error("the wrapped key is larger than 8 KiB")]
     WrappedSize,
     /// More than [`MAX_WRAPS`](crate::MAX_WRAPS) or [`MAX_DEKS`](crate::MAX_DEKS).

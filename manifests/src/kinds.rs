@@ -77,7 +77,8 @@ words! {
     WrapAlgorithm: UnknownAlgorithm {
         /// HKDF-SHA256 (RFC 5869) to a key and nonce of AES-256-GCM (NIST SP 800-38D).
         HkdfSha256Aes256Gcm = "hkdf-sha256+aes-256-gcm",
-        /// HKDF-SHA256 (RFC 5869) to a key and nonce of XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha).
+        /// HKDF-SHA256 (RFC 5869) to a key and nonce of XChaCha20-Poly1305
+        /// (draft-irtf-cfrg-xchacha).
         HkdfSha256XChaCha20Poly1305 = "hkdf-sha256+xchacha20-poly1305",
         /// AWS KMS's `SYMMETRIC_DEFAULT`.
         SymmetricDefault = "symmetric-default",

@@ -14,9 +14,10 @@
 //! mac: <base64 of 32 bytes>
 //! ```
 //!
-//! A slice goes in and a value comes out: this crate reads no file, no clock and no randomness, and knows no key provider. There is exactly
-//! one spelling of each manifest: `write(parse(x)) == x` for every accepted `x`, and whatever is not canonical is refused.
-//! `docs/manifest-format.md` describes the format for readers in other languages.
+//! A slice goes in and a value comes out: this crate reads no file, no clock and no randomness, and
+//! knows no key provider. There is exactly one spelling of each manifest: `write(parse(x)) == x`
+//! for every accepted `x`, and whatever is not canonical is refused. `docs/manifest-format.md`
+//! describes the format for readers in other languages.
 #![forbid(unsafe_code)]
 
 mod context;

@@ -33,7 +33,8 @@ pub struct DekEntry {
     pub wraps: Vec<Wrap>,
 }
 
-/// All that a manifest says but its MAC. Made only by [`Manifest::new`] and the parser, which check the same rules.
+/// All that a manifest says but its MAC. Made only by [`Manifest::new`] and the parser, which check
+/// the same rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
     subject: Subject,
@@ -115,7 +116,8 @@ impl Manifest {
         &self.deks
     }
 
-    /// The next revision, in state `ready` with the data key at `kept` alone: after the file was initialised, or a rekey ended.
+    /// The next revision, in state `ready` with the data key at `kept` alone: after the file was
+    /// initialised, or a rekey ended.
     ///
     /// # Errors
     ///
@@ -129,7 +131,8 @@ impl Manifest {
     ///
     /// # Errors
     ///
-    /// [`InvalidManifest::DekCount`] when a rekey is under way already; otherwise what is wrong with `dek`.
+    /// [`InvalidManifest::DekCount`] when a rekey is under way already; otherwise what is wrong
+    /// with `dek`.
     pub fn rekeying(&self, dek: DekEntry) -> Result<Self, InvalidManifest> {
         let mut deks = self.deks.clone();
         deks.push(dek);
@@ -140,7 +143,8 @@ impl Manifest {
     ///
     /// # Errors
     ///
-    /// [`InvalidManifest::DekCount`] when there are not as many; otherwise what is wrong with `wraps`.
+    /// [`InvalidManifest::DekCount`] when there are not as many; otherwise what is wrong with
+    /// `wraps`.
     pub fn rewrapped(&self, wraps: Vec<Vec<Wrap>>) -> Result<Self, InvalidManifest> {
         if wraps.len() != self.deks.len() {
             return Err(InvalidManifest::DekCount);

@@ -1,7 +1,7 @@
 //! A manifest with its MAC: HMAC-SHA-256 (RFC 2104) over every byte up to and including `mac: `.
 //!
-//! The key is derived from the first data key, so that the MAC is also the commitment to it: a data key that was unwrapped by mistake
-//! does not verify.
+//! The key is derived from the first data key, so that the MAC is also the commitment to it: a data
+//! key that was unwrapped by mistake does not verify.
 
 use std::fmt;
 
@@ -41,7 +41,8 @@ impl fmt::Debug for MacKey {
     }
 }
 
-/// A manifest with its MAC, in its one spelling. What it claims counts only after [`SealedManifest::verify`].
+/// A manifest with its MAC, in its one spelling. What it claims counts only after
+/// [`SealedManifest::verify`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedManifest {
     text: String,
@@ -118,7 +119,8 @@ dek: 4f1c0a9be2d35577 2026-11-22T18:04:05Z
 wrap: aws-kms arn:aws:kms:x symmetric-default 2026-11-22T18:04:06Z
  AQIDBA==
 mac: ";
-    /// Made with `openssl dgst -sha256 -mac HMAC -macopt hexkey:0707…07 -binary | base64` over [`COVERED`].
+    /// Made with `openssl dgst -sha256 -mac HMAC -macopt hexkey:0707…07 -binary | base64` over
+    /// [`COVERED`].
     const MAC: &str = "Y/9ivGTmjlCNoGXNxVi7Vx3yvarAFQcQD0j6bb3OJso=";
 
     fn sealed() -> SealedManifest {

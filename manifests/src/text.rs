@@ -135,7 +135,8 @@ fn continuation(line: &str, previous_full: bool, so_far: usize) -> Result<Vec<u8
     Ok(part)
 }
 
-/// The bytes whose one spelling is `text`. The library also reads padded texts one after the other; this format does not.
+/// The bytes whose one spelling is `text`. The library also reads padded texts one after the other;
+/// this format does not.
 fn base64(text: &str) -> Result<Vec<u8>, Problem> {
     BASE64
         .decode(text.as_bytes())

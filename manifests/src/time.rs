@@ -47,7 +47,8 @@ impl FromStr for Timestamp {
     }
 }
 
-/// 9998-12-31T23:59:59Z. The library's time stamps end a day before the year 9999 does, so the last whole year is the one before.
+/// 9998-12-31T23:59:59Z. The library's time stamps end a day before the year 9999 does, so the last
+/// whole year is the one before.
 const LAST_SECOND: i64 = 253_370_764_799;
 
 #[cfg(test)]

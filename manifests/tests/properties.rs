@@ -1,4 +1,5 @@
-//! What holds of every manifest: one spelling, no shorter one inside it, and no change that goes unnoticed.
+//! What holds of every manifest: one spelling, no shorter one inside it, and no change that goes
+//! unnoticed.
 
 #![expect(
     clippy::disallowed_methods,

@@ -1,6 +1,6 @@
-//! The test vectors, made by `vectors/generate.py` with no code of ours: every field of what is accepted, the exact error of what
-//! is not.
-//! Unwrapping and key derivation are tested on the same vectors where they are implemented, in `keyproviders`.
+//! The test vectors, made by `vectors/generate.py` with no code of ours: every field of what is
+//! accepted, the exact error of what is not. Unwrapping and key derivation are tested on the same
+//! vectors where they are implemented, in `keyproviders`.
 
 #![expect(
     clippy::disallowed_methods,
@@ -184,7 +184,8 @@ fn described(manifest: &Manifest) -> Value {
     })
 }
 
-/// A case of `accepted.json` without what does not stand in the manifest, and without the MAC, which is verified.
+/// A case of `accepted.json` without what does not stand in the manifest, and without the MAC,
+/// which is verified.
 fn without_keys(case: &Value) -> Value {
     let mut case = case.clone();
     let forget = |value: &mut Value, names: &[&str]| {

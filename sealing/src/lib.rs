@@ -1,9 +1,11 @@
-//! Blocks of a temporary file, sealed with ChaCha20-Poly1305 ([RFC 8439](https://www.rfc-editor.org/rfc/rfc8439)) under a key that is
-//! used for this one file.
+//! Blocks of a temporary file, sealed with ChaCha20-Poly1305 ([RFC
+//! 8439](https://www.rfc-editor.org/rfc/rfc8439)) under a key that is used for this one file.
 //!
-//! The nonce counts what was sealed under the key, and so is never used twice: RFC 8439 section 4 asks for no more, whatever the number
-//! of blocks. (AES-GCM with random nonces would end at 2^32 of them, NIST SP 800-38D section 8.3.) Where the processor has no instructions
-//! for AES, this cipher still uses no tables, whose use would show in the caches. The number of the block is authenticated with it.
+//! The nonce counts what was sealed under the key, and so is never used twice: RFC 8439 section 4
+//! asks for no more, whatever the number of blocks. (AES-GCM with random nonces would end at 2^32
+//! of them, NIST SP 800-38D section 8.3.) Where the processor has no instructions for AES, this
+//! cipher still uses no tables, whose use would show in the caches. The number of the block is
+//! authenticated with it.
 //!
 //! It is a crate of its own so that it is optimised in debug builds, too: tests seal gigabytes.
 #![forbid(unsafe_code)]
@@ -49,7 +51,8 @@ impl BlockCipher {
         }
     }
 
-    /// Encrypts the content of a block where it stands. Each call uses a nonce of its own, whatever becomes of the block.
+    /// Encrypts the content of a block where it stands. Each call uses a nonce of its own, whatever
+    /// becomes of the block.
     pub fn seal(&mut self, block: u64, content: &mut [u8; BLOCK]) -> Seal {
         self.sealed += 1;
         let number = self.sealed;

@@ -1,7 +1,9 @@
-//! An operator accepts that the log is not whole: what is missing or changed stays so, and the log counts from behind it.
+//! An operator accepts that the log is not whole: what is missing or changed stays so, and the log
+//! counts from behind it.
 //!
-//! The line that says so is written first, and then the place from which the log counts is put into the control file. A crash in between
-//! leaves a log that is still not whole, with a line that says that it was to be accepted.
+//! The line that says so is written first, and then the place from which the log counts is put into
+//! the control file. A crash in between leaves a log that is still not whole, with a line that says
+//! that it was to be accepted.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,6 +1,8 @@
-//! The files of the log: `nimbus-audit.log`, and before it the parts that were full, `nimbus-audit.<number of the first line>.log`.
+//! The files of the log: `nimbus-audit.log`, and before it the parts that were full,
+//! `nimbus-audit.<number of the first line>.log`.
 //!
-//! Lines are appended, flushed, and then the head of the chain is put into the control file. What a crash can leave, and what the next opening does:
+//! Lines are appended, flushed, and then the head of the chain is put into the control file. What a
+//! crash can leave, and what the next opening does:
 //!
 //! | after | on disk | the next opening |
 //! | --- | --- | --- |
@@ -8,8 +10,9 @@
 //! | lines written and flushed | whole lines beyond the head | checks their chain and MACs, and moves the head |
 //! | a full part renamed | no `nimbus-audit.log`; the head is the last line of the last part | begins it with the next line |
 //!
-//! Anything else was not done by a crash: what does not lead to the head is set aside, and the next line says so. That this is under way is
-//! noted in the control file first, until that line is written.
+//! Anything else was not done by a crash: what does not lead to the head is set aside, and the next
+//! line says so. That this is under way is noted in the control file first, until that line is
+//! written.
 #![expect(
     clippy::disallowed_methods,
     reason = "the audit log's files are none of SQLite's"
@@ -107,7 +110,8 @@ impl Found {
                 Broken::Truncated(head.seq)
             });
         }
-        // Without a line in the part that is written, the head is the last line of the last full one.
+        // Without a line in the part that is written, the head is the last line of the last full
+        // one.
         if ends == 0 && head != Head::START && last_of_full(dir)? != Some(head) {
             broken = Some(Broken::Truncated(head.seq));
         }
@@ -132,8 +136,9 @@ impl Found {
         })
     }
 
-    /// Sets aside what does not go on from the head: the part that is written, and full ones with lines beyond the head. What is before the
-    /// head stays. The newest goes first, so that a crash leaves what would be set aside again.
+    /// Sets aside what does not go on from the head: the part that is written, and full ones with
+    /// lines beyond the head. What is before the head stays. The newest goes first, so that a crash
+    /// leaves what would be set aside again.
     fn set_aside(&self, dir: &Path) -> io::Result<()> {
         if !self.text.is_empty() {
             keep_beginning(&dir.join(FILE_NAME), &self.text, self.keep)?;
@@ -185,7 +190,8 @@ impl GrowingFile {
         })
     }
 
-    /// Appends whole lines, the first of them number `first`, durably. After an error nothing of them counts.
+    /// Appends whole lines, the first of them number `first`, durably. After an error nothing of
+    /// them counts.
     pub(super) fn append(&mut self, lines: &str, first: u64) -> io::Result<()> {
         // Without a first line it has a full part's name already, and the next could not be begun.
         let is_renamed = self.len > 0 && self.first.is_none();
@@ -227,7 +233,8 @@ impl GrowingFile {
     /// Gives the full part a name of its own, and begins the next.
     fn begin_next(&mut self) -> io::Result<()> {
         let path = self.dir.join(FILE_NAME);
-        // Each step counts as soon as it is done: one that fails is tried again by the next line, and the others are not.
+        // Each step counts as soon as it is done: one that fails is tried again by the next line,
+        // and the others are not.
         if let Some(first) = self.first {
             rustix::fs::renameat_with(
                 rustix::fs::CWD,
@@ -315,7 +322,8 @@ fn follow(text: &str, head: Head, sealer: Sealer<'_>) -> Followed {
             // Cut short by a crash.
             break;
         };
-        // Up to the head, the control file vouches for the chain; beyond it, the MAC does. The first line may be the one after the head.
+        // Up to the head, the control file vouches for the chain; beyond it, the MAC does. The
+        // first line may be the one after the head.
         let after_head = before.is_none() && check(Some(sealer), Some(head), whole).is_ok();
         let expected = before.or((after_head || head == Head::START).then_some(head));
         let after = before.map_or(0, |head| head.seq);
@@ -340,7 +348,8 @@ fn follow(text: &str, head: Head, sealer: Sealer<'_>) -> Followed {
                 followed.broken = Some(Broken::Line { after, error });
                 break;
             }
-            // `--verify` tells about lines before the head; what matters here is that the head is found.
+            // `--verify` tells about lines before the head; what matters here is that the head is
+            // found.
             Err(_) => before = None,
         }
         followed.ends += line.len();
@@ -391,7 +400,8 @@ fn full_name(first: u64) -> String {
     format!("nimbus-audit.{first:012}.log")
 }
 
-/// All parts of the log, as they were at one moment; what is appended or begun later is not among them.
+/// All parts of the log, as they were at one moment; what is appended or begun later is not among
+/// them.
 pub(super) struct Parts {
     full: Vec<PathBuf>,
     /// The one that grows, and its length then.
@@ -399,7 +409,8 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// The parts in `dir`. The one that grows is opened first: should it be given a name of its own just then, it is found by that as well, and counts once.
+    /// The parts in `dir`. The one that grows is opened first: should it be given a name of its own
+    /// just then, it is found by that as well, and counts once.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         let path = dir.join(FILE_NAME);
         let growing = match open_to_read(&path) {

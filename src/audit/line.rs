@@ -6,8 +6,9 @@
 //!  └──────────────── under the SHA-256 that the next line has as "prev" ──────────────┘
 //! ```
 //!
-//! `key` is the id of the control file's data key, from which the MAC key is derived (HMAC-SHA-256, RFC 2104). A line under a key that
-//! was replaced since is authenticated by the lines after it, through `prev`.
+//! `key` is the id of the control file's data key, from which the MAC key is derived (HMAC-SHA-256,
+//! RFC 2104). A line under a key that was replaced since is authenticated by the lines after it,
+//! through `prev`.
 
 use data_encoding::{BASE64, HEXLOWER};
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -25,7 +26,8 @@ use crate::envelope::Event;
 pub struct Line {
     /// Its number, one more than that of the line before; the first is 1.
     pub seq: u64,
-    /// Up to which line the control file had the head, durably, when it was written. Lines of earlier releases do not say.
+    /// Up to which line the control file had the head, durably, when it was written. Lines of
+    /// earlier releases do not say.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub settled: Option<u64>,
     /// When it was written, RFC 3339, UTC.
@@ -117,7 +119,8 @@ pub enum LineError {
     Forged,
 }
 
-/// The line of an event, line end included, and the head after it. `settled` is the number of the head that is durable now.
+/// The line of an event, line end included, and the head after it. `settled` is the number of the
+/// head that is durable now.
 pub(super) fn seal(
     sealer: Sealer<'_>,
     before: Head,
@@ -154,8 +157,8 @@ pub(super) fn seal(
     (line, head)
 }
 
-/// Reads a line, without its line end, and checks that it follows on `before`. Its MAC is checked where it is under `sealer`'s key;
-/// answers whether it was.
+/// Reads a line, without its line end, and checks that it follows on `before`. Its MAC is checked
+/// where it is under `sealer`'s key; answers whether it was.
 pub(super) fn check(
     sealer: Option<Sealer<'_>>,
     before: Option<Head>,

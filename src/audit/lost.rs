@@ -1,8 +1,10 @@
-//! A control file that is gone, while what is left says that there was one; and one that was made in its place.
+//! A control file that is gone, while what is left says that there was one; and one that was made
+//! in its place.
 //!
-//! The data key that sealed the log's lines is gone with it, so nothing in the log can be proven. It is believed all the same: a new
-//! control file has locked nobody and knows no access key, so whatever the log says can only take rights away, and whoever could
-//! forge it could have removed it.
+//! The data key that sealed the log's lines is gone with it, so nothing in the log can be proven.
+//! It is believed all the same: a new control file has locked nobody and knows no access key, so
+//! whatever the log says can only take rights away, and whoever could forge it could have removed
+//! it.
 
 use std::fmt;
 use std::io;
@@ -24,8 +26,9 @@ pub struct ControlLost {
 }
 
 impl ControlLost {
-    /// Whether the control file of `control_dir` is gone. Tenants without a log say so only in a directory that is marked as a
-    /// deployment's (`mark_deployed`): others may have been brought there, or migrated. Blocks.
+    /// Whether the control file of `control_dir` is gone. Tenants without a log say so only in a
+    /// directory that is marked as a deployment's (`mark_deployed`): others may have been brought
+    /// there, or migrated. Blocks.
     #[must_use]
     pub fn look(control_dir: &Path, data_dir: &Path) -> Option<Self> {
         let path = Control::path_in(control_dir);
@@ -38,8 +41,8 @@ impl ControlLost {
     }
 }
 
-/// Marks `data_dir` as a deployment's, durably: from now on a control file that is gone is missed. Called once there is one, before anything
-/// that must not be forgotten is written there. Blocks.
+/// Marks `data_dir` as a deployment's, durably: from now on a control file that is gone is missed.
+/// Called once there is one, before anything that must not be forgotten is written there. Blocks.
 ///
 /// # Errors
 ///

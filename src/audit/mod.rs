@@ -1,9 +1,11 @@
-//! The audit log: `nimbus-audit.log` in the control data directory, one JSON line a key event, each chained to the one before by its hash and
-//! under a MAC whose key comes from the control file's data key. The head of the chain stands in the control file, so that lines that are
-//! cut off are missed.
+//! The audit log: `nimbus-audit.log` in the control data directory, one JSON line a key event, each
+//! chained to the one before by its hash and under a MAC whose key comes from the control file's
+//! data key. The head of the chain stands in the control file, so that lines that are cut off are
+//! missed.
 //!
-//! One thread writes. What changes something waits until its line is durable, with all that wait at the time; what only tells that a file was
-//! opened is written within a second, and counted where it repeats itself (`openings`).
+//! One thread writes. What changes something waits until its line is durable, with all that wait at
+//! the time; what only tells that a file was opened is written within a second, and counted where
+//! it repeats itself (`openings`).
 
 mod acceptance;
 mod files;
@@ -117,8 +119,9 @@ enum Message {
 }
 
 impl AuditLog {
-    /// Opens the log in `dir`, mends what a crash left, and records that it was broken if it was. Beside the log of a control file that is
-    /// gone, the new one learns what that says was locked. The tenants' files are in `data_dir`. Blocks.
+    /// Opens the log in `dir`, mends what a crash left, and records that it was broken if it was.
+    /// Beside the log of a control file that is gone, the new one learns what that says was locked.
+    /// The tenants' files are in `data_dir`. Blocks.
     ///
     /// # Errors
     ///
@@ -127,8 +130,9 @@ impl AuditLog {
         Self::open_with(control, dir, data_dir, FULL, false)
     }
 
-    /// As [`AuditLog::open`], and goes on with a control file that is older than the log: what was revoked, locked and deleted since is so
-    /// again, as far as the log proves it. Deletions are left to the start. Blocks.
+    /// As [`AuditLog::open`], and goes on with a control file that is older than the log: what was
+    /// revoked, locked and deleted since is so again, as far as the log proves it. Deletions are
+    /// left to the start. Blocks.
     ///
     /// # Errors
     ///
@@ -324,7 +328,8 @@ impl Chain {
                 events.push(reapply::made_anew(events.len()));
                 events
             }
-            // A crash left them, and what they tell was done; or a copy from just before was put back.
+            // A crash left them, and what they tell was done; or a copy from just before was put
+            // back.
             (None, _) => {
                 let deeds = Deeds::of(&beyond.lines).restrictive();
                 deeds.apply(&control, data_dir)?
@@ -381,7 +386,8 @@ impl Chain {
         if head != known {
             *chain.control.chaining() = Some(head);
         }
-        // The head moves with the line that says what was done again: a crash before it leaves it all to be done once more.
+        // The head moves with the line that says what was done again: a crash before it leaves it
+        // all to be done once more.
         chain.append(&events).map_err(|error| match error {
             Refused::Io(source) => io_error(source),
             Refused::Control(error) => error.into(),
@@ -537,7 +543,8 @@ struct Noted {
 }
 
 impl Noted {
-    /// Keeps an event for the next writing. A failure that repeats itself, at each request perhaps, is told once a minute and counted.
+    /// Keeps an event for the next writing. A failure that repeats itself, at each request perhaps,
+    /// is told once a minute and counted.
     fn take(&mut self, mut event: Event) {
         if event.outcome == EventOutcome::Failed {
             let subject = event.subject.as_ref().map(ToString::to_string);
@@ -594,7 +601,8 @@ impl Noted {
 
 const BEGUN_AMONG_TENANTS: &str = "there are tenants already, and no log of before: what an earlier control file knew (locks, access keys, deletions \
                                    under way) is not known";
-/// The thread is never begun again within a process: what stands on the disk after a fault is for the next start to prove.
+/// The thread is never begun again within a process: what stands on the disk after a fault is for
+/// the next start to prove.
 const GONE: &str = "the audit log's thread ended by a fault of the server; restart it";
 /// A part of the log is full at this size: 16 MiB, some forty thousand lines.
 const FULL: u64 = 16 << 20;

@@ -1,4 +1,5 @@
-//! Events of a command while no server runs: each opens the control file for as long as its line takes.
+//! Events of a command while no server runs: each opens the control file for as long as its line
+//! takes.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,7 +43,8 @@ impl OfflineLog {
         blocking(move || verify_log(&control, &dir)).await
     }
 
-    /// Accepts that the log is not whole: it counts from behind its last fault, and says who accepted that. `None` when nothing is wrong.
+    /// Accepts that the log is not whole: it counts from behind its last fault, and says who
+    /// accepted that. `None` when nothing is wrong.
     ///
     /// # Errors
     ///
@@ -85,7 +87,8 @@ impl AuditSink for OfflineLog {
             if let Some(lost) = lost {
                 return Err(AuditError::new(LogError::ControlLost(lost)));
             }
-            // No deployment is here, or none that is encrypted: nothing could hold the head of a log.
+            // No deployment is here, or none that is encrypted: nothing could hold the head of a
+            // log.
             events.iter().for_each(Event::trace);
             return Ok(());
         }

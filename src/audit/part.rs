@@ -1,7 +1,8 @@
 //! The parts of the log at one moment, for a backup.
 //!
-//! What lies under the name of a part need not be one: whoever may write to the directory could put a link to a key there. Only a regular file
-//! that has no other name is read, and only lines of the log leave this module.
+//! What lies under the name of a part need not be one: whoever may write to the directory could put
+//! a link to a key there. Only a regular file that has no other name is read, and only lines of the
+//! log leave this module.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -60,7 +61,8 @@ impl LogPart {
         self.bytes
     }
 
-    /// What it held at the moment. Anything but lines of the log is refused; the rest of a line that was cut short is left out.
+    /// What it held at the moment. Anything but lines of the log is refused; the rest of a line
+    /// that was cut short is left out.
     pub(crate) fn read(self) -> io::Result<LogText> {
         if self.bytes > MAX_PART_BYTES {
             let why = format!("it is too long for a part of the audit log: {MOVE_AWAY}");

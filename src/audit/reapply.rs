@@ -1,7 +1,8 @@
 //! What the log says was done since a control file was copied, done to that copy again.
 //!
-//! The deeds are done before the head moves, and each can be done again: a crash leaves a control file that is still older than its log.
-//! Lines that are not proven may have been written by anybody: they only take rights away. Nothing is deleted, whatever they say.
+//! The deeds are done before the head moves, and each can be done again: a crash leaves a control
+//! file that is still older than its log. Lines that are not proven may have been written by
+//! anybody: they only take rights away. Nothing is deleted, whatever they say.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -30,9 +31,11 @@ pub(super) struct Deeds {
     revoked: BTreeSet<(TenantId, AccessKeyId)>,
     /// Whether each was locked at the end.
     locked: BTreeMap<TenantId, bool>,
-    /// What an older control file knows of these is of a tenant that has ended; and the data keys that files of the name had later.
+    /// What an older control file knows of these is of a tenant that has ended; and the data keys
+    /// that files of the name had later.
     gone: BTreeMap<TenantId, BTreeSet<String>>,
-    /// Said to be deleted or shredded by a line that proves nothing, or by one that does not say that it was done.
+    /// Said to be deleted or shredded by a line that proves nothing, or by one that does not say
+    /// that it was done.
     doubtful: BTreeSet<TenantId>,
     /// The control file was made anew: there is nothing in it that could be forgotten or revoked.
     blank: bool,
@@ -48,8 +51,9 @@ impl Deeds {
         deeds
     }
 
-    /// What the log of a control file that is gone tells to the one that was made in its place, which has locked nobody and knows no key: nothing
-    /// of it is proven, and all of it can only take rights away.
+    /// What the log of a control file that is gone tells to the one that was made in its place,
+    /// which has locked nobody and knows no key: nothing of it is proven, and all of it can only
+    /// take rights away.
     pub(super) fn of_lost(lines: Vec<Line>) -> Self {
         let mut deeds = Self {
             blank: true,
@@ -62,7 +66,8 @@ impl Deeds {
         deeds
     }
 
-    /// The tenants that lines beyond the head say were deleted or shredded, and nothing was created under their names since.
+    /// The tenants that lines beyond the head say were deleted or shredded, and nothing was created
+    /// under their names since.
     pub(super) fn deleted(lines: &[BeyondLine]) -> BTreeSet<TenantId> {
         let mut deleted = BTreeSet::new();
         for beyond in lines {
@@ -95,8 +100,8 @@ impl Deeds {
                 let Some(key) = key.map(|key| (tenant, key)) else {
                     return;
                 };
-                // Begun is enough: whoever asked for it wanted the key to count no more. One that failed takes nothing back: of two that
-                // were asked for at once, one fails.
+                // Begun is enough: whoever asked for it wanted the key to count no more. One that
+                // failed takes nothing back: of two that were asked for at once, one fails.
                 if matches!(outcome, "begun" | "done") {
                     self.revoked.insert(key);
                 }
@@ -107,7 +112,8 @@ impl Deeds {
                 self.locked.insert(tenant, false);
             }
             ("delete" | "shred", "done") if proven => self.end(tenant),
-            // It may have ended later, without a line: a start finishes what a kill cut short. Or it failed, and the tenant is there.
+            // It may have ended later, without a line: a start finishes what a kill cut short. Or
+            // it failed, and the tenant is there.
             ("delete" | "shred", _) => drop(self.doubtful.insert(tenant)),
             (event, "begun" | "done") if proven => {
                 // Nothing is created under the name of one that is there.
@@ -131,7 +137,8 @@ impl Deeds {
         drop(self.gone.insert(tenant, BTreeSet::new()));
     }
 
-    /// With the deletions that the older control file has under way: they may have ended since, and a later tenant be there.
+    /// With the deletions that the older control file has under way: they may have ended since, and
+    /// a later tenant be there.
     pub(super) fn and_pending(mut self, pending: Vec<TenantId>) -> Self {
         for tenant in pending {
             self.gone.entry(tenant).or_default();
@@ -139,7 +146,8 @@ impl Deeds {
         self
     }
 
-    /// The same without what ends tenants or gives rights back: for lines that a crash left beyond the head.
+    /// The same without what ends tenants or gives rights back: for lines that a crash left beyond
+    /// the head.
     pub(super) fn restrictive(mut self) -> Self {
         self.locked.retain(|_, locked| *locked);
         Self {
@@ -252,8 +260,9 @@ fn is_there(data_dir: &Path, tenant: &TenantId) -> bool {
     files.map_or(true, |files| !files.is_empty())
 }
 
-/// The data keys of what stands under this name, by a manifest that nobody has verified: one that lies does not open. `None` when there
-/// is neither a database nor a manifest, and no key where the manifest is lost or unreadable.
+/// The data keys of what stands under this name, by a manifest that nobody has verified: one that
+/// lies does not open. `None` when there is neither a database nor a manifest, and no key where the
+/// manifest is lost or unreadable.
 fn keys_there(data_dir: &Path, tenant: &TenantId) -> Option<BTreeSet<String>> {
     let path = data_dir.join(data_dir::subject(tenant).file_name());
     match read_manifest(&manifest_path(&path)) {

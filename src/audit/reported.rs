@@ -1,4 +1,5 @@
-//! What a command beside a running server did with keys, as it tells the server, which alone writes the log.
+//! What a command beside a running server did with keys, as it tells the server, which alone writes
+//! the log.
 
 use nimbus_manifests::{DekId, Subject};
 use serde::{Deserialize, Serialize};
@@ -66,7 +67,8 @@ impl Reported {
         })
     }
 
-    /// The event, by `caller` on behalf of whom the command names. `None` when it names what is no subject or key id, or says too much.
+    /// The event, by `caller` on behalf of whom the command names. `None` when it names what is no
+    /// subject or key id, or says too much.
     #[must_use]
     pub fn event(self, caller: &str) -> Option<Event> {
         let kind = match self.event {

@@ -1,11 +1,14 @@
-//! Whether the control file is older than the log beside it: then it does not know what happened since.
+//! Whether the control file is older than the log beside it: then it does not know what happened
+//! since.
 //!
-//! Each line says up to which line the head was durable in the control file when it was written (`settled`). What a crash leaves
-//! beyond the head was written while that very head was the durable one, however many lines it is. So one authentic line that
-//! was written after a later head was durable proves that the control file had a later head once.
+//! Each line says up to which line the head was durable in the control file when it was written
+//! (`settled`). What a crash leaves beyond the head was written while that very head was the
+//! durable one, however many lines it is. So one authentic line that was written after a later head
+//! was durable proves that the control file had a later head once.
 //!
-//! A line that goes on from the head under another data key of the control file proves nothing, and no crash leaves it: the head is
-//! settled before the key changes. It counts as a roll-back, and what it says as unproven.
+//! A line that goes on from the head under another data key of the control file proves nothing, and
+//! no crash leaves it: the head is settled before the key changes. It counts as a roll-back, and
+//! what it says as unproven.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -86,7 +89,8 @@ impl fmt::Display for RolledBack {
     }
 }
 
-/// Looks beyond `head`. Reads the part that grows, and the full ones before it as far as they are later than the head.
+/// Looks beyond `head`. Reads the part that grows, and the full ones before it as far as they are
+/// later than the head.
 pub(super) fn look(dir: &Path, head: Head, sealer: Sealer<'_>) -> io::Result<Beyond> {
     let mut beyond = Beyond {
         lines: Vec::new(),
@@ -140,7 +144,8 @@ impl Beyond {
         if sealed {
             self.rolled_back |= line.settled.is_some_and(|settled| settled > head.seq);
         } else if !chained || head == Head::START {
-            // Anybody can write such a line; and a control file that was made anew knows none of the lines before it.
+            // Anybody can write such a line; and a control file that was made anew knows none of
+            // the lines before it.
             return;
         } else {
             self.rolled_back = true;

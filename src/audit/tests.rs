@@ -439,7 +439,8 @@ async fn a_control_file_that_was_made_anew_takes_the_locks_of_the_log_beside_it(
     .await
     .unwrap();
     drop(log);
-    // Its files are there, under no key that the log names after the deletion; of `gone` there are none.
+    // Its files are there, under no key that the log names after the deletion; of `gone` there are
+    // none.
     for name in ["going", "stays"] {
         let path = house
             .dir

@@ -15,12 +15,13 @@ use crate::control::AuditHead as Head;
 pub struct Verified {
     /// Lines there are.
     pub lines: u64,
-    /// Lines whose MAC was checked by itself. The others are under a data key of the control file that was replaced since; the chain
-    /// authenticates them.
+    /// Lines whose MAC was checked by itself. The others are under a data key of the control file
+    /// that was replaced since; the chain authenticates them.
     pub sealed: u64,
     /// The number of the last line, as the control file has it.
     pub head: u64,
-    /// Behind which line the log counts: 0, or where an operator accepted that it is not whole before.
+    /// Behind which line the log counts: 0, or where an operator accepted that it is not whole
+    /// before.
     #[serde(default)]
     #[schema(required)]
     pub base: u64,
@@ -28,7 +29,8 @@ pub struct Verified {
     #[serde(default)]
     #[schema(value_type = u64, required)]
     pub faults: usize,
-    /// The first twenty faults, in the order of the log. Where there is none, every line written after the base is there, unchanged.
+    /// The first twenty faults, in the order of the log. Where there is none, every line written
+    /// after the base is there, unchanged.
     pub problems: Vec<Problem>,
     /// That the control file is older than the log, and what to do.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -74,7 +76,8 @@ pub(super) fn verify(
         let (file, text) = part?;
         (name, at) = (file, 0);
         for text in text.split_inclusive('\n') {
-            // Cut short by a crash, and nobody was told that it counts; the head is before it, or is missed.
+            // Cut short by a crash, and nobody was told that it counts; the head is before it, or
+            // is missed.
             let Some(text) = text.strip_suffix('\n') else {
                 break;
             };
@@ -88,7 +91,8 @@ pub(super) fn verify(
             let here = match checked {
                 Ok((_line, here, sealed)) => {
                     found.sealed += u64::from(sealed);
-                    // Beyond the head, which a crash left behind, nothing vouches for a line but its own MAC.
+                    // Beyond the head, which a crash left behind, nothing vouches for a line but
+                    // its own MAC.
                     if passed && !sealed {
                         found.say(&name, at, LineError::Forged.to_string());
                     }
@@ -132,7 +136,8 @@ impl Verified {
 
     fn say(&mut self, file: &str, line: u64, problem: String) {
         self.faults += 1;
-        // The first ones tell the story; a log that was replaced whole would repeat it line by line.
+        // The first ones tell the story; a log that was replaced whole would repeat it line by
+        // line.
         if self.problems.len() < MAX_PROBLEMS {
             self.problems.push(Problem {
                 file: file.to_owned(),
@@ -143,7 +148,8 @@ impl Verified {
     }
 }
 
-/// The lines written at `since` or after, as they stand there; nothing is verified. What is no line is passed over.
+/// The lines written at `since` or after, as they stand there; nothing is verified. What is no line
+/// is passed over.
 ///
 /// # Errors
 ///

@@ -152,7 +152,8 @@ pub enum CommandOutcome {
     Failed,
 }
 
-/// Runs one command line to its exit code: 0 done, 1 failed, 2 wrong usage, 3 done and it found problems.
+/// Runs one command line to its exit code: 0 done, 1 failed, 2 wrong usage, 3 done and it found
+/// problems.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let parsed = as_meant(Cli::command())
@@ -206,13 +207,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     log::flush();
     if serves {
-        // Threads that hang are no reason to stay. The lock on the data goes with the process, and so after all that may write.
+        // Threads that hang are no reason to stay. The lock on the data goes with the process, and
+        // so after all that may write.
         exit_now(code);
     }
     ExitCode::from(code)
 }
 
-/// The settings of a command that takes no server flags: environment and file, and the data directory if the command names one.
+/// The settings of a command that takes no server flags: environment and file, and the data
+/// directory if the command names one.
 fn settings(config: Option<&Path>, data_dir: Option<PathBuf>) -> Result<Settings, CliError> {
     let command = Persistence::augment_args(clap::Command::new("nimbus").no_binary_name(true));
     let mut command = as_meant(command);
@@ -230,7 +233,8 @@ fn settings(config: Option<&Path>, data_dir: Option<PathBuf>) -> Result<Settings
     Ok(Settings::check(said, config)?)
 }
 
-/// The flag that `error` is about, as `--flag`, and the variable that stands for it. clap speaks of flags alone.
+/// The flag that `error` is about, as `--flag`, and the variable that stands for it. clap speaks of
+/// flags alone.
 fn blamed<'a>(command: &'a clap::Command, error: &clap::Error) -> Option<(String, &'a OsStr)> {
     let said = error.get(ContextKind::InvalidArg)?.to_string();
     let arg = command

@@ -19,7 +19,8 @@ pub(super) enum Format {
     Json,
 }
 
-/// What commands log by default: what they have to say stands in their answer, and key events in the audit log.
+/// What commands log by default: what they have to say stands in their answer, and key events in
+/// the audit log.
 pub(super) const COMMAND_LOG: &str = "error";
 
 /// Logs go to standard error; `RUST_LOG` chooses what is logged.
@@ -55,7 +56,8 @@ pub(super) fn init_log(format: Format, default: &str) {
     }
 }
 
-/// Whether a piece of `RUST_LOG` is a word alone and no level. The library would take a level with a slip of the pen for the name of a part.
+/// Whether a piece of `RUST_LOG` is a word alone and no level. The library would take a level with
+/// a slip of the pen for the name of a part.
 fn names_no_level(part: &str) -> bool {
     let part = part.trim();
     !part.is_empty() && !part.contains(['=', '[']) && part.parse::<LevelFilter>().is_err()

@@ -1,5 +1,5 @@
-//! The running server, asked by the command line: found by the lock it holds, reached through its control socket, authorised by the
-//! token file.
+//! The running server, asked by the command line: found by the lock it holds, reached through its
+//! control socket, authorised by the token file.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -80,7 +80,8 @@ pub(super) struct Remote {
 impl Remote {
     /// The server that runs on `data_dir`; `None` when none does.
     ///
-    /// A process that has the directory and takes no commands (yet) is an error: what it does meanwhile must not be disturbed.
+    /// A process that has the directory and takes no commands (yet) is an error: what it does
+    /// meanwhile must not be disturbed.
     pub(super) fn on(data_dir: &Path) -> Result<Option<Self>, CliError> {
         let Some(Holder { pid, lock }) = holder(data_dir)? else {
             return Ok(None);

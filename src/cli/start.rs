@@ -91,7 +91,8 @@ pub(super) struct Start {
     )]
     cors_allow_origins: Vec<String>,
 
-    /// Go on with a control file that is older than its audit log: what was revoked, locked or deleted since is so again
+    /// Go on with a control file that is older than its audit log: what was revoked, locked or
+    /// deleted since is so again
     #[arg(long)]
     accept_rolled_back_control: bool,
 
@@ -168,7 +169,8 @@ impl Start {
             .build()?;
         let served = runtime.block_on(self.serve(settings, signals));
         end_waits_for("threads that do not end");
-        // Some may wait for a key provider that does not answer: nothing that they do counts any more.
+        // Some may wait for a key provider that does not answer: nothing that they do counts any
+        // more.
         runtime.shutdown_timeout(LAST_PATIENCE);
         DataDirLock::name_nobody();
         served.map(|()| CommandOutcome::Done)
@@ -272,7 +274,8 @@ impl Start {
         let hardening = harden();
         tracing::info!(?hardening, "process hardened");
         check_library()?;
-        // Who connects while the rest comes up waits in the kernel's queue, as at a socket of the service manager's.
+        // Who connects while the rest comes up waits in the kernel's queue, as at a socket of the
+        // service manager's.
         let (socket, address) = listen(inherited, address, &settings.data_dir).await?;
         Ok(Door {
             socket,
@@ -403,7 +406,8 @@ fn keep_alive(text: &str) -> Result<Duration, String> {
     Ok(kept)
 }
 
-/// Refuses a network address to a token that was never rotated, and to one that the first start would make.
+/// Refuses a network address to a token that was never rotated, and to one that the first start
+/// would make.
 fn reject_first_token(host: IpAddr, token: Result<AdminToken, TokenError>) -> Result<(), CliError> {
     match token {
         Ok(token) if token.rotations() > 0 => Ok(()),
@@ -414,7 +418,8 @@ fn reject_first_token(host: IpAddr, token: Result<AdminToken, TokenError>) -> Re
     }
 }
 
-/// The socket to serve, and its address. Nothing was made yet: a port in use leaves no data directory behind.
+/// The socket to serve, and its address. Nothing was made yet: a port in use leaves no data
+/// directory behind.
 async fn listen(
     inherited: Option<(std::net::TcpListener, SocketAddr)>,
     address: SocketAddr,
@@ -468,8 +473,8 @@ fn status_reader(settings: &Settings, envelope: &Envelope) -> StatusReader {
     }
 }
 
-/// Where commands of this machine are taken; makes the admin token where there is none. A server that cannot take any serves its clients
-/// all the same.
+/// Where commands of this machine are taken; makes the admin token where there is none. A server
+/// that cannot take any serves its clients all the same.
 async fn commands(token: &Path, lock: LockId) -> Result<Option<Listener<Local>>, CliError> {
     let path = token.to_owned();
     drop(blocking(move || token::read_or_create(&path)).await?);
@@ -491,7 +496,8 @@ async fn commands(token: &Path, lock: LockId) -> Result<Option<Listener<Local>>,
     Ok(listener)
 }
 
-/// Reads at each SIGHUP again what can change under a running server: the TLS certificate and its key.
+/// Reads at each SIGHUP again what can change under a running server: the TLS certificate and its
+/// key.
 async fn reload_on_hangup(mut hangups: watch::Receiver<u64>, tls: Option<Arc<Tls>>) -> Infallible {
     loop {
         if hangups.changed().await.is_err() {
@@ -528,7 +534,8 @@ async fn due_index(
     Ok((Arc::new(index), clock))
 }
 
-/// Makes the directories where they are missing, takes the data directory, and removes what a crash left.
+/// Makes the directories where they are missing, takes the data directory, and removes what a crash
+/// left.
 fn take_dirs(data_dir: &Path, control_dir: &Path) -> Result<DataDirLock, CliError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -603,7 +610,8 @@ fn announce_new_control(lost: &ControlLost, locked: usize, is_elsewhere: bool) {
     }
 }
 
-/// Ends the process when it is told to stop before it serves: what was begun is what a crash leaves, which the next start finishes.
+/// Ends the process when it is told to stop before it serves: what was begun is what a crash
+/// leaves, which the next start finishes.
 async fn end_if_stopped(mut stop: watch::Receiver<Stop>) {
     if stop.wait_for(|stop| *stop > Stop::No).await.is_ok() {
         tracing::info!("stopped before it served");

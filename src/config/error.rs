@@ -122,7 +122,8 @@ pub enum ConfigError {
         /// What is wrong with it.
         source: InvalidSetting,
     },
-    /// A recovery recipient that is none. What was given is not repeated here: it may be a secret key. The cause repeats what is none.
+    /// A recovery recipient that is none. What was given is not repeated here: it may be a secret
+    /// key. The cause repeats what is none.
     #[error("--encryption-recovery-recipient is refused")]
     Recipient {
         /// What the library said.

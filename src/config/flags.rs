@@ -31,7 +31,8 @@ pub struct Persistence {
     #[arg(long, env = "NIMBUS_TENANT_PROVIDER", value_name = "PROVIDER")]
     pub tenant_provider: Option<TenantProviderKind>,
 
-    /// The Postgres database of the tenants: postgres://user:password@host/database. Flags are seen by all on this machine: give one with a password in the environment or a file
+    /// The Postgres database of the tenants: postgres://user:password@host/database. Flags are seen
+    /// by all on this machine: give one with a password in the environment or a file
     #[arg(
         long,
         env = "NIMBUS_POSTGRES_URL",
@@ -68,7 +69,8 @@ pub struct Persistence {
     #[arg(long, env = "NIMBUS_ENCRYPTION_KEY_PROVIDER", value_name = "PROVIDER")]
     pub encryption_key_provider: Option<KeyProviderKind>,
 
-    /// The master key: a file of 32 raw bytes, mode 0400 [default: nimbus/keys/master.key in the platform's data directory]
+    /// The master key: a file of 32 raw bytes, mode 0400 [default: nimbus/keys/master.key in the
+    /// platform's data directory]
     #[arg(long, env = "NIMBUS_ENCRYPTION_MASTER_KEY_FILE", value_name = "FILE")]
     pub encryption_master_key_file: Option<PathBuf>,
 
@@ -118,7 +120,8 @@ pub struct Persistence {
     )]
     pub encryption_previous_aws_kms_key_id: Option<String>,
 
-    /// An age recipient (age1…) that every new data key is also wrapped to; may be given several times
+    /// An age recipient (age1…) that every new data key is also wrapped to; may be given several
+    /// times
     #[arg(
         id = "encryption_recovery_recipients",
         long = "encryption-recovery-recipient",
@@ -128,7 +131,8 @@ pub struct Persistence {
     )]
     pub encryption_recovery_recipients: Vec<String>,
 
-    /// How long an answer of KMS counts for a data key in use before it is asked again, at most [default: 60s]
+    /// How long an answer of KMS counts for a data key in use before it is asked again, at most
+    /// [default: 60s]
     #[arg(long, env = "NIMBUS_ENCRYPTION_KEY_LEASE", value_name = "TIME")]
     pub encryption_key_lease: Option<Time>,
 
@@ -144,15 +148,18 @@ pub struct Persistence {
     #[arg(long, env = "NIMBUS_MAX_OPEN_TENANTS", value_name = "N")]
     pub max_open_tenants: Option<OpenTenants>,
 
-    /// Bytes that a tenant may have, after which only deletes are let in: 500MiB, 10GiB [default: no limit]
+    /// Bytes that a tenant may have, after which only deletes are let in: 500MiB, 10GiB [default:
+    /// no limit]
     #[arg(long, env = "NIMBUS_MAX_TENANT_BYTES", value_name = "BYTES")]
     pub max_tenant_bytes: Option<Bytes>,
 
-    /// Bytes of memory for pages that are kept decrypted, of all tenants: 256MiB; 0 for none [default: an eighth of the memory, at most 1GiB]
+    /// Bytes of memory for pages that are kept decrypted, of all tenants: 256MiB; 0 for none
+    /// [default: an eighth of the memory, at most 1GiB]
     #[arg(long, env = "NIMBUS_PAGE_CACHE_BYTES", value_name = "BYTES")]
     pub page_cache_bytes: Option<Bytes>,
 
-    /// Ship what is committed to this repository: a directory, or s3://bucket/prefix [default: none]
+    /// Ship what is committed to this repository: a directory, or s3://bucket/prefix [default:
+    /// none]
     #[arg(long, env = "NIMBUS_BACKUP_TO", value_name = "R")]
     pub backup_to: Option<String>,
 
@@ -160,11 +167,13 @@ pub struct Persistence {
     #[arg(long, env = "NIMBUS_BACKUP_INTERVAL", value_name = "TIME")]
     pub backup_interval: Option<Time>,
 
-    /// Restore each tenant from the repository into a scratch directory in TMPDIR once in this time, and prove it [default: off]
+    /// Restore each tenant from the repository into a scratch directory in TMPDIR once in this
+    /// time, and prove it [default: off]
     #[arg(long, env = "NIMBUS_BACKUP_VERIFY_EVERY", value_name = "TIME")]
     pub backup_verify_every: Option<Time>,
 
-    /// Bytes that may wait to be shipped, after which shipping begins afresh with a snapshot: 64MiB [default: 1GiB]
+    /// Bytes that may wait to be shipped, after which shipping begins afresh with a snapshot: 64MiB
+    /// [default: 1GiB]
     #[arg(long, env = "NIMBUS_BACKUP_MAX_LAG_BYTES", value_name = "BYTES")]
     pub backup_max_lag_bytes: Option<Bytes>,
 
@@ -176,7 +185,8 @@ pub struct Persistence {
     #[arg(long, env = "NIMBUS_BACKUP_S3_ENDPOINT_URL", value_name = "URL")]
     pub backup_s3_endpoint_url: Option<String>,
 
-    /// Bytes kept free on the disk of the data directory: below, only what makes room is let in [default: a twentieth of the disk, at most 1GiB]
+    /// Bytes kept free on the disk of the data directory: below, only what makes room is let in
+    /// [default: a twentieth of the disk, at most 1GiB]
     #[arg(long, env = "NIMBUS_DISK_RESERVE_BYTES", value_name = "BYTES")]
     pub disk_reserve_bytes: Option<Bytes>,
 }

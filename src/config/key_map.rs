@@ -1,4 +1,5 @@
-//! Which tenants have a KMS key of their own: a JSON object from tenant ids to keys, in a file or in the configuration file itself.
+//! Which tenants have a KMS key of their own: a JSON object from tenant ids to keys, in a file or
+//! in the configuration file itself.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -73,7 +74,8 @@ impl<'de> Deserialize<'de> for KeyMap {
                             "tenant {tenant} has no possible key"
                         )));
                     }
-                    // The last one would win in silence, and a tenant would be under a key that its customer does not hold.
+                    // The last one would win in silence, and a tenant would be under a key that its
+                    // customer does not hold.
                     match keys.entry(tenant) {
                         Entry::Vacant(free) => {
                             free.insert(key);

@@ -1,4 +1,5 @@
-//! From checked settings to keys: connects the providers, and makes the master key at the very first start.
+//! From checked settings to keys: connects the providers, and makes the master key at the very
+//! first start.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -68,7 +69,8 @@ pub enum KeysError {
     },
 }
 
-/// The path from the root, so that nobody has to know from which directory a relative one was meant.
+/// The path from the root, so that nobody has to know from which directory a relative one was
+/// meant.
 fn in_full(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_unknown| path.to_owned())
 }
@@ -137,7 +139,8 @@ pub fn default_master_key() -> Result<PathBuf, HomeError> {
     Ok(user_dir()?.join("keys/master.key"))
 }
 
-/// Sees to the default master key: there, or made because nothing was ever stored. Answers whether it was made.
+/// Sees to the default master key: there, or made because nothing was ever stored. Answers whether
+/// it was made.
 fn default_key(key: &Path, dirs: &[PathBuf], purpose: Purpose) -> Result<bool, KeysError> {
     let exists = key.try_exists().map_err(|source| KeysError::Read {
         path: key.to_owned(),

@@ -56,7 +56,8 @@ impl KeyProviderKind {
 /// Who wraps data keys, as the settings say it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProviderChoice {
-    /// Nobody said: the master key at this path, made at the first start on an empty data directory.
+    /// Nobody said: the master key at this path, made at the first start on an empty data
+    /// directory.
     Default(PathBuf),
     /// This one.
     Configured(ProviderConfig),

@@ -1,8 +1,9 @@
 //! Settings: flags, environment and JSON file into one validated [`Settings`].
 //!
-//! [`Persistence`] is the one struct that all three sources fill: clap reads flags and environment into it, serde the `persistence` object of
-//! the file named by `--config`; a flag wins over the environment, the environment over the file. [`Settings::check`] then looks at
-//! what was said, and touches nothing; [`keys`] touches the system.
+//! [`Persistence`] is the one struct that all three sources fill: clap reads flags and environment
+//! into it, serde the `persistence` object of the file named by `--config`; a flag wins over the
+//! environment, the environment over the file. [`Settings::check`] then looks at what was said, and
+//! touches nothing; [`keys`] touches the system.
 #![expect(
     clippy::disallowed_methods,
     reason = "files of settings are none of SQLite's"
@@ -89,7 +90,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Checks what flags and environment said, and what the file adds. Reads that file and touches nothing else.
+    /// Checks what flags and environment said, and what the file adds. Reads that file and touches
+    /// nothing else.
     ///
     /// # Errors
     ///

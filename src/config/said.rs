@@ -1,5 +1,5 @@
-//! What operators and platforms write, as they mean it: an empty variable is none, a list may have spaces and a last comma, a text may begin
-//! with a byte order mark, and `~` is the shell's.
+//! What operators and platforms write, as they mean it: an empty variable is none, a list may have
+//! spaces and a last comma, a text may begin with a byte order mark, and `~` is the shell's.
 
 use std::any::TypeId;
 use std::ffi::OsString;

@@ -160,7 +160,8 @@ impl Persistence {
     }
 }
 
-/// A tenant's schema is never that of the provider, nor one of Postgres itself, and its name is not cut.
+/// A tenant's schema is never that of the provider, nor one of Postgres itself, and its name is not
+/// cut.
 fn check_schemas(metadata: &str, prefix: &str) -> Result<(), ConfigError> {
     let refused = |setting, name: &str, why| ConfigError::Schema {
         setting,

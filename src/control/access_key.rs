@@ -8,8 +8,9 @@
 //!  └ what secret scanners look for: \bnk_[a-z2-7]{16}_[a-z2-7]{56}\b
 //! ```
 //!
-//! Both parts are base32 (RFC 4648) in lower case without padding; both fill their characters exactly, so that one key has one spelling.
-//! The check is the beginning of the SHA-256 of id and random bytes: it tells a key from a string that only looks like one.
+//! Both parts are base32 (RFC 4648) in lower case without padding; both fill their characters
+//! exactly, so that one key has one spelling. The check is the beginning of the SHA-256 of id and
+//! random bytes: it tells a key from a string that only looks like one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -192,7 +193,8 @@ impl fmt::Debug for AccessKeyId {
 }
 
 impl SecretHash {
-    /// What no secret has: compared with where there is no key, so that both ways take the same time.
+    /// What no secret has: compared with where there is no key, so that both ways take the same
+    /// time.
     pub(super) const NONE: Self = Self([0; 32]);
 
     pub(super) fn from_bytes(bytes: [u8; 32]) -> Self {

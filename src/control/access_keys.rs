@@ -1,7 +1,8 @@
 //! Tenants' access keys: in the control file for good, and in memory for the requests.
 //!
-//! No request reads the file: the table in memory is loaded when the file is opened, and changed with each commit, by one writer at a
-//! time, before the change is answered. What a deleted tenant had goes in the commit that ends its deletion.
+//! No request reads the file: the table in memory is loaded when the file is opened, and changed
+//! with each commit, by one writer at a time, before the change is answered. What a deleted tenant
+//! had goes in the commit that ends its deletion.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -181,19 +182,22 @@ pub(crate) struct Record {
 struct TenantName(TenantId);
 
 impl Control {
-    /// What `presented` is. A key that is not known costs as long as one that is; neither reads the file.
+    /// What `presented` is. A key that is not known costs as long as one that is; neither reads the
+    /// file.
     #[must_use]
     pub fn judge_key(&self, presented: &AccessKey) -> KeyVerdict {
         self.keys.read().judge(presented)
     }
 
-    /// How many deletions of tenants have ended. Who makes a key asks before it looks whether the tenant exists.
+    /// How many deletions of tenants have ended. Who makes a key asks before it looks whether the
+    /// tenant exists.
     #[must_use]
     pub fn deletions(&self) -> u64 {
         self.keys.deletions.load(Ordering::SeqCst)
     }
 
-    /// Makes a key for `tenant`, which existed when `deletions` deletions had ended. The answer is the only copy of its secret.
+    /// Makes a key for `tenant`, which existed when `deletions` deletions had ended. The answer is
+    /// the only copy of its secret.
     ///
     /// # Errors
     ///
@@ -227,7 +231,8 @@ impl Control {
         self.keys.read().live(tenant)
     }
 
-    /// Revokes a key of `tenant`: the next request with it is refused, after a restart too. Whether there was such a key.
+    /// Revokes a key of `tenant`: the next request with it is refused, after a restart too. Whether
+    /// there was such a key.
     ///
     /// # Errors
     ///
@@ -247,7 +252,8 @@ impl Control {
         known.insert(id, record.clone());
         known.remove(tenant, &forgotten);
         drop(known);
-        // Whoever destroys the newest header of the file gets the commit before it: that one must know it, too.
+        // Whoever destroys the newest header of the file gets the commit before it: that one must
+        // know it, too.
         if let Err(error) = self.put_records(&[(id, &record)], &[]) {
             tracing::warn!(
                 error = error_chain(&error),
@@ -257,7 +263,8 @@ impl Control {
         Ok(true)
     }
 
-    /// Removes all that is kept about a tenant's callers, keys and usage, with `also` in one commit.
+    /// Removes all that is kept about a tenant's callers, keys and usage, with `also` in one
+    /// commit.
     pub(super) fn forget_callers(
         &self,
         tenant: &TenantId,
@@ -284,7 +291,8 @@ impl Control {
         Ok(())
     }
 
-    /// Before a tenant comes into being: whoever held keys to one of that name, whose files were taken away by hand, is forgotten.
+    /// Before a tenant comes into being: whoever held keys to one of that name, whose files were
+    /// taken away by hand, is forgotten.
     ///
     /// # Errors
     ///

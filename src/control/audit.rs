@@ -60,8 +60,9 @@ impl Control {
         open.audit.clone()
     }
 
-    /// Held from before a line is sealed until its head is written: the key that seals lines does not change in between, and nobody sees a line
-    /// without its head. In it is the head of lines that were written, where it could not be yet.
+    /// Held from before a line is sealed until its head is written: the key that seals lines does
+    /// not change in between, and nobody sees a line without its head. In it is the head of lines
+    /// that were written, where it could not be yet.
     pub(crate) fn chaining(&self) -> MutexGuard<'_, Option<AuditHead>> {
         self.chained.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -108,7 +109,8 @@ impl Control {
         self.set_mark(BROKEN, AuditHead::START)
     }
 
-    /// Behind which line the log counts: [`AuditHead::START`], or where an operator accepted that it is not whole.
+    /// Behind which line the log counts: [`AuditHead::START`], or where an operator accepted that
+    /// it is not whole.
     pub(crate) fn audit_base(&self) -> Result<AuditHead, ControlError> {
         let base = self.with(|database| mark(&database.begin_read()?, BASE))?;
         Ok(base.unwrap_or(AuditHead::START))

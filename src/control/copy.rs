@@ -1,7 +1,7 @@
 //! Copies between plaintext and encrypted redb files, block for block, for `export` and `migrate`.
 //!
-//! The device gives redb a file of 4096-byte blocks; those blocks, one after another, are a plaintext redb file. So a copy knows nothing of
-//! tables, takes constant memory, and is exact.
+//! The device gives redb a file of 4096-byte blocks; those blocks, one after another, are a
+//! plaintext redb file. So a copy knows nothing of tables, takes constant memory, and is exact.
 #![expect(
     clippy::disallowed_methods,
     reason = "redb locks by `flock`, which belongs to one open file and not to the process"
@@ -28,7 +28,8 @@ use crate::failpoints::crash_point;
 use crate::process::NewFile;
 use crate::runtime::{Progress, blocking};
 
-/// Writes the encrypted redb database of `file` in plaintext to the new file `target`, mode 0600, which has no name until it is whole.
+/// Writes the encrypted redb database of `file` in plaintext to the new file `target`, mode 0600,
+/// which has no name until it is whole.
 ///
 /// # Errors
 ///
@@ -67,7 +68,8 @@ pub async fn export_plaintext(
     .await
 }
 
-/// Fills the database of `file`, which is in [`Stage::Initialise`], with all that the plaintext redb file `source` holds, verified and flushed.
+/// Fills the database of `file`, which is in [`Stage::Initialise`], with all that the plaintext
+/// redb file `source` holds, verified and flushed.
 ///
 /// # Errors
 ///
@@ -115,7 +117,8 @@ pub async fn import_plaintext(
     .await
 }
 
-/// Puts a copy under the next key in the place of a control file whose manifest says `rekeying`: made, verified, flushed, renamed. Blocks.
+/// Puts a copy under the next key in the place of a control file whose manifest says `rekeying`:
+/// made, verified, flushed, renamed. Blocks.
 ///
 /// # Errors
 ///
@@ -170,8 +173,8 @@ pub(crate) fn swap_to_next_key(
     Ok(())
 }
 
-/// Proves that an encrypted redb file is whole under the key of its manifest. Nothing on the disk changes: what redb writes to what it opens
-/// stays in memory. Blocks.
+/// Proves that an encrypted redb file is whole under the key of its manifest. Nothing on the disk
+/// changes: what redb writes to what it opens stays in memory. Blocks.
 ///
 /// # Errors
 ///
@@ -184,7 +187,8 @@ pub(crate) fn check(file: &KeyedFile) -> Result<(), ControlError> {
     database::check(file.path(), overlay)
 }
 
-/// Reads in the database of `file` without writing to it or taking it: who writes there meanwhile makes this fail.
+/// Reads in the database of `file` without writing to it or taking it: who writes there meanwhile
+/// makes this fail.
 pub(super) fn look_into<T>(
     file: &KeyedFile,
     work: impl FnOnce(&redb::Database) -> Result<T, redb::Error>,

@@ -36,8 +36,8 @@ impl Protection {
     }
 }
 
-/// Opens the database at `path`. Every checksum in it is verified: they lie in encrypted blocks, so that a block that was put back
-/// from an older copy, which authenticates by itself, is found out.
+/// Opens the database at `path`. Every checksum in it is verified: they lie in encrypted blocks, so
+/// that a block that was put back from an older copy, which authenticates by itself, is found out.
 pub(super) fn open(path: &Path, protection: &Protection) -> Result<Database, ControlError> {
     open_known(path, protection).map(|(database, _)| database)
 }
@@ -81,7 +81,8 @@ impl Inode {
     }
 }
 
-/// Opens what `backend` holds, which is a copy of the database at `path`, and verifies every checksum in it.
+/// Opens what `backend` holds, which is a copy of the database at `path`, and verifies every
+/// checksum in it.
 pub(super) fn check(path: &Path, backend: impl redb::StorageBackend) -> Result<(), ControlError> {
     open_on(path, backend).map(drop)
 }
@@ -128,7 +129,8 @@ pub(super) fn device_on<F: BlockFile>(
         .map_err(|source| explain(path, DatabaseError::Storage(StorageError::Io(source))))
 }
 
-/// Makes a database at `path`, whole: under a temporary name, filled by `fill`, closed, flushed, renamed. A crash leaves no file or a whole one.
+/// Makes a database at `path`, whole: under a temporary name, filled by `fill`, closed, flushed,
+/// renamed. A crash leaves no file or a whole one.
 pub(super) fn create(
     path: &Path,
     protection: &Protection,

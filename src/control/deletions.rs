@@ -20,8 +20,8 @@ impl Control {
         })
     }
 
-    /// Ends a deletion: the tenant's mirrored manifests, its due time, its access keys and its mark go in one commit, and no request is let
-    /// in by those keys once this has returned.
+    /// Ends a deletion: the tenant's mirrored manifests, its due time, its access keys and its mark
+    /// go in one commit, and no request is let in by those keys once this has returned.
     ///
     /// # Errors
     ///

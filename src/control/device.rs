@@ -8,17 +8,21 @@
 //! 16384+4136  4136    block 2, and so on; a shorter rest at the end is no block
 //! ```
 //!
-//! XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha) with a fresh random nonce a write. Associated data: file-id ‖ block index (8 bytes, big-endian), and
-//! for block 0 also its sequence number, so that no block passes at another place or in another file.
+//! XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha) with a fresh random nonce a write. Associated data:
+//! file-id ‖ block index (8 bytes, big-endian), and for block 0 also its sequence number, so that
+//! no block passes at another place or in another file.
 //!
-//! redb overwrites in place only what it can lose, and its header, which is block 0. That one has two slots; the newest that authenticates
-//! wins. States between two writes:
+//! redb overwrites in place only what it can lose, and its header, which is block 0. That one has
+//! two slots; the newest that authenticates wins. States between two writes:
 //!
-//! - header written, not flushed: the other slot is durable and untouched until a flush ends well; a torn write costs the newest header only
-//! - blocks written, not flushed: torn ones do not authenticate, and no durable header refers to them
+//! - header written, not flushed: the other slot is durable and untouched until a flush ends well;
+//!   a torn write costs the newest header only
+//! - blocks written, not flushed: torn ones do not authenticate, and no durable header refers to
+//!   them
 //! - file grown, not flushed: the same; a rest shorter than a block is cut off in thought
 //!
-//! A block is only ever written whole; a part of one is written only if the whole authenticates, never over zeros.
+//! A block is only ever written whole; a part of one is written only if the whole authenticates,
+//! never over zeros.
 
 use std::fmt;
 use std::io;
@@ -116,8 +120,8 @@ impl<F: BlockFile> Device<F> {
             }),
         };
         if length > 0 {
-            // A process that was killed may have left a header that only the page cache holds. It counts as durable from here on, and the
-            // other slot is written next.
+            // A process that was killed may have left a header that only the page cache holds. It
+            // counts as durable from here on, and the other slot is written next.
             device.file.sync()?;
             let mut state = device.state();
             let slots = [
@@ -142,8 +146,8 @@ impl<F: BlockFile> Device<F> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One header slot, if it is there and authenticates. A disk that does not read it is an error: the older one in its place would
-    /// undo the last commit.
+    /// One header slot, if it is there and authenticates. A disk that does not read it is an error:
+    /// the older one in its place would undo the last commit.
     fn read_slot(&self, slot: Slot, length: u64) -> io::Result<Option<Header>> {
         let mut stored = vec![0; SLOT];
         if slot.offset() + SLOT as u64 > length {
@@ -262,7 +266,8 @@ impl<F: BlockFile> StorageBackend for Device<F> {
             } else if data.len() == BLOCK {
                 self.write_block(part.block, data)?;
             } else {
-                // Fails when the block does not authenticate: what was tampered with is not sealed again.
+                // Fails when the block does not authenticate: what was tampered with is not sealed
+                // again.
                 self.read_block(part.block, &mut whole)?;
                 whole[part.of_block].copy_from_slice(data);
                 self.write_block(part.block, &whole)?;

@@ -9,11 +9,13 @@ use super::{Control, ControlError};
 /// What the control file knows of work that is due.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DueIndex {
-    /// When to look at which tenant, in milliseconds since the Unix epoch: not later than its first work is due.
+    /// When to look at which tenant, in milliseconds since the Unix epoch: not later than its first
+    /// work is due.
     pub entries: Vec<(TenantId, i64)>,
     /// What the clock said when an entry was written last.
     pub clock_ms: Option<i64>,
-    /// Whether every tenant that has work has an entry. Not so in a file that was made anew beside tenants that are older.
+    /// Whether every tenant that has work has an entry. Not so in a file that was made anew beside
+    /// tenants that are older.
     pub complete: bool,
 }
 
@@ -57,7 +59,8 @@ impl Control {
         self.write(|transaction| put(transaction, &changes, clock_ms))
     }
 
-    /// Gives each of these tenants an entry that is due at once, and notes that from now on none is missing.
+    /// Gives each of these tenants an entry that is due at once, and notes that from now on none is
+    /// missing.
     ///
     /// # Errors
     ///

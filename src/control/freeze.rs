@@ -1,6 +1,7 @@
 //! The control file and the audit log at one moment, for a backup.
 //!
-//! What is read is the file that is open, and not whatever has its name: an older copy in its place would be saved as if it were in force.
+//! What is read is the file that is open, and not whatever has its name: an older copy in its place
+//! would be saved as if it were in force.
 #![expect(
     clippy::disallowed_methods,
     reason = "redb locks by `flock`, which belongs to one open file and not to the process"
@@ -63,7 +64,8 @@ impl fmt::Debug for ArchiveSealer {
 pub(crate) struct FrozenControl {
     /// The control file's manifest, as it lay on the disk.
     pub(crate) manifest: SealedManifest,
-    /// Whether that is the manifest that the file was opened by. One that was rewrapped since is not.
+    /// Whether that is the manifest that the file was opened by. One that was rewrapped since is
+    /// not.
     pub(crate) is_known: bool,
     /// The control file, as it lay on the disk.
     pub(crate) bytes: Vec<u8>,
@@ -89,14 +91,16 @@ impl Control {
         open.archive.clone()
     }
 
-    /// Whether it has another data key than this one, as far as that can be told now. Does not block.
+    /// Whether it has another data key than this one, as far as that can be told now. Does not
+    /// block.
     pub(crate) fn has_other_key(&self, key: Option<DekId>) -> bool {
         let open = self.state.try_read().ok();
         let now = open.and_then(|open| open.archive.as_ref().map(|archive| archive.dek_id));
         now.is_some_and(|now| Some(now) != key)
     }
 
-    /// Reads the control file between two transactions and between two writings of the audit log. Blocks, and has both wait meanwhile.
+    /// Reads the control file between two transactions and between two writings of the audit log.
+    /// Blocks, and has both wait meanwhile.
     ///
     /// # Errors
     ///
@@ -138,8 +142,8 @@ impl HeldControl<'_> {
     ///
     /// # Errors
     ///
-    /// What the operating system says; of a deployment in plaintext, that it is one; that another file has the name of the one that is open, or
-    /// that its manifest is none of it.
+    /// What the operating system says; of a deployment in plaintext, that it is one; that another
+    /// file has the name of the one that is open, or that its manifest is none of it.
     pub(crate) fn freeze(self, path: &Path) -> io::Result<FrozenControl> {
         let Self { chaining, open } = self;
         let sealer = open.archive.clone();

@@ -170,7 +170,8 @@ pub(super) fn copies(
     Ok(all)
 }
 
-/// The copies as they were when the file was looked at, for who looks without a server and changes nothing.
+/// The copies as they were when the file was looked at, for who looks without a server and changes
+/// nothing.
 #[derive(Debug)]
 pub(crate) struct MirrorSeen {
     copies: BTreeMap<Subject, Copies>,
@@ -183,7 +184,8 @@ impl MirrorSeen {
         self.copies.get(subject).cloned().unwrap_or_default()
     }
 
-    /// Reads them from the control file of `file`, which nobody else writes meanwhile; nothing is written. Blocks.
+    /// Reads them from the control file of `file`, which nobody else writes meanwhile; nothing is
+    /// written. Blocks.
     ///
     /// # Errors
     ///

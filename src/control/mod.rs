@@ -1,7 +1,9 @@
-//! `nimbus-control.db`: what the deployment as a whole must remember, in a small redb file that is encrypted like everything else.
+//! `nimbus-control.db`: what the deployment as a whole must remember, in a small redb file that is
+//! encrypted like everything else.
 //!
-//! It keeps the mirror of all manifests, the deletions under way, the tenants' access keys and what is counted of their use. All calls
-//! block, except where they say that they read nothing from the file; each write is one durable commit.
+//! It keeps the mirror of all manifests, the deletions under way, the tenants' access keys and what
+//! is counted of their use. All calls block, except where they say that they read nothing from the
+//! file; each write is one durable commit.
 
 mod access_key;
 mod access_keys;
@@ -71,7 +73,8 @@ pub struct Control {
     identities: IdentityHasher,
     /// Grows with each change of the file.
     changes: AtomicU64,
-    /// Held while lines of the audit log are written, until their head is; taken before `state`. The head that could not be written yet.
+    /// Held while lines of the audit log are written, until their head is; taken before `state`.
+    /// The head that could not be written yet.
     chained: Mutex<Option<AuditHead>>,
     /// Copies of manifests that are to be kept: one commit for all that wait.
     mirroring: manifests::Mirroring,
@@ -96,7 +99,8 @@ struct Open {
 #[derive(Debug)]
 enum Key {
     Had(Protection, Option<HeldLease>),
-    /// The key provider did not go on saying yes, and the key is wiped; or it is not known which one the file has. It is asked for again.
+    /// The key provider did not go on saying yes, and the key is wiped; or it is not known which
+    /// one the file has. It is asked for again.
     Withheld,
 }
 
@@ -116,7 +120,8 @@ fn sealer(file: &KeyedFile) -> (Arc<AuditKey>, DekId) {
 }
 
 impl Control {
-    /// Opens or creates the control file in `dir`, as the opening table says. Reads all of it: every checksum is verified.
+    /// Opens or creates the control file in `dir`, as the opening table says. Reads all of it:
+    /// every checksum is verified.
     ///
     /// # Errors
     ///
@@ -219,8 +224,9 @@ impl Control {
         self.changes.load(Ordering::Relaxed)
     }
 
-    /// Works on the database. After one read or write that failed (a full disk, say) redb refuses everything: it is closed then, and
-    /// opened again by whoever comes next, who finds what was committed, as after a crash.
+    /// Works on the database. After one read or write that failed (a full disk, say) redb refuses
+    /// everything: it is closed then, and opened again by whoever comes next, who finds what was
+    /// committed, as after a crash.
     fn with<T>(
         &self,
         work: impl Fn(&Database) -> Result<T, redb::Error>,
@@ -246,7 +252,8 @@ impl Control {
         result.map_err(|error| explain(&self.path, error))
     }
 
-    /// Refuses while the lease on the file's key has run out. Where nobody renews it, the key is asked for again.
+    /// Refuses while the lease on the file's key has run out. Where nobody renews it, the key is
+    /// asked for again.
     fn check_lease(&self) -> Result<(), ControlError> {
         let standing = |open: &Open| match &open.key {
             Key::Had(_, Some(held)) => held.standing(),
@@ -297,7 +304,8 @@ impl Control {
         Ok(())
     }
 
-    /// The key once more, after it was taken back, or was not known. The core asks the provider each second, and in between has its last answer.
+    /// The key once more, after it was taken back, or was not known. The core asks the provider
+    /// each second, and in between has its last answer.
     fn ask_again(&self, open: &mut Open) -> Result<(), ControlError> {
         let subject = subject();
         let again = self
@@ -371,7 +379,8 @@ pub fn subject() -> Subject {
     Subject::control(FILE_NAME).expect("the control file's name is a file name")
 }
 
-/// Finishes a creation that was cut short, or begins one. A file that stands there already is kept if it opens, and set aside if not.
+/// Finishes a creation that was cut short, or begins one. A file that stands there already is kept
+/// if it opens, and set aside if not.
 fn initialise(file: KeyedFile) -> Result<KeyedFile, ControlError> {
     let path = file.path();
     let protection = Protection::of(&file);

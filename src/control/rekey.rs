@@ -1,4 +1,5 @@
-//! A new data key for the control file while it is in use. It is small: whoever wants it meanwhile waits.
+//! A new data key for the control file while it is in use. It is small: whoever wants it meanwhile
+//! waits.
 
 use std::sync::Arc;
 
@@ -57,7 +58,8 @@ impl Control {
         let (file, opened, swapped) = blocking(move || control.swap(file)).await?;
         let file = envelope.settle(file, opened).await?;
         swapped?;
-        // By the new wrap from now on: that is what the key provider is asked about, and the old key is wiped.
+        // By the new wrap from now on: that is what the key provider is asked about, and the old
+        // key is wiped.
         let own = subject();
         let again = envelope.prepare(&self.path, &own, Cipher::Blocks1, Intent::Open);
         if let Ok(Prepared::Keyed(again)) = again.await {
@@ -69,8 +71,9 @@ impl Control {
         Ok(file)
     }
 
-    /// Closes the database, swaps its file, and opens it again under whichever of the two keys it has then. No line of the audit log is between
-    /// its writing and its head's meanwhile: a line is checked under the key that is in force when the log is next opened.
+    /// Closes the database, swaps its file, and opens it again under whichever of the two keys it
+    /// has then. No line of the audit log is between its writing and its head's meanwhile: a line
+    /// is checked under the key that is in force when the log is next opened.
     fn swap(
         &self,
         file: KeyedFile,
@@ -97,8 +100,8 @@ impl Control {
         Ok((file, opened))
     }
 
-    /// Under the key of `file`. Where the key was taken back before, whoever comes next asks for it. Whoever comes after a failure tries again, with
-    /// the key that the file has now.
+    /// Under the key of `file`. Where the key was taken back before, whoever comes next asks for
+    /// it. Whoever comes after a failure tries again, with the key that the file has now.
     fn open_again(&self, open: &mut Open, had: bool, file: &KeyedFile) {
         open.hold(file);
         if !had {
@@ -112,8 +115,8 @@ impl Control {
 }
 
 impl Open {
-    /// Closes the database and forgets its key, which is not known while the file is swapped: whoever comes after a failure there asks for it. Whether
-    /// there was one.
+    /// Closes the database and forgets its key, which is not known while the file is swapped:
+    /// whoever comes after a failure there asks for it. Whether there was one.
     fn let_go(&mut self) -> bool {
         self.database = None;
         let key = std::mem::replace(&mut self.key, Key::Withheld);

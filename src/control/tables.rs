@@ -23,7 +23,8 @@ pub(super) const ACCESS_KEYS: TableDefinition<'_, &str, &[u8]> =
 /// Month, tenant, and an identity's keyed hash, of months that are still counted.
 pub(super) const IDENTITIES: TableDefinition<'_, (u32, &str, u64), ()> =
     TableDefinition::new("usage_identities");
-/// Month and tenant to the number of identities; what deleted tenants had stands under the empty name.
+/// Month and tenant to the number of identities; what deleted tenants had stands under the empty
+/// name.
 pub(super) const USAGE_COUNTS: TableDefinition<'_, (u32, &str), u64> =
     TableDefinition::new("usage_counts");
 /// Month to its number in the order in which months began, and whether its counting has ended.
@@ -36,14 +37,16 @@ pub(super) const DUE: TableDefinition<'_, &str, i64> = TableDefinition::new("due
 /// Random bytes of this deployment's own, by purpose.
 pub(super) const SECRETS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("secrets");
 
-/// Id of a repository to the number and the SHA-256 of the catalogue that this deployment last made there.
+/// Id of a repository to the number and the SHA-256 of the catalogue that this deployment last made
+/// there.
 pub(super) const BACKUPS: TableDefinition<'_, &str, (u64, [u8; 32])> =
     TableDefinition::new("backups");
 
 pub(super) const LAYOUT: &str = "layout";
-/// 2: access keys, usage, the audit log's head, and when work is due. A release that does not know them would delete a tenant and leave its keys.
-/// 3: announced manifests. A release that does not know them would delete a tenant and leave a wrap of its data key.
-/// 4: the snapshots that this deployment made. A release that does not know them would not miss one that is gone.
+/// 2: access keys, usage, the audit log's head, and when work is due. A release that does not know
+/// them would delete a tenant and leave its keys. 3: announced manifests. A release that does not
+/// know them would delete a tenant and leave a wrap of its data key. 4: the snapshots that this
+/// deployment made. A release that does not know them would not miss one that is gone.
 pub(super) const KNOWN_LAYOUT: u64 = 4;
 
 /// The layout of an opened file; 0 where none is noted.

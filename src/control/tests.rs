@@ -1,4 +1,5 @@
-//! The control file: what it keeps across restarts. What it refuses, and what its device survives, is below.
+//! The control file: what it keeps across restarts. What it refuses, and what its device survives,
+//! is below.
 
 use std::sync::Arc;
 

@@ -1,7 +1,8 @@
 //! Usage: how many identities each tenant had in a month.
 //!
-//! Two months are counted at a time: the last one begun and the one before it. Of those the identities are kept, as keyed hashes, so that each
-//! counts once. When a third begins, the identities of the first are removed and its counts stay. Months stand in the order in which they
+//! Two months are counted at a time: the last one begun and the one before it. Of those the
+//! identities are kept, as keyed hashes, so that each counts once. When a third begins, the
+//! identities of the first are removed and its counts stay. Months stand in the order in which they
 //! began, not in the calendar's: a clock that jumps ahead and back again costs nothing.
 
 use std::cell::Cell;
@@ -51,7 +52,8 @@ pub struct Sighting {
     pub month: Month,
     /// By a key of which tenant.
     pub tenant: TenantId,
-    /// By which key. Where it is gone by the time of the commit, so is the tenant, and nothing is counted.
+    /// By which key. Where it is gone by the time of the commit, so is the tenant, and nothing is
+    /// counted.
     pub key: AccessKeyId,
     /// Whom: a keyed hash.
     pub hash: u64,
@@ -63,7 +65,8 @@ pub struct Sighting {
 pub struct UsageReport {
     /// The newest first.
     pub months: Vec<MonthUsage>,
-    /// Requests since the server's start whose identity found no place in the queue. It counts with the identity's next request.
+    /// Requests since the server's start whose identity found no place in the queue. It counts with
+    /// the identity's next request.
     pub not_counted: u64,
 }
 
@@ -95,7 +98,8 @@ pub struct TenantUsage {
     pub capped: bool,
 }
 
-/// Turns identities into hashes, under a key that lies in the control file and never leaves this type.
+/// Turns identities into hashes, under a key that lies in the control file and never leaves this
+/// type.
 pub(super) struct IdentityHasher(Hmac<Sha256>);
 
 impl fmt::Debug for IdentityHasher {
@@ -248,7 +252,8 @@ impl Control {
     }
 }
 
-/// Whether `month` is counted; one that is not known begins here, and the one before the last then ends.
+/// Whether `month` is counted; one that is not known begins here, and the one before the last then
+/// ends.
 fn begin(
     months: &mut Table<'_, u32, (u64, bool)>,
     identities: &mut Table<'_, (u32, &'static str, u64), ()>,
@@ -399,8 +404,8 @@ impl From<Month> for String {
     }
 }
 
-/// The most identities of one tenant that are counted in one month: whoever has a key of it can make them up, and each takes some forty bytes
-/// of the control file for two months.
+/// The most identities of one tenant that are counted in one month: whoever has a key of it can
+/// make them up, and each takes some forty bytes of the control file for two months.
 pub const MAX_IDENTITIES: u64 = 100_000;
 /// How many months are kept.
 pub const KEPT_MONTHS: usize = 24;

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use super::names::aside_name;
 use crate::together::Together;
 
-/// Renames `path` to `<path>.set-aside-<n>`, for the reason `why`, and answers that name: what is found in the place of something new is
-/// kept, never overwritten.
+/// Renames `path` to `<path>.set-aside-<n>`, for the reason `why`, and answers that name: what is
+/// found in the place of something new is kept, never overwritten.
 pub(crate) fn set_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
     let target = place_aside(path, why)?;
     fs::rename(path, &target)?;
@@ -40,7 +40,8 @@ fn place_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
     Ok(target)
 }
 
-/// Flushes a directory, so that the names in it survive a power cut. Many creations at once share their flushes.
+/// Flushes a directory, so that the names in it survive a power cut. Many creations at once share
+/// their flushes.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     let flush = |dir: &Path| File::open(dir)?.sync_all();
     let flushed = FLUSHES.ask(dir.to_owned(), |dirs| {

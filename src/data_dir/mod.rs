@@ -1,4 +1,5 @@
-//! The data directory: names, the one scan, and durable changes. Whoever lists, removes or judges files asks here.
+//! The data directory: names, the one scan, and durable changes. Whoever lists, removes or judges
+//! files asks here.
 
 mod durable;
 mod names;

@@ -1,6 +1,7 @@
 //! Every name that derives from a tenant or a file.
 //!
-//! An id holds no dot, so a name belongs to one tenant at most: it is `<tenant>.sqlite3`, and any number of the [`ENDINGS`] after it.
+//! An id holds no dot, so a name belongs to one tenant at most: it is `<tenant>.sqlite3`, and any
+//! number of the [`ENDINGS`] after it.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -138,7 +139,8 @@ pub(crate) fn protected_by(path: &Path) -> Option<PathBuf> {
     Some(path.with_file_name(file))
 }
 
-/// Whether a file of this name may be a database, a tenant's, the control file or another application's.
+/// Whether a file of this name may be a database, a tenant's, the control file or another
+/// application's.
 pub(crate) fn may_be_database(name: &str) -> bool {
     name.ends_with(DATABASE) || name.ends_with(".db")
 }

@@ -88,8 +88,8 @@ pub(crate) struct Left {
     source: io::Error,
 }
 
-/// Removes all files of `tenant` in `dir`, in the order of [`of_tenant`], and makes their absence durable. What cannot be
-/// removed does not keep the others; it is the answer.
+/// Removes all files of `tenant` in `dir`, in the order of [`of_tenant`], and makes their absence
+/// durable. What cannot be removed does not keep the others; it is the answer.
 ///
 /// # Errors
 ///

@@ -7,8 +7,8 @@ use serde::{
     de::{self, SeqAccess, Visitor},
 };
 
-/// A list of at most `MAX` items. Reading a longer one ends at the first item too many, so that a body of a million
-/// tiny items never becomes a million values.
+/// A list of at most `MAX` items. Reading a longer one ends at the first item too many, so that a
+/// body of a million tiny items never becomes a million values.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bounded<T, const MAX: usize>(pub Vec<T>);
 

@@ -11,7 +11,8 @@ pub struct Document {
     pub id: DocumentId,
     /// When it was inserted (`_creationTime`), in milliseconds since the Unix epoch.
     pub created_ms: i64,
-    /// When it was last changed (`_updateTime`), in milliseconds since the Unix epoch; never before `created_ms`.
+    /// When it was last changed (`_updateTime`), in milliseconds since the Unix epoch; never before
+    /// `created_ms`.
     pub updated_ms: i64,
     /// The number of the write that wrote it last (`_version`), as the journal counts.
     pub version: i64,
@@ -20,7 +21,8 @@ pub struct Document {
 }
 
 impl Document {
-    /// Appends the document as one JSON object: `_id`, `_creationTime`, `_updateTime` and `_version`, then the user's fields.
+    /// Appends the document as one JSON object: `_id`, `_creationTime`, `_updateTime` and
+    /// `_version`, then the user's fields.
     ///
     /// The stored text is spliced in as it is; nothing is parsed.
     pub fn write_json(&self, out: &mut String) {

@@ -18,9 +18,10 @@ use super::{InputError, error::excerpt, json_object::reason};
 
 /// The fields of a document, or those of a patch: a JSON object as compact text.
 ///
-/// Names may be any Unicode text, but on the top level none begins with `_`, and none occurs twice in one object.
-/// Numbers are kept digit for digit as they were written, so integers beyond 2^53, beyond 64 bits, and `1.10`
-/// come back as they went in; a number beyond the range of a double (`1e400`) is refused. Order is kept.
+/// Names may be any Unicode text, but on the top level none begins with `_`, and none occurs twice
+/// in one object. Numbers are kept digit for digit as they were written, so integers beyond 2^53,
+/// beyond 64 bits, and `1.10` come back as they went in; a number beyond the range of a double
+/// (`1e400`) is refused. Order is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fields(Box<str>);
 
@@ -52,8 +53,9 @@ impl Fields {
         &self.0
     }
 
-    /// These fields with those of `patch` set: a merge of the top level alone. A field that is there is replaced
-    /// whole, one that is not is added at the end; `null` sets null and removes nothing.
+    /// These fields with those of `patch` set: a merge of the top level alone. A field that is
+    /// there is replaced whole, one that is not is added at the end; `null` sets null and removes
+    /// nothing.
     pub fn merged_with(&self, patch: &Self) -> Result<Self, InputError> {
         let mut patches = patch.members()?;
         let places: HashMap<Cow<'_, str>, usize> = patches
@@ -268,7 +270,8 @@ impl Serialize for Members<'_> {
     }
 }
 
-/// The same JSON without white space between its tokens. Of text that is no JSON, it is some other text that is none longer.
+/// The same JSON without white space between its tokens. Of text that is no JSON, it is some other
+/// text that is none longer.
 fn compact(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

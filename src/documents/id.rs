@@ -7,13 +7,14 @@ use uuid::{Uuid, Variant};
 
 use super::{InputError, error::excerpt};
 
-/// A document's id: a UUID version 7 (RFC 9562), written in lower case with hyphens and in no other form.
+/// A document's id: a UUID version 7 (RFC 9562), written in lower case with hyphens and in no other
+/// form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DocumentId(Uuid);
 
 impl DocumentId {
-    /// A fresh id. Within one process each is greater than all before it, whichever thread asked, also within
-    /// one millisecond and when the clock is set back.
+    /// A fresh id. Within one process each is greater than all before it, whichever thread asked,
+    /// also within one millisecond and when the clock is set back.
     #[must_use]
     pub fn generate() -> Self {
         Self(crate::clock::uuid())

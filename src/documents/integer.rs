@@ -1,12 +1,13 @@
-//! Whole numbers from clients. In JSON `20` and `20.0` are the same number, and some clients write the second.
+//! Whole numbers from clients. In JSON `20` and `20.0` are the same number, and some clients write
+//! the second.
 
 use std::fmt;
 
 use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess};
 use serde::{Deserialize, Deserializer, de::Visitor};
 
-/// What a client wrote where a number belongs. What is none is passed over while it is read and never built: a body of 16 MiB that holds a
-/// list instead would become a gigabyte of values.
+/// What a client wrote where a number belongs. What is none is passed over while it is read and
+/// never built: a body of 16 MiB that holds a list instead would become a gigabyte of values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WrittenNumber {
     /// A number without a fraction.

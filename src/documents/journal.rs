@@ -25,10 +25,12 @@ pub enum Change {
     Deleted,
 }
 
-/// One applied write. It names the document and does not hold it: what the document is now, a read says.
+/// One applied write. It names the document and does not hold it: what the document is now, a read
+/// says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct JournalRecord {
-    /// Its number: the writes of a tenant are numbered from 1, without a gap, in the order in which they were applied.
+    /// Its number: the writes of a tenant are numbered from 1, without a gap, in the order in which
+    /// they were applied.
     pub sequence: i64,
     /// What it did.
     #[serde(rename = "type")]
@@ -37,7 +39,8 @@ pub struct JournalRecord {
     pub table: TableName,
     /// The document written.
     pub id: DocumentId,
-    /// When, in milliseconds since the Unix epoch. The clock may be set back; `sequence` is the order.
+    /// When, in milliseconds since the Unix epoch. The clock may be set back; `sequence` is the
+    /// order.
     #[serde(rename = "timestamp")]
     pub at_ms: i64,
 }

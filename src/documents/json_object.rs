@@ -1,11 +1,13 @@
-//! JSON as clients write it, and what is wrong with it in words for them: never in those of the libraries that read it.
+//! JSON as clients write it, and what is wrong with it in words for them: never in those of the
+//! libraries that read it.
 
 use serde::Deserialize;
 use serde_json::error::Category;
 
 use super::error::excerpt;
 
-/// Reads an object from the bytes of a body. `serde` would take a list for it: its members by their places.
+/// Reads an object from the bytes of a body. `serde` would take a list for it: its members by their
+/// places.
 pub fn read_object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, String> {
     if !json.trim_ascii_start().starts_with(b"{") {
         return Err(NO_OBJECT.to_owned());
@@ -53,7 +55,8 @@ pub(super) fn reason(error: &serde_json::Error) -> String {
     }
 }
 
-/// What is wrong with text that is no JSON, or none that is read, from what `serde_json` says of it. No other words of it pass.
+/// What is wrong with text that is no JSON, or none that is read, from what `serde_json` says of
+/// it. No other words of it pass.
 fn of_syntax(said: &str) -> String {
     if let Some(part) = said.strip_prefix("EOF while parsing ") {
         let known = ["a list", "an object", "a string", "a value"];
@@ -152,7 +155,8 @@ fn of_data(said: &str) -> String {
     }
 }
 
-/// A kind of value, from how `serde` calls what it wants; `None` where it is called by words of our own.
+/// A kind of value, from how `serde` calls what it wants; `None` where it is called by words of our
+/// own.
 fn kind(expected: &str) -> Option<&'static str> {
     const INTEGERS: &[&str] = &[
         "u8", "u16", "u32", "u64", "u128", "usize", "i8", "i16", "i32", "i64", "i128", "isize",

@@ -1,6 +1,7 @@
 //! Limits that both a type and its errors name.
 
-/// The deepest nesting: the document itself is level 1, an object or array in it level 2, and so on.
+/// The deepest nesting: the document itself is level 1, an object or array in it level 2, and so
+/// on.
 pub const MAX_DEPTH: usize = 64;
 
 /// The largest document: bytes of its fields as compact JSON (1 MiB).

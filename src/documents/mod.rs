@@ -1,7 +1,9 @@
-//! Documents, tables and mutations as plain data: what every tenant provider stores and every front end speaks.
+//! Documents, tables and mutations as plain data: what every tenant provider stores and every front
+//! end speaks.
 //!
-//! Nothing here knows a backend, a protocol or a clock. The types are valid by construction: whoever holds a
-//! [`Fields`], a [`TableName`] or a [`DocumentId`] holds one that passed its checks, so a store never checks again.
+//! Nothing here knows a backend, a protocol or a clock. The types are valid by construction:
+//! whoever holds a [`Fields`], a [`TableName`] or a [`DocumentId`] holds one that passed its
+//! checks, so a store never checks again.
 
 mod bounded;
 pub mod deploy;

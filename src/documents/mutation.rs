@@ -86,7 +86,9 @@ impl Mutation {
     /// {"type": "check", "table": "places", "id": "…", "version": 7}
     /// ```
     ///
-    /// The `id` of an insert and `if_version` may be left out. The `version` of a check is null where there must be no document. Anything else that is missing, or does not belong there, is refused.
+    /// The `id` of an insert and `if_version` may be left out. The `version` of a check is null
+    /// where there must be no document. Anything else that is missing, or does not belong there, is
+    /// refused.
     pub fn from_json(text: &str) -> Result<Self, InputError> {
         let written: Written<'_> =
             json_object::object(text).map_err(|reason| InputError::Mutation { reason })?;
@@ -211,7 +213,8 @@ impl MutationOutcome {
         self.id
     }
 
-    /// The number of the write, which is the document's version; of a check the version that is there.
+    /// The number of the write, which is the document's version; of a check the version that is
+    /// there.
     #[must_use]
     pub fn version(&self) -> Option<i64> {
         self.version
@@ -316,7 +319,8 @@ impl Written<'_> {
     }
 }
 
-/// A version as clients write it. Null is none: it may stand for a version that the client does not have.
+/// A version as clients write it. Null is none: it may stand for a version that the client does not
+/// have.
 fn number(written: WrittenNumber) -> Result<i64, InputError> {
     written
         .whole()

@@ -7,7 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::limits::MAX_TABLE_NAME_BYTES;
 use super::{InputError, error::excerpt};
 
-/// The name of a table: `[A-Za-z][A-Za-z0-9_-]{0,63}`. Case counts: `Cities` and `cities` are two tables.
+/// The name of a table: `[A-Za-z][A-Za-z0-9_-]{0,63}`. Case counts: `Cities` and `cities` are two
+/// tables.
 ///
 /// The rule keeps names fit for a URL path, a file name and a shell word. Cloning is cheap.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

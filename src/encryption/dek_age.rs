@@ -1,7 +1,9 @@
-//! `--encryption-dek-max-age`: data keys that are older than that are replaced in the background, one file at a time, the oldest first.
+//! `--encryption-dek-max-age`: data keys that are older than that are replaced in the background,
+//! one file at a time, the oldest first.
 //!
-//! What is due is read from the manifests each time, never remembered: a restart goes on where the last process ended, tenants that are closed
-//! are not forgotten, and a file that failed comes again.
+//! What is due is read from the manifests each time, never remembered: a restart goes on where the
+//! last process ended, tenants that are closed are not forgotten, and a file that failed comes
+//! again.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,8 +54,8 @@ impl Keeper {
         (self.max_age / 10).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
     }
 
-    /// The files whose data keys are too old now, the oldest first. A manifest that cannot be read is `status`'s to report, and no reason to
-    /// pass over the others. Blocks.
+    /// The files whose data keys are too old now, the oldest first. A manifest that cannot be read
+    /// is `status`'s to report, and no reason to pass over the others. Blocks.
     ///
     /// # Errors
     ///
@@ -97,7 +99,8 @@ impl Keeper {
         }
     }
 
-    /// Gives one file that is due a new data key; whether it has one now. A failure is in the log, and the file comes again.
+    /// Gives one file that is due a new data key; whether it has one now. A failure is in the log,
+    /// and the file comes again.
     pub async fn renew(&self, due: &Due, progress: Progress) -> bool {
         let request = Request {
             path: due.path.clone(),

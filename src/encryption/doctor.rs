@@ -1,4 +1,5 @@
-//! `doctor`: everything around the files that an operator or an auditor asks about, looked at and told with what to do next.
+//! `doctor`: everything around the files that an operator or an auditor asks about, looked at and
+//! told with what to do next.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -143,7 +144,8 @@ impl Doctor {
         keys.map_or(0, |keys| keys.recipients().len())
     }
 
-    /// Files that the key which wraps now does not wrap: those that a rotation moves, and those whose key cannot be had, which it does not.
+    /// Files that the key which wraps now does not wrap: those that a rotation moves, and those
+    /// whose key cannot be had, which it does not.
     async fn behind(&self, status: &EncryptionStatus) -> (Vec<String>, Vec<String>) {
         let keys = self
             .status_reader
@@ -566,7 +568,8 @@ fn leftovers(dirs: &[&Path]) -> Check {
     )
 }
 
-/// Whether it is left of something that handles plaintext. What is set aside holds whatever stood there.
+/// Whether it is left of something that handles plaintext. What is set aside holds whatever stood
+/// there.
 fn may_be_plaintext(entry: &Entry) -> bool {
     let set_aside = || {
         let derived = entry.derived();

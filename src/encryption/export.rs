@@ -41,7 +41,8 @@ pub struct Export {
 }
 
 impl Export {
-    /// Does it. The manifest is verified and every page read through its MAC; the target appears whole or not at all.
+    /// Does it. The manifest is verified and every page read through its MAC; the target appears
+    /// whole or not at all.
     ///
     /// # Errors
     ///
@@ -95,7 +96,8 @@ impl Export {
         if self.engine == Engine::Redb {
             return Ok(control::export_plaintext(file, &self.target, progress).await?);
         }
-        // A running server may be exchanging the file for one under a new data key just then: once more, with the manifest as it is now.
+        // A running server may be exchanging the file for one under a new data key just then: once
+        // more, with the manifest as it is now.
         let (mut file, mut again) = (file, 0..ATTEMPTS);
         loop {
             let subject = file.manifest().subject().clone();
@@ -118,7 +120,8 @@ impl Export {
         blocking(move || {
             let database = sqlcipher::open_beside_others(file)?;
             let exported = sqlcipher::export_plaintext(&database, &this.target, progress);
-            // What SQLite kept beside the source goes, unless a server has the directory: that one may be using it.
+            // What SQLite kept beside the source goes, unless a server has the directory: that one
+            // may be using it.
             if let Ok(_nobody_serves) = DataDirLock::acquire_if_used(parent(&this.source)) {
                 database.tidy();
             }
@@ -127,7 +130,8 @@ impl Export {
         .await
     }
 
-    /// Looks at everything that can be wrong before a key is touched, and makes the target's directory.
+    /// Looks at everything that can be wrong before a key is touched, and makes the target's
+    /// directory.
     fn check(&self) -> Result<Subject, OperationError> {
         let manifest = manifest_path(&self.source);
         let sealed = read_manifest(&manifest).map_err(|source| OperationError::Manifest {

@@ -1,4 +1,5 @@
-//! Figures about the keys at rest, for a dashboard and its alarms: read from the manifests alone, without any key or call.
+//! Figures about the keys at rest, for a dashboard and its alarms: read from the manifests alone,
+//! without any key or call.
 
 use std::path::Path;
 
@@ -45,7 +46,8 @@ pub(crate) async fn tell(envelope: &Envelope, data_dir: &Path, control_dir: &Pat
         oldest = oldest.max(now - dek.created.unix());
         let Some(keys) = &keys else { continue };
         let by = keys.wraps_for(manifest.subject());
-        // A tenant with a key of its own, or a directory with a key a file, is asked after by its subject.
+        // A tenant with a key of its own, or a directory with a key a file, is asked after by its
+        // subject.
         let wanted = match &shared {
             Some(shared) if !by.is_mapped(manifest.subject()) => Some(shared.clone()),
             _ => by.key_id(manifest.subject()).await.ok(),

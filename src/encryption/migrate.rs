@@ -12,8 +12,8 @@
 //! | 6. copy renamed over `S` | `S` encrypted, its manifest, `S.plaintext` | says that it is done; removes `S.plaintext` if it is told to |
 //! | 7. `S.plaintext` removed | `S` encrypted, its manifest | refuses: encrypted already |
 //!
-//! The plaintext is whole in every one of them until the encrypted file is in its place and was opened there. In state 5 the server refuses
-//! the tenant and says to run the migration again.
+//! The plaintext is whole in every one of them until the encrypted file is in its place and was
+//! opened there. In state 5 the server refuses the tenant and says to run the migration again.
 
 use std::fs;
 use std::io;
@@ -85,8 +85,8 @@ pub struct Migrated {
 }
 
 impl Migrate {
-    /// Does it. Blocks for as long as the copy takes; the source is only read. The control file in `control_dir` keeps a copy of the manifest
-    /// of a tenant's file that is migrated in place.
+    /// Does it. Blocks for as long as the copy takes; the source is only read. The control file in
+    /// `control_dir` keeps a copy of the manifest of a tenant's file that is migrated in place.
     ///
     /// # Errors
     ///
@@ -115,7 +115,8 @@ impl Migrate {
         self.apart(envelope, subject, target, progress).await
     }
 
-    /// Who the copy will belong to: whatever the files are called, the one file that the server opens for this tenant, or the control file.
+    /// Who the copy will belong to: whatever the files are called, the one file that the server
+    /// opens for this tenant, or the control file.
     fn subject(&self) -> Result<Subject, OperationError> {
         match (self.engine, &self.tenant) {
             (Engine::Redb, None) => Ok(control::subject()),
@@ -129,7 +130,8 @@ impl Migrate {
         }
     }
 
-    /// Under another name than its subject's, what is encrypted in place would be opened by no server.
+    /// Under another name than its subject's, what is encrypted in place would be opened by no
+    /// server.
     fn reject_unserved_name(&self, subject: &Subject) -> Result<(), OperationError> {
         if self.source.file_name() == Some(subject.file_name().as_ref()) {
             return Ok(());
@@ -148,7 +150,8 @@ impl Migrate {
         progress: Option<Progress>,
     ) -> Result<Migrated, OperationError> {
         reject_running_server(parent(&target))?;
-        // No server starts there meanwhile: it would take what is half made for an unfinished creation.
+        // No server starts there meanwhile: it would take what is half made for an unfinished
+        // creation.
         let _lock = DataDirLock::acquire_if_used(parent(&target))?;
         self.require_plaintext()?;
         self.reject_other_names(&self.source, 1)?;
@@ -159,7 +162,8 @@ impl Migrate {
         let served = self.copy(envelope, &subject, &target, progress).await?;
         let plaintext = if self.retire_source {
             before.check(&self.source)?;
-            // Refused while another process has the database open; and no crash leaves its WAL, which is plaintext too, behind alone.
+            // Refused while another process has the database open; and no crash leaves its WAL,
+            // which is plaintext too, behind alone.
             self.fold().await?;
             self.retire(&self.source)?;
             None
@@ -231,7 +235,8 @@ impl Migrate {
         migrated
     }
 
-    /// The copy, verified, under a `ready` manifest, and whether a server serves it; or an error, and nothing of it.
+    /// The copy, verified, under a `ready` manifest, and whether a server serves it; or an error,
+    /// and nothing of it.
     async fn copy(
         &self,
         envelope: &Envelope,
@@ -284,8 +289,8 @@ impl Migrate {
         Ok(kind == FileKind::Other && manifest_exists(&self.source) && exists(plaintext))
     }
 
-    /// Undoes what an earlier run left before it swapped the files. Only files that no one but an earlier run made are touched, and only
-    /// while the plaintext is in its place.
+    /// Undoes what an earlier run left before it swapped the files. Only files that no one but an
+    /// earlier run made are touched, and only while the plaintext is in its place.
     fn clear_attempt(&self, copy: &Path) -> Result<(), OperationError> {
         if !exists(copy) && !manifest_exists(copy) {
             return Ok(());
@@ -311,7 +316,8 @@ impl Migrate {
         }
     }
 
-    /// What has `own` names here and is to be removed, and has others, would stay in plaintext under those.
+    /// What has `own` names here and is to be removed, and has others, would stay in plaintext
+    /// under those.
     fn reject_other_names(&self, path: &Path, own: u64) -> Result<(), OperationError> {
         let names = fs::symlink_metadata(path)
             .map_err(io_error("read", path))?
@@ -348,7 +354,8 @@ impl Migrate {
         }
     }
 
-    /// Proves that what stands in the source's place now opens there, and says whether a server serves it.
+    /// Proves that what stands in the source's place now opens there, and says whether a server
+    /// serves it.
     async fn open_in_place(
         &self,
         envelope: &Envelope,
@@ -376,7 +383,8 @@ impl Migrate {
         Ok((file, served))
     }
 
-    /// Keeps a copy of the manifest in the control file. Where that cannot be had, the tenant's first opening does it.
+    /// Keeps a copy of the manifest in the control file. Where that cannot be had, the tenant's
+    /// first opening does it.
     async fn mirror(&self, envelope: &Envelope, control_dir: &Path, file: KeyedFile) {
         if self.engine == Engine::Redb || !manifest_exists(&Control::path_in(control_dir)) {
             return;
@@ -492,7 +500,8 @@ impl Stamp {
     }
 }
 
-/// Whether a server serves this database. One whose schema SQLite does not take is none of Nimbus's.
+/// Whether a server serves this database. One whose schema SQLite does not take is none of
+/// Nimbus's.
 fn is_served(database: &Database) -> bool {
     let reader = database.reader();
     reader.is_ok_and(|connection| sqlite::is_served(&connection).unwrap_or(false))

@@ -1,7 +1,8 @@
-//! What operators do with encrypted files: look at them, take plaintext out, bring plaintext in, put lost
-//! manifests back.
+//! What operators do with encrypted files: look at them, take plaintext out, bring plaintext in,
+//! put lost manifests back.
 //!
-//! One file an operation. The command line and the server's routes call the same functions; neither does any of this by itself.
+//! One file an operation. The command line and the server's routes call the same functions; neither
+//! does any of this by itself.
 
 pub mod dek_age;
 pub mod doctor;
@@ -65,7 +66,8 @@ pub struct Failure {
     pub error: String,
 }
 
-/// Every file of a directory that has a manifest or should have one, and of its control directory when that is another.
+/// Every file of a directory that has a manifest or should have one, and of its control directory
+/// when that is another.
 ///
 /// # Errors
 ///
@@ -82,7 +84,8 @@ pub fn protected_files(
             let entry = entry.map_err(failed)?;
             files.extend(match entry.role {
                 Role::Manifest(file) => Some(file),
-                // Its manifest may be lost: what is done to all files must not pass it over in silence.
+                // Its manifest may be lost: what is done to all files must not pass it over in
+                // silence.
                 Role::Database(_) => Some(entry.path),
                 _ => None,
             });
@@ -123,7 +126,8 @@ fn check_owner(
     }
 }
 
-/// Refuses to begin what the disk has no room for. `bytes` is what the copy will take; a twentieth is added.
+/// Refuses to begin what the disk has no room for. `bytes` is what the copy will take; a twentieth
+/// is added.
 fn check_space(target: &Path, bytes: u64) -> Result<(), OperationError> {
     let dir = parent(target);
     let free = free_bytes(dir).map_err(error::io_error("look at the disk of", dir))?;

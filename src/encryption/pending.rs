@@ -7,8 +7,8 @@ use nimbus_manifests::TenantId;
 use crate::audit;
 use crate::data_dir;
 
-/// What there is to say of such a deletion: its cause, as the audit log has it, what is left of the tenant, and the command that finishes
-/// it. Blocks.
+/// What there is to say of such a deletion: its cause, as the audit log has it, what is left of the
+/// tenant, and the command that finishes it. Blocks.
 pub(super) fn told(control_dir: &Path, data_dir: &Path, tenant: &TenantId) -> String {
     let why = cause(control_dir, tenant).unwrap_or_else(|| "it was cut short".to_owned());
     let left = data_dir::of_tenant(data_dir, tenant).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! `repair`: manifests that are lost, unreadable or not their file's come back from their copies in the control file.
+//! `repair`: manifests that are lost, unreadable or not their file's come back from their copies in
+//! the control file.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -32,19 +33,23 @@ pub enum Repaired {
         /// Where what stood in its place is kept, if anything did.
         set_aside: Option<PathBuf>,
     },
-    /// It is missing or wrong, the control file has no copy of it, and why it is wrong. Nothing was changed.
+    /// It is missing or wrong, the control file has no copy of it, and why it is wrong. Nothing was
+    /// changed.
     NoCopy(String),
     /// Its database is gone: nothing to open.
     DatabaseMissing,
     /// Its database is plaintext: no manifest belongs beside it.
     Plaintext,
-    /// It is an older one, and so is its database: the newer manifest does not open it. Nothing was changed.
+    /// It is an older one, and so is its database: the newer manifest does not open it. Nothing was
+    /// changed.
     BothOlder,
-    /// It is an older one, and the key of the newer one cannot be had: whether that opens the database is not known. Nothing was changed.
+    /// It is an older one, and the key of the newer one cannot be had: whether that opens the
+    /// database is not known. Nothing was changed.
     CopyUnavailable(String),
     /// It is an older one, and is the newest from now on, as the operator said.
     Accepted,
-    /// Its tenant is being deleted, and that has not ended: why not, and what ends it. Nothing was changed.
+    /// Its tenant is being deleted, and that has not ended: why not, and what ends it. Nothing was
+    /// changed.
     Deleting(String),
     /// It could not be judged, put back or accepted, and why. The others were gone on with.
     Failed(String),
@@ -87,11 +92,13 @@ impl Repair {
     }
 }
 
-/// Puts back every tenant's manifest in `data_dir` that is missing, cannot be read, was changed, is older or another file's, and has a copy
-/// in the control file of `control_dir`. What stands in its place is set aside. One that has no copy is named. The server must be stopped.
+/// Puts back every tenant's manifest in `data_dir` that is missing, cannot be read, was changed, is
+/// older or another file's, and has a copy in the control file of `control_dir`. What stands in its
+/// place is set aside. One that has no copy is named. The server must be stopped.
 ///
-/// Of the tenants in `accepted`, an older manifest becomes the newest once it has opened its database, where the copy does not open it. One
-/// tenant's failure is among the answers, and the others are gone on with.
+/// Of the tenants in `accepted`, an older manifest becomes the newest once it has opened its
+/// database, where the copy does not open it. One tenant's failure is among the answers, and the
+/// others are gone on with.
 ///
 /// # Errors
 ///
@@ -151,7 +158,8 @@ pub async fn repair(
     settled.extend(copies.keys().filter_map(Subject::tenant).cloned());
     for (subject, copies) in copies {
         unknown.retain(|tenant| Some(tenant) != subject.tenant());
-        // Only this deployment's own core wrote it there; what does not parse is of a newer release, and none of ours.
+        // Only this deployment's own core wrote it there; what does not parse is of a newer
+        // release, and none of ours.
         let copies: Vec<SealedManifest> = copies
             .all()
             .filter_map(|copy| SealedManifest::parse(copy).ok())
@@ -183,7 +191,8 @@ pub async fn repair(
     Ok(repairs)
 }
 
-/// What is wrong with the manifests of tenants' files in `dir` of which there is no copy; those of `settled` were judged already.
+/// What is wrong with the manifests of tenants' files in `dir` of which there is no copy; those of
+/// `settled` were judged already.
 async fn without_copies(
     envelope: &Envelope,
     dir: &Path,
@@ -248,7 +257,8 @@ async fn put_back_audited(
     repaired
 }
 
-/// Makes the manifest of a tenant the newest there is, once it has opened its database. `envelope` goes by no copies.
+/// Makes the manifest of a tenant the newest there is, once it has opened its database. `envelope`
+/// goes by no copies.
 async fn accept(
     envelope: &Envelope,
     control: &Arc<Control>,
@@ -308,7 +318,8 @@ enum Verdict<'a> {
     Unreadable(ReadError),
 }
 
-/// Judges what stands beside `path`. Where a rotation was cut short there are two copies, under different keys: the one that a key opens is wanted.
+/// Judges what stands beside `path`. Where a rotation was cut short there are two copies, under
+/// different keys: the one that a key opens is wanted.
 async fn verdict<'a>(
     envelope: &Envelope,
     path: &Path,
@@ -366,14 +377,16 @@ async fn verdict<'a>(
     }
 }
 
-/// Whether it means that a manifest which can be read is not what its key holder wrote for this file, or is not all that there was of it.
+/// Whether it means that a manifest which can be read is not what its key holder wrote for this
+/// file, or is not all that there was of it.
 fn is_wrong(error: &EnvelopeError) -> bool {
     match error {
         EnvelopeError::SubjectMismatch { .. }
         | EnvelopeError::CipherMismatch { .. }
         | EnvelopeError::ManifestTampered { .. }
         | EnvelopeError::Lost { .. } => true,
-        // A key that is there and does not open the wrap; not one that cannot be had now, or settings that are wrong.
+        // A key that is there and does not open the wrap; not one that cannot be had now, or
+        // settings that are wrong.
         EnvelopeError::Unwrap { source, .. } => matches!(
             **source,
             ProviderError::UnwrapFailed { .. }

@@ -1,5 +1,5 @@
-//! `rotate-dek`: a new data key for the data itself. Whatever was encrypted under the old one and is not there any more cannot be read again,
-//! by anyone who has the key-encryption key either.
+//! `rotate-dek`: a new data key for the data itself. Whatever was encrypted under the old one and
+//! is not there any more cannot be read again, by anyone who has the key-encryption key either.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -116,7 +116,8 @@ pub struct DekRotator {
 }
 
 impl DekRotator {
-    /// Refuses at once what cannot be: no path, one that is none of this server's, a tenant to whom the file does not belong.
+    /// Refuses at once what cannot be: no path, one that is none of this server's, a tenant to whom
+    /// the file does not belong.
     ///
     /// # Errors
     ///
@@ -139,7 +140,8 @@ impl DekRotator {
         .await
     }
 
-    /// Gives one file, or each in its turn, a new data key while it is used. With `all`, one that fails does not keep the others.
+    /// Gives one file, or each in its turn, a new data key while it is used. With `all`, one that
+    /// fails does not keep the others.
     ///
     /// # Errors
     ///
@@ -258,8 +260,9 @@ enum Owner {
     Named(Option<TenantId>),
 }
 
-/// Does it while no server runs: the caller holds the lock of the directory. `envelope` has the keys of the settings, and `place` says where
-/// their deployment is: only its files are in its control file and its audit log.
+/// Does it while no server runs: the caller holds the lock of the directory. `envelope` has the
+/// keys of the settings, and `place` says where their deployment is: only its files are in its
+/// control file and its audit log.
 ///
 /// # Errors
 ///
@@ -294,7 +297,8 @@ pub async fn offline(
     };
     let mut rotated = Rotated::default();
     if !tenants.is_empty() {
-        // The control file keeps the copies of the tenants' manifests; its own turn comes when it is closed.
+        // The control file keeps the copies of the tenants' manifests; its own turn comes when it
+        // is closed.
         let deployment = match ours && manifest_path(&control).exists() {
             true => Some(
                 Deployment::open(
@@ -369,9 +373,11 @@ async fn rotate_one(
     Ok(())
 }
 
-/// Gives the file at `path` a new data key. Nobody may have it open; the caller holds the directory's lock.
+/// Gives the file at `path` a new data key. Nobody may have it open; the caller holds the
+/// directory's lock.
 ///
-/// A rekey that a crash cut short is settled first: then the file is under one key, and gets another.
+/// A rekey that a crash cut short is settled first: then the file is under one key, and gets
+/// another.
 ///
 /// # Errors
 ///

@@ -1,7 +1,8 @@
 //! `shred`: a tenant is erased by destroying its keys, and then its files.
 //!
-//! The order is that of a deletion (`tenants`), with one step before it: where the tenant has a key file of its own, that goes first. A crash
-//! after it leaves a tenant that does not open; running it again goes on.
+//! The order is that of a deletion (`tenants`), with one step before it: where the tenant has a key
+//! file of its own, that goes first. A crash after it leaves a tenant that does not open; running
+//! it again goes on.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -96,13 +97,15 @@ pub struct Request {
     #[schema(ignore)]
     pub yes: bool,
 
-    /// Disable the tenant's AWS KMS key, too, where it has one of its own (--encryption-aws-kms-key-map)
+    /// Disable the tenant's AWS KMS key, too, where it has one of its own
+    /// (--encryption-aws-kms-key-map)
     #[arg(long)]
     #[serde(default)]
     #[schema(required = false)]
     pub disable_kms_key: bool,
 
-    /// Backup repositories that it is removed from, too: directories by their paths from the root, or s3://bucket/prefix.
+    /// Backup repositories that it is removed from, too: directories by their paths from the root,
+    /// or s3://bucket/prefix.
     #[arg(
         long,
         value_name = "R",
@@ -129,13 +132,15 @@ pub struct Shredded {
     pub tenant: String,
     /// Key files that were destroyed: no copy of the tenant opens by them any more.
     pub destroyed_keys: Vec<String>,
-    /// Keys that were not this tenant's alone: who has one, and copies of sidecar and data, still opens those.
+    /// Keys that were not this tenant's alone: who has one, and copies of sidecar and data, still
+    /// opens those.
     pub alive: Vec<LivingKey>,
     /// The KMS key that was this tenant's alone, if it had one.
     #[serde(default)]
     #[schema(required)]
     pub own_kms_key: Option<OwnKey>,
-    /// Whether a manifest, or its copy in the control file, could be read: where not, it is not known which keys wrapped it.
+    /// Whether a manifest, or its copy in the control file, could be read: where not, it is not
+    /// known which keys wrapped it.
     pub manifest_read: bool,
     /// Whether the database was plaintext: no key was needed for it.
     #[serde(default)]
@@ -171,7 +176,8 @@ impl Shredded {
         }
     }
 
-    /// What copies of its files made elsewhere are still worth, and what ends that: a sentence or two for each key.
+    /// What copies of its files made elsewhere are still worth, and what ends that: a sentence or
+    /// two for each key.
     #[must_use]
     pub fn worth(&self) -> Vec<String> {
         let mut said: Vec<String> = self
@@ -245,7 +251,8 @@ impl Shredded {
 pub struct OwnKey {
     /// Its ARN.
     pub key_id: String,
-    /// Whether it was disabled: copies are dead until it is enabled again, and for good once it is deleted.
+    /// Whether it was disabled: copies are dead until it is enabled again, and for good once it is
+    /// deleted.
     pub disabled: bool,
 }
 
@@ -258,7 +265,8 @@ pub struct LivingKey {
     pub key_id: String,
 }
 
-/// Whether there is anything of `tenant` to destroy: files, a copy of its manifest, or a key file of its own.
+/// Whether there is anything of `tenant` to destroy: files, a copy of its manifest, or a key file
+/// of its own.
 ///
 /// # Errors
 ///
@@ -384,10 +392,11 @@ pub struct Shredding<'a> {
     pub s3: &'a S3Settings,
 }
 
-/// Destroys the key file of `tenant`, where it has one, then its manifest, every other file that was ever derived from its name, and the
-/// copy of its manifest.
+/// Destroys the key file of `tenant`, where it has one, then its manifest, every other file that
+/// was ever derived from its name, and the copy of its manifest.
 ///
-/// `begun` is what was known of a tenant whose deletion had begun already, from before the `tenants` were opened, which ends it.
+/// `begun` is what was known of a tenant whose deletion had begun already, from before the
+/// `tenants` were opened, which ends it.
 ///
 /// # Errors
 ///
@@ -574,7 +583,8 @@ async fn own_key(
     }
 }
 
-/// Destroys the subject's file in every key directory in force; answers which were there, and whether there is such a directory.
+/// Destroys the subject's file in every key directory in force; answers which were there, and
+/// whether there is such a directory.
 async fn destroy_keys(
     envelope: &Envelope,
     tenant: &TenantId,

@@ -1,5 +1,6 @@
-//! `status`: every protected file, looked at one by one. Nothing is reported from the settings alone, and nothing is changed, but that
-//! SQLite, once it opens a database, brings the WAL of a killed server into it.
+//! `status`: every protected file, looked at one by one. Nothing is reported from the settings
+//! alone, and nothing is changed, but that SQLite, once it opens a database, brings the WAL of a
+//! killed server into it.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -56,7 +57,8 @@ pub enum Verify {
 }
 
 impl Verify {
-    /// What was asked for; without that, data keys are unwrapped where it costs no call over the network.
+    /// What was asked for; without that, data keys are unwrapped where it costs no call over the
+    /// network.
     #[must_use]
     pub fn of(asked: Option<Self>, provider: &ProviderChoice) -> Self {
         let remote = matches!(
@@ -140,7 +142,8 @@ pub struct EncryptionStatus {
     /// The key provider; null while encryption is off.
     #[schema(required)]
     pub provider: Option<ProviderReport>,
-    /// The database that the tenants are in, which Nimbus does not encrypt; missing where they are among the files.
+    /// The database that the tenants are in, which Nimbus does not encrypt; missing where they are
+    /// among the files.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     #[schema(nullable = false)]
     pub unencrypted_tenants_in: Option<String>,
@@ -157,7 +160,8 @@ pub struct ProviderReport {
     /// `master-key-file`, `key-dir` or `aws-kms`.
     #[schema(value_type = KeyProviderKind)]
     pub kind: String,
-    /// The key that wraps; null for `key-dir`, which has one per file, and where the provider does not answer.
+    /// The key that wraps; null for `key-dir`, which has one per file, and where the provider does
+    /// not answer.
     #[schema(required)]
     pub key_id: Option<String>,
     /// Where local keys lie.
@@ -209,7 +213,8 @@ pub struct FileReport {
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     #[schema(required = false)]
     pub locked: bool,
-    /// When it was last restored from its backup and proven; the running server knows (`--backup-verify-every`).
+    /// When it was last restored from its backup and proven; the running server knows
+    /// (`--backup-verify-every`).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     #[schema(nullable = false)]
     pub restored: Option<String>,
@@ -271,18 +276,21 @@ pub struct StatusReader {
     pub envelope: Result<Envelope, String>,
     /// How old a data key may grow.
     pub dek_max_age: Option<Duration>,
-    /// Whether this process is the server, which has the control file open and verified it whole when it started.
+    /// Whether this process is the server, which has the control file open and verified it whole
+    /// when it started.
     pub holds_control: bool,
     /// That the control file is older than its audit log. A server with such a one does not start.
     pub rolled_back: Option<RolledBack>,
 }
 
 impl StatusReader {
-    /// Looks at every file. Without `verify`, data keys are unwrapped where that costs no call over the network.
+    /// Looks at every file. Without `verify`, data keys are unwrapped where that costs no call over
+    /// the network.
     ///
     /// # Errors
     ///
-    /// [`StatusError`] when a directory cannot be read. Trouble with a file, or with the keys, is part of the answer.
+    /// [`StatusError`] when a directory cannot be read. Trouble with a file, or with the keys, is
+    /// part of the answer.
     pub async fn run(self, verify: Option<Verify>) -> Result<EncryptionStatus, StatusError> {
         let verify = Verify::of(verify, &self.provider);
         let this = Arc::new(self);
@@ -369,8 +377,8 @@ impl StatusReader {
         })
     }
 
-    /// Every path that may be a protected file: what has a manifest or one of our names. Others are looked at for being plaintext
-    /// databases. Blocks.
+    /// Every path that may be a protected file: what has a manifest or one of our names. Others are
+    /// looked at for being plaintext databases. Blocks.
     fn candidates(&self) -> Result<BTreeSet<PathBuf>, StatusError> {
         let mut paths = BTreeSet::new();
         let mut dirs = vec![&self.data_dir];
@@ -402,7 +410,8 @@ impl StatusReader {
         Ok(paths)
     }
 
-    /// Where the files of tenants belong that the control file knows, whatever is left of them. Blocks.
+    /// Where the files of tenants belong that the control file knows, whatever is left of them.
+    /// Blocks.
     fn known(&self) -> Vec<PathBuf> {
         let envelope = self.envelope.as_ref().ok();
         // Where the control file cannot be read, its own line says so.
@@ -416,8 +425,8 @@ impl StatusReader {
             .collect()
     }
 
-    /// One file; `None` when it is none of ours. One that is given a new key meanwhile, so that manifest and file were not of one time, is
-    /// looked at again.
+    /// One file; `None` when it is none of ours. One that is given a new key meanwhile, so that
+    /// manifest and file were not of one time, is looked at again.
     async fn look(&self, path: &Path, verify: Verify) -> Option<FileReport> {
         for _again in 0..LOOKS {
             let report = self.look_once(path, verify).await?;
@@ -540,7 +549,8 @@ impl StatusReader {
         Some(report)
     }
 
-    /// A file of a tenant whose deletion has begun: that alone is to be told, whatever is left of it.
+    /// A file of a tenant whose deletion has begun: that alone is to be told, whatever is left of
+    /// it.
     async fn deleting(&self, path: &Path, ours: Option<&Subject>) -> Option<FileReport> {
         let (envelope, subject) = (self.envelope.as_ref().ok()?.clone(), ours?.clone());
         let tenant = subject.tenant()?.clone();
@@ -559,7 +569,8 @@ impl StatusReader {
         ControlLost::look(&self.control_dir, &self.data_dir)
     }
 
-    /// Whether the audit log says that this tenant was deleted since an older control file that was put back.
+    /// Whether the audit log says that this tenant was deleted since an older control file that was
+    /// put back.
     fn was_deleted(&self, subject: &Subject) -> bool {
         let since = self.rolled_back.as_ref().map(RolledBack::deleted);
         let tenant = subject.tenant();
@@ -757,7 +768,8 @@ impl Finding {
     fn of(error: &EnvelopeError) -> Self {
         let health = match (error, error.trouble()) {
             (EnvelopeError::SubjectMismatch { .. }, _) => Health::SubjectMismatch,
-            // Its key may have been taken back; whatever it is, the control file's own line says it.
+            // Its key may have been taken back; whatever it is, the control file's own line says
+            // it.
             (EnvelopeError::Mirror { .. }, _) => Health::KeyUnavailable,
             (_, trouble) => Self::health(trouble),
         };

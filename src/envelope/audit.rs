@@ -1,4 +1,5 @@
-//! Key events: what happened to which key, by whom. The core and what operators run say them; where they go is an [`AuditSink`]'s matter.
+//! Key events: what happened to which key, by whom. The core and what operators run say them; where
+//! they go is an [`AuditSink`]'s matter.
 
 use std::fmt;
 use std::sync::Arc;
@@ -196,7 +197,8 @@ impl Event {
         self
     }
 
-    /// Tells the log of the process, from which a SIEM may take it. An opening is told at the level `debug`: there are many.
+    /// Tells the log of the process, from which a SIEM may take it. An opening is told at the level
+    /// `debug`: there are many.
     pub(crate) fn trace(&self) {
         let is_opening = (self.kind, self.outcome) == (EventKind::Open, EventOutcome::Done);
         if is_opening && !tracing::enabled!(target: "nimbus::audit", tracing::Level::DEBUG) {
@@ -247,7 +249,8 @@ pub trait AuditSink: fmt::Debug + Send + Sync {
     /// [`AuditError`]: what they are about must not be done then.
     async fn record(&self, events: Vec<Event>) -> Result<(), AuditError>;
 
-    /// Records an event soon, for what changes nothing. Where that fails, the log says later that events are missing.
+    /// Records an event soon, for what changes nothing. Where that fails, the log says later that
+    /// events are missing.
     fn note(&self, event: Event);
 }
 

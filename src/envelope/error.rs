@@ -14,7 +14,8 @@ use crate::error_chain::error_chain;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnvelopeError {
-    /// Another operation changed the manifest, or the keys in force, at the same time. Nothing was written.
+    /// Another operation changed the manifest, or the keys in force, at the same time. Nothing was
+    /// written.
     #[error("{}: its manifest or the keys in force were changed at the same time; try again", .path.display())]
     ChangedMeanwhile {
         /// The protected file.
@@ -82,7 +83,8 @@ pub enum EnvelopeError {
         /// The protected file.
         path: PathBuf,
     },
-    /// The control file has a copy of the manifest, and there is no database; there is no manifest either, or one that says `new`.
+    /// The control file has a copy of the manifest, and there is no database; there is no manifest
+    /// either, or one that says `new`.
     #[error(
         "the database {} is gone: the control file has a copy of its manifest, so it existed; restore database and manifest from a \
          backup{}",
@@ -233,7 +235,8 @@ pub enum EnvelopeError {
     },
 }
 
-/// How a manifest comes back: a tenant's may have a copy in the control file, the control file's own has none.
+/// How a manifest comes back: a tenant's may have a copy in the control file, the control file's
+/// own has none.
 fn back(path: &Path, from_backup: &str) -> String {
     let otherwise = match place(path) {
         Place::Tenant => REPAIR,
@@ -334,7 +337,8 @@ pub enum Trouble {
 }
 
 impl EnvelopeError {
-    /// What is wrong and what to do next, where the control file has no copy of the manifest: `repair` does not help then.
+    /// What is wrong and what to do next, where the control file has no copy of the manifest:
+    /// `repair` does not help then.
     pub(crate) fn without_copy(&self) -> String {
         let otherwise = match self {
             Self::SubjectMismatch { path, found, .. } => match found.tenant() {

@@ -1,4 +1,5 @@
-//! What the core hands out: leave to open a plaintext file, or proof that a manifest was read, authenticated and unwrapped.
+//! What the core hands out: leave to open a plaintext file, or proof that a manifest was read,
+//! authenticated and unwrapped.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,14 +44,16 @@ impl PlainFile {
 /// How far a keyed file's life has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// The file is to be initialised, then [`Envelope::publish_ready`](super::Envelope::publish_ready) called. Nothing was ever in it.
+    /// The file is to be initialised, then
+    /// [`Envelope::publish_ready`](super::Envelope::publish_ready) called. Nothing was ever in it.
     Initialise,
-    /// The creation was cut short at its end: the file is there and must open, then [`Envelope::publish_ready`](super::Envelope::publish_ready)
-    /// is called.
+    /// The creation was cut short at its end: the file is there and must open, then
+    /// [`Envelope::publish_ready`](super::Envelope::publish_ready) is called.
     Initialised,
     /// The file holds data under [`KeyedFile::cipher_key`].
     Ready,
-    /// The file holds data under [`KeyedFile::cipher_key`] or [`KeyedFile::next_cipher_key`]: find out, then call [`Envelope::settle`](super::Envelope::settle).
+    /// The file holds data under [`KeyedFile::cipher_key`] or [`KeyedFile::next_cipher_key`]: find
+    /// out, then call [`Envelope::settle`](super::Envelope::settle).
     Rekeying,
 }
 
@@ -73,12 +76,14 @@ impl Opened {
     }
 }
 
-/// Proof that a manifest was read, authenticated and unwrapped; the only thing that opens an encrypted file.
+/// Proof that a manifest was read, authenticated and unwrapped; the only thing that opens an
+/// encrypted file.
 #[derive(Debug)]
 pub struct KeyedFile {
     pub(super) path: PathBuf,
     pub(super) manifest: Manifest,
-    /// Shared, never copied: a rekey's copy is opened under the next key while this file still holds both.
+    /// Shared, never copied: a rekey's copy is opened under the next key while this file still
+    /// holds both.
     pub(super) dek: Arc<Dek>,
     pub(super) next: Option<Arc<Dek>>,
     pub(super) stage: Stage,
@@ -142,8 +147,8 @@ impl KeyedFile {
     ///
     /// # Errors
     ///
-    /// [`EnvelopeError::Invalid`] when the manifest has no revision left, [`EnvelopeError::ManifestOlder`] when the rekey is known to have
-    /// ended with the other key.
+    /// [`EnvelopeError::Invalid`] when the manifest has no revision left,
+    /// [`EnvelopeError::ManifestOlder`] when the rekey is known to have ended with the other key.
     pub(crate) fn under(mut self, opened: Opened) -> Result<Self, EnvelopeError> {
         if self.ended.is_some_and(|ended| ended != opened) {
             return Err(EnvelopeError::ManifestOlder { path: self.path });
@@ -185,7 +190,8 @@ impl KeyedFile {
         Some(copy)
     }
 
-    /// What keeps the core asking for this file's key, for who takes the key out and lets go of the file.
+    /// What keeps the core asking for this file's key, for who takes the key out and lets go of the
+    /// file.
     pub(crate) fn lease(&self) -> Option<HeldLease> {
         self.lease.clone().map(HeldLease)
     }

@@ -1,4 +1,5 @@
-//! Who has files open, so that they can be closed from here; and the tenants that an operator locked.
+//! Who has files open, so that they can be closed from here; and the tenants that an operator
+//! locked.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -14,8 +15,9 @@ use crate::tenant_mutex::{TenantGuard, TenantMutex};
 /// Who has files open, and closes them when the core says so.
 #[async_trait]
 pub trait Holder: Debug + Send + Sync {
-    /// Closes the files of `tenant`, or without one the control file, in use or not. Their keys are wiped when this returns, or with the last
-    /// request that was using them. Files that are not its own are none of its business.
+    /// Closes the files of `tenant`, or without one the control file, in use or not. Their keys are
+    /// wiped when this returns, or with the last request that was using them. Files that are not
+    /// its own are none of its business.
     async fn revoke(&self, tenant: Option<&TenantId>, why: &Revocation);
 }
 
@@ -55,13 +57,14 @@ impl Envelope {
         holders.push(holder);
     }
 
-    /// Waits until nobody locks or unlocks `tenant`, and keeps everybody else from it until dropped.
+    /// Waits until nobody locks or unlocks `tenant`, and keeps everybody else from it until
+    /// dropped.
     pub(crate) async fn lock_turn(&self, tenant: &TenantId) -> TenantGuard<'_> {
         self.holders.changing.lock(tenant).await
     }
 
-    /// Locks a tenant: its files are closed, and opened by nobody until [`unlock`](Self::unlock). That it outlives this process is the
-    /// caller's to see to, before.
+    /// Locks a tenant: its files are closed, and opened by nobody until [`unlock`](Self::unlock).
+    /// That it outlives this process is the caller's to see to, before.
     pub async fn lock(&self, tenant: &TenantId) {
         self.holders.locked().insert(tenant.clone());
         self.revoke(Some(tenant), &Revocation::Locked).await;

@@ -1,4 +1,5 @@
-//! The keys a running configuration holds: one that wraps, older ones still accepted, and recovery recipients.
+//! The keys a running configuration holds: one that wraps, older ones still accepted, and recovery
+//! recipients.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +21,8 @@ pub enum Mapped {
 pub struct KeyRing {
     generation: Generation,
     current: Arc<dyn KeyProvider>,
-    /// After a rotation to another key: whose key map still says who wraps for the tenants that it names. It is among the previous ones.
+    /// After a rotation to another key: whose key map still says who wraps for the tenants that it
+    /// names. It is among the previous ones.
     keeping: Option<Arc<dyn KeyProvider>>,
     previous: Vec<Arc<dyn KeyProvider>>,
     recipients: Vec<Recipient>,
@@ -38,7 +40,8 @@ impl Generation {
 }
 
 impl KeyRing {
-    /// A ring whose `current` provider wraps; `previous` ones are tried after it when a file is opened.
+    /// A ring whose `current` provider wraps; `previous` ones are tried after it when a file is
+    /// opened.
     #[must_use]
     pub fn new(
         current: Arc<dyn KeyProvider>,
@@ -54,8 +57,9 @@ impl KeyRing {
         }
     }
 
-    /// The same keys with `current` before them: it wraps from now on, the others are still accepted. Tenants that a key map names stay under
-    /// their own keys, unless these are to move, too.
+    /// The same keys with `current` before them: it wraps from now on, the others are still
+    /// accepted. Tenants that a key map names stay under their own keys, unless these are to move,
+    /// too.
     #[must_use]
     pub fn moved_to(&self, current: Arc<dyn KeyProvider>, mapped: Mapped) -> Self {
         let mut previous = vec![self.current.clone()];
@@ -89,7 +93,8 @@ impl KeyRing {
         self.generation
     }
 
-    /// The provider that wraps new data keys, but for tenants with a key of their own: see [`wraps_for`](Self::wraps_for).
+    /// The provider that wraps new data keys, but for tenants with a key of their own: see
+    /// [`wraps_for`](Self::wraps_for).
     #[must_use]
     pub fn current(&self) -> &dyn KeyProvider {
         &*self.current

@@ -46,7 +46,8 @@ impl Metered {
     }
 }
 
-// A method left to the trait's default would answer for the provider within: that it is not remote, and needs no lease.
+// A method left to the trait's default would answer for the provider within: that it is not remote,
+// and needs no lease.
 #[deny(
     clippy::missing_trait_methods,
     reason = "every call is passed on, also those that the trait gets later"

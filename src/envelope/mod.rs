@@ -1,7 +1,7 @@
 //! The core: from a subject to its key, and nothing else holds keys.
 //!
-//! A protected file and its manifest go through states that a crash can cut short. The sequence of a creation, and what the next
-//! start finds after a kill between two steps:
+//! A protected file and its manifest go through states that a crash can cut short. The sequence of
+//! a creation, and what the next start finds after a kill between two steps:
 //!
 //! | step | on disk after it | next start |
 //! | --- | --- | --- |
@@ -10,8 +10,9 @@
 //! | 3. manifest `ready` mirrored | manifest `new`, file, mirror `ready` | [`Stage::Initialised`]: it exists; the first opening goes on with 4 |
 //! | 4. manifest `ready` published | manifest `ready`, file | open |
 //!
-//! The mirror is always written before the sidecar, so that a durable sidecar never lacks one; `new` manifests, whose files
-//! hold nothing, are not mirrored. So a copy in the mirror proves that a file exists, and which of its manifests is the newest: see `standing`.
+//! The mirror is always written before the sidecar, so that a durable sidecar never lacks one;
+//! `new` manifests, whose files hold nothing, are not mirrored. So a copy in the mirror proves that
+//! a file exists, and which of its manifests is the newest: see `standing`.
 
 mod audit;
 mod error;
@@ -135,7 +136,8 @@ impl Copies {
     }
 }
 
-/// The mirror, and the directory of the files that it knows. Copies of them elsewhere are none of its business.
+/// The mirror, and the directory of the files that it knows. Copies of them elsewhere are none of
+/// its business.
 #[derive(Debug, Clone)]
 struct Mirror {
     copies: Arc<dyn ManifestMirror>,
@@ -149,7 +151,8 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Where a copy of each manifest is kept, so that a lost sidecar can be put back. All calls block and are durable when they return.
+/// Where a copy of each manifest is kept, so that a lost sidecar can be put back. All calls block
+/// and are durable when they return.
 pub trait ManifestMirror: fmt::Debug + Send + Sync {
     /// Keeps each manifest as the one copy of its subject's, all in one go.
     ///
@@ -158,8 +161,8 @@ pub trait ManifestMirror: fmt::Debug + Send + Sync {
     /// [`MirrorError`] when they are not all durable.
     fn put_many(&self, manifests: &[(&Subject, &[u8])]) -> Result<(), MirrorError>;
 
-    /// Keeps each manifest beside the copy that there is: it is about to be published under another key, and until that is done nobody
-    /// knows which of the two keys will be left.
+    /// Keeps each manifest beside the copy that there is: it is about to be published under another
+    /// key, and until that is done nobody knows which of the two keys will be left.
     ///
     /// # Errors
     ///
@@ -202,7 +205,8 @@ pub trait ManifestMirror: fmt::Debug + Send + Sync {
     fn remove(&self, subject: &Subject) -> Result<(), MirrorError>;
 }
 
-/// The core: opens and creates protected files under the configured keys, or plaintext ones when encryption is off.
+/// The core: opens and creates protected files under the configured keys, or plaintext ones when
+/// encryption is off.
 #[derive(Debug, Clone)]
 pub struct Envelope {
     /// Shared by all clones: a rotation changes it under a running server.
@@ -225,7 +229,8 @@ impl Envelope {
         Self::with(Some(keys), Arc::new(SystemClock), Arc::new(OsRandom))
     }
 
-    /// A core for `--encryption-key-provider none`: it makes and opens plaintext files, and refuses encrypted ones.
+    /// A core for `--encryption-key-provider none`: it makes and opens plaintext files, and refuses
+    /// encrypted ones.
     #[must_use]
     pub fn plaintext() -> Self {
         Self::with(None, Arc::new(SystemClock), Arc::new(OsRandom))
@@ -251,7 +256,8 @@ impl Envelope {
         }
     }
 
-    /// The same core, which keeps a copy of the manifest of every tenant in the directory `home` in `mirror`, and goes by those copies.
+    /// The same core, which keeps a copy of the manifest of every tenant in the directory `home` in
+    /// `mirror`, and goes by those copies.
     #[must_use]
     pub fn with_mirror(self, mirror: Arc<dyn ManifestMirror>, home: &Path) -> Self {
         let mirror = Mirror {
@@ -265,7 +271,8 @@ impl Envelope {
         }
     }
 
-    /// The mirror, where it has a copy of the manifest of `path` or is to have one: not of the control file, whose own copy would help nobody.
+    /// The mirror, where it has a copy of the manifest of `path` or is to have one: not of the
+    /// control file, whose own copy would help nobody.
     fn mirror_of(&self, path: &Path, subject: &Subject) -> Option<&dyn ManifestMirror> {
         let mirror = self.mirror.as_ref()?;
         let _tenant = subject.tenant()?;
@@ -350,7 +357,8 @@ impl Envelope {
         self.keys.as_ref().map(|keys| keys.load_full())
     }
 
-    /// From now on `keys` are in force, for every clone of this core. Nothing happens when encryption is off.
+    /// From now on `keys` are in force, for every clone of this core. Nothing happens when
+    /// encryption is off.
     pub fn use_keys(&self, keys: KeyRing) {
         // Whoever publishes under the keys before has done so when this returns.
         let _alone = self
@@ -362,7 +370,8 @@ impl Envelope {
         }
     }
 
-    /// Applies the opening table to `path`: unwraps and verifies, or draws a key and publishes a `new` manifest, or refuses.
+    /// Applies the opening table to `path`: unwraps and verifies, or draws a key and publishes a
+    /// `new` manifest, or refuses.
     ///
     /// # Errors
     ///
@@ -410,7 +419,8 @@ impl Envelope {
                 .create(path, subject, cipher, &keys)
                 .await
                 .map(Prepared::Keyed),
-            // `decide` takes these steps only with keys and, but for `Create`, a manifest; should that change, fail closed.
+            // `decide` takes these steps only with keys and, but for `Create`, a manifest; should
+            // that change, fail closed.
             (Step::Initialise | Step::Finish | Step::Open | Step::Settle(_) | Step::Create, ..) => {
                 Err(EnvelopeError::EncryptionOff {
                     path: path.to_owned(),
@@ -500,11 +510,13 @@ impl Envelope {
         })
     }
 
-    /// Publishes `ready` for a file that was in [`Stage::Initialise`] or [`Stage::Initialised`], once it is initialised and flushed.
+    /// Publishes `ready` for a file that was in [`Stage::Initialise`] or [`Stage::Initialised`],
+    /// once it is initialised and flushed.
     ///
     /// # Errors
     ///
-    /// [`EnvelopeError::Mirror`] or [`EnvelopeError::Io`]; the manifest on disk is then still `new`, or already `ready`.
+    /// [`EnvelopeError::Mirror`] or [`EnvelopeError::Io`]; the manifest on disk is then still
+    /// `new`, or already `ready`.
     pub async fn publish_ready(&self, file: KeyedFile) -> Result<KeyedFile, EnvelopeError> {
         self.settle(file, Opened::First).await
     }
@@ -518,8 +530,8 @@ impl Envelope {
         self.make_ready(file, Opened::First, false).await
     }
 
-    /// Makes `file`'s manifest, which has opened it, the mirror's one copy, unless another has taken its place meanwhile. Cheap when there is
-    /// nothing to do. Blocks.
+    /// Makes `file`'s manifest, which has opened it, the mirror's one copy, unless another has
+    /// taken its place meanwhile. Cheap when there is nothing to do. Blocks.
     ///
     /// # Errors
     ///
@@ -550,8 +562,9 @@ impl Envelope {
         Ok(())
     }
 
-    /// Settles what a rotation that was cut short left announced in the mirror: of two copies of a manifest, the one that stands in `dir`, or
-    /// that ends the creation of what stands there, stays. Where there is none such, both do. Blocks.
+    /// Settles what a rotation that was cut short left announced in the mirror: of two copies of a
+    /// manifest, the one that stands in `dir`, or that ends the creation of what stands there,
+    /// stays. Where there is none such, both do. Blocks.
     ///
     /// # Errors
     ///
@@ -611,7 +624,8 @@ impl Envelope {
         parsed.flatten().collect()
     }
 
-    /// The file at `path` under `sealed`, a manifest for it wherever that came from; whether its database opens by it is not known yet.
+    /// The file at `path` under `sealed`, a manifest for it wherever that came from; whether its
+    /// database opens by it is not known yet.
     ///
     /// # Errors
     ///
@@ -629,8 +643,9 @@ impl Envelope {
             .await
     }
 
-    /// Removes the manifest of `path`, durably: whatever is left of the file is then unreadable. The mirror's copy is the caller's
-    /// to remove, in the same commit that ends the deletion. Blocks.
+    /// Removes the manifest of `path`, durably: whatever is left of the file is then unreadable.
+    /// The mirror's copy is the caller's to remove, in the same commit that ends the deletion.
+    /// Blocks.
     ///
     /// # Errors
     ///
@@ -702,7 +717,8 @@ impl Envelope {
         let ring = keys.generation();
         blocking(move || {
             let _shared = envelope.publishing.read();
-            // A file that comes to be under keys that a rotation has just replaced would be left behind by it.
+            // A file that comes to be under keys that a rotation has just replaced would be left
+            // behind by it.
             if envelope.keys().map(|keys| keys.generation()) != Some(ring) {
                 return Err(EnvelopeError::ChangedMeanwhile { path: file.path });
             }
@@ -722,7 +738,8 @@ impl Envelope {
         Ok((FileId::from_uuid(uuid), DekId::from_bytes(dek)))
     }
 
-    /// The keys that a manifest of a backup holds; the file itself is not looked at. `path` is for messages.
+    /// The keys that a manifest of a backup holds; the file itself is not looked at. `path` is for
+    /// messages.
     ///
     /// # Errors
     ///
@@ -740,7 +757,8 @@ impl Envelope {
         self.unseal(path, &subject, cipher, sealed, &keys).await
     }
 
-    /// Unwraps the keys that `sealed` holds, and lets nothing of it count before its MAC was verified.
+    /// Unwraps the keys that `sealed` holds, and lets nothing of it count before its MAC was
+    /// verified.
     async fn unseal(
         &self,
         path: &Path,
@@ -809,7 +827,8 @@ impl Envelope {
         })
     }
 
-    /// Replaces a manifest by the one that follows on it; not one that another operation has put in its place meanwhile.
+    /// Replaces a manifest by the one that follows on it; not one that another operation has put in
+    /// its place meanwhile.
     fn replace(&self, path: &Path, sealed: &SealedManifest) -> Result<(), EnvelopeError> {
         let _shared = self.publishing.read();
         let there = store::read(&manifest_path(path)).ok().flatten();
@@ -823,7 +842,8 @@ impl Envelope {
         self.publish_held(path, sealed, Publish::Replace)
     }
 
-    /// Mirrors a manifest, then publishes it beside its file. The caller holds [`Envelope::publishing`].
+    /// Mirrors a manifest, then publishes it beside its file. The caller holds
+    /// [`Envelope::publishing`].
     fn publish_held(
         &self,
         path: &Path,

@@ -1,4 +1,5 @@
-//! A new data key: `rekeying` with both keys before the data is copied, `ready` with one of them after.
+//! A new data key: `rekeying` with both keys before the data is copied, `ready` with one of them
+//! after.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,12 +15,14 @@ use crate::failpoints::crash_point;
 use crate::runtime::blocking;
 
 impl Envelope {
-    /// Begins a rekey: draws the next data key, wraps it as the first is wrapped (by the current provider, and to the same recipients), and
-    /// publishes `rekeying` with both. What an earlier rekey left of a copy is removed.
+    /// Begins a rekey: draws the next data key, wraps it as the first is wrapped (by the current
+    /// provider, and to the same recipients), and publishes `rekeying` with both. What an earlier
+    /// rekey left of a copy is removed.
     ///
     /// # Errors
     ///
-    /// [`EnvelopeError`]; the manifest on disk is then as it was, or already `rekeying`, which the next opening settles.
+    /// [`EnvelopeError`]; the manifest on disk is then as it was, or already `rekeying`, which the
+    /// next opening settles.
     pub async fn begin_rekey(&self, mut file: KeyedFile) -> Result<KeyedFile, EnvelopeError> {
         let path = file.path.clone();
         let keys = self
@@ -75,8 +78,9 @@ impl Envelope {
         .await
     }
 
-    /// Ends a rekey that a crash cut short: `opened` says under which of the two keys page 1 authenticated. Writes `ready` with
-    /// that key alone, and removes what is left of an unfinished copy.
+    /// Ends a rekey that a crash cut short: `opened` says under which of the two keys page 1
+    /// authenticated. Writes `ready` with that key alone, and removes what is left of an unfinished
+    /// copy.
     ///
     /// # Errors
     ///
@@ -101,7 +105,8 @@ impl Envelope {
         let envelope = self.clone();
         blocking(move || {
             remove_copy(&file.path)?;
-            // The mirror is about to say that the file is under this key alone: a power cut must not take the swap back.
+            // The mirror is about to say that the file is under this key alone: a power cut must
+            // not take the swap back.
             if renamed {
                 let dir = parent(&file.path);
                 sync_dir(dir).map_err(|source| EnvelopeError::Io {
@@ -117,7 +122,8 @@ impl Envelope {
     }
 }
 
-/// A wrap for a recipient that a manifest names. One that is refused by now is said to be, and not left out in silence.
+/// A wrap for a recipient that a manifest names. One that is refused by now is said to be, and not
+/// left out in silence.
 fn for_recipient(
     id: &KeyId,
     dek: &Dek,

@@ -1,7 +1,8 @@
 //! A data key under another key: the manifest changes, no page of the data does.
 //!
-//! Many manifests are replaced at once: announced to the mirror in one commit, all written, flushed together, renamed, and made the
-//! mirror's only copies in a second commit. States a crash can leave, for each manifest by itself:
+//! Many manifests are replaced at once: announced to the mirror in one commit, all written, flushed
+//! together, renamed, and made the mirror's only copies in a second commit. States a crash can
+//! leave, for each manifest by itself:
 //!
 //! | after | on disk | the next start |
 //! | --- | --- | --- |
@@ -10,8 +11,9 @@
 //! | renamed | new manifest; both copies | opens with the new key, and drops the old copy |
 //! | mirrored | new manifest, its copy alone | opens with the new key |
 //!
-//! Both keys are configured until all is done, so that each of these opens. Should the operator turn back instead and destroy either key, a
-//! lost manifest still comes back: one of the two copies is under the key that is left.
+//! Both keys are configured until all is done, so that each of these opens. Should the operator
+//! turn back instead and destroy either key, a lost manifest still comes back: one of the two
+//! copies is under the key that is left.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
@@ -79,7 +81,8 @@ pub struct Rewrap {
 }
 
 impl Envelope {
-    /// Proves that `by` can wrap for `subject` and unwrap it again, with a random data key that nothing is encrypted under.
+    /// Proves that `by` can wrap for `subject` and unwrap it again, with a random data key that
+    /// nothing is encrypted under.
     ///
     /// # Errors
     ///
@@ -102,8 +105,8 @@ impl Envelope {
         Ok(())
     }
 
-    /// Wraps the data keys of `path` by who wraps for it in `target`, and to the `recipients`. What unwraps them now is in force. The manifest is
-    /// verified first. Nothing is written.
+    /// Wraps the data keys of `path` by who wraps for it in `target`, and to the `recipients`. What
+    /// unwraps them now is in force. The manifest is verified first. Nothing is written.
     ///
     /// # Errors
     ///
@@ -157,7 +160,8 @@ impl Envelope {
         let copies = match (manifest.state(), standing) {
             // Nothing is in it yet.
             (State::New, Standing::Unknown) => None,
-            // A creation that was cut short: the mirror has what comes next, and is to have it under the new key.
+            // A creation that was cut short: the mirror has what comes next, and is to have it
+            // under the new key.
             (State::New, _) => {
                 let next = |manifest: &Manifest| manifest.settled(0).map(|next| seal(&next));
                 Some((
@@ -179,7 +183,8 @@ impl Envelope {
         })
     }
 
-    /// The file of a manifest of a backup, wrapped by who wraps for it now; `None` when it is so already. `path` is for messages.
+    /// The file of a manifest of a backup, wrapped by who wraps for it now; `None` when it is so
+    /// already. `path` is for messages.
     ///
     /// # Errors
     ///
@@ -201,8 +206,9 @@ impl Envelope {
         Ok(Some(manifest.seal(&key)))
     }
 
-    /// The file of the manifest `before`, and that manifest with its data keys wrapped anew; `None` when they are wrapped so already. What one
-    /// says that was not `verified` before is believed only once it has opened.
+    /// The file of the manifest `before`, and that manifest with its data keys wrapped anew; `None`
+    /// when they are wrapped so already. What one says that was not `verified` before is believed
+    /// only once it has opened.
     async fn wrapped_anew(
         &self,
         path: &Path,
@@ -225,7 +231,8 @@ impl Envelope {
                 .await
                 .map_err(|error| wrap_failed(error.into()))?,
         );
-        // A recovery identity is there because keys do not open: that a wrap names the wanted key proves nothing then.
+        // A recovery identity is there because keys do not open: that a wrap names the wanted key
+        // proves nothing then.
         let recovering = keys
             .providers()
             .any(|provider| provider.kind() == ProviderKind::Age);
@@ -274,7 +281,8 @@ impl Envelope {
         Ok(Some((file, manifest)))
     }
 
-    /// The wraps of one data key: the target's, the one that is kept or a new one, then the recipients'.
+    /// The wraps of one data key: the target's, the one that is kept or a new one, then the
+    /// recipients'.
     async fn wraps(
         &self,
         entry: &DekEntry,
@@ -301,12 +309,13 @@ impl Envelope {
         Ok(wraps)
     }
 
-    /// Publishes what was wrapped anew, all with a few flushes. A manifest that was changed or removed meanwhile is left as it is; the paths
-    /// of those are returned. Blocks.
+    /// Publishes what was wrapped anew, all with a few flushes. A manifest that was changed or
+    /// removed meanwhile is left as it is; the paths of those are returned. Blocks.
     ///
     /// # Errors
     ///
-    /// [`EnvelopeError::Mirror`] or [`EnvelopeError::Io`]: some manifests may be new and some old, each whole.
+    /// [`EnvelopeError::Mirror`] or [`EnvelopeError::Io`]: some manifests may be new and some old,
+    /// each whole.
     pub fn publish_rewrapped(&self, batch: Vec<Rewrapped>) -> Result<Vec<PathBuf>, EnvelopeError> {
         // Nobody creates, settles or removes a manifest between the look and the rename.
         let _alone = self

@@ -1,7 +1,8 @@
-//! How a manifest on the disk stands to the copies that the control file keeps: an authentic manifest may still be an older one.
+//! How a manifest on the disk stands to the copies that the control file keeps: an authentic
+//! manifest may still be an older one.
 //!
-//! A copy is written before its manifest, so a crash leaves the copy ahead by one step of [`is_next_step`], or announced by a
-//! rotation. Whatever else is behind its copy was put there.
+//! A copy is written before its manifest, so a crash leaves the copy ahead by one step of
+//! [`is_next_step`], or announced by a rotation. Whatever else is behind its copy was put there.
 
 use nimbus_manifests::{Manifest, SealedManifest, State};
 
@@ -16,8 +17,9 @@ pub(super) enum Standing {
     Same,
     /// There is a copy, and the manifest, if there is one, is neither that nor older.
     Known,
-    /// The manifest is of a rekey whose end the copy has. The copy was written after the swap, or after it was given up: the file is under the
-    /// key that the copy keeps, and under the other one it is an older file.
+    /// The manifest is of a rekey whose end the copy has. The copy was written after the swap, or
+    /// after it was given up: the file is under the key that the copy keeps, and under the other
+    /// one it is an older file.
     Ended(Opened),
     /// The manifest is older than its copy, or of an earlier file of the same name.
     Older,
@@ -55,7 +57,8 @@ impl Standing {
         }
         let parse = |copy: &Option<Vec<u8>>| {
             let copy = copy.as_deref()?;
-            // The control file is authentic: what does not parse is of a newer release, and tells nothing.
+            // The control file is authentic: what does not parse is of a newer release, and tells
+            // nothing.
             SealedManifest::parse(copy).ok()
         };
         let claims = there.claims();
@@ -92,20 +95,23 @@ pub(super) fn ends(there: &SealedManifest, copy: &[u8]) -> bool {
 
 fn is_older(there: &Manifest, copy: &Manifest) -> bool {
     if there.file_id() != copy.file_id() {
-        // Another file of the same name: the later one counts. Of one that was never finished, nothing proves that it came later.
+        // Another file of the same name: the later one counts. Of one that was never finished,
+        // nothing proves that it came later.
         return there.state() == State::New || there.created() <= copy.created();
     }
     if is_next_step(there, copy) {
         return false;
     }
     match there.state() {
-        // Never mirrored itself: `rotate-kek` may have rewritten it past the copy of a creation that was cut short.
+        // Never mirrored itself: `rotate-kek` may have rewritten it past the copy of a creation
+        // that was cut short.
         State::New => there.revision() < copy.revision(),
         State::Ready | State::Rekeying => there.revision() <= copy.revision(),
     }
 }
 
-/// Whether `copy` is what Nimbus writes next after `there`, without any change of a wrap: the states between a copy and its manifest.
+/// Whether `copy` is what Nimbus writes next after `there`, without any change of a wrap: the
+/// states between a copy and its manifest.
 fn is_next_step(there: &Manifest, copy: &Manifest) -> bool {
     match there.state() {
         State::New | State::Rekeying => {

@@ -1,7 +1,8 @@
 //! The atomic manifest store: a reader sees the old manifest or the new one, whole.
 //!
-//! States a crash can leave: a temporary file nobody reads (removed at the next start), or the new manifest in place. The rename
-//! is the commit; the directory's flush makes it durable before anything relies on it.
+//! States a crash can leave: a temporary file nobody reads (removed at the next start), or the new
+//! manifest in place. The rename is the commit; the directory's flush makes it durable before
+//! anything relies on it.
 #![expect(
     clippy::disallowed_methods,
     reason = "manifests and directories are none of SQLite's files"
@@ -53,7 +54,8 @@ pub fn read(path: &Path) -> Result<Option<SealedManifest>, ReadError> {
     Ok(Some(SealedManifest::parse(&text)?))
 }
 
-/// Opens `path` without waiting for the writer of a named pipe that somebody put there; reading anything but a file then fails.
+/// Opens `path` without waiting for the writer of a named pipe that somebody put there; reading
+/// anything but a file then fails.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
@@ -98,10 +100,11 @@ pub(super) fn write(path: &Path, manifest: &SealedManifest, publish: Publish) ->
     Ok(())
 }
 
-/// Replaces many manifests, durably, with one flush for all of their contents and one for each directory's names.
+/// Replaces many manifests, durably, with one flush for all of their contents and one for each
+/// directory's names.
 ///
-/// A crash before the renames leaves temporary files, one among them old and new manifests, each whole. When a write fails nothing is
-/// replaced; when a rename fails, what came before it is.
+/// A crash before the renames leaves temporary files, one among them old and new manifests, each
+/// whole. When a write fails nothing is replaced; when a rename fails, what came before it is.
 pub(super) fn replace_many(manifests: &[(PathBuf, &[u8])]) -> io::Result<()> {
     let mut written = Vec::with_capacity(manifests.len());
     let mut dirs = BTreeSet::new();
@@ -131,7 +134,8 @@ pub(super) fn replace_many(manifests: &[(PathBuf, &[u8])]) -> io::Result<()> {
     Ok(())
 }
 
-/// Flushes what was written to new files in `dir`: the whole file system at once, which is one wait instead of one a file.
+/// Flushes what was written to new files in `dir`: the whole file system at once, which is one wait
+/// instead of one a file.
 #[cfg(target_os = "linux")]
 fn flush_contents<'a>(dir: &Path, _files: impl Iterator<Item = &'a Path>) -> io::Result<()> {
     Ok(rustix::fs::syncfs(File::open(dir)?)?)

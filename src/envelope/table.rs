@@ -1,7 +1,8 @@
 //! The opening table: what is on disk decides.
 //!
-//! One row of `docs/lifecycle.md`, "Opening", is one arm of [`decide`]. No path leads from encrypted to plaintext, from a wrong key
-//! to a new key, from a missing manifest to a new database, or from a newer manifest back to an older one.
+//! One row of `docs/lifecycle.md`, "Opening", is one arm of [`decide`]. No path leads from
+//! encrypted to plaintext, from a wrong key to a new key, from a missing manifest to a new
+//! database, or from a newer manifest back to an older one.
 
 use std::path::Path;
 
@@ -17,7 +18,8 @@ use super::standing::Standing;
 pub enum Intent {
     /// An existing file; a missing one is [`EnvelopeError::NotFound`].
     Open,
-    /// A new file; an existing one is [`EnvelopeError::AlreadyExists`]. A creation that a crash cut short is finished.
+    /// A new file; an existing one is [`EnvelopeError::AlreadyExists`]. A creation that a crash cut
+    /// short is finished.
     Create,
     /// Whichever of the two applies.
     OpenOrCreate,
@@ -34,11 +36,13 @@ pub(super) enum Step {
     Create,
     /// A creation was cut short: initialise again under the key of the manifest.
     Initialise,
-    /// A creation was cut short after its copy was kept: the file must open under the key of the manifest.
+    /// A creation was cut short after its copy was kept: the file must open under the key of the
+    /// manifest.
     Finish,
     /// Open under the key of the manifest.
     Open,
-    /// A rekey was cut short: open under whichever of the two keys fits; under this one alone if it is known how it ended.
+    /// A rekey was cut short: open under whichever of the two keys fits; under this one alone if it
+    /// is known how it ended.
     Settle(Option<Opened>),
 }
 

@@ -601,7 +601,8 @@ async fn an_older_manifest_is_refused_and_not_wrapped_anew() {
     let settled = town.manifest();
     town.put(&under_new);
     Mirrored::assert_older(town.open().await);
-    // But the one whose only next step is the copy, as a crash leaves it; and that one under the key alone that the copy keeps.
+    // But the one whose only next step is the copy, as a crash leaves it; and that one under the
+    // key alone that the copy keeps.
     town.put(&rekeying);
     let file = town.open().await.unwrap();
     Mirrored::assert_older(town.envelope.settle(file, Opened::First).await);

@@ -1,4 +1,5 @@
-//! From wraps to data keys, and from new data keys to wraps: by the providers of the ring, and under a lease where the provider is remote.
+//! From wraps to data keys, and from new data keys to wraps: by the providers of the ring, and
+//! under a lease where the provider is remote.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -48,8 +49,8 @@ impl Envelope {
 
     /// The data key of `entry`, by the first configured key that a wrap of it names.
     ///
-    /// A wrap that names a configured key and fails does not end the search: another wrap may still open. Its failure is what is
-    /// reported when none does.
+    /// A wrap that names a configured key and fails does not end the search: another wrap may still
+    /// open. Its failure is what is reported when none does.
     pub(super) async fn unwrap(
         &self,
         keys: &KeyRing,
@@ -123,7 +124,8 @@ impl Envelope {
     }
 }
 
-/// Why a data key was not to be had, and whether anybody was asked just now, or told what somebody else heard.
+/// Why a data key was not to be had, and whether anybody was asked just now, or told what somebody
+/// else heard.
 struct Refused {
     why: Arc<ProviderError>,
     asked: bool,

@@ -1,8 +1,9 @@
 //! What is counted, and under which names. Nothing here knows what it counts: any room may use it.
 //!
-//! Handles are made once and kept, so that recording costs an atomic operation or two. A process without a recorder (every command but
-//! `start`, and tests) records into nothing. No label holds the name of a tenant, a table, a document or a key: the number of series
-//! is bounded by what is written in the code. `docs/metrics.md` says what each is good for; a test holds it to [`ALL`].
+//! Handles are made once and kept, so that recording costs an atomic operation or two. A process
+//! without a recorder (every command but `start`, and tests) records into nothing. No label holds
+//! the name of a tenant, a table, a document or a key: the number of series is bounded by what is
+//! written in the code. `docs/metrics.md` says what each is good for; a test holds it to [`ALL`].
 
 mod gauge;
 
@@ -253,7 +254,8 @@ pub fn render() -> Option<String> {
     RECORDER.get().map(PrometheusHandle::render)
 }
 
-/// Folds what was recorded since into the histograms. To be called every few seconds: until then each value takes room of its own.
+/// Folds what was recorded since into the histograms. To be called every few seconds: until then
+/// each value takes room of its own.
 pub fn upkeep() {
     if let Some(recorder) = RECORDER.get() {
         recorder.run_upkeep();
@@ -408,7 +410,8 @@ handles! {
     OLDEST_PROOF: Gauge = metrics::gauge!(BACKUP_OLDEST_PROOF);
 }
 
-/// Records one call of a key provider. Providers and operations are few and their calls slow: no handle is kept.
+/// Records one call of a key provider. Providers and operations are few and their calls slow: no
+/// handle is kept.
 pub(crate) fn key_operation(
     provider: &'static str,
     operation: &'static str,

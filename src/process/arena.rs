@@ -1,4 +1,5 @@
-//! Memory for content that is kept in the clear: apart from the heap, out of core dumps, and locked where the limit allows.
+//! Memory for content that is kept in the clear: apart from the heap, out of core dumps, and locked
+//! where the limit allows.
 
 use std::io;
 use std::ptr;
@@ -25,21 +26,23 @@ impl Arena {
         // SAFETY: without an address the kernel chooses one where nothing lies.
         let start =
             unsafe { mmap_anonymous(ptr::null_mut(), bytes, protection, MapFlags::PRIVATE) }?;
-        // SAFETY: the range is the mapping that was just made. The advice does not change its content; a kernel that does
-        // not know it refuses, and no core file is written all the same (`hardening`).
+        // SAFETY: the range is the mapping that was just made. The advice does not change its
+        // content; a kernel that does not know it refuses, and no core file is written all the same
+        // (`hardening`).
         let _refused = unsafe { madvise(start, bytes, Advice::LinuxDontDump) };
         let is_locked = leaves_room_for_keys(bytes) && {
             // SAFETY: as above; locking does not change its content.
             unsafe { mlock_with(start, bytes, MlockFlags::ONFAULT) }.is_ok()
         };
-        // SAFETY: the mapping is readable and writable, zeroed, this long, never unmapped, and nobody else has its address.
+        // SAFETY: the mapping is readable and writable, zeroed, this long, never unmapped, and
+        // nobody else has its address.
         let memory = unsafe { std::slice::from_raw_parts_mut(start.cast(), bytes) };
         Ok(Self { memory, is_locked })
     }
 }
 
-/// Whether keys can still be locked once `bytes` are. Above the limit only a privileged process locks anything, and that one
-/// without a limit.
+/// Whether keys can still be locked once `bytes` are. Above the limit only a privileged process
+/// locks anything, and that one without a limit.
 fn leaves_room_for_keys(bytes: usize) -> bool {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
     limit.is_none_or(|limit| limit < bytes as u64 || limit - bytes as u64 >= KEYS)

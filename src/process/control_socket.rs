@@ -1,7 +1,8 @@
 //! The socket by which commands of this machine reach a running server.
 //!
-//! It lies in a private directory of the server's user, never in the data directory, which is untrusted storage. A client sends the
-//! admin token only to a process of a user who can read the token's file anyway.
+//! It lies in a private directory of the server's user, never in the data directory, which is
+//! untrusted storage. A client sends the admin token only to a process of a user who can read the
+//! token's file anyway.
 #![expect(
     clippy::disallowed_methods,
     reason = "the socket's directory is none of SQLite's files"
@@ -175,7 +176,8 @@ impl ControlSocket {
         uid == self.owner || uid == 0
     }
 
-    /// The socket's address. A path of any length is reached through the directory's descriptor; addresses hold some hundred bytes.
+    /// The socket's address. A path of any length is reached through the directory's descriptor;
+    /// addresses hold some hundred bytes.
     fn address(&self, dir: &OwnedFd) -> PathBuf {
         if cfg!(target_os = "linux") {
             Path::new("/proc/self/fd")
@@ -200,7 +202,8 @@ impl ControlSocket {
     }
 }
 
-/// Connects to the socket at `address`. A process that takes no connections would be waited for without end once its queue is full.
+/// Connects to the socket at `address`. A process that takes no connections would be waited for
+/// without end once its queue is full.
 fn connect(address: &Path) -> io::Result<UnixStream> {
     let stream = net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
     rustix::io::fcntl_setfd(&stream, FdFlags::CLOEXEC)?;
@@ -210,7 +213,8 @@ fn connect(address: &Path) -> io::Result<UnixStream> {
     Ok(stream.into())
 }
 
-/// Within this time a running server takes a connection of this machine, and answers what needs no work.
+/// Within this time a running server takes a connection of this machine, and answers what needs no
+/// work.
 pub const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// The user of the process that listens; `None` where only the directory vouches for it.

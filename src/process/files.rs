@@ -13,7 +13,8 @@ use super::memory_limit;
 pub struct FileLimit(Option<u64>);
 
 impl FileLimit {
-    /// Raises the soft limit (1024 on many systems, too few for the tenants that may be open) to the hard one, which an operator sets.
+    /// Raises the soft limit (1024 on many systems, too few for the tenants that may be open) to
+    /// the hard one, which an operator sets.
     #[must_use]
     pub fn raise() -> Self {
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
@@ -27,7 +28,8 @@ impl FileLimit {
         })
     }
 
-    /// How many connections may be open: a quarter, and all that `USUAL_TENANTS` leave, so that tenants can be opened whatever clients do.
+    /// How many connections may be open: a quarter, and all that `USUAL_TENANTS` leave, so that
+    /// tenants can be opened whatever clients do.
     #[must_use]
     pub fn connections(self) -> u32 {
         let left = |files: u64| files.saturating_sub(OWN_FILES + USUAL_TENANTS * FILES_A_TENANT);
@@ -84,7 +86,8 @@ pub fn files_ran_out() -> bool {
         .any(|file| file.as_ref().is_err_and(is_exhaustion))
 }
 
-/// Database and WAL of the writer and of each of four readers, their shared memory, and the WAL once more where it is shipped.
+/// Database and WAL of the writer and of each of four readers, their shared memory, and the WAL
+/// once more where it is shipped.
 const FILES_A_TENANT: u64 = 12;
 /// Of the server itself: the control file, the log, key providers, what a rotation copies.
 const OWN_FILES: u64 = 64;

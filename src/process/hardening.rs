@@ -1,7 +1,8 @@
 //! Keeps key material out of core dumps and away from other processes of the same user.
 //!
-//! What this gives and does not give stands in `SECURITY.md`, "Process hardening". Key pages are locked one by one where they are
-//! allocated; `mlockall` is deliberately not used: in a process that maps files it ends in the OOM killer.
+//! What this gives and does not give stands in `SECURITY.md`, "Process hardening". Key pages are
+//! locked one by one where they are allocated; `mlockall` is deliberately not used: in a process
+//! that maps files it ends in the OOM killer.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -10,13 +11,16 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub struct Hardening {
     /// `RLIMIT_CORE` is 0: the kernel writes no core file for this process.
     pub no_core_dumps: bool,
-    /// `PR_SET_DUMPABLE` is off: no other process of this user may attach, and `/proc/<pid>/mem` belongs to root.
+    /// `PR_SET_DUMPABLE` is off: no other process of this user may attach, and `/proc/<pid>/mem`
+    /// belongs to root.
     pub not_dumpable: bool,
-    /// The soft `RLIMIT_MEMLOCK` in bytes, `None` when unlimited: how much key memory can be kept out of swap.
+    /// The soft `RLIMIT_MEMLOCK` in bytes, `None` when unlimited: how much key memory can be kept
+    /// out of swap.
     pub memory_lock_limit: Option<u64>,
 }
 
-/// Turns off core dumps and foreign access to this process's memory. Call first in `main`, before any key is read.
+/// Turns off core dumps and foreign access to this process's memory. Call first in `main`, before
+/// any key is read.
 ///
 /// Never fails: a platform that refuses is reported in the answer, not treated as fatal.
 #[must_use]

@@ -1,4 +1,5 @@
-//! Where this user's own files are: the master key of the default, the admin token, the control sockets.
+//! Where this user's own files are: the master key of the default, the admin token, the control
+//! sockets.
 
 use std::path::PathBuf;
 

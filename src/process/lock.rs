@@ -1,7 +1,8 @@
 //! One process owns a data directory at a time: an advisory lock on `nimbus.lock`.
 //!
-//! The lock is the kernel's (`flock`) and dies with its holder, so a file left behind by a killed server locks nothing. What stands in
-//! the file is untrusted, as all that lies in the data directory: it is shown to people and decides nothing.
+//! The lock is the kernel's (`flock`) and dies with its holder, so a file left behind by a killed
+//! server locks nothing. What stands in the file is untrusted, as all that lies in the data
+//! directory: it is shown to people and decides nothing.
 #![expect(
     clippy::disallowed_methods,
     reason = "the lock file is none of SQLite's; its lock is `flock`'s, which belongs to one open file"
@@ -97,7 +98,8 @@ impl DataDirLock {
     ///
     /// # Errors
     ///
-    /// [`LockError::Busy`] names the process that owns it; [`LockError::Unfinished`] of a directory whose restoration was cut short.
+    /// [`LockError::Busy`] names the process that owns it; [`LockError::Unfinished`] of a directory
+    /// whose restoration was cut short.
     pub fn acquire(dir: &Path) -> Result<Self, LockError> {
         let lock = Self::acquire_to_restore(dir)?;
         match dir.join(crate::data_dir::RESTORING).symlink_metadata() {
@@ -173,7 +175,8 @@ impl DataDirLock {
         id
     }
 
-    /// The directory that this process [keeps](Self::keep) names no process any more. It stays locked.
+    /// The directory that this process [keeps](Self::keep) names no process any more. It stays
+    /// locked.
     pub fn name_nobody() {
         if let Some(lock) = KEPT.get() {
             lock.clear();

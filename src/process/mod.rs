@@ -1,4 +1,5 @@
-//! What this process asks of its operating system: hardening at start, open files, and the lock on a data directory.
+//! What this process asks of its operating system: hardening at start, open files, and the lock on
+//! a data directory.
 
 #[expect(
     unsafe_code,
@@ -41,7 +42,8 @@ pub(crate) use new_file::{NewFile, nameless_file};
 pub use service::{InheritedError, inherited_listener, notify};
 pub use wiping::WipingAllocator;
 
-/// How much memory this process may use: the machine's, or what its container is limited to. `None` where neither is to be found.
+/// How much memory this process may use: the machine's, or what its container is limited to. `None`
+/// where neither is to be found.
 #[must_use]
 #[expect(
     clippy::disallowed_methods,

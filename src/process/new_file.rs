@@ -1,7 +1,9 @@
-//! A new file that has a name only once it is whole: what is cut short leaves nothing behind, which matters where it is plaintext.
+//! A new file that has a name only once it is whole: what is cut short leaves nothing behind, which
+//! matters where it is plaintext.
 //!
-//! On Linux it is opened with `O_TMPFILE` and named by `linkat` at the end. Until then it is the process's alone, and the kernel frees it with
-//! the process. Where the file system has no such files (NFS, FAT), and on other systems, it stands under a temporary name instead.
+//! On Linux it is opened with `O_TMPFILE` and named by `linkat` at the end. Until then it is the
+//! process's alone, and the kernel frees it with the process. Where the file system has no such
+//! files (NFS, FAT), and on other systems, it stands under a temporary name instead.
 #![expect(
     clippy::disallowed_methods,
     reason = "a file without a name is nobody else's"
@@ -25,7 +27,8 @@ pub(crate) struct NewFile {
 }
 
 impl NewFile {
-    /// A file in `dir`, for reading and writing. Where it must have a name, that begins with `prefix`.
+    /// A file in `dir`, for reading and writing. Where it must have a name, that begins with
+    /// `prefix`.
     ///
     /// # Errors
     ///
@@ -53,11 +56,13 @@ impl NewFile {
         &self.file
     }
 
-    /// Flushes it, gives it the name `path` in the same directory, where nothing may stand, and flushes the directory.
+    /// Flushes it, gives it the name `path` in the same directory, where nothing may stand, and
+    /// flushes the directory.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::AlreadyExists`] when something stands there; whatever else the operating system says.
+    /// [`io::ErrorKind::AlreadyExists`] when something stands there; whatever else the operating
+    /// system says.
     pub(crate) fn publish(self, path: &Path) -> io::Result<()> {
         self.file.sync_all()?;
         crash_point!("export::flushed");
@@ -72,8 +77,8 @@ impl NewFile {
     }
 }
 
-/// A file of mode 0600 in `dir` for reading and writing, which has no name and goes with this process. Where there are no such files,
-/// it has one that begins with `prefix` until this returns.
+/// A file of mode 0600 in `dir` for reading and writing, which has no name and goes with this
+/// process. Where there are no such files, it has one that begins with `prefix` until this returns.
 ///
 /// # Errors
 ///
@@ -162,7 +167,8 @@ mod tests {
             .collect()
     }
 
-    /// Both kinds, each in a directory of its own, and how many names there are before one is published.
+    /// Both kinds, each in a directory of its own, and how many names there are before one is
+    /// published.
     fn both(test: impl Fn(&Path, NewFile, usize)) {
         let dir = tempfile::tempdir().unwrap();
         test(dir.path(), NewFile::in_dir(dir.path(), "t-").unwrap(), 0);

@@ -1,4 +1,5 @@
-//! What a service manager gives a server and wants to hear from it: sockets that listen already, and word when it is ready.
+//! What a service manager gives a server and wants to hear from it: sockets that listen already,
+//! and word when it is ready.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -32,7 +33,8 @@ pub enum InheritedError {
 
 const ACCEPTED: &str = "nimbus serves one TCP socket that listens: give the socket unit one line like `ListenStream=127.0.0.1:8080`, with a port and no path";
 
-/// The socket that the service manager listens on for this process (`LISTEN_FDS`), when it does, and its address; ready for an async runtime.
+/// The socket that the service manager listens on for this process (`LISTEN_FDS`), when it does,
+/// and its address; ready for an async runtime.
 ///
 /// # Errors
 ///
@@ -57,7 +59,8 @@ pub fn inherited_listener() -> Result<Option<(TcpListener, SocketAddr)>, Inherit
     }
 }
 
-/// Tells the service manager, if there is one that listens (`NOTIFY_SOCKET`), what became of this process: `READY=1`, `STOPPING=1`.
+/// Tells the service manager, if there is one that listens (`NOTIFY_SOCKET`), what became of this
+/// process: `READY=1`, `STOPPING=1`.
 pub fn notify(state: &str) {
     let name = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
     let Some(name) = name else {

@@ -1,16 +1,18 @@
 //! An allocator that wipes what is given back to it.
 //!
-//! Keys have wiping types of their own; what passes through code of others does not: a reply of KMS in the buffers of HTTP and TLS, a
-//! task's state that was moved. Whatever such code frees is gone here, and not for the next finder of that memory.
+//! Keys have wiping types of their own; what passes through code of others does not: a reply of KMS
+//! in the buffers of HTTP and TLS, a task's state that was moved. Whatever such code frees is gone
+//! here, and not for the next finder of that memory.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
-/// The system's allocator, with blocks of up to 64 KiB wiped when they are freed. No key passes through larger ones, which are bodies and
-/// pages, and whose wiping would cost.
+/// The system's allocator, with blocks of up to 64 KiB wiped when they are freed. No key passes
+/// through larger ones, which are bodies and pages, and whose wiping would cost.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct WipingAllocator;
 
-// SAFETY: every call is passed on to the system's allocator with its own arguments, and a block is written to only while it is owned.
+// SAFETY: every call is passed on to the system's allocator with its own arguments, and a block is
+// written to only while it is owned.
 unsafe impl GlobalAlloc for WipingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promises are those of the system's allocator.
@@ -36,11 +38,12 @@ unsafe impl GlobalAlloc for WipingAllocator {
             // SAFETY: as above.
             return unsafe { System.realloc(block, layout, size) };
         }
-        // The system may leave the old block as it is: the new one is taken first, and the old one wiped.
-        // SAFETY: the size is not zero and fits with its alignment, as the caller promises.
+        // The system may leave the old block as it is: the new one is taken first, and the old one
+        // wiped. SAFETY: the size is not zero and fits with its alignment, as the caller promises.
         let new = unsafe { self.alloc(Layout::from_size_align_unchecked(size, layout.align())) };
         if !new.is_null() {
-            // SAFETY: both blocks are this caller's, distinct, and at least so long; the old one is given up.
+            // SAFETY: both blocks are this caller's, distinct, and at least so long; the old one is
+            // given up.
             unsafe {
                 std::ptr::copy_nonoverlapping(block, new, layout.size().min(size));
                 self.dealloc(block, layout);

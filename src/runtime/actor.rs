@@ -9,7 +9,8 @@ tokio::task_local! {
 
 static PROCESS: OnceLock<Arc<str>> = OnceLock::new();
 
-/// Names who acts wherever nobody else is named: the user of a command, or the server itself. The first one named stays.
+/// Names who acts wherever nobody else is named: the user of a command, or the server itself. The
+/// first one named stays.
 pub fn act_as(actor: &str) {
     let _first = PROCESS.get_or_init(|| actor.into());
 }

@@ -1,7 +1,9 @@
-//! The way of the log to standard error. One thread writes, so that a pipe that nobody reads holds up that thread alone.
+//! The way of the log to standard error. One thread writes, so that a pipe that nobody reads holds
+//! up that thread alone.
 //!
-//! A line that cannot be written (its reader is gone, the disk is full) or that finds no room is dropped and counted. Whoever logs waits
-//! a moment for its line, so that what was answered is in the log already; while the thread stands still nobody waits.
+//! A line that cannot be written (its reader is gone, the disk is full) or that finds no room is
+//! dropped and counted. Whoever logs waits a moment for its line, so that what was answered is in
+//! the log already; while the thread stands still nobody waits.
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal as _, Write};
@@ -11,7 +13,8 @@ use std::time::Duration;
 
 use super::{Background, keep_thread, panic_point};
 
-/// From here on a thread of its own writes what is logged. Until then, and in commands, whoever logs writes.
+/// From here on a thread of its own writes what is logged. Until then, and in commands, whoever
+/// logs writes.
 ///
 /// # Errors
 ///

@@ -1,7 +1,9 @@
-//! Threads and tasks: whatever lives longer than a request is started here, under its name, so that none dies unnoticed.
+//! Threads and tasks: whatever lives longer than a request is started here, under its name, so that
+//! none dies unnoticed.
 //!
-//! `docs/operations.md` says of each name what depends on it and what its panic ends. A panic is logged, counted by name, and makes `/ready`
-//! answer 503 until another has taken the place of the one that is gone.
+//! `docs/operations.md` says of each name what depends on it and what its panic ends. A panic is
+//! logged, counted by name, and makes `/ready` answer 503 until another has taken the place of the
+//! one that is gone.
 
 mod actor;
 mod blocking;
@@ -25,7 +27,8 @@ pub(crate) use blocking::blocking;
 
 use crate::metrics;
 
-/// Called now and then with the bytes (or files) done and their approximate total. Answers whether to go on: work that is stopped is undone.
+/// Called now and then with the bytes (or files) done and their approximate total. Answers whether
+/// to go on: work that is stopped is undone.
 pub type Progress = Arc<dyn Fn(u64, u64) -> bool + Send + Sync>;
 
 /// Every thread and task that lives longer than a request.
@@ -111,7 +114,8 @@ impl Background {
     }
 }
 
-/// Panics here when a test armed the point of this name: what a fault in a long-lived thread or task would do.
+/// Panics here when a test armed the point of this name: what a fault in a long-lived thread or
+/// task would do.
 macro_rules! panic_point {
     ($name:literal) => {
         ::fail::fail_point!($name)
@@ -119,7 +123,8 @@ macro_rules! panic_point {
 }
 pub(crate) use panic_point;
 
-/// Runs `work` on a thread of its own until it ends by itself. A panic is noted; nothing begins it again.
+/// Runs `work` on a thread of its own until it ends by itself. A panic is noted; nothing begins it
+/// again.
 ///
 /// # Errors
 ///
@@ -172,7 +177,8 @@ where
     })
 }
 
-/// Runs the task that `make` gives until it ends by itself. After a panic another is made, later and later while they go on to panic.
+/// Runs the task that `make` gives until it ends by itself. After a panic another is made, later
+/// and later while they go on to panic.
 pub(crate) fn keep<F>(who: Background, make: impl Fn() -> F + Send + 'static) -> Kept<F::Output>
 where
     F: Future + Send + 'static,
@@ -217,7 +223,8 @@ impl<T> Drop for Kept<T> {
     }
 }
 
-/// Runs a task that is over when what it was begun for is: a request, an opening, an operation. Whoever needs its result waits for it.
+/// Runs a task that is over when what it was begun for is: a request, an opening, an operation.
+/// Whoever needs its result waits for it.
 #[expect(clippy::disallowed_methods, reason = "the one owner of tasks")]
 pub(crate) fn short_task<F>(work: F) -> JoinHandle<F::Output>
 where
@@ -240,7 +247,8 @@ pub(crate) fn short_thread<T: Send + 'static>(
     thread::Builder::new().name(name.into()).spawn(work)
 }
 
-/// From here on a panic of whatever thread or task is a line of the log, and counted. To be called once, by a server.
+/// From here on a panic of whatever thread or task is a line of the log, and counted. To be called
+/// once, by a server.
 pub(crate) fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         metrics::PANICKED.increment(1);
@@ -255,7 +263,8 @@ pub(crate) fn log_panics() {
     }));
 }
 
-/// An alert on what never happened needs its zero. What happened before there were metrics is counted, too. To be called once, by a server.
+/// An alert on what never happened needs its zero. What happened before there were metrics is
+/// counted, too. To be called once, by a server.
 pub(crate) fn show_metrics() {
     let early = early().take().unwrap_or_default();
     let down = down();
@@ -324,7 +333,8 @@ static EARLY: Mutex<Option<BTreeMap<Background, u64>>> = Mutex::new(Some(BTreeMa
 
 static DOWN: Mutex<BTreeMap<Background, u32>> = Mutex::new(BTreeMap::new());
 
-/// How long to wait before another is begun: twice as long each time, but after one that had run for long.
+/// How long to wait before another is begun: twice as long each time, but after one that had run
+/// for long.
 struct Pause {
     next: Duration,
     since: Instant,

@@ -1,7 +1,9 @@
-//! Signals, and the end of the process: on a thread with a runtime of its own, so that nothing that hangs elsewhere keeps the process alive.
+//! Signals, and the end of the process: on a thread with a runtime of its own, so that nothing that
+//! hangs elsewhere keeps the process alive.
 //!
-//! The first SIGTERM or SIGINT asks for an orderly end, the second for a quick one, the third ends the process. Whatever hangs then, the
-//! process is gone after [`STOP_DEADLINE`]: what was acknowledged is durable, and the next start does what it does after a crash.
+//! The first SIGTERM or SIGINT asks for an orderly end, the second for a quick one, the third ends
+//! the process. Whatever hangs then, the process is gone after [`STOP_DEADLINE`]: what was
+//! acknowledged is durable, and the next start does what it does after a crash.
 
 use std::io;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -36,7 +38,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Handles signals from here on: none of them kills the process any more but those that cannot be handled, or mean a fault.
+    /// Handles signals from here on: none of them kills the process any more but those that cannot
+    /// be handled, or mean a fault.
     ///
     /// # Errors
     ///

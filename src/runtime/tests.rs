@@ -1,4 +1,5 @@
-//! What becomes of threads and tasks that end by a fault. Names are the process's: each test has its own.
+//! What becomes of threads and tasks that end by a fault. Names are the process's: each test has
+//! its own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

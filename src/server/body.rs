@@ -29,8 +29,8 @@ use crate::runtime::blocking;
 /// The largest body, in bytes.
 pub const MAX_BODY_BYTES: usize = 16 << 20;
 
-/// What a route takes as its body. All that is to be read of it is read here, so that no route reads a large body on the threads that serve
-/// everybody.
+/// What a route takes as its body. All that is to be read of it is read here, so that no route
+/// reads a large body on the threads that serve everybody.
 pub(super) trait FromBody: Sized + Send + 'static {
     /// Whether a short body may take long, too.
     const SLOW: bool = false;
@@ -85,7 +85,8 @@ impl<T: FromBody, S: Send + Sync> FromRequest<S> for Body<T> {
     }
 }
 
-/// Waits until a body that may take long may be read: few are at a time, one of each caller, also of callers that have gone.
+/// Waits until a body that may take long may be read: few are at a time, one of each caller, also
+/// of callers that have gone.
 pub(super) async fn permit<T: FromBody>() -> Option<Permit> {
     if !T::SLOW {
         return None;
@@ -98,7 +99,8 @@ pub(super) async fn permit<T: FromBody>() -> Option<Permit> {
     permits.wait(payer).await
 }
 
-/// Does what may take long on a thread made for that. The memory stays charged until it ends, also when the caller has gone.
+/// Does what may take long on a thread made for that. The memory stays charged until it ends, also
+/// when the caller has gone.
 pub(super) async fn aside<R: Send + 'static>(
     takes_long: bool,
     work: impl FnOnce() -> R + Send + 'static,
@@ -183,7 +185,8 @@ fn declared(headers: &HeaderMap) -> Option<u64> {
     length.to_str().ok()?.parse().ok()
 }
 
-/// The whole body, for which room is taken as it arrives. Most come in one piece, which is not copied.
+/// The whole body, for which room is taken as it arrives. Most come in one piece, which is not
+/// copied.
 async fn collect(body: &mut axum::body::Body, length: Option<u64>) -> Result<Bytes, ApiError> {
     let account = budget::account();
     let due = |due| {
@@ -251,7 +254,8 @@ fn late() -> ApiError {
     ApiError::new(Code::BodyTimeout, message)
 }
 
-/// Reads a body and forgets it: a client that is still sending would see a broken connection, and not the answer.
+/// Reads a body and forgets it: a client that is still sending would see a broken connection, and
+/// not the answer.
 async fn discard(mut body: axum::body::Body) {
     while let Some(Ok(_frame)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {}
 }

@@ -1,4 +1,5 @@
-//! Conditions on the version of a document (RFC 9110, section 13): `If-Match` on writes, `If-None-Match: *` on inserts.
+//! Conditions on the version of a document (RFC 9110, section 13): `If-Match` on writes,
+//! `If-None-Match: *` on inserts.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -11,7 +12,8 @@ pub(super) fn etag(version: i64) -> HeaderValue {
     HeaderValue::try_from(text).expect("digits in quotes")
 }
 
-/// How `If-Match` wants the document to be. What cannot be read as our tags is refused: passing over it would lose an update.
+/// How `If-Match` wants the document to be. What cannot be read as our tags is refused: passing
+/// over it would lose an update.
 pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<Expected>, ApiError> {
     let refused = || {
         ApiError::new(

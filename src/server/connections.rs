@@ -1,4 +1,5 @@
-//! Connections: accepted up to a limit, through TLS where that is on, served one task each, and ended without losing an answer.
+//! Connections: accepted up to a limit, through TLS where that is on, served one task each, and
+//! ended without losing an answer.
 
 use std::convert::Infallible;
 use std::io;
@@ -114,7 +115,8 @@ pub(super) async fn serve<S: Accepts, A: Answers>(
     drop(places.acquire_many(most).await);
 }
 
-/// The next connection. What fails is a connection that went away, or files that ran out for a while.
+/// The next connection. What fails is a connection that went away, or files that ran out for a
+/// while.
 async fn accept<S: Accepts>(socket: &S) -> S::Stream {
     loop {
         match socket.next().await {
@@ -158,7 +160,8 @@ async fn connection(
     }
 }
 
-/// Answers the requests of one connection, one after the other, until it is closed, its peer keeps no pace, or the server stops.
+/// Answers the requests of one connection, one after the other, until it is closed, its peer keeps
+/// no pace, or the server stops.
 async fn converse<S>(
     stream: S,
     answers: impl Answers,
@@ -271,7 +274,8 @@ async fn begun(stopping: &mut watch::Receiver<bool>) {
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a stop waits for a connection on which no request is under way.
 const HALF_SENT_PATIENCE: Duration = Duration::from_secs(2);
-/// What a connection buffers of a request, and of an answer besides its last part; a head is no longer.
+/// What a connection buffers of a request, and of an answer besides its last part; a head is no
+/// longer.
 const MOST_BUFFERED: usize = 32 << 10;
 /// Before the next try when connections cannot be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);

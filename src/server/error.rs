@@ -1,7 +1,8 @@
 //! The error envelope, and the one table from what happened to code, status, severity and remedy.
 //!
-//! A message that a key's holder sees names nothing of the server: no path, no key of a provider. A fixed sentence names none; whatever text
-//! is made for an error with status 5xx, or of what failed below, is for the operator and for the log, unless its maker says otherwise.
+//! A message that a key's holder sees names nothing of the server: no path, no key of a provider. A
+//! fixed sentence names none; whatever text is made for an error with status 5xx, or of what failed
+//! below, is for the operator and for the log, unless its maker says otherwise.
 
 use std::borrow::Cow;
 
@@ -208,7 +209,8 @@ impl ApiError {
         }
     }
 
-    /// What the log has of it: all of it, where it is a failure of the server or not shown to everyone.
+    /// What the log has of it: all of it, where it is a failure of the server or not shown to
+    /// everyone.
     pub(super) fn for_log(&self) -> Option<String> {
         if !self.inside && !self.code.status().is_server_error() {
             return None;
@@ -275,7 +277,8 @@ impl ApiError {
     }
 }
 
-/// Handlers answer with the bare error; the outermost layer, which knows the request's id, writes the envelope.
+/// Handlers answer with the bare error; the outermost layer, which knows the request's id, writes
+/// the envelope.
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = self.code.status().into_response();

@@ -1,7 +1,7 @@
 //! Permits for work that takes a core for a while, handed out fairly.
 //!
-//! There are few, and each caller has one at most, however many requests it sends: one permit is always free for
-//! somebody else. Waiting callers are served round robin, one request of each.
+//! There are few, and each caller has one at most, however many requests it sends: one permit is
+//! always free for somebody else. Waiting callers are served round robin, one request of each.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};

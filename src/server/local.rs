@@ -1,4 +1,5 @@
-//! The control socket as a listener: the same routes and credentials as over TCP, for commands of this machine.
+//! The control socket as a listener: the same routes and credentials as over TCP, for commands of
+//! this machine.
 
 use std::io;
 
@@ -25,7 +26,8 @@ impl Accepts for Local {
     }
 }
 
-/// Where commands of this machine come from. Their connections do not compete with those of clients.
+/// Where commands of this machine come from. Their connections do not compete with those of
+/// clients.
 ///
 /// # Errors
 ///

@@ -218,7 +218,8 @@ impl App {
         }
     }
 
-    /// Replaces data keys that are older than `max_age`, one at a time, for as long as the server runs. It steps back for whatever an operator asks for.
+    /// Replaces data keys that are older than `max_age`, one at a time, for as long as the server
+    /// runs. It steps back for whatever an operator asks for.
     pub fn keep_data_keys_young(self: &Arc<Self>, max_age: Duration) {
         let keeper = Keeper::new(self.dek_rotator(), max_age, Arc::new(SystemClock));
         let operations = self.operations.clone();
@@ -228,7 +229,8 @@ impl App {
         self.kept().push(keeping);
     }
 
-    /// Restores each tenant from the repository in turn, and proves it, for as long as the server runs. It steps back for whatever an operator asks for.
+    /// Restores each tenant from the repository in turn, and proves it, for as long as the server
+    /// runs. It steps back for whatever an operator asks for.
     pub fn prove_backups(self: &Arc<Self>) {
         let (Some(from), Some(report)) = (&self.backups.to, &self.backups.proofs) else {
             return;
@@ -316,7 +318,8 @@ async fn renew_old_keys(keeper: Keeper, operations: Arc<Operations>) -> Infallib
     }
 }
 
-/// Serves clients, and commands of this machine, until it is told to stop, then finishes what is under way (at most 20 seconds) and closes every tenant.
+/// Serves clients, and commands of this machine, until it is told to stop, then finishes what is
+/// under way (at most 20 seconds) and closes every tenant.
 ///
 /// # Errors
 ///
@@ -439,7 +442,8 @@ pub enum ServeError {
     Acceptor,
 }
 
-/// How many requests may be under way: more are turned away with `Retry-After` rather than queued without bound.
+/// How many requests may be under way: more are turned away with `Retry-After` rather than queued
+/// without bound.
 const MAX_REQUESTS: usize = 1024;
 /// How many of them are for the admin token alone.
 const RESERVED_REQUESTS: usize = 32;

@@ -77,7 +77,8 @@ struct Operation {
     end: Option<Result<Value, String>>,
 }
 
-/// Held by the task of an operation. However that ends, a panic included, the operation has ended with it.
+/// Held by the task of an operation. However that ends, a panic included, the operation has ended
+/// with it.
 struct Running {
     operations: Arc<Operations>,
     id: Uuid,
@@ -173,7 +174,8 @@ impl Operations {
         done
     }
 
-    /// Does what goes on by itself, when no operation runs. Its progress says to stop as soon as an operation waits.
+    /// Does what goes on by itself, when no operation runs. Its progress says to stop as soon as an
+    /// operation waits.
     pub(super) async fn quietly<F: Future>(
         self: &Arc<Self>,
         work: impl FnOnce(Progress) -> F,

@@ -1,4 +1,5 @@
-//! The pace of one connection: a peer that does not send its request, does not take its answer, or is gone, does not hold it for ever.
+//! The pace of one connection: a peer that does not send its request, does not take its answer, or
+//! is gone, does not hold it for ever.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -15,7 +16,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// How long a connection waits for its peer.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// For the whole head of a request, once its first byte is there, and for the first one from the beginning.
+    /// For the whole head of a request, once its first byte is there, and for the first one from
+    /// the beginning.
     pub head: Duration,
     /// For the next request.
     pub keep_alive: Duration,
@@ -61,7 +63,8 @@ impl Talk {
         UnderWay(Arc::clone(self))
     }
 
-    /// Waits until the peer has taken what was sent before. It may ask for more and more, and take nothing.
+    /// Waits until the peer has taken what was sent before. It may ask for more and more, and take
+    /// nothing.
     pub(super) async fn taken(&self) {
         // The stream wakes this task when that is so.
         std::future::poll_fn(|_| match self.blocked.load(Ordering::Relaxed) {
@@ -179,7 +182,8 @@ impl<S> Paced<S> {
         if due <= Instant::now() {
             return true;
         }
-        // Set earlier, it wakes the task early, and is set anew then: cheaper than setting it with each request.
+        // Set earlier, it wakes the task early, and is set anew then: cheaper than setting it with
+        // each request.
         if self.clock.deadline() > due || self.clock.is_elapsed() {
             self.clock.as_mut().reset(due);
         }
@@ -216,7 +220,8 @@ impl<S> Paced<S> {
             return Poll::Ready(Ok(()));
         }
         if talk.receiving.load(Ordering::Relaxed) {
-            // The last of the body may be on its way from here to the request, which is polled after this.
+            // The last of the body may be on its way from here to the request, which is polled
+            // after this.
             if self.looks == LOOKS {
                 return Poll::Ready(Ok(()));
             }
@@ -362,5 +367,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// A request looks for its body whenever its connection is polled: one look would do.
 const LOOKS: u8 = 4;
-/// What a peer has to take of an answer within [`Patience::answer`] to be waited for as long again: half a KiB a second.
+/// What a peer has to take of an answer within [`Patience::answer`] to be waited for as long again:
+/// half a KiB a second.
 const LEAST_PROGRESS: usize = 16 << 10;

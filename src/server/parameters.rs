@@ -1,7 +1,8 @@
 //! Query parameters: what a route does not know is refused and never ignored.
 //!
-//! No route can forget to: [`Group`](super::access::Group) registers a handler only if [`Extractor`] is implemented for everything that it takes
-//! from the request, and puts [`Strict`] in front of it. A handler that reads no parameters then takes none.
+//! No route can forget to: [`Group`](super::access::Group) registers a handler only if
+//! [`Extractor`] is implemented for everything that it takes from the request, and puts [`Strict`]
+//! in front of it. A handler that reads no parameters then takes none.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -68,7 +69,8 @@ impl From<ParameterError> for ApiError {
     }
 }
 
-/// The parameters of a request. Those that [`FromQuery`] does not take are refused, and so are repeated ones.
+/// The parameters of a request. Those that [`FromQuery`] does not take are refused, and so are
+/// repeated ones.
 pub(super) struct Query<T>(pub(super) T);
 
 impl<T: FromQuery, S: Sync> FromRequestParts<S> for Query<T> {

@@ -1,7 +1,9 @@
-//! What every request passes through before its route, and every answer after it: id, overload, deadline, origin, a fault of ours.
+//! What every request passes through before its route, and every answer after it: id, overload,
+//! deadline, origin, a fault of ours.
 //!
-//! The credential is looked at first, and says who is charged; what the route needs of it `access` knows. All of this is one future and not a tower of layers: each
-//! layer of a router is cloned and boxed for each request, which cost more than what they did.
+//! The credential is looked at first, and says who is charged; what the route needs of it `access`
+//! knows. All of this is one future and not a tower of layers: each layer of a router is cloned and
+//! boxed for each request, which cost more than what they did.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -118,7 +120,8 @@ impl Pipeline {
         }
     }
 
-    /// Gives the request an id, lets it in or turns it away, logs it, and writes the error envelope.
+    /// Gives the request an id, lets it in or turns it away, logs it, and writes the error
+    /// envelope.
     async fn receive(&self, mut request: Request) -> (Response, Holding) {
         let started = Instant::now();
         let id = request_id(request.headers());
@@ -167,7 +170,8 @@ impl Pipeline {
         };
         let App { places, bytes, .. } = &*self.app;
         let due = Moment::now() + deadline;
-        // Commands are bounded by their connections, and whoever asks for this is never told to come again.
+        // Commands are bounded by their connections, and whoever asks for this is never told to
+        // come again.
         let needs_place = path != super::HEALTH && !(self.commands && *payer == Payer::Operator);
         let account = match Account::open(places, bytes, payer, needs_place, due) {
             Ok(account) => account,
@@ -241,7 +245,8 @@ fn accepted_origin(app: &App, headers: &HeaderMap) -> Option<HeaderValue> {
     accepted.then(|| origin.clone())
 }
 
-/// An error is for the page to read, too: overload, and what was written anew after the layer for pages.
+/// An error is for the page to read, too: overload, and what was written anew after the layer for
+/// pages.
 fn for_page(headers: &mut HeaderMap, origin: HeaderValue) {
     if headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
         return;
@@ -365,7 +370,8 @@ fn payer(Identified(caller): &Identified) -> Payer {
     }
 }
 
-/// RFC 9112, section 3.2: a request of HTTP/1.1 names one host, and is refused otherwise. What stands before the server may take it for another's.
+/// RFC 9112, section 3.2: a request of HTTP/1.1 names one host, and is refused otherwise. What
+/// stands before the server may take it for another's.
 fn check_host(request: &Request) -> Result<(), ApiError> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let refused = |message| Err(ApiError::new(Code::InvalidInput, message));
@@ -395,7 +401,8 @@ fn check_origin(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Whether the libraries below answered with an error by themselves. What a handler says is JSON, `/ready`'s no among it.
+/// Whether the libraries below answered with an error by themselves. What a handler says is JSON,
+/// `/ready`'s no among it.
 fn is_bare_error(response: &Response) -> bool {
     let status = response.status();
     let json = response

@@ -1,4 +1,5 @@
-//! Conditions and ranges of a GET (RFC 9110, sections 13 and 14), on what has a strong validator and no date.
+//! Conditions and ranges of a GET (RFC 9110, sections 13 and 14), on what has a strong validator
+//! and no date.
 
 use std::ops::Range;
 
@@ -27,8 +28,8 @@ pub(super) fn is_known(headers: &HeaderMap, etag: &HeaderValue) -> bool {
     })
 }
 
-/// The part that `Range` asks for. One that cannot be read, in another unit, of several ranges, or under an `If-Range` that does
-/// not hold, is as none: the whole is always a right answer.
+/// The part that `Range` asks for. One that cannot be read, in another unit, of several ranges, or
+/// under an `If-Range` that does not hold, is as none: the whole is always a right answer.
 pub(super) fn part(headers: &HeaderMap, etag: &HeaderValue, size: u64) -> Selection {
     let mut ranges = headers.get_all(header::RANGE).iter();
     let (Some(range), None) = (ranges.next(), ranges.next()) else {

@@ -84,7 +84,8 @@ fn groups() -> [Group; 5] {
     ]
 }
 
-/// What files honour. They have no date, so that one that is asked about is passed over, as RFC 9110 has it.
+/// What files honour. They have no date, so that one that is asked about is passed over, as RFC
+/// 9110 has it.
 const FILES: &[Special] = &[
     Special::Range,
     Special::IfRange,
@@ -107,7 +108,8 @@ pub(super) fn router(app: Arc<App>) -> Router {
     let known = groups()
         .into_iter()
         .fold(Router::new(), |all, group| all.merge(group.guarded(&app)));
-    // Last, so that what no group knows asks for a credential before it answers that there is no such route.
+    // Last, so that what no group knows asks for a credential before it answers that there is no
+    // such route.
     known
         .merge(Group::new(Needs::Credential).guarded(&app))
         .with_state(app)
@@ -134,7 +136,8 @@ mod tests {
             assert!(seen.insert((method.clone(), path)), "{method} {path} twice");
             let names_tenant =
                 path.starts_with("/api/tenants/{t}/") || path.starts_with("/apps/{t}");
-            // What is only read is not done twice, and an answer that is made up each time has no parts.
+            // What is only read is not done twice, and an answer that is made up each time has no
+            // parts.
             assert!(method != Method::GET || !honours.contains(&Special::IdempotencyKey));
             assert!(path.starts_with("/apps/{t}") || !honours.contains(&Special::Range));
             match needs {

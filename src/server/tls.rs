@@ -1,4 +1,5 @@
-//! TLS: a certificate and its key from two PEM files, and from the same files again when the operator says so.
+//! TLS: a certificate and its key from two PEM files, and from the same files again when the
+//! operator says so.
 #![expect(
     clippy::disallowed_methods,
     reason = "certificates and their keys are none of SQLite's files"
@@ -195,7 +196,8 @@ fn read(
     }
 }
 
-/// The first private key of a PEM file; what stands before it (`EC PARAMETERS`, certificates) is passed over.
+/// The first private key of a PEM file; what stands before it (`EC PARAMETERS`, certificates) is
+/// passed over.
 fn private_key(text: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let has = |words: &str| {
         text.windows(words.len())

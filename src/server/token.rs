@@ -1,7 +1,9 @@
-//! The local admin token: a file that only its owner reads, made at the first start, replaced whole when it is rotated.
+//! The local admin token: a file that only its owner reads, made at the first start, replaced whole
+//! when it is rotated.
 //!
-//! A running server honours a new token at once: each request compares the file's identity (inode, time, size) with what was read
-//! last, which costs one `stat`. The server keeps a SHA-256 of each token and compares those in constant time.
+//! A running server honours a new token at once: each request compares the file's identity (inode,
+//! time, size) with what was read last, which costs one `stat`. The server keeps a SHA-256 of each
+//! token and compares those in constant time.
 #![expect(
     clippy::disallowed_methods,
     reason = "the admin token's file is none of SQLite's"
@@ -270,7 +272,8 @@ impl TokenKeeper {
     ///
     /// # Errors
     ///
-    /// [`TokenError`] when the file was replaced by something that cannot be read; no credential is accepted then.
+    /// [`TokenError`] when the file was replaced by something that cannot be read; no credential is
+    /// accepted then.
     pub fn judge(&self, credential: &[u8]) -> Result<Verdict, TokenError> {
         let now = identity(&self.path);
         let stale = {

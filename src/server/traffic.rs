@@ -1,4 +1,5 @@
-//! Requests, counted by route, method and status. Handles are made at the first request of their kind and kept.
+//! Requests, counted by route, method and status. Handles are made at the first request of their
+//! kind and kept.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -1,4 +1,5 @@
-//! The database of a backup becomes one of this deployment: the same pages, under a data key that was never in a backup.
+//! The database of a backup becomes one of this deployment: the same pages, under a data key that
+//! was never in a backup.
 //!
 //! The order is that of a creation (`envelope`), whose table says what a kill leaves:
 //!
@@ -23,8 +24,9 @@ use crate::failpoints::crash_point;
 use crate::runtime::{Progress, blocking};
 use crate::sqlite_file;
 
-/// Makes the database of `subject` at `path`, where none is, out of `source`, under a file id and a data key of its own. Each page of `source` is
-/// authenticated as it is read, and the copy is proven before it counts. `source` is nobody else's; what stands in its WAL is folded into it.
+/// Makes the database of `subject` at `path`, where none is, out of `source`, under a file id and a
+/// data key of its own. Each page of `source` is authenticated as it is read, and the copy is
+/// proven before it counts. `source` is nobody else's; what stands in its WAL is folded into it.
 ///
 /// # Errors
 ///

@@ -1,7 +1,8 @@
-//! The b-trees of a SQLite database, read as they lie in its pages: rows and index entries in their order, whatever they mean.
+//! The b-trees of a SQLite database, read as they lie in its pages: rows and index entries in their
+//! order, whatever they mean.
 //!
-//! No schema is needed for that, no collation, no function and no module: an entry is bytes, and its place is what it is
-//! (<https://www.sqlite.org/fileformat.html#b_tree_pages>).
+//! No schema is needed for that, no collation, no function and no module: an entry is bytes, and
+//! its place is what it is (<https://www.sqlite.org/fileformat.html#b_tree_pages>).
 
 use std::io;
 

@@ -1,9 +1,10 @@
 //! The pages of a database as they lie on the disk, at one moment, without its key: for backups.
 //!
-//! The database file together with the frames of its WAL that were committed at that moment are the whole database. Neither changes while
-//! checkpoints are held off: commits append to the WAL, and SQLite begins it afresh only when all of it is in the file already, in which case
-//! no frame is needed. The lock that holds them off is that of SQLite's own index of the WAL, so it holds for every connection of every
-//! process, and needs no key.
+//! The database file together with the frames of its WAL that were committed at that moment are the
+//! whole database. Neither changes while checkpoints are held off: commits append to the WAL, and
+//! SQLite begins it afresh only when all of it is in the file already, in which case no frame is
+//! needed. The lock that holds them off is that of SQLite's own index of the WAL, so it holds for
+//! every connection of every process, and needs no key.
 
 use std::fmt;
 use std::io;
@@ -53,8 +54,9 @@ impl Ciphertext {
         })
     }
 
-    /// Holds checkpoints off until this is dropped. Waits for one that is under way, as long as `patience`. `false` when nobody has the
-    /// database open: then whoever opens it asks again before anything is written. Blocks.
+    /// Holds checkpoints off until this is dropped. Waits for one that is under way, as long as
+    /// `patience`. `false` when nobody has the database open: then whoever opens it asks again
+    /// before anything is written. Blocks.
     ///
     /// # Errors
     ///
@@ -80,7 +82,8 @@ impl Ciphertext {
         std::fs::metadata(wal).is_ok_and(|wal| wal.len() > 0)
     }
 
-    /// From here on it is the database as it is committed now. Checkpoints are held off, or nobody has the database open.
+    /// From here on it is the database as it is committed now. Checkpoints are held off, or nobody
+    /// has the database open.
     pub(crate) fn settle(&mut self) -> io::Result<()> {
         let in_file = |length: u64| u32::try_from(length / PAGE as u64).map_err(io::Error::other);
         let index = if self.held {

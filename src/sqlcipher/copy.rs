@@ -1,8 +1,9 @@
 //! Copies between plaintext and encrypted databases, for `export` and `migrate`.
 //!
-//! Neither runs the schema: b-trees are copied entry by entry ([`super::relayout`]), so that any database is taken, whatever collations,
-//! functions or modules its application has, and whether its rows keep its own rules or not. Row ids stay. Memory stays constant but for the
-//! schema and the largest row.
+//! Neither runs the schema: b-trees are copied entry by entry ([`super::relayout`]), so that any
+//! database is taken, whatever collations, functions or modules its application has, and whether
+//! its rows keep its own rules or not. Row ids stay. Memory stays constant but for the schema and
+//! the largest row.
 
 use std::io;
 use std::path::Path;
@@ -20,7 +21,8 @@ use crate::failpoints::crash_point;
 use crate::process::NewFile;
 use crate::runtime::{Progress, blocking};
 
-/// Writes `database` in plaintext to the new file `target`, mode 0600, which has no name until it is whole. Blocks.
+/// Writes `database` in plaintext to the new file `target`, mode 0600, which has no name until it
+/// is whole. Blocks.
 ///
 /// # Errors
 ///
@@ -50,14 +52,17 @@ pub fn export_plaintext(
     })
 }
 
-/// Makes the encrypted database of `subject` at `path` from all that the plaintext database `source` holds, verified and flushed. It is
-/// under a manifest that says `new` until it is whole: a copy that was cut short never passes for a database.
+/// Makes the encrypted database of `subject` at `path` from all that the plaintext database
+/// `source` holds, verified and flushed. It is under a manifest that says `new` until it is whole:
+/// a copy that was cut short never passes for a database.
 ///
-/// `validate` reads every page of the copy again, and compares each entry of each b-tree with what was read of the source.
+/// `validate` reads every page of the copy again, and compares each entry of each b-tree with what
+/// was read of the source.
 ///
 /// # Errors
 ///
-/// [`CopyError`]; the source is untouched, and what stands at `path` is no database but the beginning of one.
+/// [`CopyError`]; the source is untouched, and what stands at `path` is no database but the
+/// beginning of one.
 pub async fn import_plaintext(
     envelope: &Envelope,
     source: &Path,
@@ -119,7 +124,8 @@ fn fill(
     Ok(())
 }
 
-/// Makes room for a copy. What an earlier attempt left under the same `new` manifest is begun again; what is none of ours is kept.
+/// Makes room for a copy. What an earlier attempt left under the same `new` manifest is begun
+/// again; what is none of ours is kept.
 pub(super) fn clear_attempt(database: &Database) -> Result<(), CopyError> {
     let path = database.path();
     if super::there(path) && database.prove().is_ok() {
@@ -146,8 +152,8 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Brings all that the WAL of the plaintext database `source` holds into the file itself, and leaves WAL mode: from here on the one file
-/// is the whole database. Blocks.
+/// Brings all that the WAL of the plaintext database `source` holds into the file itself, and
+/// leaves WAL mode: from here on the one file is the whole database. Blocks.
 ///
 /// # Errors
 ///
@@ -159,7 +165,8 @@ pub(crate) fn fold_wal(source: &PlainFile) -> Result<(), CopyError> {
         .map_err(|(_connection, error)| not_alone(&database, error))
 }
 
-/// A connection to a database that nobody else has open, with all of it in the one file: the WAL is folded in and WAL mode left.
+/// A connection to a database that nobody else has open, with all of it in the one file: the WAL is
+/// folded in and WAL mode left.
 pub(super) fn alone(database: &Database) -> Result<Connection, CopyError> {
     let connection = database.writer()?;
     let failed = |error| not_alone(database, error);
@@ -184,11 +191,13 @@ fn not_alone(database: &Database, source: rusqlite::Error) -> CopyError {
     }
 }
 
-/// What two databases must have in common to be taken for the same: the objects with their definitions, and how many rows each table has.
+/// What two databases must have in common to be taken for the same: the objects with their
+/// definitions, and how many rows each table has.
 #[derive(Debug)]
 pub(super) struct Inventory {
     objects: Vec<Object>,
-    /// `None` where counting needs what only the application has: a collation, a function, a module.
+    /// `None` where counting needs what only the application has: a collation, a function, a
+    /// module.
     rows: Vec<(String, Option<i64>)>,
 }
 

@@ -84,7 +84,8 @@ pub enum Damage {
         /// Pages in the file.
         pages: u64,
     },
-    /// The pages authenticate, and SQLite's own structure is broken: pages are missing, or were put back from an older copy.
+    /// The pages authenticate, and SQLite's own structure is broken: pages are missing, or were put
+    /// back from an older copy.
     #[error("its pages authenticate, its structure is broken")]
     Structure,
 }
@@ -104,7 +105,8 @@ impl OpenError {
     }
 }
 
-/// Whether SQLite did not understand a statement of ours: the schema needs a collation, a function or a module that only its application has.
+/// Whether SQLite did not understand a statement of ours: the schema needs a collation, a function
+/// or a module that only its application has.
 pub(super) fn is_not_understood(error: &rusqlite::Error) -> bool {
     matches!(error, rusqlite::Error::SqlInputError { .. })
         || error.sqlite_error_code() == Some(rusqlite::ErrorCode::Unknown)
@@ -177,7 +179,8 @@ pub enum CopyError {
         /// What SQLite said.
         said: String,
     },
-    /// SQLite's own check of the copy, and so of the source, finds that index and table do not go together.
+    /// SQLite's own check of the copy, and so of the source, finds that index and table do not go
+    /// together.
     #[error("SQLite's own check of {} finds: {said}. Where an index does not fit its table, run `REINDEX` in the source, with its application if that has collations or functions of its own; \
              --skip-validation takes the file as it is", .path.display())]
     Inconsistent {

@@ -1,7 +1,8 @@
 //! The key hand-over: the one place where key bytes leave Nimbus for SQLCipher.
 //!
-//! The key goes through `sqlite3_key_v2` from a buffer that is wiped on every path, so that no SQL text, statement cache or error
-//! message ever holds it. SQLCipher copies it into memory of its own, which it wipes when the connection closes.
+//! The key goes through `sqlite3_key_v2` from a buffer that is wiped on every path, so that no SQL
+//! text, statement cache or error message ever holds it. SQLCipher copies it into memory of its
+//! own, which it wipes when the connection closes.
 #![expect(
     unsafe_code,
     reason = "sqlite3_key_v2 has no safe binding, and PRAGMA key would put the key into SQL text"
@@ -17,8 +18,8 @@ use super::error::{CopyError, sqlite, sqlite_error};
 use super::page::{PageKey, SALT};
 use super::page_cache::{self, Owner};
 
-/// Gives `key` to a connection that has not read anything yet. With an `owner` it reads through the page cache; without one it reads
-/// what lies on the disk, and all of it is verified.
+/// Gives `key` to a connection that has not read anything yet. With an `owner` it reads through the
+/// page cache; without one it reads what lies on the disk, and all of it is verified.
 ///
 /// The raw form `x'<64 hex digits>'` tells SQLCipher to derive nothing from it but the HMAC key
 /// (<https://www.zetetic.net/sqlcipher/sqlcipher-api/#key>, "Raw key").
@@ -32,8 +33,9 @@ pub(super) fn hand_over(
     HEXLOWER.encode_mut(key.expose(), &mut raw[2..RAW_KEY_BYTES - 1]);
     raw[RAW_KEY_BYTES - 1] = b'\'';
     let code = page_cache::opened_for(owner, || {
-        // SAFETY: the handle is that of a live connection, borrowed for the whole call; the name is a NUL-terminated literal; the
-        // pointer and length describe `raw`, which outlives the call, and SQLCipher copies the bytes before it returns.
+        // SAFETY: the handle is that of a live connection, borrowed for the whole call; the name is
+        // a NUL-terminated literal; the pointer and length describe `raw`, which outlives the call,
+        // and SQLCipher copies the bytes before it returns.
         unsafe {
             ffi::sqlite3_key_v2(
                 connection.handle(),
@@ -53,7 +55,8 @@ pub(super) fn hand_over(
 /// `x'`, 64 hex digits, `'`.
 const RAW_KEY_BYTES: usize = 2 + 64 + 1;
 
-/// The key of a database's pages. Its salt is asked of SQLCipher: whoever opens and closes the file by hand takes away SQLite's locks on it.
+/// The key of a database's pages. Its salt is asked of SQLCipher: whoever opens and closes the file
+/// by hand takes away SQLite's locks on it.
 pub(super) fn page_key(database: &Database, connection: &Connection) -> Result<PageKey, CopyError> {
     let path = database.path();
     let text: String = connection

@@ -1,8 +1,10 @@
 //! B-trees written anew, from their entries in order, into pages of another size.
 //!
-//! SQLCipher needs 80 bytes of each page for itself, so that the pages of a plaintext database do not fit as they are, and SQLite lays them out anew only
-//! by running the schema: with collations, functions and modules that only the application has. Here the entries of each b-tree are put
-//! into full leaves, one after the other, and the pages above are built as the leaves come. Order and bytes of the entries stay what they are.
+//! SQLCipher needs 80 bytes of each page for itself, so that the pages of a plaintext database do
+//! not fit as they are, and SQLite lays them out anew only by running the schema: with collations,
+//! functions and modules that only the application has. Here the entries of each b-tree are put
+//! into full leaves, one after the other, and the pages above are built as the leaves come. Order
+//! and bytes of the entries stay what they are.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -209,7 +211,8 @@ pub(super) struct Tree {
 struct Level {
     entries: Vec<Entry>,
     bytes: usize,
-    /// The entry that did not fit. It goes up between this page and the next, once there is something for the next.
+    /// The entry that did not fit. It goes up between this page and the next, once there is
+    /// something for the next.
     held: Option<Entry>,
 }
 
@@ -317,7 +320,8 @@ impl Tree {
         Ok(number)
     }
 
-    /// Writes what is not written yet, the root last. `header` is called when all pages are taken, for what stands in page 1 before a b-tree.
+    /// Writes what is not written yet, the root last. `header` is called when all pages are taken,
+    /// for what stands in page 1 before a b-tree.
     pub(super) fn finish(
         mut self,
         out: &mut Layout<'_>,
@@ -327,7 +331,8 @@ impl Tree {
         let mut level = 0;
         loop {
             if let Some(held) = self.levels[level].held.take() {
-                // The page after it would be empty: the last entry goes up in its place. A page holds four at least.
+                // The page after it would be empty: the last entry goes up in its place. A page
+                // holds four at least.
                 let Some(last) = self.levels[level].take_last() else {
                     return Err(Fault::Damaged(self.root));
                 };
@@ -410,8 +415,9 @@ pub(super) fn fresh_salt() -> Result<[u8; SALT], Fault> {
 }
 
 /// The header of page 1, for pages of ours: what a database was born with or was given stays
-/// (<https://www.sqlite.org/fileformat.html#the_database_header>), but for auto-vacuum: with it, SQLCipher takes a page of zeros for one
-/// beyond the end of the file, and does not compare its MAC.
+/// (<https://www.sqlite.org/fileformat.html#the_database_header>), but for auto-vacuum: with it,
+/// SQLCipher takes a page of zeros for one beyond the end of the file, and does not compare its
+/// MAC.
 pub(super) fn header(of_source: &[u8], encrypted: bool, count: u32) -> Vec<u8> {
     let mut header = of_source[..HEADER].to_vec();
     header[16..18].copy_from_slice(&short(PAGE));

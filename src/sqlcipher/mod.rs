@@ -1,8 +1,10 @@
 //! The one place that opens a SQLCipher or plain SQLite connection.
 //!
-//! A connection is made from a [`Prepared`] value of the core, which proves that the manifest was read, authenticated and unwrapped
-//! (or that encryption is off); no function takes key bytes and a path. Every connection has WAL, `synchronous=FULL`, temporary
-//! files that are encrypted and have no name (`temporary`), foreign keys, and no automatic checkpoint: when to checkpoint is the store's decision.
+//! A connection is made from a [`Prepared`] value of the core, which proves that the manifest was
+//! read, authenticated and unwrapped (or that encryption is off); no function takes key bytes and a
+//! path. Every connection has WAL, `synchronous=FULL`, temporary files that are encrypted and have
+//! no name (`temporary`), foreign keys, and no automatic checkpoint: when to checkpoint is the
+//! store's decision.
 
 mod adopt;
 mod btree;
@@ -57,17 +59,21 @@ use crate::sqlite_file;
 pub struct Database {
     path: PathBuf,
     keyed: Option<KeyedFile>,
-    /// The connection that proved page 1, for the first who asks for one: opening costs more than most requests.
+    /// The connection that proved page 1, for the first who asks for one: opening costs more than
+    /// most requests.
     proven: Mutex<Option<Connection>>,
-    /// Whether another process may exchange the file, so that nothing is to be written to what was opened.
+    /// Whether another process may exchange the file, so that nothing is to be written to what was
+    /// opened.
     beside_others: bool,
-    /// Whose pages its connections keep; `None` where each page is to be verified as it lies on the disk.
+    /// Whose pages its connections keep; `None` where each page is to be verified as it lies on the
+    /// disk.
     pages: Option<Owner>,
 }
 
 /// Opens or creates the database of `subject` at `path`, as the opening table says.
 ///
-/// Page 1 was read, and so authenticated, before this returns. Its connections read through the page cache, if this process has one.
+/// Page 1 was read, and so authenticated, before this returns. Its connections read through the
+/// page cache, if this process has one.
 ///
 /// # Errors
 ///
@@ -92,8 +98,8 @@ pub async fn open(
 /// What a new database is to hold when it comes into being.
 pub(crate) type Fill = fn(&mut Connection) -> rusqlite::Result<()>;
 
-/// As [`open`], and goes on with `then` on the thread that proved page 1: handing over to another costs as much as the proof. A new
-/// database is filled by `fill` before it gets its name.
+/// As [`open`], and goes on with `then` on the thread that proved page 1: handing over to another
+/// costs as much as the proof. A new database is filled by `fill` before it gets its name.
 ///
 /// # Errors
 ///
@@ -168,8 +174,9 @@ pub(crate) async fn open_and<T: Send + 'static>(
     Ok(blocking(move || then(Database::keyed(file).served())).await)
 }
 
-/// Opens an encrypted database that exists, and changes nothing beside it: an unfinished creation is refused, an unfinished rekey is
-/// opened under whichever of its two keys fits and left as it is. For looking and copying. Blocks.
+/// Opens an encrypted database that exists, and changes nothing beside it: an unfinished creation
+/// is refused, an unfinished rekey is opened under whichever of its two keys fits and left as it
+/// is. For looking and copying. Blocks.
 ///
 /// # Errors
 ///
@@ -178,13 +185,15 @@ pub(crate) fn open_as_it_is(file: KeyedFile) -> Result<Database, OpenError> {
     as_it_is(Database::keyed(file))
 }
 
-/// As [`open_as_it_is`], beside a server that may exchange the file at any time. Its connections write nothing into the file, not even
-/// what stands in the WAL, and leave what SQLite keeps beside it where it is: should they have opened a file that was exchanged just then,
-/// the WAL they find is not its own. Blocks.
+/// As [`open_as_it_is`], beside a server that may exchange the file at any time. Its connections
+/// write nothing into the file, not even what stands in the WAL, and leave what SQLite keeps beside
+/// it where it is: should they have opened a file that was exchanged just then, the WAL they find
+/// is not its own. Blocks.
 ///
 /// # Errors
 ///
-/// As [`open_as_it_is`]; of a file that was exchanged while it was opened, most often that key and file do not match.
+/// As [`open_as_it_is`]; of a file that was exchanged while it was opened, most often that key and
+/// file do not match.
 pub(crate) fn open_beside_others(file: KeyedFile) -> Result<Database, OpenError> {
     as_it_is(Database {
         beside_others: true,
@@ -330,9 +339,10 @@ impl Database {
             .map_err(|error| self.explain("open", error))
     }
 
-    /// Proves every page: `cipher_integrity_check` over the file's page MACs, and SQLite's own `integrity_check` beside it. Reads the whole
-    /// file twice, on two threads. Blocks; checkpoints what it can first, because the MAC check does not look into the WAL. (SQLite's own
-    /// check does.) No page comes from the page cache.
+    /// Proves every page: `cipher_integrity_check` over the file's page MACs, and SQLite's own
+    /// `integrity_check` beside it. Reads the whole file twice, on two threads. Blocks; checkpoints
+    /// what it can first, because the MAC check does not look into the WAL. (SQLite's own check
+    /// does.) No page comes from the page cache.
     ///
     /// # Errors
     ///
@@ -379,7 +389,8 @@ impl Database {
         }
     }
 
-    /// SQLite's own check of the structure. Rows that break the rules of their table are no damage: SQLite kept them so.
+    /// SQLite's own check of the structure. Rows that break the rules of their table are no damage:
+    /// SQLite kept them so.
     fn verify_structure(&self, connection: &Connection) -> Result<(), OpenError> {
         match self.finding(connection)? {
             None => Ok(()),
@@ -394,7 +405,8 @@ impl Database {
     fn finding(&self, connection: &Connection) -> Result<Option<String>, OpenError> {
         match finding(connection) {
             Ok(finding) => Ok(finding),
-            // The schema needs a collation, a function or a module of its application, without which SQLite checks nothing of it.
+            // The schema needs a collation, a function or a module of its application, without
+            // which SQLite checks nothing of it.
             Err(error) if is_not_understood(&error) => {
                 let path = self.path.display();
                 tracing::warn!(%path, %error, "the structure cannot be checked here, only that every page authenticates");
@@ -404,7 +416,8 @@ impl Database {
         }
     }
 
-    /// Has SQLite remove what it kept beside a file that was opened beside others, once there are none; what cannot be removed stays. Blocks.
+    /// Has SQLite remove what it kept beside a file that was opened beside others, once there are
+    /// none; what cannot be removed stays. Blocks.
     pub(crate) fn tidy(mut self) {
         self.beside_others = false;
         // Whoever closes the file last removes it.
@@ -415,8 +428,8 @@ impl Database {
         self.keyed.as_ref().map(KeyedFile::cipher_key)
     }
 
-    /// Makes the file, with what `fill` puts into it and in WAL mode, under a temporary name, and renames it into place: a crash leaves no
-    /// file or a whole one.
+    /// Makes the file, with what `fill` puts into it and in WAL mode, under a temporary name, and
+    /// renames it into place: a crash leaves no file or a whole one.
     fn initialise(&self, fill: Fill) -> Result<(), OpenError> {
         let dir = data_dir::parent(&self.path);
         let io_error = |action, path: &Path| {
@@ -427,7 +440,8 @@ impl Database {
                 source,
             }
         };
-        // The random name is reserved, then given to SQLite, which opens an empty file as a new database.
+        // The random name is reserved, then given to SQLite, which opens an empty file as a new
+        // database.
         let temporary = tempfile::Builder::new()
             .prefix(TEMPORARY_PREFIX)
             .tempfile_in(dir)
@@ -446,8 +460,8 @@ impl Database {
         data_dir::sync_dir(dir).map_err(io_error("flush", dir))
     }
 
-    /// Makes a database of the empty file at `path`. It has no name that counts yet, so nothing is flushed and nothing can be rolled back:
-    /// what fails half way is thrown away.
+    /// Makes a database of the empty file at `path`. It has no name that counts yet, so nothing is
+    /// flushed and nothing can be rolled back: what fails half way is thrown away.
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the one opener that the lint protects"
@@ -475,7 +489,8 @@ impl Database {
     fn prove(&self) -> Result<Connection, OpenError> {
         let wal = beside(&self.path, WAL);
         let size = self.size()?;
-        // A checkpoint that was cut short may leave half a page at the end; the WAL then still holds it.
+        // A checkpoint that was cut short may leave half a page at the end; the WAL then still
+        // holds it.
         if size % PAGE_BYTES != 0 && std::fs::metadata(wal).map_or(0, |wal| wal.len()) == 0 {
             return Err(OpenError::Damaged {
                 path: self.path.clone(),
@@ -496,7 +511,8 @@ impl Database {
         key: Option<&CipherKey>,
         pages: Option<&Owner>,
     ) -> rusqlite::Result<Connection> {
-        // SQLCipher sets itself up on its first connection, and two first ones at a time get in each other's way.
+        // SQLCipher sets itself up on its first connection, and two first ones at a time get in
+        // each other's way.
         drop(check_library());
         // Until the WAL is open, too.
         let _opening = swap_guard::Opening::of(path);
@@ -530,7 +546,8 @@ impl Database {
         Ok(connection)
     }
 
-    /// Turns SQLite's answer into what it means for this file: a wrong key and a damaged file are told apart where they can be.
+    /// Turns SQLite's answer into what it means for this file: a wrong key and a damaged file are
+    /// told apart where they can be.
     fn explain(&self, action: &'static str, error: rusqlite::Error) -> OpenError {
         let path = self.path.clone();
         let extended = error.sqlite_error().map(|error| error.extended_code);
@@ -553,8 +570,9 @@ impl Database {
         }
     }
 
-    /// Looks closer at a file whose page 1 does not authenticate: torn, or damaged in some pages. `None`: no page authenticates, or
-    /// the file is too large to look at each on the way to an error message.
+    /// Looks closer at a file whose page 1 does not authenticate: torn, or damaged in some pages.
+    /// `None`: no page authenticates, or the file is too large to look at each on the way to an
+    /// error message.
     fn diagnose(&self) -> Option<OpenError> {
         let damaged = |damage| {
             Some(OpenError::Damaged {
@@ -635,7 +653,8 @@ impl Database {
     }
 }
 
-/// Asserts, once a process, that the linked library is what Nimbus was measured with; opens a database in memory.
+/// Asserts, once a process, that the linked library is what Nimbus was measured with; opens a
+/// database in memory.
 ///
 /// # Errors
 ///
@@ -658,7 +677,8 @@ pub fn check_library() -> Result<(), OpenError> {
             return Err(format!("it is SQLCipher {version}, not 4"));
         }
         quiet_library(&connection).map_err(|error| error.to_string())?;
-        // The provider answers only on a keyed connection; this key protects nothing, an empty database in memory.
+        // The provider answers only on a keyed connection; this key protects nothing, an empty
+        // database in memory.
         connection
             .execute_batch("PRAGMA key = 'asking for the provider'")
             .map_err(|error| error.to_string())?;
@@ -680,9 +700,10 @@ pub fn check_library() -> Result<(), OpenError> {
         .map_err(OpenError::Library)
 }
 
-/// Finishes a creation that was cut short, or begins one. What an earlier attempt left is kept if the key opens it and nothing was written to it, and
-/// set aside if not: it holds what a restoration of the name was about to bring back, and who creates a tenant gets an empty one. The file and
-/// its name are durable when this returns.
+/// Finishes a creation that was cut short, or begins one. What an earlier attempt left is kept if
+/// the key opens it and nothing was written to it, and set aside if not: it holds what a
+/// restoration of the name was about to bring back, and who creates a tenant gets an empty one. The
+/// file and its name are durable when this returns.
 fn initialise_again(file: KeyedFile, fill: Fill) -> Result<Database, OpenError> {
     let mut database = Database::keyed(file).served();
     if there(&database.path) {
@@ -705,7 +726,8 @@ fn initialise_again(file: KeyedFile, fill: Fill) -> Result<Database, OpenError> 
                 database = Database::keyed(database.into_file()).served();
             }
             Err(OpenError::KeyMismatch { .. } | OpenError::Damaged { .. }) => {}
-            // It says nothing about the file: on a full disk each attempt would set another one aside.
+            // It says nothing about the file: on a full disk each attempt would set another one
+            // aside.
             Err(error) => return Err(error),
         }
     }
@@ -760,8 +782,8 @@ fn there(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|file| file.len() > 0)
 }
 
-/// A temporary database. When it is dropped, what SQLite left beside it goes: on a full disk it leaves WAL and shared memory behind,
-/// and each attempt would take more of what is missing.
+/// A temporary database. When it is dropped, what SQLite left beside it goes: on a full disk it
+/// leaves WAL and shared memory behind, and each attempt would take more of what is missing.
 struct Beside(PathBuf);
 
 impl Drop for Beside {
@@ -773,8 +795,9 @@ impl Drop for Beside {
     }
 }
 
-/// Puts the file into WAL mode, which writes its first page when it is new. The statement is stepped to its end: its row comes before its
-/// commit, and who stops at the row never hears that the disk was full.
+/// Puts the file into WAL mode, which writes its first page when it is new. The statement is
+/// stepped to its end: its row comes before its commit, and who stops at the row never hears that
+/// the disk was full.
 fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
     let mut mode = String::new();
     connection.pragma(None, "journal_mode", "WAL", |row| {
@@ -818,10 +841,11 @@ fn finding(connection: &Connection) -> rusqlite::Result<Option<String>> {
 
 /// Whether all that `connection` has read is authentic.
 ///
-/// SQLCipher hands a page whose MAC is wrong to SQLite as zeros, and lets the *next* page fail: a statement that reads no page after it ends
-/// well, with zeros for data (`sqlite3Codec`). It marks the connection then as one that may not write, which ours otherwise may
-/// (`sqlcipher_codec_ctx_set_error`). Within a transaction that writes there is no mark: there the commit fails, as no page is encrypted
-/// any more.
+/// SQLCipher hands a page whose MAC is wrong to SQLite as zeros, and lets the *next* page fail: a
+/// statement that reads no page after it ends well, with zeros for data (`sqlite3Codec`). It marks
+/// the connection then as one that may not write, which ours otherwise may
+/// (`sqlcipher_codec_ctx_set_error`). Within a transaction that writes there is no mark: there the
+/// commit fails, as no page is encrypted any more.
 ///
 /// # Errors
 ///
@@ -845,7 +869,8 @@ fn finding_of_structure(connection: &Connection) -> rusqlite::Result<Option<Stri
     Ok(None)
 }
 
-/// Whether a finding is about what a row says, or what a module of its own keeps, and not about where it is.
+/// Whether a finding is about what a row says, or what a module of its own keeps, and not about
+/// where it is.
 fn is_about_rules(finding: &str) -> bool {
     finding.starts_with("CHECK constraint failed in ")
         || finding.starts_with("NULL value in ")
@@ -855,7 +880,8 @@ fn is_about_rules(finding: &str) -> bool {
         || finding.starts_with("unable to validate the inverted index")
 }
 
-/// SQLCipher writes its own diagnostics to standard error unless told not to; ours come from the error codes.
+/// SQLCipher writes its own diagnostics to standard error unless told not to; ours come from the
+/// error codes.
 fn quiet_library(connection: &Connection) -> rusqlite::Result<()> {
     static QUIET: AtomicBool = AtomicBool::new(false);
     if !QUIET.load(Ordering::Relaxed) {

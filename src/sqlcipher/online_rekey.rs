@@ -1,18 +1,25 @@
-//! A database that is written all the while gets its next key: a copy that follows it, until the two are the same.
+//! A database that is written all the while gets its next key: a copy that follows it, until the
+//! two are the same.
 //!
-//! 1. A read transaction pins a snapshot. The copy is made from it and verified against it, as with the server stopped; writing goes on.
-//! 2. What was committed since stands in the WAL, which the pin keeps from being begun afresh. Each page that changed is brought over:
-//!    opened under the first key, sealed under the next, written, read again and compared. This is repeated until little is left.
-//! 3. The writer holds still. The last pages are brought over, the copy is opened under the next key once more, the old file's WAL is
-//!    folded in and gone, and the copy takes the old file's place.
+//! 1. A read transaction pins a snapshot. The copy is made from it and verified against it, as with
+//!    the server stopped; writing goes on.
+//! 2. What was committed since stands in the WAL, which the pin keeps from being begun afresh. Each
+//!    page that changed is brought over: opened under the first key, sealed under the next,
+//!    written, read again and compared. This is repeated until little is left.
+//! 3. The writer holds still. The last pages are brought over, the copy is opened under the next
+//!    key once more, the old file's WAL is folded in and gone, and the copy takes the old file's
+//!    place.
 //!
-//! Whatever the swap publishes was therefore verified: each page either with the whole, or by itself after it last changed. On the disk the
-//! states are those of [`super::rekey`]; the old file is whole, with all that was acknowledged, until it is replaced.
+//! Whatever the swap publishes was therefore verified: each page either with the whole, or by
+//! itself after it last changed. On the disk the states are those of [`super::rekey`]; the old file
+//! is whole, with all that was acknowledged, until it is replaced.
 //!
-//! **No change is missed.** The place in the WAL up to which all was seen is never behind the snapshot of the pin that is in force, and the
-//! next pin is set before the older one is let go. SQLite does not overwrite a frame after the snapshot of a reader. A reader that finds the
-//! whole WAL in the file already does not keep the WAL from being begun afresh, but then it has seen all of it; nothing that is written
-//! after can go into the file, and so be overwritten, while it reads.
+//! **No change is missed.** The place in the WAL up to which all was seen is never behind the
+//! snapshot of the pin that is in force, and the next pin is set before the older one is let go.
+//! SQLite does not overwrite a frame after the snapshot of a reader. A reader that finds the whole
+//! WAL in the file already does not keep the WAL from being begun afresh, but then it has seen all
+//! of it; nothing that is written after can go into the file, and so be overwritten, while it
+//! reads.
 
 use std::io;
 use std::path::Path;
@@ -62,12 +69,14 @@ type Copy = Arc<Mutex<SqliteFile>>;
 pub(crate) struct NotSwapped {
     /// What went wrong.
     pub(crate) error: CopyError,
-    /// Whether the rename happened and could not be made durable: then nobody may go on with what is open.
+    /// Whether the rename happened and could not be made durable: then nobody may go on with what
+    /// is open.
     pub(crate) renamed: bool,
 }
 
 impl Following {
-    /// Copies a database whose manifest says `rekeying`, and verifies the copy, while others write. Blocks.
+    /// Copies a database whose manifest says `rekeying`, and verifies the copy, while others write.
+    /// Blocks.
     ///
     /// # Errors
     ///
@@ -117,8 +126,8 @@ impl Following {
         })
     }
 
-    /// Brings over what was committed since it was last asked, and answers how many pages that were. What the copy has may go from the WAL
-    /// into the file after that. Blocks.
+    /// Brings over what was committed since it was last asked, and answers how many pages that
+    /// were. What the copy has may go from the WAL into the file after that. Blocks.
     ///
     /// # Errors
     ///
@@ -142,8 +151,9 @@ impl Following {
         Ok(changed)
     }
 
-    /// Brings over the last pages, proves that the copy is what the source is, and lets go of the source. Nobody writes meanwhile. What is flushed of
-    /// the copy is waited for by [`swap`](Self::swap), so that the source can be flushed meanwhile. Blocks.
+    /// Brings over the last pages, proves that the copy is what the source is, and lets go of the
+    /// source. Nobody writes meanwhile. What is flushed of the copy is waited for by
+    /// [`swap`](Self::swap), so that the source can be flushed meanwhile. Blocks.
     ///
     /// # Errors
     ///
@@ -172,7 +182,8 @@ impl Following {
         Ok(())
     }
 
-    /// Takes hold of the source again after [`finish`](Self::finish): it was not swapped, and nothing was written meanwhile. Blocks.
+    /// Takes hold of the source again after [`finish`](Self::finish): it was not swapped, and
+    /// nothing was written meanwhile. Blocks.
     ///
     /// # Errors
     ///
@@ -184,7 +195,8 @@ impl Following {
         Ok(())
     }
 
-    /// Puts the copy in the source's place. Everybody closed the source, and its WAL went with the last of them. Blocks.
+    /// Puts the copy in the source's place. Everybody closed the source, and its WAL went with the
+    /// last of them. Blocks.
     ///
     /// # Errors
     ///
@@ -201,8 +213,8 @@ impl Following {
         if has_wal() {
             return Err(busy());
         }
-        // The old WAL's absence first: what is left of it would be taken for the new file's. Another one that is begun after this is
-        // empty, since the writer holds still.
+        // The old WAL's absence first: what is left of it would be taken for the new file's.
+        // Another one that is begun after this is empty, since the writer holds still.
         let dir = parent(path);
         sync_dir(dir).map_err(|source| not(false)(io_error("flush", dir)(source)))?;
         flushed(&mut self.flush, copy).map_err(not(false))?;
@@ -210,7 +222,8 @@ impl Following {
             if has_wal() {
                 return Err(busy());
             }
-            // Its blocks are given back when it is closed: not by the rename, and not while others wait.
+            // Its blocks are given back when it is closed: not by the rename, and not while others
+            // wait.
             let old = SqliteFile::open(path).map_err(io_error("open", path));
             let renamed = |old| {
                 std::fs::rename(copy, path)
@@ -300,7 +313,8 @@ impl Following {
         })
     }
 
-    /// What is committed and was not seen yet. Which WAL it is and how far it goes is asked until both answers belong together.
+    /// What is committed and was not seen yet. Which WAL it is and how far it goes is asked until
+    /// both answers belong together.
     fn changes(&mut self) -> Result<Changes, CopyError> {
         let path = self.source.path().to_owned();
         let read = || io_error("read the WAL of", &path);
@@ -335,7 +349,8 @@ fn of(copy: &Copy) -> MutexGuard<'_, SqliteFile> {
     copy.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What came of a flush that was begun. It is asked exactly once: the system tells of a failed flush once, and the next one succeeds.
+/// What came of a flush that was begun. It is asked exactly once: the system tells of a failed
+/// flush once, and the next one succeeds.
 fn flushed(begun: &mut Option<JoinHandle<io::Result<()>>>, copy: &Path) -> Result<(), CopyError> {
     let Some(begun) = begun.take() else {
         return Ok(());
@@ -357,9 +372,9 @@ fn pinned(database: &Database) -> Result<Connection, CopyError> {
     Ok(connection)
 }
 
-/// Flushes the growing copy now and then, so that the disk is never given all of it at once while others wait for it; and leaves disk and processor
-/// to them for as long as copying and flushing took.
-/// A flush that failed stops the copy, and is in `failed`.
+/// Flushes the growing copy now and then, so that the disk is never given all of it at once while
+/// others wait for it; and leaves disk and processor to them for as long as copying and flushing
+/// took. A flush that failed stops the copy, and is in `failed`.
 fn spread(copy: &Copy, progress: &Progress, failed: &Arc<Mutex<Option<io::Error>>>) -> Progress {
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
     let (copy, progress, failed) = (Arc::clone(copy), progress.clone(), Arc::clone(failed));

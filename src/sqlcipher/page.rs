@@ -1,8 +1,8 @@
 //! One page of a SQLCipher 4 database, taken from under one key and put under another.
 //!
-//! For the pages that change while a whole database is copied under its next key: SQLCipher offers no way to write one page at its place.
-//! The copy itself is SQLCipher's, and so is the last word: what is made here is opened and checked by it
-//! (<https://www.zetetic.net/sqlcipher/design/>).
+//! For the pages that change while a whole database is copied under its next key: SQLCipher offers
+//! no way to write one page at its place. The copy itself is SQLCipher's, and so is the last word:
+//! what is made here is opened and checked by it (<https://www.zetetic.net/sqlcipher/design/>).
 //!
 //! ```text
 //!              0          16                                     4016        4032             4096
@@ -10,8 +10,9 @@
 //! other pages  │ ciphertext                                       │ IV        │ HMAC-SHA512    │
 //! ```
 //!
-//! AES-256-CBC without padding under the raw key; the MAC covers ciphertext, IV and the page's number (4 bytes, little-endian), under
-//! PBKDF2-HMAC-SHA512(key, salt XOR 0x3a, 2 rounds). Page 1's first 16 bytes in plaintext are `SQLite format 3\0`, always.
+//! AES-256-CBC without padding under the raw key; the MAC covers ciphertext, IV and the page's
+//! number (4 bytes, little-endian), under PBKDF2-HMAC-SHA512(key, salt XOR 0x3a, 2 rounds). Page
+//! 1's first 16 bytes in plaintext are `SQLite format 3\0`, always.
 
 use aes::Aes256;
 use cbc::cipher::{Array, BlockModeDecrypt as _, BlockModeEncrypt as _, KeyIvInit as _};
@@ -109,7 +110,8 @@ fn start(number: u32) -> usize {
     if number == 1 { SALT } else { 0 }
 }
 
-/// The page that SQLite never uses, since its locks lie in it (<https://www.sqlite.org/fileformat.html#the_lock_byte_page>).
+/// The page that SQLite never uses, since its locks lie in it
+/// (<https://www.sqlite.org/fileformat.html#the_lock_byte_page>).
 pub(super) const LOCK_PAGE: u32 = (0x4000_0000 / PAGE + 1) as u32;
 pub(super) const PAGE: usize = 4096;
 pub(super) const SALT: usize = 16;

@@ -1,7 +1,9 @@
-//! A database under its next key: copied page for page by SQLite's backup API, verified, and put in the old one's place.
+//! A database under its next key: copied page for page by SQLite's backup API, verified, and put in
+//! the old one's place.
 //!
-//! `PRAGMA rekey` is never used: it can report success and have done nothing. States between the steps, for a database `S` whose manifest
-//! says `rekeying`; in each, the opening table tries the first key, then the next:
+//! `PRAGMA rekey` is never used: it can report success and have done nothing. States between the
+//! steps, for a database `S` whose manifest says `rekeying`; in each, the opening table tries the
+//! first key, then the next:
 //!
 //! | after | on disk | the next opening |
 //! | --- | --- | --- |
@@ -27,7 +29,8 @@ use crate::failpoints::crash_point;
 use crate::runtime::Progress;
 use crate::sqlite_file::{self, SqliteFile};
 
-/// Puts a copy under the next key in the place of a database whose manifest says `rekeying`. Nobody else may have the database open. Blocks.
+/// Puts a copy under the next key in the place of a database whose manifest says `rekeying`. Nobody
+/// else may have the database open. Blocks.
 ///
 /// # Errors
 ///
@@ -67,8 +70,9 @@ pub(crate) fn swap_to_next_key(
     Ok(())
 }
 
-/// Proves the copy: it opens under the next key, each of its pages authenticates, its structure is right, and it holds what the source shows.
-/// The two are read at the same time. `progress` is asked now and then whether to go on.
+/// Proves the copy: it opens under the next key, each of its pages authenticates, its structure is
+/// right, and it holds what the source shows. The two are read at the same time. `progress` is
+/// asked now and then whether to go on.
 pub(super) fn verify(
     source: &mut Connection,
     target: &Database,
@@ -98,8 +102,9 @@ pub(super) fn verify(
 }
 
 impl Database {
-    /// Proves every page of a finished copy that nobody else has, with one reading: SQLite's own check reads each page that is in use through
-    /// SQLCipher, which authenticates it; what it does not read, the leaves of the free list, is authenticated beside it. Gives the connection.
+    /// Proves every page of a finished copy that nobody else has, with one reading: SQLite's own
+    /// check reads each page that is in use through SQLCipher, which authenticates it; what it does
+    /// not read, the leaves of the free list, is authenticated beside it. Gives the connection.
     fn verify_copy(&self, progress: Option<&Progress>) -> Result<Connection, CopyError> {
         let failed = |error| CopyError::from(self.explain("verify", error));
         let mut connection = self.fresh()?;

@@ -1,4 +1,5 @@
-//! A whole database, laid out anew under another key or none: each b-tree entry by entry, and of the schema nothing but where the roots are.
+//! A whole database, laid out anew under another key or none: each b-tree entry by entry, and of
+//! the schema nothing but where the roots are.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,7 +23,8 @@ struct Copied {
     digest: [u8; 32],
 }
 
-/// Writes all that `source` holds into the empty `file`, under `key`, or in plaintext. With `validate` all of it is read again and compared.
+/// Writes all that `source` holds into the empty `file`, under `key`, or in plaintext. With
+/// `validate` all of it is read again and compared.
 pub(super) fn relayout(
     source: &mut Snapshot,
     file: &File,
@@ -149,7 +151,8 @@ impl Fault {
     }
 }
 
-/// A row of the schema table (<https://www.sqlite.org/fileformat.html#record_format>): its columns' types, and where their values begin.
+/// A row of the schema table (<https://www.sqlite.org/fileformat.html#record_format>): its columns'
+/// types, and where their values begin.
 struct Row<'a> {
     row: &'a [u8],
     types: Vec<u64>,

@@ -1,8 +1,10 @@
 //! One snapshot of a database, page by page, whatever others write meanwhile.
 //!
-//! A read transaction pins it. SQLite says how many frames of the WAL are committed and how many of them are in the file already. If all are, the file is
-//! the snapshot, and nothing goes into it while the transaction lasts; otherwise those frames lie over the file, and SQLite overwrites none of
-//! them while it lasts (see [`super::online_rekey`]). Without a WAL the transaction keeps everybody from writing into the file.
+//! A read transaction pins it. SQLite says how many frames of the WAL are committed and how many of
+//! them are in the file already. If all are, the file is the snapshot, and nothing goes into it
+//! while the transaction lasts; otherwise those frames lie over the file, and SQLite overwrites
+//! none of them while it lasts (see [`super::online_rekey`]). Without a WAL the transaction keeps
+//! everybody from writing into the file.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -36,8 +38,8 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// The plaintext database at `path`, now. It is only read; what a crash left of a rollback journal is rolled back, as by everybody who opens
-    /// it.
+    /// The plaintext database at `path`, now. It is only read; what a crash left of a rollback
+    /// journal is rolled back, as by everybody who opens it.
     pub(super) fn of_plaintext(path: &Path) -> Result<Self, CopyError> {
         Self::of(&Database {
             beside_others: true,
@@ -67,7 +69,8 @@ impl Snapshot {
             // SQLite's layer takes no link.
             let file = path.canonicalize().and_then(|path| SqliteFile::open(&path));
             let file = file.map_err(failed("open"))?;
-            // A server may have exchanged the file just then. From here on the pin keeps it from doing so.
+            // A server may have exchanged the file just then. From here on the pin keeps it from
+            // doing so.
             if which().map_err(failed("look at"))? == before {
                 break (pin, watch, file);
             }

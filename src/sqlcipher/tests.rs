@@ -349,7 +349,8 @@ async fn a_connection_that_finds_another_wal_than_the_ones_before_it_is_refused(
         assert!(matches!(error, OpenError::WalReplaced { .. }), "{error:?}");
         assert_eq!(error.trouble(), crate::envelope::Trouble::Storage);
     }
-    // The connections that were there before have all of it, and the last of them brings it into the file.
+    // The connections that were there before have all of it, and the last of them brings it into
+    // the file.
     assert_eq!(rows(&writer), 2001);
     writer.close().unwrap();
     assert_eq!(rows(&database.reader().unwrap()), 2001);

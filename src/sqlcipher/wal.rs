@@ -5,8 +5,9 @@
 //! frame    page number 4 │ pages in the database after a commit, else 0: 4 │ salts 8 │ checksum 8 │ page 4096
 //! ```
 //!
-//! All big-endian, in the clear (<https://www.sqlite.org/fileformat.html#the_write_ahead_log>). The page of a frame is as it will lie in
-//! the database file, encrypted under its key. Which frames are committed is asked of SQLite; nothing is guessed from checksums.
+//! All big-endian, in the clear (<https://www.sqlite.org/fileformat.html#the_write_ahead_log>). The
+//! page of a frame is as it will lie in the database file, encrypted under its key. Which frames
+//! are committed is asked of SQLite; nothing is guessed from checksums.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,7 +22,8 @@ use crate::sqlite_file::SqliteFile;
 
 /// A place in the WAL: everything before it was seen.
 ///
-/// Whoever holds it sees to it that no frame after it is checkpointed and overwritten, by a read transaction that began before it.
+/// Whoever holds it sees to it that no frame after it is checkpointed and overwritten, by a read
+/// transaction that began before it.
 #[derive(Debug)]
 pub(super) struct Tail {
     path: PathBuf,
@@ -43,9 +45,10 @@ pub(super) struct Changes {
 
 pub(super) type Salts = [u8; 8];
 
-/// Whether the WAL that `connection` to `database` has open is another than the one its index is of. The connections of a process share the
-/// index, and each opens the WAL by its name: where that was removed or replaced under them, the next one finds less than the index says.
-/// `page` is the least that a page may have.
+/// Whether the WAL that `connection` to `database` has open is another than the one its index is
+/// of. The connections of a process share the index, and each opens the WAL by its name: where that
+/// was removed or replaced under them, the next one finds less than the index says. `page` is the
+/// least that a page may have.
 pub(super) fn is_another(
     connection: &Connection,
     database: &Path,
@@ -74,8 +77,9 @@ fn path(database: &Path) -> PathBuf {
     beside(database, WAL)
 }
 
-/// Which frames of the WAL of `database` are committed, when no connection has it open: asked of the frames themselves, as SQLite does when it
-/// opens a database after a crash. Each has a checksum over all before it (<https://www.sqlite.org/fileformat.html#walformat>). `None` where
+/// Which frames of the WAL of `database` are committed, when no connection has it open: asked of
+/// the frames themselves, as SQLite does when it opens a database after a crash. Each has a
+/// checksum over all before it (<https://www.sqlite.org/fileformat.html#walformat>). `None` where
 /// there is no WAL, or nothing in it is committed.
 pub(super) fn recover(database: &Path) -> io::Result<Option<(Salts, u32)>> {
     let tail = Tail::new(database);
@@ -159,7 +163,8 @@ impl Tail {
         Ok(self.look()?.map(|(_, salts)| salts))
     }
 
-    /// Goes on to frame `last` of the WAL with these `salts`, and gives what was committed on the way.
+    /// Goes on to frame `last` of the WAL with these `salts`, and gives what was committed on the
+    /// way.
     pub(super) fn advance(&mut self, salts: Option<Salts>, last: u32) -> io::Result<Changes> {
         let Some((wal, found)) = self.look()? else {
             return Ok(Changes::default());
@@ -254,7 +259,8 @@ impl Changes {
     }
 }
 
-/// Hands out the frames of a WAL as they are committed, for a backup. Its one user is the connection that commits, or a thread that it waits for.
+/// Hands out the frames of a WAL as they are committed, for a backup. Its one user is the
+/// connection that commits, or a thread that it waits for.
 #[derive(Debug)]
 pub(crate) struct WalReader {
     path: PathBuf,
@@ -318,7 +324,8 @@ impl WalReader {
     }
 }
 
-/// The pages of whole frames as [`WalReader`] gives them: number, pages of the database where a commit ends and else 0, the page.
+/// The pages of whole frames as [`WalReader`] gives them: number, pages of the database where a
+/// commit ends and else 0, the page.
 pub(crate) fn frames(bytes: &[u8]) -> impl Iterator<Item = (u32, u32, &[u8])> {
     bytes.chunks_exact(FRAME as usize).map(|frame| {
         let (head, page) = frame.split_at(FRAME_HEAD);

@@ -333,8 +333,8 @@ pub enum StoreError {
         /// What the engine reported.
         source: Arc<dyn StdError + Send + Sync>,
     },
-    /// The connection to the database broke during a commit, and the database could not be asked what
-    /// became of it.
+    /// The connection to the database broke during a commit, and the database could not be asked
+    /// what became of it.
     #[error(
         "whether this write to tenant {tenant} was applied is not known: {source}; look before you send it again, or send it with an Idempotency-Key"
     )]

@@ -315,7 +315,8 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// What a creation begins with: there is no tenant of the name, and room for one; what is kept of an earlier one goes.
+    /// What a creation begins with: there is no tenant of the name, and room for one; what is kept
+    /// of an earlier one goes.
     async fn begin_create(self: &Arc<Self>, tenant: &TenantId) -> Result<(), StoreError> {
         self.catch_up().await?;
         let (exists, condemned) = (self.exists(tenant), self.is_condemned(tenant));
@@ -339,8 +340,9 @@ impl<B: Backend> Shared<B> {
         blocking(move || shared.deletions.begin_create(&of)).await
     }
 
-    /// A creation failed, maybe so late (a disk that got full, say) that the next start would list the tenant: then it is one from now on, and is
-    /// not told to exist while it cannot be found. Answers whether it is.
+    /// A creation failed, maybe so late (a disk that got full, say) that the next start would list
+    /// the tenant: then it is one from now on, and is not told to exist while it cannot be found.
+    /// Answers whether it is.
     async fn came_to_be(self: &Arc<Self>, tenant: &TenantId) -> bool {
         let (shared, new) = (Arc::clone(self), tenant.clone());
         let is_one = blocking(move || shared.is_tenant(&new)).await;

@@ -71,8 +71,8 @@ pub trait TenantProvider: Debug + Send + Sync {
     /// Creates a tenant, durably.
     async fn create_tenant(&self, tenant: &TenantId) -> Result<(), StoreError>;
 
-    /// Makes a tenant of the database of a backup, under a data key of its own, durably; `source` is nobody else's, and stays. A provider whose
-    /// tenants are not encrypted by Nimbus refuses.
+    /// Makes a tenant of the database of a backup, under a data key of its own, durably; `source`
+    /// is nobody else's, and stays. A provider whose tenants are not encrypted by Nimbus refuses.
     async fn adopt_tenant(
         &self,
         tenant: &TenantId,
@@ -123,13 +123,15 @@ pub trait TenantProvider: Debug + Send + Sync {
     /// short, a migration, or a deletion by an earlier release.
     async fn erase_leftovers(&self, tenant: &TenantId) -> Result<(), StoreError>;
 
-    /// All tenants at one moment, between two commits, for a backup; `rest` freezes what else belongs to that moment. One at a time. `None` of a
-    /// provider whose tenants are not files of Nimbus.
+    /// All tenants at one moment, between two commits, for a backup; `rest` freezes what else
+    /// belongs to that moment. One at a time. `None` of a provider whose tenants are not files of
+    /// Nimbus.
     async fn freeze(&self, _rest: Box<dyn FnOnce() + Send>) -> Option<Frozen> {
         None
     }
 
-    /// What commits pass, and what they leave for who ships them; `None` of a provider whose tenants are not files of Nimbus.
+    /// What commits pass, and what they leave for who ships them; `None` of a provider whose
+    /// tenants are not files of Nimbus.
     fn instants(&self) -> Option<Arc<sqlite::Instants>> {
         None
     }

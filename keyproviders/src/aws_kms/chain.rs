@@ -16,7 +16,8 @@ pub struct AwsChain {
 }
 
 impl AwsChain {
-    /// Looks along the chain: environment, profile, web identity, container, instance. Credentials are asked for once here.
+    /// Looks along the chain: environment, profile, web identity, container, instance. Credentials
+    /// are asked for once here.
     ///
     /// # Errors
     ///

@@ -154,7 +154,8 @@ fn chain_endpoint(sdk: &SdkConfig) -> Option<String> {
     of_kms.or_else(|| sdk.endpoint_url().map(str::to_owned))
 }
 
-/// The name of a key as seen from the configured region: of a multi-Region key that is named by the ARN of a replica elsewhere, the replica's here.
+/// The name of a key as seen from the configured region: of a multi-Region key that is named by the
+/// ARN of a replica elsewhere, the replica's here.
 pub(super) fn localised(key_id: &str, region: Option<&str>) -> String {
     match (region, replica(key_id)) {
         (Some(region), Some((partition, account, key))) => {
@@ -164,14 +165,16 @@ pub(super) fn localised(key_id: &str, region: Option<&str>) -> String {
     }
 }
 
-/// Whether two names are those of one key: the same name, or two replicas of one multi-Region key, which open each other's wraps.
+/// Whether two names are those of one key: the same name, or two replicas of one multi-Region key,
+/// which open each other's wraps.
 #[must_use]
 pub fn same_key(one: &KeyId, other: &KeyId) -> bool {
     let replicas = || replica(one.as_str()).zip(replica(other.as_str()));
     one == other || replicas().is_some_and(|(one, other)| one == other)
 }
 
-/// What the ARNs of all replicas of a multi-Region key have in common: partition, account, `key/mrk-…`.
+/// What the ARNs of all replicas of a multi-Region key have in common: partition, account,
+/// `key/mrk-…`.
 fn replica(arn: &str) -> Option<(&str, &str, &str)> {
     let fields: Vec<&str> = arn.splitn(6, ':').collect();
     match fields.as_slice() {

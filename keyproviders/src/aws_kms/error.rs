@@ -209,7 +209,8 @@ pub enum KmsError {
         /// The whole chain of what went wrong.
         reason: String,
     },
-    /// AWS does not, or no longer, know who asks: an access key that was deactivated, a role that may not be assumed.
+    /// AWS does not, or no longer, know who asks: an access key that was deactivated, a role that
+    /// may not be assumed.
     #[error(
         "AWS rejected the credentials ({code}: {message}): see whose they are with \
          `aws sts get-caller-identity`, and check that the access key is active and the role may be assumed"
@@ -413,7 +414,8 @@ impl Call<'_> {
     }
 }
 
-/// Where credentials come from has none. What AWS has decided about who asks for them is a denial, as it is from KMS.
+/// Where credentials come from has none. What AWS has decided about who asks for them is a denial,
+/// as it is from KMS.
 pub(super) fn no_credentials(error: &(dyn Error + 'static)) -> KmsError {
     let said = causes(error).find_map(|cause| cause.downcast_ref::<ErrorMetadata>());
     if let Some(said) = said

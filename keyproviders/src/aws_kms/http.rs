@@ -1,8 +1,9 @@
 //! How AWS is reached: through the proxy and with the certificates that the environment names.
 //!
-//! `HTTPS_PROXY` (else `ALL_PROXY`) tunnels: the proxy is asked to CONNECT, TLS ends at AWS, and the proxy
-//! sees no plaintext. What goes over `http://`, to loopback and to the instance metadata, never goes
-//! to a proxy, so `HTTP_PROXY` has nothing to say. `AWS_CA_BUNDLE` takes the place of the system's certificates.
+//! `HTTPS_PROXY` (else `ALL_PROXY`) tunnels: the proxy is asked to CONNECT, TLS ends at AWS, and
+//! the proxy sees no plaintext. What goes over `http://`, to loopback and to the instance metadata,
+//! never goes to a proxy, so `HTTP_PROXY` has nothing to say. `AWS_CA_BUNDLE` takes the place of
+//! the system's certificates.
 
 #![expect(
     clippy::disallowed_methods,
@@ -35,7 +36,8 @@ pub(super) async fn client() -> Result<SharedHttpClient, KmsError> {
                 .set_sleep_impl(components.and_then(|components| components.sleep_impl()));
             connector
                 .proxy_config(proxy.clone())
-                // The buffers of a connection hold the last answer, and with it a data key, until they are freed.
+                // The buffers of a connection hold the last answer, and with it a data key, until
+                // they are freed.
                 .pool_idle_timeout(Duration::from_secs(1))
                 .tls_provider(Provider::Rustls(CryptoMode::Ring))
                 .tls_context(tls.clone())

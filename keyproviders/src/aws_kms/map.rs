@@ -1,4 +1,5 @@
-//! Keys of their own for some tenants, beside the one for all: so that a customer holds, and revokes, the key of its own tenant.
+//! Keys of their own for some tenants, beside the one for all: so that a customer holds, and
+//! revokes, the key of its own tenant.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -128,7 +129,8 @@ impl KeyProvider for KmsKeyMap {
         self.key(context.subject).wrap(dek, context).await
     }
 
-    /// By the subject's own key or by the shared one: a tenant that got its own later is under the shared one until it is moved.
+    /// By the subject's own key or by the shared one: a tenant that got its own later is under the
+    /// shared one until it is moved.
     async fn unwrap(
         &self,
         wrap: &Wrap,
@@ -138,7 +140,8 @@ impl KeyProvider for KmsKeyMap {
             Some(own) => own.unwrap(wrap, context).await,
             None => Ok(Unwrapped::NotMine),
         };
-        // A key of its own that cannot even be looked up does not stand in the way of the one that wraps.
+        // A key of its own that cannot even be looked up does not stand in the way of the one that
+        // wraps.
         match first {
             Ok(Unwrapped::Key(dek)) => Ok(Unwrapped::Key(dek)),
             first => match self.shared.unwrap(wrap, context).await {

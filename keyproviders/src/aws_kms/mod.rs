@@ -1,9 +1,9 @@
 //! `aws-kms`: data keys come from AWS KMS and go back to it.
 //!
-//! A new data key is made by `GenerateDataKey` and opened by `Decrypt`. `Encrypt` wraps a data key that
-//! there is: a rotation to another key. Every call carries the encryption context
-//! `nimbus:format`, `nimbus:subject`, `nimbus:file-id`, `nimbus:cipher`, `nimbus:dek-id`, which
-//! key policies can name and CloudTrail shows.
+//! A new data key is made by `GenerateDataKey` and opened by `Decrypt`. `Encrypt` wraps a data key
+//! that there is: a rotation to another key. Every call carries the encryption context
+//! `nimbus:format`, `nimbus:subject`, `nimbus:file-id`, `nimbus:cipher`, `nimbus:dek-id`, which key
+//! policies can name and CloudTrail shows.
 //!
 //! The configured key may be an id or an alias; what it means is asked once, and from then on the
 //! ARN is used. A wrap whose ARN is another one is not this provider's, but for replicas of one

@@ -1,7 +1,8 @@
-//! What each error code of AWS means for a key in use: the one table, which docs/keys.md shows and the tests go through over the wire.
+//! What each error code of AWS means for a key in use: the one table, which docs/keys.md shows and
+//! the tests go through over the wire.
 //!
-//! *Denied* is what AWS has decided about the key or about who asks. What has to do with time, load, the
-//! network or the state of AWS is *unavailable*: a lease rides on for its grace.
+//! *Denied* is what AWS has decided about the key or about who asks. What has to do with time,
+//! load, the network or the state of AWS is *unavailable*: a lease rides on for its grace.
 
 use std::fmt::Write as _;
 
@@ -118,7 +119,8 @@ pub fn markdown() -> String {
     text
 }
 
-/// Every code that is told apart. The first row that fits counts; a code that is in none is *unavailable*.
+/// Every code that is told apart. The first row that fits counts; a code that is in none is
+/// *unavailable*.
 pub const TABLE: &[Row] = &[
     Row {
         codes: &["NotFoundException"],

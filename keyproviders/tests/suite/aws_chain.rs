@@ -65,7 +65,8 @@ fn region_and_credentials_come_from_the_standard_chain() {
     }
 }
 
-/// Where credentials come from an STS that has other things to say. Each case is a process of its own, as above.
+/// Where credentials come from an STS that has other things to say. Each case is a process of its
+/// own, as above.
 #[test]
 fn a_role_that_is_refused_is_a_denial_and_an_sts_in_trouble_is_none() {
     const NAME: &str =

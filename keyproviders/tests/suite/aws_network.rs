@@ -1,5 +1,6 @@
-//! KMS from inside a company: through a proxy, under a private authority. The SDK reads the process's environment, so each case is
-//! a process of its own: the test starts itself again with the environment of the case.
+//! KMS from inside a company: through a proxy, under a private authority. The SDK reads the
+//! process's environment, so each case is a process of its own: the test starts itself again with
+//! the environment of the case.
 
 use std::net::SocketAddr;
 use std::path::Path;

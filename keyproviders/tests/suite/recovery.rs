@@ -30,7 +30,8 @@ fn stock_age_opens_the_wrap() {
         .context()
         .encode(ProviderKind::Age, recipient.key_id());
     assert_eq!(plaintext[..32], Sha256::digest(&context)[..]);
-    // The second half is the DEK: what is derived from it by the format's rule is what the DEK derives.
+    // The second half is the DEK: what is derived from it by the format's rule is what the DEK
+    // derives.
     let mut derived = [0; 32];
     hkdf::Hkdf::<Sha256>::new(Some(owned.file_id.as_bytes()), &plaintext[32..])
         .expand(b"nimbus-enc/1 data", &mut derived)

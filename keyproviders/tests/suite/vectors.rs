@@ -1,5 +1,5 @@
-//! The test vectors of the manifest format (`manifests/tests/vectors`, made in Python): fixed keys open each wrap to the fixed data
-//! key, and what is derived from that is what Python derived.
+//! The test vectors of the manifest format (`manifests/tests/vectors`, made in Python): fixed keys
+//! open each wrap to the fixed data key, and what is derived from that is what Python derived.
 
 use std::fs;
 use std::path::Path;

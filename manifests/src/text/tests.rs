@@ -1,4 +1,5 @@
-//! One test for each rule of a line. Rules that bind several fields are tested beside [`crate::Manifest`].
+//! One test for each rule of a line. Rules that bind several fields are tested beside
+//! [`crate::Manifest`].
 
 use super::*;
 use crate::error::InvalidManifest;

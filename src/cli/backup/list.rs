@@ -15,7 +15,8 @@ use crate::backup::proofs::Proof;
 use crate::backup::timeline::Range;
 use crate::backup::{Location, Repository};
 
-/// List the snapshots and the restorable times of a repository; no key is needed, and nothing is proven
+/// List the snapshots and the restorable times of a repository; no key is needed, and nothing is
+/// proven
 #[derive(Debug, Args)]
 #[command(after_help = "Example: nimbus backup list --from /mnt/backup/nimbus")]
 pub(super) struct List {

@@ -46,7 +46,8 @@ pub(super) struct RestoreBackup {
     #[arg(long, value_name = "TIME", value_parser = instant, conflicts_with_all = ["snapshot", "latest"])]
     at: Option<i64>,
 
-    /// The newest instant that there is of the whole deployment, or of the tenant, which is the default
+    /// The newest instant that there is of the whole deployment, or of the tenant, which is the
+    /// default
     #[arg(long)]
     latest: bool,
 
@@ -62,8 +63,8 @@ pub(super) struct RestoreBackup {
     #[arg(long, value_enum, default_value_t = Proof::Pages)]
     verify: Proof,
 
-    /// Leave out what happened after the snapshot: keys that were revoked count again, locked tenants are served, and a tenant that was shredded
-    /// is restored
+    /// Leave out what happened after the snapshot: keys that were revoked count again, locked
+    /// tenants are served, and a tenant that was shredded is restored
     #[arg(long)]
     as_it_was: bool,
 

@@ -1,4 +1,5 @@
-//! `nimbus backup restore --tenant-id`: one tenant, beside those that are there, through the running server when there is one.
+//! `nimbus backup restore --tenant-id`: one tenant, beside those that are there, through the
+//! running server when there is one.
 
 use std::sync::Arc;
 

@@ -14,7 +14,8 @@ use crate::config::keys::{self, Purpose};
 use crate::error_chain::error_chain;
 use crate::pluralize::pluralize;
 
-/// Prove that a repository is whole and authentic: exit 1 on damage, 3 on other findings, or where a key is missing
+/// Prove that a repository is whole and authentic: exit 1 on damage, 3 on other findings, or where
+/// a key is missing
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -29,7 +30,8 @@ pub(super) struct VerifyBackups {
     #[arg(long, value_name = "ID")]
     snapshot: Option<u64>,
 
-    /// Besides, restore the snapshot, or the newest, into a scratch directory in TMPDIR, and open every tenant there
+    /// Besides, restore the snapshot, or the newest, into a scratch directory in TMPDIR, and open
+    /// every tenant there
     #[arg(long)]
     deep: bool,
 

@@ -33,7 +33,8 @@ pub(super) struct Audit {
     #[arg(long)]
     verify: bool,
 
-    /// Accept that the log is not whole: from its last fault on it counts, and the log says who accepted that; no server may run
+    /// Accept that the log is not whole: from its last fault on it counts, and the log says who
+    /// accepted that; no server may run
     #[arg(long, conflicts_with_all = ["since", "verify"])]
     accept_broken: bool,
 

@@ -1,4 +1,5 @@
-//! Where the key events of a command go: into the log of the deployment, through the running server when there is one.
+//! Where the key events of a command go: into the log of the deployment, through the running server
+//! when there is one.
 
 use std::fmt;
 use std::path::Path;
@@ -19,8 +20,8 @@ use crate::deployment::{Deployment, OlderControl};
 use crate::envelope::{AuditError, AuditSink, Envelope, Event};
 use crate::runtime::blocking;
 
-/// The core of a command on `file` that does not have the control file open itself. A file elsewhere is none of this deployment's, and only the
-/// log of the process tells of it.
+/// The core of a command on `file` that does not have the control file open itself. A file
+/// elsewhere is none of this deployment's, and only the log of the process tells of it.
 pub(super) fn audited(
     envelope: Envelope,
     settings: &Settings,
@@ -38,7 +39,8 @@ pub(super) fn audited(
     })
 }
 
-/// The core of a command that is about the deployment of the settings, where one is here, and not about one file.
+/// The core of a command that is about the deployment of the settings, where one is here, and not
+/// about one file.
 pub(in crate::cli) fn audited_deployment(
     envelope: Envelope,
     settings: &Settings,

@@ -122,7 +122,8 @@ impl Encryption {
     }
 }
 
-/// Refuses a place where no server ever ran, or whose control file is gone: there is nothing to be read there, and nothing to be made.
+/// Refuses a place where no server ever ran, or whose control file is gone: there is nothing to be
+/// read there, and nothing to be made.
 pub(super) fn require_deployment(settings: &Settings) -> Result<(), EncryptionError> {
     let control = Control::path_in(&settings.control_data_dir);
     if control.exists() || manifest_path(&control).exists() {
@@ -135,8 +136,9 @@ pub(super) fn require_deployment(settings: &Settings) -> Result<(), EncryptionEr
     Err(EncryptionError::NoDeployment { control })
 }
 
-/// A bar of bytes on standard error, where that is a terminal. A copy under way stops, and what there is of it is removed, once [`stop_on_signals`]
-/// has seen one: the beginning of an export is plaintext that nobody would look for.
+/// A bar of bytes on standard error, where that is a terminal. A copy under way stops, and what
+/// there is of it is removed, once [`stop_on_signals`] has seen one: the beginning of an export is
+/// plaintext that nobody would look for.
 pub(super) fn progress_bar(what: &'static str) -> (ProgressBar, Progress) {
     bar(
         what,
@@ -162,7 +164,8 @@ fn bar(what: &'static str, template: &str) -> (ProgressBar, Progress) {
     (bar, progress)
 }
 
-/// From here on Ctrl-C, SIGTERM and a lost terminal stop a copy that shows its progress, instead of killing the process.
+/// From here on Ctrl-C, SIGTERM and a lost terminal stop a copy that shows its progress, instead of
+/// killing the process.
 pub(super) fn stop_on_signals() -> std::io::Result<()> {
     for kind in [
         SignalKind::interrupt(),

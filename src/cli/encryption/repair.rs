@@ -22,7 +22,8 @@ pub(super) struct Repair {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 
-    /// Accept the older manifest and database of this tenant, from a backup, say; may be given several times
+    /// Accept the older manifest and database of this tenant, from a backup, say; may be given
+    /// several times
     #[arg(long, value_name = "TENANT")]
     accept_older: Vec<TenantId>,
 }

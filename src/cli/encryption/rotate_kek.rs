@@ -1,4 +1,5 @@
-//! `nimbus encryption rotate-kek`: data keys under another key, through the running server when there is one.
+//! `nimbus encryption rotate-kek`: data keys under another key, through the running server when
+//! there is one.
 
 use std::path::Path;
 use std::sync::Arc;

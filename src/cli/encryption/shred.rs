@@ -1,4 +1,5 @@
-//! `nimbus encryption shred`: crypto-erase of a tenant, through the running server when there is one.
+//! `nimbus encryption shred`: crypto-erase of a tenant, through the running server when there is
+//! one.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -69,7 +69,8 @@ impl Status {
 
 /// Looks from this process: no server runs.
 fn here(settings: &Settings, verify: Option<Verify>) -> Result<EncryptionStatus, CliError> {
-    // Opening a database touches its WAL: no server may start meanwhile. Only looking needs no lock, and works on a read-only copy.
+    // Opening a database touches its WAL: no server may start meanwhile. Only looking needs no
+    // lock, and works on a read-only copy.
     let _lock = match verify {
         // Looking leaves no lock behind where nobody has used the directory.
         Some(Verify::Open | Verify::Pages) => DataDirLock::acquire_if_used(&settings.data_dir)?,

@@ -1,4 +1,5 @@
-//! The device under the control file, on a file in memory that fails: the power goes at every write and every flush.
+//! The device under the control file, on a file in memory that fails: the power goes at every write
+//! and every flush.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -194,7 +195,8 @@ fn content(database: &Database) -> BTreeMap<u64, Vec<u8>> {
     }
 }
 
-/// How a power cut may leave the disk: all, none or every other of the unflushed writes, and any prefix of the one under way.
+/// How a power cut may leave the disk: all, none or every other of the unflushed writes, and any
+/// prefix of the one under way.
 fn outcomes(state: &DiskState) -> Vec<Vec<u8>> {
     let keep: [fn(usize) -> bool; 4] = [|_| true, |_| false, |n| n % 2 == 0, |n| n % 2 == 1];
     let mut all = Vec::new();
@@ -290,7 +292,8 @@ fn survives_a_kill_and_then_a_power_cut() {
         device.write(0, text).unwrap();
         device.sync_data().unwrap();
     }
-    // The process is killed before its flush: what it wrote is in the page cache, and the next one reads it there.
+    // The process is killed before its flush: what it wrote is in the page cache, and the next one
+    // reads it there.
     device.write(0, b"six").unwrap();
     drop(device);
     let device = lab.device(disk.clone()).unwrap();

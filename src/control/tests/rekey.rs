@@ -19,7 +19,8 @@ async fn goes_on_under_its_new_key_when_it_could_not_be_opened_again_at_once() {
     assert_eq!(control.locked_tenants().unwrap().len(), 1);
 }
 
-/// As when it is not known whether the swap happened: the file is under the next key, its manifest has both, and the key was let go.
+/// As when it is not known whether the swap happened: the file is under the next key, its manifest
+/// has both, and the key was let go.
 #[tokio::test(flavor = "multi_thread")]
 async fn finds_out_which_key_it_has_when_the_end_of_a_rekey_was_not_written() {
     let house = House::new();

@@ -161,7 +161,8 @@ async fn lives_with_one_damaged_header_slot_and_not_with_two() {
         matches!(error, ControlError::KeyMismatch { .. }),
         "{error:?}"
     );
-    // The newest of the two is lost: the one before it leads to the state of the last flush but one, which redb repairs or refuses.
+    // The newest of the two is lost: the one before it leads to the state of the last flush but
+    // one, which redb repairs or refuses.
     for slot in [0, SLOT_STRIDE] {
         damage(&[slot]);
         if let Err(error) = house.open().await {

@@ -83,8 +83,9 @@ pub struct Plan<'a, K, T> {
 }
 
 impl<'a, K: Ord + Display, T: PartialEq> Plan<'a, K, T> {
-    /// What turns those that stand into those that are `wanted`. What the `last` activation has put belongs to deploys for as long
-    /// as it stands as it was put, and is taken away when it is not wanted any more; what somebody put or changed by hand is left.
+    /// What turns those that stand into those that are `wanted`. What the `last` activation has put
+    /// belongs to deploys for as long as it stands as it was put, and is taken away when it is not
+    /// wanted any more; what somebody put or changed by hand is left.
     #[must_use]
     pub fn new(
         standing: &'a BTreeMap<K, T>,

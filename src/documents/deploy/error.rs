@@ -6,7 +6,8 @@ use super::{ContentHash, MAX_DEPLOY_NAME_CHARS};
 use crate::documents::limits::{MAX_PATH_BYTES, MAX_PATH_NAME_BYTES};
 use crate::documents::{InputError, TableName, schedule::CronName};
 
-/// A deploy that is refused before any store sees it. Names and paths are as given, cut to a printable length.
+/// A deploy that is refused before any store sees it. Names and paths are as given, cut to a
+/// printable length.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DeployError {

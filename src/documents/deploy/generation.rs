@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::{ContentHash, Diff};
 
-/// How many generations are kept: the newest ones. One that is removed is never the active one: that is the newest then.
+/// How many generations are kept: the newest ones. One that is removed is never the active one:
+/// that is the newest then.
 pub const GENERATIONS_KEPT: usize = 50;
 
 /// What came of a deploy or an activation.

@@ -35,7 +35,8 @@ pub const MAX_DEPLOY_SCHEMAS: usize = 1000;
 /// The longest name of a deploy, in characters.
 pub const MAX_DEPLOY_NAME_CHARS: usize = 200;
 
-/// The state of an app: what its tables look like, what runs by itself, and the files that are served.
+/// The state of an app: what its tables look like, what runs by itself, and the files that are
+/// served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deploy {
     /// What it is called by those who made it. Not unique.
@@ -56,8 +57,8 @@ impl Deploy {
     ///  "files": [{"path": "index.html", "sha256": "…", "content_base64": "…"}]}
     /// ```
     ///
-    /// `dry_run` may be left out. The lists may be empty but not left out: a deploy is the whole state, and what it does
-    /// not have is taken away.
+    /// `dry_run` may be left out. The lists may be empty but not left out: a deploy is the whole
+    /// state, and what it does not have is taken away.
     ///
     /// # Errors
     ///

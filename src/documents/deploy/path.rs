@@ -15,9 +15,9 @@ use crate::documents::limits::{MAX_PATH_BYTES, MAX_PATH_NAME_BYTES};
 
 /// The path of a deployed file: names joined by `/`, none of them empty, `.` or `..`.
 ///
-/// Any Unicode text will do for a name, but for control characters and `\`. A path is kept in normalisation form C, so that
-/// what a file system has decomposed is found again under the name that people type. Case counts, as it does in URLs.
-/// Cloning is cheap.
+/// Any Unicode text will do for a name, but for control characters and `\`. A path is kept in
+/// normalisation form C, so that what a file system has decomposed is found again under the name
+/// that people type. Case counts, as it does in URLs. Cloning is cheap.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AppPath(Arc<str>);
 
@@ -60,7 +60,8 @@ fn check(text: &str) -> Result<Cow<'_, str>, PathFault> {
     if text.is_empty() {
         return Err(PathFault::Empty);
     }
-    // Before it is normalised too, so that the work for it is bounded: no text is over three times as long as its form C.
+    // Before it is normalised too, so that the work for it is bounded: no text is over three times
+    // as long as its form C.
     if text.len() > 3 * MAX_PATH_BYTES {
         return Err(PathFault::TooLong);
     }

@@ -12,7 +12,8 @@ use crate::documents::{
     schema::TableSchema,
 };
 
-/// What a deploy has that stands in the tenant beside its documents: at most one schema a table, and one cron a name.
+/// What a deploy has that stands in the tenant beside its documents: at most one schema a table,
+/// and one cron a name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resources {
     /// The schemas, by table.

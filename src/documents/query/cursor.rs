@@ -1,4 +1,5 @@
-//! Where a page of a query ends, as bytes. The store seals them before a client sees them: they hold a value of a document.
+//! Where a page of a query ends, as bytes. The store seals them before a client sees them: they
+//! hold a value of a document.
 //!
 //! ```text
 //! rank: 8, seq: 8, kind: 1, value    numbers big-endian
@@ -9,8 +10,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Query, TypeRank};
 
-/// A place in the order of a query: right after a document that was there. It does not depend on that document
-/// staying there, nor on others.
+/// A place in the order of a query: right after a document that was there. It does not depend on
+/// that document staying there, nor on others.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Position {
     /// The type of the value that the order goes by.

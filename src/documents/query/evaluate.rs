@@ -1,5 +1,5 @@
-//! The evaluator of queries: what a field has, and whether a condition holds of it. Stores judge by it what no index answers, and tests
-//! hold every store's answers against it.
+//! The evaluator of queries: what a field has, and whether a condition holds of it. Stores judge by
+//! it what no index answers, and tests hold every store's answers against it.
 
 use std::{borrow::Cow, cmp::Ordering, fmt};
 

@@ -17,8 +17,8 @@ pub enum Field {
     Updated,
     /// `_version`.
     Version,
-    /// The names on the way to it, from the document through objects within objects; at least one. A path does not
-    /// lead into a list.
+    /// The names on the way to it, from the document through objects within objects; at least one.
+    /// A path does not lead into a list.
     Path(Vec<String>),
 }
 

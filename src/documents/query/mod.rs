@@ -1,4 +1,5 @@
-//! Queries: filters, an order, and where the last page ended. What they mean is defined in `docs/queries.md`.
+//! Queries: filters, an order, and where the last page ended. What they mean is defined in
+//! `docs/queries.md`.
 
 mod cursor;
 pub(crate) mod evaluate;

@@ -1,8 +1,10 @@
-//! The order of types, by which values of different types are compared. `docs/queries.md` defines it.
+//! The order of types, by which values of different types are compared. `docs/queries.md` defines
+//! it.
 
 use super::Value;
 
-/// The place of a type among types. The numbers are persisted: cursors and the indexes of stores hold them.
+/// The place of a type among types. The numbers are persisted: cursors and the indexes of stores
+/// hold them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum TypeRank {
@@ -57,7 +59,8 @@ impl TypeRank {
         }
     }
 
-    /// Whether values of this type are compared with each other. All values of another type count as equal.
+    /// Whether values of this type are compared with each other. All values of another type count
+    /// as equal.
     #[must_use]
     pub const fn is_compared(self) -> bool {
         matches!(self, Self::Boolean | Self::Number | Self::String)

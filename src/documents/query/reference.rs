@@ -4,7 +4,8 @@ use super::Query;
 use super::evaluate::{lookup, matches};
 use crate::documents::Document;
 
-/// The documents that a query finds among those of its table, which come in the order of their insertion.
+/// The documents that a query finds among those of its table, which come in the order of their
+/// insertion.
 pub(crate) fn find<'a>(documents: &'a [Document], query: &Query) -> Vec<&'a Document> {
     let mut found: Vec<_> = documents
         .iter()

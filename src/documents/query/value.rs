@@ -38,8 +38,8 @@ impl Value {
     }
 }
 
-/// A number as it was written. An integer that fits 64 bits with a sign counts exactly, any other number as the
-/// nearest double; both kinds compare by what they are worth.
+/// A number as it was written. An integer that fits 64 bits with a sign counts exactly, any other
+/// number as the nearest double; both kinds compare by what they are worth.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Number(Box<str>);
 

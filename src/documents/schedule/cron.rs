@@ -53,7 +53,8 @@ impl Serialize for CronName {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Schedule {
-    /// Every so many seconds, at least 1 and at most [`MAX_DELAY`], counted from when the cron was made.
+    /// Every so many seconds, at least 1 and at most [`MAX_DELAY`], counted from when the cron was
+    /// made.
     Interval {
         /// How many.
         seconds: u64,
@@ -67,8 +68,8 @@ pub enum Schedule {
     },
 }
 
-/// A schedule as it is written, before it is known that its members fit its type. No enum with a tag: `serde` would build all that it
-/// holds before it knows the type.
+/// A schedule as it is written, before it is known that its members fit its type. No enum with a
+/// tag: `serde` would build all that it holds before it knows the type.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenSchedule {
@@ -140,7 +141,8 @@ impl Schedule {
         self.next_after(now_ms, now_ms)
     }
 
-    /// The time after `now_ms` at which a cron is due that was due at `due_ms` last. What was missed in between is left out.
+    /// The time after `now_ms` at which a cron is due that was due at `due_ms` last. What was
+    /// missed in between is left out.
     #[must_use]
     pub fn next_after(&self, due_ms: i64, now_ms: i64) -> Option<i64> {
         match self {
@@ -162,7 +164,8 @@ fn zone(name: &str) -> Result<TimeZone, InputError> {
     let unknown = || InputError::TimeZone {
         name: excerpt(name),
     };
-    // The library also reads paths and POSIX rules in some of its forms; a name of the database is letters and a few marks.
+    // The library also reads paths and POSIX rules in some of its forms; a name of the database is
+    // letters and a few marks.
     let fits = name.len() <= 64
         && name
             .bytes()
@@ -211,8 +214,9 @@ pub struct Cron {
 }
 
 impl Cron {
-    /// Reads a cron as clients write it: `{"name": "nightly", "schedule": {…}, "mutation": {"type": "insert", …}}`; the
-    /// schedule as [`Schedule::from_json`] reads it.
+    /// Reads a cron as clients write it:
+    /// `{"name": "nightly", "schedule": {…}, "mutation": {"type": "insert", …}}`; the schedule as
+    /// [`Schedule::from_json`] reads it.
     pub fn from_json(text: &str) -> Result<Self, InputError> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]

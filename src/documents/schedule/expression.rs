@@ -1,8 +1,10 @@
 //! Cron expressions, and what they mean where clocks are changed.
 //!
-//! `croner` parses and searches. Where a zone's clocks go forward, a time of day that is skipped counts as the first moment after the gap;
-//! where they go back, a time of day that comes twice counts the first time. Both hold for expressions that name one second, one minute and one hour; the
-//! others (`*/10 * * * *`) go by the wall clock: they fire in both passes of an hour that comes twice, and not in one that is skipped.
+//! `croner` parses and searches. Where a zone's clocks go forward, a time of day that is skipped
+//! counts as the first moment after the gap; where they go back, a time of day that comes twice
+//! counts the first time. Both hold for expressions that name one second, one minute and one hour;
+//! the others (`*/10 * * * *`) go by the wall clock: they fire in both passes of an hour that comes
+//! twice, and not in one that is skipped.
 
 use std::{cmp::Ordering, fmt, str::FromStr};
 
@@ -33,8 +35,8 @@ impl Expression {
         &self.text
     }
 
-    /// The first time after `after_ms`, by the clocks of `zone`. `None` when there is none within 41 years: at the end of time, and
-    /// for times that this zone skips whenever they come.
+    /// The first time after `after_ms`, by the clocks of `zone`. `None` when there is none within
+    /// 41 years: at the end of time, and for times that this zone skips whenever they come.
     #[must_use]
     pub fn next_after(&self, after_ms: i64, zone: &TimeZone) -> Option<i64> {
         let after = Timestamp::from_millisecond(after_ms).ok()?;
@@ -45,8 +47,8 @@ impl Expression {
         Some(next.at.timestamp().as_millisecond())
     }
 
-    /// Whether any day fits. The search for the next time would go on for thousands of years to find out; every weekday has met
-    /// every day of the year within 40.
+    /// Whether any day fits. The search for the next time would go on for thousands of years to
+    /// find out; every weekday has met every day of the year within 40.
     fn fits_some_day(&self) -> bool {
         let pattern = &self.cron.pattern;
         let first = Date::constant(2000, 1, 1);
@@ -64,7 +66,8 @@ impl Expression {
     }
 }
 
-/// A time from which the search goes no further than some years: `croner` would go on for thousands.
+/// A time from which the search goes no further than some years: `croner` would go on for
+/// thousands.
 #[derive(Debug, Clone)]
 struct Bounded {
     at: Zoned,
@@ -143,7 +146,8 @@ fn parse(text: &str) -> Result<croner::Cron, CronError> {
         .parse(text)
 }
 
-/// What is wrong with an expression that cannot be parsed: the first field that cannot be, among others that can.
+/// What is wrong with an expression that cannot be parsed: the first field that cannot be, among
+/// others that can.
 fn fault(text: &str) -> String {
     if text.trim_start().starts_with('@') {
         return "of names there are @hourly, @daily, @weekly, @monthly and @yearly".to_owned();

@@ -29,10 +29,12 @@ pub const JOB_HISTORY: usize = 1000;
 /// The longest delay of a job and the longest interval of a cron: 3650 days.
 pub const MAX_DELAY: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 
-/// How far a clock may be set back before what it said is taken for wrong: one hour, in milliseconds. Less happens to clocks that are right.
+/// How far a clock may be set back before what it said is taken for wrong: one hour, in
+/// milliseconds. Less happens to clocks that are right.
 pub const CLOCK_SLACK_MS: i64 = 60 * 60 * 1000;
 
-/// The identity of a job: a UUID version 7, as those of documents. Of two jobs the one scheduled later has the greater one.
+/// The identity of a job: a UUID version 7, as those of documents. Of two jobs the one scheduled
+/// later has the greater one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct JobId(DocumentId);
@@ -83,7 +85,8 @@ pub struct NewJob {
 }
 
 impl NewJob {
-    /// Reads a job as clients write it: `{"run_after_ms": 60000, "mutation": {"type": "insert", …}}`.
+    /// Reads a job as clients write it:
+    /// `{"run_after_ms": 60000, "mutation": {"type": "insert", …}}`.
     pub fn from_json(text: &str) -> Result<Self, InputError> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -117,7 +120,8 @@ impl NewJob {
     }
 }
 
-/// A place in the list of jobs that wait: right after one that did. It does not depend on that job's waiting still.
+/// A place in the list of jobs that wait: right after one that did. It does not depend on that
+/// job's waiting still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JobPlace {
     /// When that job is due.

@@ -230,7 +230,8 @@ fn rejects_time_zones_that_there_are_not() {
     }
 }
 
-/// Expression, and when it fires after Friday 2027-01-15, 08:00 UTC: the examples of the documentation.
+/// Expression, and when it fires after Friday 2027-01-15, 08:00 UTC: the examples of the
+/// documentation.
 const MEANINGS: &[(&str, &[&str])] = &[
     (
         "30 3 * * MON",
@@ -311,7 +312,8 @@ fn the_rarest_day_is_found() {
 
 /// Expression, zone, after, and the times that follow.
 const CLOCK_CHANGES: &[(&str, &str, &str, &[&str])] = &[
-    // Berlin goes forward on 2027-03-28 at 01:00 UTC, from 02:00 to 03:00: what is skipped fires at the first moment after.
+    // Berlin goes forward on 2027-03-28 at 01:00 UTC, from 02:00 to 03:00: what is skipped fires at
+    // the first moment after.
     (
         "30 2 * * *",
         "Europe/Berlin",
@@ -351,7 +353,8 @@ const CLOCK_CHANGES: &[(&str, &str, &str, &[&str])] = &[
         "2027-03-28T00:00:00Z",
         &["2027-03-29T00:00:00Z", "2027-03-29T00:30:00Z"],
     ),
-    // It goes back on 2027-10-31 at 01:00 UTC, from 03:00 to 02:00: what comes twice fires the first time.
+    // It goes back on 2027-10-31 at 01:00 UTC, from 03:00 to 02:00: what comes twice fires the
+    // first time.
     (
         "30 2 * * *",
         "Europe/Berlin",

@@ -1,7 +1,8 @@
 //! What JSON Schemas were compiled into, for the whole process.
 //!
-//! It is kept while there is room, and compiled again when it is needed after that. The large have room of their own, so that
-//! a tenant that has many of them takes nothing from all the others, whose schemas are small.
+//! It is kept while there is room, and compiled again when it is needed after that. The large have
+//! room of their own, so that a tenant that has many of them takes nothing from all the others,
+//! whose schemas are small.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -1,11 +1,13 @@
 //! How much a JSON Schema may cost, known before it is compiled.
 //!
-//! Two references where one would do double the work, and n levels of that double it n times: a schema of a kilobyte
-//! can ask for more steps than there are. And one that refers to itself can need any depth of stack. So the schema is
-//! walked once as a graph, and for each of the levels that a document may have two numbers are worked out: how many
-//! of its parts are applied to one value on that level at most, and how many of them nest.
+//! Two references where one would do double the work, and n levels of that double it n times: a
+//! schema of a kilobyte can ask for more steps than there are. And one that refers to itself can
+//! need any depth of stack. So the schema is walked once as a graph, and for each of the levels
+//! that a document may have two numbers are worked out: how many of its parts are applied to one
+//! value on that level at most, and how many of them nest.
 //!
-//! Parts that are alternatives of each other (one value has one name, one place) count as the costliest of them.
+//! Parts that are alternatives of each other (one value has one name, one place) count as the
+//! costliest of them.
 
 use std::collections::HashMap;
 
@@ -159,7 +161,8 @@ struct Subschema {
     in_place: Vec<usize>,
     /// Applied to what is in the value: one of each list to one of its values, and all lists.
     inside: Vec<Vec<usize>>,
-    /// Whether it goes through its parts twice: once for what they say, once for what they leave over.
+    /// Whether it goes through its parts twice: once for what they say, once for what they leave
+    /// over.
     twice: bool,
     /// Whether it refers to another part.
     refers: bool,
@@ -188,7 +191,8 @@ impl Subschema {
         Cost {
             applied: all.applied.saturating_mul(times).saturating_add(own),
             nested: all.nested + 1,
-            // That of a keyword of its own is no longer than the longest name of one, or counted with its value.
+            // That of a keyword of its own is no longer than the longest name of one, or counted
+            // with its value.
             way: all.way.max(LONGEST_KEYWORD),
         }
     }
@@ -306,7 +310,8 @@ impl<'a> Graph<'a> {
                 other => {
                     is_annotated = true;
                     part.bytes += weight::copy(value);
-                    // No keyword that the draft knows. Whatever is in it counts as applied right here.
+                    // No keyword that the draft knows. Whatever is in it counts as applied right
+                    // here.
                     if !ANNOTATIONS.contains(&other) {
                         part.in_place.extend(self.applied(value, at));
                     }
@@ -377,7 +382,8 @@ fn in_place_order(parts: &[Subschema]) -> Result<Vec<usize>, String> {
     let mut order = Vec::with_capacity(parts.len());
     let mut marks = vec![Mark::New; parts.len()];
     for start in 0..parts.len() {
-        // A part and how many of its own were gone into. No recursion: there may be thousands in a row.
+        // A part and how many of its own were gone into. No recursion: there may be thousands in a
+        // row.
         let mut way = vec![(start, 0)];
         while let Some((part, gone)) = way.pop() {
             if marks[part] == Mark::Done {
@@ -402,7 +408,8 @@ fn in_place_order(parts: &[Subschema]) -> Result<Vec<usize>, String> {
     Ok(order)
 }
 
-/// The keywords of the drafts that apply no part. What they cost is counted when a document is looked at.
+/// The keywords of the drafts that apply no part. What they cost is counted when a document is
+/// looked at.
 const ASSERTIONS: &[&str] = &[
     "const",
     "dependentRequired",

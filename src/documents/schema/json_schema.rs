@@ -1,8 +1,9 @@
 //! The part of a schema that is JSON Schema, draft 2020-12, for the crate `jsonschema`.
 //!
-//! A schema is from a client, and so is what it is applied to. Nothing is fetched: references lead within the schema.
-//! Patterns are run by an engine that takes time in proportion to the text. How much work and stack a document can
-//! cost is bounded before anything is compiled, see [`cost`](super::cost).
+//! A schema is from a client, and so is what it is applied to. Nothing is fetched: references lead
+//! within the schema. Patterns are run by an engine that takes time in proportion to the text. How
+//! much work and stack a document can cost is bounded before anything is compiled, see
+//! [`cost`](super::cost).
 
 use std::sync::Arc;
 
@@ -216,7 +217,8 @@ fn is_usable(pattern: &str) -> bool {
     validator(&json!({"pattern": pattern}), PATTERN_BYTES).is_ok()
 }
 
-/// What is wrong with a pattern that cannot be used. The engine says it in several lines with a drawing.
+/// What is wrong with a pattern that cannot be used. The engine says it in several lines with a
+/// drawing.
 fn fault(pattern: &str) -> String {
     let has = |marks: &[&str]| marks.iter().any(|mark| pattern.contains(mark));
     let reason = if has(&["(?=", "(?!", "(?<=", "(?<!"]) {
@@ -244,12 +246,14 @@ const DIALECT: [&str; 2] = [
 const PATTERN_BYTES: usize = 256 << 10;
 /// What a small pattern takes.
 const LEAST_PATTERN_BYTES: usize = 1 << 10;
-/// How many steps one check may take. Measured, a step takes 2 to 15 ns, and up to 45 ns in a pattern that is made to be slow.
+/// How many steps one check may take. Measured, a step takes 2 to 15 ns, and up to 45 ns in a
+/// pattern that is made to be slow.
 pub(super) const MAX_STEPS: u64 = 20_000_000;
-/// How many more it may take to say where a document does not fit. Each error that is made takes a step a byte, so that
-/// all of them take 10 MB at most.
+/// How many more it may take to say where a document does not fit. Each error that is made takes a
+/// step a byte, so that all of them take 10 MB at most.
 const STEPS_TO_SAY_WHERE: u64 = MAX_STEPS / 2;
 /// Parts that look at nothing and are passed in one step: 3 to 4 ns each.
 const IN_PLACE_A_STEP: u64 = 2;
-/// A byte of text takes up to 0.1 µs for each KiB of a pattern up to this size, and up to 0.2 µs beyond.
+/// A byte of text takes up to 0.1 µs for each KiB of a pattern up to this size, and up to 0.2 µs
+/// beyond.
 const COSTLY_PATTERN_BYTES: usize = 8 << 10;

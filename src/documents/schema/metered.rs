@@ -1,8 +1,9 @@
 //! A document as a JSON Schema sees it, with a count of what is looked at.
 //!
-//! The validator sees a document through [`Metered`] alone, so whatever a keyword does with it takes steps, also a keyword
-//! that nobody here thought of. When the steps are used up the validator is left at once by unwinding: it keeps nothing
-//! between documents that could be left half done.
+//! The validator sees a document through [`Metered`] alone, so whatever a keyword does with it
+//! takes steps, also a keyword that nobody here thought of. When the steps are used up the
+//! validator is left at once by unwinding: it keeps nothing between documents that could be left
+//! half done.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -46,7 +47,8 @@ pub(super) fn within<R>(steps: u64, rates: Rates, work: impl FnOnce() -> R) -> R
 }
 
 impl Rates {
-    /// The same for a pass that makes errors: one may hold the longest path of the document, escaped, and `of_schema` bytes.
+    /// The same for a pass that makes errors: one may hold the longest path of the document,
+    /// escaped, and `of_schema` bytes.
     pub(super) fn with_errors(self, document: &Value, of_schema: u64) -> Self {
         let bytes = PER_ERROR + longest_path(document) + of_schema;
         Self {
@@ -180,7 +182,8 @@ impl<'a> Node<'a, Counting> for Metered<'a> {
         compare(self.0, expected) == Ordering::Equal
     }
 
-    /// Called to make an error. It gets no value: those of `anyOf` would each hold a copy of it, and none is shown.
+    /// Called to make an error. It gets no value: those of `anyOf` would each hold a copy of it,
+    /// and none is shown.
     fn to_value(&self) -> Cow<'a, Value> {
         charge(RATES.get().error.unwrap_or(1));
         Cow::Owned(Value::Null)
@@ -368,7 +371,8 @@ const PER_ERROR: u64 = 1000;
 const PER_NAME_IN_ERROR: u64 = 64;
 /// `multipleOf` divides exactly.
 pub(super) const PER_NUMBER: u64 = 4;
-/// The same with fractions of a thousand bits, which very large and very small numbers become: 2 µs.
+/// The same with fractions of a thousand bits, which very large and very small numbers become: 2
+/// µs.
 pub(super) const PER_FRACTION: u64 = 128;
 /// A slash and the number of an item.
 const INDEX_BYTES: u64 = 8;

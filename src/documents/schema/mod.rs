@@ -1,5 +1,5 @@
-//! The schema of a table: which fields its documents have, and which indexes it is searched by. What it means is
-//! defined in `docs/schemas.md`.
+//! The schema of a table: which fields its documents have, and which indexes it is searched by.
+//! What it means is defined in `docs/schemas.md`.
 
 mod compiled;
 mod cost;
@@ -65,7 +65,8 @@ impl TableSchema {
         Ok(schema)
     }
 
-    /// The same, without what its JSON Schema was compiled into, which may take megabytes: for one of many.
+    /// The same, without what its JSON Schema was compiled into, which may take megabytes: for one
+    /// of many.
     pub(super) fn uncompiled(self) -> Self {
         Self {
             json_schema: self.json_schema.map(JsonSchema::uncompiled),
@@ -73,7 +74,8 @@ impl TableSchema {
         }
     }
 
-    /// A schema that a store gives back: it passed [`TableSchema::from_json`] when it came in. Compiles nothing yet.
+    /// A schema that a store gives back: it passed [`TableSchema::from_json`] when it came in.
+    /// Compiles nothing yet.
     ///
     /// `None` when it is none, which only damage brings about.
     #[must_use]
@@ -110,7 +112,8 @@ impl TableSchema {
         })
     }
 
-    /// The schema as canonical JSON: [`TableSchema::from_json`] reads it back, and equal schemas have equal text.
+    /// The schema as canonical JSON: [`TableSchema::from_json`] reads it back, and equal schemas
+    /// have equal text.
     #[must_use]
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a schema is plain data")
@@ -146,12 +149,13 @@ impl TableSchema {
         self.fields == other.fields && self.json_schema == other.json_schema
     }
 
-    /// Checks a document of a tenant, in a bounded number of steps. What is compiled for it is kept while there is room. A tenant has one
-    /// large document checked at a time.
+    /// Checks a document of a tenant, in a bounded number of steps. What is compiled for it is kept
+    /// while there is room. A tenant has one large document checked at a time.
     ///
     /// # Errors
     ///
-    /// The first violation that is found; that the schema is one that this version does not compile.
+    /// The first violation that is found; that the schema is one that this version does not
+    /// compile.
     pub fn check(&self, tenant: &str, document: &Fields) -> Result<(), Violation> {
         if !self.constrains() {
             return Ok(());

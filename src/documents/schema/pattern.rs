@@ -73,7 +73,8 @@ fn slow(pattern: &str) -> Option<String> {
             }
             ']' => in_class = false,
             '[' => in_class = true,
-            // To fold the case of a class goes over all of its characters, and a class may have a million.
+            // To fold the case of a class goes over all of its characters, and a class may have a
+            // million.
             '?' if opened && characters.peek().is_some_and(|flag| FLAGS.contains(*flag)) => {
                 return Some(
                     "it sets flags (`(?i)`), which ECMA-262 does not have: write `[aA]` for either case"

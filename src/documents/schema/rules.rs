@@ -64,8 +64,8 @@ pub struct FieldRule {
     pub path: FieldPath,
     /// What it holds.
     pub field_type: FieldType,
-    /// Whether it must be there and, unless anything goes, not be null. A field that is not required may be missing
-    /// or null: null is how a patch takes a value away.
+    /// Whether it must be there and, unless anything goes, not be null. A field that is not
+    /// required may be missing or null: null is how a patch takes a value away.
     pub required: bool,
 }
 

@@ -1,8 +1,9 @@
 //! Documents as trees of values, for the time of one check.
 //!
-//! A tree can take a hundred times its text (one object a few bytes). Trees are there one a thread that writes, or looks through
-//! a table, of any tenant; so all that are large together have so much room, and the next waits until there is some. Of each tenant
-//! one large tree is there at a time, so that who waits, waits for one check of each other tenant at most. Nothing is compiled
+//! A tree can take a hundred times its text (one object a few bytes). Trees are there one a thread
+//! that writes, or looks through a table, of any tenant; so all that are large together have so
+//! much room, and the next waits until there is some. Of each tenant one large tree is there at a
+//! time, so that who waits, waits for one check of each other tenant at most. Nothing is compiled
 //! meanwhile.
 
 use std::collections::HashSet;
@@ -21,7 +22,8 @@ pub(super) fn with_tree<R>(
     Ok(work(&tree))
 }
 
-/// No less than the tree takes: each value and each name, and for each object that has members a node of a map.
+/// No less than the tree takes: each value and each name, and for each object that has members a
+/// node of a map.
 fn weight(json: &str) -> usize {
     let (mut quoted, mut escaped) = (false, false);
     let (mut values, mut objects) = (1, 0);

@@ -1,8 +1,9 @@
 //! How much memory a JSON Schema takes once it is compiled, known before it is.
 //!
-//! Each compiled part and keyword holds the JSON pointer to itself as text, several times, so that a long name is as many times
-//! in memory as there are parts below it. Some keywords hold a copy of what they say. What is said here is meant as an upper bound, measured
-//! with the version of `jsonschema` that is in use.
+//! Each compiled part and keyword holds the JSON pointer to itself as text, several times, so that
+//! a long name is as many times in memory as there are parts below it. Some keywords hold a copy of
+//! what they say. What is said here is meant as an upper bound, measured with the version of
+//! `jsonschema` that is in use.
 
 use serde_json::{Map, Value};
 
@@ -11,7 +12,8 @@ pub(super) fn part(pointer: u64) -> u64 {
     PER_PART + 2 * pointer
 }
 
-/// A keyword at the end of a pointer of this length, without the parts and the copies that it holds.
+/// A keyword at the end of a pointer of this length, without the parts and the copies that it
+/// holds.
 pub(super) fn keyword(name: &str, pointer: u64) -> u64 {
     if name == "$ref" {
         PER_REFERENCE + 6 * pointer

@@ -1,7 +1,8 @@
-//! `rotate-kek`: the data keys of one file, or of all, under another key. No page of the data is touched.
+//! `rotate-kek`: the data keys of one file, or of all, under another key. No page of the data is
+//! touched.
 //!
-//! Each file is a rotation of its own: one that was interrupted leaves some files on the old key and some on the new, `status` shows which,
-//! and running it again finishes the rest.
+//! Each file is a rotation of its own: one that was interrupted leaves some files on the old key
+//! and some on the new, `status` shows which, and running it again finishes the rest.
 
 mod error;
 mod request;
@@ -58,7 +59,8 @@ pub struct Rotated {
     pub rewrapped: u64,
     /// Files that had them already.
     pub unchanged: u64,
-    /// How many of these belong to tenants that the key map names: they are under their own keys, and not under the new one.
+    /// How many of these belong to tenants that the key map names: they are under their own keys,
+    /// and not under the new one.
     pub kept: u64,
     /// Recipients that were to be dropped, and to which no data key was wrapped.
     pub not_wrapped_to: Vec<String>,
@@ -97,7 +99,8 @@ impl RotateKek {
         })
     }
 
-    /// Accepts the new key already, where it can be had: a rotation that was cut short may have left the control file under it.
+    /// Accepts the new key already, where it can be had: a rotation that was cut short may have
+    /// left the control file under it.
     pub async fn accept_target(&self, envelope: &Envelope) {
         let (Some(config), Some(keys)) = (&self.target, envelope.keys()) else {
             return;
@@ -108,13 +111,15 @@ impl RotateKek {
         }
     }
 
-    /// Does it. With `all`, the new key is the one that wraps from now on in this process; the old ones are still accepted.
+    /// Does it. With `all`, the new key is the one that wraps from now on in this process; the old
+    /// ones are still accepted.
     ///
     /// `control_dir` is looked through, too, when it is not the directory itself.
     ///
     /// # Errors
     ///
-    /// [`RotateKekError`] when it was not begun, or when the disk failed; a file's own trouble is part of the answer.
+    /// [`RotateKekError`] when it was not begun, or when the disk failed; a file's own trouble is
+    /// part of the answer.
     pub async fn run(
         self,
         envelope: &Envelope,
@@ -150,13 +155,15 @@ impl RotateKek {
         keys: Keys,
         progress: Progress,
     ) -> Result<Rotated, RotateKekError> {
-        // What was created since is under the old key; what is created from here on is under the new one.
+        // What was created since is under the old key; what is created from here on is under the
+        // new one.
         let mut paths = self.files(control_dir).await?;
         if let Some(ProviderConfig::KeyDir { dir }) = &self.target {
             let (dir, paths) = (dir.clone(), paths.clone());
             blocking(move || make_keys(&dir, &paths)).await?;
         }
-        // Of files that had the key already, after a rotation that was cut short: of theirs, too, no copy under the old key is to stay.
+        // Of files that had the key already, after a rotation that was cut short: of theirs, too,
+        // no copy under the old key is to stay.
         let (core, dir) = (envelope.clone(), self.dir().to_owned());
         blocking(move || core.settle_mirror(&dir)).await?;
         let mut rotated = Rotated {
@@ -166,7 +173,8 @@ impl RotateKek {
         let mut kept = BTreeSet::new();
         let mut dropped = BTreeSet::new();
         let total = paths.len() as u64;
-        // Tenants that are made meanwhile write their manifests once more, others go away: both are looked at again.
+        // Tenants that are made meanwhile write their manifests once more, others go away: both are
+        // looked at again.
         for left in (0..TRIES).rev() {
             let mut moving = Vec::new();
             for batch in paths.chunks(BATCH) {
@@ -254,8 +262,8 @@ impl RotateKek {
         })
     }
 
-    /// Puts the new key in force. With `all` it wraps from now on, and the audit log says so first: what it cannot hold is not done. Gives
-    /// the event that is to end that.
+    /// Puts the new key in force. With `all` it wraps from now on, and the audit log says so first:
+    /// what it cannot hold is not done. Gives the event that is to end that.
     async fn put_in_force(
         &self,
         envelope: &Envelope,
@@ -276,8 +284,9 @@ impl RotateKek {
         Ok(Some(event.ended(&Ok::<_, RotateKekError>(()))))
     }
 
-    /// Has the key that is to wrap prove itself on a random data key, as soon as one file needs it. Tenants with keys of their own are left out:
-    /// what one customer does with its key stops nobody else, and each wrap is proven again by itself.
+    /// Has the key that is to wrap prove itself on a random data key, as soon as one file needs it.
+    /// Tenants with keys of their own are left out: what one customer does with its key stops
+    /// nobody else, and each wrap is proven again by itself.
     async fn prove(
         &self,
         envelope: &Envelope,
@@ -305,8 +314,8 @@ impl RotateKek {
         Ok(())
     }
 
-    /// One batch: wrapped anew side by side, published together. Gives those that are as they were because their manifests were written, or
-    /// not there, just then, and what to say of each.
+    /// One batch: wrapped anew side by side, published together. Gives those that are as they were
+    /// because their manifests were written, or not there, just then, and what to say of each.
     async fn rotate(
         &self,
         envelope: &Envelope,
@@ -400,7 +409,8 @@ fn files(
         .map_err(|(path, source)| RotateKekError::Read { path, source })
 }
 
-/// Makes the keys of a new key directory that are not there yet. Each is durable before anything is wrapped by it.
+/// Makes the keys of a new key directory that are not there yet. Each is durable before anything is
+/// wrapped by it.
 fn make_keys(dir: &Path, files: &[PathBuf]) -> Result<(), RotateKekError> {
     for file in files {
         // What cannot be read is reported when its turn comes.

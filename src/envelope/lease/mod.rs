@@ -1,4 +1,5 @@
-//! Leases: a data key that a remote provider unwrapped is held for as long as that provider goes on saying yes.
+//! Leases: a data key that a remote provider unwrapped is held for as long as that provider goes on
+//! saying yes.
 //!
 //! | the provider says | a file that is open | who asks for one that is not |
 //! | --- | --- | --- |
@@ -7,10 +8,11 @@
 //! | no, of this file (a policy on its encryption context) | it is closed, and all others of the key are asked for at once | the same, for this file |
 //! | nothing (unreachable, throttled, timed out) | goes on until lease and grace have passed since the last yes, then is closed | the failure; one asks each second |
 //!
-//! Each file is asked for once a lease, by the operation that opened it: a real decryption of the file's own wrap under its own encryption
-//! context. What comes of it is wiped. Each key has rounds of its own, so that one that does not answer holds up no other; each question
-//! has a time of its own. Whoever uses a file looks at its lease ([`LeaseStanding`]): should nobody renew any more, for whatever reason,
-//! nothing is served beyond lease and margin.
+//! Each file is asked for once a lease, by the operation that opened it: a real decryption of the
+//! file's own wrap under its own encryption context. What comes of it is wiped. Each key has rounds
+//! of its own, so that one that does not answer holds up no other; each question has a time of its
+//! own. Whoever uses a file looks at its lease ([`LeaseStanding`]): should nobody renew any more,
+//! for whatever reason, nothing is served beyond lease and margin.
 
 mod table;
 
@@ -218,7 +220,8 @@ impl Envelope {
         }
     }
 
-    /// Renews leases ahead of their ends, for ever. A server runs this once; from then on nothing is used whose lease ran out.
+    /// Renews leases ahead of their ends, for ever. A server runs this once; from then on nothing
+    /// is used whose lease ran out.
     pub async fn keep_leases(self) -> Infallible {
         self.enforce();
         let mut rounds = JoinSet::new();
@@ -271,7 +274,8 @@ impl Envelope {
         }
     }
 
-    /// One round for one key. A fault in it closes nothing and extends nothing: what it asked for is closed when it runs out.
+    /// One round for one key. A fault in it closes nothing and extends nothing: what it asked for
+    /// is closed when it runs out.
     async fn round(&self, key: &KeyId, questions: Vec<Question>) {
         let renewing = AssertUnwindSafe(self.renew(key, questions));
         if renewing.catch_unwind().await.is_err() {
@@ -303,7 +307,8 @@ impl Envelope {
         self.close(ended).await;
     }
 
-    /// Between a half and two thirds of the lease from when it was asked, so that files do not come due together, nor servers.
+    /// Between a half and two thirds of the lease from when it was asked, so that files do not come
+    /// due together, nor servers.
     fn next_renewal(&self, asked: Moment, terms: Terms) -> Moment {
         let mut drawn = [0; 2];
         // Without randomness there is no jitter, and nothing else is lost.
@@ -312,7 +317,8 @@ impl Envelope {
         asked + terms.lease / 2 + jitter
     }
 
-    /// Asks until all have answered, or one answer holds for all: the key does not answer, or says no.
+    /// Asks until all have answered, or one answer holds for all: the key does not answer, or says
+    /// no.
     async fn ask_all(&self, questions: Vec<Question>) -> Vec<Answer> {
         let Some(keys) = self.keys() else {
             return Vec::new();
@@ -434,7 +440,8 @@ impl Envelope {
         })
     }
 
-    /// Moves the leases of a file whose manifest was wrapped anew: from here on its new key is asked.
+    /// Moves the leases of a file whose manifest was wrapped anew: from here on its new key is
+    /// asked.
     pub(super) fn move_leases(&self, keys: &KeyRing, sealed: &SealedManifest) {
         let manifest = sealed.claims();
         let Some(entry) = manifest.deks().first() else {
@@ -447,7 +454,8 @@ impl Envelope {
         table.rewrapped(manifest.subject(), entry.id, wrap, now, due);
     }
 
-    /// Why a file that was closed under somebody is not to be had now, where that is known without asking.
+    /// Why a file that was closed under somebody is not to be had now, where that is known without
+    /// asking.
     pub(crate) fn withheld(&self, path: &Path, manifest: &Manifest) -> Option<EnvelopeError> {
         let subject = manifest.subject();
         if let Some(tenant) = subject.tenant()
@@ -510,12 +518,14 @@ async fn ask(keys: &KeyRing, file: &Leased) -> Result<(), ProviderError> {
 
 /// How many questions of one key are under way at once: openings come first.
 const AT_ONCE: usize = 8;
-/// A question has at least this long, also under a short lease, and at most as long as a provider has.
+/// A question has at least this long, also under a short lease, and at most as long as a provider
+/// has.
 const SHORTEST_PATIENCE: Duration = Duration::from_secs(1);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(15);
 /// How long nobody looks when no file is open under a remote key.
 const IDLE: Duration = Duration::from_secs(3600);
-/// How long nobody looks otherwise: sleep is measured by a clock that stands still while the machine does.
+/// How long nobody looks otherwise: sleep is measured by a clock that stands still while the
+/// machine does.
 const BEAT: Duration = Duration::from_secs(1);
 const SHORTEST: Duration = Duration::from_millis(10);
 /// For how long what ran out waits for whoever renews, in milliseconds.

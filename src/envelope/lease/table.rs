@@ -1,5 +1,6 @@
-//! The books of the leases: which files are open under which remote key, what was last heard of each key, and when to ask again. Plain
-//! data, and time as it is given: everything here is decided without asking anybody.
+//! The books of the leases: which files are open under which remote key, what was last heard of
+//! each key, and when to ask again. Plain data, and time as it is given: everything here is decided
+//! without asking anybody.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -26,7 +27,8 @@ pub(super) struct LeaseTable {
 /// One remote key.
 #[derive(Debug, Default)]
 struct Key {
-    /// Not asked before then: there was no answer, or a round ended by a fault. The next round asks for one file.
+    /// Not asked before then: there was no answer, or a round ended by a fault. The next round asks
+    /// for one file.
     again: Option<Moment>,
     /// Since when a round is under way.
     renewing: Option<Moment>,
@@ -116,8 +118,8 @@ impl LeaseTable {
         self.terms = terms;
     }
 
-    /// Whether `key` may be asked for `subject`'s data key now. Where the last answer was no, or none, one asks each [`PAUSE`] and the
-    /// others get that answer again.
+    /// Whether `key` may be asked for `subject`'s data key now. Where the last answer was no, or
+    /// none, one asks each [`PAUSE`] and the others get that answer again.
     pub(super) fn admit(
         &mut self,
         key: &KeyId,
@@ -148,7 +150,8 @@ impl LeaseTable {
         trouble.into_iter().chain(self.denied.get_mut(subject))
     }
 
-    /// Notes a yes to a question that was asked at `asked`. One that is older than a no says nothing any more.
+    /// Notes a yes to a question that was asked at `asked`. One that is older than a no says
+    /// nothing any more.
     pub(super) fn confirm(&mut self, key: &KeyId, subject: &Subject, asked: Moment) {
         if self.denied.get(subject).is_some_and(|no| no.since <= asked) {
             drop(self.denied.remove(subject));
@@ -290,7 +293,8 @@ impl LeaseTable {
         }
     }
 
-    /// What is to be asked now: of each key of which no round is under way, the files that are due, the one that was confirmed longest ago first.
+    /// What is to be asked now: of each key of which no round is under way, the files that are due,
+    /// the one that was confirmed longest ago first.
     pub(super) fn due(&mut self, now: Moment) -> Vec<(KeyId, Vec<Question>)> {
         let mut due: BTreeMap<KeyId, Vec<(Moment, u64)>> = BTreeMap::new();
         for (lease, open) in &self.files {
@@ -336,7 +340,8 @@ impl LeaseTable {
         lasting.is_some_and(|lasting| lasting < self.terms.lease + MARGIN)
     }
 
-    /// Notes the answers of a round that began at `began`, and by `next` when to ask again after a yes; gives the files that end by it.
+    /// Notes the answers of a round that began at `began`, and by `next` when to ask again after a
+    /// yes; gives the files that end by it.
     pub(super) fn renewed(
         &mut self,
         key: &KeyId,
@@ -384,7 +389,8 @@ impl LeaseTable {
         ended
     }
 
-    /// There was no answer: files go on until their grace ends, as long as the key is asked again and again. Gives those whose grace has ended.
+    /// There was no answer: files go on until their grace ends, as long as the key is asked again
+    /// and again. Gives those whose grace has ended.
     fn bear(&mut self, key: &KeyId, why: &Arc<ProviderError>, now: Moment) -> Vec<Ended> {
         let Terms { lease, grace } = self.terms;
         let end = |open: &Open| open.confirmed + lease + grace;
@@ -424,7 +430,8 @@ impl LeaseTable {
         }
     }
 
-    /// The files that may not be used any more although nobody said no, and of which nobody is about to ask.
+    /// The files that may not be used any more although nobody said no, and of which nobody is
+    /// about to ask.
     pub(super) fn run_out(&mut self, now: Moment) -> Vec<Ended> {
         let is_out = |open: &Open| open.until.load(Ordering::Relaxed) <= now.milliseconds();
         let asked = |key: &KeyId| {
@@ -550,5 +557,6 @@ impl Refusal {
 
 /// Between two questions for a key that was refused, however many requests want it.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
-/// How late a renewal may be on a machine that is busy. No file is used for longer than its lease and this.
+/// How late a renewal may be on a machine that is busy. No file is used for longer than its lease
+/// and this.
 pub(super) const MARGIN: Duration = Duration::from_secs(5);

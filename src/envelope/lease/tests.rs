@@ -1,4 +1,5 @@
-//! Leases on a clock that stands still unless it is moved, from a provider that answers as it is told.
+//! Leases on a clock that stands still unless it is moved, from a provider that answers as it is
+//! told.
 
 use std::collections::HashMap;
 use std::path::PathBuf;

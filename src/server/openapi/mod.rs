@@ -1,8 +1,10 @@
-//! The OpenAPI document: what handlers say of themselves, and what holds for all of them, put together from the table of routes.
+//! The OpenAPI document: what handlers say of themselves, and what holds for all of them, put
+//! together from the table of routes.
 //!
-//! A handler's annotation names its body, its success and what else it alone answers. Path parameters, credentials and the answers of
-//! the layers in front of it are added here, from the path and from what the route needs. A test holds the document to the router,
-//! both ways; a generated client holds the running server to the document.
+//! A handler's annotation names its body, its success and what else it alone answers. Path
+//! parameters, credentials and the answers of the layers in front of it are added here, from the
+//! path and from what the route needs. A test holds the document to the router, both ways; a
+//! generated client holds the running server to the document.
 
 pub(super) mod shapes;
 

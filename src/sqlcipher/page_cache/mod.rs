@@ -1,21 +1,27 @@
-//! Pages that were verified, kept in the clear for all connections of the process, under one budget.
+//! Pages that were verified, kept in the clear for all connections of the process, under one
+//! budget.
 //!
-//! SQLite asks its own cache first, of which each connection has one and which a commit of another empties. What is not there is read from
-//! the disk, and SQLCipher verifies and decrypts it, which costs more than the reading. The cache stands in the place of SQLCipher's
-//! cryptography (`provider`), and sees for each page that was read first `hmac` over ciphertext, IV and page number, then,
-//! if the MAC is that of the page, `cipher`:
+//! SQLite asks its own cache first, of which each connection has one and which a commit of another
+//! empties. What is not there is read from the disk, and SQLCipher verifies and decrypts it, which
+//! costs more than the reading. The cache stands in the place of SQLCipher's cryptography
+//! (`provider`), and sees for each page that was read first `hmac` over ciphertext, IV and page
+//! number, then, if the MAC is that of the page, `cipher`:
 //!
-//! - `hmac` looks for an entry of the same IV, owner and page number under the same key whose ciphertext is equal **byte for byte**, and answers
-//!   with the MAC that was computed over exactly these bytes. SQLCipher compares it with the page's, as ever.
+//! - `hmac` looks for an entry of the same IV, owner and page number under the same key whose
+//!   ciphertext is equal **byte for byte**, and answers with the MAC that was computed over exactly
+//!   these bytes. SQLCipher compares it with the page's, as ever.
 //! - `cipher` then copies the plaintext of that entry.
 //!
-//! So a hit saves work whose result is known, and believes nothing that lies on the disk: a page that was changed in any byte
-//! of ciphertext, IV or place has no entry, and one whose MAC was changed is refused by the comparison. What an attacker can put back is an
-//! older version of a page that is authentic at that place, which the page MACs accept with or without the cache.
+//! So a hit saves work whose result is known, and believes nothing that lies on the disk: a page
+//! that was changed in any byte of ciphertext, IV or place has no entry, and one whose MAC was
+//! changed is refused by the comparison. What an attacker can put back is an older version of a
+//! page that is authentic at that place, which the page MACs accept with or without the cache.
 //!
-//! An entry belongs to an `Owner`: one opened database under one key. Only connections that are opened for an owner use the cache; those that
-//! judge the disk are opened for none. The entries go, wiped, with their owner. That SQLCipher calls in this order is asserted by
-//! [`start`], which writes, reads and tampers with a database of its own: where it is otherwise, the cache stays off.
+//! An entry belongs to an `Owner`: one opened database under one key. Only connections that are
+//! opened for an owner use the cache; those that judge the disk are opened for none. The entries
+//! go, wiped, with their owner. That SQLCipher calls in this order is asserted by [`start`], which
+//! writes, reads and tampers with a database of its own: where it is otherwise, the cache stays
+//! off.
 
 #[expect(
     unsafe_code,
@@ -90,8 +96,8 @@ static CACHE: OnceLock<Cache> = OnceLock::new();
 /// Whether databases are opened with it.
 static ON: AtomicBool = AtomicBool::new(false);
 
-/// Starts the cache of this process, with `bytes` of memory, for the databases that are opened from now on. `dir` is for the file of the
-/// self-test. Blocks.
+/// Starts the cache of this process, with `bytes` of memory, for the databases that are opened from
+/// now on. `dir` is for the file of the self-test. Blocks.
 ///
 /// # Errors
 ///
@@ -119,7 +125,8 @@ pub fn start(bytes: u64, dir: &Path) -> Result<Started, NotStarted> {
     Ok(Started { bytes, is_locked })
 }
 
-/// How much memory the cache takes where nobody says: an eighth of what the process may use, at most 1 GiB.
+/// How much memory the cache takes where nobody says: an eighth of what the process may use, at
+/// most 1 GiB.
 #[must_use]
 pub fn default_bytes() -> u64 {
     memory_limit().map_or(WITHOUT_A_LIMIT, |limit| (limit / 8).min(MOST))
@@ -228,7 +235,8 @@ impl Cache {
     }
 }
 
-/// An opened database under one key, whose pages are kept for all its connections until it is closed.
+/// An opened database under one key, whose pages are kept for all its connections until it is
+/// closed.
 #[derive(Clone)]
 pub(crate) struct Owner(Arc<Owned>);
 
@@ -280,7 +288,8 @@ impl Owner {
         }
     }
 
-    /// The shard of a page, unless the owner is closed: looked at under the lock, so that nothing comes into a shard that was emptied.
+    /// The shard of a page, unless the owner is closed: looked at under the lock, so that nothing
+    /// comes into a shard that was emptied.
     fn shard(&self, iv: &[u8; 16]) -> Option<MutexGuard<'_, Shard>> {
         let shard = self.0.cache.shard(iv)?;
         (!self.0.is_closed.load(Ordering::SeqCst)).then_some(shard)

@@ -1,7 +1,8 @@
 //! A crypto provider for SQLCipher: its own, and the cache in front of it.
 //!
-//! The table of functions is that of `sqlcipher.h`; a test compares it with the source that is built. SQLCipher makes a context for each connection
-//! when it is given its key, and uses it with the connection, which one thread uses at a time.
+//! The table of functions is that of `sqlcipher.h`; a test compares it with the source that is
+//! built. SQLCipher makes a context for each connection when it is given its key, and uses it with
+//! the connection, which one thread uses at a time.
 
 use std::cell::RefCell;
 use std::ffi::{c_char, c_int, c_uchar, c_void};
@@ -97,7 +98,8 @@ struct Context {
     written: Option<Box<Zeroizing<[u8; CONTENT]>>>,
 }
 
-/// What the call before this one was, of those that belong together. Places are compared and never read from.
+/// What the call before this one was, of those that belong together. Places are compared and never
+/// read from.
 enum Last {
     Other,
     /// `hmac` found this at `input`. If the next call decrypts there, the MAC was that of the page.
@@ -127,7 +129,8 @@ thread_local! {
     static OPENING: RefCell<Option<Owner>> = const { RefCell::new(None) };
 }
 
-/// Does `give_key`, which gives a connection its key: from then on it reads and writes through the pages of `owner`.
+/// Does `give_key`, which gives a connection its key: from then on it reads and writes through the
+/// pages of `owner`.
 pub(in crate::sqlcipher) fn opened_for<T>(
     owner: Option<&Owner>,
     give_key: impl FnOnce() -> T,
@@ -148,8 +151,8 @@ pub(super) fn register() -> bool {
     if own.hmac.is_none() || own.cipher.is_none() || own.ctx_init.is_none() {
         return false;
     }
-    // At the end of the process the library wipes and frees each provider with `sqlcipher_free`: it must be its memory.
-    // SAFETY: the library is set up.
+    // At the end of the process the library wipes and frees each provider with `sqlcipher_free`: it
+    // must be its memory. SAFETY: the library is set up.
     let provider: *mut Provider = unsafe { sqlcipher_malloc(size_of::<Provider>() as u64) }.cast();
     if provider.is_null() || !provider.is_aligned() {
         return false;
@@ -174,7 +177,8 @@ pub(super) fn register() -> bool {
         get_provider_version: Some(get_provider_version),
     };
     let next = ptr::null_mut();
-    // SAFETY: the memory is this function's, long enough and aligned; the library owns it from the registration on.
+    // SAFETY: the memory is this function's, long enough and aligned; the library owns it from the
+    // registration on.
     let code = unsafe {
         provider.write(Provider { functions, next });
         sqlcipher_register_provider(provider)
@@ -309,7 +313,8 @@ unsafe extern "C" fn hmac(
     let Some(owner) = context.owner.as_ref().filter(|_| is_page) else {
         return compute();
     };
-    // SAFETY: the library gives as many bytes as it says, and writes none of them before this returns.
+    // SAFETY: the library gives as many bytes as it says, and writes none of them before this
+    // returns.
     let (key, input, number) = unsafe {
         let key = &*key.cast::<[u8; KEY as usize]>();
         let number = *number.cast::<[u8; NUMBER as usize]>();
@@ -404,7 +409,8 @@ unsafe extern "C" fn cipher(
             page,
             found,
         } if mode == DECRYPT && is_same(place, &page) => {
-            // SAFETY: the library gives room for as many bytes as it says; they are initialised, and nobody else has them.
+            // SAFETY: the library gives room for as many bytes as it says; they are initialised,
+            // and nobody else has them.
             let out = unsafe { std::slice::from_raw_parts_mut(out, length) };
             if owner.copy(found, &page.iv, out) {
                 return SQLITE_OK;

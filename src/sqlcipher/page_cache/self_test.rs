@@ -1,7 +1,9 @@
-//! Whether SQLCipher calls its provider as the cache relies on, shown on a database that is made for it.
+//! Whether SQLCipher calls its provider as the cache relies on, shown on a database that is made
+//! for it.
 //!
-//! What is written must be found when it is read, from the WAL and from the file; what is read must be found when it is read again; and each
-//! page that was changed on the disk must be refused although it is kept as it was.
+//! What is written must be found when it is read, from the WAL and from the file; what is read must
+//! be found when it is read again; and each page that was changed on the disk must be refused
+//! although it is kept as it was.
 
 use std::path::{Path, PathBuf};
 
@@ -72,7 +74,8 @@ impl Test {
             "what was written is not found in the file",
         )?;
         let reads = found.hits;
-        // As a tenant that is opened: nothing of it is kept yet. (A connection reads page 1 more than once.)
+        // As a tenant that is opened: nothing of it is kept yet. (A connection reads page 1 more
+        // than once.)
         let other = self.cache.owner();
         let missed = self.moved(|| self.read(&other))?;
         expect(

@@ -1,8 +1,11 @@
-//! Which pages are kept, and for how long: shards of S3-FIFO (<https://dl.acm.org/doi/10.1145/3600006.3613147>).
+//! Which pages are kept, and for how long: shards of S3-FIFO
+//! (<https://dl.acm.org/doi/10.1145/3600006.3613147>).
 //!
-//! A page begins in the queue of new ones, a tenth of the shard. Used again before its turn comes, it moves to the main queue; otherwise it
-//! goes, and is remembered by a few bits of its IV, so that it begins in the main queue when it comes back. So what is read once, as by a scan,
-//! displaces nothing but what was read once. Entries of the main queue that were used since their last turn get another.
+//! A page begins in the queue of new ones, a tenth of the shard. Used again before its turn comes,
+//! it moves to the main queue; otherwise it goes, and is remembered by a few bits of its IV, so
+//! that it begins in the main queue when it comes back. So what is read once, as by a scan,
+//! displaces nothing but what was read once. Entries of the main queue that were used since their
+//! last turn get another.
 //!
 //! ```text
 //! slot     ciphertext, IV │ …        MAC  │ plaintext │ …
@@ -98,7 +101,8 @@ impl Shard {
     /// An empty one.
     pub(super) fn new(slots: &'static mut [Slot]) -> Self {
         let count = slots.len().next_power_of_two();
-        // Zeroed by the operating system, and not touched before they are used; so are the entries' places.
+        // Zeroed by the operating system, and not touched before they are used; so are the entries'
+        // places.
         let zeros = || vec![0; count].into_boxed_slice();
         Self {
             entries: Vec::with_capacity(slots.len()),
@@ -113,7 +117,8 @@ impl Shard {
         }
     }
 
-    /// Finds the entry of that name whose ciphertext is `ciphertext`, byte for byte, and gives the MAC that was verified over it.
+    /// Finds the entry of that name whose ciphertext is `ciphertext`, byte for byte, and gives the
+    /// MAC that was verified over it.
     pub(super) fn find(&mut self, name: &Name, ciphertext: &[u8]) -> Option<(Found, Mac)> {
         let found = self.named(name).filter(|slot| {
             let kept = &self.slots[place(*slot)];
@@ -363,7 +368,8 @@ fn word(iv: &[u8; IV], at: usize) -> u32 {
 pub(super) const IV: usize = 16;
 pub(super) const MAC: usize = 64;
 pub(super) const SLOT: usize = 2 * PAGE;
-/// Memory beside each slot, at most: its entry, its share of buckets and ghosts, its place among the free ones.
+/// Memory beside each slot, at most: its entry, its share of buckets and ghosts, its place among
+/// the free ones.
 pub(super) const BESIDE: usize = size_of::<Entry>() + 6 * size_of::<u32>();
 const NONE: u32 = 0;
 const QUEUED: usize = 0;

@@ -1,4 +1,5 @@
-//! The cache under SQLCipher, on real files. Each test is a process of its own, which has one cache.
+//! The cache under SQLCipher, on real files. Each test is a process of its own, which has one
+//! cache.
 
 mod store;
 
@@ -214,7 +215,8 @@ fn changed_swapped_and_replayed_pages_in_the_file_are_found_out_as_without_the_c
     ));
     assert!(attack("zeros".into(), &put(one, &[0; PAGE])));
     assert!(attack("a file cut short".into(), &whole[..one * PAGE]));
-    // What the page MACs do not show, with or without a cache: the older version of a page at its place.
+    // What the page MACs do not show, with or without a cache: the older version of a page at its
+    // place.
     assert!(!attack(
         "its older version".into(),
         &put(one, &page(&older, one))
@@ -270,7 +272,8 @@ fn a_wrong_key_finds_nothing_and_keeps_nothing() {
     assert_eq!(figures(), before, "it is not even looked for");
     let (misses, hits, rows) = moved(|| house.outcome(Some(&owner)).unwrap());
     assert_eq!((misses, rows.len()), (0, 2000));
-    // The owner's key is the first that is used, be it a wrong one: then nothing is found, and nothing kept.
+    // The owner's key is the first that is used, be it a wrong one: then nothing is found, and
+    // nothing kept.
     let other = Owner::new().unwrap();
     let wrong = house.open_under(&new_key(), Some(&other));
     assert!(all(&wrong).is_err());

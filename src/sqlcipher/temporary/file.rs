@@ -1,8 +1,9 @@
 //! A temporary file: an open file without a name that holds nothing but ciphertext.
 //!
-//! It is kept in blocks of 4 KiB, each sealed under a random key of this one file (`nimbus_sealing`), which exists in memory alone and is
-//! wiped with the file. What opens each block stays in memory, too: a block that was changed, taken from another place or put back
-//! as it was before does not open, and is an error.
+//! It is kept in blocks of 4 KiB, each sealed under a random key of this one file
+//! (`nimbus_sealing`), which exists in memory alone and is wiped with the file. What opens each
+//! block stays in memory, too: a block that was changed, taken from another place or put back as it
+//! was before does not open, and is an error.
 
 use std::fs::File;
 use std::io;
@@ -74,12 +75,13 @@ impl TemporaryFile {
         self.length
     }
 
-    /// Reads what stands at `offset`, and says how many bytes there are; the rest of `out` becomes zeros.
+    /// Reads what stands at `offset`, and says how many bytes there are; the rest of `out` becomes
+    /// zeros.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::InvalidData`] for a block that is not as it was written, and whatever the operating system says. `out` then
-    /// holds zeros.
+    /// [`io::ErrorKind::InvalidData`] for a block that is not as it was written, and whatever the
+    /// operating system says. `out` then holds zeros.
     pub(super) fn read_at(&mut self, out: &mut [u8], offset: u64) -> io::Result<usize> {
         let left = self.length.saturating_sub(offset);
         let there = usize::try_from(left).map_or(out.len(), |left| left.min(out.len()));
@@ -109,7 +111,8 @@ impl TemporaryFile {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::StorageFull`] where there is no room; otherwise as [`read_at`](Self::read_at).
+    /// [`io::ErrorKind::StorageFull`] where there is no room; otherwise as
+    /// [`read_at`](Self::read_at).
     pub(super) fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
         let end = offset.checked_add(data.len() as u64);
         let end = end.filter(|end| *end <= LONGEST);

@@ -1,8 +1,9 @@
-//! A layer between SQLite and its files (a VFS, <https://www.sqlite.org/vfs.html>): SQLite's own for every file that has a name, and
-//! ours for those that have none.
+//! A layer between SQLite and its files (a VFS, <https://www.sqlite.org/vfs.html>): SQLite's own
+//! for every file that has a name, and ours for those that have none.
 //!
-//! A file with a name is opened by SQLite's own layer, into the memory that SQLite gave for it: its locks, its WAL and its shared memory
-//! are as they are without this layer, and so is what `sqlite_file` opens beside it.
+//! A file with a name is opened by SQLite's own layer, into the memory that SQLite gave for it: its
+//! locks, its WAL and its shared memory are as they are without this layer, and so is what
+//! `sqlite_file` opens beside it.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -54,7 +55,8 @@ fn register(number: usize, room: &'static Room) -> rusqlite::Result<&'static CSt
     let name: &'static CStr = Box::leak(name.unwrap_or_default().into_boxed_c_str());
     // SAFETY: finding the default layer has no preconditions; SQLite never frees it.
     let own = unsafe { ffi::sqlite3_vfs_find(ptr::null()) };
-    // SAFETY: it is null or valid, and its fields do not change once it is registered, but for the link that is replaced here.
+    // SAFETY: it is null or valid, and its fields do not change once it is registered, but for the
+    // link that is replaced here.
     let copy = unsafe { own.as_ref() }.copied();
     let Some(copy) = copy else {
         return Err(failed(ffi::SQLITE_ERROR));
@@ -68,7 +70,8 @@ fn register(number: usize, room: &'static Room) -> rusqlite::Result<&'static CSt
         ..copy
     };
     let layer = Box::into_raw(Box::new(Layer { vfs, own, room }));
-    // SAFETY: the layer is valid and never freed, and so is its name; its other functions are those of SQLite's own, with its data.
+    // SAFETY: the layer is valid and never freed, and so is its name; its other functions are those
+    // of SQLite's own, with its data.
     match unsafe { ffi::sqlite3_vfs_register(layer.cast(), 0) } {
         ffi::SQLITE_OK => Ok(name),
         code => Err(failed(code)),
@@ -82,7 +85,8 @@ unsafe extern "C" fn open(
     flags: c_int,
     granted: *mut c_int,
 ) -> c_int {
-    // SAFETY: SQLite calls this with the layer that it is of, which is never freed and never changed but for its link.
+    // SAFETY: SQLite calls this with the layer that it is of, which is never freed and never
+    // changed but for its link.
     let (own, room) = unsafe {
         let layer = vfs.cast::<Layer>();
         ((*layer).own, (*layer).room)
@@ -92,7 +96,8 @@ unsafe extern "C" fn open(
         let Some(open) = (unsafe { (*own).xOpen }) else {
             return ffi::SQLITE_CANTOPEN;
         };
-        // SAFETY: the arguments are SQLite's, meant for this function, and there is as much memory for the file as it asks for.
+        // SAFETY: the arguments are SQLite's, meant for this function, and there is as much memory
+        // for the file as it asks for.
         return unsafe { open(own, name, file, flags, granted) };
     }
     // SAFETY: SQLite gives memory for a file of this layer. Without methods it is not closed.
@@ -119,7 +124,8 @@ unsafe extern "C" fn open(
     ffi::SQLITE_OK
 }
 
-/// What a method does with its file. A panic is a failure of the disk to SQLite, which must not be unwound.
+/// What a method does with its file. A panic is a failure of the disk to SQLite, which must not be
+/// unwound.
 ///
 /// # Safety
 ///
@@ -167,7 +173,8 @@ unsafe extern "C" fn read(
     let Some((length, offset)) = place(length, offset) else {
         return ffi::SQLITE_IOERR_READ;
     };
-    // SAFETY: there is room for so many bytes, which SQLite has allocated, and they are this function's until it returns.
+    // SAFETY: there is room for so many bytes, which SQLite has allocated, and they are this
+    // function's until it returns.
     let out = unsafe {
         ptr::write_bytes(out.cast::<u8>(), 0, length);
         slice::from_raw_parts_mut(out.cast::<u8>(), length)

@@ -40,8 +40,8 @@ pub(crate) fn keep_free(dir: &Path, reserve: Reserve) {
     *kept.lock().unwrap_or_else(PoisonError::into_inner) = reserve;
 }
 
-/// Whether a temporary file was refused room on this thread since this was asked last: that, and no full disk, is then why SQLite
-/// says that it is full.
+/// Whether a temporary file was refused room on this thread since this was asked last: that, and no
+/// full disk, is then why SQLite says that it is full.
 pub(crate) fn was_refused() -> bool {
     REFUSED.take()
 }
@@ -55,7 +55,8 @@ impl Room {
         let used = USED.load(Ordering::Relaxed);
         let all = MOST.saturating_sub(used);
         let Ok(disk) = Disk::of(&self.dir) else {
-            // As where documents are written: a disk that cannot be looked at is no reason to refuse.
+            // As where documents are written: a disk that cannot be looked at is no reason to
+            // refuse.
             let (free, kept) = (u64::MAX, 0);
             return Left { all, free, kept };
         };
@@ -134,9 +135,10 @@ struct Left {
 }
 
 impl Left {
-    /// Whether a file may grow from `now` to `wanted` bytes: to as many as are left for the others, so that however many files grow
-    /// at once, the last part stays free (`budget` has the same rule). A small file may use the reserve down to its half: a batch
-    /// that deletes needs one, and makes room.
+    /// Whether a file may grow from `now` to `wanted` bytes: to as many as are left for the others,
+    /// so that however many files grow at once, the last part stays free (`budget` has the same
+    /// rule). A small file may use the reserve down to its half: a batch that deletes needs one,
+    /// and makes room.
     fn allows(self, now: u64, wanted: u64) -> bool {
         let more = wanted.saturating_sub(now);
         let all = self.all.saturating_sub(more);

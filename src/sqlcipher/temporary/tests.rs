@@ -199,7 +199,8 @@ fn has_no_name_and_nothing_that_can_be_read() {
     assert!(!found && content.iter().any(|byte| *byte != 0));
 }
 
-/// A connection of a file in `dir` through the layer. It is as those of tenants are, but for its key.
+/// A connection of a file in `dir` through the layer. It is as those of tenants are, but for its
+/// key.
 #[expect(
     clippy::disallowed_methods,
     reason = "a plain database of the test's own"
@@ -330,7 +331,8 @@ fn what_is_changed_on_the_disk_fails_what_reads_it_and_is_never_believed() {
     assert_eq!(sorted(&connection).unwrap(), before);
 }
 
-/// Turns a bit in every block of every temporary file in `dir`. Each is open once: twice would turn it back.
+/// Turns a bit in every block of every temporary file in `dir`. Each is open once: twice would turn
+/// it back.
 #[expect(clippy::disallowed_methods, reason = "no database")]
 fn change_all(dir: &Path) {
     use std::os::fd::AsRawFd as _;

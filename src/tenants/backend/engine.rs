@@ -60,7 +60,8 @@ pub trait Backend: Debug + Send + Sync + 'static {
         Err(StoreError::no_data_keys(tenant))
     }
 
-    /// Makes a tenant of the database of a backup, under a data key of its own. After an error, or a crash in between, it is none.
+    /// Makes a tenant of the database of a backup, under a data key of its own. After an error, or
+    /// a crash in between, it is none.
     async fn adopt(
         &self,
         tenant: &TenantId,
@@ -70,7 +71,8 @@ pub trait Backend: Debug + Send + Sync + 'static {
         Err(StoreError::adopts_none(tenant))
     }
 
-    /// What freezes a moment of all tenants, and the directory of their files; `None` where they are not files.
+    /// What freezes a moment of all tenants, and the directory of their files; `None` where they
+    /// are not files.
     fn instants(&self) -> Option<(Arc<Instants>, PathBuf)> {
         None
     }

@@ -281,8 +281,8 @@ pub trait Rows: DocumentRows + JobRows + SchemaRows + DeployRows + Debug + Send 
         Ok(())
     }
 
-    /// Whether what was read so far may be given out: an engine may notice a damaged page and say so
-    /// only afterwards.
+    /// Whether what was read so far may be given out: an engine may notice a damaged page and say
+    /// so only afterwards.
     fn confirm(&self) -> Result<(), StoreError> {
         Ok(())
     }

@@ -202,7 +202,8 @@ impl<S: Storage> Readers<S> {
         self.scans.close();
         drop(all);
         let readers = Arc::clone(self);
-        // Closing a connection touches files. The writer's may go on for a moment, and keeps no page.
+        // Closing a connection touches files. The writer's may go on for a moment, and keeps no
+        // page.
         let shed = tokio::task::spawn_blocking(move || {
             readers.shed();
             readers.storage.closed();

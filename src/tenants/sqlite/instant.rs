@@ -1,11 +1,14 @@
 //! One moment of all tenants, for a backup.
 //!
-//! A commit passes a gate. Who takes it alone waits for the commits under way, a flush each, and has all tenants between two commits: a moment at
-//! which each database is noted as it is committed, by a look at the index of its WAL. Nothing is opened, read or asked for a key meanwhile.
+//! A commit passes a gate. Who takes it alone waits for the commits under way, a flush each, and
+//! has all tenants between two commits: a moment at which each database is noted as it is
+//! committed, by a look at the index of its WAL. Nothing is opened, read or asked for a key
+//! meanwhile.
 //!
-//! From then on what was noted must stay until it is read. The tenants that were open have their checkpoints held off
-//! (`Ciphertext`) since before the moment. The others are noted when they are read; one that is opened or deleted before its turn is held and
-//! noted first, by whoever opens or deletes it. So the cost of the moment grows with the open tenants alone.
+//! From then on what was noted must stay until it is read. The tenants that were open have their
+//! checkpoints held off (`Ciphertext`) since before the moment. The others are noted when they are
+//! read; one that is opened or deleted before its turn is held and noted first, by whoever opens or
+//! deletes it. So the cost of the moment grows with the open tenants alone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -105,8 +108,8 @@ impl Instants {
         self.capture.load().is_some()
     }
 
-    /// Called before the files of a tenant are opened for writing, or removed; and once they are open, before anything is written: until
-    /// then its checkpoints cannot be held off. Blocks.
+    /// Called before the files of a tenant are opened for writing, or removed; and once they are
+    /// open, before anything is written: until then its checkpoints cannot be held off. Blocks.
     pub(in crate::tenants) fn before_use(&self, tenant: &TenantId) {
         let Some(capture) = self.capture.load_full() else {
             return;
@@ -130,8 +133,9 @@ impl Instants {
         }
     }
 
-    /// The moment: no commit is under way. `rest` freezes what else belongs to it; `tenants` says which there are, and which of them are
-    /// open. Answers where the log of commits is, and how long commits waited. Blocks.
+    /// The moment: no commit is under way. `rest` freezes what else belongs to it; `tenants` says
+    /// which there are, and which of them are open. Answers where the log of commits is, and how
+    /// long commits waited. Blocks.
     pub(in crate::tenants) fn freeze<T>(
         &self,
         capture: &Capture,
@@ -189,7 +193,8 @@ impl Capture {
         std::fs::metadata(self.path(tenant)).map_or(0, |file| file.len())
     }
 
-    /// Keeps what `tenant` is, or was at the moment; a checkpoint under way is waited for as long as `patience`. Blocks.
+    /// Keeps what `tenant` is, or was at the moment; a checkpoint under way is waited for as long
+    /// as `patience`. Blocks.
     fn hold(&self, tenant: &TenantId, patience: Duration) -> io::Result<()> {
         let mut guard = self.state();
         let state = &mut *guard;

@@ -34,7 +34,8 @@
 //! `PRAGMA user_version` holds the layout's version. Version 1 had no journal, version 2 nothing
 //! but documents and their journal, version 3 no versions of documents, no keys of requests and no
 //! cursor key, version 4 no counts of them by credential, version 5 no word about the order of
-//! creation; such files are brought up to date when they are opened, without looking at documents. Why it is so: `docs/decisions/0003-document-storage.md`.
+//! creation; such files are brought up to date when they are opened, without looking at documents.
+//! Why it is so: `docs/decisions/0003-document-storage.md`.
 
 use nimbus_keyproviders::{OsRandom, SecureRandom as _};
 use nimbus_manifests::TenantId;

@@ -1,10 +1,12 @@
 //! The memory in which SQLite sorts the keys of a new index.
 //!
-//! SQLite sorts in runs: it fills memory with keys up to `cache_size`, sorts them, and writes them to a temporary file. In the end it
-//! merges all runs at once, with the next key of each in memory (`vdbesort.c`; `PmaReader` has an allocation that doubles until the key
-//! fits). So of keys as long as documents it holds one for each run, which has no bound where runs are short. Runs of about the square
-//! root of what there is to sort need the least memory in all. That much is charged to the request beforehand, as bodies and
-//! answers are: a tenant cannot take more, whatever its documents are.
+//! SQLite sorts in runs: it fills memory with keys up to `cache_size`, sorts them, and writes them
+//! to a temporary file. In the end it merges all runs at once, with the next key of each in memory
+//! (`vdbesort.c`; `PmaReader` has an allocation that doubles until the key fits). So of keys as
+//! long as documents it holds one for each run, which has no bound where runs are short. Runs of
+//! about the square root of what there is to sort need the least memory in all. That much is
+//! charged to the request beforehand, as bodies and answers are: a tenant cannot take more,
+//! whatever its documents are.
 
 use rusqlite::Connection;
 
@@ -32,7 +34,8 @@ pub(super) fn alone(
     made
 }
 
-/// Has what is sorted by `make` sorted in runs of so many bytes. The connection keeps as many bytes of pages.
+/// Has what is sorted by `make` sorted in runs of so many bytes. The connection keeps as many bytes
+/// of pages.
 fn in_runs(
     connection: &Connection,
     run: u64,
@@ -59,8 +62,9 @@ struct Sort {
 }
 
 impl Sort {
-    /// The keys of `rule` in a table. No key is longer than its document, and the lengths of documents are read from pages
-    /// without the documents: only where long ones might be keys is each looked at.
+    /// The keys of `rule` in a table. No key is longer than its document, and the lengths of
+    /// documents are read from pages without the documents: only where long ones might be keys is
+    /// each looked at.
     fn of(connection: &Connection, table: TableNumber, rule: &IndexRule) -> rusqlite::Result<Self> {
         let in_use = room::in_use(connection)?;
         if in_use <= SMALL {
@@ -105,8 +109,8 @@ impl Sort {
         Self { all, key, run }
     }
 
-    /// The memory that it takes: a run and as many bytes of pages, and a key and a page of each run, twice where runs are merged in
-    /// several steps.
+    /// The memory that it takes: a run and as many bytes of pages, and a key and a page of each
+    /// run, twice where runs are merged in several steps.
     fn memory(self) -> u64 {
         let Self { all, key, run } = self;
         let runs = all.div_ceil(run - run / 4);

@@ -61,7 +61,8 @@ pub struct SqliteTransaction {
 }
 
 impl SqliteTransaction {
-    /// The writer's connection to a file that has the tables of this version; `changed` says that it was just given them.
+    /// The writer's connection to a file that has the tables of this version; `changed` says that
+    /// it was just given them.
     pub(super) fn new(
         file: &TenantFile<'_>,
         mut connection: Connection,

@@ -1,5 +1,6 @@
-//! What JSON looks like in requests and answers, for the document alone: bodies are read by the types that check them, and answers are
-//! written by those that have them. A generated client holds the running server to these.
+//! What JSON looks like in requests and answers, for the document alone: bodies are read by the
+//! types that check them, and answers are written by those that have them. A generated client holds
+//! the running server to these.
 //!
 //! A file has the shapes of the route of its name; what several of them need is here.
 

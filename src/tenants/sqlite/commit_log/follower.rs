@@ -18,8 +18,9 @@ pub(in crate::tenants::sqlite) struct Follower {
 }
 
 impl Follower {
-    /// Before a connection writes or checkpoints. `changed`: the tables were just made or brought up to date, by who does not follow. What else
-    /// stands in the WAL is handed in once more with the first commit. Blocks.
+    /// Before a connection writes or checkpoints. `changed`: the tables were just made or brought
+    /// up to date, by who does not follow. What else stands in the WAL is handed in once more with
+    /// the first commit. Blocks.
     pub(in crate::tenants::sqlite) fn begin(
         log: &Arc<CommitLog>,
         tenant: &TenantId,
@@ -52,7 +53,8 @@ impl Follower {
             Ok(pieces) if pieces.is_empty() => {}
             Ok(pieces) => {
                 if !self.log.keep(&self.tenant, pieces) {
-                    // It was opened while the log began: what was committed is in the pages that are held now.
+                    // It was opened while the log began: what was committed is in the pages that
+                    // are held now.
                     self.log.begin(&self.tenant, self.dek_id.clone());
                 }
             }

@@ -1,17 +1,21 @@
 //! What was committed, in one order over all tenants, until it is in a backup.
 //!
-//! The connection that commits puts the frames of its commit here before anybody is answered, with the time: each beginning of this log is
-//! therefore an instant of the whole deployment. Nothing has to wait for a checkpoint, and no file is held open for a tenant that is closed.
-//! Frames are ciphertext. They lie in memory up to 16 MiB, beyond that in an unlinked temporary file, and beyond what the
-//! operator allows they are dropped: then the backup begins afresh with a snapshot.
+//! The connection that commits puts the frames of its commit here before anybody is answered, with
+//! the time: each beginning of this log is therefore an instant of the whole deployment. Nothing
+//! has to wait for a checkpoint, and no file is held open for a tenant that is closed. Frames are
+//! ciphertext. They lie in memory up to 16 MiB, beyond that in an unlinked temporary file, and
+//! beyond what the operator allows they are dropped: then the backup begins afresh with a snapshot.
 //!
-//! **What frames build on.** Each file is known by a number, its *base*: the pages to which its frames are applied in order. It is 0 for those
-//! of the snapshot from which the log goes on. A file that the snapshot does not have (a new tenant, one under its next data key, one whose
-//! tables were brought up to date) gets the next number; its pages are held as they are at that moment ([`Ciphertext`]) until they are stored. A
-//! file under its next data key is begun before anybody has it open; then it is held by the first who may write to it.
+//! **What frames build on.** Each file is known by a number, its *base*: the pages to which its
+//! frames are applied in order. It is 0 for those of the snapshot from which the log goes on. A
+//! file that the snapshot does not have (a new tenant, one under its next data key, one whose
+//! tables were brought up to date) gets the next number; its pages are held as they are at that
+//! moment ([`Ciphertext`]) until they are stored. A file under its next data key is begun before
+//! anybody has it open; then it is held by the first who may write to it.
 //!
-//! **Frames may come twice, and none is left out.** A connection that has not followed its WAL since the log was begun hands in all of it.
-//! Those frames that the base has already change nothing, because all that follow them are applied as well.
+//! **Frames may come twice, and none is left out.** A connection that has not followed its WAL
+//! since the log was begun hands in all of it. Those frames that the base has already change
+//! nothing, because all that follow them are applied as well.
 
 mod entries;
 mod follower;
@@ -71,7 +75,8 @@ struct State {
     spool: Spool,
     begun: Vec<BegunBase>,
     gone: Vec<Gone>,
-    /// Files whose pages are to be stored and that nobody had open, and what holds them since somebody has.
+    /// Files whose pages are to be stored and that nobody had open, and what holds them since
+    /// somebody has.
     unheld: HashMap<TenantId, (Weak<Mutex<Captured>>, Option<Ciphertext>)>,
 }
 
@@ -151,8 +156,8 @@ impl CommitLog {
         }
     }
 
-    /// Everything up to now is to be shipped. Where commits are kept out meanwhile, it is an instant of all tenants and of what else they are
-    /// kept out for.
+    /// Everything up to now is to be shipped. Where commits are kept out meanwhile, it is an
+    /// instant of all tenants and of what else they are kept out for.
     ///
     /// # Errors
     ///
@@ -169,7 +174,8 @@ impl CommitLog {
         })
     }
 
-    /// The next frames before a boundary, in their order, about as many bytes as `most`; none once all were taken. Blocks.
+    /// The next frames before a boundary, in their order, about as many bytes as `most`; none once
+    /// all were taken. Blocks.
     ///
     /// # Errors
     ///
@@ -246,7 +252,8 @@ impl CommitLog {
         self.woken.notify_one();
     }
 
-    /// Keeps frames of a commit, each piece of whole frames; `false` when it is not known what they build on.
+    /// Keeps frames of a commit, each piece of whole frames; `false` when it is not known what they
+    /// build on.
     fn keep(&self, tenant: &TenantId, pieces: Vec<Vec<u8>>) -> bool {
         let mut state = self.state();
         if !self.is_on() {
@@ -301,7 +308,8 @@ impl CommitLog {
         }
     }
 
-    /// Somebody opened the file of `tenant`, and has not written yet: pages that are to be stored stay as they are. Blocks.
+    /// Somebody opened the file of `tenant`, and has not written yet: pages that are to be stored
+    /// stay as they are. Blocks.
     fn hold(&self, tenant: &TenantId) {
         let is_unheld = |state: &State| {
             let of = state.unheld.get(tenant);
@@ -352,7 +360,8 @@ impl CommitLog {
         });
     }
 
-    /// A tenant was created and is open: it is in the log, or in the snapshot from which that goes on. Blocks.
+    /// A tenant was created and is open: it is in the log, or in the snapshot from which that goes
+    /// on. Blocks.
     pub(super) fn created(&self, tenant: &TenantId) {
         let known = {
             let state = self.state();
@@ -364,7 +373,8 @@ impl CommitLog {
         }
     }
 
-    /// The file of `tenant`, to which nobody writes, is stored as it is now, and its frames build on that. Blocks.
+    /// The file of `tenant`, to which nobody writes, is stored as it is now, and its frames build
+    /// on that. Blocks.
     fn begin(&self, tenant: &TenantId, dek_id: Option<String>) {
         let (captured, is_held) = match self.capture(tenant) {
             Ok((captured, is_held)) => (Arc::new(Mutex::new(captured)), is_held),

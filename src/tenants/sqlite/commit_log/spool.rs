@@ -1,7 +1,8 @@
 //! Where frames wait: in memory, and on the disk beyond.
 //!
-//! Files have no name and hold ciphertext. One that is full is followed by another, and each is given up once all in it was taken: together
-//! they are never longer than what waits by more than one file at each end.
+//! Files have no name and hold ciphertext. One that is full is followed by another, and each is
+//! given up once all in it was taken: together they are never longer than what waits by more than
+//! one file at each end.
 
 use std::{collections::VecDeque, fs::File, io, os::unix::fs::FileExt as _, path::Path, sync::Arc};
 
