@@ -3,7 +3,6 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
-use serde::de::Error as _;
 use serde::{Deserialize as _, Deserializer, Serializer};
 
 /// For `#[serde(with)]`.
@@ -18,12 +17,26 @@ pub(crate) fn serialize<T: Display, S: Serializer>(
 pub(crate) fn deserialize<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
-    String::deserialize(deserializer)?
-        .parse()
-        .map_err(D::Error::custom)
+    parse(&String::deserialize(deserializer)?)
 }
 
-/// The same of what may be missing or null.
+/// The value that `text` stands for; the error shows the text, cut to a printable length.
+fn parse<T: FromStr<Err: Display>, E: serde::de::Error>(text: &str) -> Result<T, E> {
+    text.parse().map_err(|error: T::Err| {
+        let error = error.to_string();
+        match error.contains(text) {
+            true => E::custom(error),
+            false => {
+                let shown: String = text.chars().take(SHOWN_CHARS).collect();
+                E::custom(format_args!("{shown:?}: {error}"))
+            }
+        }
+    })
+}
+
+const SHOWN_CHARS: usize = 64;
+
+/// The same for a value that may be missing or null.
 pub(crate) mod option {
     use super::*;
 
@@ -41,12 +54,11 @@ pub(crate) mod option {
         deserializer: D,
     ) -> Result<Option<T>, D::Error> {
         let text = Option::<String>::deserialize(deserializer)?;
-        text.map(|text| text.parse().map_err(D::Error::custom))
-            .transpose()
+        text.map(|text| parse(&text)).transpose()
     }
 }
 
-/// The same of a list with at most `MAX` items.
+/// The same for a list with at most `MAX` items.
 pub(crate) mod list {
     use super::*;
     use crate::documents::Bounded;
@@ -66,7 +78,39 @@ pub(crate) mod list {
         D: Deserializer<'de>,
     {
         let texts = Bounded::<String, MAX>::deserialize(deserializer)?.0;
-        let read = |text: String| text.parse().map_err(D::Error::custom);
-        texts.into_iter().map(read).collect()
+        texts.iter().map(|text| parse(text)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nimbus_manifests::TenantId;
+    use serde::Deserialize;
+
+    #[derive(Debug, Deserialize)]
+    struct Request {
+        #[serde(with = "super")]
+        one: TenantId,
+        #[serde(default, with = "super::option")]
+        maybe: Option<TenantId>,
+        #[serde(default, deserialize_with = "super::list::deserialize::<_, 2, _>")]
+        list: Vec<TenantId>,
+    }
+
+    #[test]
+    fn reads_text_and_shows_what_it_cannot_read() {
+        let read = |json: &str| serde_json::from_str::<Request>(json);
+        let request = read(r#"{"one": "a", "maybe": null, "list": ["b", "c"]}"#).unwrap();
+        assert_eq!(request.one.as_str(), "a");
+        assert_eq!((request.maybe, request.list.len()), (None, 2));
+        for json in [
+            r#"{"one": "../x"}"#,
+            r#"{"one": "a", "maybe": "../x"}"#,
+            r#"{"one": "a", "list": ["../x"]}"#,
+        ] {
+            let error = read(json).unwrap_err().to_string();
+            assert!(error.contains("\"../x\": a tenant id is"), "{error}");
+        }
+        assert!(read(r#"{"one": "a", "list": ["b", "c", "d"]}"#).is_err());
     }
 }
