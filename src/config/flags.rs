@@ -12,7 +12,7 @@ use super::key_map::KeyMapSource;
 use super::kinds::{KeyProviderKind, TenantProviderKind};
 use super::open_tenants::OpenTenants;
 use super::said::{self, pieces};
-use super::tenants::SecretUrl;
+use super::secret_url::SecretUrl;
 
 /// Where things are kept and what encrypts them, as an operator says it.
 #[derive(Debug, Clone, Default, Args, Deserialize)]

@@ -20,6 +20,7 @@ mod kinds;
 mod open_tenants;
 mod providers;
 mod said;
+mod secret_url;
 mod tenants;
 
 use std::collections::BTreeMap;
@@ -38,7 +39,8 @@ pub use error::ConfigError;
 pub use flags::Persistence;
 pub use kinds::{KeyProviderKind, ProviderChoice, TenantProviderKind};
 pub use open_tenants::OpenTenants;
-pub use tenants::{SecretUrl, TenantsIn};
+pub use secret_url::SecretUrl;
+pub use tenants::TenantsIn;
 
 use crate::backup::S3Settings;
 use crate::backup::ship::Shipping;

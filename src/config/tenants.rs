@@ -1,11 +1,9 @@
 //! Where tenants live, as the settings say it.
 
-use std::{convert::Infallible, fmt, str::FromStr};
-
 use nimbus_manifests::TenantId;
-use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
+use super::secret_url::SecretUrl;
 use super::{ConfigError, Persistence, TenantProviderKind, is_utf16, without_mark};
 use crate::tenants::relational::PostgresOptions;
 
@@ -47,30 +45,6 @@ impl TenantsIn {
                 instead,
             }),
         }
-    }
-}
-
-/// A URL that may hold a password.
-#[derive(Clone)]
-pub struct SecretUrl(Zeroizing<String>);
-
-impl fmt::Debug for SecretUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SecretUrl([REDACTED])")
-    }
-}
-
-impl FromStr for SecretUrl {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(Self(Zeroizing::new(text.to_owned())))
-    }
-}
-
-impl<'de> Deserialize<'de> for SecretUrl {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
     }
 }
 

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use nimbus_manifests::{Subject, Timestamp};
 
-use super::protected_files;
 use super::rotate_dek::{DekRotator, Request};
+use super::{is_overdue, protected_files};
 use crate::envelope::{Clock, manifest_path, read_manifest};
 use crate::error_chain::error_chain;
 use crate::runtime::{Progress, blocking};
@@ -140,13 +140,6 @@ impl Keeper {
 pub fn note(overdue: usize) {
     let overdue = u32::try_from(overdue).unwrap_or(u32::MAX);
     crate::metrics::OVERDUE.set(f64::from(overdue));
-}
-
-/// Whether a data key that was drawn at `since` is too old.
-#[must_use]
-pub(super) fn is_overdue(since: Timestamp, now: Timestamp, max_age: Duration) -> bool {
-    let age = now.unix().saturating_sub(since.unix());
-    u64::try_from(age).is_ok_and(|age| age > max_age.as_secs())
 }
 
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);

@@ -22,8 +22,9 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use nimbus_manifests::{Cipher, Subject, TenantId};
+use nimbus_manifests::{Cipher, Subject, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use error::OperationError;
@@ -159,6 +160,13 @@ async fn was_rewritten(path: &Path, seen: Option<u64>) -> bool {
     now.ok()
         .flatten()
         .is_some_and(|sealed| Some(sealed.claims().revision()) != seen)
+}
+
+/// Whether a data key that was drawn at `since` is too old.
+#[must_use]
+fn is_overdue(since: Timestamp, now: Timestamp, max_age: Duration) -> bool {
+    let age = now.unix().saturating_sub(since.unix());
+    u64::try_from(age).is_ok_and(|age| age > max_age.as_secs())
 }
 
 /// What a file takes on the disk, its WAL included.

@@ -13,7 +13,7 @@ use nimbus_manifests::{KeyId, Manifest, ProviderKind, State, Subject};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use super::dek_age::is_overdue;
+use super::is_overdue;
 use super::pending;
 use super::was_rewritten;
 use crate::audit::{ControlLost, LogError, RolledBack};
