@@ -94,13 +94,16 @@ pub trait AccessKeys: fmt::Debug + Send + Sync {
         Ok(false)
     }
 
-    /// What `presented` is, by what is in memory. A key that is not known costs as long as one that is.
+    /// What `presented` is, by what is in memory. A key that is not known costs as long as one that
+    /// is.
     fn judge(&self, presented: &AccessKey) -> KeyVerdict;
 
-    /// How many deletions of tenants have ended. Who makes a key asks before it looks whether the tenant exists.
+    /// How many deletions of tenants have ended. Who makes a key asks before it looks whether the
+    /// tenant exists.
     fn deletions(&self) -> u64;
 
-    /// Makes a key for `tenant`, which existed when `deletions` deletions had ended. The answer is the only copy of its secret. Blocks.
+    /// Makes a key for `tenant`, which existed when `deletions` deletions had ended. The answer is
+    /// the only copy of its secret. Blocks.
     fn create(
         &self,
         tenant: &TenantId,
@@ -112,7 +115,8 @@ pub trait AccessKeys: fmt::Debug + Send + Sync {
     /// The keys of a tenant, oldest first, without those that were revoked.
     fn list(&self, tenant: &TenantId) -> Vec<KeyInfo>;
 
-    /// Revokes a key of `tenant`; whether there was such a key. After an error the key may still count. Blocks.
+    /// Revokes a key of `tenant`; whether there was such a key. After an error the key may still
+    /// count. Blocks.
     fn revoke(&self, tenant: &TenantId, id: AccessKeyId) -> Result<bool, KeyError>;
 }
 
@@ -509,7 +513,8 @@ pub(crate) fn sort(records: &mut [(AccessKeyId, Record)]) {
     records.sort_by_key(|(id, record)| (record.revoked, record.created, *id));
 }
 
-/// Of a tenant's revoked keys, the oldest first, those to be forgotten when another is revoked: they are then refused as keys that never were.
+/// Of a tenant's revoked keys, the oldest first, those to be forgotten when another is revoked:
+/// they are then refused as keys that never were.
 pub(crate) fn beyond_remembered(revoked: &[(AccessKeyId, Record)]) -> Vec<AccessKeyId> {
     let surplus = (revoked.len() + 1).saturating_sub(MAX_REVOKED);
     revoked.iter().take(surplus).map(|(id, _)| *id).collect()

@@ -68,7 +68,8 @@ pub struct Control {
     envelope: Envelope,
     runtime: Handle,
     keys: KeyTable,
-    /// A database that several servers share has the keys: identities of others than those here count.
+    /// A database that several servers share has the keys: identities of others than those here
+    /// count.
     keys_are_elsewhere: AtomicBool,
     identities: IdentityHasher,
     /// Grows with each change of the file.

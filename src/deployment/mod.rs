@@ -1,5 +1,5 @@
-//! The one place where a deployment is put together: keys, control file, audit log, copies of manifests, tenants. The server and the
-//! commands that run without one start from here.
+//! The one place where a deployment is put together: keys, control file, audit log, copies of
+//! manifests, tenants. The server and the commands that run without one start from here.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
@@ -22,7 +22,8 @@ use crate::tenants::{StoreError, TenantProvider};
 /// A deployment whose control file is open. The caller holds the lock of its data directory.
 #[derive(Debug, Clone)]
 pub struct Deployment {
-    /// The core: it keeps copies of manifests in the control file, and writes its events to the audit log.
+    /// The core: it keeps copies of manifests in the control file, and writes its events to the
+    /// audit log.
     pub envelope: Envelope,
     /// The control file.
     pub control: Arc<Control>,
@@ -52,8 +53,8 @@ pub enum OlderControl {
 }
 
 impl Deployment {
-    /// Opens the control file in `control_dir`, which is made where there is none, and the audit log beside it. The tenants' files are in
-    /// `data_dir`.
+    /// Opens the control file in `control_dir`, which is made where there is none, and the audit
+    /// log beside it. The tenants' files are in `data_dir`.
     ///
     /// # Errors
     ///
@@ -115,7 +116,8 @@ impl Deployment {
     ///
     /// # Errors
     ///
-    /// [`StoreError`]; a database is refused while there are tenants in files of the data directory, which nobody would see any more.
+    /// [`StoreError`]; a database is refused while there are tenants in files of the data
+    /// directory, which nobody would see any more.
     pub async fn home(&self, place: &TenantsIn) -> Result<Home, StoreError> {
         let database = match place {
             TenantsIn::Files => return Ok(Home::Files),
@@ -186,8 +188,9 @@ impl Deployment {
     }
 }
 
-/// The same core, which also goes by what the control file in `control_dir` knows of the tenants, where that can be read: the file is only
-/// looked at, and a server may run. Also answers what is wrong when that file is older than its audit log.
+/// The same core, which also goes by what the control file in `control_dir` knows of the tenants,
+/// where that can be read: the file is only looked at, and a server may run. Also answers what is
+/// wrong when that file is older than its audit log.
 pub async fn look(
     envelope: Envelope,
     data_dir: &Path,

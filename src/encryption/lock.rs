@@ -1,8 +1,10 @@
-//! `lock` and `unlock`: an operator closes a tenant by hand, whatever its key provider, until it is unlocked.
+//! `lock` and `unlock`: an operator closes a tenant by hand, whatever its key provider, until it is
+//! unlocked.
 //!
-//! The lock is written first, to the control file, or to the database where several servers share the tenants; then the tenant is closed: a crash
-//! between leaves one that the next start, or the other servers, find locked.
-//! Of one tenant there is one of them at a time: control file, core and log tell of the same order.
+//! The lock is written first, to the control file, or to the database where several servers share
+//! the tenants; then the tenant is closed: a crash between leaves one that the next start, or the
+//! other servers, find locked. Of one tenant there is one of them at a time: control file, core and
+//! log tell of the same order.
 
 use std::sync::Arc;
 
@@ -81,7 +83,8 @@ pub struct TenantLock {
     pub changed: bool,
 }
 
-/// Locks or unlocks `tenant`, durably. Once a lock is answered, its keys are wiped, or go with the last request that was using them.
+/// Locks or unlocks `tenant`, durably. Once a lock is answered, its keys are wiped, or go with the
+/// last request that was using them.
 ///
 /// # Errors
 ///

@@ -4,7 +4,6 @@
 //! allows is refused.
 
 use std::convert::Infallible;
-use std::fmt;
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, RawPathParams, Request, State};
@@ -14,17 +13,16 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use axum::{RequestExt as _, Router};
-use data_encoding::HEXLOWER;
-use nimbus_manifests::TenantId;
 use tracing::{Instrument as _, Span};
 
 use super::App;
+use super::caller::{Caller, Identified};
 use super::error::{ApiError, Code};
 use super::parameters::{Extractors, Strict};
-use super::pipeline::RequestContext;
+use super::request_context::RequestContext;
 use super::token::Verdict;
 use crate::clock;
-use crate::control::{AccessKey, AccessKeyId, Identity, KeyError, KeyVerdict, Scope};
+use crate::control::{AccessKey, Identity, KeyError, KeyVerdict, Scope};
 use crate::error_chain::error_chain;
 use crate::runtime::acting_as;
 
@@ -41,60 +39,6 @@ pub enum Needs {
     Writing,
     /// The admin token.
     Administration,
-}
-
-/// Whom a request comes from: an extension of every request that needed a credential.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Caller {
-    /// Who holds the admin token.
-    Admin {
-        /// Tells one token from the next.
-        credential: CredentialId,
-    },
-    /// Who holds a tenant access key.
-    Key {
-        /// The key's public id.
-        id: AccessKeyId,
-        /// The tenant that it is for.
-        tenant: TenantId,
-        /// What it allows.
-        scope: Scope,
-    },
-}
-
-/// As logs name the caller: `admin:5f0c2a91`, `key:<id>`.
-impl fmt::Display for Caller {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Admin { credential } => write!(f, "admin:{credential}"),
-            Self::Key { id, .. } => write!(f, "key:{id}"),
-        }
-    }
-}
-
-/// The beginning of an admin token's SHA-256: enough to tell two tokens apart, nothing to guess one by.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct CredentialId([u8; 4]);
-
-impl CredentialId {
-    /// The id of the token with this SHA-256.
-    #[must_use]
-    pub fn of_digest(digest: &[u8; 32]) -> Self {
-        let [a, b, c, d, ..] = *digest;
-        Self([a, b, c, d])
-    }
-}
-
-impl fmt::Display for CredentialId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&HEXLOWER.encode(&self.0))
-    }
-}
-
-impl fmt::Debug for CredentialId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
 }
 
 /// A header that makes a request conditional, partial or repeatable. A route that does not honour one refuses it: passing over it would do
@@ -382,10 +326,6 @@ fn forbidden(needs: Needs) -> ApiError {
     ApiError::new(Code::NotAllowed, message)
 }
 
-/// Whom a request comes from, or why nobody is known: an extension of it until its route is found.
-#[derive(Debug, Clone)]
-pub(super) struct Identified(pub(super) Result<Caller, ApiError>);
-
 /// Looks at the credential, which takes no place among requests under way and reads no body.
 pub(super) async fn identify(app: &App, headers: &HeaderMap) -> Identified {
     Identified(match credential(headers) {
@@ -544,6 +484,7 @@ pub(super) const MAX_IDENTITY_BYTES: usize = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::caller::CredentialId;
 
     fn key(tenant: &str, scope: Scope) -> Caller {
         Caller::Key {

@@ -19,9 +19,8 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::error::{ApiError, Code};
+use super::error::{ApiError, Code, DEADLINE, crowded};
 use super::fair_permits::{FairPermits, Permit};
-use super::pipeline::{DEADLINE, crowded};
 use crate::budget::{self, Payer};
 use crate::documents::read_object;
 use crate::runtime::blocking;

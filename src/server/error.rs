@@ -5,6 +5,7 @@
 //! below, is for the operator and for the log, unless its maker says otherwise.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -453,6 +454,14 @@ pub(super) fn of_trouble(trouble: Trouble) -> Code {
         Trouble::Storage => Code::Unavailable,
     }
 }
+
+/// No more may be buffered.
+pub(super) fn crowded() -> ApiError {
+    ApiError::new(Code::ResourceExhausted, Limit::BufferedBytes.to_string()).for_everyone()
+}
+
+/// How long a request may take once its body is there.
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Where the rest of it stands.
 const IN_THE_LOG: &str = "the server's log says more under this requestId";

@@ -2,6 +2,7 @@
 
 mod access;
 mod body;
+mod caller;
 mod conditions;
 mod connections;
 pub mod error;
@@ -14,6 +15,7 @@ mod pace;
 mod parameters;
 mod pipeline;
 mod range;
+mod request_context;
 mod router;
 mod routes;
 pub mod tls;
@@ -29,8 +31,9 @@ use std::time::Duration;
 use nimbus_manifests::TenantId;
 use tokio::sync::watch;
 
-pub use access::{Caller, CredentialId, Needs, Route};
+pub use access::{Needs, Route};
 pub use body::MAX_BODY_BYTES;
+pub use caller::{Caller, CredentialId};
 pub use connections::Listener;
 pub use local::{Local, local};
 pub(crate) use operations::{Begun, OperationReport};
@@ -176,7 +179,7 @@ impl App {
             allowed_origins,
             places: Shares::new(MAX_REQUESTS, RESERVED_REQUESTS),
             bytes: budget::bytes(),
-            traffic: Traffic::new(),
+            traffic: Traffic::new(route_table().into_iter().map(|route| route.path)),
             document: openapi::document,
             trouble: Mutex::default(),
             shipper: Mutex::new(shipper),

@@ -5,8 +5,8 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest as _, Sha256};
 
-use super::access::Caller;
 use super::body::{self, FromBody, MOST_AT_ONCE, aside, permit};
+use super::caller::Caller;
 use super::error::{ApiError, Code};
 use crate::documents::Once;
 

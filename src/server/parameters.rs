@@ -19,8 +19,8 @@ use futures_util::future::Either;
 use nimbus_manifests::TenantId;
 
 use super::App;
-use super::access::Caller;
 use super::body::Body;
+use super::caller::Caller;
 use super::error::{ApiError, Code};
 use super::once::Keyed;
 use crate::documents::TableName;

@@ -7,12 +7,12 @@
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, HttpBody as _};
-use axum::extract::{MatchedPath, Request};
+use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
@@ -22,17 +22,15 @@ use tokio::time::{Instant as Moment, timeout_at};
 use tower_http::cors::{AllowOrigin, Cors, CorsLayer};
 use tower_layer::Layer as _;
 use tower_service::Service as _;
-use tracing::Span;
 
-use super::access::{Caller, Identified};
+use super::caller::{Caller, Identified};
 use super::connections::{Answers, Hold};
-use super::error::{ApiError, Code};
+use super::error::{ApiError, Code, DEADLINE, crowded};
 use super::pace::Received;
-use super::traffic::UNMATCHED;
+use super::request_context::RequestContext;
 use super::{App, access, once};
 use crate::budget::{self, Account, Payer, Refused};
 use crate::metrics;
-use crate::tenants::Limit;
 
 /// All routes, and what stands before them.
 #[derive(Clone)]
@@ -43,62 +41,6 @@ pub(super) struct Pipeline {
     for_pages: Cors<Router>,
     /// Requests come through the control socket.
     commands: bool,
-}
-
-/// What a request is known by: an extension of it.
-#[derive(Debug, Clone)]
-pub(super) struct RequestContext(Arc<Facts>);
-
-#[derive(Debug)]
-struct Facts {
-    id: String,
-    method: Method,
-    route: OnceLock<(MatchedPath, Span)>,
-}
-
-impl RequestContext {
-    fn new(id: String, method: Method) -> Self {
-        let route = OnceLock::new();
-        Self(Arc::new(Facts { id, method, route }))
-    }
-
-    /// The request's route was found. Gives the span in which it is answered.
-    pub(super) fn found(&self, path: &MatchedPath) -> Span {
-        let found = || (path.clone(), self.span(path.as_str()));
-        let (_path, span) = self.0.route.get_or_init(found);
-        span.clone()
-    }
-
-    /// The route's pattern, never the path: ids and names of tables stay out of the log.
-    fn route(&self) -> &str {
-        let found = self.0.route.get();
-        found.map_or(UNMATCHED, |(path, _span)| path.as_str())
-    }
-
-    fn span(&self, route: &str) -> Span {
-        let Facts { id, method, .. } = &*self.0;
-        tracing::info_span!("request", id, %method, route)
-    }
-
-    /// Says in the log what became of the request.
-    fn log(&self, status: axum::http::StatusCode, took: Duration, error: Option<&str>) {
-        let milliseconds = took.as_secs_f64() * 1000.0;
-        let (failed, slow) = (status.is_server_error() || error.is_some(), took >= SLOW);
-        if !failed && !slow && !tracing::enabled!(tracing::Level::DEBUG) {
-            return;
-        }
-        let found = self.0.route.get().map(|(_path, span)| span.clone());
-        found.unwrap_or_else(|| self.span(UNMATCHED)).in_scope(|| {
-            let status = status.as_u16();
-            if failed {
-                tracing::warn!(status, milliseconds, error, "answered");
-            } else if slow {
-                tracing::info!(status, milliseconds, "answered slowly");
-            } else {
-                tracing::debug!(status, milliseconds, "answered");
-            }
-        });
-    }
 }
 
 impl Pipeline {
@@ -356,11 +298,6 @@ fn exhausted(refused: Refused, payer: &Payer) -> ApiError {
     ApiError::new(Code::ResourceExhausted, message)
 }
 
-/// No more may be buffered.
-pub(super) fn crowded() -> ApiError {
-    ApiError::new(Code::ResourceExhausted, Limit::BufferedBytes.to_string()).for_everyone()
-}
-
 /// Who is charged for a request: whose credential it carries, whatever path it names.
 fn payer(Identified(caller): &Identified) -> Payer {
     match caller {
@@ -457,10 +394,6 @@ pub(super) fn is_loopback(origin: &str) -> bool {
 
 const REQUEST_ID: &str = "x-request-id";
 const MAX_ID_BYTES: usize = 128;
-/// What is logged although nothing went wrong.
-const SLOW: Duration = Duration::from_secs(1);
-/// How long a request may take once its body is there.
-pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 const LONG_DEADLINE: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use super::access::CredentialId;
+use super::caller::CredentialId;
 use crate::config::without_mark;
 use crate::process::{HomeError, user_dir};
 

@@ -9,7 +9,6 @@ use std::time::Duration;
 use axum::http::{Method, StatusCode};
 use metrics::{Counter, Histogram};
 
-use super::router::route_table;
 use crate::metrics::{HTTP_DURATION, HTTP_REQUESTS};
 
 /// What every route has answered.
@@ -26,12 +25,10 @@ struct Counted {
 }
 
 impl Traffic {
-    pub(super) fn new() -> Self {
-        let routes = route_table().into_iter();
+    /// Nothing was answered yet on these routes.
+    pub(super) fn new(routes: impl Iterator<Item = &'static str>) -> Self {
         Self {
-            routes: routes
-                .map(|route| (route.path, PerMethod::default()))
-                .collect(),
+            routes: routes.map(|path| (path, PerMethod::default())).collect(),
             unmatched: PerMethod::default(),
         }
     }

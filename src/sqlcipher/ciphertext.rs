@@ -130,8 +130,9 @@ impl Ciphertext {
         Ok(())
     }
 
-    /// How the file stands on the disk, where all that is committed is in it: standing so again means that nothing was written to it since. `None`
-    /// where frames of the WAL lie over it, or where it changed only now, so that another change could leave the same times.
+    /// How the file stands on the disk, where all that is committed is in it: standing so again
+    /// means that nothing was written to it since. `None` where frames of the WAL lie over it, or
+    /// where it changed only now, so that another change could leave the same times.
     pub(crate) fn on_disk(&self) -> Option<String> {
         let now = OnDisk::of(&self.path)?;
         let is_whole = self.moment.is_some_and(|moment| moment.frames.is_none());
@@ -168,7 +169,8 @@ impl Ciphertext {
     }
 }
 
-/// Which file it is, and when it was last changed. No program but the kernel chooses the time of its last change.
+/// Which file it is, and when it was last changed. No program but the kernel chooses the time of
+/// its last change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct OnDisk {
     device: u64,

@@ -100,7 +100,8 @@ pub trait TenantProvider: Debug + Send + Sync {
     /// held, so hold it for one request.
     async fn open(&self, tenant: &TenantId) -> Result<Arc<dyn TenantStore>, StoreError>;
 
-    /// Locks or unlocks a tenant where several servers share it; whether it was locked before. `None` where the control file has the locks.
+    /// Locks or unlocks a tenant where several servers share it; whether it was locked before.
+    /// `None` where the control file has the locks.
     async fn set_locked(
         &self,
         _tenant: &TenantId,

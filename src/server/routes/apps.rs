@@ -14,10 +14,9 @@ use super::tenant_id;
 use crate::budget;
 use crate::documents::deploy::{AppFile, AppPath, ContentHash};
 use crate::server::App;
-use crate::server::error::ApiError;
+use crate::server::error::{ApiError, crowded};
 use crate::server::openapi::shapes;
 use crate::server::parameters::PageQuery;
-use crate::server::pipeline::crowded;
 use crate::server::range::{self, Selection};
 use crate::tenants::{StoreError, TenantStore};
 

@@ -10,8 +10,8 @@ use utoipa::ToSchema;
 use crate::audit::{AuditLog, Reported, Verified};
 use crate::error_chain::error_chain;
 use crate::server::App;
-use crate::server::access::Caller;
 use crate::server::body::{Body, Plain};
+use crate::server::caller::Caller;
 use crate::server::error::{ApiError, Code};
 use crate::server::openapi::shapes;
 

@@ -438,7 +438,8 @@ fn tell(state: &State) {
     metrics::BACKUP_LAG.set(state.spool.bytes() as f64);
 }
 
-/// From here on the shipper is woken before its time: as many bytes as lie in memory. A thousand tenants that are written each second stay below.
+/// From here on the shipper is woken before its time: as many bytes as lie in memory. A thousand
+/// tenants that are written each second stay below.
 const MUCH: u64 = 16 << 20;
 /// How long a checkpoint under way is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
