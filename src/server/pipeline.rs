@@ -75,7 +75,7 @@ impl Pipeline {
         let is_operator = payer == Payer::Operator;
         request.extensions_mut().insert(identified);
         let (mut response, holding) = self.guarded(request, &payer).await;
-        let id = &context.0.id;
+        let id = context.id();
         let mut for_log = None;
         if let Some(error) = response.extensions_mut().remove::<ApiError>() {
             for_log = error.for_log();
@@ -97,7 +97,7 @@ impl Pipeline {
         for_programs(headers);
         let (status, took) = (response.status(), started.elapsed());
         let traffic = &self.app.traffic;
-        traffic.record(context.route(), &context.0.method, status, took);
+        traffic.record(context.route(), context.method(), status, took);
         context.log(status, took, for_log.as_deref());
         (response, holding)
     }

@@ -26,6 +26,14 @@ impl RequestContext {
         Self(Arc::new(Facts { id, method, route }))
     }
 
+    pub(super) fn id(&self) -> &str {
+        &self.0.id
+    }
+
+    pub(super) fn method(&self) -> &Method {
+        &self.0.method
+    }
+
     /// The request's route was found. Gives the span in which it is answered.
     pub(super) fn found(&self, path: &MatchedPath) -> Span {
         let found = || (path.clone(), self.span(path.as_str()));
