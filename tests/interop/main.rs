@@ -120,7 +120,7 @@ fn python_takes_a_tenant_as_it_was_at_an_instant_out_of_what_was_shipped() {
     let mut packs: Vec<_> = packs.map(|entry| entry.expect("a pack").path()).collect();
     packs.sort();
     let pack = &packs[0];
-    let mut bytes = fs::read(&pack).expect("a pack");
+    let mut bytes = fs::read(pack).expect("a pack");
     let at = match text(pack).ends_with("0000000001") {
         true => 30,
         false => bytes.len() / 2,
