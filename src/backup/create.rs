@@ -6,6 +6,7 @@
 //!
 //! A tenant whose files cannot be read is named in the catalogue with the reason, and keeps no other from being saved.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -208,10 +209,9 @@ impl Deployment {
             (Arc::clone(&self.control), state.copies),
         );
         saving.condemned = condemned;
-        let tenants = stream::iter(
-            due.into_iter()
-                .map(|tenant| saving.tenant(&capture, tenant)),
-        );
+        let (count, mut rest) = (due.len(), BTreeSet::from_iter(due));
+        let next = (0..count).filter_map(|_| capture.next(&mut rest));
+        let tenants = stream::iter(next.map(|tenant| saving.tenant(&capture, tenant)));
         let mut tenants: Vec<StoredFile> = tenants.buffer_unordered(AT_ONCE).try_collect().await?;
         let held_up = moment.held_up;
         drop(moment);

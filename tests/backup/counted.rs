@@ -87,7 +87,7 @@ fn each(tenants: usize, work: impl Fn(usize) + Sync) {
 }
 
 /// The tenants of which the server has a file open.
-fn open_tenants(server: &Server) -> BTreeSet<String> {
+pub(super) fn open_tenants(server: &Server) -> BTreeSet<String> {
     let files = fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("its files");
     let targets = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
     let tenant = |path: std::path::PathBuf| {

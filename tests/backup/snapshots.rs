@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nimbus_test_support::files_under;
 use serde_json::json;
 
+use super::counted::open_tenants;
 use super::{CANARY, add, backup, filled, machine, notes, restore, start_on};
 
 #[test]
@@ -333,4 +334,65 @@ fn tenants_are_opened_written_and_deleted_while_a_snapshot_is_made() {
         assert!((least..=least + 1).contains(&found), "{tenant}: {found}");
     }
     restored.stop();
+}
+
+#[test]
+fn tenants_that_are_opened_before_their_turn_wait_so_that_few_are_held() {
+    const TENANTS: usize = 40;
+    let machine = machine();
+    let names: Vec<String> = (0..TENANTS)
+        .map(|number| format!("t-{number:03}"))
+        .collect();
+    filled(
+        &machine,
+        &names.iter().map(String::as_str).collect::<Vec<_>>(),
+    )
+    .stop();
+    // Two are open at once, four more are held at once, and there is time to ask for all.
+    let mut start = machine.nimbus(&["start", "--port", "0", "--max-open-tenants", "2"]);
+    let points = "backup::frozen=sleep(3000);capture::most-opened=return";
+    let server = machine.start_command({
+        let _ = start.env("FAILPOINTS", points);
+        start
+    });
+    let (_, begun) = server.request(
+        "POST",
+        "/api/admin/backups",
+        Some(&json!({"to": machine.path("repo")})),
+    );
+    let operation = begun["operation"].as_str().expect("its id");
+    let operation = format!("/api/admin/operations/{operation}");
+    let repository = machine.path("repo/nimbus-repository");
+    while !repository.exists() && server.get(&operation)["state"] == "running" {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let most = std::thread::scope(|scope| {
+        let readers: Vec<_> = names
+            .chunks(TENANTS / 4)
+            .map(|names| {
+                let server = &server;
+                scope.spawn(move || {
+                    for tenant in names {
+                        assert_eq!(notes(server, tenant).len(), 3);
+                    }
+                })
+            })
+            .collect();
+        let mut most = 0;
+        while server.get(&operation)["state"] == "running" {
+            most = most.max(open_tenants(&server).len());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        for reader in readers {
+            reader.join().expect("it was served");
+        }
+        most
+    });
+    let ended = server.get(&operation);
+    assert_eq!(ended["state"], "done", "{ended}");
+    server.stop();
+    // Those that are open, held and being opened, and those that are being read.
+    assert!((3..=2 + 4 + 4 + 12).contains(&most), "{most}");
+    let _ = backup(&machine, &["verify", "--from", "repo"]).expect(0, &["all authentic"]);
+    let _ = restore(&machine, "new", &[]).expect(0, &["40 tenants"]);
 }

@@ -20,6 +20,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use nimbus_manifests::TenantId;
+use tokio::{sync::Notify, time::timeout};
 
 use super::captured::{Captured, manifest_of};
 use super::commit_log::{CommitLog, Mark};
@@ -41,6 +42,8 @@ pub struct Instants {
 pub struct Capture {
     dir: PathBuf,
     state: Mutex<State>,
+    /// Told when a tenant was read.
+    read: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -50,6 +53,8 @@ struct State {
     held: BTreeMap<TenantId, HeldTenant>,
     /// The tenants that there were at the moment, and that were not read yet.
     due: BTreeSet<TenantId>,
+    /// Those of them that were opened since the moment: they cost descriptors until they are read.
+    opened: BTreeSet<TenantId>,
 }
 
 #[derive(Debug)]
@@ -120,11 +125,20 @@ impl Instants {
         }
     }
 
+    /// Waits, while a backup is under way, until few tenants are held that were opened before their
+    /// turn: each takes two descriptors.
+    pub(super) async fn admit(&self) {
+        if let Some(capture) = self.capture.load_full() {
+            capture.admit().await;
+        }
+    }
+
     /// Begins a capture of the tenants in `dir`: those that are opened from here on are held.
     pub(in crate::tenants) fn begin(self: &Arc<Self>, dir: PathBuf) -> Capturing {
         let capture = Arc::new(Capture {
             dir,
             state: Mutex::default(),
+            read: Notify::new(),
         });
         self.capture.store(Some(Arc::clone(&capture)));
         Capturing {
@@ -174,7 +188,10 @@ impl Drop for Capturing {
         let mut state = self.capture.state();
         state.due.clear();
         state.held.clear();
+        state.opened.clear();
         state.noted = true;
+        drop(state);
+        self.capture.read.notify_waiters();
     }
 }
 
@@ -186,6 +203,38 @@ impl Capture {
     /// The tenants that are to be read.
     pub(crate) fn due(&self) -> Vec<TenantId> {
         self.state().due.iter().cloned().collect()
+    }
+
+    /// Takes the next of `rest` to be read: one that was opened before its turn, if there is any.
+    pub(crate) fn next(&self, rest: &mut BTreeSet<TenantId>) -> Option<TenantId> {
+        let opened = {
+            let state = self.state();
+            let mut opened = state.opened.iter();
+            opened.find(|tenant| rest.contains(*tenant)).cloned()
+        };
+        match opened {
+            Some(tenant) => rest.take(&tenant),
+            None => rest.pop_first(),
+        }
+    }
+
+    /// Waits until a tenant may be opened before its turn. A backup that does not go on is not
+    /// waited for long.
+    async fn admit(&self) {
+        let admitted = async {
+            loop {
+                let read = self.read.notified();
+                tokio::pin!(read);
+                let _is_told = read.as_mut().enable();
+                if self.state().opened.len() < most_opened() {
+                    return;
+                }
+                read.await;
+            }
+        };
+        if timeout(PATIENCE, admitted).await.is_err() {
+            tracing::warn!("a tenant is opened although the backup under way holds many already");
+        }
     }
 
     /// How long its database is now, for progress.
@@ -216,6 +265,7 @@ impl Capture {
         if state.noted {
             captured.pages.settle()?;
             captured.pages.locate()?;
+            state.opened.insert(tenant.clone());
         }
         let held = HeldTenant::new(captured, is_held);
         drop(state.held.insert(tenant.clone(), held));
@@ -253,6 +303,9 @@ impl Capture {
         let mut state = self.state();
         state.due.remove(tenant);
         drop(state.held.remove(tenant));
+        state.opened.remove(tenant);
+        drop(state);
+        self.read.notify_waiters();
     }
 
     fn path(&self, tenant: &TenantId) -> PathBuf {
@@ -293,7 +346,14 @@ fn locked(captured: &Mutex<Captured>) -> MutexGuard<'_, Captured> {
     captured.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How long a checkpoint under way is waited for.
+/// How many tenants that were opened before their turn are held at once, but for those that are
+/// being opened already.
+fn most_opened() -> usize {
+    ::fail::fail_point!("capture::most-opened", |_| 4);
+    256
+}
+
+/// How long a checkpoint under way is waited for, and a turn to be opened.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The same while no commit passes.
 const NO_PATIENCE: Duration = Duration::from_millis(20);
