@@ -25,8 +25,8 @@ pub enum Location {
 pub struct Places {
     /// Directories of data.
     pub dirs: Vec<PathBuf>,
-    /// Keys that lie on this machine.
-    pub keys: Vec<PathBuf>,
+    /// Keys that lie on this machine, each with the directory that keys lie in.
+    pub keys: Vec<(PathBuf, PathBuf)>,
 }
 
 /// How S3 is reached, where that is not AWS's own for the region of the chain.
@@ -132,8 +132,7 @@ impl Location {
                 ));
             }
         }
-        for key in &places.keys {
-            let home = nimbus_keyproviders::keyfile::parent(key);
+        for (home, key) in &places.keys {
             let (home, key) = (real(home), real(key));
             // Beside it, below the directory of the key, or around the key.
             if place.starts_with(&home) || key.starts_with(&place) {

@@ -1,9 +1,9 @@
 //! Backups, from what was said of them, and what a repository must lie apart from.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nimbus_keyproviders::ProviderConfig;
+use nimbus_keyproviders::{ProviderConfig, keyfile};
 
 use super::bytes::Bytes;
 use super::duration::Time;
@@ -80,15 +80,16 @@ impl Places {
     }
 }
 
-/// Files and directories of keys that the settings name.
-fn keys(settings: &Settings) -> Vec<PathBuf> {
+/// Keys that the settings name, each with the directory that keys lie in.
+fn keys(settings: &Settings) -> Vec<(PathBuf, PathBuf)> {
+    let file = |path: &Path| Some((keyfile::parent(path).to_owned(), path.to_owned()));
     let of = |config: &ProviderConfig| match config {
-        ProviderConfig::MasterKeyFile { path } => Some(path.clone()),
-        ProviderConfig::KeyDir { dir } => Some(dir.clone()),
+        ProviderConfig::MasterKeyFile { path } => file(path),
+        ProviderConfig::KeyDir { dir } => Some((dir.clone(), dir.clone())),
         _ => None,
     };
     let current = match &settings.provider {
-        ProviderChoice::Default(path) => Some(path.clone()),
+        ProviderChoice::Default(path) => file(path),
         ProviderChoice::Configured(config) => of(config),
         ProviderChoice::Off => None,
     };

@@ -275,6 +275,11 @@ fn a_tenant_whose_keys_are_not_at_hand_is_not_restored() {
     let server = machine.start(&dir);
     let _ = server.create("/api/tenants", &json!({"id": "a"}));
     server.stop();
+    let inside = keys.join("repo");
+    for to in [as_str(&inside), as_str(&keys)] {
+        let _ = backup_with(&machine, &["create", "--to", to], &settings)
+            .expect(1, &["lies beside the key"]);
+    }
     let _ = backup_with(&machine, &["create", "--to", "repo"], &settings).expect(0, &["1 tenant"]);
     assert_eq!(key.len(), 1, "{key:?}");
     fs::remove_file(&key[0]).expect("the tenant's key goes");

@@ -428,6 +428,7 @@ fn nothing_that_reads_input_builds_what_it_does_not_know() {
     const TREES: &[&str] = &[
         "documents/query/reference.rs",
         "documents/schema/cost.rs",
+        "documents/schema/field_type.rs",
         "documents/schema/json_schema.rs",
         "documents/schema/metered.rs",
         "documents/schema/rules.rs",
@@ -435,7 +436,12 @@ fn nothing_that_reads_input_builds_what_it_does_not_know() {
         "documents/schema/weight.rs",
     ];
     // What the server wrote itself.
-    const STORED: &[&str] = &["tenants/relational/schemas.rs", "tenants/sqlite/schemas.rs"];
+    const STORED: &[&str] = &[
+        // Answers, which commands read.
+        "server/operations.rs",
+        "tenants/relational/schemas.rs",
+        "tenants/sqlite/indexes.rs",
+    ];
     let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
     let mut readers = 0;
     for part in ["documents", "server", "tenants"] {
