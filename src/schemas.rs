@@ -7,8 +7,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 macro_rules! schema {
     ($(#[doc = $doc:literal])* $name:ident = $make:expr;) => {
         $(#[doc = $doc])*
-        #[allow(dead_code, reason = "a schema is described, never made")]
-        pub(crate) struct $name;
+        pub(crate) enum $name {}
 
         impl utoipa::PartialSchema for $name {
             fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {

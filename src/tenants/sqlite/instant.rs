@@ -57,6 +57,14 @@ struct State {
     opened: BTreeSet<TenantId>,
 }
 
+impl State {
+    /// Whether to open a tenant costs nothing more, or little is held yet.
+    fn admits(&self, tenant: &TenantId) -> bool {
+        let is_held_anew = self.due.contains(tenant) && !self.held.contains_key(tenant);
+        !is_held_anew || self.opened.len() < most_opened()
+    }
+}
+
 #[derive(Debug)]
 struct HeldTenant {
     /// Locked by who reads it, for as long as that takes.
@@ -127,9 +135,9 @@ impl Instants {
 
     /// Waits, while a backup is under way, until few tenants are held that were opened before their
     /// turn: each takes two descriptors.
-    pub(super) async fn admit(&self) {
+    pub(super) async fn admit(&self, tenant: &TenantId) {
         if let Some(capture) = self.capture.load_full() {
-            capture.admit().await;
+            capture.admit(tenant).await;
         }
     }
 
@@ -218,22 +226,22 @@ impl Capture {
         }
     }
 
-    /// Waits until a tenant may be opened before its turn. A backup that does not go on is not
-    /// waited for long.
-    async fn admit(&self) {
+    /// Waits until a tenant may be opened, if that is before its turn. A backup that does not go on
+    /// is not waited for long.
+    async fn admit(&self, tenant: &TenantId) {
         let admitted = async {
             loop {
                 let read = self.read.notified();
                 tokio::pin!(read);
                 let _is_told = read.as_mut().enable();
-                if self.state().opened.len() < most_opened() {
+                if self.state().admits(tenant) {
                     return;
                 }
                 read.await;
             }
         };
         if timeout(PATIENCE, admitted).await.is_err() {
-            tracing::warn!("a tenant is opened although the backup under way holds many already");
+            tracing::warn!(%tenant, "opened although the backup under way holds many tenants already");
         }
     }
 
@@ -357,3 +365,24 @@ fn most_opened() -> usize {
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The same while no commit passes.
 const NO_PATIENCE: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_tenants_that_would_be_held_anew_wait_for_others_to_be_read() {
+        let tenant = |number: usize| format!("t-{number}").parse::<TenantId>().unwrap();
+        let mut state = State {
+            due: (0..=most_opened()).map(tenant).collect(),
+            ..State::default()
+        };
+        assert!(state.admits(&tenant(0)));
+        state.opened = (1..=most_opened()).map(tenant).collect();
+        assert!(!state.admits(&tenant(0)));
+        // Made since the moment, or read already.
+        assert!(state.admits(&tenant(most_opened() + 1)));
+        state.opened.remove(&tenant(1));
+        assert!(state.admits(&tenant(0)));
+    }
+}

@@ -175,7 +175,7 @@ impl Backend for SqliteFiles {
         let (room, instants) = (Arc::clone(&self.room), Arc::clone(&self.instants));
         let (held, of) = (Arc::clone(&self.instants), tenant.clone());
         if held.is_capturing() {
-            held.admit().await;
+            held.admit(tenant).await;
             blocking(move || held.before_use(&of)).await;
         }
         let establish = move |database| {
