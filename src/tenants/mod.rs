@@ -10,6 +10,7 @@ mod conformance;
 mod cursors;
 mod deploys;
 mod error;
+mod following;
 #[cfg(test)]
 pub(crate) mod full_list;
 mod group_commit;

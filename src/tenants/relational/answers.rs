@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, ops::Range};
 use super::{
     engine::{Engine, Malformed, Row, Value, values},
     held::Table,
-    known::Ends,
     transaction::RelationalTransaction,
+    writes::Ends,
 };
 use crate::documents::Once;
 use crate::tenants::StoreError;

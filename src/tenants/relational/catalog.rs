@@ -26,7 +26,7 @@ use super::{
         Connection as _, Engine, Failure, Malformed, Row, Statement, Stops, Value, spell, values,
     },
     reader::COMMIT,
-    store::{PATIENCE, ask, patiently},
+    space::{PATIENCE, ask, patiently},
 };
 use crate::clock::{self, Moment};
 use crate::control::{AccessKeyId, KeyIndex, KeyRecord};
@@ -39,7 +39,7 @@ use crate::tenants::others::{SharedListener, SharedStanding, SharedTenants};
 #[derive(Debug)]
 pub struct Catalog<E> {
     pub(super) engine: Arc<E>,
-    known: RwLock<Known>,
+    known: RwLock<Memory>,
     /// Held while the database is looked at and memory changed: looks are taken over in their order.
     looking: Mutex<()>,
     /// When the last look that succeeded began, and what the engine's clock said when it ended.
@@ -62,7 +62,7 @@ struct Seen {
 
 /// The memory of one server.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct Memory {
     /// Of the last change that is in it.
     number: i64,
     tenants: BTreeMap<TenantId, TenantRow>,
@@ -308,11 +308,11 @@ impl<E: Engine> Catalog<E> {
         looked
     }
 
-    pub(super) fn known(&self) -> RwLockReadGuard<'_, Known> {
+    pub(super) fn known(&self) -> RwLockReadGuard<'_, Memory> {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn known_mut(&self) -> RwLockWriteGuard<'_, Known> {
+    fn known_mut(&self) -> RwLockWriteGuard<'_, Memory> {
         self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 

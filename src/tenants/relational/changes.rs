@@ -29,7 +29,7 @@ use super::{
     engine::{Connection as _, Engine, Failure, FailureKind, Statement, Stops, values},
     layout,
     reader::{COMMIT, ROLLBACK},
-    store::{Space, patiently},
+    space::{Space, patiently},
 };
 use crate::failpoints::crash_point;
 use crate::tenants::{CURSOR_KEY_BYTES, StoreError};

@@ -3,12 +3,9 @@
 use super::{
     engine::{Engine, Row, parameter_rows, values},
     held::Table,
-    keys::Cut,
     reader::{DOCUMENT, Fetched, stored_document},
-    schemas::Index,
     transaction::RelationalTransaction,
 };
-use crate::documents::query::evaluate;
 use crate::documents::{Document, DocumentId, Fields, Mutation};
 use crate::tenants::StoreError;
 use crate::tenants::backend::{Conflict, TableNumber, Wanted};
@@ -162,33 +159,6 @@ impl<E: Engine> RelationalTransaction<E> {
             }
         }
         Ok(Ok(()))
-    }
-}
-
-impl Index {
-    /// The entry of a document with these fields, and whether it has a value in all of the index's:
-    /// what has none is not compared.
-    pub(super) fn entry(&self, fields: &Fields) -> (Vec<u8>, bool) {
-        let cut = self.cut();
-        let (mut key, mut valued) = (Vec::new(), true);
-        for names in &self.fields {
-            let found = evaluate::at_path(fields, names);
-            valued &= found.rank.is_compared();
-            cut.push(&mut key, &found);
-        }
-        (key, valued)
-    }
-
-    pub(super) fn cut(&self) -> Cut {
-        Cut::for_fields(self.fields.len())
-    }
-
-    pub(super) fn conflict(&self) -> Conflict {
-        let fields = self.fields.iter();
-        Conflict::Index {
-            name: self.name.clone(),
-            fields: fields.map(|names| names.join(".")).collect(),
-        }
     }
 }
 

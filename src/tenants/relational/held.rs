@@ -5,10 +5,7 @@
 //! A savepoint is a mark in the list. Only where something must be read that the memory does not
 //! know are writes sent before the commit, and open savepoints made in the engine with them.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    hash::Hash,
-};
+use std::collections::BTreeMap;
 
 use super::engine::{Statement, Value, parameter_rows};
 
@@ -201,54 +198,6 @@ fn weight(value: &Value) -> usize {
     }
 }
 
-/// What a transaction knows of rows: as the engine has them, or as it has changed them.
-#[derive(Debug)]
-pub(super) struct Known<K, V> {
-    now: HashMap<K, V>,
-    /// What was there before each change.
-    before: Vec<(K, Option<V>)>,
-}
-
-impl<K, V> Default for Known<K, V> {
-    fn default() -> Self {
-        Self {
-            now: HashMap::new(),
-            before: Vec::new(),
-        }
-    }
-}
-
-impl<K: Eq + Hash + Clone, V> Known<K, V> {
-    pub(super) fn get(&self, key: &K) -> Option<&V> {
-        self.now.get(key)
-    }
-
-    /// The engine has it so, and this transaction has not changed it.
-    pub(super) fn learn(&mut self, key: K, value: V) {
-        let _known = self.now.entry(key).or_insert(value);
-    }
-
-    /// This transaction changes it.
-    pub(super) fn set(&mut self, key: K, value: V) {
-        let before = self.now.insert(key.clone(), value);
-        self.before.push((key, before));
-    }
-
-    pub(super) fn mark(&self) -> usize {
-        self.before.len()
-    }
-
-    /// Takes back the changes since a mark.
-    pub(super) fn undo(&mut self, mark: usize) {
-        for (key, before) in self.before.drain(mark..).rev() {
-            let _undone = match before {
-                Some(before) => self.now.insert(key, before),
-                None => self.now.remove(&key),
-            };
-        }
-    }
-}
-
 /// Parameters of one statement, at most: Postgres takes 65535, SQLite 32766.
 const MAX_PARAMETERS: usize = 30_000;
 /// Bytes of one statement, about. MariaDB takes 16 MiB.
@@ -290,20 +239,5 @@ mod tests {
             sent[1].values,
             values![1_i64, "1", 7_i64, 1_i64, "3", 9_i64]
         );
-    }
-
-    #[test]
-    fn what_is_undone_is_as_it_was_and_what_was_learned_stays() {
-        let mut known = Known::default();
-        known.learn("a", 1);
-        known.set("b", 2);
-        let mark = known.mark();
-        known.set("a", 3);
-        known.set("a", 4);
-        known.set("c", 5);
-        known.learn("d", 6);
-        known.undo(mark);
-        let now = ["a", "b", "c", "d"].map(|key| known.get(&key).copied());
-        assert_eq!(now, [Some(1), Some(2), None, Some(6)]);
     }
 }

@@ -5,9 +5,9 @@
 
 use super::{
     engine::{Value, values},
+    index::Index,
     keys::Cut,
     reader::DOCUMENT,
-    schemas::Index,
 };
 use crate::documents::query::evaluate::Found;
 use crate::documents::query::{

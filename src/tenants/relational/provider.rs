@@ -10,7 +10,8 @@ use super::{
     catalog::{Catalog, Shared, failed},
     engine::{Connection as _, Engine, FailureKind, Malformed, Statement, Stops},
     reader::Reader,
-    store::{RelationalStorage, Space, ask},
+    space::{Space, ask},
+    storage::RelationalStorage,
     watch::watch,
 };
 use crate::envelope::{Envelope, Intent};

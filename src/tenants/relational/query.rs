@@ -15,7 +15,7 @@ use super::{
     keys,
     plan::{Plan, Walk},
     reader::{DOCUMENT, Reader, stored_document},
-    store::Space,
+    space::Space,
 };
 use crate::documents::query::{
     Condition, Field, Key, Position, Query, QueryPage, TypeRank, Value as Given, evaluate,

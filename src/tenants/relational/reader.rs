@@ -13,8 +13,8 @@ use super::{
         values,
     },
     held::{self, Write},
-    known::Writes,
-    store::{Space, ask, patiently},
+    space::{Space, ask, patiently},
+    writes::Writes,
 };
 use crate::documents::{Document, DocumentId, TableName};
 use crate::tenants::StoreError;

@@ -8,6 +8,7 @@ use super::{
     documents::CHUNK,
     engine::{Engine, Malformed, Row, Value, values},
     held::{self, Table, Write},
+    index::Index,
     reader::{Reader, stored_fields},
     transaction::RelationalTransaction,
 };
@@ -15,17 +16,6 @@ use crate::documents::TableName;
 use crate::documents::schema::{IndexRule, TableSchema};
 use crate::tenants::backend::{Conflict, SchemaRows, SchemaWrites, StoredIndex, TableNumber};
 use crate::tenants::{Listed, StoreError};
-
-/// An index of a table.
-#[derive(Debug, Clone)]
-pub(super) struct Index {
-    pub(super) slot: i64,
-    /// As its schema calls it.
-    pub(super) name: String,
-    /// The names on the way to each field.
-    pub(super) fields: Vec<Vec<String>>,
-    pub(super) unique: bool,
-}
 
 /// What an index is on, as it is stored.
 #[derive(Debug, Serialize, Deserialize)]

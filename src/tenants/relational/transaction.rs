@@ -29,10 +29,10 @@ use super::{
         values,
     },
     held::{self, Table, Write},
-    known::Writes,
+    index::Index,
     reader::{COMMIT, ROLLBACK, Reader},
-    schemas::Index,
-    store::{Space, patiently},
+    space::{Space, patiently},
+    writes::Writes,
 };
 use crate::documents::Mutation;
 use crate::failpoints::crash_point;

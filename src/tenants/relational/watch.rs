@@ -12,7 +12,7 @@ use super::{
     catalog::{Catalog, POLL, failed, malformed},
     engine::{Connection as _, Engine, Malformed, Row, Statement, Stops, values},
     reader::COMMIT,
-    store::patiently,
+    space::patiently,
 };
 use crate::control;
 use crate::runtime::{blocking, panic_point};

@@ -39,7 +39,7 @@ use super::{
     catalog::Catalog,
     engine::{Connection, Engine, Failure, FailureKind, Malformed, Row, Statement, Stops, Value},
     provider::Relational,
-    store::PATIENCE,
+    space::PATIENCE,
 };
 use crate::runtime::short_task;
 use crate::tenants::{StoreError, Tenants};

@@ -2,7 +2,8 @@
 
 use super::{
     engine::Statement,
-    held::{Known, Table, Write},
+    held::{Table, Write},
+    undo_map::UndoMap,
 };
 use crate::documents::schedule::{CronName, CronState, Job, JobId};
 use crate::documents::{Document, DocumentId};
@@ -26,14 +27,14 @@ pub(super) struct Writes {
     pub(super) scheduling: bool,
     /// Whether something was written that the list does not have.
     pub(super) unlisted: bool,
-    pub(super) documents: Known<(TableNumber, DocumentId), Option<(i64, Document)>>,
+    pub(super) documents: UndoMap<(TableNumber, DocumentId), Option<(i64, Document)>>,
     /// Whose an entry of a unique index is.
-    pub(super) uniques: Known<(i64, Vec<u8>), Option<i64>>,
-    pub(super) answers: Known<[u8; 32], Option<(i64, StoredAnswer)>>,
-    pub(super) counts: Known<[u8; 32], (i64, i64)>,
-    pub(super) jobs: Known<JobId, Option<Job>>,
+    pub(super) uniques: UndoMap<(i64, Vec<u8>), Option<i64>>,
+    pub(super) answers: UndoMap<[u8; 32], Option<(i64, StoredAnswer)>>,
+    pub(super) counts: UndoMap<[u8; 32], (i64, i64)>,
+    pub(super) jobs: UndoMap<JobId, Option<Job>>,
     /// Crons, and what the clock said when their next times were reckoned.
-    pub(super) crons: Known<CronName, Option<(CronState, i64)>>,
+    pub(super) crons: UndoMap<CronName, Option<(CronState, i64)>>,
     pub(super) job_count: Option<i64>,
     pub(super) ends: Option<Ends>,
 }

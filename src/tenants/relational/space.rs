@@ -1,4 +1,4 @@
-//! One open tenant: where its tables are, and how statements reach them.
+//! Where the tables of an open tenant are, and how statements reach them.
 
 use std::{
     fmt,
@@ -12,16 +12,11 @@ use std::{
 
 use nimbus_manifests::TenantId;
 
-use super::{
-    engine::{
-        Connection as _, Engine, Failure, FailureKind, Malformed, Statement, Stops, Value, spell,
-    },
-    reader::Reader,
-    transaction::RelationalTransaction,
+use super::engine::{
+    Connection as _, Engine, Failure, FailureKind, Malformed, Row, Statement, Stops, Value, spell,
 };
 use crate::budget;
 use crate::tenants::StoreError;
-use crate::tenants::backend::{Standing, Storage};
 use crate::tenants::error::{EngineFault, Limit};
 
 /// An open tenant, shared by its connections.
@@ -75,6 +70,10 @@ impl<E: Engine> Space<E> {
     /// The tenant is to be opened afresh.
     pub(super) fn lose(&self) {
         self.lost.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// What a failure of the engine means for the tenant.
@@ -151,42 +150,13 @@ pub(super) fn ask<E: Engine>(
     engine: &E,
     stops: &Stops,
     statement: &Statement,
-) -> Result<Vec<super::engine::Row>, Failure> {
+) -> Result<Vec<Row>, Failure> {
     let statements = std::slice::from_ref(statement);
     let (mut rows, connection) = patiently(engine, stops, |connection| {
         connection.run(statements, stops)
     })?;
     connection.give_back();
     Ok(rows.pop().unwrap_or_default())
-}
-
-/// The storage of an open tenant.
-#[derive(Debug)]
-pub struct RelationalStorage<E>(pub(super) Arc<Space<E>>);
-
-impl<E: Engine> Storage for RelationalStorage<E> {
-    type Rows = Reader<E>;
-    type Transaction = RelationalTransaction<E>;
-
-    fn reader(&self) -> Result<Reader<E>, StoreError> {
-        Ok(Reader::new(&self.0))
-    }
-
-    fn writer(&self, halted: &Arc<AtomicBool>) -> Result<RelationalTransaction<E>, StoreError> {
-        Ok(RelationalTransaction::new(&self.0, halted))
-    }
-
-    fn is_lost(&self) -> bool {
-        self.0.lost.load(Ordering::Relaxed)
-    }
-
-    fn standing(&self) -> Standing {
-        Standing::Good
-    }
-
-    fn withheld(&self) -> Option<StoreError> {
-        None
-    }
 }
 
 /// How long an engine that is away is waited for: a restart, or another that takes its place.
