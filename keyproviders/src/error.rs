@@ -7,8 +7,9 @@ use std::time::Duration;
 use nimbus_manifests::{KeyId, ProviderKind, Subject, WrapAlgorithm};
 
 use crate::aws_kms::KmsError;
+use crate::failure_class::FailureClass;
+use crate::path::parent;
 use crate::random::RandomError;
-use crate::recovery::RecipientError;
 
 /// Why a provider could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +23,7 @@ pub enum ProviderError {
         "there is no key for {subject}: {} does not exist; put it back from its backup, or, if \
          nothing was ever encrypted for this subject, make one with \
          `nimbus encryption keygen --key-dir {} --subject {subject}`",
-        path.display(), crate::keyfile::parent(path).display()
+        path.display(), parent(path).display()
     )]
     SubjectKeyMissing {
         /// Whose key it would be.
@@ -145,17 +146,6 @@ pub enum Unproven {
     /// It is not what a recipient can read.
     #[error("it is not a well-formed age file for the recipient")]
     Malformed,
-}
-
-/// What a failure means for a key that is already in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailureClass {
-    /// The answer was no: the key is gone, disabled or withheld. A lease on it ends now.
-    Denied,
-    /// There was no answer. A lease rides on for its grace.
-    Unavailable,
-    /// The key answers, and this wrap or this configuration is wrong. Says nothing about a lease.
-    Invalid,
 }
 
 impl ProviderError {
@@ -388,5 +378,45 @@ pub enum KeyFileError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+}
+
+/// Why a text is not a recovery recipient.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecipientError {
+    /// It is the private half. Not repeated here, so that no log gets it.
+    #[error(
+        "this is an age identity (a secret key), not a recipient: give the public key that \
+         `age-keygen -y <file>` prints, and consider the identity exposed"
+    )]
+    SecretKey,
+    /// It is a recipient of another kind: SSH, a plugin, post-quantum.
+    #[error(
+        "{given} is not an X25519 recipient: make an identity with `age-keygen` and give its age1… public key"
+    )]
+    NotX25519 {
+        /// What was given.
+        given: String,
+    },
+    /// Its point is of low order: anybody could open what is wrapped to it, and no identity belongs
+    /// to it.
+    #[error(
+        "{given} is not the public half of any identity (its point is of low order): give the \
+         age1… public key that `age-keygen -y <file>` prints"
+    )]
+    LowOrder {
+        /// What was given.
+        given: String,
+    },
+    /// It is no age recipient.
+    #[error(
+        "{given} is not an age recipient ({reason}): give the age1… public key that `age-keygen -y <file>` prints"
+    )]
+    Invalid {
+        /// What was given.
+        given: String,
+        /// What the parser found.
+        reason: &'static str,
     },
 }

@@ -23,6 +23,7 @@ use crate::error::KeyFileError;
 use crate::local::LocalKey;
 use crate::memory::KEY_BYTES;
 use crate::mounted::is_private;
+pub use crate::path::parent;
 use crate::random::SecureRandom;
 
 /// Reads the key in the file at `path`.
@@ -232,17 +233,6 @@ fn read_up_to(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(length)
-}
-
-/// The directory that holds `path`. `Path::parent` answers an empty path for a bare name, which no
-/// system call takes.
-#[must_use]
-#[expect(clippy::disallowed_methods, reason = "this is what the lint points to")]
-pub fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    }
 }
 
 /// Makes the missing directories down to `directory`, each 0700 and durable.

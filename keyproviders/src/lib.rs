@@ -40,6 +40,7 @@
 pub mod aws_kms;
 mod config;
 mod error;
+mod failure_class;
 pub mod identity;
 pub mod key_dir;
 pub mod keyfile;
@@ -54,6 +55,7 @@ pub mod master_key_file;
 mod memory;
 mod memory_provider;
 mod mounted;
+mod path;
 pub mod proof;
 mod provider;
 mod random;
@@ -61,7 +63,8 @@ pub mod recovery;
 
 pub use aws_kms::same_key;
 pub use config::ProviderConfig;
-pub use error::{FailureClass, KeyFileError, ProviderError, Unproven};
+pub use error::{KeyFileError, ProviderError, Unproven};
+pub use failure_class::FailureClass;
 pub use keys::{ArchiveKey, AuditKey, CipherKey, Dek, PageMacKey};
 pub use local::{LocalAlgorithm, LocalKey};
 pub use local_provider::{KeySource, LocalProvider};

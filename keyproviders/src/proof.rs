@@ -7,7 +7,8 @@
 
 use nimbus_manifests::{Timestamp, Wrap, WrapContext};
 
-use crate::error::{FailureClass, ProviderError, Unproven};
+use crate::error::{ProviderError, Unproven};
+use crate::failure_class::FailureClass;
 use crate::keys::Dek;
 use crate::provider::{KeyProvider, Unwrapped, Wrapped};
 

@@ -38,6 +38,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+pub use crate::error::RecipientError;
 use crate::error::{ProviderError, Unproven};
 use crate::keys::{Dek, hkdf_sha256};
 use crate::memory::KEY_BYTES;
@@ -259,46 +260,6 @@ impl fmt::Debug for Recipient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Recipient({self})")
     }
-}
-
-/// Why a text is not a recovery recipient.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RecipientError {
-    /// It is the private half. Not repeated here, so that no log gets it.
-    #[error(
-        "this is an age identity (a secret key), not a recipient: give the public key that \
-         `age-keygen -y <file>` prints, and consider the identity exposed"
-    )]
-    SecretKey,
-    /// It is a recipient of another kind: SSH, a plugin, post-quantum.
-    #[error(
-        "{given} is not an X25519 recipient: make an identity with `age-keygen` and give its age1… public key"
-    )]
-    NotX25519 {
-        /// What was given.
-        given: String,
-    },
-    /// Its point is of low order: anybody could open what is wrapped to it, and no identity belongs
-    /// to it.
-    #[error(
-        "{given} is not the public half of any identity (its point is of low order): give the \
-         age1… public key that `age-keygen -y <file>` prints"
-    )]
-    LowOrder {
-        /// What was given.
-        given: String,
-    },
-    /// It is no age recipient.
-    #[error(
-        "{given} is not an age recipient ({reason}): give the age1… public key that `age-keygen -y <file>` prints"
-    )]
-    Invalid {
-        /// What was given.
-        given: String,
-        /// What the parser found.
-        reason: &'static str,
-    },
 }
 
 const POINT_BYTES: usize = 32;

@@ -2,10 +2,8 @@
 
 use std::fmt;
 
-use crate::error::Problem;
-
 macro_rules! words {
-    ($(#[$doc:meta])* $name:ident: $problem:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum $name { $($(#[$variant_doc])* $variant,)* }
@@ -20,10 +18,10 @@ macro_rules! words {
                 match self { $(Self::$variant => $word,)* }
             }
 
-            pub(crate) fn from_word(word: &str) -> Result<Self, Problem> {
+            pub(crate) fn from_word(word: &str) -> Option<Self> {
                 match word {
-                    $($word => Ok(Self::$variant),)*
-                    _ => Err(Problem::$problem(word.to_owned())),
+                    $($word => Some(Self::$variant),)*
+                    _ => None,
                 }
             }
         }
@@ -38,7 +36,7 @@ macro_rules! words {
 
 words! {
     /// What a file is encrypted with; parameters that differ get a new name.
-    Cipher: UnknownCipher {
+    Cipher {
         /// SQLCipher 4 with its defaults: 4096-byte pages, AES-256-CBC, HMAC-SHA512, a raw key.
         Sqlcipher4 = "sqlcipher4",
         /// The block device under redb: XChaCha20-Poly1305 a block.
@@ -48,7 +46,7 @@ words! {
 
 words! {
     /// How far the life of a file has come.
-    State: UnknownState {
+    State {
         /// The file is not initialised yet: nothing was ever in it.
         New = "new",
         /// The file holds data under the manifest's data key.
@@ -60,7 +58,7 @@ words! {
 
 words! {
     /// Who wrapped a data key.
-    ProviderKind: UnknownProvider {
+    ProviderKind {
         /// A key file of 32 bytes for all files.
         MasterKeyFile = "master-key-file",
         /// A directory with one key file a subject.
@@ -74,7 +72,7 @@ words! {
 
 words! {
     /// How a data key is wrapped.
-    WrapAlgorithm: UnknownAlgorithm {
+    WrapAlgorithm {
         /// HKDF-SHA256 (RFC 5869) to a key and nonce of AES-256-GCM (NIST SP 800-38D).
         HkdfSha256Aes256Gcm = "hkdf-sha256+aes-256-gcm",
         /// HKDF-SHA256 (RFC 5869) to a key and nonce of XChaCha20-Poly1305
@@ -145,23 +143,11 @@ mod tests {
             ),
             "hkdf-sha256+aes-256-gcm hkdf-sha256+xchacha20-poly1305 symmetric-default x25519"
         );
-        assert_eq!(Cipher::from_word("blocks1"), Ok(Cipher::Blocks1));
-        assert_eq!(
-            Cipher::from_word("blocks2"),
-            Err(Problem::UnknownCipher("blocks2".to_owned()))
-        );
-        assert_eq!(
-            State::from_word(""),
-            Err(Problem::UnknownState(String::new()))
-        );
-        assert_eq!(
-            ProviderKind::from_word("none"),
-            Err(Problem::UnknownProvider("none".to_owned()))
-        );
-        assert_eq!(
-            WrapAlgorithm::from_word("X25519"),
-            Err(Problem::UnknownAlgorithm("X25519".to_owned()))
-        );
+        assert_eq!(Cipher::from_word("blocks1"), Some(Cipher::Blocks1));
+        assert_eq!(Cipher::from_word("blocks2"), None);
+        assert_eq!(State::from_word(""), None);
+        assert_eq!(ProviderKind::from_word("none"), None);
+        assert_eq!(WrapAlgorithm::from_word("X25519"), None);
     }
 
     #[test]

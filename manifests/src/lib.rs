@@ -25,8 +25,8 @@ mod error;
 mod kinds;
 mod manifest;
 mod names;
+mod parser;
 mod seal;
-mod text;
 mod time;
 
 pub use context::WrapContext;

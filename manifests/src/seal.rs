@@ -11,8 +11,8 @@ use sha2::Sha256;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::error::{MacMismatch, ParseError};
-use crate::manifest::Manifest;
-use crate::text;
+use crate::manifest::{MAC_VALUE_BYTES, Manifest};
+use crate::parser;
 
 /// The key of a manifest's MAC. Wiped when dropped.
 #[derive(Zeroize, ZeroizeOnDrop)]
@@ -50,9 +50,17 @@ pub struct SealedManifest {
     mac: [u8; 32],
 }
 
+impl Manifest {
+    /// Writes the manifest and its MAC. `key` is derived from the first data key.
+    #[must_use]
+    pub fn seal(&self, key: &MacKey) -> SealedManifest {
+        SealedManifest::new(self.clone(), key)
+    }
+}
+
 impl SealedManifest {
-    pub(crate) fn new(manifest: Manifest, key: &MacKey) -> Self {
-        let covered = text::write(&manifest);
+    fn new(manifest: Manifest, key: &MacKey) -> Self {
+        let covered = manifest.covered_text();
         let mac = key.over(&covered).finalize().into_bytes().into();
         Self::assemble(covered, manifest, mac)
     }
@@ -63,8 +71,8 @@ impl SealedManifest {
     ///
     /// [`ParseError`] names the line and the rule.
     pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
-        let (manifest, mac) = text::parse(bytes)?;
-        Ok(Self::assemble(text::write(&manifest), manifest, mac))
+        let (manifest, mac) = parser::parse(bytes)?;
+        Ok(Self::assemble(manifest.covered_text(), manifest, mac))
     }
 
     fn assemble(mut text: String, manifest: Manifest, mac: [u8; 32]) -> Self {
@@ -89,7 +97,7 @@ impl SealedManifest {
     ///
     /// [`MacMismatch`]: the text was changed, or the key is not the one it was written under.
     pub fn verify(&self, key: &MacKey) -> Result<&Manifest, MacMismatch> {
-        let covered = &self.text[..self.text.len() - text::MAC_VALUE_BYTES];
+        let covered = &self.text[..self.text.len() - MAC_VALUE_BYTES];
         key.over(covered)
             .verify_slice(&self.mac)
             .map(|()| &self.manifest)

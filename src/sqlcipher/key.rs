@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::Database;
 use super::error::{CopyError, sqlite, sqlite_error};
 use super::page::{PageKey, SALT};
-use super::page_cache::{self, Owner};
+use super::page_cache::{Owner, opened_for};
 
 /// Gives `key` to a connection that has not read anything yet. With an `owner` it reads through the
 /// page cache; without one it reads what lies on the disk, and all of it is verified.
@@ -32,7 +32,7 @@ pub(super) fn hand_over(
     raw[..2].copy_from_slice(b"x'");
     HEXLOWER.encode_mut(key.expose(), &mut raw[2..RAW_KEY_BYTES - 1]);
     raw[RAW_KEY_BYTES - 1] = b'\'';
-    let code = page_cache::opened_for(owner, || {
+    let code = opened_for(owner, || {
         // SAFETY: the handle is that of a live connection, borrowed for the whole call; the name is
         // a NUL-terminated literal; the pointer and length describe `raw`, which outlives the call,
         // and SQLCipher copies the bytes before it returns.

@@ -3,7 +3,8 @@
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::provider::{ProvideCredentials as _, SharedCredentialsProvider};
 
-use super::error::{KmsError, no_credentials};
+use super::classify::no_credentials;
+use super::error::KmsError;
 use super::http;
 
 /// What the chain found.

@@ -15,7 +15,9 @@
 //! connection, which is closed after a second without a call; `nimbus` has an allocator that wipes
 //! what is freed.
 
+mod call;
 mod chain;
+mod classify;
 mod client;
 mod error;
 mod http;
@@ -40,15 +42,16 @@ use nimbus_manifests::{KeyId, ProviderKind, Subject, Wrap, WrapAlgorithm, WrapCo
 use tokio::sync::{OnceCell, Semaphore};
 use zeroize::Zeroizing;
 
-use self::error::Call;
+use self::call::Call;
 use crate::error::ProviderError;
 use crate::keys::Dek;
 use crate::provider::{KeyProvider, Unwrapped, Wrapped};
 
 pub use self::chain::AwsChain;
-pub use self::client::{KmsConfig, same_key};
+pub use self::client::same_key;
 pub use self::error::KmsError;
 pub use self::map::KmsKeyMap;
+pub use self::settings::KmsConfig;
 pub use aws_credential_types::Credentials;
 pub use aws_credential_types::provider::SharedCredentialsProvider;
 

@@ -1,8 +1,53 @@
-//! What a setting of `aws-kms` must look like, judged before anything is asked.
+//! The settings of `aws-kms` and their check, before anything is asked.
 
+use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
-use super::KmsConfig;
+/// Which KMS key, where, and how patiently.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KmsConfig {
+    /// Key id, alias (`alias/name`), or the ARN of either.
+    pub key_id: String,
+    /// The region; without it the one in the key's ARN, else the standard chain's.
+    pub region: Option<String>,
+    /// The endpoint; without it AWS's own for the region.
+    pub endpoint_url: Option<String>,
+    /// How long one operation may take, waiting for its turn and retries included.
+    pub deadline: Duration,
+    /// How long one try may take.
+    pub attempt_timeout: Duration,
+    /// How often a call that throttling or the network broke is tried, the first time included.
+    pub max_attempts: u32,
+    /// How many calls may be under way at once.
+    pub max_concurrency: usize,
+}
+
+impl KmsConfig {
+    /// The defaults: 15 s a call, 5 s a try, five tries, 32 calls at once.
+    #[must_use]
+    pub fn new(key_id: impl Into<String>) -> Self {
+        Self {
+            key_id: key_id.into(),
+            region: None,
+            endpoint_url: None,
+            deadline: Duration::from_secs(15),
+            attempt_timeout: Duration::from_secs(5),
+            max_attempts: 5,
+            max_concurrency: 32,
+        }
+    }
+}
+
+impl fmt::Debug for KmsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KmsConfig")
+            .field("key_id", &self.key_id)
+            .field("region", &self.region)
+            .field("endpoint_url", &self.endpoint_url)
+            .finish_non_exhaustive()
+    }
+}
 
 /// One of the settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

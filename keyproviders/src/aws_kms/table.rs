@@ -6,8 +6,9 @@
 
 use std::fmt::Write as _;
 
-use super::error::{Call, KmsError};
-use crate::error::FailureClass;
+use super::call::Call;
+use super::error::KmsError;
+use crate::failure_class::FailureClass;
 
 /// Codes that mean the same.
 #[derive(Debug)]

@@ -13,8 +13,8 @@ use rusqlite::ffi::{SQLITE_ERROR, SQLITE_OK};
 use zeroize::Zeroizing;
 
 use super::super::page::CONTENT;
+use super::cache::{Owner, Page};
 use super::store::{Found, IV, MAC, Mac};
-use super::{Owner, Page};
 
 unsafe extern "C" {
     fn sqlcipher_register_provider(provider: *mut Provider) -> c_int;

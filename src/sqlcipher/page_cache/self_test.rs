@@ -11,7 +11,8 @@ use nimbus_keyproviders::{CipherKey, Dek, OsRandom};
 use nimbus_manifests::FileId;
 use rusqlite::{Connection, OpenFlags};
 
-use super::{Cache, Figures, NotStarted, Owner};
+use super::cache::{Cache, Owner};
+use super::{Figures, NotStarted};
 use crate::data_dir::TEMPORARY_PREFIX;
 use crate::sqlcipher::page::PAGE;
 use crate::sqlcipher::{Beside, OpenError, key};

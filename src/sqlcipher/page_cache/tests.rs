@@ -7,6 +7,7 @@ use nimbus_keyproviders::{CipherKey, Dek, OsRandom};
 use nimbus_manifests::FileId;
 use rusqlite::OpenFlags;
 
+use super::cache::lock;
 use super::*;
 use crate::sqlcipher::page::PAGE;
 use crate::sqlcipher::{Database, key};

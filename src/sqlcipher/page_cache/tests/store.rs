@@ -1,7 +1,7 @@
 //! What is kept, and for how long.
 
+use super::super::cache::{Cache, Owner, Page, lock};
 use super::super::store::{IV, MAC, Mac, SLOT};
-use super::super::{Cache, Owner, Page, lock};
 use crate::process::Arena;
 
 /// A page of a number, and its name.

@@ -1,4 +1,4 @@
-//! The text form: one writer, and the strict parser that accepts just what it writes.
+//! The strict parser: it accepts just what [`Manifest::covered_text`] writes.
 
 use std::str::FromStr;
 
@@ -6,41 +6,12 @@ use data_encoding::BASE64;
 
 use crate::error::{Field, ParseError, Problem};
 use crate::kinds::{Cipher, ProviderKind, State, WrapAlgorithm};
-use crate::manifest::{DekEntry, Manifest, Wrap};
+use crate::manifest::{CONTINUATION_BYTES, DekEntry, Manifest, Wrap};
 use crate::names::{DekId, FileId, InvalidName, KeyId, Subject};
 use crate::time::Timestamp;
 use crate::{
     MAX_DEKS, MAX_LINE_BYTES, MAX_MANIFEST_BYTES, MAX_WRAPPED_BYTES, MAX_WRAPS, VERSION_LINE,
 };
-
-/// Writes all that the MAC covers: every line up to and including `mac: `.
-pub(crate) fn write(manifest: &Manifest) -> String {
-    let mut text = format!(
-        "{VERSION_LINE}\nsubject: {}\nfile-id: {}\ncipher: {}\nstate: {}\nrevision: {}\ncreated: {}\n",
-        manifest.subject(),
-        manifest.file_id(),
-        manifest.cipher(),
-        manifest.state(),
-        manifest.revision(),
-        manifest.created(),
-    );
-    for dek in manifest.deks() {
-        text.push_str(&format!("dek: {} {}\n", dek.id, dek.created));
-        for wrap in &dek.wraps {
-            text.push_str(&format!(
-                "wrap: {} {} {} {}\n",
-                wrap.provider, wrap.key_id, wrap.algorithm, wrap.at
-            ));
-            for line in wrap.blob.chunks(CONTINUATION_BYTES) {
-                text.push(' ');
-                BASE64.encode_append(line, &mut text);
-                text.push('\n');
-            }
-        }
-    }
-    text.push_str("mac: ");
-    text
-}
 
 /// Reads a manifest and its MAC.
 pub(crate) fn parse(bytes: &[u8]) -> Result<(Manifest, [u8; 32]), ParseError> {
@@ -58,8 +29,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<(Manifest, [u8; 32]), ParseError> {
     }
     let subject = lines.value(Field::Subject, name::<Subject>)?;
     let file_id = lines.value(Field::FileId, name::<FileId>)?;
-    let cipher = lines.value(Field::Cipher, Cipher::from_word)?;
-    let state = lines.value(Field::State, State::from_word)?;
+    let cipher = lines.value(
+        Field::Cipher,
+        known(Cipher::from_word, Problem::UnknownCipher),
+    )?;
+    let state = lines.value(Field::State, known(State::from_word, Problem::UnknownState))?;
     let revision = lines.value(Field::Revision, number)?;
     let created = lines.value(Field::Created, Timestamp::from_str)?;
     let mut deks = Vec::new();
@@ -96,9 +70,9 @@ fn wrap(lines: &mut Lines<'_>, before: usize) -> Result<Wrap, ParseError> {
         }
         let [provider, key_id, algorithm, at] = words(text)?;
         Ok((
-            ProviderKind::from_word(provider)?,
+            known(ProviderKind::from_word, Problem::UnknownProvider)(provider)?,
             name::<KeyId>(key_id)?,
-            WrapAlgorithm::from_word(algorithm)?,
+            known(WrapAlgorithm::from_word, Problem::UnknownAlgorithm)(algorithm)?,
             at.parse()?,
         ))
     })?;
@@ -154,6 +128,14 @@ fn number(text: &str) -> Result<u64, Problem> {
 
 fn name<T: FromStr<Err = InvalidName>>(text: &str) -> Result<T, Problem> {
     text.parse().map_err(Problem::Name)
+}
+
+/// Reads a word of a closed set; another one is `unknown`.
+fn known<T>(
+    from_word: impl Fn(&str) -> Option<T>,
+    unknown: impl Fn(String) -> Problem,
+) -> impl Fn(&str) -> Result<T, Problem> {
+    move |word| from_word(word).ok_or_else(|| unknown(word.to_owned()))
 }
 
 /// Exactly `N` words with one space between two.
@@ -243,10 +225,7 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// The base64 of a MAC and the final line end.
-pub(crate) const MAC_VALUE_BYTES: usize = 44 + 1;
 const CONTINUATION_CHARS: usize = 64;
-const CONTINUATION_BYTES: usize = 48;
 /// How much of a foreign line an error repeats.
 const SHOWN_CHARS: usize = 40;
 
