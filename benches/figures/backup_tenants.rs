@@ -2,7 +2,6 @@
 //! The store is SeaweedFS behind a proxy that counts.
 
 use std::fs;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -140,7 +139,7 @@ struct Held {
 
 /// 512 tenants are opened, written and left alone.
 fn resting(house: &House) -> Held {
-    each(house, 512, |connection, number| {
+    house.each(CONNECTIONS, 512, |connection, number| {
         write(house, connection, &tenant(number).to_string(), number);
     });
     thread::sleep(REST);
@@ -175,13 +174,13 @@ fn written(store: &Store) -> Vec<Figure> {
             "s3://bench/thousand",
         ],
     );
-    each(&house, WRITTEN, |connection, number| {
+    house.each(CONNECTIONS, WRITTEN, |connection, number| {
         let body = json!({"id": tenant(number).to_string()}).to_string();
         connection.send(&house.request("POST", "/api/tenants", &body));
         connection.receive(201);
     });
     let write_all = || {
-        each(&house, WRITTEN, |connection, number| {
+        house.each(CONNECTIONS, WRITTEN, |connection, number| {
             write(&house, connection, &tenant(number).to_string(), number);
         });
     };
@@ -279,25 +278,6 @@ fn write(house: &House, connection: &mut Connection, tenant: &str, number: usize
     let body = format!(r#"{{"table":"places","fields":{}}}"#, document(number));
     connection.send(&house.request("POST", &path, &body));
     connection.receive(201);
-}
-
-/// Something with each of the first tenants, over a few connections.
-fn each(house: &House, tenants: usize, work: impl Fn(&mut Connection, usize) + Sync) {
-    let next = AtomicUsize::new(0);
-    thread::scope(|scope| {
-        for _ in 0..CONNECTIONS {
-            let _thread = scope.spawn(|| {
-                let mut connection = Connection::new(house.server.connect());
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= tenants {
-                        break;
-                    }
-                    work(&mut connection, number);
-                }
-            });
-        }
-    });
 }
 
 const WRITTEN: usize = 1000;

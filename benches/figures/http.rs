@@ -74,6 +74,30 @@ impl House {
         (ticks(11) + ticks(12)) as f64 / 100.0
     }
 
+    /// `work` with each number below `count`, over so many connections.
+    pub(crate) fn each(
+        &self,
+        connections: usize,
+        count: usize,
+        work: impl Fn(&mut Connection, usize) + Sync,
+    ) {
+        let next = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..connections {
+                let _thread = scope.spawn(|| {
+                    let mut connection = Connection::new(self.server.connect());
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        if number >= count {
+                            break;
+                        }
+                        work(&mut connection, number);
+                    }
+                });
+            }
+        });
+    }
+
     /// Connections in the hands of as many threads as `hands`.
     pub(crate) fn crowd(&self, connections: usize, hands: usize) -> Crowd {
         let connect = || Connection::new(self.server.connect());

@@ -1,13 +1,12 @@
 //! More tenants than may be open: what the server holds while they are written in turn, and what an open one costs that nobody uses.
 
 use std::fs;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use nimbus_test_support::Machine;
 
-use crate::http::{Connection, House};
+use crate::http::House;
 use crate::report::{Figure, Target};
 use crate::setup::document;
 
@@ -101,7 +100,7 @@ impl Held {
 }
 
 fn create(house: &House) {
-    each(house, TENANTS, |connection, number| {
+    house.each(CONNECTIONS, TENANTS, |connection, number| {
         let body = format!(r#"{{"id":"tenant-{number}"}}"#);
         connection.send(&house.request("POST", "/api/tenants", &body));
         connection.receive(201);
@@ -110,32 +109,13 @@ fn create(house: &House) {
 
 /// A document into each of the first tenants, and the list of all there: any answer but success ends the run.
 fn write(house: &House, tenants: usize) {
-    each(house, tenants, |connection, number| {
+    house.each(CONNECTIONS, tenants, |connection, number| {
         let path = format!("/api/tenants/tenant-{number}/documents");
         let body = format!(r#"{{"table":"places","fields":{}}}"#, document(number));
         connection.send(&house.request("POST", &path, &body));
         connection.receive(201);
         connection.send(&house.request("GET", &format!("{path}/places"), ""));
         connection.receive(200);
-    });
-}
-
-/// Something with each of the first tenants, over a few connections.
-fn each(house: &House, tenants: usize, work: impl Fn(&mut Connection, usize) + Sync) {
-    let next = AtomicUsize::new(0);
-    thread::scope(|scope| {
-        for _ in 0..CONNECTIONS {
-            let _thread = scope.spawn(|| {
-                let mut connection = Connection::new(house.server.connect());
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= tenants {
-                        break;
-                    }
-                    work(&mut connection, number);
-                }
-            });
-        }
     });
 }
 

@@ -27,11 +27,14 @@ use sha2::{Digest as _, Sha256};
 
 use super::line::{LineError, Sealer, check};
 use crate::control::AuditHead as Head;
-use crate::data_dir::{TEMPORARY_PREFIX, parent, set_aside, set_aside_copy, sync_dir};
+use crate::data_dir::{
+    AUDIT_LOG, TEMPORARY_PREFIX, audit_part, audit_part_number, parent, set_aside, set_aside_copy,
+    sync_dir,
+};
 use crate::failpoints::crash_point;
 
 /// The part that is written.
-pub const FILE_NAME: &str = "nimbus-audit.log";
+pub const FILE_NAME: &str = AUDIT_LOG;
 
 /// The part of the log that grows.
 #[derive(Debug)]
@@ -240,7 +243,7 @@ impl GrowingFile {
                 rustix::fs::CWD,
                 &path,
                 rustix::fs::CWD,
-                self.dir.join(full_name(first)),
+                self.dir.join(audit_part(first)),
                 rustix::fs::RenameFlags::NOREPLACE,
             )?;
             self.first = None;
@@ -385,19 +388,11 @@ pub(super) fn full_parts(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
         let number = path
             .file_name()
             .and_then(|name| name.to_str())
-            .and_then(|name| {
-                let number = name.strip_prefix("nimbus-audit.")?.strip_suffix(".log")?;
-                let number = number.parse::<u64>().ok()?;
-                (full_name(number) == name).then_some(number)
-            });
+            .and_then(audit_part_number);
         parts.extend(number.map(|number| (number, path)));
     }
     parts.sort_unstable();
     Ok(parts)
-}
-
-fn full_name(first: u64) -> String {
-    format!("nimbus-audit.{first:012}.log")
 }
 
 /// All parts of the log, as they were at one moment; what is appended or begun later is not among
@@ -546,12 +541,12 @@ mod tests {
         let mut part = part(dir.path());
         let path = dir.path().join(FILE_NAME);
         // As after a rename whose next file could not be opened.
-        std::fs::rename(&path, dir.path().join(full_name(1))).unwrap();
+        std::fs::rename(&path, dir.path().join(audit_part(1))).unwrap();
         part.first = None;
         part.append("b\n", 2).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"b\n");
         assert_eq!(
-            std::fs::read(dir.path().join(full_name(1))).unwrap(),
+            std::fs::read(dir.path().join(audit_part(1))).unwrap(),
             b"aa\n"
         );
     }

@@ -228,7 +228,7 @@ fn verify_log(control: &Control, dir: &Path) -> Result<Verified, LogError> {
 ///
 /// [`LogError`]: one of the two cannot be read.
 pub(crate) fn rolled_back(file: &KeyedFile, dir: &Path) -> Result<Option<RolledBack>, LogError> {
-    if file.stage() == Stage::Rekeying {
+    if matches!(file.stage(), Stage::Rekeying { .. }) {
         // Which of its two keys it has is found out by who opens it, and that it is older as well.
         return Ok(None);
     }

@@ -194,71 +194,51 @@ pub struct Persistence {
 impl Persistence {
     /// Fills what was not said from `file`.
     pub(super) fn or(self, file: Self) -> Self {
-        fn list<T>(said: Vec<T>, file: Vec<T>) -> Vec<T> {
-            if said.is_empty() { file } else { said }
+        macro_rules! merged {
+            (options: $($option:ident)*; lists: $($list:ident)*) => {
+                // A struct expression: a field that is missing here does not compile.
+                Self {
+                    $($option: self.$option.or(file.$option),)*
+                    $($list: if self.$list.is_empty() { file.$list } else { self.$list },)*
+                }
+            };
         }
-        Self {
-            data_dir: self.data_dir.or(file.data_dir),
-            control_data_dir: self.control_data_dir.or(file.control_data_dir),
-            tenant_provider: self.tenant_provider.or(file.tenant_provider),
-            postgres_url: self.postgres_url.or(file.postgres_url),
-            postgres_url_file: self.postgres_url_file.or(file.postgres_url_file),
-            postgres_metadata_schema: self
-                .postgres_metadata_schema
-                .or(file.postgres_metadata_schema),
-            postgres_tenant_schema_prefix: self
-                .postgres_tenant_schema_prefix
-                .or(file.postgres_tenant_schema_prefix),
-            postgres_min_connections: self
-                .postgres_min_connections
-                .or(file.postgres_min_connections),
-            postgres_max_connections: self
-                .postgres_max_connections
-                .or(file.postgres_max_connections),
-            encryption_key_provider: self
-                .encryption_key_provider
-                .or(file.encryption_key_provider),
-            encryption_master_key_file: self
-                .encryption_master_key_file
-                .or(file.encryption_master_key_file),
-            encryption_key_dir: self.encryption_key_dir.or(file.encryption_key_dir),
-            encryption_aws_kms_key_id: self
-                .encryption_aws_kms_key_id
-                .or(file.encryption_aws_kms_key_id),
-            encryption_aws_kms_key_map: self
-                .encryption_aws_kms_key_map
-                .or(file.encryption_aws_kms_key_map),
-            encryption_aws_region: self.encryption_aws_region.or(file.encryption_aws_region),
-            encryption_aws_endpoint_url: self
-                .encryption_aws_endpoint_url
-                .or(file.encryption_aws_endpoint_url),
-            encryption_previous_master_key_file: list(
-                self.encryption_previous_master_key_file,
-                file.encryption_previous_master_key_file,
-            ),
-            encryption_previous_key_dir: self
-                .encryption_previous_key_dir
-                .or(file.encryption_previous_key_dir),
-            encryption_previous_aws_kms_key_id: self
-                .encryption_previous_aws_kms_key_id
-                .or(file.encryption_previous_aws_kms_key_id),
-            encryption_recovery_recipients: list(
-                self.encryption_recovery_recipients,
-                file.encryption_recovery_recipients,
-            ),
-            encryption_key_lease: self.encryption_key_lease.or(file.encryption_key_lease),
-            encryption_key_grace: self.encryption_key_grace.or(file.encryption_key_grace),
-            encryption_dek_max_age: self.encryption_dek_max_age.or(file.encryption_dek_max_age),
-            max_open_tenants: self.max_open_tenants.or(file.max_open_tenants),
-            max_tenant_bytes: self.max_tenant_bytes.or(file.max_tenant_bytes),
-            page_cache_bytes: self.page_cache_bytes.or(file.page_cache_bytes),
-            backup_to: self.backup_to.or(file.backup_to),
-            backup_interval: self.backup_interval.or(file.backup_interval),
-            backup_verify_every: self.backup_verify_every.or(file.backup_verify_every),
-            backup_max_lag_bytes: self.backup_max_lag_bytes.or(file.backup_max_lag_bytes),
-            backup_s3_region: self.backup_s3_region.or(file.backup_s3_region),
-            backup_s3_endpoint_url: self.backup_s3_endpoint_url.or(file.backup_s3_endpoint_url),
-            disk_reserve_bytes: self.disk_reserve_bytes.or(file.disk_reserve_bytes),
+        merged! {
+            options:
+                data_dir
+                control_data_dir
+                tenant_provider
+                postgres_url
+                postgres_url_file
+                postgres_metadata_schema
+                postgres_tenant_schema_prefix
+                postgres_min_connections
+                postgres_max_connections
+                encryption_key_provider
+                encryption_master_key_file
+                encryption_key_dir
+                encryption_aws_kms_key_id
+                encryption_aws_kms_key_map
+                encryption_aws_region
+                encryption_aws_endpoint_url
+                encryption_previous_key_dir
+                encryption_previous_aws_kms_key_id
+                encryption_key_lease
+                encryption_key_grace
+                encryption_dek_max_age
+                max_open_tenants
+                max_tenant_bytes
+                page_cache_bytes
+                backup_to
+                backup_interval
+                backup_verify_every
+                backup_max_lag_bytes
+                backup_s3_region
+                backup_s3_endpoint_url
+                disk_reserve_bytes;
+            lists:
+                encryption_previous_master_key_file
+                encryption_recovery_recipients
         }
     }
 

@@ -439,7 +439,7 @@ impl KeyIndex {
     /// Removes all keys of a tenant.
     pub(crate) fn forget(&mut self, tenant: &TenantId) {
         for id in self.of_tenants.remove(tenant).unwrap_or_default() {
-            let _old = self.keys.remove(&id);
+            self.keys.remove(&id);
         }
     }
 

@@ -211,8 +211,8 @@ fn opening_key(file: &KeyedFile) -> Result<(CipherKey, FileId), ControlError> {
             let path = file.path().to_owned();
             return Err(EnvelopeError::NeverInitialised { path }.into());
         }
-        (Stage::Rekeying, Some(next)) if super::which_key(file)? == Opened::Next => next,
-        (Stage::Ready | Stage::Initialised | Stage::Rekeying, _) => file.cipher_key(),
+        (Stage::Rekeying { .. }, Some(next)) if super::which_key(file)? == Opened::Next => next,
+        (Stage::Ready | Stage::Initialised | Stage::Rekeying { .. }, _) => file.cipher_key(),
     };
     Ok((key, file.manifest().file_id()))
 }

@@ -148,7 +148,7 @@ impl Control {
                         let file = blocking(move || initialise(file)).await?;
                         envelope.publish_ready(file).await?
                     }
-                    Stage::Rekeying => {
+                    Stage::Rekeying { .. } => {
                         let (file, opened) = blocking(move || {
                             let opened = which_key(&file)?;
                             Ok::<_, ControlError>((file, opened))
@@ -316,7 +316,7 @@ impl Control {
             Ok(Prepared::Keyed(file)) => {
                 // The end of a rekey may not be written yet.
                 let file = match file.stage() {
-                    Stage::Rekeying => {
+                    Stage::Rekeying { .. } => {
                         let opened = which_key(&file)?;
                         file.under(opened)?
                     }
@@ -423,7 +423,7 @@ pub(crate) fn which_key(file: &KeyedFile) -> Result<Opened, ControlError> {
 }
 
 /// The control file's name.
-pub const FILE_NAME: &str = "nimbus-control.db";
+pub const FILE_NAME: &str = crate::data_dir::CONTROL;
 
 #[cfg(test)]
 mod tests;

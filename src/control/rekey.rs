@@ -24,7 +24,7 @@ impl Control {
         let prepare = || envelope.prepare(&self.path, &own, Cipher::Blocks1, Intent::Open);
         let mut prepared = prepare().await?;
         if let Prepared::Keyed(file) = &prepared
-            && file.stage() == Stage::Rekeying
+            && matches!(file.stage(), Stage::Rekeying { .. })
         {
             // The end of another one could not be written.
             let control = Arc::clone(self);

@@ -25,6 +25,11 @@ pub(crate) const ENCRYPTED: &str = ".encrypted";
 /// What the name of every temporary file begins with.
 pub(crate) const TEMPORARY_PREFIX: &str = ".nimbus-tmp-";
 
+/// The control file.
+pub(crate) const CONTROL: &str = "nimbus-control.db";
+/// The part of the audit log that grows.
+pub(crate) const AUDIT_LOG: &str = "nimbus-audit.log";
+
 /// Which process has the directory.
 pub(crate) const LOCK: &str = "nimbus.lock";
 /// Empty: the directory belongs to a deployment, which has a control file.
@@ -60,6 +65,18 @@ pub(crate) fn subject(tenant: &TenantId) -> Subject {
 /// The tenant whose database has this name.
 pub(crate) fn tenant_of_database(name: &str) -> Option<TenantId> {
     name.strip_suffix(DATABASE)?.parse().ok()
+}
+
+/// The name of a full part of the audit log, by the number of its first line.
+pub(crate) fn audit_part(first: u64) -> String {
+    format!("nimbus-audit.{first:012}.log")
+}
+
+/// The number of the first line of the full part of the audit log with this name.
+pub(crate) fn audit_part_number(name: &str) -> Option<u64> {
+    let number = name.strip_prefix("nimbus-audit.")?.strip_suffix(".log")?;
+    let number = number.parse().ok()?;
+    (audit_part(number) == name).then_some(number)
 }
 
 /// `<path><ending>`.

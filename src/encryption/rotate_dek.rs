@@ -478,7 +478,7 @@ async fn settled(
                 let path = path.to_owned();
                 return Err(EnvelopeError::NeverInitialised { path }.into());
             }
-            Stage::Rekeying => {
+            Stage::Rekeying { .. } => {
                 let (file, opened) = blocking(move || match file.manifest().cipher() {
                     Cipher::Sqlcipher4 => sqlcipher::which_key(file).map_err(OperationError::from),
                     Cipher::Blocks1 => {

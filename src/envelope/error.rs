@@ -7,7 +7,7 @@ use std::sync::Arc;
 use nimbus_keyproviders::{FailureClass, ProviderError, RandomError};
 use nimbus_manifests::{Cipher, InvalidManifest, ParseError, SUFFIX, Subject, TenantId};
 
-use crate::data_dir::DATABASE;
+use crate::data_dir::{CONTROL, DATABASE, beside};
 use crate::error_chain::error_chain;
 
 /// Why a protected file was not opened, created or changed. Nothing was written in its place.
@@ -48,8 +48,8 @@ pub enum EnvelopeError {
     },
     /// An encrypted file without its manifest.
     #[error(
-        "{} is not a plaintext database and its manifest {}.nimbus-enc is missing; {}",
-        .path.display(), .path.display(), back(.path, "restore the manifest from a backup")
+        "{} is not a plaintext database and its manifest {} is missing; {}",
+        .path.display(), manifest(.path), back(.path, "restore the manifest from a backup")
     )]
     ManifestMissing {
         /// The protected file.
@@ -67,8 +67,8 @@ pub enum EnvelopeError {
     /// A manifest, and no key provider configured.
     #[error(
         "{} is encrypted and no key provider is configured; start with the --encryption-key-provider that \
-         `nimbus encryption inspect {}.nimbus-enc` names",
-        .path.display(), .path.display()
+         `nimbus encryption inspect {}` names",
+        .path.display(), manifest(.path)
     )]
     EncryptionOff {
         /// The protected file.
@@ -96,9 +96,9 @@ pub enum EnvelopeError {
     },
     /// The control file has a copy of a newer manifest.
     #[error(
-        "the manifest {}.nimbus-enc is an older one than the control file has a copy of; put the newer back with `nimbus encryption repair`, \
+        "the manifest {} is an older one than the control file has a copy of; put the newer back with `nimbus encryption repair`, \
          or, if database and manifest come from a backup, accept them with `nimbus encryption repair --accept-older {}`",
-        .path.display(), tenant_of(.path)
+        manifest(.path), tenant_of(.path)
     )]
     ManifestOlder {
         /// The protected file.
@@ -262,6 +262,11 @@ fn without_backup(path: &Path) -> &'static str {
     }
 }
 
+/// The manifest of this file.
+fn manifest(path: &Path) -> String {
+    beside(path, SUFFIX).display().to_string()
+}
+
 /// The file of this manifest.
 fn file_of(manifest: &Path) -> String {
     let shown = manifest.display().to_string();
@@ -286,8 +291,7 @@ fn place(path: &Path) -> Place {
     let name = path.file_name().and_then(|name| name.to_str());
     match name.map(|name| name.strip_suffix(SUFFIX).unwrap_or(name)) {
         Some(name) if name.ends_with(DATABASE) => Place::Tenant,
-        // By its ending, as the tenants: the core knows no file by name.
-        Some(name) if name.ends_with("-control.db") => Place::Control,
+        Some(name) if name == CONTROL => Place::Control,
         _ => Place::Other,
     }
 }

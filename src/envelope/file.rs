@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nimbus_keyproviders::{ArchiveKey, AuditKey, CipherKey, Dek};
-use nimbus_manifests::{Manifest, SealedManifest};
+use nimbus_manifests::{Manifest, SealedManifest, State};
 
 use super::EnvelopeError;
 use super::lease::{LeaseGuard, LeaseStanding};
@@ -41,7 +41,8 @@ impl PlainFile {
     }
 }
 
-/// How far a keyed file's life has come.
+/// How far a keyed file's life has come: the [`State`] of its manifest, and what the mirror knows
+/// beyond it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// The file is to be initialised, then
@@ -54,7 +55,21 @@ pub enum Stage {
     Ready,
     /// The file holds data under [`KeyedFile::cipher_key`] or [`KeyedFile::next_cipher_key`]: find
     /// out, then call [`Envelope::settle`](super::Envelope::settle).
-    Rekeying,
+    Rekeying {
+        /// How the rekey ended, if its copy in the mirror says so.
+        ended: Option<Opened>,
+    },
+}
+
+impl From<State> for Stage {
+    /// What the manifest says alone.
+    fn from(state: State) -> Self {
+        match state {
+            State::New => Self::Initialise,
+            State::Ready => Self::Ready,
+            State::Rekeying => Self::Rekeying { ended: None },
+        }
+    }
 }
 
 /// Under which of a rekey's two keys page 1 authenticated.
@@ -87,8 +102,6 @@ pub struct KeyedFile {
     pub(super) dek: Arc<Dek>,
     pub(super) next: Option<Arc<Dek>>,
     pub(super) stage: Stage,
-    /// In [`Stage::Rekeying`], how the rekey ended, if its copy in the mirror says so.
-    pub(super) ended: Option<Opened>,
     /// Where the key came from a remote provider. It ends with the last that shares it.
     pub(super) lease: Option<Arc<LeaseGuard>>,
 }
@@ -114,7 +127,7 @@ impl KeyedFile {
 
     /// Whether the mirror has the end of a rekey that the manifest says is under way.
     pub(crate) fn is_ended(&self) -> bool {
-        self.ended.is_some()
+        matches!(self.stage, Stage::Rekeying { ended: Some(_) })
     }
 
     /// The key of the file's cipher.
@@ -150,10 +163,11 @@ impl KeyedFile {
     /// [`EnvelopeError::Invalid`] when the manifest has no revision left,
     /// [`EnvelopeError::ManifestOlder`] when the rekey is known to have ended with the other key.
     pub(crate) fn under(mut self, opened: Opened) -> Result<Self, EnvelopeError> {
-        if self.ended.is_some_and(|ended| ended != opened) {
+        if let Stage::Rekeying { ended: Some(ended) } = self.stage
+            && ended != opened
+        {
             return Err(EnvelopeError::ManifestOlder { path: self.path });
         }
-        self.ended = None;
         self.manifest = match self.manifest.settled(opened.kept()) {
             Ok(manifest) => manifest,
             Err(source) => {
@@ -177,7 +191,6 @@ impl KeyedFile {
             dek: self.dek.clone(),
             next: self.next.clone(),
             stage: self.stage,
-            ended: self.ended,
             lease: self.lease.clone(),
         }
     }

@@ -400,20 +400,9 @@ impl Envelope {
         match (step, manifest, self.keys()) {
             (Step::OpenPlain, ..) => plain(true),
             (Step::CreatePlain, ..) => plain(false),
-            (
-                Step::Initialise | Step::Finish | Step::Open | Step::Settle(_),
-                Some(sealed),
-                Some(keys),
-            ) => {
+            (Step::Keyed(stage), Some(sealed), Some(keys)) => {
                 let unsealed = self.unseal(path, subject, cipher, sealed, &keys).await;
-                unsealed.map(|mut file| {
-                    match step {
-                        Step::Finish => file.stage = Stage::Initialised,
-                        Step::Settle(ended) => file.ended = ended,
-                        _ => {}
-                    }
-                    Prepared::Keyed(file)
-                })
+                unsealed.map(|file| Prepared::Keyed(KeyedFile { stage, ..file }))
             }
             (Step::Create, _, Some(keys)) => self
                 .create(path, subject, cipher, &keys)
@@ -421,11 +410,9 @@ impl Envelope {
                 .map(Prepared::Keyed),
             // `decide` takes these steps only with keys and, but for `Create`, a manifest; should
             // that change, fail closed.
-            (Step::Initialise | Step::Finish | Step::Open | Step::Settle(_) | Step::Create, ..) => {
-                Err(EnvelopeError::EncryptionOff {
-                    path: path.to_owned(),
-                })
-            }
+            (Step::Keyed(_) | Step::Create, ..) => Err(EnvelopeError::EncryptionOff {
+                path: path.to_owned(),
+            }),
         }
     }
 
@@ -707,7 +694,6 @@ impl Envelope {
             dek: Arc::new(dek),
             next: None,
             stage: Stage::Initialise,
-            ended: None,
             lease: lease.map(Arc::new),
         };
         self.record(Event::new(EventKind::Create, EventOutcome::Done).of(&file.manifest))
@@ -811,18 +797,13 @@ impl Envelope {
                 path: manifest_path(path),
             })?
             .clone();
-        let stage = match manifest.state() {
-            State::New => Stage::Initialise,
-            State::Ready => Stage::Ready,
-            State::Rekeying => Stage::Rekeying,
-        };
+        let stage = Stage::from(manifest.state());
         Ok(KeyedFile {
             path: path.to_owned(),
             manifest,
             dek,
             next,
             stage,
-            ended: None,
             lease: lease.map(Arc::new),
         })
     }

@@ -66,7 +66,7 @@ impl Envelope {
                 source,
             })?;
         file.next = Some(Arc::new(dek));
-        file.stage = Stage::Rekeying;
+        file.stage = Stage::Rekeying { ended: None };
         let sealed = file.seal();
         let envelope = self.clone();
         blocking(move || {

@@ -9,7 +9,7 @@ use std::path::Path;
 use nimbus_manifests::{Cipher, State};
 
 use super::EnvelopeError;
-use super::file::Opened;
+use super::file::Stage;
 use super::probe::FileKind;
 use super::standing::Standing;
 
@@ -34,16 +34,8 @@ pub(super) enum Step {
     OpenPlain,
     /// Draw a key, publish a `new` manifest, initialise the file.
     Create,
-    /// A creation was cut short: initialise again under the key of the manifest.
-    Initialise,
-    /// A creation was cut short after its copy was kept: the file must open under the key of the
-    /// manifest.
-    Finish,
-    /// Open under the key of the manifest.
-    Open,
-    /// A rekey was cut short: open under whichever of the two keys fits; under this one alone if it
-    /// is known how it ended.
-    Settle(Option<Opened>),
+    /// Unwrap the key of the manifest: how far the file's life has come.
+    Keyed(Stage),
 }
 
 /// Applies the table.
@@ -76,7 +68,7 @@ pub(super) fn decide(
         (None, kind) if kind == plain => existing(Step::OpenPlain),
         (None, _) => Err(EnvelopeError::ManifestMissing { path }),
         (Some(_), _) if !encryption => Err(EnvelopeError::EncryptionOff { path }),
-        (Some(State::New), _) if !known => Ok(Step::Initialise),
+        (Some(State::New), _) if !known => Ok(Step::Keyed(Stage::Initialise)),
         (Some(State::New), FileKind::Absent | FileKind::Empty) => Err(EnvelopeError::Lost { path }),
         (Some(State::Ready | State::Rekeying), FileKind::Absent) => {
             Err(EnvelopeError::DatabaseMissing { path })
@@ -90,11 +82,13 @@ pub(super) fn decide(
         (Some(_), FileKind::Other) if standing == Standing::Older => {
             Err(EnvelopeError::ManifestOlder { path })
         }
-        (Some(State::New), FileKind::Other) => existing(Step::Finish),
-        (Some(State::Ready), FileKind::Other) => existing(Step::Open),
-        (Some(State::Rekeying), FileKind::Other) => existing(Step::Settle(match standing {
-            Standing::Ended(opened) => Some(opened),
-            Standing::Unknown | Standing::Same | Standing::Known | Standing::Older => None,
+        (Some(State::New), FileKind::Other) => existing(Step::Keyed(Stage::Initialised)),
+        (Some(State::Ready), FileKind::Other) => existing(Step::Keyed(Stage::Ready)),
+        (Some(State::Rekeying), FileKind::Other) => existing(Step::Keyed(Stage::Rekeying {
+            ended: match standing {
+                Standing::Ended(opened) => Some(opened),
+                Standing::Unknown | Standing::Same | Standing::Known | Standing::Older => None,
+            },
         })),
     }
 }
@@ -102,6 +96,7 @@ pub(super) fn decide(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::envelope::Opened;
     use FileKind::{Absent, Empty, Other, PlainRedb, PlainSqlite};
 
     fn ask(
@@ -194,7 +189,7 @@ mod tests {
             for intent in [Intent::Open, Intent::Create, Intent::OpenOrCreate] {
                 assert_eq!(
                     ask(Some(State::New), file, true, intent).unwrap(),
-                    Step::Initialise
+                    Step::Keyed(Stage::Initialise)
                 );
             }
         }
@@ -220,16 +215,24 @@ mod tests {
 
     #[test]
     fn opens_what_is_ready_and_settles_a_rekey() {
-        assert_eq!(both(Some(State::Ready), Other, true).unwrap(), Step::Open);
+        assert_eq!(
+            both(Some(State::Ready), Other, true).unwrap(),
+            Step::Keyed(Stage::Ready)
+        );
         assert_eq!(
             both(Some(State::Rekeying), Other, true).unwrap(),
-            Step::Settle(None)
+            Step::Keyed(Stage::Rekeying { ended: None })
         );
         for opened in [Opened::First, Opened::Next] {
             let rekeying = Some(State::Rekeying);
             let ended = Standing::Ended(opened);
             let step = ask_knowing(ended, rekeying, Other, true, Intent::Open);
-            assert_eq!(step.unwrap(), Step::Settle(Some(opened)));
+            assert_eq!(
+                step.unwrap(),
+                Step::Keyed(Stage::Rekeying {
+                    ended: Some(opened)
+                })
+            );
         }
         assert!(matches!(
             ask(Some(State::Ready), Other, true, Intent::Create),
@@ -264,8 +267,14 @@ mod tests {
     #[test]
     fn opens_a_known_file_whose_creation_was_cut_short_and_sets_nothing_aside() {
         let finish = |intent| ask_knowing(Standing::Known, Some(State::New), Other, true, intent);
-        assert_eq!(finish(Intent::Open).unwrap(), Step::Finish);
-        assert_eq!(finish(Intent::OpenOrCreate).unwrap(), Step::Finish);
+        assert_eq!(
+            finish(Intent::Open).unwrap(),
+            Step::Keyed(Stage::Initialised)
+        );
+        assert_eq!(
+            finish(Intent::OpenOrCreate).unwrap(),
+            Step::Keyed(Stage::Initialised)
+        );
         assert!(matches!(
             finish(Intent::Create),
             Err(EnvelopeError::AlreadyExists { .. })

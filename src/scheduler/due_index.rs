@@ -144,14 +144,14 @@ impl DueIndex {
         };
         for (tenant, durable) in index.entries {
             let at = if set_back { durable.min(now) } else { durable };
-            let _new = state.order.insert((at, tenant.clone()));
+            state.order.insert((at, tenant.clone()));
             let entry = Entry {
                 due: Some(durable),
                 at: Some(at),
                 durable: Some(durable),
                 ..Entry::default()
             };
-            let _none = state.entries.insert(tenant, entry);
+            state.entries.insert(tenant, entry);
         }
         Ok(Self {
             record,
@@ -235,7 +235,7 @@ impl DueIndex {
                 |(work, tries): &(DueWork, u32)| (tries + 1 >= MAX_TRIES).then(|| work.clone());
             let give_up = entry.failing.as_ref().and_then(last);
             let place = (at, tenant);
-            let _was_there = state.order.remove(&place);
+            state.order.remove(&place);
             Some(Turn {
                 tenant: place.1,
                 number,
@@ -254,7 +254,7 @@ impl DueIndex {
             if let Some(look) = entry.look.take() {
                 entry.due = earlier(entry.due, look.since);
                 entry.at = Some(now_ms);
-                let _new = order.insert((now_ms, tenant.clone()));
+                order.insert((now_ms, tenant.clone()));
             }
         }
     }
@@ -301,7 +301,7 @@ impl DueIndex {
         };
         change(entry, look.since);
         if let Some(at) = entry.at {
-            let _new = state.order.insert((at, turn.tenant.clone()));
+            state.order.insert((at, turn.tenant.clone()));
         }
     }
 
@@ -345,7 +345,7 @@ impl DueIndex {
                 entry.durable = *before;
                 entry.early_since = Some(now);
             } else if entry.is_spent() {
-                let _spent = state.entries.remove(tenant);
+                state.entries.remove(tenant);
             }
         }
         result
@@ -455,7 +455,7 @@ impl DueLog for DueIndex {
     fn forget(&self, tenant: &TenantId) {
         let mut state = self.state();
         if let Some(Entry { at: Some(at), .. }) = state.entries.remove(tenant) {
-            let _was_there = state.order.remove(&(at, tenant.clone()));
+            state.order.remove(&(at, tenant.clone()));
         }
     }
 }
@@ -475,11 +475,11 @@ impl State {
             return false;
         }
         if let Some(before) = before {
-            let _was_there = self.order.remove(&(before, tenant.clone()));
+            self.order.remove(&(before, tenant.clone()));
         }
         let place = (due_ms, tenant.clone());
         let first = self.order.first().is_none_or(|first| place < *first);
-        let _new = self.order.insert(place);
+        self.order.insert(place);
         first
     }
 }

@@ -68,7 +68,7 @@ impl Scheduler {
     /// Lets what runs come to its end, and begins nothing more. What is due waits for the next start. To be called before the
     /// tenants are closed.
     pub async fn stop(&self) {
-        let _before = self.stopping.send_replace(true);
+        self.stopping.send_replace(true);
         let task = self.task.lock().await.take();
         if let Some(task) = task {
             let _ended = task.ended().await;

@@ -509,7 +509,7 @@ struct Many {
 
 impl Many {
     fn touch(&self, tenant: &TenantId) -> StoreError {
-        let _before = self.touched.fetch_add(1, Ordering::SeqCst);
+        self.touched.fetch_add(1, Ordering::SeqCst);
         StoreError::Closed {
             tenant: tenant.clone(),
         }
@@ -531,7 +531,7 @@ impl TenantProvider for Many {
     }
 
     async fn list_tenants(&self) -> Result<Vec<TenantId>, StoreError> {
-        let _before = self.touched.fetch_add(1, Ordering::SeqCst);
+        self.touched.fetch_add(1, Ordering::SeqCst);
         Ok(self.tenants.clone())
     }
 

@@ -6,13 +6,14 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::extract::{MatchedPath, RawPathParams, Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::handler::Handler;
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use axum::{RequestExt as _, Router};
+use nimbus_manifests::TenantId;
 use tracing::{Instrument as _, Span};
 
 use super::App;
@@ -20,6 +21,7 @@ use super::caller::{Caller, Identified};
 use super::error::{ApiError, Code};
 use super::parameters::{Extractors, Strict};
 use super::request_context::RequestContext;
+use super::tenant_path::Tenant;
 use super::token::Verdict;
 use crate::clock;
 use crate::control::{AccessKey, Identity, KeyError, KeyVerdict, Scope};
@@ -242,15 +244,16 @@ impl Gate {
         };
         let caller = caller?;
         if let Caller::Key { .. } = caller {
-            let tenant = tenant_in_path(request).await;
-            if !permits(self.needs, &caller, tenant.as_deref()) {
+            // A path that names no tenant is not that of the key.
+            let tenant = request.extract_parts::<Tenant>().await.ok();
+            if !permits(self.needs, &caller, tenant.map(|Tenant(id)| id).as_ref()) {
                 return Err(forbidden(self.needs));
             }
         }
         self.check_headers(request)?;
         note_use(&self.app, &caller, request.headers())?;
         let actor = (self.needs == Needs::Administration).then(|| caller.to_string());
-        let _none = request.extensions_mut().insert(caller);
+        request.extensions_mut().insert(caller);
         Ok(actor)
     }
 
@@ -290,22 +293,13 @@ impl Gate {
     }
 }
 
-/// The tenant that the route's path names.
-async fn tenant_in_path(request: &mut Request) -> Option<String> {
-    // A path that is not UTF-8 once decoded names no tenant.
-    let params = request.extract_parts::<RawPathParams>().await.ok()?;
-    params
-        .iter()
-        .find_map(|(name, value)| (name == TENANT).then(|| value.to_owned()))
-}
-
 /// Whether `caller` may use a route that needs `needs` on the tenant that its path names.
-fn permits(needs: Needs, caller: &Caller, in_path: Option<&str>) -> bool {
+fn permits(needs: Needs, caller: &Caller, in_path: Option<&TenantId>) -> bool {
     let (tenant, scope) = match caller {
         Caller::Admin { .. } => return true,
         Caller::Key { tenant, scope, .. } => (tenant, *scope),
     };
-    let own = in_path == Some(tenant.as_str());
+    let own = in_path == Some(tenant);
     match needs {
         Needs::Nothing | Needs::Credential => true,
         Needs::Reading => own,
@@ -473,8 +467,6 @@ fn note_use(app: &App, caller: &Caller, headers: &HeaderMap) -> Result<(), ApiEr
     Ok(())
 }
 
-/// The path parameter that names the tenant, in every route that has one.
-const TENANT: &str = "t";
 const BEARER: &[u8] = b"Bearer";
 const ADMIN_TOKEN: &str = "x-nimbus-admin-token";
 /// Whom a request under a tenant access key is for.
@@ -506,7 +498,6 @@ mod tests {
             (Needs::Reading, Some("demo"), [true, true, true]),
             (Needs::Reading, Some("other"), [true, false, false]),
             (Needs::Reading, Some("demo2"), [true, false, false]),
-            (Needs::Reading, Some(""), [true, false, false]),
             (Needs::Reading, None, [true, false, false]),
             (Needs::Writing, Some("demo"), [true, false, true]),
             (Needs::Writing, Some("other"), [true, false, false]),
@@ -514,7 +505,8 @@ mod tests {
             (Needs::Administration, Some("demo"), [true, false, false]),
             (Needs::Administration, None, [true, false, false]),
         ] {
-            let found = [&admin, &read, &write].map(|caller| permits(needs, caller, tenant));
+            let id: Option<TenantId> = tenant.map(|id| id.parse().unwrap());
+            let found = [&admin, &read, &write].map(|caller| permits(needs, caller, id.as_ref()));
             assert_eq!(found, allowed, "{needs:?} {tenant:?}");
         }
     }
@@ -525,7 +517,7 @@ mod tests {
         let headers = |lines: &[(&'static str, &'static str)]| {
             let mut headers = HeaderMap::new();
             for (name, value) in lines {
-                let _more = headers.append(*name, HeaderValue::from_static(value));
+                headers.append(*name, HeaderValue::from_static(value));
             }
             match credential(&headers) {
                 Ok(Credential::Bearer(text)) => Some((a, text.to_vec())),

@@ -64,7 +64,7 @@ impl FairPermits {
     }
 
     fn give_back(&self, payer: &Payer) {
-        let _was_at_work = self.with(|state| state.at_work.remove(payer));
+        self.with(|state| state.at_work.remove(payer));
     }
 
     fn with<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {

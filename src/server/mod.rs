@@ -18,6 +18,7 @@ mod range;
 mod request_context;
 mod router;
 mod routes;
+mod tenant_path;
 pub mod tls;
 pub mod token;
 mod traffic;

@@ -23,6 +23,7 @@ use super::body::Body;
 use super::caller::Caller;
 use super::error::{ApiError, Code};
 use super::once::Keyed;
+use super::tenant_path::Tenant;
 use crate::documents::TableName;
 use crate::documents::schedule::CronName;
 
@@ -215,6 +216,7 @@ pub(super) trait Extractor {
 }
 
 impl Extractor for State<Arc<App>> {}
+impl Extractor for Tenant {}
 impl<T> Extractor for Path<T> {}
 impl<T> Extractor for Body<T> {}
 impl<T> Extractor for Keyed<T> {}
@@ -249,6 +251,7 @@ extractors! { A B C }
 extractors! { A B C D }
 extractors! { A B C D E }
 extractors! { A B C D E F }
+extractors! { A B C D E F G }
 
 /// A handler that is not called with parameters that nobody reads.
 #[derive(Debug, Clone)]

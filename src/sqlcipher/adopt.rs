@@ -12,14 +12,14 @@
 
 use std::path::Path;
 
-use nimbus_manifests::{Cipher, Subject};
+use nimbus_manifests::Subject;
 
-use super::copy::{alone, clear_attempt, remove_database};
+use super::copy::{alone, clear_attempt, prepare_encrypted, remove_database};
 use super::error::{CopyError, io_error, sqlite};
 use super::rekey::{copy_pages, verify};
 use super::{Beside, Database, OpenError, open_as_it_is};
 use crate::data_dir::{TEMPORARY_PREFIX, parent, sync_dir};
-use crate::envelope::{Envelope, EnvelopeError, Intent, KeyedFile, Prepared};
+use crate::envelope::{Envelope, KeyedFile};
 use crate::failpoints::crash_point;
 use crate::runtime::{Progress, blocking};
 use crate::sqlite_file;
@@ -38,17 +38,7 @@ pub(crate) async fn adopt(
     subject: &Subject,
     progress: Progress,
 ) -> Result<(), CopyError> {
-    let prepared = envelope
-        .prepare(path, subject, Cipher::Sqlcipher4, Intent::Create)
-        .await
-        .map_err(OpenError::from)?;
-    let file = match prepared {
-        Prepared::Keyed(file) => file,
-        Prepared::Plain(file) => {
-            let path = file.path().to_owned();
-            return Err(OpenError::from(EnvelopeError::EncryptionOff { path }).into());
-        }
-    };
+    let file = prepare_encrypted(envelope, path, subject).await?;
     let begun = envelope.clone();
     let file = blocking(move || {
         let path = file.path().to_owned();

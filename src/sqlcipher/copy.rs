@@ -11,12 +11,12 @@ use std::path::Path;
 use nimbus_manifests::{Cipher, Subject};
 use rusqlite::Connection;
 
-use super::error::{CopyError, io_error, is_not_understood};
+use super::error::{CopyError, io_error, is_not_understood, sqlite};
 use super::relayout::relayout;
 use super::snapshot::Snapshot;
 use super::{Database, OpenError};
 use crate::data_dir::{TEMPORARY_PREFIX, parent, side_files};
-use crate::envelope::{Envelope, EnvelopeError, Intent, PlainFile, Prepared};
+use crate::envelope::{Envelope, EnvelopeError, Intent, KeyedFile, PlainFile, Prepared};
 use crate::failpoints::crash_point;
 use crate::process::NewFile;
 use crate::runtime::{Progress, blocking};
@@ -71,17 +71,7 @@ pub async fn import_plaintext(
     validate: bool,
     progress: Option<Progress>,
 ) -> Result<Database, CopyError> {
-    let prepared = envelope
-        .prepare(path, subject, Cipher::Sqlcipher4, Intent::Create)
-        .await
-        .map_err(OpenError::from)?;
-    let file = match prepared {
-        Prepared::Keyed(file) => file,
-        Prepared::Plain(file) => {
-            let path = file.path().to_owned();
-            return Err(OpenError::from(EnvelopeError::EncryptionOff { path }).into());
-        }
-    };
+    let file = prepare_encrypted(envelope, path, subject).await?;
     let source = source.to_owned();
     let file = blocking(move || {
         let database = Database::keyed(file);
@@ -122,6 +112,29 @@ fn fill(
         return Err(CopyError::Inconsistent { path, said });
     }
     Ok(())
+}
+
+/// The file of `subject` at `path`, where none is, under a key of its own: a copy is made in it.
+///
+/// # Errors
+///
+/// [`CopyError::Open`], also where encryption is off.
+pub(super) async fn prepare_encrypted(
+    envelope: &Envelope,
+    path: &Path,
+    subject: &Subject,
+) -> Result<KeyedFile, CopyError> {
+    let prepared = envelope
+        .prepare(path, subject, Cipher::Sqlcipher4, Intent::Create)
+        .await
+        .map_err(OpenError::from)?;
+    match prepared {
+        Prepared::Keyed(file) => Ok(file),
+        Prepared::Plain(file) => {
+            let path = file.path().to_owned();
+            Err(OpenError::from(EnvelopeError::EncryptionOff { path }).into())
+        }
+    }
 }
 
 /// Makes room for a copy. What an earlier attempt left under the same `new` manifest is begun
@@ -184,11 +197,7 @@ pub(super) fn alone(database: &Database) -> Result<Connection, CopyError> {
 }
 
 fn not_alone(database: &Database, source: rusqlite::Error) -> CopyError {
-    CopyError::Sqlite {
-        action: "take for this command alone",
-        path: database.path().to_owned(),
-        source,
-    }
+    sqlite("take for this command alone", database.path(), source)
 }
 
 /// What two databases must have in common to be taken for the same: the objects with their

@@ -116,7 +116,7 @@ pub(super) fn is_not_understood(error: &rusqlite::Error) -> bool {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CopyError {
-    /// One of the two databases does not open.
+    /// One of the two databases cannot be opened, read or written.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The target is there already.
@@ -124,26 +124,6 @@ pub enum CopyError {
     TargetExists {
         /// The target.
         path: PathBuf,
-    },
-    /// SQLite failed on the way: a full disk, say, or a damaged source.
-    #[error("cannot {action} {}", .path.display())]
-    Sqlite {
-        /// What was being done.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What SQLite said.
-        source: rusqlite::Error,
-    },
-    /// The operating system refused.
-    #[error("cannot {action} {}", .path.display())]
-    Io {
-        /// What was being done.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: io::Error,
     },
     /// Others have the file open and do not let go of it.
     #[error("{} is being read all the while; try again when it is used less", .path.display())]
@@ -217,10 +197,12 @@ pub(super) fn io_error(
     path: &Path,
 ) -> impl FnOnce(io::Error) -> CopyError + use<> {
     let path = path.to_owned();
-    move |source| CopyError::Io {
-        action,
-        path,
-        source,
+    move |source| {
+        CopyError::Open(OpenError::Io {
+            action,
+            path,
+            source,
+        })
     }
 }
 
@@ -229,9 +211,9 @@ pub(super) fn sqlite_error(code: std::ffi::c_int) -> rusqlite::Error {
 }
 
 pub(super) fn sqlite(action: &'static str, path: &Path, source: rusqlite::Error) -> CopyError {
-    CopyError::Sqlite {
+    CopyError::Open(OpenError::Sqlite {
         action,
         path: path.to_owned(),
         source,
-    }
+    })
 }

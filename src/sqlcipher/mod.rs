@@ -166,7 +166,7 @@ pub(crate) async fn open_and<T: Send + 'static>(
             let proven = blocking(move || Database::keyed(file).proven()).await?;
             envelope.publish_named(proven.into_file()).await?
         }
-        Stage::Rekeying => {
+        Stage::Rekeying { .. } => {
             let (file, opened) = blocking(move || which_key(file)).await?;
             envelope.settle(file, opened).await?
         }
@@ -205,7 +205,7 @@ fn as_it_is(database: Database) -> Result<Database, OpenError> {
     let beside_others = database.beside_others;
     let opened = match database.keyed.as_ref().map(KeyedFile::stage) {
         None | Some(Stage::Ready | Stage::Initialised) => return database.proven(),
-        Some(Stage::Rekeying) => database.which_key()?,
+        Some(Stage::Rekeying { .. }) => database.which_key()?,
         Some(Stage::Initialise) => {
             let path = database.path;
             return Err(EnvelopeError::NeverInitialised { path }.into());

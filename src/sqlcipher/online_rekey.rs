@@ -548,7 +548,7 @@ mod tests {
         });
         let error = Following::begin(file, progress).err().expect("it stops");
         assert!(
-            matches!(&error, CopyError::Sqlite { source, .. } | CopyError::Open(OpenError::Sqlite { source, .. })
+            matches!(&error, CopyError::Open(OpenError::Sqlite { source, .. })
                 if source.sqlite_error_code() == Some(ErrorCode::OperationInterrupted)),
             "{error:?}"
         );

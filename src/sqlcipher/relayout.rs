@@ -1,6 +1,7 @@
 //! A whole database, laid out anew under another key or none: each b-tree entry by entry, and of
 //! the schema nothing but where the roots are.
 
+use crate::sqlcipher::error::io_error;
 use std::collections::BTreeMap;
 use std::fs::File;
 
@@ -132,16 +133,8 @@ impl Fault {
                 .explain("copy", sqlite_error(ffi::SQLITE_CORRUPT))
                 .into(),
             Self::Damaged(page) => CopyError::SourceDamaged { path, page },
-            Self::Read(source) => CopyError::Io {
-                action: "read",
-                path,
-                source,
-            },
-            Self::Write(source) => CopyError::Io {
-                action: "write a copy of",
-                path,
-                source,
-            },
+            Self::Read(source) => io_error("read", &path)(source),
+            Self::Write(source) => io_error("write a copy of", &path)(source),
             Self::Random(source) => {
                 OpenError::from(crate::envelope::EnvelopeError::from(source)).into()
             }

@@ -6,6 +6,7 @@
 //! none of them while it lasts (see [`super::online_rekey`]). Without a WAL the transaction keeps
 //! everybody from writing into the file.
 
+use crate::sqlcipher::error::io_error;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -50,13 +51,7 @@ impl Snapshot {
     /// The database, now.
     pub(super) fn of(database: &Database) -> Result<Self, CopyError> {
         let path = database.path();
-        let failed = |action| {
-            move |source| CopyError::Io {
-                action,
-                path: path.to_owned(),
-                source,
-            }
-        };
+        let failed = |action| io_error(action, path);
         let which = || std::fs::metadata(path).map(|about| (about.dev(), about.ino()));
         let (pin, watch, file) = loop {
             let before = which().map_err(failed("look at"))?;
@@ -98,11 +93,7 @@ impl Snapshot {
     }
 
     fn look_at_wal(&mut self, path: &Path) -> Result<(), CopyError> {
-        let failed = |source| CopyError::Io {
-            action: "read the WAL of",
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source| io_error("read the WAL of", path)(source);
         let name = beside(&path.canonicalize().map_err(failed)?, WAL);
         loop {
             let before = header_of(&name).map_err(failed)?;

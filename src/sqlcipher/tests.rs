@@ -303,7 +303,10 @@ async fn leaves_no_plaintext_of_an_export_that_is_stopped() {
     std::fs::create_dir(&out).unwrap();
     let stop: Progress = Arc::new(|_done, _total| false);
     let error = export_plaintext(&database, &out.join("big.sqlite3"), Some(stop)).unwrap_err();
-    assert!(matches!(error, CopyError::Sqlite { .. }), "{error:?}");
+    assert!(
+        matches!(error, CopyError::Open(OpenError::Sqlite { .. })),
+        "{error:?}"
+    );
     assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
     assert_eq!(rows(&connection), 50_000);
 }

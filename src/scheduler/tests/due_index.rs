@@ -264,7 +264,7 @@ proptest! {
                 Step::Settle { all } => desk.due_index.settle(all).unwrap(),
                 Step::Delete { tenant } => {
                     let tenant = id(&name(tenant));
-                    let _jobs = truth.remove(&tenant);
+                    truth.remove(&tenant);
                     // Its looks end before or after; they learn nothing of a successor.
                     for (turn, found) in &mut looks {
                         if turn.tenant == tenant {
@@ -293,7 +293,7 @@ proptest! {
         }
         desk.clock.set(desk.clock.now_ms() + DAY);
         for turn in desk.take() {
-            let _jobs = truth.remove(&turn.tenant);
+            truth.remove(&turn.tenant);
         }
         truth.retain(|_, jobs| !jobs.is_empty());
         prop_assert!(truth.is_empty(), "{truth:?}");

@@ -10,7 +10,6 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use futures_util::stream::{self, StreamExt as _};
 use nimbus_manifests::TenantId;
 
-use super::tenant_id;
 use crate::budget;
 use crate::documents::deploy::{AppFile, AppPath, ContentHash};
 use crate::server::App;
@@ -18,6 +17,7 @@ use crate::server::error::{ApiError, crowded};
 use crate::server::openapi::shapes;
 use crate::server::parameters::PageQuery;
 use crate::server::range::{self, Selection};
+use crate::server::tenant_path::Tenant;
 use crate::tenants::{StoreError, TenantStore};
 
 /// The root of an app without its `/`: what a page there names relative to itself would be looked for beside the app.
@@ -25,10 +25,9 @@ use crate::tenants::{StoreError, TenantStore};
     responses((status = 308, description = "The app is at `/apps/{t}/`",
         headers(("Location" = String, description = "The same path with a `/` at its end, and the same query")))))]
 pub(in crate::server) async fn moved(
-    Path(tenant): Path<String>,
+    Tenant(tenant): Tenant,
     PageQuery(query): PageQuery,
 ) -> Result<Redirect, ApiError> {
-    let tenant = tenant_id(&tenant)?;
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     Ok(Redirect::permanent(&format!("/apps/{tenant}/{query}")))
 }
@@ -52,13 +51,13 @@ pub(in crate::server) async fn moved(
             headers(("Content-Range" = String, description = "`bytes */` and the length of the file"))),
     ))]
 pub(in crate::server) async fn root(
-    app: State<Arc<App>>,
-    Path(tenant): Path<String>,
-    query: PageQuery,
+    State(app): State<Arc<App>>,
+    Tenant(tenant): Tenant,
+    _query: PageQuery,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    file(app, Path((tenant, String::new())), query, method, headers).await
+    serve(&app, tenant, String::new(), &method, &headers).await
 }
 
 /// One file, or part of it; the path of a directory, with `/` at its end, is that of the page in it.
@@ -81,12 +80,23 @@ pub(in crate::server) async fn root(
     ))]
 pub(in crate::server) async fn file(
     State(app): State<Arc<App>>,
-    Path((tenant, mut path)): Path<(String, String)>,
+    Tenant(tenant): Tenant,
+    Path((_tenant, path)): Path<(String, String)>,
     _query: PageQuery,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let tenant = tenant_id(&tenant)?;
+    serve(&app, tenant, path, &method, &headers).await
+}
+
+/// The file of `tenant`'s active generation at `path`.
+async fn serve(
+    app: &Arc<App>,
+    tenant: TenantId,
+    mut path: String,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
     if path.is_empty() || path.ends_with('/') {
         path.push_str(INDEX);
     }
@@ -94,14 +104,14 @@ pub(in crate::server) async fn file(
     let store = app.open(&tenant).await?;
     let file = store.app_file(&path).await?;
     let etag = etag(file.hash);
-    if range::is_known(&headers, &etag) {
+    if range::is_known(headers, &etag) {
         let mut response = StatusCode::NOT_MODIFIED.into_response();
         describe(response.headers_mut(), &etag);
         return Ok(response);
     }
     // A range is defined for GET alone.
-    let part = if method == Method::GET {
-        range::part(&headers, &etag, file.size)
+    let part = if *method == Method::GET {
+        range::part(headers, &etag, file.size)
     } else {
         Selection::Whole
     };
@@ -117,10 +127,10 @@ pub(in crate::server) async fn file(
         bytes.end.saturating_sub(1),
         file.size
     );
-    let body = if method == Method::HEAD {
+    let body = if *method == Method::HEAD {
         Body::empty()
     } else {
-        body(&app, tenant, store.as_ref(), file, bytes).await?
+        body(app, tenant, store.as_ref(), file, bytes).await?
     };
     let mut response = (status, body).into_response();
     let headers = response.headers_mut();

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::tenant_id;
 use crate::documents::{Bounded, Done, MAX_BATCH, Mutation};
 use crate::server::App;
 use crate::server::body::{self, FromBody};
 use crate::server::error::ApiError;
 use crate::server::once::{Answered, Keyed};
 use crate::server::openapi::shapes;
+use crate::server::tenant_path::Tenant;
 use crate::tenants::StoreError;
 
 /// The mutations of a batch.
@@ -50,14 +50,14 @@ impl FromBody for Batch {
     ))]
 pub(in crate::server) async fn apply(
     State(app): State<Arc<App>>,
-    Path(tenant): Path<String>,
+    Tenant(tenant): Tenant,
     Keyed {
         body: Batch(mutations),
         once,
         ..
     }: Keyed<Batch>,
 ) -> Result<Answered<Json<Value>>, ApiError> {
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     let Done { outcome, replayed } = store.apply_once(mutations, once).await?;
     let answer = Json(json!({"results": outcome}));
     Ok(Answered { answer, replayed })

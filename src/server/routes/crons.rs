@@ -7,13 +7,14 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{json_text, part_of, tenant_id};
+use super::{json_text, part_of};
 use crate::documents::schedule::{Cron, CronName};
 use crate::server::App;
 use crate::server::body::{self, Body, FromBody, RawJson};
 use crate::server::error::ApiError;
 use crate::server::openapi::shapes;
 use crate::server::parameters::{ListPart, Query};
+use crate::server::tenant_path::Tenant;
 
 impl FromBody for Cron {
     fn from_body(json: &[u8]) -> Result<Self, ApiError> {
@@ -31,10 +32,10 @@ impl FromBody for Cron {
     ))]
 pub(in crate::server) async fn put(
     State(app): State<Arc<App>>,
-    Path(tenant): Path<String>,
+    Tenant(tenant): Tenant,
     Body(cron): Body<Cron>,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     let state = store.put_cron(cron, app.scheduler.now_ms()).await?;
     let answer = json!({"name": state.cron.name, "next_run_at": state.next_due_ms});
     Ok((StatusCode::CREATED, Json(answer)))
@@ -46,10 +47,10 @@ pub(in crate::server) async fn put(
     responses((status = 200, description = "The crons, sorted by name", body = shapes::Crons)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
-    Path(tenant): Path<String>,
+    Tenant(tenant): Tenant,
     Query(part): Query<ListPart<CronName>>,
 ) -> Result<RawJson, ApiError> {
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     let limit = part.size();
     let listed = store.list_crons(part.after, limit).await?;
     let next = listed.items.last().filter(|_| listed.more);
@@ -65,10 +66,11 @@ pub(in crate::server) async fn list(
     ))]
 pub(in crate::server) async fn delete(
     State(app): State<Arc<App>>,
-    Path((tenant, name)): Path<(String, String)>,
+    Tenant(tenant): Tenant,
+    Path((_tenant, name)): Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
     let name: CronName = name.parse()?;
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     store.delete_cron(name).await?;
     Ok(StatusCode::NO_CONTENT)
 }

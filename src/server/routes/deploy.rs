@@ -6,12 +6,12 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 
-use super::tenant_id;
 use crate::documents::deploy::{Deploy, Deployed, Generations};
 use crate::server::App;
 use crate::server::body::{self, Body, FromBody};
 use crate::server::error::{ApiError, Code};
 use crate::server::openapi::shapes;
+use crate::server::tenant_path::Tenant;
 
 impl FromBody for Deploy {
     // It may have JSON Schemas, which take a while to compile.
@@ -36,10 +36,9 @@ impl FromBody for Deploy {
     ))]
 pub(in crate::server) async fn deploy(
     State(app): State<Arc<App>>,
-    Path(tenant): Path<String>,
+    Tenant(tenant): Tenant,
     Body(deploy): Body<Deploy>,
 ) -> Result<(StatusCode, Json<Deployed>), ApiError> {
-    let tenant = tenant_id(&tenant)?;
     let status = if deploy.dry_run {
         StatusCode::OK
     } else {
@@ -54,9 +53,9 @@ pub(in crate::server) async fn deploy(
     responses((status = 200, description = "The generations", body = shapes::Generations)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
-    Path(tenant): Path<String>,
+    Tenant(tenant): Tenant,
 ) -> Result<Json<Generations>, ApiError> {
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     Ok(Json(store.generations().await?))
 }
 
@@ -69,7 +68,8 @@ pub(in crate::server) async fn list(
     ))]
 pub(in crate::server) async fn activate(
     State(app): State<Arc<App>>,
-    Path((tenant, generation)): Path<(String, String)>,
+    Tenant(tenant): Tenant,
+    Path((_tenant, generation)): Path<(String, String)>,
 ) -> Result<Json<Deployed>, ApiError> {
     let number = generation
         .parse()
@@ -79,6 +79,6 @@ pub(in crate::server) async fn activate(
         let message = "a generation is a number, as GET …/deploy lists them";
         ApiError::new(Code::InvalidInput, message)
     })?;
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     Ok(Json(store.activate(number).await?))
 }

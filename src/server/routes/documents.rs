@@ -11,7 +11,6 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::query::page;
-use super::tenant_id;
 use crate::documents::{
     self, DocumentId, Done, Expected, Fields, Mutation, MutationOutcome, TableName,
 };
@@ -20,6 +19,7 @@ use crate::server::error::{ApiError, Code};
 use crate::server::once::{Answered, Keyed};
 use crate::server::openapi::shapes;
 use crate::server::parameters::{ListPart, Query};
+use crate::server::tenant_path::Tenant;
 use crate::server::{App, conditions, range};
 
 /// A document to be inserted.
@@ -77,7 +77,7 @@ impl FromBody for Patch {
     ))]
 pub(in crate::server) async fn insert(
     State(app): State<Arc<App>>,
-    Path(tenant): Path<String>,
+    Tenant(tenant): Tenant,
     Keyed {
         body: NewDocument { table, fields, id },
         once,
@@ -93,7 +93,7 @@ pub(in crate::server) async fn insert(
         }
     };
     let mutation = Mutation::Insert { table, fields, id };
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     let Done { outcome, replayed } = store.apply_if(expected, mutation, once).await?;
     let answer = (StatusCode::CREATED, written(&outcome));
     Ok(Answered { answer, replayed })
@@ -105,11 +105,12 @@ pub(in crate::server) async fn insert(
     responses((status = 200, description = "A part of the documents, and the cursor of the next one", body = shapes::Page)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
-    Path((tenant, table)): Path<(String, String)>,
+    Tenant(tenant): Tenant,
+    Path((_tenant, table)): Path<(String, String)>,
     Query(part): Query<ListPart<String>>,
 ) -> Result<Pieces, ApiError> {
     let query = documents::query::Query::all(table.parse()?);
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     page(&*store, query, part.after.as_deref(), part.size()).await
 }
 
@@ -123,11 +124,12 @@ pub(in crate::server) async fn list(
     ))]
 pub(in crate::server) async fn get(
     State(app): State<Arc<App>>,
-    Path((tenant, table, id)): Path<(String, String, String)>,
+    Tenant(tenant): Tenant,
+    Path((_tenant, table, id)): Path<(String, String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let (table, id): (TableName, DocumentId) = (table.parse()?, id.parse()?);
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     let document = store.get(&table, id).await?;
     let etag = conditions::etag(document.version);
     if range::is_known(&headers, &etag) {
@@ -150,7 +152,8 @@ pub(in crate::server) async fn get(
     ))]
 pub(in crate::server) async fn patch(
     State(app): State<Arc<App>>,
-    Path((tenant, table, id)): Path<(String, String, String)>,
+    Tenant(tenant): Tenant,
+    Path((_tenant, table, id)): Path<(String, String, String)>,
     headers: HeaderMap,
     Body(Patch(patch)): Body<Patch>,
 ) -> Result<impl IntoResponse, ApiError> {
@@ -162,7 +165,7 @@ pub(in crate::server) async fn patch(
         patch,
         if_version: None,
     };
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     let done = store.apply_if(expected, mutation, None).await?;
     Ok(written(&done.outcome))
 }
@@ -176,7 +179,8 @@ pub(in crate::server) async fn patch(
     ))]
 pub(in crate::server) async fn delete(
     State(app): State<Arc<App>>,
-    Path((tenant, table, id)): Path<(String, String, String)>,
+    Tenant(tenant): Tenant,
+    Path((_tenant, table, id)): Path<(String, String, String)>,
     headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
     let id = id.parse()?;
@@ -186,7 +190,7 @@ pub(in crate::server) async fn delete(
         id,
         if_version: None,
     };
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     let _done = store.apply_if(expected, mutation, None).await?;
     Ok(StatusCode::NO_CONTENT)
 }

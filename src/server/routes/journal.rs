@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde_json::{Value, json};
 
-use super::tenant_id;
 use crate::server::App;
 use crate::server::error::ApiError;
 use crate::server::openapi::shapes;
 use crate::server::parameters::{ListPart, Query};
+use crate::server::tenant_path::Tenant;
 
 /// The ordered record of applied writes, after a number or from its beginning.
 #[utoipa::path(get, path = "/api/tenants/{t}/journal", operation_id = "readJournal", tag = "documents",
@@ -21,10 +21,10 @@ use crate::server::parameters::{ListPart, Query};
     ))]
 pub(in crate::server) async fn read(
     State(app): State<Arc<App>>,
-    Path(tenant): Path<String>,
+    Tenant(tenant): Tenant,
     Query(part): Query<ListPart<u64>>,
 ) -> Result<Json<Value>, ApiError> {
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     let page = store
         .journal(part.after, part.limit.unwrap_or(DEFAULT_LIMIT))
         .await?;

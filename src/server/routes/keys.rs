@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
-use super::tenant_id;
 use crate::control::{AccessKey, AccessKeyId, KeyError, KeyInfo, KeyName, Scope};
 use crate::data_dir;
 use crate::envelope::{Event, EventKind, EventOutcome};
@@ -22,6 +21,7 @@ use crate::server::App;
 use crate::server::body::{Body, Plain};
 use crate::server::error::{ApiError, Code, of_trouble};
 use crate::server::openapi::shapes;
+use crate::server::tenant_path::Tenant;
 use crate::tenants::StoreError;
 
 #[derive(Deserialize, ToSchema)]
@@ -43,10 +43,9 @@ impl Plain for NewKey {}
     ))]
 pub(in crate::server) async fn create(
     State(app): State<Arc<App>>,
-    Path(tenant): Path<String>,
+    Tenant(tenant): Tenant,
     Body(new): Body<NewKey>,
 ) -> Result<Response, ApiError> {
-    let tenant = tenant_id(&tenant)?;
     require(&app, &tenant).await?;
     let scope = new.scope.as_str();
     let event = event(EventKind::AccessKeyCreated, &tenant).saying(format!("scope {scope}"));
@@ -82,9 +81,8 @@ async fn make(app: &App, tenant: &TenantId, new: NewKey) -> Result<(AccessKey, K
     responses((status = 200, description = "The keys, oldest first", body = Keys)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
-    Path(tenant): Path<String>,
+    Tenant(tenant): Tenant,
 ) -> Result<Json<Keys>, ApiError> {
-    let tenant = tenant_id(&tenant)?;
     require(&app, &tenant).await?;
     let keys = app.keys.list(&tenant);
     Ok(Json(Keys { keys }))
@@ -100,9 +98,9 @@ pub(in crate::server) struct Keys {
     responses((status = 204, description = "The key is revoked")))]
 pub(in crate::server) async fn revoke(
     State(app): State<Arc<App>>,
-    Path((tenant, id)): Path<(String, String)>,
+    Tenant(tenant): Tenant,
+    Path((_tenant, id)): Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
-    let tenant = tenant_id(&tenant)?;
     require(&app, &tenant).await?;
     let not_found = || {
         let message = "this tenant has no such access key, or no more";

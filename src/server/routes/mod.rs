@@ -20,19 +20,10 @@ pub(super) mod schema;
 pub(super) mod tenants;
 pub(super) mod usage;
 
-use nimbus_manifests::TenantId;
 use serde::Serialize;
 
 use super::body::RawJson;
 use super::error::{ApiError, Code};
-
-/// A tenant id from a path or a body.
-fn tenant_id(text: &str) -> Result<TenantId, ApiError> {
-    text.parse()
-        .map_err(|error: nimbus_manifests::InvalidName| {
-            ApiError::new(Code::InvalidInput, error.to_string())
-        })
-}
 
 /// `{"<name>": …}`, whose numbers are not read and written again.
 fn named(name: &str, value: &impl Serialize) -> Result<RawJson, ApiError> {

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{tenant_id, whether_more};
+use super::whether_more;
 use crate::documents::optional_integer;
 use crate::documents::query::{MAX_PAGE, Query, QueryPage};
 use crate::server::App;
 use crate::server::body::{self, Body, FromBody, Pieces};
 use crate::server::error::{ApiError, Code};
 use crate::server::openapi::shapes;
+use crate::server::tenant_path::Tenant;
 use crate::tenants::{Cursors, StoreError, TenantStore};
 
 impl FromBody for Query {
@@ -27,7 +28,7 @@ impl FromBody for Query {
     responses((status = 200, description = "The documents in order, and the cursor of the next part", body = shapes::Page)))]
 pub(in crate::server) async fn query(
     State(app): State<Arc<App>>,
-    Path(tenant): Path<String>,
+    Tenant(tenant): Tenant,
     Body(query): Body<Query>,
 ) -> Result<Pieces, ApiError> {
     let limit = query.limit.unwrap_or(MAX_PAGE);
@@ -36,7 +37,7 @@ pub(in crate::server) async fn query(
         limit: None,
         ..query
     };
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     let page = store.query(query.clone(), None, limit).await?;
     if page.next.is_some() && page.documents.len() < limit {
         let table = query.table;
@@ -89,11 +90,11 @@ impl FromBody for Paginated {
     responses((status = 200, description = "The page, and the cursor of the next one", body = shapes::Page)))]
 pub(in crate::server) async fn paginated(
     State(app): State<Arc<App>>,
-    Path(tenant): Path<String>,
+    Tenant(tenant): Tenant,
     Body(wanted): Body<Paginated>,
 ) -> Result<Pieces, ApiError> {
     let Paginated { query, size, after } = wanted;
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     page(&*store, query, after.as_deref(), size).await
 }
 

@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{json_text, named, part_of, tenant_id};
+use super::{json_text, named, part_of};
 use crate::documents::Done;
 use crate::documents::schedule::{Job, JobId, JobPlace, NewJob};
 use crate::server::App;
@@ -16,6 +16,7 @@ use crate::server::error::ApiError;
 use crate::server::once::{Answered, Keyed};
 use crate::server::openapi::shapes;
 use crate::server::parameters::{ListPart, Query};
+use crate::server::tenant_path::Tenant;
 
 impl FromBody for NewJob {
     fn from_body(json: &[u8]) -> Result<Self, ApiError> {
@@ -32,12 +33,12 @@ impl FromBody for NewJob {
     ))]
 pub(in crate::server) async fn create(
     State(app): State<Arc<App>>,
-    Path(tenant): Path<String>,
+    Tenant(tenant): Tenant,
     Keyed {
         body: job, once, ..
     }: Keyed<NewJob>,
 ) -> Result<Answered<(StatusCode, Json<Value>)>, ApiError> {
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     let now = app.scheduler.now_ms();
     let Done { outcome, replayed } = store.schedule_once(job, now, once).await?;
     let answer = (StatusCode::CREATED, Json(json!({"job_id": outcome.id})));
@@ -50,10 +51,10 @@ pub(in crate::server) async fn create(
     responses((status = 200, description = "The waiting jobs, in the order in which they will run", body = shapes::Jobs)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
-    Path(tenant): Path<String>,
+    Tenant(tenant): Tenant,
     Query(part): Query<ListPart<String>>,
 ) -> Result<RawJson, ApiError> {
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     let cursors = store.cursors();
     let after = part.after.as_deref();
     let after = after.map(|cursor| cursors.open_job(cursor));
@@ -76,10 +77,11 @@ pub(in crate::server) async fn list(
     ))]
 pub(in crate::server) async fn cancel(
     State(app): State<Arc<App>>,
-    Path((tenant, job)): Path<(String, String)>,
+    Tenant(tenant): Tenant,
+    Path((_tenant, job)): Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
     let job: JobId = job.parse()?;
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     store.cancel_job(job).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -90,9 +92,10 @@ pub(in crate::server) async fn cancel(
     responses((status = 200, description = "The result of the job", body = shapes::JobResult)))]
 pub(in crate::server) async fn history(
     State(app): State<Arc<App>>,
-    Path((tenant, job)): Path<(String, String)>,
+    Tenant(tenant): Tenant,
+    Path((_tenant, job)): Path<(String, String)>,
 ) -> Result<RawJson, ApiError> {
     let job: JobId = job.parse()?;
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     named("result", &store.job_history(job).await?)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 
-use super::{part_of, tenant_id};
+use super::part_of;
 use crate::documents::TableName;
 use crate::documents::schema::TableSchema;
 use crate::server::App;
@@ -13,6 +13,7 @@ use crate::server::body::{self, Body, FromBody, RawJson};
 use crate::server::error::{ApiError, Code};
 use crate::server::openapi::shapes;
 use crate::server::parameters::{ListPart, Query};
+use crate::server::tenant_path::Tenant;
 
 impl FromBody for TableSchema {
     // To compile a JSON Schema may take a while.
@@ -29,10 +30,10 @@ impl FromBody for TableSchema {
     responses((status = 200, description = "The schemas, sorted by table", body = shapes::Schemas)))]
 pub(in crate::server) async fn list(
     State(app): State<Arc<App>>,
-    Path(tenant): Path<String>,
+    Tenant(tenant): Tenant,
     Query(part): Query<ListPart<TableName>>,
 ) -> Result<RawJson, ApiError> {
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     let limit = part.size();
     let listed = store.list_schemas(part.after, limit).await?;
     let members = listed
@@ -55,10 +56,11 @@ pub(in crate::server) async fn list(
     responses((status = 200, description = "The schema", body = shapes::TableSchema)))]
 pub(in crate::server) async fn get(
     State(app): State<Arc<App>>,
-    Path((tenant, table)): Path<(String, String)>,
+    Tenant(tenant): Tenant,
+    Path((_tenant, table)): Path<(String, String)>,
 ) -> Result<RawJson, ApiError> {
     let table: TableName = table.parse()?;
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     let schema = store.schema(&table).await?;
     Ok(RawJson(schema.to_json()))
 }
@@ -72,7 +74,8 @@ pub(in crate::server) async fn get(
     ))]
 pub(in crate::server) async fn put(
     State(app): State<Arc<App>>,
-    Path((tenant, table)): Path<(String, String)>,
+    Tenant(tenant): Tenant,
+    Path((_tenant, table)): Path<(String, String)>,
     Body(schema): Body<TableSchema>,
 ) -> Result<StatusCode, ApiError> {
     let table: TableName = table.parse()?;
@@ -83,7 +86,7 @@ pub(in crate::server) async fn put(
         );
         return Err(ApiError::new(Code::InvalidInput, message));
     }
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     store.put_schema(schema).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -96,10 +99,11 @@ pub(in crate::server) async fn put(
     ))]
 pub(in crate::server) async fn delete(
     State(app): State<Arc<App>>,
-    Path((tenant, table)): Path<(String, String)>,
+    Tenant(tenant): Tenant,
+    Path((_tenant, table)): Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
     let table: TableName = table.parse()?;
-    let store = app.open(&tenant_id(&tenant)?).await?;
+    let store = app.open(&tenant).await?;
     store.delete_schema(&table).await?;
     Ok(StatusCode::NO_CONTENT)
 }

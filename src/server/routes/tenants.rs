@@ -3,18 +3,19 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use nimbus_manifests::TenantId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{json_text, part_of, tenant_id};
+use super::{json_text, part_of};
 use crate::server::App;
 use crate::server::body::{Body, Plain, RawJson};
 use crate::server::error::ApiError;
 use crate::server::openapi::shapes;
 use crate::server::parameters::{ListPart, Query};
+use crate::server::tenant_path::Tenant;
 use crate::{as_text, schemas};
 
 #[derive(Serialize, Deserialize, ToSchema)]
@@ -70,9 +71,8 @@ pub(in crate::server) async fn list(
     responses((status = 204, description = "The tenant was deleted")))]
 pub(in crate::server) async fn delete(
     State(app): State<Arc<App>>,
-    Path(tenant): Path<String>,
+    Tenant(tenant): Tenant,
 ) -> Result<StatusCode, ApiError> {
-    let tenant = tenant_id(&tenant)?;
     app.finish(async move |app| {
         app.tenants.delete_tenant(&tenant).await?;
         app.untroubled(&tenant);

@@ -131,7 +131,7 @@ impl SqliteFiles {
             .await
             .map_err(envelope)?;
         match prepared {
-            Prepared::Keyed(file) if file.stage() == Stage::Rekeying => {
+            Prepared::Keyed(file) if matches!(file.stage(), Stage::Rekeying { .. }) => {
                 let (file, opened) = blocking(move || which_key(file))
                     .await
                     .map_err(|error| opening(tenant, error))?;

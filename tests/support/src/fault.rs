@@ -1,7 +1,7 @@
 //! A proxy in front of a KMS, or of an S3, that fails on demand.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::http::{Message, authority};
+use crate::listening::Listening;
 
 /// What to do with a request instead of passing it on.
 #[derive(Clone, Debug)]
@@ -55,7 +56,7 @@ impl Fault {
 /// its first line.
 #[derive(Debug)]
 pub struct FaultProxy {
-    url: String,
+    listener: Listening,
     state: Arc<State>,
 }
 
@@ -68,7 +69,7 @@ struct State {
     connections: AtomicUsize,
     in_flight: AtomicUsize,
     max_in_flight: AtomicUsize,
-    stopped: AtomicBool,
+    stopped: Arc<AtomicBool>,
 }
 
 /// A key that stands for the replicas of a multi-Region key in all regions: moto makes such keys, and does not decrypt with them.
@@ -96,37 +97,22 @@ impl FaultProxy {
     /// When no port can be had.
     #[must_use]
     pub fn in_front_of(upstream_url: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
-        let address = listener
-            .local_addr()
-            .expect("a bound listener has an address");
         let state = Arc::new(State {
             upstream: authority(upstream_url).to_owned(),
             ..State::default()
         });
-        let served = Arc::clone(&state);
-        // Ends with the connection that `drop` makes.
-        let _detached = thread::spawn(move || {
-            for stream in listener.incoming() {
-                if served.stopped.load(Ordering::SeqCst) {
-                    break;
-                }
-                let Ok(stream) = stream else { continue };
-                let served = Arc::clone(&served);
-                // A connection that breaks is the client's to notice.
-                let _detached = thread::spawn(move || drop(served.serve(stream)));
-            }
-        });
-        Self {
-            url: format!("http://{address}"),
-            state,
-        }
+        let listener = Listening::start(
+            Arc::clone(&state),
+            Arc::clone(&state.stopped),
+            |state, client| state.serve(client),
+        );
+        Self { listener, state }
     }
 
     /// Where it listens.
     #[must_use]
     pub fn url(&self) -> &str {
-        &self.url
+        self.listener.url()
     }
 
     /// Fails every request for `action` until [`clear`](Self::clear).
@@ -215,14 +201,6 @@ impl FaultProxy {
             fault,
             left,
         });
-    }
-}
-
-impl Drop for FaultProxy {
-    fn drop(&mut self) {
-        self.state.stopped.store(true, Ordering::SeqCst);
-        // Wakes the accepting thread, which then sees the flag.
-        drop(TcpStream::connect(authority(&self.url)));
     }
 }
 

@@ -35,6 +35,7 @@
 mod disk;
 mod fault;
 mod http;
+mod listening;
 mod machine;
 mod moto;
 mod postgres;

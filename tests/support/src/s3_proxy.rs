@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use crate::http::{Message, authority};
+use crate::listening::Listening;
 
 /// What to do with a request instead of passing it on at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ type Plan = Box<dyn FnMut(&str, &str) -> Option<S3Fault> + Send>;
 
 /// Forwards HTTP requests to an S3. Each connection carries one request.
 pub struct S3Proxy {
-    url: String,
+    listener: Listening,
     state: Arc<State>,
 }
 
@@ -78,12 +78,11 @@ struct State {
     traffic: Mutex<Traffic>,
     held: Mutex<u64>,
     released: Condvar,
-    stopped: AtomicBool,
 }
 
 impl fmt::Debug for S3Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("S3Proxy").field(&self.url).finish()
+        f.debug_tuple("S3Proxy").field(&self.url()).finish()
     }
 }
 
@@ -94,35 +93,20 @@ impl S3Proxy {
     /// When no port can be had.
     #[must_use]
     pub fn in_front_of(upstream_url: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
-        let address = listener.local_addr().expect("a listener has an address");
         let state = Arc::new(State {
             upstream: authority(upstream_url).to_owned(),
             ..State::default()
         });
-        let served = Arc::clone(&state);
-        // Ends with the connection that `drop` makes.
-        let _detached = thread::spawn(move || {
-            for stream in listener.incoming() {
-                if served.stopped.load(Ordering::SeqCst) {
-                    break;
-                }
-                let Ok(stream) = stream else { continue };
-                let served = Arc::clone(&served);
-                // A connection that breaks is the client's to notice.
-                let _detached = thread::spawn(move || drop(served.serve(stream)));
-            }
+        let listener = Listening::start(Arc::clone(&state), Arc::default(), |state, client| {
+            state.serve(client)
         });
-        Self {
-            url: format!("http://{address}"),
-            state,
-        }
+        Self { listener, state }
     }
 
     /// Where it listens.
     #[must_use]
     pub fn url(&self) -> &str {
-        &self.url
+        self.listener.url()
     }
 
     /// From here on `plan` says of each request, by its method and its path with the query, what is done to it.
@@ -150,10 +134,7 @@ impl S3Proxy {
 
 impl Drop for S3Proxy {
     fn drop(&mut self) {
-        self.state.stopped.store(true, Ordering::SeqCst);
         self.release();
-        // Wakes the accepting thread, which then sees the flag.
-        drop(TcpStream::connect(authority(&self.url)));
     }
 }
 
