@@ -94,6 +94,9 @@ pub(super) fn numbers_of(name: &str) -> Option<(u64, u64, u64)> {
         Some((first, last)) => (first.parse().ok()?, last.parse().ok()?),
         None => (numbers.parse().ok()?, numbers.parse().ok()?),
     };
+    if ![epoch, first, last].into_iter().all(limits::is_number) {
+        return None;
+    }
     let is_single = Pack::name(epoch, first) == name;
     let is_bundle = bundle_name(epoch, first, last) == name && first < last;
     (is_single || is_bundle).then_some((epoch, first, last))
@@ -101,10 +104,10 @@ pub(super) fn numbers_of(name: &str) -> Option<(u64, u64, u64)> {
 
 /// Where the packs of epochs are, as they were last looked for.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Places(Arc<Mutex<Known>>);
+pub(super) struct Places(Arc<Mutex<Listings>>);
 
 #[derive(Debug, Default)]
-struct Known {
+struct Listings {
     /// By epoch.
     listed: BTreeMap<u64, Listed>,
     /// The last bundle that was read, whole: its epoch, what it holds, the length of its head, its bytes.
@@ -139,9 +142,9 @@ impl Repository {
         Ok(numbers.into_iter().collect())
     }
 
-    /// The last pack of an epoch, which is in no bundle.
-    pub(super) async fn last_pack(&self, epoch: u64) -> Result<Option<u64>, BackupError> {
-        Ok(self.list_packs(epoch).await?.single.last().copied())
+    /// The numbers of packs that are objects of their own, in order. The last one of an epoch is.
+    pub(super) async fn single_packs(&self, epoch: u64) -> Result<Vec<u64>, BackupError> {
+        Ok(self.list_packs(epoch).await?.single.into_iter().collect())
     }
 
     /// Whether there is an object whose packs are all among the first ones of the epoch, up to this number.

@@ -9,7 +9,6 @@ use nimbus_manifests::{Cipher, DekId, FileId, SealedManifest, Subject, TenantId}
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::pack::FramesOver;
 use super::sealed::{Claims, Sealed, seal};
 use super::{is_sha256, limits};
 use crate::control::{self, ArchiveSealer};
@@ -30,6 +29,9 @@ pub struct Catalogue {
     /// The data keys of the control file that sealed entries before its own did: they seal nothing any more.
     #[serde(default)]
     pub keys_before: Vec<String>,
+    /// The line of the deployment that made it; `None` where that was never restored from a backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<Uuid>,
     /// The one tenant that it holds; `None` where it holds all.
     pub tenant: Option<String>,
     /// Where shipping into this repository was at its moment; `None` while nothing was shipped.
@@ -82,6 +84,15 @@ pub struct StoredFile {
     pub over: Option<FramesOver>,
 }
 
+/// What was committed to a file since the pages that are named of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FramesOver {
+    /// How long the file was then.
+    pub bytes: u64,
+    /// Segments, in their order, and how many frames of each count.
+    pub segments: Vec<(Piece, u32)>,
+}
+
 /// Pages of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -131,17 +142,6 @@ pub struct Piece {
     pub skip: u64,
 }
 
-/// Why a catalogue cannot be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CatalogueError {
-    /// Another format.
-    #[error("its format is {0}")]
-    Format(String),
-    /// It is none.
-    #[error("{0}")]
-    Malformed(String),
-}
-
 /// A catalogue whose MAC was not verified.
 pub type SealedCatalogue = Sealed<Catalogue>;
 
@@ -160,7 +160,9 @@ impl Claims for Catalogue {
             .windows(2)
             .all(|two| two[0].subject < two[1].subject);
         let log = self.audit.iter().all(|part| {
-            is_log_name(&part.name) && is_sha256(&part.sha256) && part.bytes <= limits::FILE
+            data_dir::is_audit_log(&part.name)
+                && is_sha256(&part.sha256)
+                && part.bytes <= limits::FILE
         });
         let names: BTreeSet<_> = self.audit.iter().map(|part| &part.name).collect();
         let log = log && names.len() == self.audit.len();
@@ -306,21 +308,11 @@ pub(super) fn is_object(name: &str) -> bool {
     name.split('/').all(part)
 }
 
-/// Whether a part of the audit log may have this name.
-pub(super) fn is_log_name(name: &str) -> bool {
-    let number = name
-        .strip_prefix("nimbus-audit.")
-        .and_then(|rest| rest.strip_suffix(".log"));
-    name == crate::audit::FILE_NAME
-        || number.is_some_and(|number| {
-            number.len() >= 12 && number.bytes().all(|byte| byte.is_ascii_digit())
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use nimbus_keyproviders::{Dek, OsRandom};
 
+    use super::super::sealed::SealedError;
     use super::*;
 
     fn file(subject: &str) -> StoredFile {
@@ -351,6 +343,7 @@ mod tests {
             taken: "2026-12-01T10:00:00.000Z".to_owned(),
             previous: Some("d".repeat(64)),
             keys_before: vec!["1111222233334444".to_owned()],
+            line: None,
             tenant: None,
             shipping: None,
             control: file("db:redb:control:nimbus-control.db"),
@@ -416,16 +409,13 @@ mod tests {
             assert!(wrong.seal(&sealer()).is_err(), "{wrong:?}");
             // What another wrote is read by the same rules.
             let read = SealedCatalogue::parse(&seal(&wrong, &sealer()));
-            assert!(
-                matches!(read, Err(CatalogueError::Malformed(_))),
-                "{wrong:?}"
-            );
+            assert!(matches!(read, Err(SealedError::Malformed(_))), "{wrong:?}");
         }
         let newer = catalogue().seal(&sealer()).unwrap();
         let newer = String::from_utf8(newer)
             .unwrap()
             .replacen("snapshot/1", "snapshot/2", 1);
         let read = SealedCatalogue::parse(newer.as_bytes()).unwrap_err();
-        assert_eq!(read, CatalogueError::Format("nimbus-snapshot/2".to_owned()));
+        assert_eq!(read, SealedError::Format("nimbus-snapshot/2".to_owned()));
     }
 }

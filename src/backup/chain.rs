@@ -1,17 +1,18 @@
 //! Whether the entries of a repository follow one another, and by which data keys of the control file they are sealed.
 //!
-//! Each entry names the SHA-256 of the one before, so whoever proves the newest proves all of them. A data key of the control file that another
-//! one replaced seals nothing any more: each entry names the keys that sealed before its own, so that somebody who learns of an old one makes no
-//! newer entry with it. Nothing of this is known of entries that are gone, the newest among them.
+//! Each entry names the SHA-256 of the one before, so whoever proves the newest proves all of them. Nothing of this is known of entries that are
+//! gone, the newest among them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 
 use super::catalogue::Catalogue;
+use super::entries::{Entry, snapshot_name};
+use super::prover::Prover;
 use super::removal::Removal;
-use super::repository::{Entry, said, snapshot_name};
-use super::timeline::{Found, Prover};
+use super::repository::said;
+use super::sealing_keys::{SealingKeys, sealed_by_old_key};
 use super::{BackupError, Repository};
 use crate::control::ArchiveSealer;
 use crate::envelope::Envelope;
@@ -35,7 +36,8 @@ impl Chain {
         let _new = self.entries.insert(number, None);
     }
 
-    /// What each entry from `first` on does not go on from; and those that were to be removed and are there.
+    /// What each entry from `first` on does not go on from; and those that were to be removed and are there. Numbers may be passed over: where
+    /// something else stood there, whoever makes an entry takes the next.
     pub(super) fn check(&self, first: u64) -> (Vec<String>, Vec<String>) {
         let (mut damage, mut findings) = (Vec::new(), Vec::new());
         let gone = self.gone();
@@ -47,29 +49,27 @@ impl Chain {
                 ));
             }
             let Some((previous, _)) = entry else { continue };
-            let before = number - 1;
             if *number == first && first > 1 {
                 continue;
             }
-            let sha256 = match self.entries.get(&before) {
-                Some(Some((_, sha256))) => Some(sha256.as_str()),
-                Some(None) => None,
-                None => gone.get(&before).copied(),
-            };
-            match (previous, sha256) {
-                (None, _) if *number == 1 => {}
-                (Some(previous), Some(sha256)) if previous == sha256 => {}
-                (_, Some(_)) => damage.push(format!(
-                    "{} does not go on from {}: one of the two was replaced",
-                    snapshot_name(*number),
-                    snapshot_name(before)
-                )),
-                (_, None) => damage.push(format!(
-                    "{} is missing or damaged, and {} goes on from it",
-                    snapshot_name(before),
-                    snapshot_name(*number)
-                )),
+            let (before, sha256) = self.before(*number, &gone).unzip();
+            if previous.as_deref() == sha256 {
+                continue;
             }
+            let name = snapshot_name(*number);
+            let lost = before.is_none_or(|before| before + 1 < *number);
+            let unreadable = self.entries.range(before.unwrap_or(0) + 1..*number);
+            let unreadable = unreadable.last().map(|(number, _)| *number);
+            damage.push(match (lost, previous) {
+                (true, Some(_)) => format!(
+                    "{} is missing or damaged, and {name} goes on from it",
+                    snapshot_name(unreadable.unwrap_or(*number - 1))
+                ),
+                _ => format!(
+                    "{name} does not go on from {}: one of the two was replaced",
+                    snapshot_name(before.unwrap_or(0))
+                ),
+            });
         }
         let kept = self.removal.iter().flat_map(|removal| &removal.kept);
         for kept in kept.filter(|kept| kept.number >= first) {
@@ -84,17 +84,43 @@ impl Chain {
         (damage, findings)
     }
 
-    /// Whether the entry after this one, or the newest removal, names it by its SHA-256. `None` where neither names any.
+    /// Whether something behind this number cannot be read.
+    pub(super) fn is_unreadable_above(&self, number: u64) -> bool {
+        let mut above = self.entries.range(number + 1..);
+        above.any(|(_, entry)| entry.is_none())
+    }
+
+    /// The entry before a number, of those that can be read or were removed; and its SHA-256.
+    fn before<'a>(&'a self, number: u64, gone: &BTreeMap<u64, &'a str>) -> Option<(u64, &'a str)> {
+        let readable = self.entries.range(..number).rev();
+        let readable = readable
+            .filter_map(|(number, entry)| Some((*number, entry.as_ref()?.1.as_str())))
+            .next();
+        let removed = gone.range(..number).next_back();
+        readable.max(removed.map(|(number, sha256)| (*number, *sha256)))
+    }
+
+    /// Whether the entry after this one, or the newest removal, names it by its SHA-256. `None` where neither tells.
     fn is_named(&self, number: u64) -> Option<bool> {
         let (_, sha256) = self.entries.get(&number)?.as_ref()?;
-        let next = self.entries.get(&(number + 1));
-        let by_next = next.and_then(Option::as_ref);
-        let by_next = by_next.and_then(|(previous, _)| previous.as_deref());
+        let next = self.next(number).and_then(|next| {
+            let (previous, _) = self.entries.get(&next)?.as_ref()?;
+            let is_named = previous.as_ref() == Some(sha256);
+            // One in between may be gone.
+            (is_named || next == number + 1).then_some(is_named)
+        });
         let removal = self.removal.iter();
         let mut all = removal.flat_map(|removal| removal.gone.iter().chain(&removal.kept));
         let by_removal = all.find(|one| one.number == number);
-        let named = by_next.or(by_removal.map(|one| one.sha256.as_str()))?;
-        Some(named == sha256)
+        next.or(by_removal.map(|one| one.sha256 == *sha256))
+    }
+
+    /// The next entry that can be read.
+    fn next(&self, number: u64) -> Option<u64> {
+        let mut later = self.entries.range(number + 1..);
+        later
+            .find(|(_, entry)| entry.is_some())
+            .map(|(number, _)| *number)
     }
 
     fn gone(&self) -> BTreeMap<u64, &str> {
@@ -103,74 +129,6 @@ impl Chain {
         gone.map(|gone| (gone.number, gone.sha256.as_str()))
             .collect()
     }
-}
-
-impl Entry {
-    /// What it names as the entry before.
-    pub(super) fn previous(&self) -> Option<&String> {
-        match self {
-            Self::Snapshot(sealed) => sealed.claims.previous.as_ref(),
-            Self::Removal(sealed) => sealed.claims.previous.as_ref(),
-        }
-    }
-
-    /// The data key of the control file that it is sealed with.
-    pub(super) fn key(&self) -> String {
-        match self {
-            Self::Snapshot(sealed) => sealed.dek_id.to_string(),
-            Self::Removal(sealed) => sealed.dek_id.to_string(),
-        }
-    }
-
-    /// Those that sealed before it.
-    pub(super) fn keys_before(&self) -> &[String] {
-        match self {
-            Self::Snapshot(sealed) => &sealed.claims.keys_before,
-            Self::Removal(sealed) => &sealed.claims.keys_before,
-        }
-    }
-}
-
-/// The data keys of the control file that seal, one after the other.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct SealingKeys {
-    /// The last one.
-    pub(super) current: Option<String>,
-    /// Those that another one replaced.
-    pub(super) replaced: BTreeSet<String>,
-}
-
-impl SealingKeys {
-    /// Goes on with an authentic entry; `false`, and nothing of it counts, where its key was replaced before.
-    #[must_use]
-    pub(super) fn go_on(&mut self, key: &str, before: &[String]) -> bool {
-        if self.replaced.contains(key) {
-            return false;
-        }
-        let last = self.current.replace(key.to_owned());
-        self.replaced
-            .extend(last.into_iter().filter(|last| last != key));
-        let before = before.iter().filter(|before| *before != key);
-        self.replaced.extend(before.cloned());
-        true
-    }
-}
-
-impl SealingKeys {
-    /// Those that sealed before this one does.
-    pub(super) fn before(&self, key: &str) -> Vec<String> {
-        let all: BTreeSet<_> = self.replaced.iter().chain(&self.current).collect();
-        let before = all.into_iter().filter(|before| *before != key);
-        before.cloned().collect()
-    }
-}
-
-/// What is wrong with what an old key seals.
-pub(super) fn sealed_by_old_key(key: &str) -> String {
-    format!(
-        "it is sealed with the data key {key} of the control file, which another one had replaced before: somebody who has that key made it, or a \
-         deployment that was restored from before; move it away"
-    )
 }
 
 /// What was found of the entries from one on, up to the newest.
@@ -221,14 +179,15 @@ impl Repository {
                 }
                 Err(error) => return Err(error),
             };
-            chain.add(number, &entry, sha256);
             match prover.entry(number, &entry).await {
                 Ok(()) => {}
                 Err(error @ BackupError::Envelope(_)) => {
+                    chain.add(number, &entry, sha256);
                     withheld.push((number, error));
                     continue;
                 }
                 Err(error) if error.is_damage() => {
+                    chain.unreadable(number);
                     above.note(number == first, error);
                     continue;
                 }
@@ -236,9 +195,11 @@ impl Repository {
             }
             if !keys.go_on(&entry.key(), entry.keys_before()) {
                 let why = sealed_by_old_key(&entry.key());
+                chain.unreadable(number);
                 above.note(number == first, self.damaged(&snapshot_name(number), why));
                 continue;
             }
+            chain.add(number, &entry, sha256);
             let _new = proven.insert(number);
             match entry {
                 Entry::Snapshot(sealed) if number > first => above.newest = Some(sealed.claims),
@@ -248,7 +209,9 @@ impl Repository {
         }
         let (damage, _unfinished) = chain.check(first);
         above.damage.extend(damage);
-        let is_next_proven = chain.removal.is_some() || proven.contains(&(first + 1));
+        let next = chain.next(first);
+        let is_next_proven =
+            chain.removal.is_some() || next.is_some_and(|next| proven.contains(&next));
         if is_next_proven && chain.is_named(first) == Some(false) {
             above.note(true, self.damaged(&snapshot_name(first), REPLACED));
         }
@@ -281,12 +244,12 @@ impl Repository {
         }
     }
 
-    /// Refuses to seal with a key that another one replaced.
+    /// Rejects a sealer with a key that another one replaced.
     ///
     /// # Errors
     ///
     /// [`BackupError::OlderKey`].
-    pub(super) fn refuse_replaced(
+    pub(super) fn reject_replaced(
         &self,
         keys: &SealingKeys,
         sealer: &ArchiveSealer,
@@ -373,21 +336,10 @@ impl Repository {
 }
 
 impl Above {
-    /// Refuses what is wrong itself; where nobody chose it, also that it may not be the newest.
-    pub(super) fn require(&mut self, is_newest: bool) -> Result<(), BackupError> {
-        if let Some(error) = self.first.take() {
-            return Err(error);
-        }
-        match self.damage.first() {
-            Some(damage) if is_newest => Err(BackupError::NotTheNewest(damage.clone())),
-            _ => Ok(()),
-        }
-    }
-
     /// Whether what was found belongs to the newest snapshot that is as it was written.
-    pub(super) fn vouches_for(&self, found: &Found, first: &Catalogue) -> bool {
+    pub(super) fn vouches_for(&self, number: u64, first: &Catalogue) -> bool {
         let newest = self.newest.as_ref().unwrap_or(first);
-        found.catalogue.number <= newest.number
+        number <= newest.number
     }
 
     /// All that is to be told of them.
@@ -437,25 +389,6 @@ const AT_ONCE: usize = 16;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_key_that_was_replaced_seals_nothing_any_more_whatever_it_says() {
-        let before = |keys: &[&str]| keys.iter().map(|&key| key.to_owned()).collect::<Vec<_>>();
-        let mut keys = SealingKeys::default();
-        assert!(keys.go_on("1", &[]) && keys.go_on("1", &[]));
-        assert!(keys.go_on("2", &before(&["1"])));
-        // With an old key somebody says that the new one was replaced.
-        assert!(!keys.go_on("1", &before(&["2"])));
-        assert!(keys.go_on("2", &before(&["1"])));
-        // The entries in between were pruned.
-        assert!(keys.go_on("5", &before(&["1", "2", "3", "4"])));
-        for old in ["1", "2", "3", "4"] {
-            assert!(!keys.go_on(old, &[]), "{old}");
-        }
-        assert_eq!(keys.current.as_deref(), Some("5"));
-        assert_eq!(keys.before("6"), before(&["1", "2", "3", "4", "5"]));
-        assert_eq!(keys.before("5"), before(&["1", "2", "3", "4"]));
-    }
 
     #[test]
     fn finds_the_key_in_the_last_line_and_nowhere_else() {

@@ -19,7 +19,6 @@ use super::catalogue::{Catalogue, ShippedAt, StoredFile, StoredPart};
 use super::room::AT_ONCE;
 use super::saving::{Saving, Source};
 use super::sealed::is_same_key;
-use super::tip::Newest;
 use super::{BackupError, Location, Repository, S3Settings};
 use crate::clock;
 use crate::control::{self, ArchiveSealer, Control, FrozenControl};
@@ -90,7 +89,8 @@ pub struct MissingTenant {
 }
 
 impl Deployment {
-    /// Makes a snapshot of all tenants, or of `only` one, in the repository at `location`, which is made where there is none.
+    /// Makes a snapshot of all tenants, or of `only` one, in the repository at `location`, which is made where there is none. A repository in which
+    /// another line of this deployment goes on is refused, unless this one is to `take_over`.
     ///
     /// # Errors
     ///
@@ -99,7 +99,7 @@ impl Deployment {
         &self,
         location: &Location,
         s3: &S3Settings,
-        only: Option<TenantId>,
+        (only, take_over): (Option<TenantId>, bool),
         progress: Progress,
     ) -> Result<Created, BackupError> {
         let control = Arc::clone(&self.control);
@@ -113,7 +113,9 @@ impl Deployment {
         let event = Event::new(EventKind::Backup, EventOutcome::Begun).about(&subject);
         let event = event.saying(format!("to {location}"));
         self.envelope.record(event.clone()).await?;
-        let made = self.snapshot(location, s3, &sealer, only, progress).await;
+        let made = self
+            .snapshot(location, s3, &sealer, (only, take_over), progress)
+            .await;
         let made = made.map(|made| made.created);
         let ended = match &made {
             Ok(made) => Event::new(EventKind::Backup, EventOutcome::Done)
@@ -136,15 +138,15 @@ impl Deployment {
         location: &Location,
         s3: &S3Settings,
         sealer: &ArchiveSealer,
-        only: Option<TenantId>,
+        (only, take_over): (Option<TenantId>, bool),
         progress: Progress,
     ) -> Result<Made, BackupError> {
         let _turn = self.turn.lock().await;
         let mut tries = 1..TRIES;
         loop {
-            let (only, progress) = (only.clone(), Arc::clone(&progress));
-            let made = self.attempt(location, s3, sealer, only, progress).await;
-            match made {
+            let what = (only.clone(), take_over);
+            let made = self.attempt(location, s3, sealer, what, Arc::clone(&progress));
+            match made.await {
                 Err(BackupError::RemovedMeanwhile { .. }) if tries.next().is_some() => {}
                 made => return made,
             }
@@ -156,18 +158,13 @@ impl Deployment {
         location: &Location,
         s3: &S3Settings,
         sealer: &ArchiveSealer,
-        only: Option<TenantId>,
+        (only, take_over): (Option<TenantId>, bool),
         progress: Progress,
     ) -> Result<Made, BackupError> {
         let repository =
             Repository::open_or_make(location, s3, &sealer.file_id.to_string()).await?;
         crash_point!("backup::repository-made");
-        let Newest {
-            tip,
-            before,
-            keys,
-            missed,
-        } = self.newest(&repository, sealer).await?;
+        let mut newest = self.newest(&repository, sealer, take_over).await?;
         // After the newest entry is known: a later removal is met at the commit.
         let condemned = repository.condemned(&self.envelope).await?;
         let frozen = Arc::new(Mutex::new(None));
@@ -202,7 +199,7 @@ impl Deployment {
         self.in_force(&frozen).await?;
         let mut saving = Saving::new(
             &repository,
-            before.as_ref(),
+            newest.before.as_ref(),
             progress,
             &capture,
             &due,
@@ -236,6 +233,7 @@ impl Deployment {
             taken: clock::stamp_of(mark.at_ms),
             previous: None,
             keys_before: Vec::new(),
+            line: newest.line,
             tenant: only.map(|tenant| tenant.to_string()),
             shipping: shipping.map(|position| ShippedAt {
                 epoch: position.shipping.epoch,
@@ -247,9 +245,7 @@ impl Deployment {
             audit,
             tenants,
         };
-        let findings = missed.into_iter().collect();
-        let goes_on = (tip, keys);
-        let committed = self.commit(&repository, &sealer, goes_on, catalogue);
+        let committed = self.commit(&repository, &sealer, &mut newest, catalogue);
         let (catalogue, sha256) = committed.await?;
         crash_point!("backup::committed");
         let (noting, id, made) = (
@@ -273,7 +269,7 @@ impl Deployment {
             added: saving.added.load(Ordering::Relaxed),
             held_up_us: u64::try_from(held_up.as_micros()).unwrap_or(u64::MAX),
             missing,
-            findings,
+            findings: newest.findings,
         };
         Ok(Made {
             created,

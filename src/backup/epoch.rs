@@ -1,15 +1,23 @@
 //! Epochs: each server that begins to ship begins one, and whoever shipped before stops at the next pack.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::catalogue::Catalogue;
 use super::pack::{Pack, SealedPack, parse_head};
+use super::prover::Prover;
+use super::repository::said;
 use super::sealed::{Claims, Sealed, seal};
+use super::sealing_keys::sealed_by_old_key;
 use super::store::Created;
+use super::tip::Newest;
 use super::{BackupError, Repository, is_sha256, limits, sha256};
 use crate::clock;
 use crate::control::ArchiveSealer;
+use crate::envelope::Envelope;
 
 /// An epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,8 +71,19 @@ pub(super) struct Begun {
     pub(super) epoch: u64,
     /// SHA-256 of its object.
     pub(super) sha256: String,
-    /// No time in the repository is after this.
+    /// No time in the repository that is proven is after this.
     pub(super) floor_ms: i64,
+    /// What was in the way and is none.
+    pub(super) skipped: Vec<String>,
+}
+
+/// The last pack of an epoch.
+struct LastPack {
+    number: u64,
+    sha256: String,
+    at_ms: i64,
+    /// The data key of the control file that seals it.
+    key: String,
 }
 
 /// The object of an epoch.
@@ -73,65 +92,201 @@ pub(super) fn epoch_name(epoch: u64) -> String {
 }
 
 impl Repository {
-    /// Begins the next epoch. Of two servers that do, one gets the number after the other's.
-    pub(super) async fn begin_epoch(&self, sealer: &ArchiveSealer) -> Result<Begun, BackupError> {
-        let mut floor_ms = 0;
-        if let Some(newest) = self.numbers().await?.0.last()
-            && let Some((read, _)) = self.catalogue(*newest).await?
-        {
-            floor_ms = clock::ms_of(&read.claims.taken).unwrap_or(0);
+    /// Begins the next epoch, behind the newest that is proven. Of two servers that do, one gets the number after the other's. `newest` is what
+    /// snapshots go on from.
+    pub(super) async fn begin_epoch(
+        &self,
+        envelope: &Envelope,
+        sealer: &ArchiveSealer,
+        newest: &Newest,
+    ) -> Result<Begun, BackupError> {
+        let mut prover = Prover::knowing(self, envelope, sealer);
+        let claims = newest.before.as_ref().map(|sealed| &sealed.claims);
+        let mut floor_ms = claims.and_then(|claims| clock::ms_of(&claims.taken));
+        let mut skipped = Vec::new();
+        let mut before = None;
+        for epoch in self.epochs().await?.into_iter().rev() {
+            match self.proven_epoch(&mut prover, epoch, claims).await {
+                Ok(Some(sha256)) => {
+                    before = Some((epoch, sha256));
+                    break;
+                }
+                Ok(None) => {}
+                Err(error) if error.proves_nothing() => skipped.push(said(&error)),
+                Err(error) => return Err(error),
+            }
         }
-        let mut before = self.epochs().await?.last().copied();
+        let mut epoch = before.as_ref().map_or(0, |(epoch, _)| *epoch);
         loop {
-            let previous = match before {
+            epoch += 1;
+            let previous = match &before {
                 None => None,
-                Some(before) => {
-                    let Some((_, object)) = self.epoch(before).await? else {
-                        return Err(self.damaged(&epoch_name(before), "it comes and goes"));
-                    };
-                    let pack = self.last_pack(before).await?.unwrap_or(0);
-                    let mut pack_sha256 = None;
-                    if pack > 0 {
-                        let name = Pack::name(before, pack);
-                        let Some(object) = self.store.get(&name).await? else {
-                            return Err(self.damaged(&name, "it comes and goes"));
-                        };
-                        let (read, _) = self.readable(&name, parse_head(&object))?;
-                        let at = clock::ms_of(&read.claims.at).unwrap_or(0);
-                        floor_ms = floor_ms.max(at);
-                        pack_sha256 = Some(sha256(&object));
-                    }
+                Some((before, sha256)) => {
+                    let last = self
+                        .last_proven_pack(&mut prover, *before, claims, &mut skipped)
+                        .await?;
+                    // A time that an old key could seal says nothing.
+                    let is_current = |last: &LastPack| !newest.keys.replaced.contains(&last.key);
+                    floor_ms = floor_ms.max(
+                        last.as_ref()
+                            .filter(|last| is_current(last))
+                            .map(|last| last.at_ms),
+                    );
                     Some(Previous {
-                        sha256: object,
-                        pack,
-                        pack_sha256,
+                        sha256: sha256.clone(),
+                        pack: last.as_ref().map_or(0, |last| last.number),
+                        pack_sha256: last.map(|last| last.sha256),
                     })
                 }
             };
-            let epoch = Epoch {
-                epoch: before.unwrap_or(0) + 1,
+            let claimed = Epoch {
+                epoch,
                 repository: self.id,
                 began: clock::stamp(),
                 previous,
             };
-            let object = Bytes::from(seal(&epoch, sealer));
-            let name = epoch_name(epoch.epoch);
-            match self.store.create(&name, object.clone()).await? {
+            let object = Bytes::from(seal(&claimed, sealer));
+            match self
+                .store
+                .create(&epoch_name(epoch), object.clone())
+                .await?
+            {
                 Created::Done => {
+                    let sha256 = sha256(&object);
+                    // Packs that lie there would be in the way: it is left as it is, and the next one is begun.
+                    if !self.packs(epoch).await?.is_empty() {
+                        let why =
+                            "it was there before its epoch began, and is not this deployment's";
+                        skipped.push(said(&self.damaged(&format!("log/{epoch:010}"), why)));
+                        before = Some((epoch, sha256));
+                        continue;
+                    }
                     return Ok(Begun {
-                        epoch: epoch.epoch,
-                        sha256: sha256(&object),
-                        floor_ms,
+                        epoch,
+                        sha256,
+                        floor_ms: floor_ms.unwrap_or(0),
+                        skipped,
                     });
                 }
-                Created::Other => before = Some(epoch.epoch),
+                Created::Other => match self.proven_epoch(&mut prover, epoch, claims).await {
+                    Ok(sha256) => before = sha256.map(|sha256| (epoch, sha256)).or(before),
+                    Err(error) if error.proves_nothing() => {
+                        let said = said(&error);
+                        if !skipped.contains(&said) {
+                            skipped.push(said);
+                        }
+                    }
+                    Err(error) => return Err(error),
+                },
             }
         }
     }
 
-    /// Whether there is an epoch after this one.
-    pub(super) async fn is_replaced(&self, epoch: u64) -> Result<bool, BackupError> {
-        Ok(self.store.get(&epoch_name(epoch + 1)).await?.is_some())
+    /// The SHA-256 of an epoch's object, once it is proven; `None` where there is none. `newest` is the newest snapshot.
+    async fn proven_epoch(
+        &self,
+        prover: &mut Prover<'_>,
+        epoch: u64,
+        newest: Option<&Catalogue>,
+    ) -> Result<Option<String>, BackupError> {
+        let Some((read, sha256)) = self.epoch(epoch).await? else {
+            return Ok(None);
+        };
+        let name = epoch_name(epoch);
+        prover.prove(&name, &read).await?;
+        self.reject_older(newest, &name, (epoch, 0), &read.dek_id.to_string())?;
+        Ok(Some(sha256))
+    }
+
+    /// The last pack of an epoch that is proven. It is in no bundle.
+    async fn last_proven_pack(
+        &self,
+        prover: &mut Prover<'_>,
+        epoch: u64,
+        newest: Option<&Catalogue>,
+        skipped: &mut Vec<String>,
+    ) -> Result<Option<LastPack>, BackupError> {
+        for number in self.single_packs(epoch).await?.into_iter().rev() {
+            let name = Pack::name(epoch, number);
+            let read = match self.pack(epoch, number, true).await {
+                Ok(Some((read, object))) => match prover.prove(&name, &read).await {
+                    Ok(()) => Ok((read, object)),
+                    Err(error) => Err(error),
+                },
+                Ok(None) => continue,
+                Err(error) => Err(error),
+            };
+            let proven = read.and_then(|(read, object)| {
+                let key = read.dek_id.to_string();
+                self.reject_older(newest, &name, (epoch, number), &key)?;
+                Ok(LastPack {
+                    number,
+                    sha256: sha256(&object),
+                    at_ms: clock::ms_of(&read.claims.at).unwrap_or(0),
+                    key,
+                })
+            });
+            match proven {
+                Ok(last) => return Ok(Some(last)),
+                Err(error) if error.proves_nothing() => skipped.push(said(&error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Rejects what comes after a snapshot under a key that was replaced before it.
+    fn reject_older(
+        &self,
+        newest: Option<&Catalogue>,
+        name: &str,
+        place: (u64, u64),
+        key: &String,
+    ) -> Result<(), BackupError> {
+        let is_older = newest.is_some_and(|newest| {
+            let at = newest.shipping.map(|at| (at.epoch, at.pack));
+            at.is_some_and(|at| at < place) && newest.keys_before.contains(key)
+        });
+        match is_older {
+            true => Err(self.damaged(name, sealed_by_old_key(key))),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether there is an epoch after this one: `next`, or one behind it where what has that number proves nothing, which is told and passed over.
+    /// Whoever begins an epoch has no key that was `replaced`.
+    pub(super) async fn is_replaced(
+        &self,
+        prover: &mut Prover<'_>,
+        next: &mut u64,
+        replaced: &BTreeSet<String>,
+    ) -> Result<bool, BackupError> {
+        loop {
+            let name = epoch_name(*next);
+            let read = match self.epoch(*next).await {
+                Ok(None) => return Ok(false),
+                Ok(Some((read, _))) => prover.prove(&name, &read).await.and_then(|()| {
+                    let key = read.dek_id.to_string();
+                    match replaced.contains(&key) {
+                        true => Err(self.damaged(&name, sealed_by_old_key(&key))),
+                        false => Ok(()),
+                    }
+                }),
+                Err(error) => Err(error),
+            };
+            match read {
+                Ok(()) => return Ok(true),
+                Err(error) if error.proves_nothing() => {
+                    let why = said(&error);
+                    tracing::warn!(
+                        why,
+                        "what is no epoch stands in the place of the next: it is passed over; move it away"
+                    );
+                    *next += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// This epoch is not the last one any more.
@@ -143,21 +298,6 @@ impl Repository {
     /// The numbers of all epochs, in order.
     pub(super) async fn epochs(&self) -> Result<Vec<u64>, BackupError> {
         self.numbered("epochs", epoch_name).await
-    }
-
-    async fn numbered(
-        &self,
-        dir: &str,
-        name_of: impl Fn(u64) -> String,
-    ) -> Result<Vec<u64>, BackupError> {
-        let listed = self.store.list(dir).await?;
-        let number = |name: &str| {
-            let number = name.rsplit('/').next()?.parse().ok()?;
-            (name_of(number) == name).then_some(number)
-        };
-        let mut numbers: Vec<u64> = listed.iter().filter_map(|(name, _)| number(name)).collect();
-        numbers.sort_unstable();
-        Ok(numbers)
     }
 
     /// An epoch, whose MAC is not verified yet, and the SHA-256 of its object; `None` when there is none.

@@ -8,7 +8,7 @@ use nimbus_manifests::TenantId;
 use crate::audit::LogError;
 use crate::control::ControlError;
 use crate::encryption::status::StatusError;
-use crate::envelope::EnvelopeError;
+use crate::envelope::{EnvelopeError, Trouble};
 use crate::process::LockError;
 use crate::tenants::StoreError;
 
@@ -125,11 +125,6 @@ pub enum BackupError {
     /// There is no such snapshot, or no such instant.
     #[error("{0}")]
     NoSnapshot(String),
-    /// Something is wrong with what is newer, and nobody said what is to be restored.
-    #[error(
-        "which snapshot is the newest cannot be proven: {0}. Choose one with --snapshot, or an instant with --at"
-    )]
-    NotTheNewest(String),
     /// Its control file has a data key that another one replaced.
     #[error(
         "the repository {location} has snapshots under newer data keys of the control file than {key}, which is in use: this deployment was \
@@ -141,6 +136,20 @@ pub enum BackupError {
         location: String,
         /// The key.
         key: String,
+    },
+    /// Another line of the deployment goes on there.
+    #[error(
+        "snapshot {snapshot} of {taken} in the repository {location} was made by another line of this deployment: one of the two was restored \
+         from a backup of the other. Nothing of this one is stored beside it. If the other one is gone for good, run `nimbus backup create --to \
+         {location} --take-over`; if it is not, give this one a repository of its own"
+    )]
+    OtherLine {
+        /// The repository.
+        location: String,
+        /// The newest snapshot there.
+        snapshot: u64,
+        /// When it was made.
+        taken: String,
     },
     /// Another server ships into the same repository.
     #[error(
@@ -289,6 +298,27 @@ impl BackupError {
     #[must_use]
     pub(super) fn is_damage(&self) -> bool {
         matches!(self, Self::Damaged { .. } | Self::Newer { .. })
+    }
+
+    /// Whether an object proves nothing of this deployment: it is damaged, or no key at hand ever opened what it is sealed with. A key provider
+    /// that does not answer is another matter.
+    pub(super) fn proves_nothing(&self) -> bool {
+        let is_foreign = |error: &EnvelopeError| {
+            let trouble = error.trouble();
+            matches!(trouble, Trouble::KeyMismatch | Trouble::ManifestCorrupt)
+                || matches!(error, EnvelopeError::NoMatchingKey { .. })
+        };
+        self.is_damage() || matches!(self, Self::Envelope(error) if is_foreign(error))
+    }
+
+    /// That something is not there, and what was passed over on the way to that.
+    pub(super) fn besides(self, damage: &[String]) -> Self {
+        match self {
+            error @ (Self::NoSnapshot(_) | Self::NotHeld { .. }) if !damage.is_empty() => {
+                Self::NoSnapshot(format!("{error}; passed over: {}", damage.join("; ")))
+            }
+            error => error,
+        }
     }
 
     /// For `map_err`.

@@ -28,3 +28,8 @@ pub(super) fn of(name: &str) -> u64 {
         _ => OBJECT,
     }
 }
+
+/// Numbers in names of objects have ten digits, and begin with 1.
+pub(super) fn is_number(number: u64) -> bool {
+    (1..=9_999_999_999).contains(&number)
+}

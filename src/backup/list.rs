@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use nimbus_manifests::TenantId;
 use serde::Serialize;
 
+use super::repository::said;
 use super::{BackupError, Repository};
 
 /// A snapshot, by its catalogue.
@@ -33,17 +34,27 @@ pub struct Listed {
 }
 
 impl Repository {
-    /// The snapshots in their order; with `tenant`, those that hold it. Nothing is proven, and no key is needed.
+    /// The snapshots in their order; with `tenant`, those that hold it; and what stands among them and is none. Nothing is proven, and no key is
+    /// needed.
     ///
     /// # Errors
     ///
-    /// [`BackupError`].
-    pub async fn snapshots(&self, tenant: Option<&TenantId>) -> Result<Vec<Listed>, BackupError> {
+    /// [`BackupError::Store`].
+    pub async fn snapshots(
+        &self,
+        tenant: Option<&TenantId>,
+    ) -> Result<(Vec<Listed>, Vec<String>), BackupError> {
         let mut seen = BTreeSet::new();
-        let mut listed = Vec::new();
+        let (mut listed, mut damage) = (Vec::new(), Vec::new());
         for number in self.numbers().await?.0 {
-            let Some((sealed, _)) = self.catalogue(number).await? else {
-                continue;
+            let sealed = match self.catalogue(number).await {
+                Ok(Some((sealed, _))) => sealed,
+                Ok(None) => continue,
+                Err(error) if error.is_damage() => {
+                    damage.push(said(&error));
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             let catalogue = sealed.claims;
             let asked = |file: &&super::catalogue::StoredFile| {
@@ -92,6 +103,6 @@ impl Repository {
                 file_id: one.map(|one| one.file_id.clone()),
             });
         }
-        Ok(listed)
+        Ok((listed, damage))
     }
 }

@@ -8,11 +8,14 @@
 //! | --- | --- |
 //! | `location` | what an operator calls a repository, and where none may be |
 //! | `store` | the directory or the bucket: objects, created once and never changed |
-//! | `repository` | which repository it is; its snapshots |
+//! | `repository` | which repository it is, and the bytes in it |
+//! | `entries` | what stands in `snapshots/` |
 //! | `manifests` | the manifests of a file, and which of them open it |
 //! | `sealed` | what is said under a MAC |
-//! | `chain` | whether entries follow one another, and which keys seal them |
-//! | `removal` | what leaves the repository, and that nobody refers to it then |
+//! | `prover` | that it is authentic |
+//! | `sealing_keys` | which data keys of the control file seal, and which did |
+//! | `chain` | whether entries follow one another |
+//! | `removal`, `removing` | what leaves the repository, and that nobody refers to it then |
 //! | `versions` | all versions of an object in a bucket |
 //! | `limits` | how large objects may be |
 //! | `room` | how many files at a time |
@@ -25,13 +28,15 @@
 //! | `create`, `restore`, `verify`, `verify_log`, `list`, `shred`, `rewrap`, `prune` | the operations |
 //! | `tip`, `saving` | what a snapshot goes on from, and what it adds |
 //! | `requests` | what a server is asked |
-//! | `keep` | which snapshots are kept |
+//! | `shipped` | which objects packs name |
+//! | `keep`, `retention` | which snapshots are kept, and that a server sees to it |
 //! | `proofs` | that tenants restore, again and again |
 
 mod bundle;
 pub mod catalogue;
 mod chain;
 pub mod create;
+mod entries;
 pub mod epoch;
 pub mod error;
 pub mod keep;
@@ -41,17 +46,22 @@ pub mod location;
 mod manifests;
 pub mod pack;
 pub mod proofs;
+mod prover;
 pub mod prune;
 mod removal;
+mod removing;
 pub mod repository;
 pub mod requests;
 pub mod restore;
+pub mod retention;
 pub mod rewrap;
 mod room;
 mod run;
 mod saving;
 pub mod sealed;
+mod sealing_keys;
 pub mod ship;
+mod shipped;
 pub mod shred;
 mod store;
 pub mod timeline;

@@ -17,11 +17,12 @@ use nimbus_manifests::{DekId, FileId, Subject};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::catalogue::{Piece, Run, StoredFile, is_log_name};
+use super::catalogue::{Piece, Run, StoredFile};
 use super::sealed::{Claims, Sealed, seal};
 use super::{is_sha256, limits, sha256};
 use crate::clock;
 use crate::control::ArchiveSealer;
+use crate::data_dir::is_audit_log;
 use crate::sqlcipher::UNIT;
 
 /// A pack.
@@ -150,15 +151,6 @@ pub struct Span {
     pub sha256: String,
 }
 
-/// What was committed to a file since the pages that are named of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FramesOver {
-    /// How long the file was then.
-    pub bytes: u64,
-    /// Segments, in their order, and how many frames of each count.
-    pub segments: Vec<(Piece, u32)>,
-}
-
 /// A pack whose MAC was not verified.
 pub type SealedPack = Sealed<Pack>;
 
@@ -200,7 +192,7 @@ impl Claims for Pack {
                     && part.added.as_ref().is_none_or(span)
                     && log.parts.contains(&part.name)
             });
-            if !changed || !log.parts.iter().all(|name| is_log_name(name)) {
+            if !changed || !log.parts.iter().all(|name| is_audit_log(name)) {
                 return wrong("parts of the audit log");
             }
         }
@@ -307,9 +299,7 @@ impl Pack {
 /// # Errors
 ///
 /// As [`Sealed::parse_head`].
-pub(super) fn parse_head(
-    bytes: &[u8],
-) -> Result<(SealedPack, u64), super::catalogue::CatalogueError> {
+pub(super) fn parse_head(bytes: &[u8]) -> Result<(SealedPack, u64), super::sealed::SealedError> {
     let (mut read, length) = SealedPack::parse_head(bytes)?;
     read.claims.place(length as u64);
     Ok((read, length as u64))

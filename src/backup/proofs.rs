@@ -3,7 +3,7 @@
 //! What was proven, and when, is kept in the repository (`proofs/<number>`), so that whoever lists it sees that; each such object says all that is
 //! known, and the newest counts. It has no MAC: nothing is decided by it but which tenant is next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -56,7 +56,8 @@ impl Repository {
         tenant: &TenantId,
         progress: &Progress,
     ) -> Result<Proof, BackupError> {
-        let (found, file) = self.tenant_at(envelope, tenant, None, None).await?;
+        let newest = (None, None, &BTreeSet::new());
+        let (found, file) = self.tenant_at(envelope, tenant, newest).await?;
         let scratch = tempfile::Builder::new().prefix("nimbus-verify-").tempdir();
         let scratch =
             scratch.map_err(BackupError::io("make a directory in", std::env::temp_dir()))?;
@@ -97,39 +98,44 @@ impl Repository {
     ///
     /// [`BackupError::Store`].
     pub async fn proofs(&self) -> Result<Proofs, BackupError> {
-        let Some(newest) = self.newest_proofs().await? else {
-            return Ok(Proofs::default());
-        };
-        let text = match self.store.get(&proofs_name(newest)).await {
-            Err(BackupError::Damaged { .. }) => None,
-            read => read?,
-        };
-        // What cannot be read is as good as nothing: all is proven again.
-        let read = text.and_then(|text| serde_json::from_slice(&text).ok());
-        Ok(read.unwrap_or_default())
+        let newest = self.newest_proofs().await?;
+        // Where nothing can be read nothing is known: all is proven again.
+        Ok(newest.map(|(_, proofs)| proofs).unwrap_or_default())
     }
 
     /// Keeps what was proven.
     async fn keep_proofs(&self, proofs: &Proofs) -> Result<(), BackupError> {
         let text = serde_json::to_vec(proofs).expect("strings and numbers are JSON");
         let text = Bytes::from(text);
-        let mut number = self.newest_proofs().await?.unwrap_or(0);
+        let newest = self.newest_proofs().await?;
+        let mut number = newest.map_or(0, |(number, _)| number);
         loop {
             number += 1;
-            let created = self
-                .store
-                .create(&proofs_name(number), text.clone())
-                .await?;
-            if created == Created::Done {
+            let name = proofs_name(number);
+            if self.store.create(&name, text.clone()).await? == Created::Done {
                 return Ok(());
             }
         }
     }
 
-    async fn newest_proofs(&self) -> Result<Option<u64>, BackupError> {
-        let found = self.store.list("proofs").await?.into_iter();
-        let numbers = found.filter_map(|(name, _)| name.strip_prefix("proofs/")?.parse().ok());
-        Ok(numbers.max())
+    /// The newest that can be read, and its number.
+    async fn newest_proofs(&self) -> Result<Option<(u64, Proofs)>, BackupError> {
+        for number in self
+            .numbered("proofs", proofs_name)
+            .await?
+            .into_iter()
+            .rev()
+        {
+            let text = match self.store.get(&proofs_name(number)).await {
+                Err(BackupError::Damaged { .. }) => None,
+                read => read?,
+            };
+            let read = text.and_then(|text| serde_json::from_slice(&text).ok());
+            if let Some(read) = read {
+                return Ok(Some((number, read)));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -156,16 +162,16 @@ pub struct ProofKeeper {
 #[derive(Debug)]
 pub struct ProofReport {
     every: Duration,
-    known: Mutex<Known>,
+    known: Mutex<ProofState>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct ProofState {
     /// `None` until the repository was asked.
     proofs: Option<Proofs>,
     /// By the tenant: when it was tried last, in seconds since 1970, and why it was not proven.
     failed: BTreeMap<String, (i64, String)>,
-    /// When the repository was told, in seconds since 1970.
+    /// When the repository was last written to, in seconds since 1970.
     kept: i64,
 }
 
@@ -224,7 +230,7 @@ impl ProofReport {
         proof.map(|proof| proof.at.clone())
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, ProofState> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -20,8 +20,9 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::bundle::{self, Places};
-use super::catalogue::{Catalogue, CatalogueError, Piece, SealedCatalogue};
-use super::removal::SealedRemoval;
+use super::catalogue::{Catalogue, Piece, SealedCatalogue};
+use super::entries::snapshot_name;
+use super::sealed::SealedError;
 use super::store::{Created, Store};
 use super::{BackupError, Location, S3Settings, limits, sha256};
 use crate::clock;
@@ -40,13 +41,6 @@ pub struct Repository {
     pub deployment: String,
     /// Where packs are.
     pub(super) places: Places,
-}
-
-/// What stands under a number.
-#[derive(Debug)]
-pub(super) enum Entry {
-    Snapshot(Box<SealedCatalogue>),
-    Removal(Box<SealedRemoval>),
 }
 
 impl Repository {
@@ -156,85 +150,20 @@ impl Repository {
         self.store.location().to_string()
     }
 
-    /// The numbers of all snapshots and removals, in order; and what else lies among them.
-    ///
-    /// # Errors
-    ///
-    /// [`BackupError::Store`].
-    pub async fn numbers(&self) -> Result<(Vec<u64>, Vec<String>), BackupError> {
-        let (mut numbers, mut others) = (Vec::new(), Vec::new());
-        for (name, _bytes) in self.store.list("snapshots").await? {
-            let number = name
-                .strip_prefix("snapshots/")
-                .and_then(|name| name.parse().ok());
-            match number.filter(|number| snapshot_name(*number) == name) {
-                Some(number) => numbers.push(number),
-                None => others.push(name),
-            }
-        }
-        numbers.sort_unstable();
-        Ok((numbers, others))
-    }
-
-    /// The catalogue of a snapshot, whose MAC is not verified yet, and its SHA-256; `None` when there is none.
-    ///
-    /// # Errors
-    ///
-    /// [`BackupError::Damaged`] and [`BackupError::Newer`], among others.
-    pub async fn catalogue(
+    /// The numbers of the objects in a directory whose names are their numbers, in order.
+    pub(super) async fn numbered(
         &self,
-        number: u64,
-    ) -> Result<Option<(SealedCatalogue, String)>, BackupError> {
-        Ok(match self.entry(number).await? {
-            Some((Entry::Snapshot(sealed), sha256)) => Some((*sealed, sha256)),
-            Some((Entry::Removal(_), _)) | None => None,
-        })
-    }
-
-    /// What stands under a number, whose MAC is not verified yet, and its SHA-256; `None` when there is nothing.
-    ///
-    /// # Errors
-    ///
-    /// As [`Repository::catalogue`].
-    pub(super) async fn entry(&self, number: u64) -> Result<Option<(Entry, String)>, BackupError> {
-        let object = snapshot_name(number);
-        let Some(text) = self.store.get(&object).await? else {
-            return Ok(None);
+        dir: &str,
+        name_of: impl Fn(u64) -> String,
+    ) -> Result<Vec<u64>, BackupError> {
+        let listed = self.store.list(dir).await?;
+        let number = |name: &str| {
+            let number = name.rsplit('/').next()?.parse().ok()?;
+            (limits::is_number(number) && name_of(number) == name).then_some(number)
         };
-        let (entry, claimed, repository, by) = if text.starts_with(b"nimbus-removal/") {
-            let sealed = self.readable(&object, SealedRemoval::parse(&text))?;
-            let (number, repository) = (sealed.claims.number, sealed.claims.repository);
-            let by = sealed.file_id;
-            (Entry::Removal(Box::new(sealed)), number, repository, by)
-        } else {
-            let sealed = self.readable(&object, SealedCatalogue::parse(&text))?;
-            let (number, repository) = (sealed.claims.number, sealed.claims.repository);
-            let by = sealed.file_id;
-            (Entry::Snapshot(Box::new(sealed)), number, repository, by)
-        };
-        if claimed != number || repository != self.id {
-            let why =
-                format!("it is snapshot {claimed} of repository {repository}, and was put there");
-            return Err(self.damaged(&object, why));
-        }
-        if by.to_string() != self.deployment {
-            return Err(self.damaged(&object, "it is of another deployment, and was put there"));
-        }
-        Ok(Some((entry, sha256(&text))))
-    }
-
-    /// The newest snapshot, whose MAC is not verified yet.
-    ///
-    /// # Errors
-    ///
-    /// As [`Repository::catalogue`].
-    pub(super) async fn newest(&self) -> Result<Option<SealedCatalogue>, BackupError> {
-        for number in self.numbers().await?.0.into_iter().rev() {
-            if let Some((sealed, _)) = self.catalogue(number).await? {
-                return Ok(Some(sealed));
-            }
-        }
-        Ok(None)
+        let mut numbers: Vec<u64> = listed.iter().filter_map(|(name, _)| number(name)).collect();
+        numbers.sort_unstable();
+        Ok(numbers)
     }
 
     /// The bytes that a catalogue names.
@@ -327,15 +256,15 @@ impl Repository {
     pub(super) fn readable<T>(
         &self,
         object: &str,
-        read: Result<T, CatalogueError>,
+        read: Result<T, SealedError>,
     ) -> Result<T, BackupError> {
         read.map_err(|error| match error {
-            CatalogueError::Format(found) => BackupError::Newer {
+            SealedError::Format(found) => BackupError::Newer {
                 location: self.shown(),
                 object: object.to_owned(),
                 found,
             },
-            CatalogueError::Malformed(why) => self.damaged(object, why),
+            SealedError::Malformed(why) => self.damaged(object, why),
         })
     }
 
@@ -357,11 +286,6 @@ impl Repository {
             }
         }
     }
-}
-
-/// The object of a snapshot's catalogue.
-pub(super) fn snapshot_name(number: u64) -> String {
-    format!("snapshots/{number:010}")
 }
 
 /// An error in one line.

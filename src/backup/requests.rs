@@ -24,6 +24,12 @@ pub struct CreateBackup {
     #[serde(default, with = "as_text::option")]
     #[schema(value_type = Option<schemas::TenantId>)]
     pub tenant_id: Option<TenantId>,
+
+    /// Go on in the place of the deployment that this one was restored from
+    #[arg(long)]
+    #[serde(default)]
+    #[schema(required = false)]
+    pub take_over: bool,
 }
 
 /// Which tenant to restore beside those that are there.

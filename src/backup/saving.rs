@@ -61,7 +61,7 @@ pub(super) struct Saving<'a> {
 }
 
 /// A run, and the pages of it that count.
-struct Known {
+struct StoredPages {
     /// By number: which run has the page last, and its version there.
     pages: Vec<Option<(u32, Version)>>,
     runs: Vec<Run>,
@@ -276,8 +276,13 @@ impl<'a> Saving<'a> {
     }
 
     /// The pages of a file that the repository has from the snapshot before. Where many of them count no more, none: all are added anew.
-    async fn known(&self, file_id: &str, cipher: Cipher, bytes: u64) -> Result<Known, BackupError> {
-        let nothing = Known {
+    async fn known(
+        &self,
+        file_id: &str,
+        cipher: Cipher,
+        bytes: u64,
+    ) -> Result<StoredPages, BackupError> {
+        let nothing = StoredPages {
             pages: Vec::new(),
             runs: Vec::new(),
         };
@@ -314,7 +319,7 @@ impl<'a> Saving<'a> {
                 }
             }
         }
-        Ok(Known {
+        Ok(StoredPages {
             pages,
             runs: before.runs.clone(),
         })
@@ -415,7 +420,7 @@ fn source_bytes(source: &Source) -> u64 {
 fn read_changes(
     source: &Source,
     cipher: Cipher,
-    known: Known,
+    known: StoredPages,
     sender: &mpsc::Sender<RunBuilder>,
     tell: &dyn Fn(u64) -> bool,
 ) -> io::Result<(u64, Vec<Run>)> {

@@ -16,8 +16,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::Sha256;
 
-use super::catalogue::CatalogueError;
 use crate::control::ArchiveSealer;
+
+/// Why what is sealed cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SealedError {
+    /// Another format.
+    #[error("its format is {0}")]
+    Format(String),
+    /// It is none.
+    #[error("{0}")]
+    Malformed(String),
+}
 
 /// What stands in the second line.
 pub trait Claims: Serialize + DeserializeOwned {
@@ -64,8 +74,8 @@ impl<T: Claims> Sealed<T> {
     ///
     /// # Errors
     ///
-    /// [`CatalogueError`].
-    pub fn parse(bytes: &[u8]) -> Result<Self, CatalogueError> {
+    /// [`SealedError`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, SealedError> {
         match Self::parse_head(bytes)? {
             (read, length) if length == bytes.len() => Ok(read),
             _ => Err(malformed("something stands behind its MAC")),
@@ -76,8 +86,8 @@ impl<T: Claims> Sealed<T> {
     ///
     /// # Errors
     ///
-    /// [`CatalogueError`].
-    pub fn parse_head(bytes: &[u8]) -> Result<(Self, usize), CatalogueError> {
+    /// [`SealedError`].
+    pub fn parse_head(bytes: &[u8]) -> Result<(Self, usize), SealedError> {
         let ends = ends(bytes);
         let line = |number: usize| {
             let begin = number
@@ -89,7 +99,7 @@ impl<T: Claims> Sealed<T> {
         if format != T::FORMAT {
             let name = T::FORMAT.trim_end_matches(|digit: char| digit.is_ascii_digit());
             return Err(match format.starts_with(name) {
-                true => CatalogueError::Format(format.to_owned()),
+                true => SealedError::Format(format.to_owned()),
                 false => malformed("it is not what stands under such a name"),
             });
         }
@@ -100,8 +110,8 @@ impl<T: Claims> Sealed<T> {
             return Err(malformed("its MAC is not right"));
         };
         let claims: T = serde_json::from_str(body)
-            .map_err(|error| CatalogueError::Malformed(error.to_string()))?;
-        claims.check().map_err(CatalogueError::Malformed)?;
+            .map_err(|error| SealedError::Malformed(error.to_string()))?;
+        claims.check().map_err(SealedError::Malformed)?;
         let wrong = || malformed("its MAC is not right");
         let read = Self {
             claims,
@@ -126,8 +136,8 @@ pub(super) fn ends(bytes: &[u8]) -> Vec<usize> {
     ends.map(|(at, _)| at).take(3).collect()
 }
 
-fn malformed(why: &str) -> CatalogueError {
-    CatalogueError::Malformed(why.to_owned())
+fn malformed(why: &str) -> SealedError {
+    SealedError::Malformed(why.to_owned())
 }
 
 /// Whether two keys are one, in constant time.

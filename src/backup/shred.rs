@@ -9,7 +9,7 @@ use nimbus_manifests::{SealedManifest, TenantId};
 use serde::{Deserialize, Serialize};
 
 use super::catalogue::SealedCatalogue;
-use super::removal::{Removing, View, files_of};
+use super::removing::{Removing, View, files_of};
 use super::{BackupError, Location, Repository, S3Settings};
 use crate::data_dir;
 use crate::envelope::Envelope;

@@ -8,11 +8,13 @@ use nimbus_manifests::SealedManifest;
 use serde::Serialize;
 
 use super::catalogue::{Catalogue, Piece, SealedCatalogue, StoredFile};
-use super::chain::{Chain, SealingKeys, sealed_by_old_key, unproven};
-use super::repository::{Entry, said, snapshot_name};
+use super::chain::{Chain, unproven};
+use super::entries::{Entry, snapshot_name};
+use super::prover::Prover;
+use super::repository::said;
 use super::restore::{Dirs, Proof, Restore};
 use super::run::{index, index_bytes, pages};
-use super::timeline::Prover;
+use super::sealing_keys::{SealingKeys, sealed_by_old_key};
 use super::{BackupError, Repository, sha256};
 use crate::config::ProviderChoice;
 use crate::control::{self, MirrorSeen};
@@ -85,13 +87,14 @@ impl Repository {
                 }
                 Err(error) => return Err(error),
             };
-            chain.add(number, &entry, hash);
-            let proven = prover.entry(number, &entry).await;
+            let mut proven = prover.entry(number, &entry).await;
             if proven.is_ok() && !keys.go_on(&entry.key(), entry.keys_before()) {
                 let why = sealed_by_old_key(&entry.key());
-                let damaged = self.damaged(&snapshot_name(number), why);
-                found.damage.push(said(&damaged));
-                continue;
+                proven = Err(self.damaged(&snapshot_name(number), why));
+            }
+            match proven {
+                Err(ref error) if error.is_damage() => chain.unreadable(number),
+                _ => chain.add(number, &entry, hash),
             }
             match (proven, entry) {
                 (Ok(()), Entry::Snapshot(_)) if only.is_some_and(|only| only != number) => {}
@@ -149,9 +152,9 @@ impl Repository {
                     continue;
                 }
                 if shredded.contains(&file.file_id) {
-                    let told = format!("{} ({})", file.subject, file.file_id);
-                    if !found.shredded.contains(&told) {
-                        found.shredded.push(told);
+                    let line = format!("{} ({})", file.subject, file.file_id);
+                    if !found.shredded.contains(&line) {
+                        found.shredded.push(line);
                     }
                     continue;
                 }

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::bundle;
 use super::catalogue::{Piece, SealedCatalogue, StoredFile};
-use super::chain::sealed_by_old_key;
+use super::entries::snapshot_name;
 use super::epoch::{Previous, epoch_name};
 use super::pack::{Pack, SealedPack, frames};
+use super::prover::Prover;
 use super::removal::GonePacks;
-use super::repository::{said, snapshot_name};
+use super::repository::said;
 use super::run::pages;
 use super::sealed::Sealed;
-use super::timeline::Prover;
+use super::sealing_keys::sealed_by_old_key;
 use super::verify::Verified;
 use super::{BackupError, Repository, sha256};
 use crate::envelope::Envelope;
@@ -67,11 +68,10 @@ impl Repository {
                 None => found.damage.push(format!("{name} is no pack")),
             }
         }
-        let epochs = self.epochs().await?;
-        let last = epochs.last().copied().unwrap_or(0);
-        let last = last.max(shipped.last().copied().unwrap_or(0));
-        let mut before: Option<Chain> = None;
-        for epoch in 1..=last {
+        let mut epochs: BTreeSet<u64> = self.epochs().await?.into_iter().collect();
+        epochs.extend(shipped);
+        let mut before: Option<(u64, Chain)> = None;
+        for epoch in epochs {
             let name = epoch_name(epoch);
             let read = match self.epoch(epoch).await {
                 Ok(Some((read, hash))) => prover.prove(&name, &read).await.map(|()| (read, hash)),
@@ -85,16 +85,13 @@ impl Repository {
                 gone: 0,
                 hashes: BTreeMap::new(),
             };
+            // Whoever begins an epoch passes over what is none.
+            let mut counts = false;
             if let Some((read, hash)) = noted(read, found)? {
-                self.check_key(&name, &read, (epoch, 0), catalogues, found);
+                counts = !self.check_key(&name, &read, (epoch, 0), catalogues, found);
                 found.objects += 1;
-                self.check_previous(
-                    &name,
-                    read.claims.previous.as_ref(),
-                    before.as_ref(),
-                    epoch,
-                    found,
-                );
+                let previous = read.claims.previous.as_ref();
+                self.check_previous(&name, previous, before.as_ref(), epoch, found);
                 chain.sha256 = hash;
             }
             let mut packs = self.packs(epoch).await?;
@@ -145,18 +142,20 @@ impl Repository {
                     catalogues,
                     shredded,
                 };
-                self.check_key(&name, &read, (epoch, number), catalogues, found);
+                let _is_old = self.check_key(&name, &read, (epoch, number), catalogues, found);
                 self.check_pack(&read, &object, &chain, of, found).await?;
                 chain.sha256 = sha256(&object);
                 chain.end = Some(read.claims.at);
                 let _none = chain.hashes.insert(number, chain.sha256.clone());
             }
-            before = Some(chain);
+            if counts {
+                before = Some((epoch, chain));
+            }
         }
         Ok(())
     }
 
-    /// Whether the key that seals an object was replaced by a snapshot that was made while shipping had not come to its place.
+    /// Whether the key that seals an object was replaced by a snapshot that was made while shipping had not come to its place; then it is named.
     fn check_key<T>(
         &self,
         name: &str,
@@ -164,17 +163,19 @@ impl Repository {
         place: (u64, u64),
         catalogues: &BTreeMap<u64, SealedCatalogue>,
         found: &mut Verified,
-    ) {
+    ) -> bool {
         let key = read.dek_id.to_string();
         let replaces = |snapshot: &SealedCatalogue| {
             let at = snapshot.claims.shipping;
             at.is_some_and(|at| (at.epoch, at.pack) < place)
                 && snapshot.claims.keys_before.contains(&key)
         };
-        if catalogues.values().any(replaces) {
+        let is_old = catalogues.values().any(replaces);
+        if is_old {
             let damaged = self.damaged(name, sealed_by_old_key(&key));
             found.damage.push(said(&damaged));
         }
+        is_old
     }
 
     /// Whether an epoch goes on from the one before, as that was.
@@ -182,12 +183,12 @@ impl Repository {
         &self,
         name: &str,
         previous: Option<&Previous>,
-        before: Option<&Chain>,
+        before: Option<&(u64, Chain)>,
         epoch: u64,
         found: &mut Verified,
     ) {
-        let (previous, before) = match (previous, before) {
-            (None, _) if epoch == 1 => return,
+        let (previous, (epoch_before, before)) = match (previous, before) {
+            (None, None) => return,
             (Some(previous), Some(before)) => (previous, before),
             _ => {
                 found
@@ -198,20 +199,27 @@ impl Repository {
         };
         // The object itself, where it is damaged, has its own line.
         let is_other = |had: &str, says: &str| !had.is_empty() && had != says;
-        let first = epoch_name(epoch - 1);
+        let first = epoch_name(*epoch_before);
         let of_epoch = (before.hashes.is_empty() || before.number == 0)
             && is_other(&before.sha256, &previous.sha256);
         let of_pack = before
             .hashes
             .get(&previous.pack)
             .is_some_and(|had| is_other(had, previous.pack_sha256.as_deref().unwrap_or_default()));
+        if (of_epoch || of_pack) && epoch_before + 1 < epoch {
+            found.damage.push(format!(
+                "{} is missing or damaged, and {name} goes on from it",
+                epoch_name(epoch - 1)
+            ));
+            return;
+        }
         if of_epoch || of_pack {
             found.damage.push(format!(
                 "{name} does not go on from {first}: one of the two was replaced"
             ));
         }
         if before.number < previous.pack {
-            let missing = Pack::name(epoch - 1, before.number + 1);
+            let missing = Pack::name(*epoch_before, before.number + 1);
             found.damage.push(format!(
                 "{missing} is missing: the epoch went on to pack {}",
                 previous.pack
@@ -219,8 +227,8 @@ impl Repository {
         } else if before.number > previous.pack.max(before.gone) {
             found.findings.push(format!(
                 "{} and later of epoch {} were shipped by a server that another had replaced",
-                Pack::name(epoch - 1, previous.pack + 1),
-                epoch - 1
+                Pack::name(*epoch_before, previous.pack + 1),
+                epoch_before
             ));
         }
     }

@@ -227,6 +227,7 @@ impl Start {
             app.keep_data_keys_young(max_age);
         }
         app.prove_backups();
+        app.prune_backups();
         // From here on it ends in order.
         starting.abort();
         drop(starting.await);
@@ -338,6 +339,7 @@ fn backups(settings: &Settings) -> Result<Backups, BackupError> {
         turn: Arc::default(),
         report: settings.shipping.as_ref().map(|_shipping| Arc::default()),
         to: to.transpose()?,
+        keep: settings.backup_keep,
         proofs: settings
             .backup_verify_every
             .map(|every| Arc::new(ProofReport::new(every))),

@@ -6,9 +6,10 @@ use std::time::Duration;
 use nimbus_keyproviders::{ProviderConfig, keyfile};
 
 use super::bytes::Bytes;
-use super::duration::Time;
+use super::duration::{OrOff, Time};
 use super::kinds::ProviderChoice;
 use super::{ConfigError, Persistence, Settings};
+use crate::backup::keep::Keep;
 use crate::backup::ship::Shipping;
 use crate::backup::{BackupError, Location, Places, S3Settings};
 
@@ -33,6 +34,30 @@ impl Persistence {
             });
         }
         Ok(every)
+    }
+
+    /// What a server that ships keeps.
+    pub(super) fn keep(&self) -> Result<Option<Keep>, ConfigError> {
+        let said = self.backup_keep_commits.is_some() || self.backup_keep_daily.is_some();
+        if self.backup_to.is_none() {
+            return match said {
+                true => Err(ConfigError::NothingToKeep),
+                false => Ok(None),
+            };
+        }
+        let commits = match self.backup_keep_commits {
+            Some(OrOff::Off) => return Ok(None),
+            Some(OrOff::Time(time)) => time.duration(),
+            None => KEEP_COMMITS,
+        };
+        let commits = Some(commits.as_secs());
+        Ok(Some(Keep {
+            // Within that time nothing goes.
+            within: commits,
+            daily: Some(self.backup_keep_daily.unwrap_or(KEEP_DAILY)),
+            commits,
+            ..Keep::default()
+        }))
     }
 
     /// What is shipped, and where to.
@@ -101,3 +126,6 @@ fn keys(settings: &Settings) -> Vec<(PathBuf, PathBuf)> {
 
 /// 1 MiB: a few commits.
 const LEAST_LAG_BYTES: u64 = 1 << 20;
+/// Three days.
+const KEEP_COMMITS: Duration = Duration::from_secs(72 * 3600);
+const KEEP_DAILY: u32 = 30;

@@ -45,6 +45,35 @@ impl FromStr for Time {
     }
 }
 
+/// A length of time, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum OrOff {
+    /// So long.
+    Time(Time),
+    /// `off`.
+    Off,
+}
+
+impl FromStr for OrOff {
+    type Err = NoTime;
+
+    fn from_str(text: &str) -> Result<Self, NoTime> {
+        match text {
+            "off" => Ok(Self::Off),
+            text => text.parse().map(Self::Time),
+        }
+    }
+}
+
+impl TryFrom<String> for OrOff {
+    type Error = NoTime;
+
+    fn try_from(text: String) -> Result<Self, NoTime> {
+        text.parse()
+    }
+}
+
 impl TryFrom<String> for Time {
     type Error = NoTime;
 

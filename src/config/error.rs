@@ -156,6 +156,11 @@ pub enum ConfigError {
     /// Proofs of a repository that nobody named.
     #[error("--backup-verify-every restores from the repository of --backup-to; name that, too")]
     NothingToVerify,
+    /// What is kept of a repository that nobody named.
+    #[error(
+        "--backup-keep-commits and --backup-keep-daily say what stays in the repository of --backup-to; name that, too"
+    )]
+    NothingToKeep,
     /// A repository that cannot be one.
     #[error("--backup-to is refused")]
     Backup {

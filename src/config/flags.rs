@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::ConfigError;
 use super::bytes::Bytes;
-use super::duration::Time;
+use super::duration::{OrOff, Time};
 use super::key_map::KeyMapSource;
 use super::kinds::{KeyProviderKind, TenantProviderKind};
 use super::open_tenants::OpenTenants;
@@ -177,6 +177,15 @@ pub struct Persistence {
     #[arg(long, env = "NIMBUS_BACKUP_MAX_LAG_BYTES", value_name = "BYTES")]
     pub backup_max_lag_bytes: Option<Bytes>,
 
+    /// Keep each commit that was shipped within this time; of what is older, snapshots. `off`:
+    /// the server prunes nothing [default: 72h]
+    #[arg(long, env = "NIMBUS_BACKUP_KEEP_COMMITS", value_name = "TIME")]
+    pub backup_keep_commits: Option<OrOff>,
+
+    /// Keep the last snapshot of each day, for this many days that have one [default: 30]
+    #[arg(long, env = "NIMBUS_BACKUP_KEEP_DAILY", value_name = "N")]
+    pub backup_keep_daily: Option<u32>,
+
     /// AWS region of the buckets that backups are in [default: the AWS chain's]
     #[arg(long, env = "NIMBUS_BACKUP_S3_REGION", value_name = "REGION")]
     pub backup_s3_region: Option<String>,
@@ -232,6 +241,8 @@ impl Persistence {
                 backup_to
                 backup_interval
                 backup_verify_every
+                backup_keep_commits
+                backup_keep_daily
                 backup_max_lag_bytes
                 backup_s3_region
                 backup_s3_endpoint_url

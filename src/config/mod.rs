@@ -43,6 +43,7 @@ pub use secret_url::SecretUrl;
 pub use tenants::TenantsIn;
 
 use crate::backup::S3Settings;
+use crate::backup::keep::Keep;
 use crate::backup::ship::Shipping;
 use crate::documents::read_object;
 use crate::envelope::Terms;
@@ -89,6 +90,8 @@ pub struct Settings {
     pub shipping: Option<Shipping>,
     /// In which time each tenant is restored from there and proven.
     pub backup_verify_every: Option<Duration>,
+    /// What a server that ships keeps in its repository; `None` where it prunes nothing.
+    pub backup_keep: Option<Keep>,
 }
 
 impl Settings {
@@ -179,6 +182,7 @@ impl Settings {
             limits,
             shipping: said.shipping()?,
             backup_verify_every: said.verify_every()?,
+            backup_keep: said.keep()?,
             backup_s3: said.s3(),
         })
     }

@@ -1,9 +1,10 @@
-//! The snapshots that this deployment made.
+//! The snapshots that this deployment made, and its line: a deployment that was restored from a backup
+//! is another line than the one that it was restored from.
 
 use redb::ReadableDatabase as _;
 use uuid::Uuid;
 
-use super::tables::BACKUPS;
+use super::tables::{BACKUPS, SECRETS};
 use super::{Control, ControlError};
 
 /// A catalogue: its number and its SHA-256.
@@ -27,6 +28,32 @@ impl Control {
         })
     }
 
+    /// The line; `None` of a deployment that was never restored from a backup. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`].
+    pub(crate) fn line(&self) -> Result<Option<Uuid>, ControlError> {
+        self.with(|database| {
+            let line = database.begin_read()?.open_table(SECRETS)?.get(LINE)?;
+            Ok(line.and_then(|line| Uuid::from_slice(line.value()).ok()))
+        })
+    }
+
+    /// Begins a line of its own, which made no snapshot yet. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`].
+    pub(crate) fn begin_line(&self, line: Uuid) -> Result<(), ControlError> {
+        self.write(|transaction| {
+            let mut secrets = transaction.open_table(SECRETS)?;
+            drop(secrets.insert(LINE, line.as_bytes().as_slice())?);
+            transaction.open_table(BACKUPS)?.retain(|_, _| false)?;
+            Ok(())
+        })
+    }
+
     /// Notes one, durably. Blocks.
     ///
     /// # Errors
@@ -44,3 +71,5 @@ impl Control {
         })
     }
 }
+
+const LINE: &str = "backup-line";

@@ -34,7 +34,7 @@ pub(super) const USAGE_MONTHS: TableDefinition<'_, u32, (u64, bool)> =
 pub(super) const AUDIT: TableDefinition<'_, &str, (u64, [u8; 32])> = TableDefinition::new("audit");
 /// Tenant to when it is to be looked at for work that is due, in milliseconds since the Unix epoch.
 pub(super) const DUE: TableDefinition<'_, &str, i64> = TableDefinition::new("due");
-/// Random bytes of this deployment's own, by purpose.
+/// Random bytes of this deployment's own, by purpose; and its line of backups.
 pub(super) const SECRETS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("secrets");
 
 /// Id of a repository to the number and the SHA-256 of the catalogue that this deployment last made
@@ -46,8 +46,9 @@ pub(super) const LAYOUT: &str = "layout";
 /// 2: access keys, usage, the audit log's head, and when work is due. A release that does not know
 /// them would delete a tenant and leave its keys. 3: announced manifests. A release that does not
 /// know them would delete a tenant and leave a wrap of its data key. 4: the snapshots that this
-/// deployment made. A release that does not know them would not miss one that is gone.
-pub(super) const KNOWN_LAYOUT: u64 = 4;
+/// deployment made. A release that does not know them would not miss one that is gone. 5: the line
+/// of a restored deployment. A release that does not know it would add to the backups of another.
+pub(super) const KNOWN_LAYOUT: u64 = 5;
 
 /// The layout of an opened file; 0 where none is noted.
 pub(super) fn layout(database: &Database) -> Result<u64, redb::Error> {

@@ -79,6 +79,11 @@ pub(crate) fn audit_part_number(name: &str) -> Option<u64> {
     (audit_part(number) == name).then_some(number)
 }
 
+/// Whether a part of the audit log may have this name.
+pub(crate) fn is_audit_log(name: &str) -> bool {
+    name == AUDIT_LOG || audit_part_number(name).is_some()
+}
+
 /// `<path><ending>`.
 pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = OsString::from(path);

@@ -19,6 +19,7 @@ use crate::envelope::{
     Envelope, EnvelopeError, Event, EventKind, EventOutcome, FileKind, classify, manifest_path,
     read_manifest,
 };
+use crate::error_chain::error_chain;
 use crate::failpoints::crash_point;
 use crate::runtime::blocking;
 use crate::tenants::{StoreError, TenantProvider};
@@ -60,16 +61,6 @@ pub enum ShredError {
     /// The tenants cannot be listed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// It is shredded here, and not in a repository.
-    #[error(
-        "tenant {tenant} is not shredded in the repository; what is here of it is. Run the command again: it goes on there"
-    )]
-    Repository {
-        /// The tenant.
-        tenant: TenantId,
-        /// Why.
-        source: Box<BackupError>,
-    },
     /// The deletion failed; the next start finishes one that has begun.
     #[error("{source}. {worth}")]
     Halfway {
@@ -154,10 +145,19 @@ pub struct Shredded {
     #[serde(default)]
     #[schema(required)]
     pub repositories: Vec<RepositoryShredded>,
-    /// The repository that this deployment ships to, where the tenant was not removed from it.
+    /// Repositories that it could not be removed from.
     #[serde(default)]
     #[schema(required)]
-    pub left_in: Option<String>,
+    pub left: Vec<LeftIn>,
+}
+
+/// A repository that a tenant could not be removed from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LeftIn {
+    /// The repository.
+    pub repository: String,
+    /// Why.
+    pub why: String,
 }
 
 impl Shredded {
@@ -172,7 +172,7 @@ impl Shredded {
             plaintext: false,
             was_here: false,
             repositories: Vec::new(),
-            left_in: None,
+            left: Vec::new(),
         }
     }
 
@@ -209,13 +209,15 @@ impl Shredded {
         }
         said.extend(self.alive.iter().map(|key| self.worth_under(key)));
         said.extend(self.repositories.iter().flat_map(RepositoryShredded::said));
-        if let Some(to) = self.left_in.as_ref().filter(|_| !self.alive.is_empty()) {
-            said.push(format!(
-                "The repository {to}, to which commits are shipped, still holds its wrapped key and its pages: `nimbus encryption shred \
-                 --tenant-id {} --yes --from {to}` removes them there.",
+        said.extend(self.left.iter().map(|left| {
+            let LeftIn { repository, why } = left;
+            format!(
+                "LEFT in {repository}: {why}. `nimbus encryption shred --tenant-id {} --yes --from {repository}` goes on there.",
                 self.tenant
-            ));
-        } else if self.repositories.is_empty() && !self.alive.is_empty() {
+            )
+        }));
+        let nowhere = self.repositories.is_empty() && self.left.is_empty();
+        if nowhere && !self.alive.is_empty() {
             said.push(format!(
                 "Backup repositories still hold its wrapped key and its pages: `nimbus encryption shred --tenant-id {} --yes --from <repository>` \
                  removes them there.",
@@ -318,11 +320,11 @@ pub async fn finish(
     Ok(Shredded::nothing_of(tenant))
 }
 
-/// Shreds a tenant here, and in the repositories `from`. Where it is none any more, only there.
+/// Shreds a tenant here, in the repositories `from`, and in that which is shipped to. Where it is none any more, only in `from`.
 ///
 /// # Errors
 ///
-/// As [`shred`]; [`ShredError::Repository`] once it is shredded here.
+/// As [`shred`].
 pub async fn shred_everywhere(
     shredding: Shredding<'_>,
     tenant: &TenantId,
@@ -343,7 +345,8 @@ pub async fn shred_everywhere(
     };
     crash_point!("shred::here");
     let subject = data_dir::subject(tenant);
-    for location in from {
+    let ships_to = ships_to.filter(|to| !from.contains(to) && !shredded.plaintext);
+    for location in from.iter().chain(ships_to) {
         let event = Event::new(EventKind::Shred, EventOutcome::Begun)
             .about(&subject)
             .saying(format!("in the repository {location}"));
@@ -362,14 +365,16 @@ pub async fn shred_everywhere(
             Err(_) => event.ended(&done),
         };
         envelope.record(ended).await?;
-        let done = done.map_err(|source| ShredError::Repository {
-            tenant: tenant.clone(),
-            source: Box::new(source),
-        })?;
-        shredded.repositories.push(done);
+        match done {
+            Ok(done) => shredded.repositories.push(done),
+            // Nothing was shipped yet.
+            Err(BackupError::NoRepository { .. }) if ships_to == Some(location) => {}
+            Err(error) => shredded.left.push(LeftIn {
+                repository: location.to_string(),
+                why: error_chain(&error),
+            }),
+        }
     }
-    let left = ships_to.filter(|to| !from.contains(to));
-    shredded.left_in = left.map(ToString::to_string);
     Ok(shredded)
 }
 
@@ -515,7 +520,7 @@ async fn erase(
         plaintext: manifests.plaintext,
         was_here: true,
         repositories: Vec::new(),
-        left_in: None,
+        left: Vec::new(),
     };
     crash_point!("shred::key-destroyed");
     for wrap in wraps {

@@ -191,6 +191,10 @@ metrics! {
         "Tenants that did not restore at the last try, or were not restored for twice --backup-verify-every.";
     BACKUP_OLDEST_PROOF = "nimbus_backup_oldest_proof_timestamp_seconds", Kind::Gauge,
         "When the tenant whose last proven restore is the oldest was restored, in seconds since the Unix epoch; 0 while none was.";
+    BACKUP_LAST_PRUNED = "nimbus_backup_last_pruned_timestamp_seconds", Kind::Gauge,
+        "When this server last pruned the repository of backups, in seconds since the Unix epoch; 0 while it did not.";
+    BACKUP_PRUNING_FAILED = "nimbus_backup_pruning_failed_total", Kind::Counter,
+        "Times that the repository of backups could not be pruned.";
     BACKUP_RESTARTS = "nimbus_backup_restarts_total", Kind::Counter,
         "Times that shipping began afresh with a snapshot because something that was committed could not be kept for it.";
     BUILD_INFO = "nimbus_build_info", Kind::Gauge,
@@ -298,12 +302,14 @@ fn show_from_the_start() {
         &*SHIPPED_AFRESH,
         &*PROOFS,
         &*PROOFS_FAILED,
+        &*PRUNING_FAILED,
     ] {
         counter.increment(0);
     }
     for gauge in [
         &*UNPROVEN,
         &*OLDEST_PROOF,
+        &*LAST_PRUNED,
         &*UNDER_WAY,
         &*BUFFERED,
         &*SCHEMA_BYTES,
@@ -408,6 +414,8 @@ handles! {
     PROOFS_FAILED: Counter = metrics::counter!(BACKUP_PROOFS_FAILED);
     UNPROVEN: Gauge = metrics::gauge!(BACKUP_UNPROVEN);
     OLDEST_PROOF: Gauge = metrics::gauge!(BACKUP_OLDEST_PROOF);
+    LAST_PRUNED: Gauge = metrics::gauge!(BACKUP_LAST_PRUNED);
+    PRUNING_FAILED: Counter = metrics::counter!(BACKUP_PRUNING_FAILED);
 }
 
 /// Records one call of a key provider. Providers and operations are few and their calls slow: no

@@ -62,13 +62,15 @@ pub enum Background {
     Shipper,
     /// Proves that tenants restore from it.
     BackupProofs,
+    /// Prunes that repository.
+    BackupRetention,
     /// Looks what other servers on the same database do.
     SharedTenants,
 }
 
 impl Background {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::LogWriter,
         Self::Signals,
         Self::Acceptor,
@@ -83,6 +85,7 @@ impl Background {
         Self::MetricsUpkeep,
         Self::Shipper,
         Self::BackupProofs,
+        Self::BackupRetention,
         Self::SharedTenants,
     ];
 
@@ -104,6 +107,7 @@ impl Background {
             Self::MetricsUpkeep => "metrics-upkeep",
             Self::Shipper => "backup-shipper",
             Self::BackupProofs => "backup-proofs",
+            Self::BackupRetention => "backup-retention",
             Self::SharedTenants => "shared-tenants",
         }
     }

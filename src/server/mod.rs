@@ -42,7 +42,9 @@ pub use pace::Patience;
 pub use router::route_table;
 
 use crate::audit::AuditLog;
+use crate::backup::keep::Keep;
 use crate::backup::proofs::{ProofKeeper, ProofReport};
+use crate::backup::retention::{self, Retention};
 use crate::backup::ship::{Report, Shipper};
 use crate::backup::{Location, Places, S3Settings};
 use crate::budget::{self, Shares};
@@ -140,6 +142,8 @@ pub struct Backups {
     pub report: Option<Arc<Report>>,
     /// The repository that is shipped to.
     pub to: Option<Location>,
+    /// What is kept there; `None` where the server prunes nothing.
+    pub keep: Option<Keep>,
     /// What is known of restores from there; `None` where they are not proven.
     pub proofs: Option<Arc<ProofReport>>,
 }
@@ -253,6 +257,28 @@ impl App {
         self.kept().push(keeping);
     }
 
+    /// Prunes the repository that is shipped to, for as long as the server runs. It steps back for
+    /// whatever an operator asks for.
+    pub fn prune_backups(self: &Arc<Self>) {
+        let Backups {
+            s3,
+            report: Some(report),
+            to: Some(from),
+            keep: Some(keep),
+            ..
+        } = &self.backups
+        else {
+            return;
+        };
+        let (place, report) = ((from.clone(), s3.clone()), Arc::clone(report));
+        let retention = Retention::new(place, self.envelope.clone(), *keep, report);
+        let operations = self.operations.clone();
+        let keeping = runtime::keep(Background::BackupRetention, move || {
+            prune_for_ever(retention.clone(), operations.clone())
+        });
+        self.kept().push(keeping);
+    }
+
     /// What a rotation of data keys goes through.
     fn dek_rotator(&self) -> DekRotator {
         DekRotator {
@@ -304,6 +330,18 @@ async fn prove_for_ever(keeper: ProofKeeper, operations: Arc<Operations>) -> Inf
         panic_point!("backup-proofs::step");
         let pause = operations.quietly(|progress| keeper.step(progress)).await;
         tokio::time::sleep(pause).await;
+    }
+}
+
+/// Prunes now and then, for ever.
+async fn prune_for_ever(retention: Retention, operations: Arc<Operations>) -> Infallible {
+    let mut pause = retention::first_pause();
+    loop {
+        tokio::time::sleep(pause).await;
+        panic_point!("backup-retention::step");
+        pause = operations
+            .quietly(|progress| retention.step(progress))
+            .await;
     }
 }
 

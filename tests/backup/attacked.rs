@@ -115,7 +115,14 @@ fn an_old_catalogue_in_the_place_of_a_newer_one_is_told() {
     let newer = fs::read(&second).expect("the newer");
     let _ = fs::copy(&first, &second).expect("the older in its place");
     found(&machine, "it is snapshot 1");
-    let _ = restore(&machine, "new", &[]).expect(1, &["snapshots/0000000002", "it is snapshot 1"]);
+    let _ = restore(&machine, "older", &[]).expect(
+        3,
+        &[
+            "Restored snapshot 1",
+            "snapshots/0000000002",
+            "it is snapshot 1",
+        ],
+    );
     fs::write(&second, newer).expect("the newer again");
     // One that says what it should, and that nobody sealed.
     let text = fs::read_to_string(&first).expect("a catalogue");

@@ -10,7 +10,9 @@ mod bounded;
 mod counted;
 mod crash;
 mod faults;
+mod foreign;
 mod in_part;
+mod lines;
 mod model;
 mod old_key;
 mod one_tenant;
@@ -90,6 +92,17 @@ fn restore(machine: &Machine, dir: &str, arguments: &[&str]) -> Ran {
 
 fn run(mut command: Command) -> Ran {
     Ran(command.output().expect("nimbus runs"))
+}
+
+/// Waits until something is so; how long that may take is `what` the test waits for.
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _try in 0..1200 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("it did not come to this: {what}");
 }
 
 /// How a bucket at `url` is reached.

@@ -59,32 +59,45 @@ fn a_snapshot_under_a_data_key_that_was_replaced_is_refused_by_who_restores_veri
     let _ = forge(&machine, "stolen").expect(0, &["Snapshot 3"]);
     let named = "snapshots/0000000003";
     let _ = backup(&machine, &["verify", "--from", "repo"]).expect(1, &["DAMAGED", named, OLD]);
-    for arguments in [&[][..], &["--snapshot", "3"]] {
-        let _ = restore(&machine, "new", arguments).expect(1, &[named, OLD]);
-    }
+    let _ = restore(&machine, "new", &["--snapshot", "3"]).expect(1, &[named, OLD]);
     assert!(!machine.path("new").exists());
+    // What counts is restored: without what the forged one says of the time after it.
+    for (to, arguments) in [("new", &[][..]), ("chosen", &["--snapshot", "2"])] {
+        let _ = restore(&machine, to, arguments).expect(
+            3,
+            &["Restored snapshot 2", "NOT AS IT WAS WRITTEN", named, OLD],
+        );
+    }
     let data = machine.data_dir();
     let one = |more: &[&str]| -> Ran {
-        let tenant = ["--tenant-id", "a", "--as", "c"];
-        restore(&machine, as_str(&data), &[&tenant[..], more].concat())
+        restore(
+            &machine,
+            as_str(&data),
+            &[&["--tenant-id", "a"], more].concat(),
+        )
     };
-    let _ = one(&[]).expect(1, &[named, OLD]);
-    let _ = backup(&machine, &["create", "--to", "repo"]).expect(1, &[named, OLD]);
-    let prune = ["prune", "--from", "repo", "--keep-daily", "1"];
-    let _ = backup(&machine, &prune).expect(1, &[named, OLD]);
-    // What was chosen is proven, and restored: without what the forged one says of the time after it.
-    let _ = restore(&machine, "new", &["--snapshot", "2"])
-        .expect(3, &["Restored snapshot 2", "NOT AS IT WAS WRITTEN", named]);
-    let _ = one(&["--snapshot", "2"]).expect(3, &["Restored tenant a", named]);
+    let _ = one(&["--as", "c", "--snapshot", "3"]).expect(1, &[named, OLD]);
+    let _ = one(&["--as", "c"]).expect(3, &["Restored tenant a", "snapshot 2", named, OLD]);
+    let _ = one(&["--as", "d", "--snapshot", "2"]).expect(3, &["Restored tenant a", named]);
+    let create = ["create", "--to", "repo"];
+    let _ = backup(&machine, &create).expect(3, &["Snapshot 4", named, OLD]);
+    let prune = ["prune", "--from", "repo", "--keep-within", "1d"];
+    let _ = backup(&machine, &prune).expect(3, &["DAMAGED", named, OLD]);
     // A second one under it, which says that the newer key was replaced.
-    let _ = forge(&machine, "stolen").expect(0, &["Snapshot 4"]);
-    let _ = backup(&machine, &["verify", "--from", "repo"])
-        .expect(1, &[named, "snapshots/0000000004", OLD]);
-    let _ = restore(&machine, "newer", &[]).expect(1, &["snapshots/0000000004", OLD]);
-    for forged in ["0000000003", "0000000004"] {
+    let _ = forge(&machine, "stolen").expect(3, &["Snapshot 5"]);
+    let verified = backup(&machine, &["verify", "--from", "repo"]);
+    let _ = verified.expect(1, &[named, "snapshots/0000000005", OLD]);
+    assert!(
+        !verified.said().contains("goes on from"),
+        "{}",
+        verified.said()
+    );
+    let _ = restore(&machine, "newer", &[])
+        .expect(3, &["Restored snapshot 4", "snapshots/0000000005", OLD]);
+    for forged in ["0000000003", "0000000005"] {
         fs::remove_file(machine.path("repo/snapshots").join(forged)).expect("it is moved away");
     }
-    let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &["Snapshot 3"]);
+    let _ = backup(&machine, &create).expect(0, &["Snapshot 5"]);
     let _ = backup(&machine, &["verify", "--from", "repo"]).expect(0, &["all authentic"]);
 }
 
@@ -107,7 +120,8 @@ fn a_removal_under_a_data_key_that_was_replaced_is_refused() {
     let to = machine.path("repo/snapshots/0000000004");
     let _ = fs::copy(removal, to).expect("the removal under another number");
     let _ = backup(&machine, &["verify", "--from", "repo"]).expect(1, &["snapshots/0000000004"]);
-    let _ = restore(&machine, "new", &[]).expect(1, &["snapshots/0000000004"]);
+    let _ =
+        restore(&machine, "new", &[]).expect(3, &["Restored snapshot 3", "snapshots/0000000004"]);
 }
 
 fn copied(machine: &Machine, from: &str, to: &str) -> std::process::Command {
@@ -128,12 +142,14 @@ fn a_deployment_that_was_restored_from_before_gets_a_key_of_its_own_and_goes_on(
     // A copy of the files, which has the old key, adds nothing.
     let _ = backup_with(&machine, &create, &of("stolen"))
         .expect(1, &["newer data keys", "rotate-dek --provider redb"]);
-    let _ = backup_with(&machine, &create, &of("new")).expect(0, &["Snapshot 3"]);
+    let over = [&create[..], &["--take-over"]].concat();
+    let _ = backup_with(&machine, &over, &of("new")).expect(0, &["Snapshot 3"]);
     let _ = backup(&machine, &["verify", "--from", "repo", "--deep"]).expect(0, &["all authentic"]);
     // The deployment that was there before learns of it.
-    let _ = backup(&machine, &create).expect(1, &["newer data keys", "let no other copy"]);
+    let _ = backup(&machine, &create).expect(1, &["another line", "--take-over"]);
+    let _ = backup(&machine, &over).expect(1, &["newer data keys", "let no other copy"]);
     rotate(&machine, "data");
-    let _ = backup(&machine, &create).expect(0, &["Snapshot 4"]);
+    let _ = backup(&machine, &over).expect(0, &["Snapshot 4"]);
     let _ = backup(&machine, &["verify", "--from", "repo", "--deep"]).expect(0, &["all authentic"]);
 }
 
@@ -159,12 +175,7 @@ fn what_is_shipped_goes_on_through_a_new_data_key_and_not_under_the_old_one() {
         let listed = backup(&machine, &["list", "--from", "repo", "--format", "json"]);
         listed.json()["snapshots"].as_array().map_or(0, Vec::len)
     };
-    for _try in 0..600 {
-        if snapshots() > 2 {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    super::until("a snapshot under the new key", || snapshots() > 2);
     server.stop();
     assert_eq!(snapshots(), 3);
     let _ = backup(&machine, &["verify", "--from", "repo", "--deep"]).expect(0, &["all authentic"]);
@@ -177,13 +188,9 @@ fn what_is_shipped_goes_on_through_a_new_data_key_and_not_under_the_old_one() {
     };
     let before = epochs();
     let server = start_on(&machine, "stolen", &["--backup-to", "repo"]);
-    for _try in 0..600 {
-        if server.log().contains("newer data keys") {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    assert!(server.log().contains("newer data keys"), "{}", server.log());
+    super::until("the copy is refused", || {
+        server.log().contains("newer data keys")
+    });
     assert_eq!(notes(&server, "a"), first.notes["a"]);
     server.stop();
     assert_eq!(epochs(), before);
@@ -200,7 +207,7 @@ fn what_is_shipped_goes_on_through_a_new_data_key_and_not_under_the_old_one() {
     server.stop();
     let _ = backup(&machine, &["verify", "--from", "repo"])
         .expect(1, &["DAMAGED: snapshots/", "DAMAGED: epochs/", OLD]);
-    let _ = restore(&machine, "new", &[]).expect(1, &["snapshots/", OLD]);
+    let _ = restore(&machine, "newest", &[]).expect(3, &["Restored", "snapshots/", OLD]);
     let _ = super::shipping::restore_at(&machine, "new", forged.ms, &[]).expect(1, &[OLD]);
     // What was shipped before is restored, and the forged is named.
     let _ = super::shipping::restore_at(&machine, "new", second.ms, &[])
@@ -208,4 +215,54 @@ fn what_is_shipped_goes_on_through_a_new_data_key_and_not_under_the_old_one() {
     let restored = start_on(&machine, "new", &[]);
     assert_eq!(notes(&restored, "a"), second.notes["a"]);
     restored.stop();
+}
+
+#[test]
+fn packs_that_somebody_with_an_old_data_key_exchanges_are_not_restored() {
+    let machine = machine();
+    filled(&machine, &["a"]).stop();
+    let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &[]);
+    let _ = run(copied(&machine, "repo", "forged")).expect(0, &[]);
+    copy(&machine, "stolen");
+    // One pack of an epoch in the repository, and another one under the same name and key elsewhere.
+    let ship = |data: &str, repo: &str, failpoints: &str| {
+        let mut command = machine.nimbus(&["start", "--port", "0", "--backup-to", repo]);
+        let _ = command
+            .env("NIMBUS_DATA_DIR", machine.path(data))
+            .env("FAILPOINTS", failpoints);
+        let server = machine.start_command(command);
+        begun(&server);
+        add(&server, "a", 1);
+        let shipped = instant(&server, &["a"]);
+        pass(&server, shipped.ms);
+        server.stop();
+        shipped
+    };
+    let first = ship("data", "repo", "");
+    super::shipping::check(&machine, &first);
+    let forged = ship("stolen", "forged", "");
+    rotate(&machine, "data");
+    let second = ship("data", "repo", "");
+    for at in [&first, &second] {
+        super::shipping::check(&machine, at);
+    }
+    let exchange = |epoch: u64| {
+        let name = format!("log/{epoch:010}");
+        let path = machine.path("repo").join(&name);
+        fs::rename(&path, machine.path("kept")).expect("it is kept");
+        let others = format!("forged/{name}");
+        let _ = run(copied(&machine, &others, &format!("repo/{name}"))).expect(0, &[]);
+        name
+    };
+    let name = exchange(1);
+    let _ = super::shipping::restore_at(&machine, "new", forged.ms, &[]).expect(1, &[&name]);
+    assert!(!machine.path("new").exists());
+    fs::remove_dir_all(machine.path("repo").join(&name)).expect("it goes");
+    fs::rename(machine.path("kept"), machine.path("repo").join(&name)).expect("it is back");
+    super::shipping::check(&machine, &first);
+    // And behind a snapshot that is under the new key.
+    let forged = ship("stolen", "forged", "backup::old-key-seals=return");
+    let name = exchange(2);
+    let _ = super::shipping::restore_at(&machine, "newer", forged.ms, &[]).expect(1, &[&name, OLD]);
+    assert!(!machine.path("newer").exists());
 }

@@ -8,6 +8,8 @@ use nimbus_test_support::{Machine, Server, files_under};
 use super::shipping::{
     Instant, begun, check, instant, is_within, now_ms, pass, ranges, restore_at, ships, standing,
 };
+use serde_json::{Value, json};
+
 use super::{Ran, add, as_str, backup, backup_with, filled, machine, start_on};
 
 /// The times whose packs are put together are two seconds and half a second, and not an hour and five minutes.
@@ -240,4 +242,77 @@ fn flipped(bytes: &[u8], at: usize) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     bytes[at] ^= 1;
     bytes
+}
+
+#[test]
+fn a_server_that_ships_prunes_by_itself_and_says_when_it_cannot() {
+    let machine = machine();
+    let often = [(
+        "FAILPOINTS",
+        "retention::often=return;bundle::short=return;ship::most-packs=return",
+    )];
+    let keep = ["--backup-keep-commits", "10s", "--backup-keep-daily", "1"];
+    let server = ships(&machine, &keep, &often);
+    begun(&server);
+    let _ = server.create("/api/tenants", &json!({"id": "a"}));
+    let packs = || objects(&machine);
+    let has_first = || packs().iter().any(|pack| pack.starts_with("0000000001"));
+    add(&server, "a", 1);
+    pass(&server, now_ms());
+    assert!(has_first());
+    let shipped_until = |what: &str, is_so: &dyn Fn() -> bool| {
+        super::until(what, || {
+            add(&server, "a", 1);
+            pass(&server, now_ms());
+            is_so()
+        });
+    };
+    shipped_until("packs are put together", &|| {
+        packs().iter().any(|pack| pack.contains('-'))
+    });
+    shipped_until("the first packs go", &|| !has_first());
+    super::until("it is told", || standing(&server)["pruned"].is_string());
+    assert_eq!(standing(&server)["not_pruned"], Value::Null);
+    let metrics = server.get("/metrics").to_string();
+    assert!(
+        !metrics.contains("nimbus_backup_last_pruned_timestamp_seconds 0\\n"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("nimbus_backup_pruning_failed_total 0\\n"),
+        "{metrics}"
+    );
+    let last = instant(&server, &["a"]);
+    pass(&server, last.ms);
+    // What is damaged is named, and shipping goes on.
+    let planted = machine.path("repo/snapshots/9999999999");
+    fs::write(&planted, "garbage").expect("an object");
+    super::until("it is named", || {
+        add(&server, "a", 1);
+        let told = standing(&server)["not_pruned"].clone();
+        told.as_str()
+            .is_some_and(|told| told.contains("snapshots/9999999999"))
+    });
+    fs::remove_file(planted).expect("it goes");
+    server.stop();
+    let _ = backup(&machine, &["verify", "--from", "repo"]).expect(0, &["all authentic"]);
+    check(&machine, &last);
+    // One that may not removes nothing.
+    let before = packs();
+    let server = ships(&machine, &["--backup-keep-commits", "off"], &often);
+    begun(&server);
+    for _each in 0..3 {
+        add(&server, "a", 1);
+        pass(&server, now_ms());
+    }
+    assert_eq!(standing(&server)["pruned"], Value::Null);
+    server.stop();
+    let after = packs();
+    assert!(
+        before.iter().all(|pack| after.contains(pack)),
+        "{before:?} {after:?}"
+    );
+    let mut alone = machine.nimbus(&["start", "--port", "0", "--backup-keep-daily", "3"]);
+    let _ = super::Ran(alone.output().expect("nimbus runs"))
+        .expect(2, &["--backup-keep-daily", "--backup-to"]);
 }

@@ -1,7 +1,7 @@
 use std::fs;
 use std::time::Duration;
 
-use nimbus_test_support::files_under;
+use nimbus_test_support::{Server, files_under};
 use serde_json::json;
 
 use super::shipping::{
@@ -341,4 +341,47 @@ fn places_and_settings_that_cannot_be_meant_end_the_start() {
         machine.start_that_ends(arguments).expect(code, &[words]);
     }
     assert!(!machine.path("repo").exists());
+}
+
+/// Bytes that a process has read from files so far.
+fn read_by(server: &Server) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{}/io", server.pid())).expect("its figures");
+    let line = io.lines().find_map(|line| line.strip_prefix("rchar: "));
+    line.expect("what it read").parse().expect("a number")
+}
+
+#[test]
+fn a_start_reads_the_files_that_were_written_since_the_last_snapshot_and_no_others() {
+    const BYTES: u64 = 6 << 20;
+    let machine = machine();
+    // Behind the time for which the times of a file say nothing.
+    let starts = || {
+        std::thread::sleep(Duration::from_secs(3));
+        let server = ships(&machine, &[], &[]);
+        begun(&server);
+        (read_by(&server), server)
+    };
+    let (_, server) = starts();
+    for tenant in ["a", "b"] {
+        let _ = server.create("/api/tenants", &json!({"id": tenant}));
+        for n in 0..BYTES >> 18 {
+            let text = "w".repeat(1 << 18);
+            let _id = server.insert(tenant, "notes", &json!({"n": n, "text": text}));
+        }
+    }
+    pass(&server, now_ms());
+    server.stop();
+    let (both, server) = starts();
+    server.stop();
+    let (none, server) = starts();
+    add(&server, "a", 1);
+    pass(&server, now_ms());
+    server.stop();
+    let (one, server) = starts();
+    server.stop();
+    assert!(both - none > 2 * BYTES, "{both} {none}");
+    assert!(
+        (BYTES..2 * BYTES).contains(&(one - none)),
+        "{one} {none} {both}"
+    );
 }

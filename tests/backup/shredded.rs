@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use nimbus_test_support::{Machine, files_under};
+use nimbus_test_support::{Machine, Server, files_under};
 use serde_json::json;
 
 use super::{Ran, add, as_str, backup, filled, machine, notes, restore, run, start_on};
@@ -166,31 +166,67 @@ fn a_running_server_shreds_in_repositories_that_it_is_named() {
     server.stop();
 }
 
-#[test]
-fn a_deployment_that_ships_says_that_the_tenant_is_left_in_its_repository_and_how_it_goes_from_there()
- {
-    let machine = machine();
-    let server = super::shipping::ships(&machine, &[], &[]);
+/// A server that ships to `repo`, with the tenants `gone` and `stays` in it.
+fn ships(machine: &Machine) -> Server {
+    let server = super::shipping::ships(machine, &[], &[]);
     for tenant in ["gone", "stays"] {
         drop(server.create("/api/tenants", &json!({"id": tenant})));
     }
     super::shipping::begun(&server);
     super::shipping::pass(&server, super::shipping::now_ms());
+    server
+}
+
+/// `shred`, with `--backup-to repo` in the settings.
+fn shred_shipped(machine: &Machine, tenant: &str) -> Ran {
+    let shred = ["encryption", "shred", "--yes", "--tenant-id", tenant];
+    let mut command = machine.nimbus(&shred);
+    let _ = command.env("NIMBUS_BACKUP_TO", "repo");
+    run(command)
+}
+
+#[test]
+fn a_tenant_goes_from_the_repository_that_is_shipped_to_while_the_server_runs_and_while_not() {
+    let machine = machine();
+    let server = ships(&machine);
+    let (gone, stays) = (file_id(&machine, "gone"), file_id(&machine, "stays"));
+    assert!(names(&machine, &gone) > 0);
+    let _ = shred(&machine, "gone", &[], "")
+        .expect(0, &["is shredded", "manifests and pages are removed"]);
+    assert_eq!(names(&machine, &gone), 0);
+    assert!(names(&machine, &stays) > 0);
+    // It ships on.
+    super::shipping::pass(&server, super::shipping::now_ms());
+    server.stop();
+    let _ = shred_shipped(&machine, "stays")
+        .expect(0, &["is shredded", "manifests and pages are removed"]);
+    assert_eq!(names(&machine, &stays), 0);
+    let _ = backup(&machine, &["verify", "--from", "repo"]).expect(0, &["all authentic"]);
+}
+
+#[test]
+fn a_repository_that_is_not_there_is_named_with_the_command_that_goes_on() {
+    let machine = machine();
+    ships(&machine).stop();
     let gone = file_id(&machine, "gone");
-    let repo = machine.path("repo");
-    let says = format!(
-        "The repository {}, to which commits are shipped, still holds its wrapped key and its pages: `nimbus encryption shred",
+    let (repo, away) = (machine.path("repo"), machine.path("away"));
+    fs::rename(&repo, &away).expect("it is away");
+    fs::write(&repo, "no directory").expect("a file in its place");
+    let left = format!("LEFT in {}", repo.display());
+    let again = format!(
+        "encryption shred --tenant-id gone --yes --from {}",
         repo.display()
     );
-    let _ = shred(&machine, "gone", &[], "").expect(0, &["is shredded", &says]);
+    let _ = shred_shipped(&machine, "gone").expect(3, &["is shredded", &left, &again]);
+    fs::remove_file(&repo).expect("it goes");
+    fs::rename(&away, &repo).expect("it is back");
     assert!(names(&machine, &gone) > 0);
-    let went = shred(&machine, "gone", &["--from", "repo"], "");
-    let _ = went.expect(0, &["manifests and pages are removed"]);
-    assert!(
-        !went.said().contains("to which commits are shipped"),
-        "{}",
-        went.said()
+    let _ = shred(&machine, "gone", &["--from", "repo"], "").expect(
+        0,
+        &[
+            "nothing of tenant gone here",
+            "manifests and pages are removed",
+        ],
     );
     assert_eq!(names(&machine, &gone), 0);
-    server.stop();
 }

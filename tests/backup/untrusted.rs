@@ -38,10 +38,18 @@ fn a_newest_snapshot_that_is_gone_is_missed_by_who_made_it() {
     let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &["Snapshot 1"]);
     let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &["Snapshot 2"]);
     fs::remove_file(machine.path("repo/snapshots/0000000002")).expect("it goes");
-    let _ = backup(&machine, &["create", "--to", "repo"])
-        .expect(3, &["snapshots/0000000002, which this deployment made"]);
-    let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &[]);
-    let _ = backup(&machine, &["verify", "--from", "repo"]).expect(0, &["3 snapshots"]);
+    let _ = backup(&machine, &["create", "--to", "repo"]).expect(
+        3,
+        &[
+            "Snapshot 3",
+            "snapshots/0000000002, which this deployment made",
+        ],
+    );
+    // The next one names it: now whoever verifies misses it, too.
+    let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &["Snapshot 4"]);
+    let _ = backup(&machine, &["verify", "--from", "repo"])
+        .expect(1, &["3 snapshots", "snapshots/0000000002 is missing"]);
+    let _ = super::restore(&machine, "new", &[]).expect(0, &["Restored snapshot 4"]);
 }
 
 #[test]

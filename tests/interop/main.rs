@@ -63,7 +63,19 @@ fn python_takes_a_tenant_out_of_a_backup_and_opens_it() {
     let catalogue = format!("{}/snapshots/0000000002", tenant.repository);
     let text = fs::read_to_string(&catalogue).expect("a catalogue");
     fs::write(&catalogue, text.replacen("\"bytes\":", "\"bytes\":1", 1)).expect("a changed one");
-    assert_refused(&script("restore_tenant.py", &of), "wrong MAC");
+    let second = [&of[..], &["--snapshot", "2"]].concat();
+    assert_refused(&script("restore_tenant.py", &second), "wrong MAC");
+    // What does not prove is passed over, and named, and so is what somebody put there.
+    let planted = format!("{}/snapshots/9999999999", tenant.repository);
+    fs::write(planted, "what").expect("an object");
+    let output = script("restore_tenant.py", &of);
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    for name in ["snapshots/0000000002", "snapshots/9999999999"] {
+        assert!(said.contains(name), "{said}");
+    }
+    let output = script("open_tenant.py", &["--key", &tenant.key, "--database", out]);
+    assert_eq!(tenant.documents[..1], documents_in(&output)[..]);
 }
 
 #[test]

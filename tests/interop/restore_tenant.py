@@ -38,11 +38,11 @@ def main():
     try:
         key = options.key.read_bytes()
         identifier = read_beginning(options.repository)
-        refuse_replaced_keys(options.repository, key)
+        numbers = counting(options.repository, identifier, key)
         if options.at:
-            manifest, database = at_instant(options.repository, identifier, key, options.tenant, options.at)
+            manifest, database = at_instant(options.repository, identifier, key, options.tenant, options.at, numbers)
         else:
-            entry = find(options.repository, identifier, key, options.tenant, options.snapshot)
+            entry = find(options.repository, identifier, key, options.tenant, options.snapshot, numbers)
             manifest = read_manifest(options.repository, entry)
             database = assemble(options.repository, entry)
         options.out.write_bytes(database)
@@ -58,31 +58,36 @@ def read_beginning(repository):
     return lines[1].removeprefix("id: ")
 
 
-def refuse_replaced_keys(repository, key):
-    """Each entry is sealed with a data key of the control file that no entry before it calls replaced."""
-    replaced, last = set(), None
-    for path in sorted((repository / "snapshots").iterdir()):
+def counting(repository, identifier, key):
+    """The numbers of entries that count, the newest first: proven, and sealed with a data key of the control file that none before them calls replaced."""
+    counting, replaced, last = [], set(), None
+    for path in sorted((repository / "snapshots").glob("[0-9]" * 10)):
         form = path.read_bytes().split(b"\n", 1)[0]
         try:
             entry, _data = unseal(repository, f"snapshots/{path.name}", form, key)
-        except (OSError, ValueError, Refused):
-            continue  # It proves nothing of others, and is refused where it is read.
+        except (OSError, ValueError, KeyError, IndexError, Refused) as error:
+            print(f"restore_tenant: passed over: snapshots/{path.name}: {error}", file=sys.stderr)
+            continue
         dek_id = path.read_bytes().splitlines()[2].decode("ascii").split(" ")[2]
-        if dek_id in replaced:
-            raise Refused(f"snapshots/{path.name} is sealed with {dek_id}, which was replaced before")
+        if dek_id in replaced or (entry["number"], entry["repository"]) != (int(path.name), identifier):
+            print(f"restore_tenant: passed over: snapshots/{path.name}: it was put there", file=sys.stderr)
+            continue
         replaced.update(entry.get("keys_before", []))
         if last not in (None, dek_id):
             replaced.add(last)
         last = dek_id
+        counting.insert(0, int(path.name))
+    return counting
 
 
-def find(repository, identifier, key, tenant, number):
+def find(repository, identifier, key, tenant, number, numbers):
     """The tenant's entry in a catalogue whose MAC is right."""
-    numbers = [number] if number else sorted((int(path.name) for path in (repository / "snapshots").iterdir()), reverse=True)
-    for candidate in numbers:
+    for candidate in [number] if number else numbers:
         if is_removal(repository / "snapshots" / f"{candidate:010}"):
             continue
         catalogue = read_catalogue(repository, identifier, key, candidate)
+        if candidate not in numbers:
+            raise Refused(f"snapshot {candidate} is sealed with a data key that was replaced before")
         for entry in catalogue["tenants"]:
             if entry["subject"].split(":")[3] == tenant and entry["missing"] is None:
                 return entry
@@ -139,10 +144,10 @@ def read_object(repository, name):
     return None
 
 
-def at_instant(repository, identifier, key, tenant, at):
+def at_instant(repository, identifier, key, tenant, at, numbers):
     """The manifest and the database of a tenant as its last commit by then left it."""
-    numbers = sorted((int(path.name) for path in (repository / "snapshots").iterdir() if not is_removal(path)), reverse=True)
-    catalogues = (read_catalogue(repository, identifier, key, number) for number in numbers)
+    snapshots = (number for number in numbers if not is_removal(repository / "snapshots" / f"{number:010}"))
+    catalogues = (read_catalogue(repository, identifier, key, number) for number in snapshots)
     snapshot = next((one for one in catalogues if one["shipping"] and not one["tenant"] and one["taken"] <= at), None)
     if snapshot is None:
         raise Refused(f"nothing was shipped at {at}")

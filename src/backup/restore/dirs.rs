@@ -8,7 +8,7 @@ use super::file::{read_all, write_new};
 use crate::backup::BackupError;
 use crate::clock;
 use crate::control;
-use crate::data_dir::{DEPLOYED, LOCK, RESTORING, derived, sync_dir};
+use crate::data_dir::{DEPLOYED, LOCK, RESTORING, derived, is_audit_log, sync_dir};
 use crate::process::DataDirLock;
 
 /// The directories of a deployment that is being restored.
@@ -117,7 +117,7 @@ fn clear(dir: &Path) -> Result<(), BackupError> {
         let ours = derived(&name).is_some()
             || name == DEPLOYED
             || name.starts_with(control::FILE_NAME)
-            || name.starts_with("nimbus-audit.")
+            || is_audit_log(&name)
             || name.starts_with(crate::data_dir::TEMPORARY_PREFIX);
         if ours {
             std::fs::remove_file(&path).map_err(BackupError::io("remove", &path))?;

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 
-use crate::backup::catalogue::StoredFile;
-use crate::backup::pack::{FramesOver, frames};
+use crate::backup::catalogue::{FramesOver, StoredFile};
+use crate::backup::pack::frames;
 use crate::backup::run::stretches;
 use crate::backup::{BackupError, Repository};
 use crate::envelope::{Copies, Envelope, manifest_path};

@@ -19,7 +19,7 @@ pub(super) async fn later(
         .map_or(0, |line| line.seq);
     let newest = lines(repository, newest).await?;
     let after = newest.iter().filter(|line| line.seq > seq);
-    Ok(after.filter(|line| tells(line)).map(told).collect())
+    Ok(after.filter(|line| tells(line)).map(described).collect())
 }
 
 /// Whether a line tells of something that an older state does not know, and that should stay so.
@@ -34,7 +34,7 @@ pub(super) fn tells(line: &Line) -> bool {
 }
 
 /// What a line tells, for people.
-pub(super) fn told(line: &Line) -> String {
+pub(super) fn described(line: &Line) -> String {
     let subject = line.subject.as_deref().unwrap_or_default();
     let detail = line.detail.as_deref();
     let detail = detail.map_or(String::new(), |said| format!(": {said}"));

@@ -45,6 +45,7 @@ use self::proof::prove;
 use super::catalogue::{Catalogue, StoredFile, StoredPart};
 use super::room::{AT_ONCE, Room};
 use super::{BackupError, Repository};
+use crate::clock;
 use crate::config::ProviderChoice;
 use crate::control::{self, Control, MirrorSeen};
 use crate::data_dir;
@@ -332,6 +333,8 @@ impl Chosen {
                 self.plan.repository
             ));
         deployment.envelope.record(event).await?;
+        let control = std::sync::Arc::clone(&deployment.control);
+        blocking(move || control.begin_line(clock::uuid())).await?;
         self.plan.again.clone_from(&deployment.done_again);
         if self.is_key_replaced
             && let Err(error) = deployment.control.rotate_dek(&deployment.envelope).await

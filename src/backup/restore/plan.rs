@@ -1,10 +1,13 @@
 //! Which snapshot is restored, and what that takes.
 
+use std::collections::BTreeSet;
+
 use super::log::later;
 use super::{Chosen, Plan, Proof, Restore};
 use crate::backup::catalogue::{Catalogue, StoredFile, StoredPart};
 use crate::backup::chain::Above;
 use crate::backup::repository::said;
+use crate::backup::timeline::Found;
 use crate::backup::{BackupError, Repository};
 use crate::envelope::Envelope;
 
@@ -14,7 +17,7 @@ async fn newest_log(
     prover: Option<&Envelope>,
     restore: &Restore,
     catalogue: &Catalogue,
-    above: &mut Above,
+    (above, passed): (&mut Above, &BTreeSet<u64>),
 ) -> Result<Vec<StoredPart>, BackupError> {
     let mut newest = (catalogue.taken.clone(), catalogue.audit.clone());
     let mut consider = |found: Catalogue| {
@@ -24,9 +27,11 @@ async fn newest_log(
     };
     let is_chosen = (restore.snapshot, restore.at_ms) != (None, None);
     if is_chosen {
-        match repository.instant(prover, None).await {
+        match repository.instant(prover, None, passed).await {
             // One that somebody made with an old key is not listened to.
-            Ok(found) if prover.is_none() || above.vouches_for(&found, catalogue) => {
+            Ok(found)
+                if prover.is_none() || above.vouches_for(found.catalogue.number, catalogue) =>
+            {
                 consider(found.catalogue);
             }
             Ok(_) => {}
@@ -39,13 +44,48 @@ async fn newest_log(
     match (prover, above.newest.take()) {
         (_, Some(newest)) => consider(newest),
         (Some(_), None) => {}
-        (None, None) => match repository.newest().await {
-            Ok(read) => read.into_iter().for_each(|read| consider(read.claims)),
-            Err(error) if error.is_damage() && is_chosen => above.damage.push(said(&error)),
-            Err(error) => return Err(error),
-        },
+        (None, None) => {
+            let (read, damage) = repository.newest().await?;
+            above.damage.extend(damage);
+            read.into_iter().for_each(|read| consider(read.claims));
+        }
     }
     Ok(newest.1)
+}
+
+impl Repository {
+    /// What belongs to an instant, what was found of the entries behind it, and those among them that were taken for what they are not and passed
+    /// over: somebody put them there with a key that was replaced, or in the place of another.
+    pub(in crate::backup) async fn proven_instant(
+        &self,
+        prover: Option<&Envelope>,
+        at_ms: Option<i64>,
+    ) -> Result<(Found, Above, BTreeSet<u64>), BackupError> {
+        let (mut passed, mut damage) = (BTreeSet::new(), Vec::new());
+        loop {
+            let found = self.instant(prover, at_ms, &passed).await;
+            let found = found.map_err(|error| error.besides(&damage))?;
+            let Some(envelope) = prover else {
+                return Ok((found, Above::default(), passed));
+            };
+            let mut above = self.above(envelope, found.catalogue.number).await?;
+            match above.first.take() {
+                None => {
+                    above.damage.extend(damage);
+                    let newest = above.newest.as_ref().unwrap_or(&found.catalogue);
+                    let key = &newest.control.dek_id;
+                    let exchanged = self.check_exchanged(envelope, &found.read, key);
+                    above.damage.extend(exchanged.await?);
+                    return Ok((found, above, passed));
+                }
+                Some(error) if error.is_damage() => {
+                    damage.push(said(&error));
+                    let _new = passed.insert(found.catalogue.number);
+                }
+                Some(error) => return Err(error),
+            }
+        }
+    }
 }
 
 impl Restore {
@@ -65,11 +105,8 @@ impl Restore {
             return Err(BackupError::NoSnapshot(none));
         };
         let prover = envelope.as_ref().filter(|_| self.proof != Proof::None);
-        let (catalogue, packs) = match self.snapshot {
-            None => {
-                let found = repository.instant(prover, self.at_ms).await?;
-                (found.catalogue, found.packs)
-            }
+        let (found, mut above, passed) = match self.snapshot {
+            None => repository.proven_instant(prover, self.at_ms).await?,
             Some(number) => {
                 let Some((read, _)) = repository.catalogue(number).await? else {
                     return Err(BackupError::NoSnapshot(format!(
@@ -82,21 +119,35 @@ impl Restore {
                         "snapshot {number} holds the tenant {tenant} alone: a deployment is restored from a snapshot of all"
                     )));
                 }
+                let mut above = Above::default();
                 if let Some(envelope) = prover {
                     repository.prove(envelope, &read).await?;
+                    above = repository.above(envelope, number).await?;
                 }
-                (read.claims, 0)
+                if let Some(error) = above.first.take() {
+                    return Err(error);
+                }
+                (Found::of(read.claims), above, BTreeSet::new())
             }
         };
-        let mut above = match prover {
-            Some(envelope) => repository.above(envelope, catalogue.number).await?,
-            None => Above::default(),
-        };
-        above.require(self.snapshot.is_none() && self.at_ms.is_none())?;
+        let Found {
+            catalogue,
+            packs,
+            faults,
+            ..
+        } = found;
+        above.damage.extend(faults);
         let newest = above.newest.as_ref();
         let is_key_replaced =
             newest.is_some_and(|newest| newest.keys_before.contains(&catalogue.control.dek_id));
-        let newest_log = newest_log(&repository, prover, &self, &catalogue, &mut above).await?;
+        let newest_log = newest_log(
+            &repository,
+            prover,
+            &self,
+            &catalogue,
+            (&mut above, &passed),
+        )
+        .await?;
         let later = later(&repository, &catalogue.audit, &newest_log).await?;
         let mut without_keys = Vec::new();
         for file in catalogue.files().filter(|file| file.missing.is_none()) {

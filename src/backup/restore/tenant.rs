@@ -12,6 +12,7 @@
 //! What the repository holds of the tenant opens by its old data key, which is in manifests elsewhere. So the restored tenant has another one, and
 //! another file id: its later snapshots are another line of time.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::{self, Line};
 use crate::backup::catalogue::{Catalogue, StoredFile};
+use crate::backup::chain::Above;
+use crate::backup::repository::said;
 use crate::backup::timeline::Found;
 use crate::backup::{BackupError, Repository};
 use crate::clock;
@@ -116,12 +119,8 @@ impl RestoreTenant {
                 return Err(BackupError::TenantLocked(tenant.clone()));
             }
         }
-        let (found, file) = repository
-            .tenant_at(&beside.envelope, &self.tenant, self.snapshot, self.at_ms)
-            .await?;
+        let (found, file, above) = self.choose(repository, &beside.envelope).await?;
         let claims = found.catalogue;
-        let mut above = repository.above(&beside.envelope, claims.number).await?;
-        above.require(self.snapshot.is_none() && self.at_ms.is_none())?;
         let later = self.later(beside, &claims.taken).await?;
         let restored = RestoredTenant {
             repository: repository.shown(),
@@ -166,6 +165,38 @@ impl RestoreTenant {
         Ok(restored)
     }
 
+    /// What is restored, and what was found of the entries behind it. What somebody put there is passed over, unless it was named.
+    async fn choose(
+        &self,
+        repository: &Repository,
+        envelope: &Envelope,
+    ) -> Result<(Found, StoredFile, Above), BackupError> {
+        let (mut passed, mut damage) = (BTreeSet::new(), Vec::new());
+        loop {
+            let which = (self.snapshot, self.at_ms, &passed);
+            let chosen = repository.tenant_at(envelope, &self.tenant, which).await;
+            let (found, file) = chosen.map_err(|error| error.besides(&damage))?;
+            let number = found.catalogue.number;
+            let mut above = repository.above(envelope, number).await?;
+            match above.first.take() {
+                None => {
+                    above.damage.extend(damage);
+                    above.damage.extend(found.faults.iter().cloned());
+                    let newest = above.newest.as_ref().unwrap_or(&found.catalogue);
+                    let key = &newest.control.dek_id;
+                    let exchanged = repository.check_exchanged(envelope, &found.read, key);
+                    above.damage.extend(exchanged.await?);
+                    return Ok((found, file, above));
+                }
+                Some(error) if error.is_damage() && self.snapshot.is_none() => {
+                    damage.push(said(&error));
+                    let _new = passed.insert(number);
+                }
+                Some(error) => return Err(error),
+            }
+        }
+    }
+
     /// What the deployment's own audit log tells of the tenant after the moment `taken`. One that was shredded is refused.
     async fn later(&self, beside: &Beside, taken: &str) -> Result<Vec<String>, BackupError> {
         let (dir, since) = (beside.control_dir.clone(), taken.parse().ok());
@@ -186,13 +217,14 @@ impl RestoreTenant {
                 time: line.time.clone(),
                 actor: line.actor.clone(),
             }),
-            _ => Ok(later.into_iter().map(super::log::told).collect()),
+            _ => Ok(later.into_iter().map(super::log::described).collect()),
         }
     }
 }
 
 impl Repository {
-    /// A snapshot or an instant, proven, and a tenant in it; of the newest instant and of the newest snapshot that hold it, the later.
+    /// A snapshot or an instant, proven, and a tenant in it; of the newest instant and of the newest snapshot that hold it, the later. What is none,
+    /// and what is in `passed`, is passed over, unless it was named.
     ///
     /// # Errors
     ///
@@ -201,11 +233,13 @@ impl Repository {
         &self,
         envelope: &Envelope,
         tenant: &TenantId,
-        snapshot: Option<u64>,
-        at_ms: Option<i64>,
+        (snapshot, at_ms, passed): (Option<u64>, Option<i64>, &BTreeSet<u64>),
     ) -> Result<(Found, StoredFile), BackupError> {
         let instant = match snapshot {
-            None => self.tenant_in_packs(envelope, tenant, at_ms).await?,
+            None => {
+                self.tenant_in_packs(envelope, tenant, (at_ms, passed))
+                    .await?
+            }
             Some(_) => None,
         };
         let numbers = match (snapshot, at_ms) {
@@ -214,21 +248,25 @@ impl Repository {
             (None, None) => self.numbers().await?.0,
         };
         let mut newest = instant;
-        for number in numbers.into_iter().rev() {
-            let Some((sealed, _)) = self.catalogue(number).await? else {
-                continue;
+        let numbers = numbers.into_iter().rev();
+        for number in numbers.filter(|number| !passed.contains(number)) {
+            let sealed = match self.catalogue(number).await {
+                Ok(Some((sealed, _))) => sealed,
+                Ok(None) => continue,
+                Err(error) if error.is_damage() && snapshot.is_none() => continue,
+                Err(error) => return Err(error),
             };
             let Some(file) = held(&sealed.claims, tenant) else {
                 continue;
             };
             let is_later = |(found, _): &(Found, _)| found.catalogue.taken < sealed.claims.taken;
             if newest.as_ref().is_none_or(is_later) {
-                self.prove(envelope, &sealed).await?;
-                let found = Found {
-                    catalogue: sealed.claims,
-                    packs: 0,
-                };
-                newest = Some((found, file));
+                match self.prove(envelope, &sealed).await {
+                    Ok(()) => {}
+                    Err(error) if error.is_damage() && snapshot.is_none() => continue,
+                    Err(error) => return Err(error),
+                }
+                newest = Some((Found::of(sealed.claims), file));
             }
             break;
         }
@@ -258,9 +296,9 @@ impl Repository {
         &self,
         envelope: &Envelope,
         tenant: &TenantId,
-        at_ms: Option<i64>,
+        (at_ms, passed): (Option<i64>, &BTreeSet<u64>),
     ) -> Result<Option<(Found, StoredFile)>, BackupError> {
-        match self.instant(Some(envelope), at_ms).await {
+        match self.instant(Some(envelope), at_ms, passed).await {
             Ok(found) => Ok(held(&found.catalogue, tenant).map(|file| (found, file))),
             // There are snapshots of one tenant alone.
             Err(BackupError::NoSnapshot(_)) if at_ms.is_none() => Ok(None),

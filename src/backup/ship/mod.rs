@@ -57,7 +57,7 @@ pub struct Shipper {
 
 /// What the shipper works with.
 #[derive(Debug, Clone)]
-struct Work {
+struct Context {
     shipping: Shipping,
     deployment: Deployment,
     report: Arc<Report>,
@@ -70,13 +70,13 @@ impl Shipper {
         let log = Arc::clone(deployment.tenants.instants()?.log());
         let (stop, stopped) = watch::channel(false);
         deployment.envelope.watch_manifests();
-        let work = Work {
+        let context = Context {
             shipping,
             deployment,
             report,
             stop: stopped,
         };
-        let task = runtime::keep(Background::Shipper, move || work.clone().run());
+        let task = runtime::keep(Background::Shipper, move || context.clone().run());
         Some(Self { task, stop, log })
     }
 
@@ -91,7 +91,7 @@ impl Shipper {
     }
 }
 
-impl Work {
+impl Context {
     /// Until the server ends.
     async fn run(mut self) {
         let mut pause = FIRST_PAUSE;
@@ -132,10 +132,14 @@ impl Work {
         let Shipping { to, s3, .. } = &self.shipping;
         let file_id = sealer.file_id.to_string();
         let repository = Repository::open_or_make(to, s3, &file_id).await?;
-        self.deployment.may_seal(&repository, &sealer).await?;
-        let begun = repository.begin_epoch(&sealer).await?;
+        let newest = self.deployment.newest(&repository, &sealer, false).await?;
+        let envelope = &self.deployment.envelope;
+        let begun = repository.begin_epoch(envelope, &sealer, &newest).await?;
+        for why in &begun.skipped {
+            tracing::warn!(why, "what is not this deployment's is passed over");
+        }
         crash_point!("ship::epoch-begun");
-        let mut session = Session::new(self.clone(), repository, begun);
+        let mut session = Session::new(self.clone(), repository, begun, newest.keys.replaced);
         loop {
             session.anchor(&sealer).await?;
             crash_point!("ship::anchored");

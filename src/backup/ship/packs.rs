@@ -10,12 +10,15 @@ use nimbus_manifests::TenantId;
 
 use super::super::catalogue::StoredFile;
 use super::super::pack::{Data, Pack, PackedGone, PackedManifest, SegmentBuilder};
+use super::super::prover::Prover;
+use super::super::repository::said;
+use super::super::sealing_keys::sealed_by_old_key;
 use super::super::store::Created;
 use super::super::{BackupError, Repository, limits, sha256};
 use super::session::{Failed, Session};
 use super::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::clock;
-use crate::control::FrozenControl;
+use crate::control::{ArchiveSealer, FrozenControl};
 use crate::data_dir;
 use crate::error_chain::error_chain;
 use crate::failpoints::crash_point;
@@ -58,7 +61,7 @@ impl Session {
             pack.at = clock::stamp_of(at_ms);
             self.put(pack, data).await?;
             self.after_ms = at_ms;
-            self.work.report.shipped(at_ms);
+            self.context.report.shipped(at_ms);
         }
         Ok(())
     }
@@ -130,7 +133,8 @@ impl Session {
             return Err(BackupError::Stopped);
         };
         let name = Pack::name(pack.epoch, pack.number);
-        let object = blocking(move || pack.object(&sealer, data.bytes())).await;
+        let seals = sealer.clone();
+        let object = blocking(move || pack.object(&seals, data.bytes())).await;
         crash_point!("ship::formed");
         if object.len() as u64 > limits::PACK {
             self.number -= 1;
@@ -149,14 +153,19 @@ impl Session {
         let created = created.await?;
         crash_point!("ship::stored");
         if let Created::Other = created {
-            return Err(self.repository.replaced(self.epoch));
+            return Err(self.in_the_way(&sealer).await);
         }
         metrics::PACKS_SHIPPED.increment(1);
         self.since.packs += 1;
         self.since.bytes += object.len() as u64;
         self.previous = sha256(&object);
         self.anchor = None;
-        match self.repository.is_replaced(self.epoch).await {
+        let envelope = self.context.deployment.envelope.clone();
+        let mut prover = Prover::knowing(&self.repository, &envelope, &sealer);
+        let replaced =
+            self.repository
+                .is_replaced(&mut prover, &mut self.next_epoch, &self.replaced);
+        match replaced.await {
             Ok(true) => Err(self.repository.replaced(self.epoch)),
             Ok(false) => Ok(()),
             // The next pack asks again.
@@ -169,6 +178,34 @@ impl Session {
                 Ok(())
             }
         }
+    }
+
+    /// Something else stands where a pack is to be: that of a server which ships in the same epoch, or what proves nothing. Then shipping goes on
+    /// behind that, from a snapshot.
+    async fn in_the_way(&mut self, sealer: &ArchiveSealer) -> BackupError {
+        let name = Pack::name(self.epoch, self.number);
+        let envelope = self.context.deployment.envelope.clone();
+        let mut prover = Prover::knowing(&self.repository, &envelope, sealer);
+        let found = match self.repository.pack(self.epoch, self.number, false).await {
+            Ok(Some((read, _))) => prover.prove(&name, &read).await.map(|()| read.dek_id),
+            Ok(None) => Err(self.repository.damaged(&name, "it comes and goes")),
+            Err(error) => Err(error),
+        };
+        let error = match found {
+            Ok(key) if !self.replaced.contains(&key.to_string()) => {
+                return self.repository.replaced(self.epoch);
+            }
+            Ok(key) => self
+                .repository
+                .damaged(&name, sealed_by_old_key(&key.to_string())),
+            Err(error) if error.proves_nothing() => error,
+            Err(error) => return error,
+        };
+        let taken = self.repository.packs(self.epoch).await.unwrap_or_default();
+        while taken.binary_search(&(self.number + 1)).is_ok() {
+            self.number += 1;
+        }
+        BackupError::GivenUp(format!("{}; it was put there: move it away", said(&error)))
     }
 
     /// Stores something that the next packs name, or a pack: again and again until it is there, or the server ends.
@@ -188,11 +225,11 @@ impl Session {
                 why,
                 "the repository does not take what is shipped; it is tried again"
             );
-            self.work.report.fails(why.clone());
+            self.context.report.fails(why.clone());
             self.hold_no_longer(&why)?;
             let late = (clock::now_ms() - self.after_ms).max(0);
             metrics::BACKUP_LATE.set(late as f64 / 1000.0);
-            if *self.work.stop.borrow() || self.work.wait(pause).await {
+            if *self.context.stop.borrow() || self.context.wait(pause).await {
                 return Err(error);
             }
             pause = (2 * pause).min(LONGEST_PAUSE);

@@ -23,6 +23,12 @@ pub struct Standing {
     /// What is wrong, where something is.
     #[schema(required)]
     pub error: Option<String>,
+    /// When this server last pruned the repository; null while it did not.
+    #[schema(required)]
+    pub pruned: Option<String>,
+    /// What kept it from that at the last try, or what it found that is not as it was written.
+    #[schema(required)]
+    pub not_pruned: Option<String>,
 }
 
 impl Report {
@@ -39,11 +45,22 @@ impl Report {
     /// Everything up to `at_ms` is in the repository.
     pub(super) fn shipped(&self, at_ms: i64) {
         metrics::LAST_SHIPPED.set(at_ms as f64 / 1000.0);
-        *self.state() = Standing {
-            ok: true,
-            shipped: Some(clock::stamp_of(at_ms)),
-            error: None,
-        };
+        let mut state = self.state();
+        state.ok = true;
+        state.shipped = Some(clock::stamp_of(at_ms));
+        state.error = None;
+    }
+
+    /// The repository was pruned, and what was found there that is not as it was written.
+    pub(in crate::backup) fn pruned(&self, damage: Vec<String>) {
+        let mut state = self.state();
+        state.pruned = Some(clock::stamp());
+        state.not_pruned = (!damage.is_empty()).then(|| damage.join("; "));
+    }
+
+    /// The repository could not be pruned; it is tried again.
+    pub(in crate::backup) fn not_pruned(&self, why: String) {
+        self.state().not_pruned = Some(why);
     }
 
     /// It is tried again.

@@ -12,7 +12,7 @@ use super::super::create::Made;
 use super::super::epoch::Begun;
 use super::super::pack::PackedBase;
 use super::super::{BackupError, Repository, sha256};
-use super::Work;
+use super::Context;
 use super::kept::Kept;
 use crate::clock;
 use crate::control::{ArchiveSealer, FrozenControl};
@@ -24,10 +24,14 @@ use crate::tenants::sqlite::{self, Boundary, Broken};
 
 /// One epoch.
 pub(super) struct Session {
-    pub(super) work: Work,
+    pub(super) context: Context,
     pub(super) repository: Repository,
     pub(super) epoch: u64,
+    /// Whoever replaces this server begins this one, or one behind it where that number is taken by what is none.
+    pub(super) next_epoch: u64,
     pub(super) floor_ms: i64,
+    /// Data keys of the control file that seal nothing any more.
+    pub(super) replaced: BTreeSet<String>,
     /// What seals packs: that of the control file as it was last shipped.
     pub(super) sealer: Option<ArchiveSealer>,
     /// The last pack that was formed, and the SHA-256 of what it is chained to.
@@ -102,12 +106,19 @@ impl<E: Into<BackupError>> From<E> for Failed {
 }
 
 impl Session {
-    pub(super) fn new(work: Work, repository: Repository, begun: Begun) -> Self {
+    pub(super) fn new(
+        context: Context,
+        repository: Repository,
+        begun: Begun,
+        replaced: BTreeSet<String>,
+    ) -> Self {
         Self {
-            work,
+            context,
             repository,
             epoch: begun.epoch,
+            next_epoch: begun.epoch + 1,
             floor_ms: begun.floor_ms,
+            replaced,
             sealer: None,
             number: 0,
             previous: begun.sha256,
@@ -126,7 +137,7 @@ impl Session {
     }
 
     pub(super) fn log(&self) -> Result<Arc<sqlite::CommitLog>, BackupError> {
-        let instants = self.work.deployment.tenants.instants();
+        let instants = self.context.deployment.tenants.instants();
         let instants = instants.ok_or(BackupError::NoFiles)?;
         Ok(Arc::clone(instants.log()))
     }
@@ -137,14 +148,14 @@ impl Session {
             storing.abort();
         }
         let log = self.log()?;
-        let published = self.work.deployment.envelope.take_published();
+        let published = self.context.deployment.envelope.take_published();
         drop(published);
         self.next = Next::default();
         let shipping = sqlite::Shipping {
             repository: self.repository.id,
             epoch: self.epoch,
             pack: self.number,
-            most_bytes: self.work.shipping.most_bytes,
+            most_bytes: self.context.shipping.most_bytes,
         };
         log.arm(shipping, self.floor_ms.max(self.after_ms));
         let late = self.floor_ms - clock::now_ms();
@@ -154,12 +165,12 @@ impl Session {
                 "the clock of this machine is behind the newest instant in the repository: times go on from there until it has caught up"
             );
         }
-        let (to, s3) = (&self.work.shipping.to, &self.work.shipping.s3);
+        let (to, s3) = (&self.context.shipping.to, &self.context.shipping.s3);
         let progress = Arc::new(|_, _| true);
         let made = self
-            .work
+            .context
             .deployment
-            .snapshot(to, s3, sealer, None, progress);
+            .snapshot(to, s3, sealer, (None, false), progress);
         let made = made.await?;
         for missing in &made.created.missing {
             tracing::error!(
@@ -179,20 +190,33 @@ impl Session {
             dek_id: Some(made.sealer.dek_id),
             ..Since::default()
         };
-        self.sealer = Some(made.sealer);
-        self.work.report.shipped(self.after_ms);
+        self.seals_with(made.sealer);
+        for why in &made.created.findings {
+            tracing::warn!(why, "the repository is not as it was written");
+        }
+        self.context.report.shipped(self.after_ms);
         let (epoch, shown) = (self.epoch, self.repository.shown());
         let said = format!("epoch {epoch} of {shown} goes on from snapshot {snapshot}");
         tracing::info!(epoch, snapshot, repository = shown, "shipping");
-        self.work.record(said).await
+        self.context.record(said).await
+    }
+
+    /// Packs are sealed with this from now on; nothing is sealed any more with another key that was before.
+    fn seals_with(&mut self, sealer: ArchiveSealer) {
+        let before = self.sealer.take().map(|before| before.dek_id);
+        let before = before.filter(|before| *before != sealer.dek_id);
+        self.replaced
+            .extend(before.map(|before| before.to_string()));
+        let _its_own = self.replaced.remove(&sealer.dek_id.to_string());
+        self.sealer = Some(sealer);
     }
 
     /// Ships until the server ends, or something is lost.
     pub(super) async fn ship(&mut self) -> Result<Ended, BackupError> {
         let log = self.log()?;
         loop {
-            let interval = self.work.shipping.interval;
-            let mut stop = self.work.stop.clone();
+            let interval = self.context.shipping.interval;
+            let mut stop = self.context.stop.clone();
             let stopping = tokio::select! {
                 () = tokio::time::sleep(interval) => false,
                 () = log.woken() => false,
@@ -229,7 +253,7 @@ impl Session {
     /// Ships what there is, and nothing where nothing changed.
     async fn look(&mut self, log: &Arc<sqlite::CommitLog>) -> Result<(), Failed> {
         self.stored(false).await?;
-        let deployment = self.work.deployment.clone();
+        let deployment = self.context.deployment.clone();
         self.next
             .manifests
             .extend(deployment.envelope.take_published());
@@ -270,7 +294,7 @@ impl Session {
                 let _stored = self.manifest(&frozen.manifest).await?;
                 self.control_manifest = Some(name);
             }
-            self.sealer = Some(frozen.sealer.clone());
+            self.seals_with(frozen.sealer.clone());
         }
         let manifests = self.manifests().await?;
         crash_point!("ship::named");
@@ -290,7 +314,7 @@ impl Session {
     /// An instant of all tenants, the control file and the audit log. Commits wait until the control file is held, and not until it is read. Where
     /// somebody has that for long (the key provider does not answer, say), it is left for a later instant.
     async fn instant(&self) -> Result<(Boundary, Option<FrozenControl>), Failed> {
-        let deployment = &self.work.deployment;
+        let deployment = &self.context.deployment;
         let instants = deployment.tenants.instants().ok_or(BackupError::NoFiles)?;
         let control = Arc::clone(&deployment.control);
         let taken = blocking(move || {
@@ -323,7 +347,8 @@ impl Session {
                     metrics::SHIPPING_FAILED.increment(1);
                     tracing::warn!(why = error_chain(&error), "a further snapshot was not made");
                 }
-                Err(_told) => {}
+                // A panic is in the log.
+                Err(_panic) => {}
             }
         }
         let most = MOST_BYTES.max(self.since.snapshot_bytes);
@@ -345,11 +370,13 @@ impl Session {
             dek_id,
             ..Since::default()
         };
-        let work = self.work.clone();
+        let context = self.context.clone();
         self.further = Some(short_task(async move {
-            let (to, s3) = (&work.shipping.to, &work.shipping.s3);
+            let (to, s3) = (&context.shipping.to, &context.shipping.s3);
             let progress = Arc::new(|_, _| true);
-            let made = work.deployment.snapshot(to, s3, &sealer, None, progress);
+            let made = context
+                .deployment
+                .snapshot(to, s3, &sealer, (None, false), progress);
             made.await
         }));
     }

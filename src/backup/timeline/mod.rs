@@ -7,16 +7,17 @@
 //! - The control file and the audit log, and that a tenant is gone, count from the end of the pack that says so.
 
 mod state;
+mod witness;
 
-use std::collections::BTreeMap;
+pub use self::state::Found;
 
-use nimbus_keyproviders::ArchiveKey;
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::Serialize;
 
 use self::state::State;
-use super::catalogue::{Catalogue, SealedCatalogue, ShippedAt};
-use super::repository::{Entry, snapshot_name};
-use super::sealed::{Claims, Sealed};
+use super::catalogue::{SealedCatalogue, ShippedAt};
+use super::prover::Prover;
 use super::{BackupError, Repository};
 use crate::clock;
 use crate::envelope::Envelope;
@@ -37,85 +38,6 @@ pub struct Range {
     pub packs: u64,
 }
 
-/// What belongs to an instant.
-#[derive(Debug)]
-pub struct Found {
-    /// As a snapshot of that instant would have it; its number is that of the snapshot from which the packs go on.
-    pub catalogue: Catalogue,
-    /// How many packs lead to it; 0 for the instant of a snapshot.
-    pub packs: u64,
-}
-
-/// Proves what is read of a repository.
-pub(super) struct Prover<'a> {
-    repository: &'a Repository,
-    envelope: Option<&'a Envelope>,
-    keys: BTreeMap<String, ArchiveKey>,
-}
-
-impl<'a> Prover<'a> {
-    /// Without keys nothing is proven.
-    pub(super) fn new(repository: &'a Repository, envelope: Option<&'a Envelope>) -> Self {
-        Self {
-            repository,
-            envelope,
-            keys: BTreeMap::new(),
-        }
-    }
-
-    /// Refuses what has a wrong MAC.
-    pub(super) async fn prove<T: Claims>(
-        &mut self,
-        name: &str,
-        read: &Sealed<T>,
-    ) -> Result<(), BackupError> {
-        let Some(envelope) = self.envelope else {
-            return Ok(());
-        };
-        let dek_id = read.dek_id.to_string();
-        if !self.keys.contains_key(&dek_id) {
-            let key = self.repository.archive_key(envelope, &dek_id).await?;
-            let _none = self.keys.insert(dek_id.clone(), key);
-        }
-        match self
-            .keys
-            .get(&dek_id)
-            .is_some_and(|key| read.is_authentic(key))
-        {
-            true => Ok(()),
-            false => Err(self.repository.damaged(
-                name,
-                "its MAC is wrong: it was changed, or not written by this deployment",
-            )),
-        }
-    }
-}
-
-impl Prover<'_> {
-    /// Refuses an entry that this deployment did not write.
-    pub(super) async fn entry(&mut self, number: u64, entry: &Entry) -> Result<(), BackupError> {
-        let name = snapshot_name(number);
-        match entry {
-            Entry::Removal(sealed) => self.prove(&name, sealed).await,
-            Entry::Snapshot(sealed) => {
-                let control = &sealed.claims.control;
-                let own = (sealed.dek_id.to_string(), &self.repository.deployment);
-                if (&own.0, own.1) != (&control.dek_id, &control.file_id) {
-                    let why = "its MAC names another key than its control file";
-                    return Err(self.repository.damaged(&name, why));
-                }
-                if let Some(envelope) = self.envelope
-                    && !self.keys.contains_key(&own.0)
-                {
-                    let keyed = self.repository.keyed(envelope, control).await?;
-                    let _none = self.keys.insert(own.0, keyed.archive_key());
-                }
-                self.prove(&name, sealed).await
-            }
-        }
-    }
-}
-
 impl Repository {
     /// The ranges of instants that packs make. Nothing is proven, and no key is needed.
     ///
@@ -125,9 +47,14 @@ impl Repository {
     pub async fn ranges(&self) -> Result<Vec<Range>, BackupError> {
         let mut begun: BTreeMap<u64, Vec<(SealedCatalogue, ShippedAt)>> = BTreeMap::new();
         for number in self.numbers().await?.0 {
-            if let Some((read, _)) = self.catalogue(number).await?
-                && let Some(shipping) = read.claims.shipping
-            {
+            let read = match self.catalogue(number).await {
+                Ok(Some((read, _))) => read,
+                Ok(None) => continue,
+                // It is named where snapshots are listed.
+                Err(error) if error.is_damage() => continue,
+                Err(error) => return Err(error),
+            };
+            if let Some(shipping) = read.claims.shipping {
                 begun
                     .entry(shipping.epoch)
                     .or_default()
@@ -138,8 +65,7 @@ impl Repository {
         for (epoch, all) in begun {
             let packs = self.packs(epoch).await?;
             let first = packs.first().copied();
-            let last = self.last_pack(epoch).await?.or(packs.last().copied());
-            let last = last.unwrap_or(0);
+            let last = packs.last().copied().unwrap_or(0);
             // Packs before were removed.
             let leads = |at: &ShippedAt| first.is_none_or(|first| at.pack + 1 >= first);
             let mut begun: Vec<_> = Vec::new();
@@ -151,13 +77,10 @@ impl Repository {
             }
             for (place, (read, shipping)) in begun.iter().enumerate() {
                 let next = begun.get(place + 1).map(|(_, next)| next.pack);
-                let end = next.unwrap_or(last);
-                let mut to = read.claims.taken.clone();
-                if end > shipping.pack
-                    && let Some((pack, _)) = self.pack(epoch, end, false).await?
-                {
-                    to = pack.claims.at;
-                }
+                let (end, at) = self
+                    .last_readable(epoch, shipping.pack, next.unwrap_or(last))
+                    .await?;
+                let to = at.unwrap_or_else(|| read.claims.taken.clone());
                 ranges.push(Range {
                     from: read.claims.taken.clone(),
                     to,
@@ -170,34 +93,57 @@ impl Repository {
         Ok(ranges)
     }
 
-    /// What belongs to the instant `at_ms`, or to the newest one.
+    /// The last pack from behind `first` up to `last` that can be read, and the instant at its end.
+    async fn last_readable(
+        &self,
+        epoch: u64,
+        first: u64,
+        last: u64,
+    ) -> Result<(u64, Option<String>), BackupError> {
+        let packs = self.packs(epoch).await?.into_iter().rev();
+        for number in packs.filter(|number| (first + 1..=last).contains(number)) {
+            match self.pack(epoch, number, false).await {
+                Ok(Some((read, _))) => return Ok((number, Some(read.claims.at))),
+                Ok(None) => {}
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((first, None))
+    }
+
+    /// What belongs to the instant `at_ms`, or to the newest one. What does not prove to be a snapshot is passed over, and so are those in `passed`.
     ///
     /// # Errors
     ///
     /// [`BackupError::NoSnapshot`] says which instants there are.
-    pub async fn instant(
+    pub(super) async fn instant(
         &self,
         envelope: Option<&Envelope>,
         at_ms: Option<i64>,
+        passed: &BTreeSet<u64>,
     ) -> Result<Found, BackupError> {
         let mut prover = Prover::new(self, envelope);
         let upto = at_ms.unwrap_or(i64::MAX);
         let (numbers, _others) = self.numbers().await?;
-        for number in numbers.into_iter().rev() {
+        let numbers = numbers.into_iter().rev();
+        for number in numbers.filter(|number| !passed.contains(number)) {
             let read = match self.catalogue(number).await {
-                // Which instant is the newest is not known then; one that was named is there or not.
-                Err(error) if error.is_damage() && at_ms.is_some() => continue,
-                read => read?,
-            };
-            let Some((read, _)) = read else {
-                continue;
+                Ok(Some((read, _))) => read,
+                Ok(None) => continue,
+                Err(error) if error.is_damage() => continue,
+                Err(error) => return Err(error),
             };
             let taken = clock::ms_of(&read.claims.taken).unwrap_or(i64::MAX);
             if read.claims.tenant.is_some() || taken > upto {
                 continue;
             }
             if let Some(envelope) = envelope {
-                self.prove(envelope, &read).await?;
+                match self.prove(envelope, &read).await {
+                    Ok(()) => {}
+                    Err(error) if error.is_damage() => continue,
+                    Err(error) => return Err(error),
+                }
             }
             let shipping = read.claims.shipping;
             let mut state = State::new(self, read.claims, taken);
@@ -207,6 +153,9 @@ impl Repository {
             if at_ms.is_none() || upto <= state.end_ms || upto == taken {
                 let at_ms = upto.min(state.end_ms);
                 return state.settle(&mut prover, at_ms).await;
+            }
+            if let Some(stopped) = state.stopped {
+                return Err(stopped);
             }
             // Only a snapshot that nobody shipped from can lie within what was shipped.
             if shipping.is_some() {
@@ -229,7 +178,7 @@ impl Repository {
             .iter()
             .map(|range| format!("each instant from {} to {}", range.from, range.to))
             .collect();
-        for snapshot in self.snapshots(None).await? {
+        for snapshot in self.snapshots(None).await?.0 {
             let within = |range: &Range| {
                 let at = clock::ms_of(&snapshot.taken);
                 at >= clock::ms_of(&range.from) && at <= clock::ms_of(&range.to)

@@ -4,16 +4,52 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 
-use super::super::catalogue::{Catalogue, Piece, ShippedAt, StoredFile, StoredPart};
-use super::super::chain::sealed_by_old_key;
+use super::super::catalogue::{Catalogue, FramesOver, Piece, ShippedAt, StoredFile, StoredPart};
 use super::super::pack::{
-    FramesOver, Pack, PackedBase, PackedGone, PackedLog, PackedManifest, PackedPart, SealedPack,
-    Segment,
+    Pack, PackedBase, PackedGone, PackedLog, PackedManifest, PackedPart, SealedPack, Segment,
 };
+use super::super::prover::Prover;
+use super::super::repository::said;
+use super::super::sealing_keys::sealed_by_old_key;
 use super::super::{BackupError, Repository};
-use super::{Found, Prover};
 use crate::clock;
 use crate::sqlcipher::UNIT;
+
+/// What belongs to an instant.
+#[derive(Debug)]
+pub struct Found {
+    /// As a snapshot of that instant would have it; its number is that of the snapshot from which the packs go on.
+    pub catalogue: Catalogue,
+    /// How many packs lead to it; 0 for the instant of a snapshot.
+    pub packs: u64,
+    /// What came after it and is not as it was written.
+    pub faults: Vec<String>,
+    /// The packs that were read for it.
+    pub(in crate::backup) read: ReadPacks,
+}
+
+/// Packs of an epoch that were read, one after the other.
+#[derive(Debug, Default)]
+pub(in crate::backup) struct ReadPacks {
+    pub(in crate::backup) epoch: u64,
+    /// The first, and the last.
+    pub(in crate::backup) first: u64,
+    pub(in crate::backup) last: u64,
+    /// The data keys of the control file that seal them.
+    pub(in crate::backup) keys: BTreeSet<String>,
+}
+
+impl Found {
+    /// The instant of a snapshot.
+    pub(in crate::backup) fn of(catalogue: Catalogue) -> Self {
+        Self {
+            catalogue,
+            packs: 0,
+            faults: Vec::new(),
+            read: ReadPacks::default(),
+        }
+    }
+}
 
 /// A snapshot, and what the packs after it say.
 pub(super) struct State<'a> {
@@ -32,6 +68,9 @@ pub(super) struct State<'a> {
     /// With the instant at the end of its pack.
     gone: Vec<(PackedGone, i64)>,
     manifests: Vec<PackedManifest>,
+    /// What is wrong with the pack at which reading ended.
+    pub(super) stopped: Option<BackupError>,
+    read: ReadPacks,
 }
 
 impl<'a> State<'a> {
@@ -49,6 +88,8 @@ impl<'a> State<'a> {
             bases: BTreeMap::new(),
             gone: Vec::new(),
             manifests: Vec::new(),
+            stopped: None,
+            read: ReadPacks::default(),
         }
     }
 
@@ -60,25 +101,75 @@ impl<'a> State<'a> {
         upto: i64,
     ) -> Result<(), BackupError> {
         (self.epoch, self.pack, self.base) = (shipping.epoch, shipping.pack, shipping.base);
+        (self.read.epoch, self.read.first) = (shipping.epoch, shipping.pack + 1);
         let (repository, epoch) = (self.repository, self.epoch);
         let reading = (self.pack + 1..).map(|number| repository.pack(epoch, number, false).boxed());
         let mut reading = stream::iter(reading).buffered(AHEAD);
         while self.end_ms <= upto {
-            let Some((read, _)) = reading.next().await.transpose()?.flatten() else {
-                break;
-            };
             let name = Pack::name(epoch, self.pack + 1);
-            prover.prove(&name, &read).await?;
-            self.refuse_old_key(&name, &read)?;
-            if !self.take(read.claims, upto)? {
-                break;
+            let read = match reading.next().await {
+                Some(Ok(Some((read, _)))) => self.proven(prover, &name, read).await,
+                Some(Ok(None)) | None => break,
+                Some(Err(error)) => Err(error),
+            };
+            match read {
+                Ok(read) => {
+                    let key = read.dek_id.to_string();
+                    if !self.take(read.claims, upto)? {
+                        break;
+                    }
+                    self.note(key, self.pack);
+                }
+                Err(error) if error.is_damage() => return self.stop(prover, error).await,
+                Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    /// Refuses a pack that is sealed with a key which was replaced before the snapshot.
-    fn refuse_old_key(&self, name: &str, read: &SealedPack) -> Result<(), BackupError> {
+    fn note(&mut self, key: String, number: u64) {
+        let _known = self.read.keys.insert(key);
+        self.read.last = number;
+    }
+
+    async fn proven(
+        &self,
+        prover: &mut Prover<'_>,
+        name: &str,
+        read: SealedPack,
+    ) -> Result<SealedPack, BackupError> {
+        prover.prove(name, &read).await?;
+        self.reject_old_key(name, &read)?;
+        Ok(read)
+    }
+
+    /// What stands in the place of the next pack is none. Somebody may have put it there: unless a pack goes on from it, nothing is missing.
+    async fn stop(
+        &mut self,
+        prover: &mut Prover<'_>,
+        stopped: BackupError,
+    ) -> Result<(), BackupError> {
+        let later = self.repository.packs(self.epoch).await?.into_iter();
+        for number in later.filter(|number| *number > self.pack + 1) {
+            let name = Pack::name(self.epoch, number);
+            let read = match self.repository.pack(self.epoch, number, false).await {
+                Ok(Some((read, _))) => self.proven(prover, &name, read).await,
+                Ok(None) => continue,
+                Err(error) => Err(error),
+            };
+            match read {
+                Ok(read) if read.claims.anchor.is_none() => return Err(stopped),
+                Ok(_) => break,
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.stopped = Some(stopped);
+        Ok(())
+    }
+
+    /// Rejects a pack that is sealed with a key which was replaced before the snapshot.
+    fn reject_old_key(&self, name: &str, read: &SealedPack) -> Result<(), BackupError> {
         let key = read.dek_id.to_string();
         match self.catalogue.keys_before.contains(&key) {
             true => Err(self.repository.damaged(name, sealed_by_old_key(&key))),
@@ -212,6 +303,8 @@ impl<'a> State<'a> {
         Ok(Found {
             catalogue: self.catalogue,
             packs: self.packs,
+            faults: self.stopped.iter().map(said).collect(),
+            read: self.read,
         })
     }
 
@@ -236,8 +329,8 @@ impl<'a> State<'a> {
                 break;
             };
             let name = Pack::name(self.epoch, number);
-            prover.prove(&name, &read).await?;
-            self.refuse_old_key(&name, &read)?;
+            let read = self.proven(prover, &name, read).await?;
+            self.note(read.dek_id.to_string(), number);
             for base in read.claims.bases {
                 let of = (base.file.subject.clone(), base.base);
                 let _none = self.bases.insert(of, base);

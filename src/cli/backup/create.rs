@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
-use nimbus_manifests::TenantId;
 
 use super::super::encryption::{deployment, progress_bar, require_deployment, stop_on_signals};
 use super::super::remote::Remote;
@@ -12,7 +11,7 @@ use super::super::{CliError, CommandOutcome, block_on, output, settings};
 use super::shown;
 use crate::backup::create::{Created, Deployment};
 use crate::backup::requests::CreateBackup;
-use crate::backup::{BackupError, Location, Places};
+use crate::backup::{BackupError, Places};
 use crate::config::{ProviderChoice, Settings};
 use crate::pluralize::pluralize;
 use crate::process::DataDirLock;
@@ -55,7 +54,7 @@ impl Create {
             Some(server) => server.operate("/api/admin/backups", &request, &progress),
             None => {
                 let _lock = DataDirLock::acquire(&settings.data_dir)?;
-                block_on(here(&settings, &request.to, request.tenant_id, progress))
+                block_on(here(&settings, request, progress))
             }
         };
         bar.finish_and_clear();
@@ -90,8 +89,7 @@ impl Create {
 /// From this process: no server runs.
 async fn here(
     settings: &Settings,
-    to: &Location,
-    only: Option<TenantId>,
+    request: CreateBackup,
     progress: Progress,
 ) -> Result<Created, CliError> {
     stop_on_signals()?;
@@ -103,7 +101,10 @@ async fn here(
         tenants: tenants.clone(),
         turn: Arc::default(),
     };
-    let created = saved.create(to, &settings.backup_s3, only, progress).await;
+    let what = (request.tenant_id, request.take_over);
+    let created = saved
+        .create(&request.to, &settings.backup_s3, what, progress)
+        .await;
     tenants.close().await?;
     Ok(created?)
 }

@@ -38,8 +38,10 @@ impl List {
         let settings = settings(config, None)?;
         let listed = block_on(async {
             let repository = Repository::open(&self.from, &settings.backup_s3).await?;
+            let (snapshots, damage) = repository.snapshots(self.tenant_id.as_ref()).await?;
             Ok(Contents {
-                snapshots: repository.snapshots(self.tenant_id.as_ref()).await?,
+                snapshots,
+                damage,
                 ranges: repository.ranges().await?,
                 proofs: repository.proofs().await?.tenants,
             })
@@ -51,11 +53,17 @@ impl List {
                 let proofs = listed.proofs.iter();
                 let proofs =
                     proofs.filter(|(tenant, _)| only.is_none_or(|only| only.as_str() == *tenant));
-                table(&listed.snapshots) + &instants(&listed) + &proven(proofs)
+                let damage = listed.damage.iter();
+                let damage = damage.map(|one| format!("DAMAGED: {}\n", output::cell(one)));
+                let damage: String = damage.collect();
+                table(&listed.snapshots) + &instants(&listed) + &proven(proofs) + &damage
             }
         };
         output::answer(&text)?;
-        Ok(CommandOutcome::Done)
+        Ok(match listed.damage.is_empty() {
+            true => CommandOutcome::Done,
+            false => CommandOutcome::Problems,
+        })
     }
 }
 
@@ -64,6 +72,8 @@ impl List {
 struct Contents {
     snapshots: Vec<Listed>,
     ranges: Vec<Range>,
+    /// What stands among the snapshots and is none.
+    damage: Vec<String>,
     /// By the tenant, when it was last restored and proven.
     proofs: BTreeMap<String, Proof>,
 }

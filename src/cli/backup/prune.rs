@@ -82,7 +82,10 @@ impl Prune {
             Format::Text => text(&pruned, self.dry_run),
         };
         output::answer(&answer)?;
-        Ok(CommandOutcome::Done)
+        Ok(match pruned.damage.is_empty() {
+            true => CommandOutcome::Done,
+            false => CommandOutcome::Problems,
+        })
     }
 }
 
@@ -102,8 +105,10 @@ fn text(pruned: &Pruned, dry_run: bool) -> String {
         0 => String::new(),
         objects => format!("Put together: packs in {}.\n", pluralize(objects, "object")),
     };
+    let damage = pruned.damage.iter();
+    let damage: String = damage.map(|one| format!("DAMAGED: {one}\n")).collect();
     format!(
-        "{} from {}: snapshots {}{packs}; and {}, {}.\nKept: snapshots {}.\n{together}",
+        "{} from {}: snapshots {}{packs}; and {}, {}.\nKept: snapshots {}.\n{together}{damage}",
         if dry_run { "Would remove" } else { "Removed" },
         pruned.repository,
         numbers(&pruned.removed),

@@ -197,8 +197,14 @@ impl RestoreBackup {
         for fault in &plan.faults {
             text.push_str(&format!("NOT AS IT WAS WRITTEN, or not proven: {fault}\n"));
         }
-        if self.verify == Proof::None && !self.dry_run {
-            text.push_str(NOTHING_PROVEN);
+        match self.verify {
+            _ if self.dry_run => {}
+            Proof::None => text.push_str(NOTHING_PROVEN),
+            _ => text.push_str(&format!(
+                "It stores nothing in {0} beside the deployment that it was restored from. Once that one is gone for good: `nimbus backup create \
+                 --to {0} --take-over`.\n",
+                plan.repository
+            )),
         }
         text
     }

@@ -28,8 +28,9 @@ use crate::tenants::sqlite::SqliteOptions;
 Example: nimbus encryption shred --tenant-id demo --yes
 
 What copies of its files made elsewhere are still worth depends on the key that
-wrapped them. The answer says so, and what is left for you to do. With --from, the
-tenant goes from that backup repository, too, also when it is shredded here.")]
+wrapped them. The answer says so, and what is left for you to do. The tenant goes
+from the repository of --backup-to, too. With --from it goes from that repository,
+also when it is shredded here.")]
 pub(super) struct Shred {
     #[command(flatten)]
     request: Request,
@@ -62,7 +63,7 @@ impl Shred {
         }
         output::answer(&text)?;
         let kept = shredded.repositories.iter().any(|one| !one.kept.is_empty());
-        Ok(match kept {
+        Ok(match kept || !shredded.left.is_empty() {
             true => CommandOutcome::Problems,
             false => CommandOutcome::Done,
         })
@@ -75,13 +76,16 @@ async fn here(settings: &Settings, request: &Request) -> Result<Shredded, CliErr
     // Opening the tenants ends a deletion that was begun.
     let begun = begun(&deployment, settings, &request.tenant_id).await?;
     let tenants = deployment.tenants(SqliteOptions::default()).await?;
+    let ships_to = settings.shipping.as_ref();
+    let ships_to = ships_to.map(|shipping| shipping.to.clone().absolute());
+    let ships_to = ships_to.transpose()?;
     let shredding = Shredding {
         envelope: &deployment.envelope,
         tenants: &tenants,
         dir: &settings.data_dir,
         disable_kms_key: request.disable_kms_key,
         from: &request.from,
-        ships_to: settings.shipping.as_ref().map(|shipping| &shipping.to),
+        ships_to: ships_to.as_ref(),
         s3: &settings.backup_s3,
     };
     let shredded = shred_everywhere(shredding, &request.tenant_id, begun).await?;

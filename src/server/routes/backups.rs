@@ -43,7 +43,7 @@ pub(in crate::server) async fn create(
     Body(request): Body<CreateBackup>,
 ) -> Result<(StatusCode, Json<Begun>), ApiError> {
     let to = repository(&app, request.to).await?;
-    let only = request.tenant_id;
+    let (only, take_over) = (request.tenant_id, request.take_over);
     if let Some(tenant) = &only
         && !app.tenants.list_tenants().await?.contains(tenant)
     {
@@ -58,7 +58,8 @@ pub(in crate::server) async fn create(
         turn: Arc::clone(&app.backups.turn),
     };
     app.operations.begin("backup", |progress| async move {
-        deployment.create(&to, &s3, only, progress).await
+        let what = (only, take_over);
+        deployment.create(&to, &s3, what, progress).await
     })
 }
 
@@ -180,9 +181,11 @@ pub(in crate::server) async fn list(
     let from = named_or_shipped_to(&app, listing.from).await?;
     let listed = async {
         let repository = Repository::open(&from, &app.backups.s3).await?;
+        let (snapshots, damage) = repository.snapshots(None).await?;
         Ok::<_, BackupError>(BackupList {
             repository: repository.shown(),
-            snapshots: repository.snapshots(None).await?,
+            snapshots,
+            damage,
             ranges: repository.ranges().await?,
             proofs: repository.proofs().await?.tenants,
         })
@@ -198,6 +201,8 @@ pub(in crate::server) struct BackupList {
     repository: String,
     snapshots: Vec<Listed>,
     ranges: Vec<Range>,
+    /// What stands among the snapshots and is none.
+    damage: Vec<String>,
     /// Per tenant, when it was last restored and proven.
     proofs: BTreeMap<String, Proof>,
 }

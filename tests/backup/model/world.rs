@@ -202,16 +202,14 @@ impl World {
     }
 
     fn begun(&self) {
-        for attempt in 0..1200 {
-            if standing(self.server())["ok"] == true {
-                return;
-            }
-            if attempt == 100 {
+        let mut looks = 0;
+        super::super::until("shipping begins", || {
+            looks += 1;
+            if looks == 100 {
                 self.place.works();
             }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        panic!("shipping does not begin: {}", self.server().log());
+            standing(self.server())["ok"] == true
+        });
     }
 
     fn stop_server(&mut self) {
@@ -478,15 +476,17 @@ impl World {
         let (shown, data) = (stamp(instant.ms), self.machine.path("restored"));
         let data = as_str(&data);
         let at = ["--data-dir", data, "--at", &shown, "--as-it-was"];
-        let _ = self.backup("restore", &at).expect(0, &["Restored"]);
+        let restored = self.backup("restore", &at);
+        // A pack that arrived late, under a key that was replaced since, is restored, and nothing vouches for it.
+        let code = i32::from(restored.said().contains("could have exchanged")) * 3;
+        let _ = restored.expect(code, &["Restored"]);
         let free = |tenant: &&String| !instant.locked.contains(*tenant);
         let free: Vec<&String> = instant.notes.keys().filter(free).collect();
         let beside = (one && !free.is_empty()).then(|| (*self.dice.one_of(&free)).clone());
         if let Some(tenant) = &beside {
             let of = ["--tenant-id", tenant, "--as", "beside"];
-            let _ = self
-                .backup("restore", &[&at[..], &of].concat())
-                .expect(0, &["Restored"]);
+            let restored = self.backup("restore", &[&at[..], &of].concat());
+            let _ = restored.expect(code, &["Restored"]);
         }
         let mut start = self.machine.nimbus(&["start", "--port", "0"]);
         let _ = start.env("NIMBUS_DATA_DIR", data).envs(self.key_settings());
