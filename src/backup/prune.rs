@@ -1,5 +1,5 @@
 //! Snapshots that no rule keeps leave the repository, and objects that nothing names with them. How they leave, and why nothing that a snapshot
-//! under way needs goes with them, is `removal`'s.
+//! under way needs goes with them, is `removing`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -29,8 +29,8 @@ pub struct Retention {
     pub keep: Keep,
     /// How shipping and pruning stand.
     pub report: Arc<Report>,
-    /// What packs say that were looked at, so that each is read once; and up to which instant was shipped then.
-    looked: Arc<Mutex<(Shipped, Option<String>)>>,
+    /// What packs say that were looked at, so that each is read once; and how often something had been shipped by then.
+    looked: Arc<Mutex<(Shipped, u64)>>,
 }
 
 impl Retention {
@@ -54,15 +54,16 @@ impl Retention {
 
     /// Prunes, where this server ships. Answers how long to wait before the next time.
     pub async fn step(&self, progress: Progress) -> Duration {
-        let standing = self.report.standing();
+        let (is_shipping, packs) = (self.report.standing().ok, self.report.packs());
         let mut looked = self.looked.lock().await;
-        // Whoever was replaced leaves the repository to who ships; and where nothing was shipped nothing is asked.
-        if !standing.ok || looked.1 == standing.shipped {
+        // Whoever was replaced leaves the repository to who ships. Where nothing was shipped but what the audit log says of the last time, nothing
+        // is asked: an idle server would go on for ever.
+        if !is_shipping || packs - looked.1 <= OWN_PACKS {
             return first_pause();
         }
         match self.prune(&mut looked.0, progress).await {
             Ok(damage) => {
-                looked.1 = standing.shipped;
+                looked.1 = packs;
                 metrics::LAST_PRUNED.set(clock::now().as_second() as f64);
                 self.report.pruned(damage);
                 pause()
@@ -110,6 +111,8 @@ pub fn first_pause() -> Duration {
     pause().min(SOON)
 }
 
+/// Packs that pruning causes itself, at most.
+const OWN_PACKS: u64 = 3;
 /// Where something else is under way, or there is nothing to do.
 const SOON: Duration = Duration::from_secs(300);
 

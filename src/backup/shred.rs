@@ -1,6 +1,6 @@
 //! A tenant that is shredded goes from a repository, too: its manifests, so that nothing opens its pages, and then the pages.
 //!
-//! The removal is recorded first (`removal`), so that `verify` tells a shred from damage. Of a versioned bucket every version goes. What an object
+//! The removal is recorded first (`removing`), so that `verify` tells a shred from damage. Of a versioned bucket every version goes. What an object
 //! lock keeps is told with its date.
 
 use std::collections::BTreeSet;

@@ -1,5 +1,5 @@
-//! The snapshots that this deployment made, and its line: a deployment that was restored from a backup
-//! is another line than the one that it was restored from.
+//! The snapshots that this deployment made, and its line: one that was restored from a backup is
+//! another line than the one that it was restored from.
 
 use redb::ReadableDatabase as _;
 use uuid::Uuid;

@@ -320,7 +320,8 @@ pub async fn finish(
     Ok(Shredded::nothing_of(tenant))
 }
 
-/// Shreds a tenant here, in the repositories `from`, and in that which is shipped to. Where it is none any more, only in `from`.
+/// Shreds a tenant here, in the repositories `from`, and in that which is shipped to. Where it is
+/// none any more, only in those.
 ///
 /// # Errors
 ///

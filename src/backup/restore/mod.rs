@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | 1. directory made and locked, `nimbus-restore-unfinished` written and flushed | the mark | a directory that nothing starts on |
 //! | 2. the control file, then tenants, each with its manifest, then the audit log, flushed | the mark, files | the same |
-//! | 3. every page proven under its key; tenants that are damaged removed; the older control file brought up to the newest audit log; `restore` recorded | the same | the same |
+//! | 3. every page proven under its key; tenants that are damaged removed; the older control file brought up to the newest audit log; `restore` recorded; a line begun | the same | the same |
 //! | 4. the mark removed | the deployment | the deployment |
 //!
 //! A tenant that is damaged is left out and named: the control file knows it, so the deployment misses it until it is restored from another snapshot,

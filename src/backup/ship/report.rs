@@ -1,5 +1,6 @@
 //! How shipping stands, for `/ready`.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -9,7 +10,11 @@ use crate::metrics;
 
 /// How shipping stands.
 #[derive(Debug, Default)]
-pub struct Report(Mutex<Standing>);
+pub struct Report {
+    standing: Mutex<Standing>,
+    /// How often something was shipped.
+    packs: AtomicU64,
+}
 
 /// How shipping stands at one time.
 #[derive(Debug, Clone, Default, Serialize, utoipa::ToSchema)]
@@ -39,16 +44,22 @@ impl Report {
     }
 
     fn state(&self) -> MutexGuard<'_, Standing> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Everything up to `at_ms` is in the repository.
     pub(super) fn shipped(&self, at_ms: i64) {
         metrics::LAST_SHIPPED.set(at_ms as f64 / 1000.0);
+        let _before = self.packs.fetch_add(1, Ordering::Relaxed);
         let mut state = self.state();
         state.ok = true;
         state.shipped = Some(clock::stamp_of(at_ms));
         state.error = None;
+    }
+
+    /// How often something was shipped.
+    pub(in crate::backup) fn packs(&self) -> u64 {
+        self.packs.load(Ordering::Relaxed)
     }
 
     /// The repository was pruned, and what was found there that is not as it was written.
