@@ -72,12 +72,24 @@ pub enum ConfigError {
         /// The provider that is selected.
         selected: &'static str,
     },
-    /// Tenants in Postgres without a database.
-    #[error("--tenant-provider postgres needs --postgres-url-file, or NIMBUS_POSTGRES_URL")]
-    NoDatabase,
+    /// Tenants in a database, and none is named.
+    #[error("--tenant-provider {provider} needs {file}, or {variable}")]
+    NoDatabase {
+        /// The provider.
+        provider: &'static str,
+        /// The flag of a file.
+        file: &'static str,
+        /// The environment's variable.
+        variable: &'static str,
+    },
     /// A database named twice.
-    #[error("--postgres-url and --postgres-url-file say both which database it is; drop one")]
-    TwoDatabases,
+    #[error("{url} and {file} say both which database it is; drop one")]
+    TwoDatabases {
+        /// The flag of a URL.
+        url: &'static str,
+        /// The flag of a file.
+        file: &'static str,
+    },
     /// A URL that is none.
     #[error("{setting} is refused")]
     Database {
@@ -86,7 +98,7 @@ pub enum ConfigError {
         /// What is wrong with it.
         source: NotAUrl,
     },
-    /// A name that cannot be one of Postgres, or that two things would have.
+    /// A name that the engine does not take, or that two things would have.
     #[error("{setting} is {name:?}: {why}")]
     Schema {
         /// The flag.

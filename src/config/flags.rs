@@ -65,6 +65,40 @@ pub struct Persistence {
     #[arg(long, env = "NIMBUS_POSTGRES_MAX_CONNECTIONS", value_name = "N")]
     pub postgres_max_connections: Option<u16>,
 
+    /// The MariaDB or MySQL server of the tenants: mysql://user:password@host. Flags are seen by all
+    /// on this machine: give one with a password in the environment or a file
+    #[arg(
+        long,
+        env = "NIMBUS_MYSQL_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub mysql_url: Option<SecretUrl>,
+
+    /// A file that holds that URL
+    #[arg(long, env = "NIMBUS_MYSQL_URL_FILE", value_name = "FILE")]
+    pub mysql_url_file: Option<PathBuf>,
+
+    /// The MySQL database that says which tenants there are [default: nimbus_provider]
+    #[arg(long, env = "NIMBUS_MYSQL_METADATA_DATABASE", value_name = "NAME")]
+    pub mysql_metadata_database: Option<String>,
+
+    /// What the names of tenants' MySQL databases begin with [default: tenant_]
+    #[arg(
+        long,
+        env = "NIMBUS_MYSQL_TENANT_DATABASE_PREFIX",
+        value_name = "PREFIX"
+    )]
+    pub mysql_tenant_database_prefix: Option<String>,
+
+    /// Connections to MySQL that are kept open [default: 0]
+    #[arg(long, env = "NIMBUS_MYSQL_MIN_CONNECTIONS", value_name = "N")]
+    pub mysql_min_connections: Option<u16>,
+
+    /// Connections to MySQL there may be at once [default: 32]
+    #[arg(long, env = "NIMBUS_MYSQL_MAX_CONNECTIONS", value_name = "N")]
+    pub mysql_max_connections: Option<u16>,
+
     /// Who wraps the data keys [default: master-key-file, made at the first start]
     #[arg(long, env = "NIMBUS_ENCRYPTION_KEY_PROVIDER", value_name = "PROVIDER")]
     pub encryption_key_provider: Option<KeyProviderKind>,
@@ -223,6 +257,12 @@ impl Persistence {
                 postgres_tenant_schema_prefix
                 postgres_min_connections
                 postgres_max_connections
+                mysql_url
+                mysql_url_file
+                mysql_metadata_database
+                mysql_tenant_database_prefix
+                mysql_min_connections
+                mysql_max_connections
                 encryption_key_provider
                 encryption_master_key_file
                 encryption_key_dir
@@ -272,6 +312,7 @@ impl Persistence {
             ("--encryption-key-dir", self.encryption_key_dir.as_ref()),
             ("--encryption-aws-kms-key-map", key_map),
             ("--postgres-url-file", self.postgres_url_file.as_ref()),
+            ("--mysql-url-file", self.mysql_url_file.as_ref()),
             (
                 "--encryption-previous-key-dir",
                 self.encryption_previous_key_dir.as_ref(),

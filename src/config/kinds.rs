@@ -16,6 +16,8 @@ pub enum TenantProviderKind {
     Sqlite,
     /// One schema a tenant in a Postgres database, which Nimbus does not encrypt.
     Postgres,
+    /// One database a tenant in MariaDB or MySQL, which Nimbus does not encrypt.
+    Mysql,
 }
 
 /// Who wraps data keys, by its name in the settings.

@@ -124,7 +124,7 @@ impl Settings {
         if said.backup_to.is_some() {
             tenants.require_files(
                 "--backup-to",
-                "let the database archive its WAL, see docs/postgres.md",
+                "let the database archive its log, see docs/postgres.md and docs/mysql.md",
             )?;
         }
         let data_dir = said.data_dir.clone().unwrap_or_else(|| "data".into());

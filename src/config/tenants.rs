@@ -1,11 +1,13 @@
 //! Where tenants live, as the settings say it.
 
+use std::path::PathBuf;
+
 use nimbus_manifests::TenantId;
 use zeroize::Zeroizing;
 
 use super::secret_url::SecretUrl;
 use super::{ConfigError, Persistence, TenantProviderKind, is_utf16, without_mark};
-use crate::tenants::relational::PostgresOptions;
+use crate::tenants::relational::{DatabaseOptions, MysqlOptions, NotAUrl, PostgresOptions};
 
 /// Where tenants live.
 #[derive(Debug, Clone, Default)]
@@ -13,8 +15,8 @@ pub enum TenantsIn {
     /// In files of the data directory.
     #[default]
     Files,
-    /// In a Postgres database.
-    Postgres(Box<PostgresOptions>),
+    /// In a database.
+    Database(DatabaseOptions),
 }
 
 impl TenantsIn {
@@ -23,7 +25,7 @@ impl TenantsIn {
     pub fn database(&self) -> Option<String> {
         match self {
             Self::Files => None,
-            Self::Postgres(database) => Some(database.place()),
+            Self::Database(database) => Some(database.place()),
         }
     }
 
@@ -48,76 +50,89 @@ impl TenantsIn {
     }
 }
 
-impl Persistence {
-    /// Where tenants live, with the settings of that provider and no other's.
-    pub(super) fn tenants_in(&self) -> Result<TenantsIn, ConfigError> {
-        if let None | Some(TenantProviderKind::Sqlite) = self.tenant_provider {
-            let given = [
-                ("--postgres-url", self.postgres_url.is_some()),
-                ("--postgres-url-file", self.postgres_url_file.is_some()),
-                (
-                    "--postgres-metadata-schema",
-                    self.postgres_metadata_schema.is_some(),
-                ),
-                (
-                    "--postgres-tenant-schema-prefix",
-                    self.postgres_tenant_schema_prefix.is_some(),
-                ),
-                (
-                    "--postgres-min-connections",
-                    self.postgres_min_connections.is_some(),
-                ),
-                (
-                    "--postgres-max-connections",
-                    self.postgres_max_connections.is_some(),
-                ),
-            ];
-            return match given.into_iter().find(|(_, given)| *given) {
-                None => Ok(TenantsIn::Files),
-                Some((setting, _)) => Err(ConfigError::ForeignTenants {
-                    setting,
-                    needs: "postgres",
-                    selected: "sqlite",
-                }),
-            };
-        }
-        if self.max_tenant_bytes.is_some() {
-            return Err(ConfigError::ForeignTenants {
-                setting: "--max-tenant-bytes",
-                needs: "sqlite",
-                selected: "postgres",
-            });
-        }
-        let (setting, url) = self.postgres_url()?;
-        let database = PostgresOptions::new(&url)
-            .map_err(|source| ConfigError::Database { setting, source })?;
-        let metadata = self.postgres_metadata_schema.as_deref();
-        let metadata = metadata.unwrap_or("nimbus_provider");
-        let prefix = self.postgres_tenant_schema_prefix.as_deref();
-        let prefix = prefix.unwrap_or("tenant_");
-        check_schemas(metadata, prefix)?;
-        let most = self.postgres_max_connections.unwrap_or(DEFAULT_CONNECTIONS);
-        let kept = self.postgres_min_connections.unwrap_or(0);
+/// A setting, and what was said of it.
+type Said<'a, T> = (&'static str, Option<&'a T>);
+
+/// What was said of one engine.
+struct Engine<'a> {
+    provider: &'static str,
+    variable: &'static str,
+    url: Said<'a, SecretUrl>,
+    url_file: Said<'a, PathBuf>,
+    metadata: Said<'a, String>,
+    prefix: Said<'a, String>,
+    kept: Said<'a, u16>,
+    most: Said<'a, u16>,
+    names: Names,
+}
+
+/// What an engine takes as a name.
+struct Names {
+    most: usize,
+    takes: fn(&str) -> bool,
+    how: &'static str,
+    /// Names that are the engine's own, and what names of its own begin with.
+    own: &'static [&'static str],
+    own_prefix: Option<&'static str>,
+}
+
+impl Engine<'_> {
+    /// The first setting that was said.
+    fn said(&self) -> Option<&'static str> {
+        let said = [
+            (self.url.0, self.url.1.is_some()),
+            (self.url_file.0, self.url_file.1.is_some()),
+            (self.metadata.0, self.metadata.1.is_some()),
+            (self.prefix.0, self.prefix.1.is_some()),
+            (self.kept.0, self.kept.1.is_some()),
+            (self.most.0, self.most.1.is_some()),
+        ];
+        said.into_iter()
+            .find_map(|(name, said)| said.then_some(name))
+    }
+
+    /// The names of the provider's space and of what those of tenants begin with.
+    fn spaces(&self) -> Result<(String, String), ConfigError> {
+        let said = |(_, said): Said<'_, String>, default: &str| {
+            said.map_or_else(|| default.to_owned(), String::clone)
+        };
+        let metadata = said(self.metadata, "nimbus_provider");
+        let prefix = said(self.prefix, "tenant_");
+        self.names
+            .check(self.metadata.0, &metadata, self.prefix.0, &prefix)?;
+        Ok((metadata, prefix))
+    }
+
+    /// Connections that are kept, and that there may be.
+    fn connections(&self) -> Result<(usize, usize), ConfigError> {
+        let most = self.most.1.copied().unwrap_or(DEFAULT_CONNECTIONS);
+        let kept = self.kept.1.copied().unwrap_or(0);
         if most < LEAST_CONNECTIONS || kept > most {
             return Err(ConfigError::OutOfBounds {
-                setting: "--postgres-max-connections",
-                bounds: "at least 4, and at least --postgres-min-connections",
+                setting: self.most.0,
+                bounds: "at least 4, and at least as many as are kept",
             });
         }
-        let database = database
-            .metadata_schema(metadata.to_owned())
-            .tenant_prefix(prefix.to_owned())
-            .connections(kept.into(), most.into());
-        Ok(TenantsIn::Postgres(Box::new(database)))
+        Ok((kept.into(), most.into()))
+    }
+
+    /// What the URL says, by the one that reads it.
+    fn read<T>(&self, read: impl Fn(&str) -> Result<T, NotAUrl>) -> Result<T, ConfigError> {
+        let (setting, url) = self.url()?;
+        read(&url).map_err(|source| ConfigError::Database { setting, source })
     }
 
     /// The URL, and the setting that has it.
-    fn postgres_url(&self) -> Result<(&'static str, Zeroizing<String>), ConfigError> {
-        match (&self.postgres_url, &self.postgres_url_file) {
-            (None, None) => Err(ConfigError::NoDatabase),
-            (Some(_), Some(_)) => Err(ConfigError::TwoDatabases),
-            (Some(SecretUrl(url)), None) => Ok(("--postgres-url", url.clone())),
-            (None, Some(path)) => {
+    fn url(&self) -> Result<(&'static str, Zeroizing<String>), ConfigError> {
+        match (self.url, self.url_file) {
+            ((_, None), (file, None)) => Err(ConfigError::NoDatabase {
+                provider: self.provider,
+                file,
+                variable: self.variable,
+            }),
+            ((url, Some(_)), (file, Some(_))) => Err(ConfigError::TwoDatabases { url, file }),
+            ((setting, Some(SecretUrl(url))), (_, None)) => Ok((setting, url.clone())),
+            ((_, None), (setting, Some(path))) => {
                 let path = path.clone();
                 let text = match std::fs::read(&path) {
                     Ok(text) => Zeroizing::new(text),
@@ -128,62 +143,179 @@ impl Persistence {
                 }
                 let url = String::from_utf8_lossy(without_mark(&text));
                 let url = Zeroizing::new(url.trim().to_owned());
-                Ok(("--postgres-url-file", url))
+                Ok((setting, url))
             }
         }
     }
 }
 
-/// A tenant's schema is never that of the provider, nor one of Postgres itself, and its name is not
-/// cut.
-fn check_schemas(metadata: &str, prefix: &str) -> Result<(), ConfigError> {
-    let refused = |setting, name: &str, why| ConfigError::Schema {
-        setting,
-        name: name.to_owned(),
-        why,
-    };
-    let setting = "--postgres-metadata-schema";
-    if metadata.is_empty() || metadata.len() > MAX_NAME || metadata.contains('\0') {
-        return Err(refused(
-            setting,
-            metadata,
-            "a name of Postgres has 1 to 63 bytes",
-        ));
+impl Persistence {
+    fn postgres(&self) -> Engine<'_> {
+        Engine {
+            provider: "postgres",
+            variable: "NIMBUS_POSTGRES_URL",
+            url: ("--postgres-url", self.postgres_url.as_ref()),
+            url_file: ("--postgres-url-file", self.postgres_url_file.as_ref()),
+            metadata: (
+                "--postgres-metadata-schema",
+                self.postgres_metadata_schema.as_ref(),
+            ),
+            prefix: (
+                "--postgres-tenant-schema-prefix",
+                self.postgres_tenant_schema_prefix.as_ref(),
+            ),
+            kept: (
+                "--postgres-min-connections",
+                self.postgres_min_connections.as_ref(),
+            ),
+            most: (
+                "--postgres-max-connections",
+                self.postgres_max_connections.as_ref(),
+            ),
+            names: Names {
+                most: 63,
+                takes: |name| !name.contains('\0'),
+                how: "a name of Postgres has 1 to 63 bytes",
+                own: &[],
+                own_prefix: Some("pg_"),
+            },
+        }
     }
-    if metadata.starts_with("pg_") {
-        return Err(refused(
-            setting,
-            metadata,
-            "such names are those of Postgres itself",
-        ));
+
+    fn mysql(&self) -> Engine<'_> {
+        Engine {
+            provider: "mysql",
+            variable: "NIMBUS_MYSQL_URL",
+            url: ("--mysql-url", self.mysql_url.as_ref()),
+            url_file: ("--mysql-url-file", self.mysql_url_file.as_ref()),
+            metadata: (
+                "--mysql-metadata-database",
+                self.mysql_metadata_database.as_ref(),
+            ),
+            prefix: (
+                "--mysql-tenant-database-prefix",
+                self.mysql_tenant_database_prefix.as_ref(),
+            ),
+            kept: (
+                "--mysql-min-connections",
+                self.mysql_min_connections.as_ref(),
+            ),
+            most: (
+                "--mysql-max-connections",
+                self.mysql_max_connections.as_ref(),
+            ),
+            names: Names {
+                most: 64,
+                // Servers may take no other case, and keep none.
+                takes: |name| {
+                    let is_plain =
+                        |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
+                    name.bytes().all(is_plain)
+                },
+                how: "a name has 1 to 64 of a-z, 0-9, _ and -",
+                own: &[
+                    "mysql",
+                    "sys",
+                    "information_schema",
+                    "performance_schema",
+                    "ndbinfo",
+                ],
+                own_prefix: None,
+            },
+        }
     }
-    if metadata
-        .strip_prefix(prefix)
-        .filter(|_| !prefix.is_empty())
-        .is_some_and(|rest| rest.parse::<TenantId>().is_ok())
-    {
-        return Err(refused(
-            setting,
-            metadata,
-            "a tenant's schema may have that name: choose another",
-        ));
+
+    /// Where tenants live, with the settings of that provider and no other's.
+    pub(super) fn tenants_in(&self) -> Result<TenantsIn, ConfigError> {
+        let selected = match self.tenant_provider {
+            None | Some(TenantProviderKind::Sqlite) => "sqlite",
+            Some(TenantProviderKind::Postgres) => "postgres",
+            Some(TenantProviderKind::Mysql) => "mysql",
+        };
+        for engine in [self.postgres(), self.mysql()] {
+            if let Some(setting) = engine.said().filter(|_| engine.provider != selected) {
+                return Err(ConfigError::ForeignTenants {
+                    setting,
+                    needs: engine.provider,
+                    selected,
+                });
+            }
+        }
+        if selected != "sqlite" && self.max_tenant_bytes.is_some() {
+            return Err(ConfigError::ForeignTenants {
+                setting: "--max-tenant-bytes",
+                needs: "sqlite",
+                selected,
+            });
+        }
+        Ok(match self.tenant_provider {
+            None | Some(TenantProviderKind::Sqlite) => TenantsIn::Files,
+            Some(TenantProviderKind::Postgres) => {
+                let said = self.postgres();
+                let database = said.read(PostgresOptions::new)?;
+                let ((metadata, prefix), (kept, most)) = (said.spaces()?, said.connections()?);
+                let database = database.metadata_schema(metadata).tenant_prefix(prefix);
+                let database = Box::new(database.connections(kept, most));
+                TenantsIn::Database(DatabaseOptions::Postgres(database))
+            }
+            Some(TenantProviderKind::Mysql) => {
+                let said = self.mysql();
+                let database = said.read(MysqlOptions::new)?;
+                let ((metadata, prefix), (kept, most)) = (said.spaces()?, said.connections()?);
+                let database = database.metadata_database(metadata).tenant_prefix(prefix);
+                let database = Box::new(database.connections(kept, most));
+                TenantsIn::Database(DatabaseOptions::Mysql(database))
+            }
+        })
     }
-    let setting = "--postgres-tenant-schema-prefix";
-    if prefix.is_empty() || prefix.len() > MAX_PREFIX || prefix.contains('\0') {
-        return Err(refused(setting, prefix, "a prefix has 1 to 15 bytes"));
-    }
-    if prefix.starts_with("pg_") || "pg_".starts_with(prefix) {
-        return Err(refused(
-            setting,
-            prefix,
-            "such names are those of Postgres itself",
-        ));
-    }
-    Ok(())
 }
 
-/// Bytes of a name of Postgres, at most.
-const MAX_NAME: usize = 63;
+impl Names {
+    /// The space of a tenant is never that of the provider, nor one of the engine itself, and its
+    /// name is not cut.
+    fn check(
+        &self,
+        metadata_setting: &'static str,
+        metadata: &str,
+        prefix_setting: &'static str,
+        prefix: &str,
+    ) -> Result<(), ConfigError> {
+        let refused = |setting, name: &str, why| {
+            Err(ConfigError::Schema {
+                setting,
+                name: name.to_owned(),
+                why,
+            })
+        };
+        let own = "such names are those of the engine itself";
+        if metadata.is_empty() || metadata.len() > self.most || !(self.takes)(metadata) {
+            return refused(metadata_setting, metadata, self.how);
+        }
+        let begins = |prefix: &str| metadata.starts_with(prefix);
+        if self.own.contains(&metadata) || self.own_prefix.is_some_and(begins) {
+            return refused(metadata_setting, metadata, own);
+        }
+        if metadata
+            .strip_prefix(prefix)
+            .filter(|_| !prefix.is_empty())
+            .is_some_and(|rest| rest.parse::<TenantId>().is_ok())
+        {
+            let why = "a tenant may have that name: choose another";
+            return refused(metadata_setting, metadata, why);
+        }
+        if prefix.is_empty() || prefix.len() > MAX_PREFIX || !(self.takes)(prefix) {
+            let why = "a prefix has 1 to 15 bytes, and what the engine takes in a name";
+            return refused(prefix_setting, prefix, why);
+        }
+        let meets = |own: &str| own.starts_with(prefix) || prefix.starts_with(own);
+        if self.own.iter().any(|own| own.starts_with(prefix)) || self.own_prefix.is_some_and(meets)
+        {
+            return refused(prefix_setting, prefix, own);
+        }
+        Ok(())
+    }
+}
+
 /// The rest is for the tenant's id, which has up to 48.
 const MAX_PREFIX: usize = 15;
 const DEFAULT_CONNECTIONS: u16 = 32;

@@ -410,7 +410,7 @@ fn rejects_databases_and_names_that_cannot_be_used() {
     assert!(matches!(shipped, Err(ConfigError::NotInFiles { .. })));
     assert!(check(&["--postgres-metadata-schema", "tenant_"]).is_ok());
     let alone = Settings::check(said(&["--tenant-provider", "postgres"]), None);
-    assert!(matches!(alone, Err(ConfigError::NoDatabase)));
+    assert!(matches!(alone, Err(ConfigError::NoDatabase { .. })));
     // Settings of Postgres without it.
     let error = Settings::check(said(&POSTGRES[2..]), None).unwrap_err();
     assert!(matches!(error, ConfigError::ForeignTenants { .. }));
@@ -419,4 +419,62 @@ fn rejects_databases_and_names_that_cannot_be_used() {
         assert!(matches!(error, ConfigError::Database { .. }), "{error}");
         assert!(!format!("{error:?}").contains("hunter2"));
     }
+}
+
+const MYSQL: &[&str] = &[
+    "--tenant-provider",
+    "mysql",
+    "--mysql-url",
+    "mysql://nimbus:hunter2@db1:3307,db2",
+];
+
+#[test]
+fn mysql_has_its_own_settings_and_names() {
+    let check = |more: &[&str]| Settings::check(said(&[MYSQL, more].concat()), None);
+    let settings = check(&[]).unwrap();
+    let place = settings.tenants.database().unwrap();
+    assert_eq!(place, "MySQL at db1:3307,db2:3306");
+    assert!(!format!("{settings:?} {:?}", said(MYSQL)).contains("hunter2"));
+    for (more, setting) in [
+        (
+            &["--mysql-metadata-database", "mysql"][..],
+            "--mysql-metadata-database",
+        ),
+        (
+            &["--mysql-metadata-database", "Upper"],
+            "--mysql-metadata-database",
+        ),
+        (
+            &["--mysql-metadata-database", "what?"],
+            "--mysql-metadata-database",
+        ),
+        (
+            &["--mysql-metadata-database", "tenant_x"],
+            "--mysql-metadata-database",
+        ),
+        // A tenant could have the rest of the name.
+        (
+            &["--mysql-tenant-database-prefix", "my"],
+            "--mysql-tenant-database-prefix",
+        ),
+        (
+            &["--mysql-tenant-database-prefix", "in`jected"],
+            "--mysql-tenant-database-prefix",
+        ),
+        (&["--mysql-max-connections", "3"], "--mysql-max-connections"),
+        (&["--mysql-url-file", "f"], "--mysql-url-file"),
+        (
+            &["--postgres-max-connections", "9"],
+            "--postgres-max-connections",
+        ),
+        (&["--max-tenant-bytes", "1GiB"], "--max-tenant-bytes"),
+    ] {
+        let error = check(more).unwrap_err().to_string();
+        assert!(error.contains(setting), "{more:?}: {error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+    let alone = Settings::check(said(&MYSQL[..2]), None).unwrap_err();
+    assert!(alone.to_string().contains("NIMBUS_MYSQL_URL"), "{alone}");
+    let error = Settings::check(said(&MYSQL[2..]), None).unwrap_err();
+    assert!(matches!(error, ConfigError::ForeignTenants { .. }));
 }

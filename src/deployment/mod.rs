@@ -13,9 +13,7 @@ use crate::envelope::{Envelope, Holder, Intent, Prepared};
 use crate::failpoints::crash_point;
 use crate::runtime::blocking;
 use crate::scheduler::{Clock, DueRecord, SystemClock};
-use crate::tenants::relational::{
-    PostgresCatalog, PostgresOptions, PostgresTenants, RelationalOptions,
-};
+use crate::tenants::relational::{Database, RelationalOptions};
 use crate::tenants::sqlite::{self, SqliteOptions, SqliteTenants};
 use crate::tenants::{StoreError, TenantProvider};
 
@@ -40,7 +38,7 @@ pub enum Home {
     /// In files of the data directory: nobody else uses them.
     Files,
     /// In a database, which other servers may use, too.
-    Postgres(Arc<PostgresCatalog>),
+    Database(Arc<dyn Database>),
 }
 
 /// What is done with a control file that is older than its audit log.
@@ -121,7 +119,7 @@ impl Deployment {
     pub async fn home(&self, place: &TenantsIn) -> Result<Home, StoreError> {
         let database = match place {
             TenantsIn::Files => return Ok(Home::Files),
-            TenantsIn::Postgres(database) => PostgresOptions::clone(database),
+            TenantsIn::Database(database) => database.clone(),
         };
         let dir = self.data_dir.clone();
         blocking(move || sqlite::require_none(&dir)).await?;
@@ -129,9 +127,9 @@ impl Deployment {
             place = database.place(),
             "tenants are in a database: Nimbus does not encrypt them"
         );
-        let catalog = blocking(move || PostgresCatalog::connect(database)).await?;
+        let database = blocking(move || database.connect()).await?;
         self.control.keys_are_elsewhere();
-        Ok(Home::Postgres(catalog))
+        Ok(Home::Database(database))
     }
 
     /// The tenants of this deployment, none of them open yet.
@@ -144,9 +142,9 @@ impl Deployment {
         home: &Home,
         options: SqliteOptions,
     ) -> Result<Arc<dyn TenantProvider>, StoreError> {
-        let catalog = match home {
+        let database = match home {
             Home::Files => return Ok(Arc::new(self.tenants(options).await?)),
-            Home::Postgres(catalog) => catalog.clone(),
+            Home::Database(database) => Arc::clone(database),
         };
         let options = RelationalOptions {
             max_open_tenants: options.max_open_tenants,
@@ -155,8 +153,7 @@ impl Deployment {
             due: options.due,
         };
         let (envelope, control) = (self.envelope.clone(), self.control.clone());
-        let tenants = PostgresTenants::of(catalog, envelope, control, options).await?;
-        Ok(Arc::new(tenants))
+        database.tenants(envelope, control, options).await
     }
 
     /// Where the access keys are.
@@ -164,7 +161,7 @@ impl Deployment {
     pub fn access_keys(&self, home: &Home) -> Arc<dyn AccessKeys> {
         match home {
             Home::Files => self.control.clone(),
-            Home::Postgres(catalog) => catalog.access_keys(),
+            Home::Database(database) => Arc::clone(database).keys(),
         }
     }
 
@@ -173,7 +170,7 @@ impl Deployment {
     pub fn due_record(&self, home: &Home) -> (Arc<dyn DueRecord>, Arc<dyn Clock>) {
         match home {
             Home::Files => (self.control.clone(), Arc::new(SystemClock)),
-            Home::Postgres(catalog) => (catalog.clone(), catalog.clone()),
+            Home::Database(database) => Arc::clone(database).due(),
         }
     }
 

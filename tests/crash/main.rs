@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use nimbus_test_support::{Machine, Server, files_under};
 use serde_json::{Value, json};
 
-/// Crash points whose cases stand in `tests/encryption`, `tests/server`, `tests/backup` and `tests/postgres`.
+/// Crash points whose cases stand in `tests/encryption`, `tests/server`, `tests/backup`, `tests/postgres` and `tests/mysql`.
 const ELSEWHERE: &[&str] = &[
     "backup::repository-made",
     "bundle::created",
@@ -94,6 +94,10 @@ const ELSEWHERE: &[&str] = &[
     "shred::key-destroyed",
     "lock::recorded",
     "tenants::relational::create-noted",
+    "tenants::relational::create-begun",
+    "tenants::relational::create-made",
+    "tenants::relational::delete-dropped",
+    "tenants::relational::provider-begun",
     "tenants::relational::created",
     "tenants::relational::delete-noted",
     "tenants::relational::deleted",

@@ -5,18 +5,28 @@
     reason = "a test writes a file of settings by hand"
 )]
 
+#[path = "../relational/common.rs"]
+mod common;
+#[path = "../relational/crash.rs"]
 mod crash;
+mod dump;
+#[path = "../relational/helpers.rs"]
+mod helpers;
+#[path = "../relational/many.rs"]
 mod many;
+#[path = "../relational/many_crash.rs"]
 mod many_crash;
+#[path = "../relational/races.rs"]
 mod races;
 mod refused;
+#[path = "../relational/session.rs"]
 mod session;
 
 use std::process::Command;
-use std::time::{Duration, Instant};
 
+use helpers::{journal, make_tenant, refused_at_last, tenants, wait_until};
+use nimbus_test_support::Postgres as Engine;
 use nimbus_test_support::{Machine, Postgres, Server};
-use serde_json::{Value, json};
 
 /// A machine whose server keeps its tenants in schemas of their own.
 struct House {
@@ -77,6 +87,12 @@ impl House {
         Ok(given.trim().to_owned())
     }
 
+    /// Whether there is a schema of this name.
+    fn has_space(&self, name: &str) -> bool {
+        let found = format!("SELECT count(*) FROM pg_namespace WHERE nspname = '{name}'");
+        self.sql(&found) != "0"
+    }
+
     /// A command with the settings of this house in its environment.
     fn nimbus(&self, arguments: &[&str]) -> Command {
         let mut command = self.machine.nimbus(arguments);
@@ -107,40 +123,10 @@ impl House {
     }
 }
 
-fn tenants(server: &Server) -> Vec<String> {
-    serde_json::from_value(server.get("/api/tenants")["tenants"].take()).expect("a list of ids")
-}
-
-/// Waits until something is so.
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < until, "within a minute: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn make_tenant(server: &Server, tenant: &str) {
-    let _ = server.create("/api/tenants", &json!({"id": tenant}));
-}
-
-/// The numbers of all writes, in the journal's order.
-fn journal(server: &Server, tenant: &str) -> Vec<i64> {
-    let (mut numbers, mut after) = (Vec::new(), 0);
-    loop {
-        let path = format!("/api/tenants/{tenant}/journal?after={after}&limit=500");
-        let page = server.get(&path);
-        let records = page["records"].as_array().expect("a list").iter();
-        numbers.extend(records.map(|record| record["sequence"].as_i64().expect("a number")));
-        match (page["has_more"].as_bool(), numbers.last()) {
-            (Some(true), Some(last)) => after = *last,
-            _ => return numbers,
-        }
-    }
-}
-
-/// What a server answers once a second is over: so long it may go by what it knew before.
-fn refused_at_last(server: &Server, path: &str) -> (u16, Value) {
-    std::thread::sleep(Duration::from_secs(1));
-    server.request("GET", path, None)
-}
+/// What messages call the engine, and its settings.
+const NAME: &str = "Postgres";
+const SETTINGS: &str = "POSTGRES";
+/// Crash points of a creation, and whether there is a tenant then.
+const CREATION: &[(&str, bool)] = &[("create-noted", false), ("created", true)];
+/// Those of a deletion.
+const DELETION: &[&str] = &["delete-noted", "deleted", "gone"];

@@ -38,7 +38,7 @@ impl Create {
         let settings = settings(config, None)?;
         settings.tenants.require_files(
             "`nimbus backup create`",
-            "pg_dump saves them, see docs/postgres.md",
+            "pg_dump or mariadb-dump saves them, see docs/postgres.md and docs/mysql.md",
         )?;
         if settings.provider == ProviderChoice::Off {
             return Err(BackupError::Plaintext.into());

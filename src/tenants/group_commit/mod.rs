@@ -35,7 +35,7 @@ use queue::{Command, Queued, Undo};
 pub(super) use queue::{FileSwap, Size, Writer};
 
 use super::backend::{Storage, Transaction as _};
-use super::error::EngineFault;
+use super::error::{EngineFault, Limit};
 use super::idempotency::AnswerExpiry;
 use super::readers::Readers;
 use super::writing::{WriterCache, Writing};
@@ -288,7 +288,7 @@ impl<S: Storage> ActiveWriter<S> {
     fn commit(&mut self, mut group: Vec<Queued<S>>) {
         let started = Instant::now();
         let committed = self
-            .transaction(&mut group)
+            .first_come(&mut group)
             .map_err(|error| self.idle.unless_halted(error));
         metrics::COMMIT.record(metrics::since(started));
         metrics::GROUP.record(group.len() as f64);
@@ -329,6 +329,31 @@ impl<S: Storage> ActiveWriter<S> {
                 drop(short_task(async move { answering(group) }));
             }
             _ => answering(group),
+        }
+    }
+
+    /// The group's transaction; again while those of other servers come first, as far as the work can
+    /// be done again.
+    fn first_come(&mut self, group: &mut [Queued<S>]) -> Result<(), StoreError> {
+        let until = Instant::now() + CONTENTION;
+        loop {
+            let done = self.transaction(group);
+            let contended = matches!(
+                done,
+                Err(StoreError::Busy {
+                    what: Limit::Contention,
+                    ..
+                })
+            );
+            let repeatable = group.iter().all(|queued| queued.job.is_repeatable());
+            if !contended || !repeatable || Instant::now() > until {
+                return done;
+            }
+            self.cache.clear();
+            self.expiry.unknown();
+            if self.connection.is_open() {
+                self.connection.roll_back()?;
+            }
         }
     }
 
@@ -384,6 +409,8 @@ pub(super) const MAX_QUEUED_BYTES: usize = 32 << 20;
 pub(super) const MAX_GROUP: usize = 512;
 /// Bytes in one commit: 8 MiB. The last caller's work may go beyond.
 pub(super) const MAX_GROUP_BYTES: usize = 8 << 20;
+/// How long a group gives way to other servers before its callers are told.
+const CONTENTION: Duration = Duration::from_secs(10);
 /// How long a crowd is waited for. Far below one flush of most disks.
 const LINGER: Duration = Duration::from_micros(200);
 /// After this long without a mutation the tenant's memory is given back. Readers rest by the same

@@ -123,6 +123,11 @@ pub(super) trait WriteJob<T: Transaction>: Send {
     /// Does it; an error undoes all of it.
     fn apply(&mut self, writing: &mut Writing<'_, T>) -> Result<(), StoreError>;
 
+    /// Whether it can be applied again, in another transaction.
+    fn is_repeatable(&self) -> bool {
+        false
+    }
+
     /// Answers the caller: with what was done, or with what kept the group from being durable.
     fn answer(self: Box<Self>, group: Result<(), StoreError>);
 }
@@ -151,6 +156,10 @@ impl<T: Transaction> WriteJob<T> for Mutations {
             }),
         };
         self.reply.keep(done)
+    }
+
+    fn is_repeatable(&self) -> bool {
+        true
     }
 
     fn answer(self: Box<Self>, group: Result<(), StoreError>) {

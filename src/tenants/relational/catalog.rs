@@ -23,7 +23,8 @@ use tokio::time::timeout;
 
 use super::{
     engine::{
-        Connection as _, Engine, Failure, Malformed, Row, Statement, Stops, Value, spell, values,
+        Connection as _, Engine, Failure, Malformed, Row, Statement, Stops, Value, begin_reading,
+        spell, values,
     },
     reader::COMMIT,
     space::{PATIENCE, ask, patiently},
@@ -163,8 +164,9 @@ impl<E: Engine> Catalog<E> {
 
     /// Takes over the changes after one; after 0 all that there is.
     fn take_over(&self, after: i64) -> Result<(), StoreError> {
-        let statements = [
-            Statement::bare(E::BEGIN_READING),
+        let mut statements = begin_reading::<E>();
+        let begun = statements.len();
+        statements.extend([
             self.statement("SELECT number FROM @layout WHERE one = 1", Vec::new()),
             self.statement(
                 &format!("SELECT name, {TENANT_ROW} FROM @tenants WHERE changed > ?"),
@@ -175,8 +177,12 @@ impl<E: Engine> Catalog<E> {
                 values![after],
             ),
             Statement::bare(COMMIT),
-        ];
-        let mut rows = self.run(&statements).map_err(failed)?.into_iter().skip(1);
+        ]);
+        let mut rows = self
+            .run(&statements)
+            .map_err(failed)?
+            .into_iter()
+            .skip(begun);
         let mut next = || rows.next().unwrap_or_default();
         let number = next().first().map_or(Ok(after), |row| row.integer(0));
         let tenants: Result<Vec<_>, Malformed> = next().into_iter().map(stored_tenant).collect();

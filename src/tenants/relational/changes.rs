@@ -6,32 +6,43 @@
 //! | state | crash point | then |
 //! | --- | --- | --- |
 //! | being created, no tables | `tenants::relational::create-noted` | it is no tenant; creating it begins anew |
-//! | exists (with its tables, one transaction) | `tenants::relational::created` | it is a tenant |
+//! | being created, some tables (*) | `tenants::relational::create-begun` | the same |
+//! | being created, all tables, none with a row (*) | `tenants::relational::create-made` | the same |
+//! | exists | `tenants::relational::created` | it is a tenant |
 //! | being deleted, all tables there | `tenants::relational::delete-noted` | it is no tenant; its deletion is carried on |
+//! | being deleted, no tables, keys there (*) | `tenants::relational::delete-dropped` | the same |
 //! | being deleted, no tables and no keys | `tenants::relational::deleted` | the same |
 //! | gone | `tenants::relational::gone` | nothing is left; the row goes after a while |
+//!
+//! (*) where DDL is a transaction of its own. Elsewhere one transaction leads past these states.
 //!
 //! A deletion is carried on by the next start of any server, by the next creation or deletion of the
 //! tenant, and by every server that has seen it go on for ten seconds. Two may carry it on at once.
 //!
-//! An engine whose DDL commits by itself passes through states between: a tenant that is being
-//! created may have some tables, and one that is being deleted may have lost some. Both are handled
-//! alike, for creation begins by removing what there is.
+//! **Where DDL commits by itself** the lock on the row does not last. Tables are made while the row
+//! says that the tenant is being created by who makes them (its incarnation), and removed while it
+//! says that it is being deleted: each such statement looks at the row in the engine itself, so that
+//! one of a server that was stopped in between does nothing to the next tenant of the name. Making
+//! tables that are there is no failure, for those of a tenant that does not exist yet are empty. Who
+//! creates a tenant takes over from another one that is at it, and the other one fails at its end.
 //!
 //! The making of an index is no state: it is part of the transaction that sets the schema.
+
+use std::{thread, time::Instant};
 
 use nimbus_keyproviders::{OsRandom, SecureRandom as _};
 use nimbus_manifests::TenantId;
 use zeroize::Zeroizing;
 
 use super::{
-    catalog::{ATTEMPTS, Catalog, State, TENANT_ROW, TenantRow, failed, malformed},
+    catalog::{ATTEMPTS, Catalog, POLL, State, TENANT_ROW, TenantRow, failed, malformed},
     engine::{Connection as _, Engine, Failure, FailureKind, Statement, Stops, values},
     layout,
     reader::{COMMIT, ROLLBACK},
-    space::{Space, patiently},
+    space::{PATIENCE, Space, patiently},
 };
 use crate::failpoints::crash_point;
+use crate::tenants::error::Limit;
 use crate::tenants::{CURSOR_KEY_BYTES, StoreError};
 
 /// What is done to a tenant whose row was looked at under its lock.
@@ -120,9 +131,12 @@ impl<E: Engine> Catalog<E> {
 
     /// Creates a tenant that does not exist, whatever is left of one.
     pub(super) fn create(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        let (mut incarnation, mut key) = ([0; 16], Zeroizing::new([0; CURSOR_KEY_BYTES]));
+        OsRandom.fill(&mut incarnation)?;
+        OsRandom.fill(&mut *key)?;
         let noted = self.ask(
-            "INSERT INTO @tenants (name, state, locked, changed) VALUES (?, ?, 0, 0)",
-            values![tenant.as_str(), State::Creating as i64],
+            "INSERT INTO @tenants (name, state, locked, incarnation, changed) VALUES (?, ?, 0, ?, 0)",
+            values![tenant.as_str(), State::Creating as i64, &incarnation],
         );
         match noted {
             Ok(_)
@@ -133,36 +147,127 @@ impl<E: Engine> Catalog<E> {
             Err(failure) => return Err(failed(failure)),
         }
         crash_point!("tenants::relational::create-noted");
-        let (mut incarnation, mut key) = ([0; 16], Zeroizing::new([0; CURSOR_KEY_BYTES]));
-        OsRandom.fill(&mut incarnation)?;
-        OsRandom.fill(&mut *key)?;
         let _changing = self.changing(tenant);
+        if E::DDL_COMMITS && self.take_up(tenant, &incarnation)? {
+            self.make_tables(tenant, &incarnation)?;
+        }
         let created = self.change(tenant, |_, row| {
             let ours = |row: &TenantRow| row.incarnation.as_deref() == Some(&incarnation);
             Ok(match row {
                 Some(row) if row.state == State::There => Decision::Leave(ours(&row)),
+                // Another server took over.
+                Some(row) if E::DDL_COMMITS && (row.state != State::Creating || !ours(&row)) => {
+                    Decision::Leave(false)
+                }
                 // Its row is made by who creates it, and is not removed for long.
                 None => Decision::Leave(false),
                 Some(_) => Decision::Do(self.making(tenant, &incarnation, &key[..]), true),
             })
         })?;
         if !created {
-            return Err(StoreError::TenantExists {
-                tenant: tenant.clone(),
-            });
+            return Err(self.not_created(tenant)?);
         }
         crash_point!("tenants::relational::created");
         Ok(())
     }
 
-    /// What makes a tenant's tables, in place of whatever is left of an earlier one.
+    /// Why a tenant was not created: another server does that, which is waited for.
+    fn not_created(&self, tenant: &TenantId) -> Result<StoreError, StoreError> {
+        let tenant = tenant.clone();
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let row = self.row_of(&tenant)?;
+            if row.is_none_or(|row| row.state != State::Creating) {
+                return Ok(StoreError::TenantExists { tenant });
+            }
+            if Instant::now() > until {
+                // Who took over may have died.
+                return Ok(StoreError::Busy {
+                    what: Limit::Contention,
+                    tenant,
+                });
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    fn row_of(&self, tenant: &TenantId) -> Result<Option<TenantRow>, StoreError> {
+        let sql = format!("SELECT {TENANT_ROW} FROM @tenants WHERE name = ?");
+        let rows = self.ask(&sql, values![tenant.as_str()]).map_err(failed)?;
+        let row = rows.into_iter().next();
+        let row = row.map(|mut row| TenantRow::stored(&mut row, 0));
+        row.transpose().map_err(malformed)
+    }
+
+    /// Has a tenant be one that this creation is at; whether it may be.
+    fn take_up(&self, tenant: &TenantId, incarnation: &[u8; 16]) -> Result<bool, StoreError> {
+        if self
+            .row_of(tenant)?
+            .is_some_and(|row| row.state == State::Deleting)
+        {
+            self.clear(tenant)?;
+            self.finish_delete(tenant)?;
+        }
+        self.change(tenant, |_, row| {
+            Ok(match row {
+                Some(row) if row.incarnation.as_deref() == Some(incarnation) => {
+                    Decision::Leave(row.state == State::Creating)
+                }
+                Some(row) if matches!(row.state, State::Creating | State::Gone) => {
+                    let taken = self.statement(
+                        "UPDATE @tenants SET state = ?, locked = 0, incarnation = ? WHERE name = ?",
+                        values![State::Creating as i64, incarnation, tenant.as_str()],
+                    );
+                    Decision::Do(vec![taken], true)
+                }
+                _ => Decision::Leave(false),
+            })
+        })
+    }
+
+    /// Makes the tables of a tenant, as long as it is one that this creation is at.
+    fn make_tables(&self, tenant: &TenantId, incarnation: &[u8; 16]) -> Result<(), StoreError> {
+        let row = self.statement(
+            "SELECT 1 FROM @tenants WHERE name = ? AND state = ? AND incarnation = ?",
+            values![tenant.as_str(), State::Creating as i64, incarnation],
+        );
+        for (number, ddl) in self.tables(tenant).into_iter().enumerate() {
+            match self.run(&self.engine.only_where(&row, ddl)) {
+                Ok(_)
+                | Err(Failure {
+                    kind: FailureKind::Duplicate,
+                    ..
+                }) => {}
+                Err(failure) => return Err(failed(failure)),
+            }
+            if number == layout::TENANT.len() / 2 {
+                crash_point!("tenants::relational::create-begun");
+            }
+        }
+        crash_point!("tenants::relational::create-made");
+        Ok(())
+    }
+
+    /// What makes the space of a tenant, and its tables.
+    fn tables(&self, tenant: &TenantId) -> Vec<String> {
+        let space = Space::new(&self.engine, tenant, [0; 16]);
+        let name = self.engine.tenant_space(tenant);
+        let tables = layout::TENANT.iter().map(|sql| space.spell(sql));
+        [self.engine.create_space(&name)]
+            .into_iter()
+            .chain(tables)
+            .collect()
+    }
+
+    /// What makes a tenant one: its tables, in place of whatever is left of an earlier one, unless
+    /// they are made already.
     fn making(&self, tenant: &TenantId, incarnation: &[u8; 16], key: &[u8]) -> Vec<Statement> {
         let space = Space::new(&self.engine, tenant, *incarnation);
         let mut statements = self.clearing(tenant);
-        let name = self.engine.tenant_space(tenant);
-        statements.push(Statement::bare(&self.engine.create_space(&name)));
-        let tables = layout::TENANT.iter();
-        statements.extend(tables.map(|sql| space.statement(sql, Vec::new())));
+        if !E::DDL_COMMITS {
+            let tables = self.tables(tenant).into_iter();
+            statements.extend(tables.map(|ddl| Statement::bare(&ddl)));
+        }
         statements.push(space.statement(
             "INSERT INTO @head (one, seq, commits, structure, incarnation, cursor_key) VALUES (1, 0, 0, 0, ?, ?)",
             values![incarnation, key],
@@ -175,17 +280,30 @@ impl<E: Engine> Catalog<E> {
         statements
     }
 
-    /// What removes a tenant's tables, its keys, and when it is due.
+    /// What removes a tenant's tables, unless [`Self::drop_tables`] did, its keys, and when it is due.
     fn clearing(&self, tenant: &TenantId) -> Vec<Statement> {
         let name = self.engine.tenant_space(tenant);
-        vec![
-            Statement::bare(&self.engine.drop_space(&name)),
+        let tables = (!E::DDL_COMMITS).then(|| Statement::bare(&self.engine.drop_space(&name)));
+        let rows = [
             self.statement(
                 "DELETE FROM @keys WHERE tenant = ?",
                 values![tenant.as_str()],
             ),
             self.statement("DELETE FROM @due WHERE name = ?", values![tenant.as_str()]),
-        ]
+        ];
+        tables.into_iter().chain(rows).collect()
+    }
+
+    /// Removes the tables of a tenant whose deletion has begun.
+    fn drop_tables(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        let row = self.statement(
+            "SELECT 1 FROM @tenants WHERE name = ? AND state = ?",
+            values![tenant.as_str(), State::Deleting as i64],
+        );
+        let ddl = self.engine.drop_space(&self.engine.tenant_space(tenant));
+        self.run(&self.engine.only_where(&row, ddl))
+            .map(drop)
+            .map_err(failed)
     }
 
     /// Begins a deletion: from here on it is no tenant.
@@ -205,6 +323,10 @@ impl<E: Engine> Catalog<E> {
     /// Removes what a tenant whose deletion has begun has stored.
     pub(super) fn clear(&self, tenant: &TenantId) -> Result<(), StoreError> {
         let _changing = self.changing(tenant);
+        if E::DDL_COMMITS {
+            self.drop_tables(tenant)?;
+            crash_point!("tenants::relational::delete-dropped");
+        }
         self.change(tenant, |_, row| {
             Ok(match row.map(|row| row.state) {
                 Some(State::Deleting) => Decision::Do(self.clearing(tenant), ()),
@@ -215,13 +337,16 @@ impl<E: Engine> Catalog<E> {
         Ok(())
     }
 
-    /// Ends a deletion.
+    /// Ends a deletion whose tables are gone.
     pub(super) fn finish_delete(&self, tenant: &TenantId) -> Result<(), StoreError> {
         let _changing = self.changing(tenant);
+        // Another server's end of this deletion may lie between, and a creation and a deletion.
+        if E::DDL_COMMITS {
+            self.drop_tables(tenant)?;
+        }
         self.change(tenant, |_, row| {
             Ok(match row.map(|row| row.state) {
                 Some(State::Deleting) => {
-                    // Another server's end of this deletion may lie between, and a creation.
                     let mut statements = self.clearing(tenant);
                     statements.extend(self.set_state(tenant, State::Gone));
                     statements.extend(self.forgetting());

@@ -23,7 +23,7 @@ impl<E: Engine> DeployRows for Reader<E> {
 
     fn generations(&mut self) -> Result<Vec<Generation>, StoreError> {
         let rows = self.ask(
-            "SELECT generation, name, created, schemas, crons, files, total FROM @generations ORDER BY generation DESC",
+            r#"SELECT generation, name, created, "schemas", crons, files, total FROM @generations ORDER BY generation DESC"#,
             Vec::new(),
         )?;
         let generation = |mut row: Row| {

@@ -96,7 +96,7 @@ impl<E: Engine> DocumentRows for Reader<E> {
         for ids in ids.chunks(CHUNK) {
             // Read in whatever order, and handed out in this one.
             let sql = format!(
-                "SELECT id, fields FROM @documents WHERE (tbl, id) IN (VALUES {})",
+                "SELECT id, fields FROM @documents WHERE (tbl, id) IN ({{rows}} {})",
                 parameter_rows(2, ids.len())
             );
             let values = ids.iter().flat_map(|id| values![table, id.as_bytes()]);

@@ -1,8 +1,8 @@
 //! What a relational engine does for the store, and how it spells what the store says.
 //!
 //! The store writes its statements once: `@name` is a table in the space of a tenant or of the
-//! provider, `?` a parameter, `{bytes}` the type of bytes of any length and `{key}` that of bytes
-//! that can be part of a key. A dialect says what these are; it decides nothing.
+//! provider, `?` a parameter, and `{bytes}`, `{key}` and `{rows}` are [words](Word). A dialect says
+//! what these are; it decides nothing.
 
 use std::{
     error::Error as StdError,
@@ -19,7 +19,7 @@ use nimbus_manifests::TenantId;
 /// A value in a statement or in a row. There are two types, so that no engine compares, converts or
 /// cuts anything: names and documents are bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Value {
+pub enum Value {
     /// An integer, or none.
     Integer(Option<i64>),
     /// Bytes, or none.
@@ -190,6 +190,17 @@ impl Stops {
     }
 }
 
+/// What engines have different words for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// `{bytes}`, the type of bytes of any length.
+    Bytes,
+    /// `{key}`, the type of bytes that can be part of a key.
+    Key,
+    /// `{rows}`, what stands before rows of parameters behind `IN (`.
+    Rows,
+}
+
 /// A relational engine. Its calls block, on a runtime of its own where it needs one.
 pub trait Engine: Debug + Send + Sync + 'static {
     /// A connection to it.
@@ -197,8 +208,11 @@ pub trait Engine: Debug + Send + Sync + 'static {
 
     /// Begins a transaction that writes. It sees what others commit until it locks.
     const BEGIN: &'static str;
-    /// Begins a transaction that reads one state.
-    const BEGIN_READING: &'static str;
+    /// Begin a transaction that reads one state.
+    const BEGIN_READING: &'static [&'static str];
+    /// Whether what makes or removes tables and spaces is a transaction of its own, and ends one that
+    /// is open.
+    const DDL_COMMITS: bool;
     /// What makes a `SELECT` lock its rows.
     const LOCKING: &'static str;
     /// The same, of those rows that nobody else has locked.
@@ -224,8 +238,21 @@ pub trait Engine: Debug + Send + Sync + 'static {
     /// The parameter of this number, the first being 1.
     fn parameter(&self, number: usize, out: &mut String);
 
-    /// A type.
-    fn column_type(&self, name: &str) -> &'static str;
+    /// A word that each engine has in its own way.
+    fn word(&self, word: Word) -> &'static str;
+
+    /// What holds of rows whose two columns come after such values; before them with `<`.
+    fn beyond(columns: [&str; 2], sign: &str, values: [Value; 2]) -> (String, Vec<Value>) {
+        let [first, second] = columns;
+        (format!("({first}, {second}) {sign} (?, ?)"), values.into())
+    }
+
+    /// Statements that make or remove something where `found` has a row, and do nothing where it has
+    /// none. They are sent together: nothing of the network comes between the look and the deed. For
+    /// engines whose [DDL commits](Self::DDL_COMMITS).
+    fn only_where(&self, _found: &Statement, ddl: String) -> Vec<Statement> {
+        vec![Statement::bare(&ddl)]
+    }
 
     /// Makes a space, unless it is there. What is in it is made by the statements after it.
     fn create_space(&self, space: &str) -> String;
@@ -274,13 +301,25 @@ pub(super) fn spell<E: Engine>(engine: &E, space: &str, sql: &str) -> String {
             }
             _ => {
                 let (name, after) = rest.split_once('}').unwrap_or((rest, ""));
-                out.push_str(engine.column_type(name));
+                out.push_str(engine.word(match name {
+                    "bytes" => Word::Bytes,
+                    "key" => Word::Key,
+                    _ => Word::Rows,
+                }));
                 rest = after;
             }
         }
     }
     out.push_str(rest);
     out
+}
+
+/// The statements that begin a transaction which reads one state.
+pub(super) fn begin_reading<E: Engine>() -> Vec<Statement> {
+    E::BEGIN_READING
+        .iter()
+        .map(|sql| Statement::bare(sql))
+        .collect()
 }
 
 /// So many rows of so many parameters: `(?, ?), (?, ?)`.

@@ -104,7 +104,7 @@ impl<E: Engine> RelationalTransaction<E> {
     /// Whose entries of unique indexes are, in the engine.
     pub(super) fn owners(&mut self, entries: &[Entry]) -> Result<Vec<(Entry, i64)>, StoreError> {
         let sql = format!(
-            "SELECT slot, entry, seq FROM @uniques WHERE (slot, entry) IN (VALUES {})",
+            "SELECT slot, entry, seq FROM @uniques WHERE (slot, entry) IN ({{rows}} {})",
             parameter_rows(2, entries.len())
         );
         let values = entries

@@ -83,7 +83,8 @@ impl Table {
                     "generation",
                     "name",
                     "created",
-                    "schemas",
+                    // A word of MySQL, which is quoted.
+                    r#""schemas""#,
                     "crons",
                     "files",
                     "total",
@@ -149,7 +150,7 @@ pub(super) fn statements(writes: &[Write], spell: impl Fn(&str) -> String) -> Ve
             let rows = parameter_rows(keys, gone.len());
             let among = match keys {
                 1 => format!("{} IN ({})", columns[0], rows.replace(['(', ')'], "")),
-                _ => format!("({}) IN (VALUES {rows})", columns[..keys].join(", ")),
+                _ => format!("({}) IN ({{rows}} {rows})", columns[..keys].join(", ")),
             };
             statements.push(Statement {
                 sql: spell(&format!("DELETE FROM @{name} WHERE {among}")),
@@ -200,8 +201,8 @@ fn weight(value: &Value) -> usize {
 
 /// Parameters of one statement, at most: Postgres takes 65535, SQLite 32766.
 const MAX_PARAMETERS: usize = 30_000;
-/// Bytes of one statement, about. MariaDB takes 16 MiB.
-const MAX_BYTES: usize = 8 << 20;
+/// Bytes of one statement, about. MariaDB takes 16 MiB, in which a byte may have become two.
+const MAX_BYTES: usize = 4 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -228,7 +229,7 @@ mod tests {
         assert_eq!(sent.len(), 2, "{sent:?}");
         assert_eq!(
             sent[0].sql,
-            "DELETE FROM @uniques WHERE (slot, entry) IN (VALUES (?, ?), (?, ?))"
+            "DELETE FROM @uniques WHERE (slot, entry) IN ({rows} (?, ?), (?, ?))"
         );
         assert_eq!(sent[0].values, values![1_i64, "2", 1_i64, "3"]);
         assert_eq!(

@@ -31,9 +31,12 @@ impl<E: Engine> JobRows for Reader<E> {
         let (due, id) = after.map_or((i64::MIN, [0; 16]), |place| {
             (place.run_at_ms, *place.id.as_bytes())
         });
+        let place = [Value::from(due), Value::from(&id)];
+        let (rest, mut values) = E::beyond(["due", "id"], ">", place);
+        values.extend(values![limit.saturating_add(1)]);
         self.listed(
-            "SELECT id, due, mutation FROM @jobs WHERE (due, id) > (?, ?) ORDER BY due, id LIMIT ?",
-            values![due, &id, limit.saturating_add(1)],
+            &format!("SELECT id, due, mutation FROM @jobs WHERE {rest} ORDER BY due, id LIMIT ?"),
+            values,
             limit,
             stored_job,
             |job| job.mutation.weight(),

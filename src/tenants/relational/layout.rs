@@ -24,7 +24,8 @@
 //! ```
 //!
 //! No table is made or changed after a tenant's creation: not every engine undoes that. Names and
-//! texts are bytes, in the order of their bytes.
+//! texts are bytes, in the order of their bytes. A column whose name is a word of some engine is
+//! quoted with `"`.
 
 /// The version of the layout. Version 1 knew one server alone, and was never released.
 pub(super) const VERSION: i64 = 2;
@@ -63,7 +64,7 @@ pub(super) const TENANT: &[&str] = &[
     "CREATE TABLE @answers (number BIGINT PRIMARY KEY, name {key} NOT NULL UNIQUE, request {bytes} NOT NULL, at_ms BIGINT NOT NULL,
         total BIGINT NOT NULL, answer {bytes} NOT NULL, credential {bytes} NOT NULL)",
     "CREATE TABLE @answers_of (credential {key} PRIMARY KEY, answers BIGINT NOT NULL, total BIGINT NOT NULL)",
-    "CREATE TABLE @generations (generation BIGINT PRIMARY KEY, name {bytes} NOT NULL, created BIGINT NOT NULL, schemas BIGINT NOT NULL,
+    "CREATE TABLE @generations (generation BIGINT PRIMARY KEY, name {bytes} NOT NULL, created BIGINT NOT NULL, \"schemas\" BIGINT NOT NULL,
         crons BIGINT NOT NULL, files BIGINT NOT NULL, total BIGINT NOT NULL, schema_list {bytes} NOT NULL, cron_list {bytes} NOT NULL)",
     "CREATE TABLE @active (one BIGINT PRIMARY KEY, generation BIGINT NOT NULL)",
     "CREATE TABLE @files (generation BIGINT NOT NULL, path {key} NOT NULL, content BIGINT NOT NULL, PRIMARY KEY (generation, path))",

@@ -10,8 +10,10 @@ mod access;
 mod answers;
 mod catalog;
 mod changes;
+mod database;
 mod deploys;
 mod documents;
+mod driver;
 mod engine;
 mod entries;
 mod held;
@@ -19,8 +21,9 @@ mod index;
 mod jobs;
 mod keys;
 mod layout;
+mod mysql;
 mod plan;
-pub mod postgres;
+mod postgres;
 mod provider;
 mod query;
 mod reader;
@@ -33,9 +36,10 @@ mod undo_map;
 mod watch;
 mod writes;
 
-pub use catalog::Catalog;
-pub use postgres::{NotAUrl, Postgres, PostgresCatalog, PostgresOptions, PostgresTenants};
-pub use provider::{Relational, RelationalOptions};
+pub use database::{Database, DatabaseOptions, NotAUrl};
+pub use mysql::MysqlOptions;
+pub use postgres::PostgresOptions;
+pub use provider::RelationalOptions;
 
 #[cfg(test)]
 mod tests;

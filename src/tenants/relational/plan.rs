@@ -4,7 +4,7 @@
 //! is judged afterwards: an index that says too much costs time and no correctness.
 
 use super::{
-    engine::{Value, values},
+    engine::{Engine, Value, values},
     index::Index,
     keys::Cut,
     reader::DOCUMENT,
@@ -86,7 +86,7 @@ impl<'a> Walk<'a> {
         self.last = Some((key, position.seq));
     }
 
-    pub(super) fn statement(&self, limit: usize) -> (String, Vec<Value>) {
+    pub(super) fn statement<E: Engine>(&self, limit: usize) -> (String, Vec<Value>) {
         let direction = if self.descending { "DESC" } else { "ASC" };
         let beyond = if self.descending { "<" } else { ">" };
         let Some(index) = self.index else {
@@ -108,8 +108,10 @@ impl<'a> Walk<'a> {
         );
         let mut values = values![self.table, index.slot, &low[..], &high[..]];
         if let Some((key, seq)) = &self.last {
-            sql.push_str(&format!(" AND (e.entry, e.seq) {beyond} (?, ?)"));
-            values.extend(values![&key[..], *seq]);
+            let last = [Value::from(&key[..]), Value::from(*seq)];
+            let (rest, last) = E::beyond(["e.entry", "e.seq"], beyond, last);
+            sql.push_str(&format!(" AND {rest}"));
+            values.extend(last);
         }
         sql.push_str(&format!(
             " ORDER BY e.entry {direction}, e.seq {direction} LIMIT {limit}"

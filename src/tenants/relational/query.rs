@@ -109,7 +109,7 @@ impl<E: Engine> Reader<E> {
         // One more says whether there are more.
         let mut chunk = limit.saturating_add(1).clamp(1, CHUNK);
         loop {
-            let (sql, values) = walk.statement(chunk);
+            let (sql, values) = walk.statement::<E>(chunk);
             let (mut rows, mut full, mut cut) = (0, false, false);
             self.each(&sql, values, |space, mut row| {
                 rows += 1;
@@ -161,7 +161,7 @@ impl<E: Engine> Reader<E> {
         let mut first: BinaryHeap<Ranked> = BinaryHeap::new();
         let mut walk = Walk::new(table, plan, false);
         loop {
-            let (sql, values) = walk.statement(CHUNK);
+            let (sql, values) = walk.statement::<E>(CHUNK);
             let mut rows = 0;
             self.each(&sql, values, |space, mut row| {
                 rows += 1;

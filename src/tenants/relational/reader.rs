@@ -10,7 +10,7 @@ use std::{
 use super::{
     engine::{
         Connection as _, Engine, Failure, FailureKind, Malformed, Row, Statement, Stops, Value,
-        values,
+        begin_reading, values,
     },
     held::{self, Write},
     space::{Space, ask, patiently},
@@ -129,16 +129,15 @@ impl<E: Engine> Reader<E> {
     /// Begins to read one state of the tenant, which must be the one that was opened: numbers of
     /// tables are those of one tenant, and another server may have made another of its name.
     fn begin_reading(&self) -> Result<E::Connection, StoreError> {
-        let begin = [
-            Statement::bare(E::BEGIN_READING),
-            self.space
-                .statement("SELECT incarnation FROM @head WHERE one = 1", Vec::new()),
-        ];
+        let mut begin = begin_reading::<E>();
+        let incarnation = "SELECT incarnation FROM @head WHERE one = 1";
+        begin.push(self.space.statement(incarnation, Vec::new()));
         let begun = patiently(&*self.space.engine, &self.stops, |session| {
             session.run(&begin, &self.stops)
         });
         let (mut rows, session) = begun.map_err(|failure| self.space.failed(failure))?;
-        let incarnation = rows[1].first_mut().map(|row| row.array::<16>(0));
+        let row = rows.last_mut().and_then(|rows| rows.first_mut());
+        let incarnation = row.map(|row| row.array::<16>(0));
         if self.sound(incarnation.transpose())? != Some(self.space.incarnation) {
             self.space.lose();
             return Err(StoreError::Closed {
@@ -229,7 +228,7 @@ impl<E: Engine> Reader<E> {
             return Ok(Vec::new());
         }
         let sql = format!(
-            "SELECT tbl, seq, {DOCUMENT} FROM @documents d WHERE (tbl, id) IN (VALUES {})",
+            "SELECT tbl, seq, {DOCUMENT} FROM @documents d WHERE (tbl, id) IN ({{rows}} {})",
             super::engine::parameter_rows(2, places.len())
         );
         let values = places

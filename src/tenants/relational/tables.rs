@@ -10,6 +10,7 @@ use super::{
     reader::COMMIT,
 };
 use crate::clock;
+use crate::failpoints::crash_point;
 use crate::scheduler::Clock as _;
 use crate::tenants::StoreError;
 
@@ -48,7 +49,8 @@ enum Unusable {
 }
 
 impl<E: Engine> Catalog<E> {
-    /// Makes the provider's tables where there are none: all of them, or nothing.
+    /// Makes the provider's tables where there are none. Where each is made by itself, the row of
+    /// `layout` comes last: without it they are made anew, as far as they are missing.
     pub(super) fn establish(&self) -> Result<(), StoreError> {
         for _ in 0..ATTEMPTS {
             match self.ask("SELECT version FROM @layout", Vec::new()) {
@@ -56,21 +58,11 @@ impl<E: Engine> Catalog<E> {
                     kind: FailureKind::Missing,
                     ..
                 }) => {}
+                // The row comes last where each table is made by itself.
+                Ok(rows) if rows.is_empty() && E::DDL_COMMITS => {}
                 found => return found.map(drop).map_err(failed),
             }
-            let space = self.engine.provider_space();
-            let mut statements = vec![
-                Statement::bare(E::BEGIN),
-                Statement::bare(&self.engine.create_space(space)),
-            ];
-            let tables = layout::PROVIDER.iter();
-            statements.extend(tables.map(|sql| self.statement(sql, Vec::new())));
-            statements.push(self.statement(
-                "INSERT INTO @layout (one, version, number, floor) VALUES (1, ?, 0, 0)",
-                values![layout::VERSION],
-            ));
-            statements.push(Statement::bare(COMMIT));
-            match self.run(&statements) {
+            match self.make_provider() {
                 // Another server makes them at this moment; how an engine says so differs.
                 Err(Failure {
                     kind: FailureKind::Duplicate | FailureKind::Statement,
@@ -79,11 +71,43 @@ impl<E: Engine> Catalog<E> {
                     tracing::info!(error = %source, "the provider's tables could not be made; it is looked whether another server did");
                     thread::sleep(POLL);
                 }
-                made => made.map(drop).map_err(failed)?,
+                made => made.map_err(failed)?,
             }
         }
         let found = self.ask("SELECT version FROM @layout", Vec::new());
         found.map(drop).map_err(failed)
+    }
+
+    /// Makes the provider's tables.
+    fn make_provider(&self) -> Result<(), Failure> {
+        let space = self.engine.provider_space();
+        let space = Statement::bare(&self.engine.create_space(space));
+        let tables = layout::PROVIDER.iter();
+        let tables = tables.map(|sql| self.statement(sql, Vec::new()));
+        let ddl = [space].into_iter().chain(tables);
+        let row = self.statement(
+            "INSERT INTO @layout (one, version, number, floor) VALUES (1, ?, 0, 0)",
+            values![layout::VERSION],
+        );
+        if !E::DDL_COMMITS {
+            let mut statements = vec![Statement::bare(E::BEGIN)];
+            statements.extend(ddl);
+            statements.extend([row, Statement::bare(COMMIT)]);
+            return self.run(&statements).map(drop);
+        }
+        for statement in ddl.chain([row]) {
+            match self.run(&[statement]) {
+                // By a server that died at it, or that is at it.
+                Ok(_)
+                | Err(Failure {
+                    kind: FailureKind::Duplicate,
+                    ..
+                }) => {}
+                Err(failure) => return Err(failure),
+            }
+            crash_point!("tenants::relational::provider-begun");
+        }
+        Ok(())
     }
 
     /// Refuses a clock of this machine that is far from the engine's.

@@ -48,6 +48,9 @@ pub struct RelationalTransaction<E: Engine> {
     head: Option<Head>,
     /// The number of the last write of the open transaction.
     pub(super) written: i64,
+    /// Whether the last transaction has come to its end. What is known of one that broke off may never
+    /// have come to be: the number of a table is another's then.
+    ended: bool,
     /// Whether the open transaction changes tables, schemas or indexes.
     restructures: bool,
     /// The indexes of tables.
@@ -86,6 +89,7 @@ impl<E: Engine> RelationalTransaction<E> {
             reader,
             head: None,
             written: 0,
+            ended: true,
             restructures: false,
             indexes: HashMap::new(),
             others: OthersWrote::Nothing,
@@ -269,7 +273,9 @@ impl<E: Engine> RelationalTransaction<E> {
         }
     }
 
+    /// Forgets what is known of a transaction that was not committed.
     fn forget(&mut self) {
+        self.ended = true;
         self.reader.writes = Writes::default();
         self.reader.numbers.clear();
         self.indexes.clear();
@@ -283,6 +289,10 @@ impl<E: Engine> Transaction for RelationalTransaction<E> {
         if self.broken || self.reader.stops.is_set() {
             return Err(self.closed());
         }
+        if !self.ended {
+            self.forget();
+        }
+        self.ended = false;
         self.reader.writes = Writes::default();
         self.restructures = false;
         let space = Arc::clone(&self.reader.space);
@@ -403,6 +413,7 @@ impl<E: Engine> Transaction for RelationalTransaction<E> {
             }
         };
         self.head = Some(after);
+        self.ended = true;
         self.reader.writes = Writes::default();
         Ok(())
     }

@@ -6,6 +6,7 @@
 //! throttling, silence, broken connections.
 //! [`TlsFront`] puts TLS of a private authority before it, and [`ConnectProxy`] tunnels to that.
 //! [`Postgres`] is a Postgres with a cluster of its own, which can be killed and started again.
+//! [`MariaDb`] is a MariaDB of the same kind, and [`Galera`] a cluster of three.
 //! [`Seaweed`] is an S3 that checks signatures and checksums; moto is another. [`S3Proxy`] stands in front of either, counts, and fails on demand.
 //! [`Machine`] is a home, a data directory and an environment of a test's own; [`Server`] is the real binary on it.
 //!
@@ -37,6 +38,7 @@ mod fault;
 mod http;
 mod listening;
 mod machine;
+mod mariadb;
 mod moto;
 mod postgres;
 mod s3_proxy;
@@ -46,6 +48,7 @@ mod tls;
 pub use disk::Disk;
 pub use fault::{Fault, FaultProxy};
 pub use machine::{Answer, Ended, Machine, Server, files_under};
+pub use mariadb::{Galera, MariaDb};
 pub use moto::Moto;
 pub use postgres::Postgres;
 pub use s3_proxy::{S3Fault, S3Proxy, Traffic};

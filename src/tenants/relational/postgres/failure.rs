@@ -1,26 +1,13 @@
 //! What failures of Postgres mean.
 
-use std::{error::Error as StdError, iter::successors, sync::Arc};
+use std::{error::Error as StdError, iter::successors};
 
 use tokio_postgres::error::SqlState;
 
-use super::super::engine::{Failure, FailureKind};
-
-/// An error of Postgres, or of the way to it.
-#[derive(Debug, thiserror::Error)]
-#[error("{place}: {what}")]
-struct PostgresError {
-    place: String,
-    what: String,
-}
-
-pub(super) fn failure(place: &str, kind: FailureKind, what: String) -> Failure {
-    let place = place.to_owned();
-    Failure {
-        kind,
-        source: Arc::new(PostgresError { place, what }),
-    }
-}
+use super::super::{
+    driver::failure,
+    engine::{Failure, FailureKind},
+};
 
 /// What an error means. Its details are left out: they may repeat values of rows.
 pub(super) fn judged(place: &str, error: &tokio_postgres::Error) -> Failure {

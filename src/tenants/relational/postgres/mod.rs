@@ -5,7 +5,6 @@
 
 mod failure;
 mod options;
-mod pool;
 
 use std::{
     fmt::{self, Debug, Write as _},
@@ -14,17 +13,12 @@ use std::{
     pin::pin,
     sync::Arc,
     task::Poll,
-    time::Duration,
 };
 
 use futures_util::{StreamExt as _, future::maybe_done};
 use nimbus_manifests::TenantId;
 use rustls_platform_verifier::BuilderVerifierExt as _;
-use tokio::{
-    runtime::{Handle, Runtime},
-    sync::OwnedSemaphorePermit,
-    time::{sleep, timeout},
-};
+use tokio::{runtime::Handle, sync::OwnedSemaphorePermit, task::JoinHandle};
 use tokio_postgres::{
     Client, NoTls,
     config::SslMode,
@@ -33,104 +27,91 @@ use tokio_postgres::{
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_rustls::rustls::{ClientConfig, crypto::ring};
 
-pub use options::{NotAUrl, PostgresOptions};
+pub use options::PostgresOptions;
 
 use super::{
-    catalog::Catalog,
-    engine::{Connection, Engine, Failure, FailureKind, Malformed, Row, Statement, Stops, Value},
-    provider::Relational,
-    space::PATIENCE,
+    driver::{Driver, Pool, failure, unless_stopped},
+    engine::{
+        Connection, Engine, Failure, FailureKind, Malformed, Row, Statement, Stops, Value, Word,
+    },
 };
 use crate::runtime::short_task;
-use crate::tenants::{StoreError, Tenants};
-use failure::{failure, judged};
-use pool::{Pool, Wire};
-
-/// Tenants in a Postgres database. Cloning is cheap; all clones are the same tenants.
-pub type PostgresTenants = Tenants<Relational<Postgres>>;
-/// What all servers on a Postgres database go by.
-pub type PostgresCatalog = Catalog<Postgres>;
-
-impl Catalog<Postgres> {
-    /// What all servers on a database go by. Makes the provider's tables where there are none. Blocks.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Provider`] when the database cannot be used.
-    pub fn connect(database: PostgresOptions) -> Result<Arc<Self>, StoreError> {
-        let engine = Postgres::new(database).map_err(|failure| StoreError::Provider {
-            source: failure.source,
-        })?;
-        Self::on(engine)
-    }
-}
+use failure::judged;
 
 /// A Postgres database.
-pub struct Postgres {
+#[derive(Debug)]
+pub(super) struct Postgres {
     options: PostgresOptions,
     /// `None` where there is no TLS.
-    tls: Option<MakeRustlsConnect>,
-    place: Arc<str>,
-    runtime: Option<Runtime>,
-    pool: Arc<Pool>,
+    tls: Option<Tls>,
+    driver: Driver<Wire>,
 }
 
-impl Debug for Postgres {
+#[derive(Clone)]
+struct Tls(MakeRustlsConnect);
+
+impl Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Postgres").field(&self.place).finish()
+        f.write_str("Tls")
     }
 }
 
-impl Drop for Postgres {
+/// A connection, and the task that moves its bytes.
+struct Wire {
+    client: Client,
+    moving: JoinHandle<()>,
+}
+
+impl Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wire")
+    }
+}
+
+impl Drop for Wire {
     fn drop(&mut self) {
-        // Nothing is waited for: whoever drops it may not block.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+        // Otherwise it would wait for what is under way.
+        self.moving.abort();
     }
 }
 
 impl Postgres {
     pub(super) fn new(options: PostgresOptions) -> Result<Self, Failure> {
-        let place: Arc<str> = options.place().into();
-        let refused = |what: String| failure(&place, FailureKind::Refused, what);
+        let driver = Driver::new(options.place(), "postgres", options.connections)?;
         let mode = options.config.get_ssl_mode();
         let tls = match mode {
             SslMode::Disable => None,
             _ => match tls() {
-                Ok(config) => Some(MakeRustlsConnect::new(config)),
+                Ok(config) => Some(Tls(MakeRustlsConnect::new(config))),
                 // Without certificates to go by there is no TLS, which this mode lets be.
                 Err(_none) if mode == SslMode::Prefer => None,
-                Err(error) => return Err(refused(format!("no TLS: {error}"))),
+                Err(error) => {
+                    let what = format!("no TLS: {error}");
+                    return Err(failure(&driver.place, FailureKind::Refused, what));
+                }
             },
         };
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(RUNTIME_THREADS)
-            .thread_name("postgres")
-            .enable_all()
-            .build()
-            .map_err(|error| refused(error.to_string()))?;
         Ok(Self {
-            place,
-            tls,
-            runtime: Some(runtime),
-            pool: Arc::new(Pool::new(options.connections)),
             options,
+            tls,
+            driver,
         })
     }
 
-    fn handle(&self) -> &Handle {
-        // It is taken when this is dropped, and by nobody else.
-        self.runtime
-            .as_ref()
-            .expect("a runtime until the end")
-            .handle()
+    /// A connection that is open and not in use.
+    fn idle(&self) -> Option<Wire> {
+        while let Some(wire) = self.driver.pool.take() {
+            if !wire.client.is_closed() {
+                return Some(wire);
+            }
+        }
+        None
     }
 
     async fn establish(&self) -> Result<Wire, tokio_postgres::Error> {
         let config = &self.options.config;
         match self.tls.clone() {
-            Some(tls) => {
+            Some(Tls(tls)) => {
                 let (client, connection) = config.connect(tls).await?;
                 let moving = short_task(async move { drop(connection.await) });
                 Ok(Wire { client, moving })
@@ -155,41 +136,37 @@ impl Engine for Postgres {
     type Connection = PostgresConnection;
 
     const BEGIN: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
-    const BEGIN_READING: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+    const BEGIN_READING: &'static [&'static str] =
+        &["BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"];
+    const DDL_COMMITS: bool = false;
     const LOCKING: &'static str = " FOR UPDATE";
     const LOCKING_FREE: &'static str = " FOR UPDATE SKIP LOCKED";
     const NOW_MS: &'static str = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
 
     fn place(&self) -> &str {
-        &self.place
+        &self.driver.place
     }
 
     fn connect(&self, stops: &Stops) -> Result<PostgresConnection, Failure> {
-        let place = Arc::clone(&self.place);
-        let permits = Arc::clone(&self.pool.permits);
+        let place = &self.driver.place;
         let connecting = async {
-            let Ok(Ok(permit)) = timeout(PATIENCE, permits.acquire_owned()).await else {
-                let text =
-                    "all connections are in use: raise --postgres-max-connections, or try again"
-                        .to_owned();
-                return Err(failure(&place, FailureKind::Exhausted, text));
-            };
-            let wire = match self.pool.take() {
+            let permit = self.driver.permit("--postgres-max-connections").await?;
+            let wire = match self.idle() {
                 Some(wire) => wire,
                 None => self
                     .establish()
                     .await
-                    .map_err(|error| judged(&place, &error))?,
+                    .map_err(|error| judged(place, &error))?,
             };
             Ok((permit, wire))
         };
-        let handle = self.handle().clone();
-        let (permit, wire) = handle.block_on(unless_stopped(&self.place, stops, connecting))?;
+        let handle = self.driver.handle().clone();
+        let (permit, wire) = handle.block_on(unless_stopped(place, stops, connecting))?;
         Ok(PostgresConnection {
             wire,
             handle,
-            place: Arc::clone(&self.place),
-            pool: Arc::clone(&self.pool),
+            place: Arc::clone(place),
+            pool: Arc::clone(&self.driver.pool),
             _permit: permit,
         })
     }
@@ -213,8 +190,11 @@ impl Engine for Postgres {
         write!(out, "${number}").expect("a String takes every write");
     }
 
-    fn column_type(&self, _name: &str) -> &'static str {
-        "BYTEA"
+    fn word(&self, word: Word) -> &'static str {
+        match word {
+            Word::Bytes | Word::Key => "BYTEA",
+            Word::Rows => "VALUES",
+        }
     }
 
     fn create_space(&self, space: &str) -> String {
@@ -239,11 +219,11 @@ fn quote(name: &str, out: &mut String) {
 
 /// A connection to Postgres.
 #[derive(Debug)]
-pub struct PostgresConnection {
+pub(super) struct PostgresConnection {
     wire: Wire,
     handle: Handle,
     place: Arc<str>,
-    pool: Arc<Pool>,
+    pool: Arc<Pool<Wire>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -342,25 +322,3 @@ async fn pipelined<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output
         .filter_map(|one| one.as_mut().take_output())
         .collect()
 }
-
-/// Does some work, unless nobody waits for it any more. The connection is not to be used then.
-async fn unless_stopped<T>(
-    place: &str,
-    stops: &Stops,
-    work: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
-    let stopped = async {
-        while !stops.is_set() {
-            sleep(LOOK).await;
-        }
-    };
-    tokio::select! {
-        biased;
-        done = work => done,
-        () = stopped => Err(failure(place, FailureKind::Stopped, "nobody waits for it any more".to_owned())),
-    }
-}
-
-const RUNTIME_THREADS: usize = 2;
-/// How often is looked whether anybody still waits.
-const LOOK: Duration = Duration::from_millis(25);

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use super::super::database::NotAUrl;
 use tokio_postgres::{
     Config,
     config::{Host, TargetSessionAttrs},
@@ -20,12 +21,11 @@ pub struct PostgresOptions {
     pub(super) connections: (usize, usize),
 }
 
-/// It is no URL of Postgres. What was given is not repeated: it may hold a password.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "it is no URL of Postgres as postgres://user:password@host:5432/database?sslmode=require, with the parameters that docs/postgres.md lists"
-)]
-pub struct NotAUrl;
+const NOT_A_URL: NotAUrl = NotAUrl {
+    engine: "Postgres",
+    form: "postgres://user:password@host:5432/database?sslmode=require",
+    page: "docs/postgres.md",
+};
 
 impl PostgresOptions {
     /// The database of a URL.
@@ -35,11 +35,11 @@ impl PostgresOptions {
     /// [`NotAUrl`].
     pub fn new(url: &str) -> Result<Self, NotAUrl> {
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-            return Err(NotAUrl);
+            return Err(NOT_A_URL);
         }
-        let mut config: Config = url.parse().map_err(|_said_with_its_parts| NotAUrl)?;
+        let mut config: Config = url.parse().map_err(|_said_with_its_parts| NOT_A_URL)?;
         if config.get_hosts().is_empty() {
-            return Err(NotAUrl);
+            return Err(NOT_A_URL);
         }
         let _config = config.application_name("nimbus");
         if config.get_connect_timeout().is_none() {

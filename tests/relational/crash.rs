@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use nimbus_test_support::{Postgres, Server};
+use nimbus_test_support::Server;
 use serde_json::{Value, json};
 
-use super::{House, journal, make_tenant, tenants};
+use super::{CREATION, DELETION, Engine, House, journal, make_tenant, tenants};
 
 /// What each client was told is there.
 fn insert(
@@ -115,7 +115,7 @@ fn what_was_acknowledged_survives_kills_of_the_server_under_load() {
 
 #[test]
 fn what_was_acknowledged_survives_kills_of_the_engine_under_load_and_the_server_goes_on() {
-    let mut engine = Postgres::start();
+    let mut engine = Engine::start();
     let house = House::on(&engine.url());
     let server = house.start();
     make_tenant(&server, "acme");
@@ -134,25 +134,14 @@ fn what_was_acknowledged_survives_kills_of_the_engine_under_load_and_the_server_
 
 #[test]
 fn a_creation_and_a_deletion_that_were_cut_short_are_brought_to_an_end() {
-    for (point, method, path, body, there) in [
-        (
-            "create-noted",
-            "POST",
-            "/api/tenants",
-            Some(json!({"id": "acme"})),
-            false,
-        ),
-        (
-            "created",
-            "POST",
-            "/api/tenants",
-            Some(json!({"id": "acme"})),
-            true,
-        ),
-        ("delete-noted", "DELETE", "/api/tenants/acme", None, false),
-        ("deleted", "DELETE", "/api/tenants/acme", None, false),
-        ("gone", "DELETE", "/api/tenants/acme", None, false),
-    ] {
+    let creation = CREATION.iter().map(|(point, there)| {
+        let body = Some(json!({"id": "acme"}));
+        (*point, "POST", "/api/tenants", body, *there)
+    });
+    let deletion = DELETION
+        .iter()
+        .map(|point| (*point, "DELETE", "/api/tenants/acme", None, false));
+    for (point, method, path, body, there) in creation.chain(deletion) {
         eprintln!("killed at {point}");
         let house = House::new();
         let server = house.start();
