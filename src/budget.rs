@@ -31,7 +31,7 @@ pub(crate) struct Shares {
 /// Who is charged for a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Payer {
-    /// Who holds the admin token.
+    /// The holder of the admin token.
     Operator,
     /// A tenant, whose key the request carries.
     Tenant(TenantId),

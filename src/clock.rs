@@ -1,5 +1,5 @@
-//! What time it is. Nobody else asks the machine: its clock may stand anywhere, and nothing here
-//! panics for it.
+//! The clock: all other code takes the time from here. The machine's clock may be set to anything,
+//! and nothing here panics because of it.
 //!
 //! The wall clock is held within 1970 and 9998, which is what manifests, identifiers and time
 //! stamps can say; a server does not start outside of it. A [`Moment`] is for measuring: it only
@@ -118,13 +118,13 @@ fn within(time: SystemTime) -> SystemTime {
 
 #[expect(clippy::disallowed_methods, reason = "the one owner of the clock")]
 fn system() -> SystemTime {
-    ::fail::fail_point!("clock::now", |seconds| told(seconds.as_deref()));
+    ::fail::fail_point!("clock::now", |seconds| test_time(seconds.as_deref()));
     SystemTime::now()
 }
 
-/// What a test has the clock say: seconds since the Unix epoch.
+/// The time that a test sets: seconds since the Unix epoch.
 #[cfg(feature = "failpoints")]
-fn told(seconds: Option<&str>) -> SystemTime {
+fn test_time(seconds: Option<&str>) -> SystemTime {
     let seconds: i64 = seconds.and_then(|text| text.parse().ok()).unwrap_or(0);
     let distance = Duration::from_secs(seconds.unsigned_abs());
     match seconds < 0 {

@@ -1,4 +1,4 @@
-//! Counts whom tenants' keys are used for, off the path of requests.
+//! Counts the identities that use tenants' keys, off the path of requests.
 //!
 //! A request costs a hash and a look into a set in memory. An identity that is new there goes into
 //! a queue; a thread of its own takes what has gathered for two seconds, or a batch, and commits it
@@ -49,7 +49,7 @@ enum Worker {
 #[derive(Debug)]
 enum Message {
     Seen(Sighting),
-    /// Everything before this is to be committed; the other end hears when it was tried.
+    /// Everything before this must be committed; the sender is notified when that was tried.
     Flush(SyncSender<()>),
 }
 

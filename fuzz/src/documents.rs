@@ -32,8 +32,8 @@ pub fn query(bytes: &[u8]) {
     assert_eq!(Query::from_json(&query_json(&query)), Ok(query));
 }
 
-/// The place in a cursor has one spelling. The first line is a query, whose digest does not depend on how it is written; the rest is
-/// a place as it was sealed.
+/// The place in a cursor has one spelling. The first line is a query, whose digest does not depend
+/// on how it is written; the rest is a place as it was sealed.
 pub fn cursor(bytes: &[u8]) {
     let Some(at) = bytes.iter().position(|byte| *byte == b'\n') else {
         return;
@@ -48,8 +48,8 @@ pub fn cursor(bytes: &[u8]) {
     }
 }
 
-/// Fields that are accepted mean what they meant, and are kept as they will be read. A merge is what one of maps would be. The first
-/// line is a document, the second a patch.
+/// Fields that are accepted mean what they meant, and are kept as they will be read. A merge is
+/// what one of maps would be. The first line is a document, the second a patch.
 pub fn fields(bytes: &[u8]) {
     let mut lines = bytes.splitn(2, |byte| *byte == b'\n');
     let (stored, patch) = (
@@ -88,7 +88,8 @@ pub fn mutation(bytes: &[u8]) {
     assert_eq!(Mutation::from_json(&mutation_json(&mutation)), Ok(mutation));
 }
 
-/// A job or a cron that is accepted reads back the same when it is written again, and a cron's times lie ahead.
+/// A job or a cron that is accepted reads back the same when it is written again, and a cron's
+/// times lie ahead.
 pub fn schedule(bytes: &[u8]) {
     if let Some(job) = accepted(bytes, NewJob::from_json) {
         assert!(job.delay <= MAX_DELAY);
@@ -115,9 +116,10 @@ pub fn schedule(bytes: &[u8]) {
     }
 }
 
-/// A schema that is accepted reads back the same, has one spelling, and comes to the same about a document as its copy from a store
-/// does: the document is right, or a message of bounded length says what is not. The first line is a schema, each of the others a
-/// document. What a schema may cost is bounded before it is compiled; libFuzzer's `-timeout` holds it to that.
+/// A schema that is accepted reads back the same, has one spelling, and comes to the same about a
+/// document as its copy from a store does: the document is right, or a message of bounded length
+/// says what is not. The first line is a schema, each of the others a document. What a schema may
+/// cost is bounded before it is compiled; libFuzzer's `-timeout` holds it to that.
 pub fn schema(bytes: &[u8]) {
     let mut lines = bytes.split(|byte| *byte == b'\n');
     let Some(schema) = accepted(lines.next().unwrap_or_default(), TableSchema::from_json) else {
@@ -158,8 +160,8 @@ pub fn batch(bytes: &[u8]) {
     }
 }
 
-/// A deploy that is accepted has files that lie within their app, each with the content of its hash, and schemas and crons that are read
-/// again from what a store keeps of them.
+/// A deploy that is accepted has files that lie within their app, each with the content of its
+/// hash, and schemas and crons that are read again from what a store keeps of them.
 pub fn deploy(bytes: &[u8]) {
     let Some(deploy) = accepted(bytes, Deploy::from_json) else {
         return;
@@ -194,7 +196,8 @@ fn assert_within(path: &AppPath) {
     }
 }
 
-/// What the library makes of text; nothing of what is refused, or is no text. The refusal is one that can be printed.
+/// What the library makes of text; nothing of what is refused, or is no text. The refusal is one
+/// that can be printed.
 fn accepted<T, E: Display>(bytes: &[u8], read: fn(&str) -> Result<T, E>) -> Option<T> {
     match read(str::from_utf8(bytes).ok()?) {
         Ok(value) => Some(value),

@@ -4,8 +4,9 @@ use std::sync::Mutex;
 
 use nimbus_access_keys::{AccessKey, KeyName, RandomError, SecureRandom};
 
-/// What is accepted has one spelling. The first 42 bytes are a key that is drawn, which is read as it was shown; the rest
-/// is put into its text from a place that the rest names, and then alone for a key, an id and a name.
+/// What is accepted has one spelling. The first 42 bytes are a key that is drawn, which is read as
+/// it was shown; the rest is put into its text from a place that the rest names, and then alone for
+/// a key, an id and a name.
 pub fn access_key(bytes: &[u8]) {
     let (drawn, rest) = bytes.split_at(bytes.len().min(DRAWN_BYTES));
     let bytes = Drawn(Mutex::new(

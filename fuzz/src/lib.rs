@@ -5,14 +5,16 @@ pub mod keys;
 
 use nimbus_manifests::{MacKey, MacMismatch, SealedManifest};
 
-/// Nothing that is not a manifest does worse than being refused, with a message that can be printed.
+/// Nothing that is not a manifest does worse than being refused, with a message that can be
+/// printed.
 pub fn parse(bytes: &[u8]) {
     if let Err(refused) = SealedManifest::parse(bytes) {
         assert!(refused.to_string().len() < 2048);
     }
 }
 
-/// What is accepted has one spelling: it is written as it was read, and nothing shorter of it is accepted.
+/// What is accepted has one spelling: it is written as it was read, and nothing shorter of it is
+/// accepted.
 pub fn round_trip(bytes: &[u8]) {
     let Ok(sealed) = SealedManifest::parse(bytes) else {
         return;
@@ -23,8 +25,8 @@ pub fn round_trip(bytes: &[u8]) {
     }
 }
 
-/// A manifest verifies under a key exactly when sealing with that key writes it; sealed anew, it verifies, and with one bit changed
-/// it does not.
+/// A manifest verifies under a key exactly when sealing with that key writes it; sealed anew, it
+/// verifies, and with one bit changed it does not.
 pub fn verify(bytes: &[u8]) {
     let Ok(sealed) = SealedManifest::parse(bytes) else {
         return;
@@ -52,7 +54,8 @@ pub fn verify(bytes: &[u8]) {
     }
 }
 
-/// The manifest key of most vectors, so that their seeds verify: `manifest_key` in manifests/tests/vectors/accepted.json.
+/// The manifest key of most vectors, so that their seeds verify: `manifest_key` in
+/// manifests/tests/vectors/accepted.json.
 const VECTOR_KEY: [u8; 32] = [
     0x29, 0xd0, 0x7b, 0x1d, 0x92, 0x7c, 0xca, 0x0a, 0x6d, 0x4f, 0x00, 0xc4, 0xb5, 0x2d, 0x39, 0x18,
     0x02, 0x69, 0xc2, 0xad, 0x59, 0x4d, 0xcd, 0xbb, 0x49, 0x54, 0xc9, 0xab, 0x51, 0x55, 0xb9, 0x69,

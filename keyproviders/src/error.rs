@@ -1,4 +1,4 @@
-//! What can go wrong with a key, as data.
+//! Errors of key providers and key files.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -102,7 +102,7 @@ pub enum ProviderError {
         algorithm: WrapAlgorithm,
     },
     /// A wrap names a key that was configured when it was last used, and is not any more.
-    #[error("{provider} key {key_id} is not configured any more")]
+    #[error("{provider} key {key_id} is no longer configured")]
     NotConfigured {
         /// Whose wrap it is.
         provider: ProviderKind,

@@ -2,7 +2,7 @@
 //!
 //! Platforms hand secrets to a service with modes that an ordinary file must not have: Docker as
 //! 0444, Kubernetes with `fsGroup` as 0440, systemd as 0440 with an access list, all of them owned
-//! by root. What tells such a file from one that somebody left open is where it is: on memory that
+//! by root. Such a file differs from one that was left open by its place: on memory that
 //! is mounted read-only, or in the closed directory that systemd names in `CREDENTIALS_DIRECTORY`.
 #![cfg_attr(
     target_os = "linux",

@@ -11,7 +11,7 @@
 //! nonce (16) ‖ ChaCha20-Poly1305(SHA-256(context) ‖ DEK) ‖ tag
 //! ```
 //!
-//! so that stock `age -d` opens it, with or without nimbus. The digest tells which file, subject
+//! so that stock `age -d` opens it, with or without nimbus. The digest says which file, subject
 //! and DEK the key is for. Opening a file in service never needs it.
 //!
 //! The `age` crate wraps the file key. The payload, one chunk of 64 bytes, is sealed here, because

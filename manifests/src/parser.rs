@@ -53,7 +53,7 @@ fn dek(lines: &mut Lines<'_>, before: usize) -> Result<DekEntry, ParseError> {
         if before == MAX_DEKS {
             return Err(Problem::TooMany);
         }
-        let [id, created] = words(text)?;
+        let [id, created] = fields(text)?;
         Ok((name::<DekId>(id)?, created.parse()?))
     })?;
     let mut wraps = Vec::new();
@@ -68,7 +68,7 @@ fn wrap(lines: &mut Lines<'_>, before: usize) -> Result<Wrap, ParseError> {
         if before == MAX_WRAPS {
             return Err(Problem::TooMany);
         }
-        let [provider, key_id, algorithm, at] = words(text)?;
+        let [provider, key_id, algorithm, at] = fields(text)?;
         Ok((
             known(ProviderKind::from_word, Problem::UnknownProvider)(provider)?,
             name::<KeyId>(key_id)?,
@@ -138,12 +138,12 @@ fn known<T>(
     move |word| from_word(word).ok_or_else(|| unknown(word.to_owned()))
 }
 
-/// Exactly `N` words with one space between two.
-fn words<const N: usize>(text: &str) -> Result<[&str; N], Problem> {
-    let words: Vec<&str> = text.split(' ').collect();
-    <[&str; N]>::try_from(words)
+/// Exactly `N` fields, separated by one space.
+fn fields<const N: usize>(text: &str) -> Result<[&str; N], Problem> {
+    let fields: Vec<&str> = text.split(' ').collect();
+    <[&str; N]>::try_from(fields)
         .ok()
-        .filter(|words| words.iter().all(|word| !word.is_empty()))
+        .filter(|fields| fields.iter().all(|field| !field.is_empty()))
         .ok_or(Problem::Words)
 }
 

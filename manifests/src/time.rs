@@ -10,7 +10,8 @@ use crate::error::Problem;
 pub struct Timestamp(jiff::Timestamp);
 
 impl Timestamp {
-    /// The time that lies `seconds` after 1970-01-01T00:00:00Z; `None` outside the years 1970 to 9998.
+    /// The time that lies `seconds` after 1970-01-01T00:00:00Z; `None` outside the years 1970 to
+    /// 9998.
     #[must_use]
     pub fn from_unix(seconds: i64) -> Option<Self> {
         if !(0..=LAST_SECOND).contains(&seconds) {

@@ -1,10 +1,8 @@
-//! A control file that is gone, while what is left says that there was one; and one that was made
-//! in its place.
+//! A lost control file, and the new one that takes its place.
 //!
-//! The data key that sealed the log's lines is gone with it, so nothing in the log can be proven.
-//! It is believed all the same: a new control file has locked nobody and knows no access key, so
-//! whatever the log says can only take rights away, and whoever could forge it could have removed
-//! it.
+//! The data key that sealed the log's lines is lost with it, so nothing in the log can be verified.
+//! The log is believed nevertheless: a new control file has no locks and no access keys, so the log
+//! can only take rights away, and an attacker who can forge it can also remove it.
 
 use std::fmt;
 use std::io;

@@ -3,11 +3,11 @@
 //! data key. The head of the chain stands in the control file, so that lines that are cut off are
 //! missed.
 //!
-//! One thread writes. What changes something waits until its line is durable, with all that wait at
-//! the time; what only tells that a file was opened is written within a second, and counted where
-//! it repeats itself (`openings`).
+//! One thread writes. A change waits until its line is durable; all changes that wait share one
+//! flush. Openings are written within a second, and counted where they repeat (`openings`).
 
 mod acceptance;
+mod chain;
 mod files;
 mod line;
 mod lost;
@@ -18,36 +18,34 @@ mod reapply;
 mod reported;
 mod rolled_back;
 mod verify;
+mod writer;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SendError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{SendError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use tokio::sync::oneshot;
+
+use crate::control::{AuditHead, Control, ControlError};
+use crate::envelope::{AuditError, AuditSink, Event, KeyedFile, Stage};
+use crate::runtime::{self, Background, blocking};
+use chain::{Chain, FULL, GONE};
+use openings::Openings;
+use writer::{Message, write};
 
 pub use acceptance::Accepted;
 pub use files::FILE_NAME;
 pub use line::{Line, LineError};
 pub use lost::ControlLost;
-pub(crate) use lost::{has_tenants, mark_deployed};
+pub(crate) use lost::mark_deployed;
 pub use offline::{OfflineLog, os_actor};
 pub(crate) use part::LogPart;
 pub use reported::Reported;
 pub use rolled_back::RolledBack;
 pub use verify::{Problem, Verified, lines};
-
-use crate::clock;
-use crate::control::{AuditHead, AuditHead as Head, Control, ControlError};
-use crate::envelope::{AuditError, AuditSink, Event, EventKind, EventOutcome, KeyedFile, Stage};
-use crate::failpoints::crash_point;
-use crate::runtime::{self, Background, blocking, panic_point};
-use files::GrowingFile;
-use openings::Openings;
-use reapply::Deeds;
 
 /// Why the log cannot be opened or verified.
 #[derive(Debug, thiserror::Error)]
@@ -108,14 +106,6 @@ pub struct AuditLog {
     openings: Arc<Mutex<Openings>>,
     done_again: Vec<String>,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
-}
-
-enum Message {
-    Record(Vec<Event>, oneshot::Sender<Result<(), AuditError>>),
-    Note(Event),
-    /// Writes what was noted, and says when that is done.
-    Flush(oneshot::Sender<Result<(), AuditError>>),
-    Close,
 }
 
 impl AuditLog {
@@ -282,336 +272,9 @@ impl Drop for AuditLog {
     }
 }
 
-/// The end of the chain.
-struct Chain {
-    control: Arc<Control>,
-    part: GrowingFile,
-    head: Head,
-    /// The number of the head that is durable in the control file.
-    settled: u64,
-}
-
-impl Chain {
-    fn open(
-        control: Arc<Control>,
-        dir: &Path,
-        data_dir: &Path,
-        full: u64,
-        accepting: bool,
-    ) -> Result<(Self, Vec<String>), LogError> {
-        let sealer = control.audit_sealer().ok_or(LogError::EncryptionOff)?;
-        let sealer = line::Sealer {
-            key: &sealer.0,
-            id: sealer.1,
-        };
-        let known = control.audit_head()?;
-        let io_error = |source| LogError::Io {
-            dir: dir.to_owned(),
-            source,
-        };
-        let beyond = rolled_back::look(dir, known, sealer).map_err(io_error)?;
-        let own = |line: &str| matches!(line::check(Some(sealer), None, line), Ok((.., true)));
-        let foreign = lost::is_of_another(dir, known, own).map_err(io_error)?;
-        let mut done_again = Vec::new();
-        let again = match (beyond.rolled_back(dir, known), accepting) {
-            (Some(found), false) => return Err(LogError::rolled_back(found)),
-            (Some(found), true) => {
-                let deeds = Deeds::of(&beyond.lines).and_pending(control.pending_deletes()?);
-                let mut events = deeds.apply(&control, data_dir)?;
-                done_again = events.iter().map(reapply::told).collect();
-                events.push(rolled_back::accepted(&found, events.len()));
-                events
-            }
-            (None, _) if foreign => {
-                let told = verify::lines(dir, None).map_err(io_error)?;
-                let mut events = Deeds::of_lost(told).apply(&control, data_dir)?;
-                events.push(reapply::made_anew(events.len()));
-                events
-            }
-            // A crash left them, and what they tell was done; or a copy from just before was put
-            // back.
-            (None, _) => {
-                let deeds = Deeds::of(&beyond.lines).restrictive();
-                deeds.apply(&control, data_dir)?
-            }
-        };
-        // Proven lines are the log's; of others, the first one breaks it.
-        let from = if beyond.is_proven() {
-            beyond.end
-        } else {
-            known
-        };
-        let found = files::Found::look(dir, from, sealer, foreign).map_err(io_error)?;
-        let mut broken = found.broken.clone();
-        if broken.is_some() {
-            control.note_audit_broken()?;
-        } else if control.audit_is_broken()? {
-            broken = Some(files::Broken::CutShort);
-        }
-        let head = found.head;
-        let part = GrowingFile::open(dir, &found, full).map_err(io_error)?;
-        crash_point!("audit::set-aside");
-        let mut chain = Self {
-            control,
-            part,
-            head,
-            settled: known.seq,
-        };
-        let mut events = Vec::new();
-        match broken {
-            Some(broken) => {
-                events.push(Event::new(EventKind::LogBroken, EventOutcome::Failed).saying(broken))
-            }
-            None if head == Head::START => {
-                let mut begun = Event::new(EventKind::LogBegun, EventOutcome::Done);
-                if has_tenants(data_dir) {
-                    tracing::error!(
-                        "{BEGUN_AMONG_TENANTS}; where they were not brought here, see docs/audit.md, \"A lost control file\""
-                    );
-                    begun = begun.saying(BEGUN_AMONG_TENANTS);
-                }
-                events.push(begun);
-            }
-            None => {}
-        }
-        events.extend(again);
-        if events.is_empty() {
-            if head != known {
-                chain.control.set_audit_head(head)?;
-                chain.settled = head.seq;
-            }
-            return Ok((chain, done_again));
-        }
-        events.iter().for_each(Event::trace);
-        if head != known {
-            *chain.control.chaining() = Some(head);
-        }
-        // The head moves with the line that says what was done again: a crash before it leaves it
-        // all to be done once more.
-        chain.append(&events).map_err(|error| match error {
-            Refused::Io(source) => io_error(source),
-            Refused::Control(error) => error.into(),
-            Refused::Off => LogError::EncryptionOff,
-        })?;
-        Ok((chain, done_again))
-    }
-
-    /// Appends a line an event, durably, and moves the head.
-    fn append(&mut self, events: &[Event]) -> Result<(), Refused> {
-        let control = Arc::clone(&self.control);
-        let mut unsettled = control.chaining();
-        let sealer = control.audit_sealer().ok_or(Refused::Off)?;
-        let sealer = line::Sealer {
-            key: &sealer.0,
-            id: sealer.1,
-        };
-        let time = clock::stamp();
-        if unsettled.is_none() {
-            // By the last writing, or by who changed the key of the control file since.
-            self.settled = self.head.seq;
-        }
-        let (mut head, mut lines) = (self.head, String::new());
-        for event in events {
-            let (line, after) = line::seal(sealer, head, self.settled, &time, event);
-            lines.push_str(&line);
-            head = after;
-        }
-        self.part
-            .append(&lines, self.head.seq + 1)
-            .map_err(Refused::Io)?;
-        // They are in the log from here on, whatever becomes of the head.
-        self.head = head;
-        *unsettled = Some(head);
-        crash_point!("audit::appended");
-        control
-            .settle_audit_head(&mut unsettled)
-            .map_err(Refused::Control)?;
-        crash_point!("audit::recorded");
-        Ok(())
-    }
-}
-
-/// Why lines were not appended.
-#[derive(Debug, thiserror::Error)]
-enum Refused {
-    #[error("a line cannot be written")]
-    Io(#[source] std::io::Error),
-    #[error("the head cannot be put into the control file")]
-    Control(#[source] ControlError),
-    #[error("encryption is off")]
-    Off,
-}
-
 fn held(openings: &Mutex<Openings>) -> MutexGuard<'_, Openings> {
     openings.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// The thread: takes what waits, writes it with one flush, and answers.
-fn write(mut chain: Chain, messages: &Receiver<Message>, openings: &Mutex<Openings>) {
-    let mut noted = Noted::default();
-    loop {
-        let due = noted.due().into_iter().chain(held(openings).due()).min();
-        let first = match due {
-            None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(due) => messages.recv_timeout(due.saturating_duration_since(Instant::now())),
-        };
-        let mut waiting = Vec::new();
-        let mut flush = false;
-        let mut closing = false;
-        match first {
-            Ok(message) => {
-                for message in std::iter::once(message).chain(messages.try_iter()) {
-                    match message {
-                        Message::Note(event) => noted.take(event),
-                        Message::Record(events, answer) => waiting.push((events, answer)),
-                        Message::Flush(answer) => {
-                            flush = true;
-                            waiting.push((Vec::new(), answer));
-                        }
-                        Message::Close => closing = true,
-                    }
-                }
-            }
-            Err(RecvTimeoutError::Timeout) => flush = true,
-            Err(RecvTimeoutError::Disconnected) => closing = true,
-        }
-        let ended = match closing {
-            true => held(openings).end_all(),
-            false => held(openings).sweep(Instant::now()),
-        };
-        noted.events.extend(ended);
-        if flush || closing || !waiting.is_empty() || noted.is_full() {
-            write_down(&mut chain, &mut noted, waiting, openings);
-        }
-        if closing {
-            return;
-        }
-    }
-}
-
-type Waiting = (Vec<Event>, oneshot::Sender<Result<(), AuditError>>);
-
-fn write_down(
-    chain: &mut Chain,
-    noted: &mut Noted,
-    waiting: Vec<Waiting>,
-    openings: &Mutex<Openings>,
-) {
-    panic_point!("audit::write-down");
-    let others = waiting.iter().flat_map(|(events, _)| events);
-    let ended = held(openings).end(noted.events.iter().chain(others));
-    // How often it was opened is said before what else happens to a file.
-    drop(noted.events.splice(0..0, ended));
-    let (mut events, count) = noted.events();
-    events.extend(waiting.iter().flat_map(|(events, _)| events).cloned());
-    let written = if events.is_empty() {
-        Ok(())
-    } else {
-        chain.append(&events)
-    };
-    match &written {
-        Ok(()) => {
-            noted.lost = 0;
-            events.iter().for_each(Event::trace);
-        }
-        Err(error) => {
-            // An opening that was not told is news when it happens again.
-            noted.lost += count + held(openings).lose();
-            tracing::error!(
-                target: "nimbus::audit",
-                error = crate::error_chain::error_chain(error),
-                events = events.len(),
-                "the audit log cannot be written"
-            );
-        }
-    }
-    let written = written.map_err(AuditError::new);
-    for (_events, answer) in waiting {
-        drop(answer.send(written.clone()));
-    }
-}
-
-/// Events that nobody waits for.
-#[derive(Default)]
-struct Noted {
-    events: Vec<Event>,
-    since: Option<Instant>,
-    /// How many could not be written.
-    lost: u64,
-    /// Failures told lately, and how often since.
-    repeated: HashMap<(EventKind, String), (Instant, u64)>,
-}
-
-impl Noted {
-    /// Keeps an event for the next writing. A failure that repeats itself, at each request perhaps,
-    /// is told once a minute and counted.
-    fn take(&mut self, mut event: Event) {
-        if event.outcome == EventOutcome::Failed {
-            let subject = event.subject.as_ref().map(ToString::to_string);
-            let now = Instant::now();
-            let key = (event.kind, subject.unwrap_or_default());
-            if self.repeated.len() >= MAX_REPEATED {
-                self.repeated
-                    .retain(|_, (told, _)| now.duration_since(*told) < REPEAT);
-            }
-            let room = self.repeated.len() < MAX_REPEATED;
-            match self.repeated.get_mut(&key) {
-                Some((told, count)) if now.duration_since(*told) < REPEAT => {
-                    *count += 1;
-                    return;
-                }
-                Some((told, count)) => {
-                    if *count > 0 {
-                        let said = event.detail.take().unwrap_or_default();
-                        event.detail = Some(format!("{said} ({count} times more before)"));
-                    }
-                    (*told, *count) = (now, 0);
-                }
-                None if room => {
-                    self.repeated.insert(key, (now, 0));
-                }
-                None => {}
-            }
-        }
-        self.since.get_or_insert_with(Instant::now);
-        self.events.push(event);
-    }
-
-    fn due(&self) -> Option<Instant> {
-        self.since.map(|since| since + LINGER)
-    }
-
-    fn is_full(&self) -> bool {
-        self.events.len() >= MAX_NOTED
-    }
-
-    /// All that is to be written, and how many of them nobody waits for.
-    fn events(&mut self) -> (Vec<Event>, u64) {
-        self.since = None;
-        let mut events = std::mem::take(&mut self.events);
-        let count = events.len() as u64;
-        if self.lost > 0 {
-            let gap = Event::new(EventKind::LogGap, EventOutcome::Failed)
-                .saying(format!("{} events could not be written", self.lost));
-            events.insert(0, gap);
-        }
-        (events, count)
-    }
-}
-
-const BEGUN_AMONG_TENANTS: &str = "there are tenants already, and no log of before: what an earlier control file knew (locks, access keys, deletions \
-                                   under way) is not known";
-/// The thread is never begun again within a process: what stands on the disk after a fault is for
-/// the next start to prove.
-const GONE: &str = "the audit log's thread ended by a fault of the server; restart it";
-/// A part of the log is full at this size: 16 MiB, some forty thousand lines.
-const FULL: u64 = 16 << 20;
-/// How long what nobody waits for may lie unwritten.
-const LINGER: Duration = Duration::from_secs(1);
-const MAX_NOTED: usize = 1024;
-/// How often a failure that repeats itself is told.
-const REPEAT: Duration = Duration::from_secs(60);
-const MAX_REPEATED: usize = 10_000;
 
 #[cfg(test)]
 mod tests;

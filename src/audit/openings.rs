@@ -1,7 +1,6 @@
-//! Openings that repeat themselves. The first one of a file, under its keys and by whoever opens
-//! it, is a line. How often the same happened again is a line an hour later, so that the log does
-//! not grow with the traffic. Whatever else happens to the file or its keys ends the count: the
-//! next opening is a line again.
+//! Repeated openings. The first opening of a file by an actor under its keys is a line. The number
+//! of repetitions is a line an hour later, so that the log does not grow with the traffic. Any
+//! other event of the file or its keys ends the count: the next opening is a line again.
 
 use std::{
     collections::HashMap,
@@ -13,7 +12,7 @@ use nimbus_manifests::Subject;
 use crate::clock;
 use crate::envelope::{Event, EventKind, EventOutcome};
 
-/// The openings that were told lately.
+/// The openings that were recorded lately.
 #[derive(Debug, Default)]
 pub(super) struct Openings {
     files: HashMap<Subject, Vec<Opened>>,
@@ -23,7 +22,7 @@ pub(super) struct Openings {
     swept: Option<Instant>,
 }
 
-/// An opening that was told.
+/// An opening that was recorded.
 #[derive(Debug)]
 struct Opened {
     event: Event,
@@ -35,7 +34,7 @@ struct Opened {
 }
 
 impl Openings {
-    /// Whether an opening is told now, and not counted.
+    /// Whether an opening is recorded now, and not only counted.
     pub(super) fn is_news(&mut self, event: &Event, now: Instant) -> bool {
         if (event.kind, event.outcome) != (EventKind::Open, EventOutcome::Done) {
             return true;
@@ -119,7 +118,7 @@ impl Openings {
         opened.filter_map(|mut opened| opened.line()).collect()
     }
 
-    /// Forgets all, and how many openings were counted and not told.
+    /// Forgets all, and how many openings were counted and not recorded.
     pub(super) fn lose(&mut self) -> u64 {
         let files = std::mem::take(self).files;
         files.values().flatten().map(|opened| opened.again).sum()
@@ -133,7 +132,7 @@ impl Opened {
             && self.event.actor == event.actor
     }
 
-    /// The line that has the count, if there is one to tell; it is counted from it on.
+    /// The line with the count, if there is one; it is counted from it on.
     fn line(&mut self) -> Option<Event> {
         let again = std::mem::take(&mut self.again);
         let since = std::mem::replace(&mut self.told_at, clock::stamp());
@@ -148,11 +147,11 @@ impl Opened {
     }
 }
 
-/// How long openings are counted before the count is told.
+/// How long openings are counted before the count is recorded.
 const INTERVAL: Duration = Duration::from_secs(3600);
 /// How often it is looked which counts are due.
 const SWEEP: Duration = Duration::from_secs(60);
-/// How many openings are remembered, a third of a KiB each. Beyond that each one is told.
+/// How many openings are remembered, a third of a KiB each. Beyond that each one is recorded.
 const MOST: usize = 65_536;
 
 #[cfg(test)]

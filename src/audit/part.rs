@@ -141,7 +141,7 @@ mod tests {
         };
         assert!(read("secret\n").is_err());
         assert!(read("{}\n").is_err());
-        // Cut short by a crash: nobody was told that it counts.
+        // Cut short by a crash: it was never acknowledged.
         assert_eq!(read("secret").unwrap().text, b"");
     }
 }

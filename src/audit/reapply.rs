@@ -1,8 +1,8 @@
-//! What the log says was done since a control file was copied, done to that copy again.
+//! Repeats on an older control file what the log says was done since it was copied.
 //!
-//! The deeds are done before the head moves, and each can be done again: a crash leaves a control
-//! file that is still older than its log. Lines that are not proven may have been written by
-//! anybody: they only take rights away. Nothing is deleted, whatever they say.
+//! The actions run before the head moves, and each can be repeated: a crash leaves a control file
+//! that is still older than its log. Lines that cannot be verified may be forged: they only take
+//! rights away, and never delete anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -25,7 +25,7 @@ pub(super) struct BeyondLine {
     pub(super) proven: bool,
 }
 
-/// What is to be done again.
+/// Actions to repeat.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Deeds {
     revoked: BTreeSet<(TenantId, AccessKeyId)>,
@@ -42,7 +42,7 @@ pub(super) struct Deeds {
 }
 
 impl Deeds {
-    /// What these lines tell.
+    /// What these lines say.
     pub(super) fn of(lines: &[BeyondLine]) -> Self {
         let mut deeds = Self::default();
         for beyond in lines {
@@ -51,7 +51,7 @@ impl Deeds {
         deeds
     }
 
-    /// What the log of a control file that is gone tells to the one that was made in its place,
+    /// What the log of a lost control file says to the one that was made in its place,
     /// which has locked nobody and knows no key: nothing of it is proven, and all of it can only
     /// take rights away.
     pub(super) fn of_lost(lines: Vec<Line>) -> Self {
@@ -157,7 +157,7 @@ impl Deeds {
         }
     }
 
-    /// Does them; answers the events that tell what was changed. Blocks.
+    /// Does them; returns the events that record the changes. Blocks.
     pub(super) fn apply(
         self,
         control: &Control,
@@ -224,8 +224,8 @@ impl Deeds {
     }
 }
 
-/// What was done again, for people.
-pub(super) fn told(event: &Event) -> String {
+/// What was repeated, as text.
+pub(super) fn describe(event: &Event) -> String {
     let subject = event.subject.as_ref().map(ToString::to_string);
     let tenant = event.subject.as_ref().and_then(Subject::tenant);
     let name = tenant.map_or(subject, |tenant| Some(format!("tenant {tenant}")));
@@ -237,7 +237,7 @@ pub(super) fn told(event: &Event) -> String {
     )
 }
 
-/// The event that tells of a control file that was made in the place of one that is gone.
+/// The event for a control file that was made in place of a lost one.
 pub(super) fn made_anew(deeds: usize) -> Event {
     Event::new(EventKind::Restore, EventOutcome::Done)
         .about(&control::subject())

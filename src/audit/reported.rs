@@ -1,5 +1,5 @@
-//! What a command beside a running server did with keys, as it tells the server, which alone writes
-//! the log.
+//! What a command beside a running server did with keys, as it reports to the server, which alone
+//! writes the log.
 
 use nimbus_manifests::{DekId, Subject};
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,7 @@ enum ReportedOutcome {
 }
 
 impl Reported {
-    /// What is told of an event; `None` of one that no other process can bring about.
+    /// What is reported of an event; `None` for one that no other process can cause.
     #[must_use]
     pub fn of(event: &Event) -> Option<Self> {
         let kind = match event.kind {
@@ -67,8 +67,8 @@ impl Reported {
         })
     }
 
-    /// The event, by `caller` on behalf of whom the command names. `None` when it names what is no
-    /// subject or key id, or says too much.
+    /// The event, by `caller` on behalf of the user that the command names. `None` when it names
+    /// what is no subject or key id, or says too much.
     #[must_use]
     pub fn event(self, caller: &str) -> Option<Event> {
         let kind = match self.event {

@@ -157,7 +157,7 @@ impl Beyond {
         self.lines.push(BeyondLine { line, proven });
     }
 
-    /// What is told of a roll-back; `None` when there is none.
+    /// The message about a roll-back; `None` when there is none.
     pub(super) fn rolled_back(&self, dir: &Path, head: Head) -> Option<RolledBack> {
         let (first, last) = (self.lines.first()?, self.lines.last()?);
         if !self.rolled_back {

@@ -1,11 +1,16 @@
+mod control_file;
+mod repeated;
+
 use std::fs;
 use std::io::Write as _;
+use std::time::Duration;
 
 use nimbus_keyproviders::MemoryProvider;
 use nimbus_manifests::Subject;
 
 use super::*;
-use crate::envelope::{Envelope, KeyRing};
+use crate::control::AuditHead as Head;
+use crate::envelope::{Envelope, EventKind, EventOutcome, KeyRing};
 
 /// A control file and its log, opened again and again.
 struct House {
@@ -239,74 +244,6 @@ async fn lines_whose_head_cannot_be_written_for_long_raise_no_alarm() {
 }
 
 #[tokio::test]
-async fn a_control_file_that_is_older_than_the_log_is_found_out() {
-    for full in [FULL, 700] {
-        let house = House::new();
-        let log = house.open_with(full).await;
-        log.record(vec![event(0)]).await.unwrap();
-        drop(log);
-        let control = house.control_file();
-        let log = house.open_with(full).await;
-        for n in 1..6 {
-            log.record(vec![event(n)]).await.unwrap();
-        }
-        drop(log);
-        assert_eq!(house.problems().await, [""; 0]);
-        house.put_back(&control);
-        let opened = house.chain(full, false).await;
-        let Err(LogError::RolledBack { found }) = opened.map(drop) else {
-            panic!("it was not found out");
-        };
-        let said = found.to_string();
-        assert!(said.contains("5 lines after number 2"), "{said}");
-        assert!(
-            said.contains("5 rewrap") && !said.contains("verified"),
-            "{said}"
-        );
-        assert!(house.is_older().await);
-        assert_eq!(house.problems().await, [""; 0], "the log is whole");
-        // Without the lines right behind the head it is found out all the same.
-        let text = house.text();
-        let last = text.split_inclusive('\n').next_back().unwrap();
-        fs::write(house.path(), last).unwrap();
-        let opened = house.chain(full, false).await;
-        assert!(matches!(opened.map(drop), Err(LogError::RolledBack { .. })));
-        fs::write(house.path(), text).unwrap();
-
-        drop(house.chain(full, true).await.unwrap());
-        assert_eq!(house.problems().await, [""; 0]);
-        assert_eq!(house.events().last().map(String::as_str), Some("restore"));
-        drop(house.open().await);
-    }
-}
-
-#[tokio::test]
-async fn lines_under_a_later_key_of_the_control_file_stop_an_older_one() {
-    let house = House::new();
-    house.filled(1).await;
-    let control = house.control_file();
-    let path = Control::path_in(house.dir.path());
-    let progress: crate::runtime::Progress = Arc::new(|_, _| true);
-    let rotate = crate::encryption::rotate_dek::rotate_dek;
-    drop(
-        rotate(&house.envelope, &path, None, None, progress)
-            .await
-            .unwrap(),
-    );
-    house.filled(1).await;
-    house.put_back(&control);
-    let opened = house.chain(FULL, false).await;
-    let Err(LogError::RolledBack { found }) = opened.map(drop) else {
-        panic!("it was not found out");
-    };
-    assert!(
-        found.to_string().contains("1 of them cannot be verified"),
-        "{found}"
-    );
-    assert!(house.is_older().await);
-}
-
-#[tokio::test]
 async fn a_log_that_was_cut_off_is_set_aside_and_the_next_line_says_so() {
     let house = House::new();
     house.filled(3).await;
@@ -417,55 +354,6 @@ async fn what_does_not_lead_on_from_the_head_is_set_aside_and_what_leads_to_it_s
 }
 
 #[tokio::test]
-async fn a_control_file_that_was_made_anew_takes_the_locks_of_the_log_beside_it() {
-    let house = House::new();
-    let tenant = |name: &str| name.parse::<nimbus_manifests::TenantId>().unwrap();
-    let about = |kind, outcome, name: &str| {
-        Event::new(kind, outcome).about(&crate::data_dir::subject(&tenant(name)))
-    };
-    let done = |kind, name| about(kind, EventOutcome::Done, name);
-    let log = house.open().await;
-    log.record(vec![
-        done(EventKind::Create, "stays"),
-        done(EventKind::Lock, "locked"),
-        done(EventKind::Lock, "unlocked"),
-        done(EventKind::Unlock, "unlocked"),
-        done(EventKind::Lock, "reborn"),
-        about(EventKind::Delete, EventOutcome::Begun, "going"),
-        done(EventKind::Delete, "gone"),
-        done(EventKind::Delete, "reborn"),
-        done(EventKind::Create, "reborn"),
-    ])
-    .await
-    .unwrap();
-    drop(log);
-    // Its files are there, under no key that the log names after the deletion; of `gone` there are
-    // none.
-    for name in ["going", "stays"] {
-        let path = house
-            .dir
-            .path()
-            .join(crate::data_dir::database_name(&tenant(name)));
-        fs::write(path, "encrypted").unwrap();
-    }
-    let locked = || async { house.control().await.locked_tenants().unwrap() };
-    for (path, _) in house.control_file() {
-        fs::remove_file(path).unwrap();
-    }
-    let lost = house.offline().verify().await;
-    assert!(matches!(lost, Err(LogError::ControlLost(_))), "{lost:?}");
-    for _start in 0..2 {
-        drop(house.open().await);
-        assert_eq!(locked().await, [tenant("going"), tenant("locked")]);
-    }
-    let events = house.events();
-    assert_eq!(events[..4], ["log-broken", "lock", "lock", "restore"]);
-    assert_eq!(house.problems().await, [""; 0]);
-    let aside = house.dir.path().join(format!("{FILE_NAME}.set-aside-1"));
-    assert!(fs::read_to_string(aside).unwrap().contains("\"delete\""));
-}
-
-#[tokio::test]
 async fn a_start_that_is_cut_short_while_it_sets_the_log_aside_is_told_by_the_next() {
     let house = House::new();
     house.filled(2).await;
@@ -520,87 +408,6 @@ async fn full_parts_keep_the_chain_and_a_missing_one_is_found() {
 }
 
 #[tokio::test]
-async fn what_nobody_waits_for_is_written_with_the_next_line_or_by_itself() {
-    let house = House::new();
-    let log = house.open().await;
-    log.note(Event::new(EventKind::Open, EventOutcome::Done));
-    log.record(vec![event(1)]).await.unwrap();
-    assert_eq!(house.events(), ["log-begun", "open", "rewrap"]);
-    log.note(Event::new(EventKind::Open, EventOutcome::Done));
-    assert_eq!(log.verify().await.unwrap().lines, 4);
-    log.note(Event::new(EventKind::Open, EventOutcome::Done));
-    drop(log);
-    assert_eq!(house.verified().await.lines, 5);
-}
-
-#[tokio::test]
-async fn an_opening_that_repeats_itself_is_told_once_and_counted_to_the_end() {
-    let house = House::new();
-    let log = house.open().await;
-    let subject = |tenant: &str| {
-        let file = format!("{tenant}.sqlite3");
-        Subject::sqlite_tenant(&tenant.parse().unwrap(), &file).unwrap()
-    };
-    let of = |kind, tenant: &str| Event::new(kind, EventOutcome::Done).about(&subject(tenant));
-    for _ in 0..5000 {
-        log.note(of(EventKind::Open, "a"));
-    }
-    log.note(of(EventKind::Open, "b"));
-    assert_eq!(log.verify().await.unwrap().lines, 3);
-    // What else happens to a file comes after the count, and the next opening is told.
-    log.record(vec![of(EventKind::Lock, "a")]).await.unwrap();
-    log.note(of(EventKind::Open, "a"));
-    log.note(of(EventKind::Open, "a"));
-    drop(log);
-    let told = ["log-begun", "open", "open", "open", "lock", "open", "open"];
-    assert_eq!(house.events(), told);
-    let text = house.text();
-    let lines: Vec<&str> = text.lines().collect();
-    assert!(
-        lines[3].contains("opened again 4999 times since "),
-        "{}",
-        lines[3]
-    );
-    assert!(
-        lines[6].contains("opened again once since "),
-        "{}",
-        lines[6]
-    );
-    assert_eq!(house.problems().await, Vec::<String>::new());
-}
-
-#[tokio::test]
-async fn openings_that_were_counted_and_could_not_be_written_are_a_gap() {
-    let house = House::new();
-    let log = house.open_with(1).await;
-    let subject = Subject::sqlite_tenant(&"a".parse().unwrap(), "a.sqlite3").unwrap();
-    let opened = || Event::new(EventKind::Open, EventOutcome::Done).about(&subject);
-    let next = house.dir.path().join("nimbus-audit.000000000001.log");
-    fs::create_dir(&next).unwrap();
-    for _ in 0..7 {
-        log.note(opened());
-    }
-    assert!(log.record(vec![event(1)]).await.is_err());
-    fs::remove_dir(&next).unwrap();
-    log.note(opened());
-    log.record(vec![event(2)]).await.unwrap();
-    drop(log);
-    assert_eq!(house.events(), ["log-begun", "log-gap", "open", "rewrap"]);
-    assert!(house.text().contains("7 events could not be written"));
-}
-
-#[tokio::test]
-async fn a_failure_that_repeats_itself_is_told_once_a_minute() {
-    let house = House::new();
-    let log = house.open().await;
-    for _ in 0..1000 {
-        log.note(Event::new(EventKind::UnwrapFailed, EventOutcome::Failed).saying("denied"));
-    }
-    drop(log);
-    assert_eq!(house.events(), ["log-begun", "unwrap-failed"]);
-}
-
-#[tokio::test]
 async fn where_no_line_can_be_written_nobody_is_told_that_it_was() {
     let house = House::new();
     let log = house.open_with(1).await;
@@ -615,26 +422,6 @@ async fn where_no_line_can_be_written_nobody_is_told_that_it_was() {
     drop(log);
     assert_eq!(house.events(), ["log-begun", "log-gap", "rewrap"]);
     assert_eq!(house.problems().await, Vec::<String>::new());
-}
-
-#[tokio::test]
-async fn lines_under_a_replaced_key_are_vouched_for_by_the_chain() {
-    let house = House::new();
-    house.filled(2).await;
-    let path = Control::path_in(house.dir.path());
-    let progress: crate::runtime::Progress = Arc::new(|_, _| true);
-    let envelope = &house.envelope;
-    drop(
-        crate::encryption::rotate_dek::rotate_dek(envelope, &path, None, None, progress)
-            .await
-            .unwrap(),
-    );
-    house.filled(1).await;
-    let found = house.verified().await;
-    assert_eq!((found.lines, found.sealed, found.problems), (4, 1, vec![]));
-    let text = house.text();
-    fs::write(house.path(), text.replacen("number 0", "number 7", 1)).unwrap();
-    assert_ne!(house.problems().await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

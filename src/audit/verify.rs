@@ -76,7 +76,7 @@ pub(super) fn verify(
         let (file, text) = part?;
         (name, at) = (file, 0);
         for text in text.split_inclusive('\n') {
-            // Cut short by a crash, and nobody was told that it counts; the head is before it, or
+            // Cut short by a crash, and it was never acknowledged; the head is before it, or
             // is missed.
             let Some(text) = text.strip_suffix('\n') else {
                 break;
@@ -100,7 +100,7 @@ pub(super) fn verify(
                 }
                 Err(error) => {
                     found.say(&name, at, error.to_string());
-                    // Go on from what stands here, so that one change is told once.
+                    // Go on from what stands here, so that one change is reported once.
                     match check(None, None, text) {
                         Ok((_line, here, _)) => here,
                         Err(_) => continue,
@@ -136,7 +136,7 @@ impl Verified {
 
     fn say(&mut self, file: &str, line: u64, problem: String) {
         self.faults += 1;
-        // The first ones tell the story; a log that was replaced whole would repeat it line by
+        // The first ones suffice; a log that was replaced whole would repeat it line by
         // line.
         if self.problems.len() < MAX_PROBLEMS {
             self.problems.push(Problem {

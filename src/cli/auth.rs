@@ -27,7 +27,7 @@ impl Auth {
             Self::RotateAdmin => {
                 drop(token::rotate(&path)?);
                 output::note(&format!(
-                    "The admin token in {} was replaced; the old one does not count any more. `nimbus auth token` prints the new one.",
+                    "The admin token in {} was replaced; the old one is no longer accepted. `nimbus auth token` prints the new one.",
                     path.display()
                 ));
             }

@@ -21,7 +21,7 @@ pub(super) fn answers(socket: &ControlSocket) -> Result<bool, ControlSocketError
         stream.set_write_timeout(Some(ANSWERS_WITHIN))?;
         stream
             .write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
-        // Whatever it says, it is not silent. One that ends just now is told by the request itself.
+        // Whatever it says, it is not silent. One that ends just now shows in the request itself.
         stream.read(&mut [0]).map(drop)
     };
     let asked: io::Result<()> = ask();
@@ -30,7 +30,7 @@ pub(super) fn answers(socket: &ControlSocket) -> Result<bool, ControlSocketError
 
 /// The server stopped answering while a command waited.
 #[derive(Debug, thiserror::Error)]
-#[error("the server does not answer any more")]
+#[error("the server no longer answers")]
 pub(super) struct Silence;
 
 /// Connects to one server, whatever address a request names.

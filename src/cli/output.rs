@@ -63,8 +63,8 @@ fn names_no_level(part: &str) -> bool {
     !part.is_empty() && !part.contains(['=', '[']) && part.parse::<LevelFilter>().is_err()
 }
 
-/// Text that may quote others, for a terminal: what moves the cursor, colours, or changes the direction of what is read shows as what it is, in
-/// the spelling of JSON.
+/// Text that may quote others, for a terminal: what moves the cursor, colours, or changes the
+/// direction of what is read shows as what it is, in the spelling of JSON.
 fn tamed(text: &str) -> Cow<'_, str> {
     let is_wild = |c: char| {
         (c.is_control() && !matches!(c, '\n' | '\t'))

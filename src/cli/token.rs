@@ -32,7 +32,7 @@ impl Token {
             None => drop(token::rotate(&token::default_path()?)?),
         }
         output::note(&format!(
-            "The admin token in {} was replaced; the old one does not count any more. `nimbus auth token` prints the new one.",
+            "The admin token in {} was replaced; the old one is no longer accepted. `nimbus auth token` prints the new one.",
             token::default_path()?.display()
         ));
         Ok(CommandOutcome::Done)

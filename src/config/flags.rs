@@ -65,8 +65,8 @@ pub struct Persistence {
     #[arg(long, env = "NIMBUS_POSTGRES_MAX_CONNECTIONS", value_name = "N")]
     pub postgres_max_connections: Option<u16>,
 
-    /// The MariaDB or MySQL server of the tenants: mysql://user:password@host. Flags are seen by all
-    /// on this machine: give one with a password in the environment or a file
+    /// The MariaDB or MySQL server of the tenants: mysql://user:password@host. Flags are seen by
+    /// all on this machine: give one with a password in the environment or a file
     #[arg(
         long,
         env = "NIMBUS_MYSQL_URL",

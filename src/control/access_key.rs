@@ -108,7 +108,7 @@ impl AccessKey {
         self.id
     }
 
-    /// The key as its holder sends it. To be shown once, to whom it is made for.
+    /// The key as its holder sends it. Shown once, to its holder.
     #[must_use]
     pub fn expose(&self) -> Zeroizing<String> {
         let mut bytes = Zeroizing::new([0; SECRET_BYTES + CHECK_BYTES]);

@@ -234,7 +234,7 @@ fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> ControlErr
     }
 }
 
-/// An error when the copy is to be stopped.
+/// An error when the copy must stop.
 fn report(progress: &Option<Progress>, done: u64, total: u64) -> io::Result<()> {
     match progress {
         Some(progress) if !progress(done, total) => Err(io::ErrorKind::Interrupted.into()),

@@ -1,4 +1,4 @@
-//! What keeps the control file from doing what it is asked.
+//! Errors of the control file.
 
 use std::io;
 use std::path::PathBuf;
@@ -74,7 +74,7 @@ pub enum ControlError {
 }
 
 impl ControlError {
-    /// What this failure means to who asked.
+    /// What this failure means to the caller.
     #[must_use]
     pub fn trouble(&self) -> Trouble {
         match self {

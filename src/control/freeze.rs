@@ -91,7 +91,7 @@ impl Control {
         open.archive.clone()
     }
 
-    /// Whether it has another data key than this one, as far as that can be told now. Does not
+    /// Whether it has another data key than this one, as far as that is known now. Does not
     /// block.
     pub(crate) fn has_other_key(&self, key: Option<DekId>) -> bool {
         let open = self.state.try_read().ok();
@@ -119,7 +119,7 @@ impl Control {
     pub(crate) fn try_hold(&self) -> Option<HeldControl<'_>> {
         let chaining = self.chained.try_lock().ok()?;
         let open = self.state.try_write().ok()?;
-        // Otherwise its head is not the log's, or it is to be opened again first.
+        // Otherwise its head is not the log's, or it must be opened again first.
         let is_settled = chaining.is_none() && open.database.is_some();
         is_settled.then_some(HeldControl { chaining, open })
     }

@@ -11,7 +11,7 @@ use super::{Control, ControlError, deletions};
 use crate::envelope::{Copies, KeyedFile, ManifestMirror, MirrorError};
 use crate::together::Together;
 
-/// Manifests whose copies are to be kept.
+/// Manifests whose copies must be kept.
 pub(super) type Mirroring = Together<(Subject, Box<[u8]>), Result<(), Arc<ControlError>>>;
 
 impl Control {

@@ -77,7 +77,7 @@ pub struct Control {
     /// Held while lines of the audit log are written, until their head is; taken before `state`.
     /// The head that could not be written yet.
     chained: Mutex<Option<AuditHead>>,
-    /// Copies of manifests that are to be kept: one commit for all that wait.
+    /// Copies of manifests: one commit for all that wait.
     mirroring: manifests::Mirroring,
 }
 

@@ -1,5 +1,5 @@
-//! A new data key for the control file while it is in use. It is small: whoever wants it meanwhile
-//! waits.
+//! A new data key for the control file while it is in use. Callers wait meanwhile: the file is
+//! small.
 
 use std::sync::Arc;
 

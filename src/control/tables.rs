@@ -32,7 +32,7 @@ pub(super) const USAGE_MONTHS: TableDefinition<'_, u32, (u64, bool)> =
     TableDefinition::new("usage_months");
 /// `head` to the number and the hash of the audit log's last line.
 pub(super) const AUDIT: TableDefinition<'_, &str, (u64, [u8; 32])> = TableDefinition::new("audit");
-/// Tenant to when it is to be looked at for work that is due, in milliseconds since the Unix epoch.
+/// Tenant to when it must be looked at for work that is due, in milliseconds since the Unix epoch.
 pub(super) const DUE: TableDefinition<'_, &str, i64> = TableDefinition::new("due");
 /// Random bytes of this deployment's own, by purpose; and its line of backups.
 pub(super) const SECRETS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("secrets");

@@ -354,7 +354,7 @@ impl Month {
     #[must_use]
     pub fn of(time: Timestamp) -> Self {
         let date = time.to_zoned(TimeZone::UTC).date();
-        // Before the year 0 no clock of ours can be.
+        // No clock can be before the year 0.
         let year = u32::try_from(date.year()).unwrap_or(0);
         Self(year * 100 + u32::from(date.month().unsigned_abs()))
     }

@@ -58,5 +58,5 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Directories that are to be flushed; for all who wait, which of them failed.
+/// Directories to flush; for all waiting callers, which of them failed.
 static FLUSHES: Together<PathBuf, Arc<BTreeMap<PathBuf, Arc<io::Error>>>> = Together::new();

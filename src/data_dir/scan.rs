@@ -20,7 +20,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Its name; empty where it is not UTF-8, which no name of ours is.
+    /// Its name; empty where it is not UTF-8, which every name of Nimbus is.
     pub(crate) fn name(&self) -> &str {
         let name = self.path.file_name().and_then(|name| name.to_str());
         name.unwrap_or_default()
@@ -31,7 +31,7 @@ impl Entry {
         derived(self.name())
     }
 
-    /// Whether it is a directory, which is none of ours whatever its name.
+    /// Whether it is a directory, which never belongs to Nimbus, whatever its name.
     pub(crate) fn is_dir(&self) -> io::Result<bool> {
         Ok(self.entry.file_type()?.is_dir())
     }

@@ -1,4 +1,4 @@
-//! What can be wrong with input.
+//! Errors of input.
 
 use thiserror::Error;
 

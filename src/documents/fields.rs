@@ -136,7 +136,7 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn refuse<E: de::Error>(self, error: InputError) -> E {
+    fn reject<E: de::Error>(self, error: InputError) -> E {
         self.fault.set(Some(error));
         E::custom("refused")
     }
@@ -144,7 +144,7 @@ impl Check<'_> {
     /// A value that is neither object nor array.
     fn scalar<E: de::Error>(self) -> Result<(), E> {
         if self.level == 0 {
-            Err(self.refuse(InputError::NotAnObject))
+            Err(self.reject(InputError::NotAnObject))
         } else {
             Ok(())
         }
@@ -153,7 +153,7 @@ impl Check<'_> {
     /// The check for what lies in this object or array.
     fn deeper<E: de::Error>(self) -> Result<Self, E> {
         if self.level == MAX_DEPTH {
-            return Err(self.refuse(InputError::TooDeep));
+            return Err(self.reject(InputError::TooDeep));
         }
         Ok(Self {
             level: self.level + 1,
@@ -203,7 +203,7 @@ impl<'de> Visitor<'de> for Check<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         if self.level == 0 {
-            return Err(self.refuse(InputError::NotAnObject));
+            return Err(self.reject(InputError::NotAnObject));
         }
         let below = self.deeper()?;
         while let Some(()) = seq.next_element_seed(below)? {}
@@ -215,12 +215,12 @@ impl<'de> Visitor<'de> for Check<'_> {
         let mut names = HashSet::new();
         while let Some(Name(name)) = map.next_key::<Name<'de>>()? {
             if self.level == 0 && name.starts_with('_') {
-                return Err(self.refuse(InputError::ReservedField {
+                return Err(self.reject(InputError::ReservedField {
                     name: excerpt(&name),
                 }));
             }
             if names.contains(&name) {
-                return Err(self.refuse(InputError::DuplicateField {
+                return Err(self.reject(InputError::DuplicateField {
                     name: excerpt(&name),
                 }));
             }

@@ -20,7 +20,7 @@ pub(crate) enum WrittenNumber {
 
 impl WrittenNumber {
     /// The number, whatever its sign, if it is one.
-    pub(crate) fn whole(self) -> Option<i64> {
+    pub(crate) fn to_integer(self) -> Option<i64> {
         match self {
             Self::Whole(number) => Some(number),
             Self::Null | Self::Other => None,
@@ -90,7 +90,7 @@ pub(crate) fn optional_integer<'de, D: Deserializer<'de>>(
     match WrittenNumber::deserialize(deserializer)? {
         WrittenNumber::Null => Ok(None),
         written => written
-            .whole()
+            .to_integer()
             .and_then(|number| usize::try_from(number).ok())
             .map(Some)
             .ok_or_else(|| D::Error::custom("a whole number of 0 or more is expected")),
@@ -144,7 +144,7 @@ mod tests {
     fn a_number_with_a_sign_is_whole_too() {
         let read = |json: &str| {
             let written: WrittenNumber = serde_json::from_str(json).unwrap();
-            written.whole()
+            written.to_integer()
         };
         for (json, number) in [("20", 20), ("-1", -1), ("2e1", 20), ("-3.0", -3)] {
             assert_eq!(read(json), Some(number), "{json}");

@@ -323,7 +323,7 @@ impl Written<'_> {
 /// have.
 fn number(written: WrittenNumber) -> Result<i64, InputError> {
     written
-        .whole()
+        .to_integer()
         .filter(|version| *version >= 1)
         .ok_or_else(|| InputError::Mutation {
             reason: "a version is a whole number of 1 or more, as \"_version\" says it".to_owned(),

@@ -1,4 +1,4 @@
-//! Why an operation was not done.
+//! Errors of operator actions.
 
 use std::io;
 use std::path::PathBuf;
@@ -152,7 +152,7 @@ pub enum OperationError {
         served: PathBuf,
     },
     /// A running server was asked about a file that is none of its own.
-    #[error("{} is none of the files of this server; stop it, or name a file in {}", .path.display(), .dir.display())]
+    #[error("{} is not a file of this server; stop it, or name a file in {}", .path.display(), .dir.display())]
     NotServed {
         /// The file.
         path: PathBuf,
@@ -196,7 +196,7 @@ pub enum OperationError {
         /// Bytes that are free.
         free: u64,
     },
-    /// A plaintext that is to be removed has hard links.
+    /// A plaintext file that must be removed has hard links.
     #[error(
         "{} has other names ({others} hard link(s)) that would keep the plaintext; `find <directory> -xdev -samefile {}` finds them: \
          remove them first, or leave --retire-source out",

@@ -1,4 +1,4 @@
-//! Figures about the keys at rest, for a dashboard and its alarms: read from the manifests alone,
+//! Gauges of the keys at rest, for a dashboard and its alarms: read from the manifests alone,
 //! without any key or call.
 
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::metrics;
 use crate::process::free_bytes;
 use crate::runtime::blocking;
 
-/// Looks at every manifest in the two directories, and tells the metrics.
+/// Looks at every manifest in the two directories, and sets the gauges.
 pub(crate) async fn tell(envelope: &Envelope, data_dir: &Path, control_dir: &Path) {
     let (data_dir, control_dir) = (data_dir.to_owned(), control_dir.to_owned());
     let looked = blocking(move || {

@@ -3,8 +3,8 @@
 //!
 //! The lock is written first, to the control file, or to the database where several servers share
 //! the tenants; then the tenant is closed: a crash between leaves one that the next start, or the
-//! other servers, find locked. Of one tenant there is one of them at a time: control file, core and
-//! log tell of the same order.
+//! other servers, find locked. At most one of them runs per tenant, so control file, core and log
+//! record the same order.
 
 use std::sync::Arc;
 

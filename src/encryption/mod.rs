@@ -1,8 +1,7 @@
 //! What operators do with encrypted files: look at them, take plaintext out, bring plaintext in,
 //! put lost manifests back.
 //!
-//! One file an operation. The command line and the server's routes call the same functions; neither
-//! does any of this by itself.
+//! One file per operation. The command line and the server's routes call the same functions.
 
 pub mod dek_age;
 pub mod doctor;

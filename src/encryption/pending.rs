@@ -7,9 +7,9 @@ use nimbus_manifests::TenantId;
 use crate::audit;
 use crate::data_dir;
 
-/// What there is to say of such a deletion: its cause, as the audit log has it, what is left of the
-/// tenant, and the command that finishes it. Blocks.
-pub(super) fn told(control_dir: &Path, data_dir: &Path, tenant: &TenantId) -> String {
+/// Such a deletion: its cause, as the audit log has it, what is left of the tenant, and the command
+/// that finishes it. Blocks.
+pub(super) fn describe(control_dir: &Path, data_dir: &Path, tenant: &TenantId) -> String {
     let why = cause(control_dir, tenant).unwrap_or_else(|| "it was cut short".to_owned());
     let left = data_dir::of_tenant(data_dir, tenant).unwrap_or_default();
     let mut names: Vec<_> = left
@@ -25,7 +25,7 @@ pub(super) fn told(control_dir: &Path, data_dir: &Path, tenant: &TenantId) -> St
         false => format!("what is left: {}", names.join(", ")),
     };
     format!(
-        "tenant {tenant} is being deleted, and that has not ended: {why}; {left}. Nothing is to be restored. `nimbus encryption shred \
+        "tenant {tenant} is being deleted, and that has not ended: {why}; {left}. Restore nothing. `nimbus encryption shred \
          --tenant-id {tenant} --yes` finishes it, with or without a server, once the cause is gone; so does the next start of the server"
     )
 }

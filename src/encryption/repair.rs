@@ -150,8 +150,8 @@ pub async fn repair(
         let dirs = (control_dir.to_owned(), data_dir.to_owned());
         let subject = data_dir::subject(&tenant);
         let path = data_dir.join(subject.file_name());
-        let told = blocking(move || pending::told(&dirs.0, &dirs.1, &tenant)).await;
-        repairs.push(Repair::of(subject, path, Ok(Repaired::Deleting(told))));
+        let described = blocking(move || pending::describe(&dirs.0, &dirs.1, &tenant)).await;
+        repairs.push(Repair::of(subject, path, Ok(Repaired::Deleting(described))));
     }
     let mut settled: BTreeSet<TenantId> =
         going.into_iter().chain(accepted.iter().cloned()).collect();
@@ -159,7 +159,7 @@ pub async fn repair(
     for (subject, copies) in copies {
         unknown.retain(|tenant| Some(tenant) != subject.tenant());
         // Only this deployment's own core wrote it there; what does not parse is of a newer
-        // release, and none of ours.
+        // release, and not written by this release.
         let copies: Vec<SealedManifest> = copies
             .all()
             .filter_map(|copy| SealedManifest::parse(copy).ok())
@@ -238,7 +238,7 @@ fn is_lost(error: &EnvelopeError) -> bool {
     )
 }
 
-/// Puts a manifest back from its copy, and has the audit log tell it.
+/// Puts a manifest back from its copy, and records that in the audit log.
 async fn put_back_audited(
     envelope: &Envelope,
     path: &Path,

@@ -1,5 +1,5 @@
-//! `rotate-dek`: a new data key for the data itself. Whatever was encrypted under the old one and
-//! is not there any more cannot be read again, by anyone who has the key-encryption key either.
+//! `rotate-dek`: a new data key for the data itself. Data that was encrypted under the old key and
+//! has been deleted since can no longer be read, not even with the key-encryption key.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -116,7 +116,7 @@ pub struct DekRotator {
 }
 
 impl DekRotator {
-    /// Refuses at once what cannot be: no path, one that is none of this server's, a tenant to whom
+    /// Rejects at once what cannot be: no path, a path outside this server, a tenant to which
     /// the file does not belong.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
-//! Key events: what happened to which key, by whom. The core and what operators run say them; where
-//! they go is an [`AuditSink`]'s matter.
+//! Key events: what happened to which key, and who did it. The core and what operators run say
+//! them; where they go is an [`AuditSink`]'s matter.
 
 use std::fmt;
 use std::sync::Arc;
@@ -197,8 +197,8 @@ impl Event {
         self
     }
 
-    /// Tells the log of the process, from which a SIEM may take it. An opening is told at the level
-    /// `debug`: there are many.
+    /// Writes to the log of the process, from which a SIEM may take it. An opening is logged at
+    /// level `debug`: there are many.
     pub(crate) fn trace(&self) {
         let is_opening = (self.kind, self.outcome) == (EventKind::Open, EventOutcome::Done);
         if is_opening && !tracing::enabled!(target: "nimbus::audit", tracing::Level::DEBUG) {

@@ -1,4 +1,4 @@
-//! Why the core refused.
+//! Errors of the core.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -310,7 +310,7 @@ pub(crate) fn migrate_command(path: &Path) -> String {
     }
 }
 
-/// What a failure means to who asked: the one thing that HTTP codes and `status` are chosen by.
+/// What a failure means to the caller: the one thing that HTTP codes and `status` are chosen by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Trouble {
@@ -373,7 +373,7 @@ impl EnvelopeError {
         }
     }
 
-    /// What this failure means to who asked.
+    /// What this failure means to the caller.
     #[must_use]
     pub fn trouble(&self) -> Trouble {
         match self {

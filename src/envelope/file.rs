@@ -34,7 +34,7 @@ impl PlainFile {
         &self.path
     }
 
-    /// Whether it is there already, or is to be made.
+    /// Whether it is there already, or must be made.
     #[must_use]
     pub fn exists(&self) -> bool {
         self.exists
@@ -45,7 +45,7 @@ impl PlainFile {
 /// beyond it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// The file is to be initialised, then
+    /// The file must be initialised, then
     /// [`Envelope::publish_ready`](super::Envelope::publish_ready) called. Nothing was ever in it.
     Initialise,
     /// The creation was cut short at its end: the file is there and must open, then

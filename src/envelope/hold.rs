@@ -21,7 +21,7 @@ pub trait Holder: Debug + Send + Sync {
     async fn revoke(&self, tenant: Option<&TenantId>, why: &Revocation);
 }
 
-/// Why a file is to be closed.
+/// Why a file must be closed.
 #[derive(Debug, Clone)]
 pub enum Revocation {
     /// An operator locked the tenant.
@@ -46,7 +46,7 @@ impl Holders {
 }
 
 impl Envelope {
-    /// From now on `holder` is told when a file is to be closed.
+    /// From now on `holder` is called when a file must be closed.
     pub fn held_by(&self, holder: Weak<dyn Holder>) {
         let mut holders = self
             .holders

@@ -1,4 +1,4 @@
-//! What kind of file stands at a path, told from its first bytes and nothing else.
+//! What kind of file stands at a path, by its first bytes alone.
 
 use std::io;
 use std::path::Path;

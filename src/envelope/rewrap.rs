@@ -24,9 +24,9 @@ use nimbus_manifests::{
     DekEntry, KeyId, Manifest, ProviderKind, SealedManifest, State, Subject, Wrap, WrapContext,
 };
 
+use super::opening::look;
 use super::standing::Standing;
-use super::store;
-use super::{Envelope, EnvelopeError, KeyRing, KeyedFile, MirrorError, look, manifest_path};
+use super::{Envelope, EnvelopeError, KeyRing, KeyedFile, MirrorError, manifest_path, store};
 use crate::failpoints::crash_point;
 use crate::runtime::blocking;
 
@@ -74,7 +74,7 @@ impl Rewrapped {
 pub struct Rewrap {
     /// Whether a key map has it under a key of its own.
     pub mapped: bool,
-    /// Which of the recipients that are to be dropped its data keys were wrapped to.
+    /// The dropped recipients that its data keys were wrapped to.
     pub dropped: Vec<KeyId>,
     /// The manifest wrapped anew; `None` when it was so already.
     pub change: Option<Rewrapped>,

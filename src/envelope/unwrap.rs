@@ -124,7 +124,7 @@ impl Envelope {
     }
 }
 
-/// Why a data key was not to be had, and whether anybody was asked just now, or told what somebody
+/// Why a data key was not available, and whether anybody was asked just now, or told what somebody
 /// else heard.
 struct Refused {
     why: Arc<ProviderError>,

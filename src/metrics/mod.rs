@@ -138,7 +138,7 @@ metrics! {
     READS_WAITING = "nimbus_reads_waiting", Kind::Gauge,
         "Reads that wait for one of their tenant's read connections or for a place for scans, over all tenants.";
     READS_INTERRUPTED = "nimbus_reads_interrupted_total", Kind::Counter,
-        "Reads stopped because nobody waited for them any more.";
+        "Reads stopped because their callers were gone.";
     SCHEDULER_LAG = "nimbus_scheduler_lag_seconds", Kind::Histogram(LAG_SECONDS),
         "Time from when a job or a cron was due to when it ran.";
     SCHEDULER_OVERDUE = "nimbus_scheduler_overdue_seconds", Kind::Gauge,
@@ -172,7 +172,7 @@ metrics! {
     DATA_DISK_RESERVE = "nimbus_data_disk_reserve_bytes", Kind::Gauge,
         "Bytes that are kept free on the disk of the data directory.";
     BACKUP_SHIPPING = "nimbus_backup_shipping", Kind::Gauge,
-        "1 while what is committed is shipped to --backup-to; 0 where it is not, or not any more.";
+        "1 while what is committed is shipped to --backup-to; 0 where it is not, or no longer.";
     BACKUP_LAG_BYTES = "nimbus_backup_lag_bytes", Kind::Gauge,
         "Bytes that were committed and wait to be shipped.";
     BACKUP_LAG_SECONDS = "nimbus_backup_lag_seconds", Kind::Gauge,

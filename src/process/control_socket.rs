@@ -47,7 +47,7 @@ pub enum ControlSocketError {
         uid: u32,
     },
     /// Somebody listens, and takes no connection.
-    #[error("nobody takes the connection at {} within {} s", .path.display(), ANSWERS_WITHIN.as_secs())]
+    #[error("the connection at {} is not accepted within {} s", .path.display(), ANSWERS_WITHIN.as_secs())]
     Silent {
         /// The socket.
         path: PathBuf,

@@ -43,7 +43,7 @@ pub use service::{InheritedError, inherited_listener, notify};
 pub use wiping::WipingAllocator;
 
 /// How much memory this process may use: the machine's, or what its container is limited to. `None`
-/// where neither is to be found.
+/// where neither exists.
 #[must_use]
 #[expect(
     clippy::disallowed_methods,

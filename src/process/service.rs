@@ -67,7 +67,7 @@ pub fn notify(state: &str) {
         return;
     };
     if let Err(error) = send(&name, state) {
-        tracing::warn!(%error, "the service manager cannot be told {state}");
+        tracing::warn!(%error, "the service manager cannot be notified of {state}");
     }
 }
 

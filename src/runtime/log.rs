@@ -18,7 +18,7 @@ use super::{Background, keep_thread, panic_point};
 ///
 /// # Errors
 ///
-/// No thread is to be had.
+/// No thread can be started.
 pub(crate) fn start() -> io::Result<()> {
     let queue = QUEUE.get_or_init(Queue::default);
     keep_thread(Background::LogWriter, || queue.write_to(&mut stderr())).map(drop)

@@ -132,7 +132,7 @@ pub(crate) use panic_point;
 ///
 /// # Errors
 ///
-/// No thread is to be had.
+/// No thread can be started.
 pub(crate) fn thread<T: Send + 'static>(
     who: Background,
     work: impl FnOnce() -> T + Send + 'static,
@@ -149,7 +149,7 @@ pub(crate) fn thread<T: Send + 'static>(
 ///
 /// # Errors
 ///
-/// No thread is to be had.
+/// No thread can be started.
 pub(crate) fn keep_thread(
     who: Background,
     work: impl Fn() + Send + 'static,
@@ -242,7 +242,7 @@ where
 ///
 /// # Errors
 ///
-/// No thread is to be had.
+/// No thread can be started.
 #[expect(clippy::disallowed_methods, reason = "the one owner of threads")]
 pub(crate) fn short_thread<T: Send + 'static>(
     name: &'static str,
@@ -261,7 +261,7 @@ pub(crate) fn log_panics() {
         tracing::error!(
             thread = thread.name().unwrap_or("unnamed"),
             at = place.unwrap_or_default(),
-            why = words(panic.payload()),
+            why = panic_message(panic.payload()),
             "panicked: this is a fault of the server"
         );
     }));
@@ -318,7 +318,7 @@ fn runs_again(who: Background) {
     tracing::warn!(name = who.name(), "begun again after a fault");
 }
 
-fn words(panic: &(dyn Any + Send)) -> &str {
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or(panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no words")

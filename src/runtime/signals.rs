@@ -147,7 +147,7 @@ impl Streams {
             let (next, within) = match asked {
                 Stop::No => (Stop::Orderly, STOP_DEADLINE),
                 Stop::Orderly => (Stop::Quickly, QUICK_DEADLINE),
-                Stop::Quickly => end("the server was told to end for the third time"),
+                Stop::Quickly => end("the server received a third signal to end"),
             };
             let by = Instant::now() + within;
             deadline = Some(deadline.map_or(by, |before| before.min(by)));

@@ -1,4 +1,4 @@
-//! What time it is, for those who run things by it.
+//! The scheduler's clock.
 
 use std::fmt::Debug;
 

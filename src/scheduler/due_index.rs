@@ -1,7 +1,8 @@
-//! Which tenant is to be looked at when: in memory and exact, and in the control file for the next start.
+//! When each tenant is due: in memory and exact, and in the control file for the next start.
 //!
-//! The tenant's own file is the truth; an entry is a promise to look there in time. So the rule is: **no entry is later than the truth**, in the
-//! control file and in memory, at any moment at which the server may be killed. An entry that is too early costs one look in vain.
+//! The tenant's own file is the truth; an entry is a promise to look there in time. So the rule is:
+//! **no entry is later than the truth**, in the control file and in memory, at any moment at which
+//! the server may be killed. An entry that is too early costs one look in vain.
 //!
 //! | state in which a crash leaves it | the next start |
 //! | --- | --- |
@@ -11,18 +12,22 @@
 //! | 4. it ran, the entry is still there | one look in vain |
 //! | 5. the entry was set later or removed, in one commit for many tenants | as 3 for what is left |
 //!
-//! Two things keep the control file quiet. Its entries are full minutes, rounded down, so that what is scheduled within one costs one write. And one that
-//! has become too early is set later only once nothing was scheduled for ten minutes: a tenant that schedules all the time keeps an early one. What is
-//! scheduled after an entry's time costs no write at all.
+//! Two things keep the control file quiet. Its entries are full minutes, rounded down, so that what
+//! is scheduled within one costs one write. And one that has become too early is set later only
+//! once nothing was scheduled for ten minutes: a tenant that schedules all the time keeps an early
+//! one. What is scheduled after an entry's time costs no write at all.
 //!
-//! Where several servers share their tenants, the transaction that makes work due notes it for all of them, and nothing is left to be noted here. A
-//! server learns of what others were told once that is overdue.
+//! Where several servers share their tenants, the transaction that makes work due notes it for all
+//! of them, and nothing is left to be noted here. A server learns of work noted by others once that
+//! is overdue.
 //!
-//! A file may be replaced from outside, by a backup or a migration, while the server is down: when such a tenant is opened its first due time is compared,
-//! and a missing entry is made. A control file that was made anew beside tenants gives each of them an entry at its first start.
+//! A file may be replaced from outside, by a backup or a migration, while the server is down: when
+//! such a tenant is opened its first due time is compared, and a missing entry is made. A control
+//! file that was made anew beside tenants gives each of them an entry at its first start.
 //!
-//! **Order of what happens at once.** A look may find nothing while a job is being scheduled whose transaction comes just after. Such a job was announced after
-//! the look began, and what is announced during a look counts beside what the look finds.
+//! **Order of what happens at once.** A look may find nothing while a job is being scheduled whose
+//! transaction comes just after. Such a job was announced after the look began, and what is
+//! announced during a look counts beside what the look finds.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
@@ -36,7 +41,8 @@ use crate::control::{self, Control};
 use crate::documents::schedule::{CLOCK_SLACK_MS, DueWork};
 use crate::tenants::{DueLog, StoreError, control_failed};
 
-/// Where it is noted for good when tenants have work due: the control file, or a database that several servers share. Its calls block.
+/// Where it is noted for good when tenants have work due: the control file, or a database that
+/// several servers share. Its calls block.
 pub trait DueRecord: Debug + Send + Sync {
     /// All entries.
     fn due(&self) -> Result<control::DueIndex, StoreError>;
@@ -45,7 +51,8 @@ pub trait DueRecord: Debug + Send + Sync {
     fn set_due(&self, changes: &[(TenantId, Option<i64>)], clock_ms: i64)
     -> Result<(), StoreError>;
 
-    /// Gives each of these tenants an entry that is due at once, and notes that from now on none is missing.
+    /// Gives each of these tenants an entry that is due at once, and notes that from now on none is
+    /// missing.
     fn complete_due(&self, tenants: &[TenantId], clock_ms: i64) -> Result<(), StoreError>;
 }
 
@@ -82,7 +89,7 @@ pub struct DueIndex {
 #[derive(Debug, Default)]
 struct State {
     entries: HashMap<TenantId, Entry>,
-    /// Those that wait, by when they are to be looked at.
+    /// Waiting tenants, by their due time.
     order: BTreeSet<(i64, TenantId)>,
     /// Counts looks, so that an old one is not taken for a new one.
     looks: u64,
@@ -94,7 +101,8 @@ struct State {
 struct Entry {
     /// When the first work is due; not later, but perhaps earlier.
     due: Option<i64>,
-    /// When to look: when it is due, or later after a look that failed. Nothing while a look is under way.
+    /// When to look: when it is due, or later after a look that failed. Nothing while a look is
+    /// under way.
     at: Option<i64>,
     /// Not earlier than what the control file has.
     durable: Option<i64>,
@@ -114,7 +122,8 @@ struct Look {
     since: Option<i64>,
 }
 
-/// A tenant to be looked at: its work is to be run, and [`DueIndex::looked`] or [`DueIndex::failed`] told.
+/// A tenant to be looked at: its work must be run, and [`DueIndex::looked`] or [`DueIndex::failed`]
+/// told.
 #[derive(Debug)]
 pub(super) struct Turn {
     pub(super) tenant: TenantId,
@@ -162,7 +171,7 @@ impl DueIndex {
         })
     }
 
-    /// Whether [`complete`](Self::complete) is to be called.
+    /// Whether [`complete`](Self::complete) must be called.
     pub(super) fn is_incomplete(&self) -> bool {
         self.state().incomplete
     }
@@ -206,8 +215,8 @@ impl DueIndex {
         first.map_or(0, |due| now_ms.saturating_sub(due).max(0))
     }
 
-    /// The tenants to be looked at by now, the longest overdue first: at most `free`, of them at most `suspects` whose last look
-    /// failed.
+    /// The tenants to be looked at by now, the longest overdue first: at most `free`, of them at
+    /// most `suspects` whose last look failed.
     pub(super) fn take(&self, now_ms: i64, free: usize, mut suspects: usize) -> Vec<Turn> {
         let mut state = self.state();
         let mut taken = Vec::new();
@@ -246,7 +255,7 @@ impl DueIndex {
         taken.into_iter().filter_map(begin).collect()
     }
 
-    /// Whoever was to tell how the looks under way ended is gone: what they were at is looked at again.
+    /// The task that reports the current looks is gone: their tenants are looked at again.
     pub(super) fn forget_looks(&self, now_ms: i64) {
         let mut state = self.state();
         let State { entries, order, .. } = &mut *state;
@@ -271,8 +280,9 @@ impl DueIndex {
         });
     }
 
-    /// A look did not succeed; it is tried again later, and the later the more often it failed. How many times in a row that was. `work` is what
-    /// alone kept it from succeeding, if that is so: its tries are counted.
+    /// A look did not succeed; it is tried again later, and the later the more often it failed. How
+    /// many times in a row that was. `work` is what alone kept it from succeeding, if that is so:
+    /// its tries are counted.
     pub(super) fn failed(&self, turn: &Turn, work: Option<&DueWork>) -> u32 {
         let now = self.clock.now_ms();
         let mut failures = 0;
@@ -305,7 +315,8 @@ impl DueIndex {
         }
     }
 
-    /// Has every tenant with work looked at now: the clock was set back, and crons may have times of the old one.
+    /// Has every tenant with work looked at now: the clock was set back, and crons may have times
+    /// of the old one.
     pub(super) fn look_at_all(&self, now_ms: i64) {
         let mut state = self.state();
         let tenants: Vec<_> = state.entries.keys().cloned().collect();
@@ -314,7 +325,8 @@ impl DueIndex {
         }
     }
 
-    /// Sets the entries in the control file later that are too early: those that have been for long, or all of them. Blocks.
+    /// Sets the entries in the control file later that are too early: those that have been for
+    /// long, or all of them. Blocks.
     pub(super) fn settle(&self, all: bool) -> Result<(), StoreError> {
         let _writing = self.writing();
         let now = self.clock.now_ms();
@@ -351,7 +363,8 @@ impl DueIndex {
         result
     }
 
-    /// Has the entry in the control file be no later than `due_ms`, and the one in memory. Blocks for a commit when it has to be set.
+    /// Has the entry in the control file be no later than `due_ms`, and the one in memory. Blocks
+    /// for a commit when it has to be set.
     fn note(&self, tenant: &TenantId, due_ms: i64) -> Result<(), StoreError> {
         let now = self.clock.now_ms();
         if self.announce_noted(tenant, due_ms, now) {
@@ -375,7 +388,8 @@ impl DueIndex {
         Ok(())
     }
 
-    /// Announces work if the control file has it covered. A tenant that schedules keeps its early entry.
+    /// Announces work if the control file has it covered. A tenant that schedules keeps its early
+    /// entry.
     fn announce_noted(&self, tenant: &TenantId, due_ms: i64, now_ms: i64) -> bool {
         let covered = |entry: &mut Entry| {
             let covered = entry.durable.is_some_and(|durable| durable <= due_ms);
@@ -417,7 +431,8 @@ impl DueIndex {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change under the lock leaves entries and order in step but for a panic of the allocator's.
+        // Every change under the lock leaves entries and order in step but for a panic of the
+        // allocator's.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

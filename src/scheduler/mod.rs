@@ -1,8 +1,9 @@
 //! The scheduler: runs what is due, in whichever tenant, open or not.
 //!
-//! It knows from the [`DueIndex`] when to look at which tenant, and sleeps until then; tenants without work cost it nothing. A look opens the tenant,
-//! runs what is due in batches between which others' writes have their turn, and lets it go again. A tenant in trouble is tried again later and later,
-//! and takes no more than a part of the places from the others.
+//! It knows from the [`DueIndex`] when to look at which tenant, and sleeps until then; tenants
+//! without work cost it nothing. A look opens the tenant, runs what is due in batches between which
+//! others' writes have their turn, and lets it go again. A tenant in trouble is tried again later
+//! and later, and takes no more than a part of the places from the others.
 
 mod clock;
 mod due_index;
@@ -65,8 +66,8 @@ impl Scheduler {
         self.clock.now_ms()
     }
 
-    /// Lets what runs come to its end, and begins nothing more. What is due waits for the next start. To be called before the
-    /// tenants are closed.
+    /// Lets what runs come to its end, and begins nothing more. What is due waits for the next
+    /// start. To be called before the tenants are closed.
     pub async fn stop(&self) {
         self.stopping.send_replace(true);
         let task = self.task.lock().await.take();
@@ -169,7 +170,8 @@ impl Rounds {
             Some(look) = self.looks.join_next() => self.ended(look),
             // A closed channel means that nobody can stop it any more.
             _stopping = self.stopped.changed() => {}
-            // The clock may be set: it is looked at once in a while. With nothing to wait for there is no reason to.
+            // The clock may be set: it is looked at once in a while. With nothing to wait for there
+            // is no reason to.
             () = tokio::time::sleep(until), if !idle => {}
         }
     }
@@ -191,7 +193,7 @@ impl Rounds {
     }
 }
 
-/// Runs what is due in one tenant, and tells the due index.
+/// Runs what is due in one tenant, and updates the due index.
 async fn look(
     tenants: Arc<dyn TenantProvider>,
     due_index: Arc<DueIndex>,
@@ -265,7 +267,8 @@ async fn run_due(
 const ACTOR: &str = "scheduler";
 /// How many tenants are looked at at once.
 const LOOKS: usize = 8;
-/// How many of them may be ones whose last look failed: an unreachable key provider may keep each waiting for long.
+/// How many of them may be ones whose last look failed: an unreachable key provider may keep each
+/// waiting for long.
 const SUSPECT_LOOKS: usize = 2;
 /// When to look again at a tenant whose work another server runs.
 const TAKEN_MS: i64 = 250;
@@ -275,7 +278,7 @@ const BATCH: usize = 64;
 const BATCHES: usize = 16;
 /// How long what runs may take to end when the server stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
-/// How often it is told at most how late the scheduler is.
+/// How often, at most, the scheduler's delay is logged.
 const TELL: Duration = Duration::from_secs(1);
 /// How long the scheduler sleeps at most while anything is scheduled.
 const BEAT: Duration = Duration::from_secs(20);

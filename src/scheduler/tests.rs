@@ -287,7 +287,8 @@ async fn a_flood_runs_in_order_while_others_have_their_turn() {
     let _job = open.schedule("other", 1000, 1).await;
     open.clock.set(NOW + 1000);
     open.due_index.wake();
-    // A write of the flooded tenant is answered before the flood is over, or after; it does come through.
+    // A write of the flooded tenant is answered before the flood is over, or after; it does come
+    // through.
     let written = flooded.apply(numbered(-1)).await.unwrap();
     open.quiet().await;
     assert_eq!(other.list(&table(), 10).await.unwrap().len(), 1);

@@ -28,7 +28,7 @@ use crate::runtime::blocking;
 /// The largest body, in bytes.
 pub const MAX_BODY_BYTES: usize = 16 << 20;
 
-/// What a route takes as its body. All that is to be read of it is read here, so that no route
+/// What a route takes as its body. All that must be read of it is read here, so that no route
 /// reads a large body on the threads that serve everybody.
 pub(super) trait FromBody: Sized + Send + 'static {
     /// Whether a short body may take long, too.
@@ -283,7 +283,7 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
-    /// Where the next `length` bytes are to be appended.
+    /// Where the next `length` bytes must be appended.
     pub(super) fn room_for(&mut self, length: usize) -> &mut String {
         if !self.last.is_empty() && self.last.len() + length > PIECE_BYTES {
             let full = std::mem::replace(&mut self.last, String::with_capacity(PIECE_BYTES));

@@ -1,4 +1,4 @@
-//! Whom a request comes from.
+//! The caller of a request.
 
 use std::fmt;
 
@@ -8,15 +8,15 @@ use nimbus_manifests::TenantId;
 use super::error::ApiError;
 use crate::control::{AccessKeyId, Scope};
 
-/// Whom a request comes from: an extension of every request that needed a credential.
+/// The caller of a request: an extension of every request that needed a credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
-    /// Who holds the admin token.
+    /// The holder of the admin token.
     Admin {
         /// Tells one token from the next.
         credential: CredentialId,
     },
-    /// Who holds a tenant access key.
+    /// The holder of a tenant access key.
     Key {
         /// The key's public id.
         id: AccessKeyId,
@@ -63,6 +63,6 @@ impl fmt::Debug for CredentialId {
     }
 }
 
-/// Whom a request comes from, or why nobody is known: an extension of it until its route is found.
+/// The caller of a request, or why there is none: an extension of it until its route is found.
 #[derive(Debug, Clone)]
 pub(super) struct Identified(pub(super) Result<Caller, ApiError>);

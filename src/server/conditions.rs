@@ -50,13 +50,13 @@ pub(super) fn must_be_new(headers: &HeaderMap) -> Result<bool, ApiError> {
 fn elements(headers: &HeaderMap, name: HeaderName) -> Option<Vec<&[u8]>> {
     let mut lines = headers.get_all(name).iter().peekable();
     lines.peek()?;
-    // Our tags have no comma in them, so those that do are none of ours.
+    // Tags of Nimbus have no comma, so those that do are not its own.
     let elements = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
     let elements = elements.map(<[u8]>::trim_ascii);
     Some(elements.filter(|element| !element.is_empty()).collect())
 }
 
-/// The version that a tag of ours names, in its one spelling.
+/// The version in a tag of Nimbus, in its one spelling.
 fn version(tag: &[u8]) -> Option<i64> {
     let digits = tag.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     let version: i64 = str::from_utf8(digits).ok()?.parse().ok()?;

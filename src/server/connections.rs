@@ -110,7 +110,7 @@ pub(super) async fn serve<S: Accepts, A: Answers>(
             drop(place);
         }));
     }
-    // Whoever asks from now on is told at once that nobody listens.
+    // New connections are refused at once from now on.
     drop(socket);
     drop(places.acquire_many(most).await);
 }

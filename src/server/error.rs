@@ -57,7 +57,7 @@ macro_rules! codes {
 }
 
 impl Code {
-    /// What is said of it to whom the server's insides are none of their business.
+    /// What is said of it to callers that must not learn about the server's internals.
     const fn sentence(self) -> &'static str {
         match self {
             Self::TenantNotFound => "there is no such tenant",
@@ -80,10 +80,10 @@ impl Code {
 }
 
 codes! {
-    /// No credential, or not one of ours.
+    /// No credential, or not one of Nimbus.
     Unauthorized = "auth.unauthorized", UNAUTHORIZED, "warning", false,
         "send the admin token (`nimbus auth token` prints it) or a key of the tenant as `Authorization: Bearer …`";
-    /// The page that sends the request is not one of ours.
+    /// The page that sends the request has a foreign origin.
     Forbidden = "auth.forbidden", FORBIDDEN, "warning", false,
         "call from a loopback origin, or start the server with --cors-allow-origin";
     /// The credential is not one for this route or this tenant.
@@ -383,7 +383,7 @@ impl From<StoreError> for ApiError {
     }
 }
 
-/// Whether it may name files and keys, or is told by what failed below.
+/// Whether it may name files and keys, or comes from a layer below.
 fn is_inside(error: &StoreError) -> bool {
     match error {
         StoreError::Random(_)
@@ -467,36 +467,4 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 const IN_THE_LOG: &str = "the server's log says more under this requestId";
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_failure_of_the_server_has_a_sentence_for_everyone() {
-        let general = Code::InvalidInput.sentence();
-        for code in Code::ALL {
-            if code.status().is_server_error() {
-                assert_ne!(code.sentence(), general, "{code:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn only_made_text_about_a_failure_of_the_server_is_for_the_operator_alone() {
-        let shown = |error: ApiError| !error.inside;
-        assert!(shown(ApiError::new(Code::Unavailable, "fixed")));
-        assert!(!shown(ApiError::new(Code::Unavailable, format!("{}", 1))));
-        assert!(shown(
-            ApiError::new(Code::Unavailable, format!("{}", 1)).for_everyone()
-        ));
-        assert!(shown(ApiError::new(Code::InvalidInput, format!("{}", 1))));
-    }
-
-    #[test]
-    fn a_memory_of_keys_that_is_full_is_no_conflict_of_the_request() {
-        let full = ApiError::from(StoreError::TooManyRemembered { own: true }).code;
-        assert_eq!(full.status(), StatusCode::INSUFFICIENT_STORAGE);
-        assert!(!full.retryable());
-        let reused = ApiError::from(StoreError::KeyReused).code;
-        assert_eq!(reused.status(), StatusCode::CONFLICT);
-    }
-}
+mod tests;

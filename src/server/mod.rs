@@ -360,7 +360,7 @@ async fn renew_old_keys(keeper: Keeper, operations: Arc<Operations>) -> Infallib
     }
 }
 
-/// Serves clients, and commands of this machine, until it is told to stop, then finishes what is
+/// Serves clients, and commands of this machine, until it must stop, then finishes what is
 /// under way (at most 20 seconds) and closes every tenant.
 ///
 /// # Errors
@@ -430,12 +430,12 @@ pub async fn serve(
 /// Waits until the server is told to stop so urgently.
 async fn is(stop: &mut watch::Receiver<Stop>, urgency: Stop) {
     if stop.wait_for(|stop| *stop >= urgency).await.is_err() {
-        // Nobody is left who could tell.
+        // The sender is gone.
         std::future::pending::<()>().await;
     }
 }
 
-/// Waits for `work`, but not for longer than `patience`, and not when it is to be quick.
+/// Waits for `work`, but not for longer than `patience`, and not when it must be quick.
 async fn within(
     stop: &mut watch::Receiver<Stop>,
     patience: Duration,

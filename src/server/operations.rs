@@ -1,4 +1,4 @@
-//! Long work: begun by a request, asked after by others.
+//! Long-running operations: one request begins them, others ask for their state.
 
 use std::collections::BTreeMap;
 use std::future::Future;

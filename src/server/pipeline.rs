@@ -1,9 +1,9 @@
 //! What every request passes through before its route, and every answer after it: id, overload,
-//! deadline, origin, a fault of ours.
+//! deadline, origin, a fault of the server.
 //!
-//! The credential is looked at first, and says who is charged; what the route needs of it `access`
-//! knows. All of this is one future and not a tower of layers: each layer of a router is cloned and
-//! boxed for each request, which cost more than what they did.
+//! The credential is read first: it decides who is charged. `access` knows what each route needs of
+//! it. All of this is one future instead of a tower of layers: a router clones and boxes each layer
+//! per request, which cost more than the work of the layers.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -112,7 +112,7 @@ impl Pipeline {
         };
         let App { places, bytes, .. } = &*self.app;
         let due = Moment::now() + deadline;
-        // Commands are bounded by their connections, and whoever asks for this is never told to
+        // Commands are bounded by their connections, and callers of this are never told to
         // come again.
         let needs_place = path != super::HEALTH && !(self.commands && *payer == Payer::Operator);
         let account = match Account::open(places, bytes, payer, needs_place, due) {
@@ -240,7 +240,7 @@ fn for_programs(headers: &mut HeaderMap) {
     );
 }
 
-/// What a browser on an accepted origin is told.
+/// What a browser on an accepted origin may do.
 fn cors(app: Arc<App>) -> CorsLayer {
     let accepted = move |origin: &HeaderValue, _: &Parts| {
         origin.to_str().is_ok_and(|origin| app.accepts(origin))

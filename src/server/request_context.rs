@@ -1,4 +1,4 @@
-//! What a request is known by in the log.
+//! The context of a request: its id, method and route, and its span in the log.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

@@ -328,7 +328,7 @@ fn identity(path: &Path) -> Option<Identity> {
 }
 
 const MAX_BYTES: usize = 4096;
-/// How many rotated tokens a server can still tell from unknown ones.
+/// How many rotated tokens a server distinguishes from unknown ones.
 const MAX_REVOKED: usize = 16;
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub(super) enum Fault {
     Random(RandomError),
     /// What was written is not what was read.
     Unlike,
-    /// It was told to stop.
+    /// It was stopped.
     Stopped,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct Walk<'a, P> {
     pub(super) visited: u64,
 }
 
-/// Told of each entry: its row id, which an index entry lacks, and its payload.
+/// Called for each entry: its row id, which an index entry lacks, and its payload.
 pub(super) type Each<'a> = dyn FnMut(u64, &[u8]) -> Result<(), Fault> + 'a;
 
 impl<'a, P: Pages> Walk<'a, P> {

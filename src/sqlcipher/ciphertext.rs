@@ -20,7 +20,7 @@ use crate::sqlite_file::{Hold, SqliteFile, WalIndex};
 /// Bytes of a page, and of every unit that a backup counts.
 pub(crate) const UNIT: usize = PAGE;
 
-/// A database file whose pages are to be read without its key.
+/// A database file whose pages are read without its key.
 #[derive(Debug)]
 pub(crate) struct Ciphertext {
     path: PathBuf,

@@ -138,7 +138,7 @@ pub(super) async fn prepare_encrypted(
 }
 
 /// Makes room for a copy. What an earlier attempt left under the same `new` manifest is begun
-/// again; what is none of ours is kept.
+/// again; other files are kept.
 pub(super) fn clear_attempt(database: &Database) -> Result<(), CopyError> {
     let path = database.path();
     if super::there(path) && database.prove().is_ok() {

@@ -1,4 +1,4 @@
-//! Why a database was not opened, copied or proven whole.
+//! Errors of opening, copying and verifying a database.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -62,7 +62,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// This binary was linked with a library that lacks what Nimbus relies on.
-    #[error("this build of SQLCipher will not do: {0}; build Nimbus with its bundled SQLCipher")]
+    #[error("this build of SQLCipher cannot be used: {0}; build Nimbus with its bundled SQLCipher")]
     Library(String),
 }
 
@@ -91,7 +91,7 @@ pub enum Damage {
 }
 
 impl OpenError {
-    /// What this failure means to who asked.
+    /// What this failure means to the caller.
     #[must_use]
     pub fn trouble(&self) -> Trouble {
         match self {
@@ -105,8 +105,8 @@ impl OpenError {
     }
 }
 
-/// Whether SQLite did not understand a statement of ours: the schema needs a collation, a function
-/// or a module that only its application has.
+/// Whether SQLite did not understand a statement of Nimbus: the schema needs a collation, a
+/// function or a module that only its application has.
 pub(super) fn is_not_understood(error: &rusqlite::Error) -> bool {
     matches!(error, rusqlite::Error::SqlInputError { .. })
         || error.sqlite_error_code() == Some(rusqlite::ErrorCode::Unknown)

@@ -35,7 +35,7 @@ pub(super) struct Layout<'a> {
 }
 
 impl<'a> Layout<'a> {
-    /// An empty database whose first page is taken. `progress` is told of `total` bytes.
+    /// An empty database whose first page is taken. `progress` is called with `total` bytes.
     pub(super) fn new(
         file: &'a File,
         key: Option<PageKey>,
@@ -414,7 +414,7 @@ pub(super) fn fresh_salt() -> Result<[u8; SALT], Fault> {
     Ok(salt)
 }
 
-/// The header of page 1, for pages of ours: what a database was born with or was given stays
+/// The header of page 1, for pages of Nimbus: what a database was born with or was given stays
 /// (<https://www.sqlite.org/fileformat.html#the_database_header>), but for auto-vacuum: with it,
 /// SQLCipher takes a page of zeros for one beyond the end of the file, and does not compare its
 /// MAC.

@@ -108,7 +108,7 @@ impl Database {
     fn verify_copy(&self, progress: Option<&Progress>) -> Result<Connection, CopyError> {
         let failed = |error| CopyError::from(self.explain("verify", error));
         let mut connection = self.fresh()?;
-        // Each index entry is looked up: pages that come again are not to be opened again.
+        // Each index entry is looked up: pages that come again must not be opened again.
         connection
             .pragma_update(None, "cache_size", VERIFYING_KIB)
             .map_err(failed)?;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use nimbus_keyproviders::MemoryProvider;
-use nimbus_manifests::TenantId;
+use nimbus_manifests::{Cipher, Subject, TenantId};
 
 use super::*;
-use crate::envelope::{KeyRing, manifest_path};
+use crate::envelope::{Envelope, Intent, KeyRing, Prepared, manifest_path};
 use crate::runtime::Progress;
 
 pub(super) struct Fixture {

@@ -1,4 +1,4 @@
-//! FullList lists, part by part: for tests.
+//! Full lists, part by part: for tests.
 
 use super::{StoreError, TenantStore};
 use crate::documents::query::{MAX_PAGE, Query};

@@ -1,7 +1,7 @@
 //! Jobs and crons: how many there may be, when they are due, in which order they run, and what came
 //! of them.
 //!
-//! Whatever changes when the tenant has work due tells the [`DueLog`](super::DueLog) first, within
+//! Whatever changes a tenant's due time is noted in the [`DueLog`](super::DueLog) first, within
 //! the transaction and before its commit. What runs, its outcome and its mutation share one
 //! transaction, so that a crash leaves either all of it or nothing: then it runs again.
 //!
@@ -13,7 +13,8 @@
 //!
 //! From there on the points of the [writer](super::group_commit).
 
-use std::{collections::HashSet, ops::ControlFlow};
+use std::collections::HashSet;
+use std::ops::ControlFlow;
 
 use super::StoreError;
 use super::backend::{JobRows as _, Transaction};
@@ -238,7 +239,7 @@ impl<T: Transaction> Writing<'_, T> {
     /// before them names: it waits, and they with it.
     fn due_deletes(&mut self, now_ms: i64, limit: usize) -> Result<Vec<DueWork>, StoreError> {
         let (mut deletes, mut named) = (Vec::new(), HashSet::new());
-        // Of each mutation no more is read than tells what it is: it may have a mebibyte.
+        // Of each mutation only its kind is read: it may have a mebibyte.
         self.transaction
             .each_due(now_ms, HEAD_CHARS, |work, head| {
                 let of = document_of(head);

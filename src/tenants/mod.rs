@@ -111,7 +111,7 @@ pub trait TenantProvider: Debug + Send + Sync {
         Ok(None)
     }
 
-    /// Whether due work of a tenant is to be run here, before the tenant is opened for it.
+    /// Whether due work of a tenant runs here, before the tenant is opened for it.
     async fn claim(&self, _tenant: &TenantId, _now_ms: i64) -> Result<Claim, StoreError> {
         Ok(Claim::Free)
     }

@@ -120,7 +120,7 @@ impl<R: Resource> Registry<R> {
         })
     }
 
-    /// The tenant, if it is open and nothing is to be done or waited for.
+    /// The tenant, if it is open and nothing must be done or waited for.
     pub(super) fn ready(&self, tenant: &TenantId) -> Option<TenantHandle<R>> {
         let mut guard = self.state();
         let state = &mut *guard;

@@ -75,8 +75,8 @@ impl<B: Backend> Store<B> {
             .await
     }
 
-    /// Sees to it that the writer has its thread. Where none is to be had, an idle tenant is closed
-    /// for it.
+    /// Sees to it that the writer has its thread. Where none can be started, an idle tenant is
+    /// closed for it.
     async fn begun(&self) -> Result<(), StoreError> {
         while let Err(error) = self.handle.writer.begin() {
             let registry = &self.shared.registry;

@@ -37,7 +37,7 @@ pub(super) struct Writing<'a, T> {
     pub(super) tenant: &'a TenantId,
     pub(super) transaction: &'a mut T,
     pub(super) cache: &'a mut WriterCache,
-    /// Told of work that will be due, before there is.
+    /// Receives due times before the work is stored.
     pub(super) due: &'a dyn DueLog,
     /// The number of the last write before the transaction.
     before: i64,

@@ -32,7 +32,8 @@ fn name(machine: &Machine, object: &Path) -> String {
     as_str(name).to_owned()
 }
 
-/// Asserts that the damage is found and that `named` is part of what is said of it; and that nothing comes of a restoration that reads it.
+/// Asserts that the damage is found and that `named` is part of what is said of it; and that
+/// nothing comes of a restoration that reads it.
 fn found(machine: &Machine, named: &str) {
     let verified = backup(machine, &["verify", "--from", "repo"]);
     let _ = verified.expect(1, &["DAMAGED", named]);

@@ -1,4 +1,5 @@
-//! Objects that are longer than any of their kind, or no files at all: each is named with its size, and none is read.
+//! Objects that are longer than any of their kind, or no files at all: each is named with its size,
+//! and none is read.
 
 use std::fs;
 use std::path::PathBuf;
@@ -43,7 +44,8 @@ fn one(machine: &Machine, kind: &str) -> PathBuf {
     found.swap_remove(0)
 }
 
-/// Puts `put` in the place of an object of each kind, and asserts that it is named and that everything ends.
+/// Puts `put` in the place of an object of each kind, and asserts that it is named and that
+/// everything ends.
 fn named(put: impl Fn(&std::path::Path), words: &str, of_listed: &str) {
     let machine = shipped();
     for kind in ["snapshots", "epochs", "log", "base", "audit", "keys"] {

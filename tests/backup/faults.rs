@@ -1,4 +1,5 @@
-//! A repository that refuses: one clear error each, which says what to do next, and nothing that was there is lost.
+//! A repository that refuses: one clear error each, which says what to do next, and nothing that
+//! was there is lost.
 
 use std::fs;
 

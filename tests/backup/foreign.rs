@@ -1,4 +1,5 @@
-//! Somebody who may write to the repository, and has no key, puts things there that are none of this deployment's.
+//! Somebody who may write to the repository, and has no key, puts things there that are none of
+//! this deployment's.
 
 use std::fs;
 

@@ -1,4 +1,5 @@
-//! `nimbus backup`, run as an operator runs it: the real binary, a server that runs or does not, a directory or a bucket.
+//! `nimbus backup`, run as an operator runs it: the real binary, a server that runs or does not, a
+//! directory or a bucket.
 
 #![expect(
     clippy::disallowed_methods,

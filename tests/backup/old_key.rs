@@ -9,7 +9,8 @@ use super::{
     Ran, add, as_str, backup, backup_with, filled, machine, notes, restore, run, start_on,
 };
 
-/// A deployment whose control file got another data key between snapshots 1 and 2, and in `stolen` a copy of it from before.
+/// A deployment whose control file got another data key between snapshots 1 and 2, and in `stolen`
+/// a copy of it from before.
 fn rotated() -> Machine {
     let machine = machine();
     let server = filled(&machine, &["a"]);
@@ -110,7 +111,8 @@ fn a_removal_under_a_data_key_that_was_replaced_is_refused() {
         let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &[]);
     }
     server.stop();
-    // The removal that the old key seals is made in a copy of the repository, and is the next entry of both.
+    // The removal that the old key seals is made in a copy of the repository, and is the next entry
+    // of both.
     let _ = run(copied(&machine, "repo", "before")).expect(0, &[]);
     let prune = ["prune", "--from", "before", "--keep-daily", "1"];
     let _ = backup(&machine, &prune).expect(0, &["snapshots 1;"]);
@@ -224,7 +226,8 @@ fn packs_that_somebody_with_an_old_data_key_exchanges_are_not_restored() {
     let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &[]);
     let _ = run(copied(&machine, "repo", "forged")).expect(0, &[]);
     copy(&machine, "stolen");
-    // One pack of an epoch in the repository, and another one under the same name and key elsewhere.
+    // One pack of an epoch in the repository, and another one under the same name and key
+    // elsewhere.
     let ship = |data: &str, repo: &str, failpoints: &str| {
         let mut command = machine.nimbus(&["start", "--port", "0", "--backup-to", repo]);
         let _ = command

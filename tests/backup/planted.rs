@@ -1,5 +1,6 @@
-//! What lies in the data directory when a snapshot is made, and does not belong there: a link to a key, another control file, another manifest,
-//! plaintext. None of it leaves, and none of it keeps the rest from being saved.
+//! What lies in the data directory when a snapshot is made, and does not belong there: a link to a
+//! key, another control file, another manifest, plaintext. None of it leaves, and none of it keeps
+//! the rest from being saved.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -76,7 +77,8 @@ fn a_snapshot_holds_the_control_file_that_the_server_has_and_no_older_one() {
     assert_eq!(status, 200, "the key was made before the snapshot");
 }
 
-/// Makes snapshots 1 and 2, the second while `tamper` had its way, and asserts that the repository is as good as before.
+/// Makes snapshots 1 and 2, the second while `tamper` had its way, and asserts that the repository
+/// is as good as before.
 fn goes_on(tamper: impl Fn(&Path), undo: impl Fn(&Path)) {
     let machine = machine();
     filled(&machine, &["a", "b"]).stop();

@@ -112,7 +112,8 @@ fn a_snapshot_that_somebody_removed_is_told_from_one_that_was_pruned() {
         fs::remove_file(&object).expect("it goes");
         let missing = format!("snapshots/{number} is missing");
         let _ = backup(&machine, &["verify", "--from", "repo"]).expect(1, &[&missing]);
-        // And nothing is pruned on the word of what is not whole: objects that it named may be anybody's.
+        // And nothing is pruned on the word of what is not whole: objects that it named may be
+        // anybody's.
         fs::write(&object, &text).expect("it comes back");
     }
     // One that was pruned and is put back is no snapshot again.

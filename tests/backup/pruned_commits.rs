@@ -1,4 +1,5 @@
-//! Packs that are put together, and packs that are older than each commit is kept: the real binary, while a server ships, and killed at each step.
+//! Packs that are put together, and packs that are older than each commit is kept: the real binary,
+//! while a server ships, and killed at each step.
 
 use std::fs;
 use std::time::Duration;
@@ -12,7 +13,8 @@ use serde_json::{Value, json};
 
 use super::{Ran, add, as_str, backup, backup_with, filled, machine, start_on};
 
-/// The times whose packs are put together are two seconds and half a second, and not an hour and five minutes.
+/// The times whose packs are put together are two seconds and half a second, and not an hour and
+/// five minutes.
 const SHORT: &str = "bundle::short=return";
 const ALL: [&str; 4] = ["--keep-commits", "1h", "--keep-within", "1h"];
 const NEWEST: [&str; 4] = ["--keep-commits", "1s", "--keep-daily", "1"];

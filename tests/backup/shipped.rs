@@ -166,7 +166,8 @@ fn shipping_goes_on_through_rotations_of_both_keys_deletion_creation_and_locks()
     server.stop();
     fs::rename(machine.master_key(), machine.path("keys/old.key")).expect("the first key");
     fs::rename(machine.path("keys/new-1.key"), machine.master_key()).expect("the key in its place");
-    // A data key that was replaced before a rotation of the master key is under the older one for ever.
+    // A data key that was replaced before a rotation of the master key is under the older one for
+    // ever.
     let previous = "keys/old.key,keys/new-0.key";
     let previous = [("NIMBUS_ENCRYPTION_PREVIOUS_MASTER_KEY_FILE", previous)];
     let _ = backup_with(&machine, &["verify", "--from", "repo", "--deep"], &previous)

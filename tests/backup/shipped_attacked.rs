@@ -51,7 +51,8 @@ fn each_epoch_and_pack_that_is_changed_cut_gone_or_another_is_named() {
     let last =
         [last_of("log/0000000001/"), last_of("log/0000000002/")].map(|pack| pack.expect("a pack"));
     for (place, object) in epochs.iter().chain(&packs).enumerate() {
-        // A test of its own for each byte is in the source; the first, some and the last packs do here.
+        // A test of its own for each byte is in the source; the first, some and the last packs do
+        // here.
         if place > 4 && place % 3 > 0 && !last.contains(&object) {
             continue;
         }

@@ -1,4 +1,5 @@
-//! What the tests of shipping share: a server that ships, instants, and what was acknowledged by each.
+//! What the tests of shipping share: a server that ships, instants, and what was acknowledged by
+//! each.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

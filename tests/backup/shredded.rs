@@ -24,7 +24,8 @@ fn shred(machine: &Machine, tenant: &str, more: &[&str], failpoints: &str) -> Ra
     run(command)
 }
 
-/// What the repository holds of files that belong to no tenant of `kept`, by the name of their manifests' objects.
+/// What the repository holds of files that belong to no tenant of `kept`, by the name of their
+/// manifests' objects.
 fn objects(machine: &Machine, kind: &str) -> Vec<PathBuf> {
     files_under(&machine.path("repo").join(kind))
 }

@@ -1,4 +1,5 @@
-//! A repository that takes a connection and does not answer, or a byte a second: what waits for it ends, names the object, and holds no WAL.
+//! A repository that takes a connection and does not answer, or a byte a second: what waits for it
+//! ends, names the object, and holds no WAL.
 
 use nimbus_test_support::{Fault, FaultProxy, Machine, Moto, Server, make_bucket};
 use serde_json::json;

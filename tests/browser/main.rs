@@ -1,6 +1,8 @@
-//! An application in a real browser, Chromium: a page of another origin that uses the API with a tenant's key, and pages that must not.
+//! An application in a real browser, Chromium: a page of another origin that uses the API with a
+//! tenant's key, and pages that must not.
 //!
-//! The page is tests/browser/page.html. It does all that it is to do, whatever comes of it, and reports; here stands what must have.
+//! The page is tests/browser/page.html. It does all that it is to do, whatever comes of it, and
+//! reports; here stands what must have.
 
 #![expect(
     clippy::disallowed_methods,

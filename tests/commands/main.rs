@@ -1,6 +1,8 @@
-//! The command line as a person reads it: each `.trycmd` file is a session whose output must be exactly this.
+//! The command line as a person reads it: each `.trycmd` file is a session whose output must be
+//! exactly this.
 //!
-//! After a change that was meant: `TRYCMD=overwrite cargo test --features failpoints --test commands`, and read the difference.
+//! After a change that was meant: `TRYCMD=overwrite cargo test --features failpoints --test
+//! commands`, and read the difference.
 
 #[test]
 fn says_what_the_sessions_show() {

@@ -10,7 +10,8 @@ use super::{
     start_killed, tenants,
 };
 
-/// Point, how often it is passed before, the manifest's state then, and whether the control file is in its place.
+/// Point, how often it is passed before, the manifest's state then, and whether the control file is
+/// in its place.
 pub(super) const POINTS: &[(&str, u32, Option<&str>, bool)] = &[
     ("manifest::temporary-created", 0, None, false),
     ("manifest::temporary-written", 0, None, false),

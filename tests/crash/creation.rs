@@ -25,7 +25,8 @@ pub(super) enum Left {
     Ready,
 }
 
-/// Point, how often it is passed before (a creation writes two manifests), what is left, and whether a temporary file is.
+/// Point, how often it is passed before (a creation writes two manifests), what is left, and
+/// whether a temporary file is.
 pub(super) const POINTS: &[(&str, u32, Left, bool)] = &[
     ("manifest::temporary-created", 0, Left::Nothing, true),
     ("manifest::temporary-written", 0, Left::Nothing, true),
@@ -107,7 +108,8 @@ fn kill_and_go_on(failpoints: &str, left: Left, temporary: bool) {
     assert_keeps_documents(&machine, &[], server, TENANT);
 }
 
-/// Kills a creation at one point after the other, each time in the attempt that goes on from the last.
+/// Kills a creation at one point after the other, each time in the attempt that goes on from the
+/// last.
 #[test]
 fn a_creation_killed_again_and_again_ends_under_its_first_key() {
     let machine = machine();

@@ -99,7 +99,8 @@ fn settle_tenant(machine: &Machine) -> Old {
     }
 }
 
-/// The next start finishes the deletion; a tenant of that name then meets neither old key nor old document.
+/// The next start finishes the deletion; a tenant of that name then meets neither old key nor old
+/// document.
 fn assert_gone_and_free(machine: &Machine, bystander: &Bystander, old: &Old) {
     let server = machine.start(&[]);
     assert_eq!(tenants(&server), [BYSTANDER]);

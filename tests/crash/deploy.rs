@@ -1,4 +1,5 @@
-//! A deploy killed at its commit: the old generation whole or the new one whole, never a mixture of schemas, crons and files.
+//! A deploy killed at its commit: the old generation whole or the new one whole, never a mixture of
+//! schemas, crons and files.
 
 use nimbus_test_support::{Machine, Server};
 use serde_json::{Value, json};
@@ -65,7 +66,8 @@ fn standing(machine: &Machine, server: &Server) -> Value {
     json!({"schemas": schemas, "crons": crons, "files": files, "active": server.get(DEPLOY)["active"]})
 }
 
-/// Two generations, and what stands when each is active, on a tenant with documents. The old one is active.
+/// Two generations, and what stands when each is active, on a tenant with documents. The old one is
+/// active.
 fn settle(machine: &Machine) -> (Value, Value) {
     let server = machine.start(&[]);
     server.create("/api/tenants", &json!({"id": "tenant"}));

@@ -40,7 +40,8 @@ fn documents_acknowledged_under_load_survive_a_kill_from_outside() {
     }
 }
 
-/// How many documents were acknowledged to each client. Killed from outside once that many are acknowledged in all.
+/// How many documents were acknowledged to each client. Killed from outside once that many are
+/// acknowledged in all.
 fn insert_until_killed(machine: &Machine, server: Server, kill_at: Option<u64>) -> Vec<u64> {
     for tenant in TENANTS {
         // Afresh in each round.
@@ -84,7 +85,8 @@ fn insert_until_killed(machine: &Machine, server: Server, kill_at: Option<u64>) 
     acknowledged
 }
 
-/// Everything that was acknowledged is there, each once; at most the one document that each client waited for besides.
+/// Everything that was acknowledged is there, each once; at most the one document that each client
+/// waited for besides.
 fn assert_kept(machine: &Machine, bystander: &Bystander, acknowledged: &[u64]) {
     assert!(acknowledged.iter().sum::<u64>() > 0);
     let server = machine.start(&[]);

@@ -1,7 +1,9 @@
-//! Kill tests: the real server dies by `SIGKILL` at every crash point of the source, is started again, and must open or repair what it
-//! finds by itself; nothing that was acknowledged is lost, and no other tenant is disturbed.
+//! Kill tests: the real server dies by `SIGKILL` at every crash point of the source, is started
+//! again, and must open or repair what it finds by itself; nothing that was acknowledged is lost,
+//! and no other tenant is disturbed.
 //!
-//! A crash point is armed with `FAILPOINTS="<name>=return"`; `<name>=2*off->return` lets it pass twice first.
+//! A crash point is armed with `FAILPOINTS="<name>=return"`; `<name>=2*off->return` lets it pass
+//! twice first.
 
 #![expect(
     clippy::disallowed_methods,
@@ -29,7 +31,8 @@ use std::path::{Path, PathBuf};
 use nimbus_test_support::{Machine, Server, files_under};
 use serde_json::{Value, json};
 
-/// Crash points whose cases stand in `tests/encryption`, `tests/server`, `tests/backup`, `tests/postgres` and `tests/mysql`.
+/// Crash points whose cases stand in `tests/encryption`, `tests/server`, `tests/backup`,
+/// `tests/postgres` and `tests/mysql`.
 const ELSEWHERE: &[&str] = &[
     "backup::repository-made",
     "bundle::created",

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::{armed, machine, start_armed, writer};
 
-/// Crash points, and how often they are passed before the server is killed: while jobs are scheduled, or while they run.
+/// Crash points, and how often they are passed before the server is killed: while jobs are
+/// scheduled, or while they run.
 pub(super) const POINTS: &[(&str, &[u32])] = &[
     ("tenants::schedule::expected", &[0, 3]),
     ("tenants::schedule::applied", &[0, 2]),
@@ -52,7 +53,8 @@ fn jobs_survive_being_killed_again_and_again_while_they_run() {
     assert_all_run_once(&machine, &accepted);
 }
 
-/// Schedules jobs that are due at once but for the time that scheduling takes; which of them were accepted.
+/// Schedules jobs that are due at once but for the time that scheduling takes; which of them were
+/// accepted.
 fn schedule_all(machine: &Machine, server: &Server) -> BTreeMap<u32, String> {
     let mut accepted = BTreeMap::new();
     for n in 0..JOBS {
@@ -90,7 +92,8 @@ fn assert_all_run_once(machine: &Machine, accepted: &BTreeMap<u32, String>) {
         let finished = server.get(&format!("/api/tenants/tenant/schedule/history/{id}"));
         assert_eq!(finished["result"]["outcome"], "succeeded", "{finished}");
     }
-    // One that was not answered may have been accepted all the same; no more than the one under way.
+    // One that was not answered may have been accepted all the same; no more than the one under
+    // way.
     assert!(ran.len() <= accepted.len() + 1, "{ran:?}");
     let journal = server.get("/api/tenants/tenant/journal");
     assert_eq!(journal["latest_sequence"], json!(ran.len()));

@@ -25,7 +25,8 @@ fn unique() -> Value {
     })
 }
 
-/// A server that dies at a point once that was passed by so many writes, with a tenant of two documents.
+/// A server that dies at a point once that was passed by so many writes, with a tenant of two
+/// documents.
 fn prepared(machine: &Machine, point: &str, passes: u32) -> Server {
     let server = start_armed(machine, &[], &armed(point, passes));
     server.create("/api/tenants", &json!({"id": "tenant"}));

@@ -1,4 +1,5 @@
-//! The writer's group commit, one client: what was not answered is there from the commit on, and not before.
+//! The writer's group commit, one client: what was not answered is there from the commit on, and
+//! not before.
 
 use nimbus_test_support::{Machine, Server};
 use serde_json::{Value, json};

@@ -1,4 +1,5 @@
-//! The documents held to the source: tests that they name exist, links and paths in them lead somewhere.
+//! The documents held to the source: tests that they name exist, links and paths in them lead
+//! somewhere.
 
 #![expect(
     clippy::disallowed_methods,

@@ -169,7 +169,8 @@ fn a_server_that_finds_its_log_cut_off_serves_and_says_so() {
     let accept = ["audit", "--accept-broken"];
     let _ = encryption(&machine, &accept).expect(1, &["is in use by"]);
     server.stop();
-    // Killed in between, it is recorded and not in force: the log is still not whole, and may be accepted again.
+    // Killed in between, it is recorded and not in force: the log is still not whole, and may be
+    // accepted again.
     let mut killed = machine.nimbus(&["encryption"]);
     killed
         .args(accept)

@@ -1,4 +1,5 @@
-//! Deletions that something keeps from ending: who finishes one records it, and until then every command says what is the matter.
+//! Deletions that something keeps from ending: who finishes one records it, and until then every
+//! command says what is the matter.
 
 use std::fs;
 

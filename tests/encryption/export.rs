@@ -40,7 +40,8 @@ fn writes_a_tenant_out_for_its_owner_alone() {
     assert_eq!(mode(&target), 0o600);
     assert_eq!(mode(&machine.path("out/of/here")), 0o700);
     assert_eq!(mode(&machine.path("out")), 0o700);
-    // With encryption off, the plaintext is a deployment like any other: the same documents come out of it.
+    // With encryption off, the plaintext is a deployment like any other: the same documents come
+    // out of it.
     let expected = served(&machine, "alpha");
     let plain = super::machine();
     fs::create_dir(plain.data_dir()).expect("a data directory");
@@ -202,9 +203,10 @@ fn an_export_beside_a_server_takes_nothing_from_what_the_server_goes_on_writing(
     let server = machine.start(&[]);
     server.create("/api/tenants", &json!({"id": "alpha"}));
     server.insert("alpha", "notes", &json!({"n": 0}));
-    // The server opens and closes the file beside SQLite, which costs it the POSIX locks that SQLite holds there. That whoever closes the
-    // database next does not take itself for the last, and the WAL with it, is SQLite's doing since 3.51: it asks for the locks on the
-    // shared memory, too. Should that change, acknowledged writes would be lost here.
+    // The server opens and closes the file beside SQLite, which costs it the POSIX locks that
+    // SQLite holds there. That whoever closes the database next does not take itself for the last,
+    // and the WAL with it, is SQLite's doing since 3.51: it asks for the locks on the shared
+    // memory, too. Should that change, acknowledged writes would be lost here.
     let _ = server.get("/debug/encryption/status?verify=unwrap");
     let source = machine.data_dir().join("alpha.sqlite3");
     let target = machine.path("out.sqlite3");
@@ -272,7 +274,8 @@ fn is_open_elsewhere(path: &std::path::Path, server: u32) -> bool {
         .any(|file| fs::read_link(file.path()).is_ok_and(|target| target == path))
 }
 
-/// SECURITY.md says so: a copy elsewhere is none of the deployment's files, and any tool with the key opens it.
+/// SECURITY.md says so: a copy elsewhere is none of the deployment's files, and any tool with the
+/// key opens it.
 #[test]
 fn an_export_of_a_copy_elsewhere_is_not_in_the_log() {
     let machine = deployment(&["alpha"], &[]);

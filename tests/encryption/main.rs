@@ -16,6 +16,7 @@ mod migrate_odd;
 mod places;
 mod proofs;
 mod recover;
+mod rejected_arguments;
 mod repair;
 mod rotate_dek;
 mod rotate_dek_online;
@@ -23,7 +24,6 @@ mod rotate_kek;
 mod shred;
 mod status;
 mod unprotected;
-mod words;
 
 use std::fs;
 use std::hash::{DefaultHasher, Hasher as _};
@@ -191,7 +191,8 @@ fn identity(machine: &Machine, name: &str) -> String {
         .to_owned()
 }
 
-/// Waits until a manifest that is made now is later than those that were made before: they count whole seconds.
+/// Waits until a manifest that is made now is later than those that were made before: they count
+/// whole seconds.
 fn next_second() {
     let second = || std::time::UNIX_EPOCH.elapsed().expect("a clock").as_secs();
     let before = second();

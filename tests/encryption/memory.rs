@@ -20,7 +20,8 @@ fn peak(machine: &Machine, arguments: &[&str]) -> u64 {
     let status = format!("/proc/{}/status", child.id());
     let mut peak = 0;
     let ended = loop {
-        // The kernel keeps the maximum: what is read last counts, and at its end a process gives memory back.
+        // The kernel keeps the maximum: what is read last counts, and at its end a process gives
+        // memory back.
         let text = fs::read_to_string(&status).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
@@ -82,6 +83,7 @@ fn migrating_rotating_and_exporting_a_tenant_takes_as_much_memory_for_a_large_on
             run(&["export", "--source", path, "--target", "plain"]),
         ]
     };
-    // A third of the large one: the proof of a copy has 32 MiB of page cache, which the small one does not fill.
+    // A third of the large one: the proof of a copy has 32 MiB of page cache, which the small one
+    // does not fill.
     assert_constant(48 << 20, &peaks(8 << 20), &peaks(160 << 20));
 }

@@ -479,7 +479,8 @@ fn a_tenant_between_two_steps_of_a_migration_is_refused_and_says_so() {
 
 #[test]
 fn begins_only_when_the_disk_has_room() {
-    // A sparse file claims more than any disk here has; only its first bytes are looked at before its size is.
+    // A sparse file claims more than any disk here has; only its first bytes are looked at before
+    // its size is.
     let (machine, _) = plaintext();
     let source = machine.path("huge.db");
     fs::write(&source, b"SQLite format 3\0").expect("a header");
@@ -568,7 +569,8 @@ fn a_control_file_under_another_name_is_migrated_for_the_name_that_is_opened() {
 #[test]
 fn another_applications_database_is_said_to_be_kept_and_not_served() {
     let machine = deployment(&["alpha"], &[]);
-    // Applications number their layouts, too: with the number of Nimbus's own, with an older one, and with none.
+    // Applications number their layouts, too: with the number of Nimbus's own, with an older one,
+    // and with none.
     for (tenant, version) in [("one", 4), ("two", 1), ("three", 0), ("four", 99)] {
         let source = machine.data_dir().join(format!("{tenant}.sqlite3"));
         make(

@@ -1,4 +1,5 @@
-//! `migrate` and `export` of every kind of database that SQLite makes and keeps, whatever its application brings along.
+//! `migrate` and `export` of every kind of database that SQLite makes and keeps, whatever its
+//! application brings along.
 
 use std::fs;
 use std::io::Read as _;
@@ -20,7 +21,8 @@ fn python(text: &str, arguments: &[&Path]) {
     assert!(made.status.success(), "{said}");
 }
 
-/// What the application of these databases has, and a comparison of all that two databases hold and say of themselves.
+/// What the application of these databases has, and a comparison of all that two databases hold and
+/// say of themselves.
 const PRELUDE: &str = r#"
 import os, random, sqlite3, sys, time
 def connect(path):

@@ -1,4 +1,5 @@
-//! No wrap stands in a manifest that was not opened: KMS keys that encrypt and do not decrypt, endpoints that answer something else.
+//! No wrap stands in a manifest that was not opened: KMS keys that encrypt and do not decrypt,
+//! endpoints that answer something else.
 
 use std::fs;
 use std::process::Command;
@@ -26,7 +27,8 @@ impl Kms {
         }
     }
 
-    /// The ways in which a key that wraps may not give back what it wrapped: the action that is meddled with, how, and a word of the message.
+    /// The ways in which a key that wraps may not give back what it wrapped: the action that is
+    /// meddled with, how, and a word of the message.
     fn one_way(&self) -> Vec<(&'static str, Fault, &'static str)> {
         let plaintext = data_encoding::BASE64.encode(&[7; 32]);
         let wrong = json!({"KeyId": self.key, "Plaintext": plaintext}).to_string();
@@ -207,7 +209,8 @@ fn a_recovery_replaces_a_wrap_that_names_the_key_and_does_not_open() {
     let server = machine.start_command(start);
     server.create("/api/tenants", &json!({"id": "alpha"}));
     server.stop();
-    // As an earlier release may have left it: the wrap in the manifest is one that KMS does not open.
+    // As an earlier release may have left it: the wrap in the manifest is one that KMS does not
+    // open.
     let manifest = machine.data_dir().join("alpha.sqlite3.nimbus-enc");
     let sealed = SealedManifest::parse(&fs::read(&manifest).expect("it")).expect("a manifest");
     let blob = data_encoding::BASE64.encode(&sealed.claims().deks()[0].wraps[0].blob);

@@ -5,7 +5,8 @@ use nimbus_test_support::Machine;
 
 use super::{as_str, deployment, encryption, health, identity, served, snapshot, status};
 
-/// A deployment that a recovery identity opens, too, and whose master key is lost and replaced by a new one.
+/// A deployment that a recovery identity opens, too, and whose master key is lost and replaced by a
+/// new one.
 fn lost_and_new() -> Machine {
     let machine = super::machine();
     let recipient = identity(&machine, "recovery.txt");
@@ -38,7 +39,8 @@ fn a_lost_master_key_is_replaced_with_the_identity() {
         3
     );
     assert_eq!(served(&machine, "alpha")[1]["of"], "alpha");
-    // The recovery wraps are still there, for the next time; and the copies in the control file came along.
+    // The recovery wraps are still there, for the next time; and the copies in the control file
+    // came along.
     fs::remove_file(machine.data_dir().join("beta.sqlite3.nimbus-enc")).expect("a lost sidecar");
     let _ = encryption(&machine, &["repair"]).expect(0, &["put back"]);
     let _ = encryption(&machine, &[RECOVER, &["recovery.txt"]].concat())
@@ -114,7 +116,8 @@ fn rejects_while_the_server_runs() {
     server.stop();
 }
 
-/// SECURITY.md says so: anybody can encrypt to a public key, and the recipient stands in every manifest.
+/// SECURITY.md says so: anybody can encrypt to a public key, and the recipient stands in every
+/// manifest.
 #[test]
 fn recover_accepts_what_anybody_wrapped_to_the_recipient() {
     let machine = super::machine();
@@ -122,7 +125,8 @@ fn recover_accepts_what_anybody_wrapped_to_the_recipient() {
     let recipient = ["--encryption-recovery-recipient", &recipient];
     super::fill(&machine, &["alpha"], &recipient);
     super::next_second();
-    // Somebody without any key of the deployment makes a tenant of the name, wrapped to the same recipient, and puts it there.
+    // Somebody without any key of the deployment makes a tenant of the name, wrapped to the same
+    // recipient, and puts it there.
     let stranger = super::machine();
     super::fill(&stranger, &["alpha"], &recipient);
     let server = stranger.start(&recipient);

@@ -285,7 +285,8 @@ fn a_rekey_that_ended_is_not_undone_by_what_a_crash_in_it_had_left() {
     assert_eq!(served(&machine, "alpha")[0]["of"], "alpha");
     let newest = pair(&machine);
     assert_ne!(newest[1], rekeying);
-    // The manifest of the crash with its database is a crash's; with the one from before it is an older one.
+    // The manifest of the crash with its database is a crash's; with the one from before it is an
+    // older one.
     put(&[newest[0].clone(), rekeying.clone()]);
     assert_eq!(served(&machine, "alpha")[0]["of"], "alpha");
     assert_eq!(pair(&machine)[1], newest[1]);
@@ -332,7 +333,8 @@ fn what_has_no_copy_is_named_with_what_helps_and_status_does_not_send_there() {
     let rename = |from: &str, to: &str| {
         fs::rename(data.join(from), data.join(to)).expect("a new name");
     };
-    // Both files of one under a new name; a database alone under one; and a manifest that cannot be read under one.
+    // Both files of one under a new name; a database alone under one; and a manifest that cannot be
+    // read under one.
     for suffix in ["", ".nimbus-enc"] {
         rename(
             &format!("alpha.sqlite3{suffix}"),

@@ -249,7 +249,7 @@ fn rejects_what_it_should_not_touch() {
     let request = json!({"path": elsewhere, "all": true});
     let (code, answer) = server.request("POST", "/api/admin/encryption/rotate-dek", Some(&request));
     assert_eq!(code, 400);
-    assert!(as_text(&answer["error"]["message"]).contains("none of the files of this server"));
+    assert!(as_text(&answer["error"]["message"]).contains("not a file of this server"));
     server.stop();
     // Beside a file that is not the deployment's: a copy elsewhere is rekeyed, too.
     let copy = machine.path("copy");

@@ -1,4 +1,5 @@
-//! `rotate-dek` through a running server: the tenant is written and read all the while, and nothing that was acknowledged is lost.
+//! `rotate-dek` through a running server: the tenant is written and read all the while, and nothing
+//! that was acknowledged is lost.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -286,8 +287,8 @@ impl Drop for Done<'_> {
     }
 }
 
-/// Clients that insert into, change and read `alpha` while `work` runs, until it has ended or the server is gone. Each request that is
-/// answered succeeds. The documents that were acknowledged.
+/// Clients that insert into, change and read `alpha` while `work` runs, until it has ended or the
+/// server is gone. Each request that is answered succeeds. The documents that were acknowledged.
 fn under_load(
     server: &Server,
     machine: &Machine,
@@ -377,8 +378,9 @@ fn dek(manifest: &str) -> &str {
     line.split_whitespace().next().expect("its id")
 }
 
-/// No wrap of the data key of an old manifest stands in any file of the data directory, nor in what the control file holds in the clear once it is
-/// opened; and its id, but for the audit log, which names it and holds no key.
+/// No wrap of the data key of an old manifest stands in any file of the data directory, nor in what
+/// the control file holds in the clear once it is opened; and its id, but for the audit log, which
+/// names it and holds no key.
 fn assert_forgotten(machine: &Machine, old: &str) {
     let wrap = old
         .lines()

@@ -132,7 +132,8 @@ fn after_a_crash_either_key_may_be_destroyed_and_lost_manifests_still_come_back(
     for (point, passes) in POINTS {
         let (machine, new) = two_keys();
         rotate_and_die(&machine, point, *passes);
-        // The key that opens the control file is kept, whichever it is. The other one is destroyed, with it the manifests that are under it.
+        // The key that opens the control file is kept, whichever it is. The other one is destroyed,
+        // with it the manifests that are under it.
         let data = machine.data_dir();
         let manifest = |name: &str| data.join(format!("{name}.nimbus-enc"));
         let control = fs::read_to_string(manifest("nimbus-control.db")).expect("its manifest");
@@ -549,7 +550,8 @@ fn the_copy_of_a_creation_that_was_cut_short_moves_with_its_manifest() {
     let _ = encryption(&machine, &["keygen", "--master-key-file", as_str(&new)]).expect(0, &[]);
     let rotate = ["rotate-kek", "--path", "data", "--all"];
     let rotate = [&rotate[..], &["--new-master-key-file", "new.key"]].concat();
-    // Killed between the manifest and its copy: the next run drops the copy under the old key all the same.
+    // Killed between the manifest and its copy: the next run drops the copy under the old key all
+    // the same.
     let mut killed = machine.nimbus(&["encryption"]);
     killed
         .args(&rotate)

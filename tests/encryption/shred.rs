@@ -283,7 +283,8 @@ impl Migrated {
                 let _ = encryption(machine, &migrate).expect(0, &[]);
             }
             Deed::SetAside => {
-                // As a creation does with what it finds, and an interrupted rotation and migration leave their copies.
+                // As a creation does with what it finds, and an interrupted rotation and migration
+                // leave their copies.
                 let plaintext = self.file(tenant, ".plaintext");
                 for ending in [
                     ".set-aside-1",
@@ -336,7 +337,8 @@ fn shred(machine: &Machine, tenant: &str) -> super::Ran {
     encryption(machine, &["shred", "--tenant-id", tenant, "--yes"])
 }
 
-/// `first`, then each of all deeds, on a tenant of its own; all are shredded or deleted then, with a server or without.
+/// `first`, then each of all deeds, on a tenant of its own; all are shredded or deleted then, with
+/// a server or without.
 fn leaves_nothing_after(first: Deed) {
     let names = [
         "repair", "kek", "dek", "export", "migrate", "aside", "stays",
@@ -446,7 +448,8 @@ fn what_cannot_be_removed_is_named_and_is_no_success() {
             let ran = shred(&machine, tenant);
             let said = ran.expect(1, &words).err();
             assert!(!said.contains("set-aside-3"), "{said}");
-            // What copies are worth is known each time: the control file still has one of the manifest.
+            // What copies are worth is known each time: the control file still has one of the
+            // manifest.
             assert!(said.contains(WORTH), "{said}");
             assert!(!said.contains("could be read"), "{said}");
             assert!(!ran.out().contains("is shredded"), "{}", ran.out());

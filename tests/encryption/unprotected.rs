@@ -1,4 +1,5 @@
-//! What SECURITY.md calls out of scope, shown. When Nimbus protects against one of these, its test fails, and the page must change.
+//! What SECURITY.md calls out of scope, shown. When Nimbus protects against one of these, its test
+//! fails, and the page must change.
 
 use std::fs;
 use std::path::Path;
@@ -41,7 +42,8 @@ fn a_tenant_of_another_deployment_under_the_same_key_opens() {
 #[test]
 fn who_knows_a_data_key_brings_it_back_under_a_key_that_is_configured() {
     let machine = deployment(&["alpha"], &[]);
-    // Somebody with a copy and its key raises the revision of the manifest beyond the deployment's own.
+    // Somebody with a copy and its key raises the revision of the manifest beyond the deployment's
+    // own.
     let copy = with_the_key_of(&machine);
     fs::create_dir(copy.data_dir()).expect("a directory");
     put_alpha(&machine.data_dir(), &copy.data_dir());

@@ -1,4 +1,5 @@
-//! A tenant opened by others: Python's `cryptography` and `sqlcipher3-wheels`, and stock `age`. No code of ours is in the loop.
+//! A tenant opened by others: Python's `cryptography` and `sqlcipher3-wheels`, and stock `age`. No
+//! code of ours is in the loop.
 
 #![expect(
     clippy::disallowed_methods,
@@ -206,7 +207,8 @@ fn age_refuses_an_identity_that_is_no_recipient() {
     assert_refused(&output, "can be recovered by");
 }
 
-/// What an operator would carry to another machine: a key, a manifest, a database; and what was stored.
+/// What an operator would carry to another machine: a key, a manifest, a database; and what was
+/// stored.
 struct StoredTenant {
     _directory: TempDir,
     key: String,
@@ -217,7 +219,8 @@ struct StoredTenant {
     documents: Vec<Value>,
 }
 
-/// Runs the real server, stores documents in a tenant, stops the server, and carries three files and the identity away.
+/// Runs the real server, stores documents in a tenant, stops the server, and carries three files
+/// and the identity away.
 fn stored_tenant() -> StoredTenant {
     let machine = Machine::new(env!("CARGO_BIN_EXE_nimbus"));
     let identity = machine.path("recovery.txt");

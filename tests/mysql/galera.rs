@@ -1,4 +1,5 @@
-//! A cluster of three nodes: servers that write through different ones, and nodes that are killed under load.
+//! A cluster of three nodes: servers that write through different ones, and nodes that are killed
+//! under load.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;

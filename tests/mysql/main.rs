@@ -1,4 +1,5 @@
-//! The real server on a real MariaDB, and on a Galera cluster: a session over the wire, restarts, kills of the server and of the engine, what is refused.
+//! The real server on a real MariaDB, and on a Galera cluster: a session over the wire, restarts,
+//! kills of the server and of the engine, what is refused.
 
 #![expect(
     clippy::disallowed_methods,
@@ -68,7 +69,8 @@ impl House {
         }
     }
 
-    /// Runs a statement in the MariaDB that tests share; what it gives, a line a row. `{m}` is the metadata database.
+    /// Runs a statement in the MariaDB that tests share; what it gives, a line a row. `{m}` is the
+    /// metadata database.
     fn sql(&self, statement: &str) -> String {
         self.try_sql(statement)
             .unwrap_or_else(|said| panic!("{statement}: {said}"))

@@ -1,4 +1,5 @@
-//! Clients that generators make of `/openapi.json`: each is generated without a warning, compiles, and runs a session against a real server.
+//! Clients that generators make of `/openapi.json`: each is generated without a warning, compiles,
+//! and runs a session against a real server.
 //!
 //! What the sessions compare is in `typescript/session.ts` and `python/session.py`.
 

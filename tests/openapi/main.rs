@@ -1,4 +1,5 @@
-//! The running server held to `/openapi.json`: by a client that is generated from it, and by answers that such a client does not come to.
+//! The running server held to `/openapi.json`: by a client that is generated from it, and by
+//! answers that such a client does not come to.
 
 #![expect(
     clippy::disallowed_methods,
@@ -18,9 +19,11 @@ use serde_json::{Value, json};
 /// - `rotateKek`, `rotateDek` and `shred` change keys for good, and take paths on this machine;
 /// - `createBackup` makes repositories wherever a path that is made up leads;
 /// - `lockTenant` takes the tenant away that the others ask for;
-/// - `activateGeneration` has a tenant and a number and nothing else: where the client makes up a wrong tenant, that of its settings
-///   takes its place, and what it takes for a wrong request is a right one;
-/// - `encryptionStatus` with made-up queries reads every page of every tenant, which takes the time that others need.
+/// - `activateGeneration` has a tenant and a number and nothing else: where the client makes up a
+///   wrong tenant, that of its settings takes its place, and what it takes for a wrong request is a
+///   right one;
+/// - `encryptionStatus` with made-up queries reads every page of every tenant, which takes the time
+///   that others need.
 const LEFT_OUT: [&str; 8] = [
     "createBackup",
     "rotateAdminToken",
@@ -58,7 +61,8 @@ fn the_server_answers_a_generated_client_as_its_document_says() {
             "--checks",
             "all",
         ])
-        // Which hosts may ask is the proxy's and the operator's to say; a key of one tenant has tests of its own.
+        // Which hosts may ask is the proxy's and the operator's to say; a key of one tenant has
+        // tests of its own.
         .args([
             "--exclude-checks",
             "ignored_auth,object_level_authorization",

@@ -1,4 +1,5 @@
-//! What a client says is honoured or refused: on every route of the document, parameters and members that it does not know.
+//! What a client says is honoured or refused: on every route of the document, parameters and
+//! members that it does not know.
 
 use nimbus_test_support::{Machine, Server};
 use serde_json::{Value, json};

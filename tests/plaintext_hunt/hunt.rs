@@ -1,4 +1,5 @@
-//! The search: every byte of everything a server has written, for every form of what must not be there.
+//! The search: every byte of everything a server has written, for every form of what must not be
+//! there.
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt as _;

@@ -1,4 +1,5 @@
-//! The work that a server does before it is killed: documents whose values, field names and tables are canaries.
+//! The work that a server does before it is killed: documents whose values, field names and tables
+//! are canaries.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +22,8 @@ pub(crate) const IDENTITY_CANARY: &str = "canaryidentity-e47c05b1d8";
 /// Made, made anew after a deletion, and made in two attempts.
 pub(crate) const TENANTS: [&str; 3] = ["made", "made-anew", "made-twice"];
 
-/// Makes the tenants, each in its own way, with a kill in between. Answers an access key of the first, and one that was revoked.
+/// Makes the tenants, each in its own way, with a kill in between. Answers an access key of the
+/// first, and one that was revoked.
 pub(crate) fn settle(machine: &Machine, arguments: &[&str]) -> [String; 2] {
     let server = start(machine, arguments, "");
     for tenant in ["made", "made-anew"] {
@@ -60,7 +62,8 @@ pub(crate) fn settle(machine: &Machine, arguments: &[&str]) -> [String; 2] {
     keys
 }
 
-/// Makes a snapshot in a repository of the machine, which is searched like everything else. In plaintext that is refused.
+/// Makes a snapshot in a repository of the machine, which is searched like everything else. In
+/// plaintext that is refused.
 fn save(machine: &Machine, server: &Server) {
     let to = json!({"to": machine.path("repository")});
     let (status, begun) = server.request("POST", "/api/admin/backups", Some(&to));

@@ -1,8 +1,11 @@
-//! The plaintext hunt: the real server works under a load of documents with known canaries in values, field names and table names, is
-//! killed in the middle, and every byte of its data directory, temporary directory and logs (at the level `trace`) is searched for
-//! them, for the admin token, access keys and whom they were used for, and for the keys. With encryption off the same search has to find the canaries.
+//! The plaintext hunt: the real server works under a load of documents with known canaries in
+//! values, field names and table names, is killed in the middle, and every byte of its data
+//! directory, temporary directory and logs (at the level `trace`) is searched for them, for the
+//! admin token, access keys and whom they were used for, and for the keys. With encryption off the
+//! same search has to find the canaries.
 //!
-//! Tenants come into being in each way that HTTP has: made, made anew after a deletion, and made in two attempts with a kill between.
+//! Tenants come into being in each way that HTTP has: made, made anew after a deletion, and made in
+//! two attempts with a kill between.
 
 #![expect(
     clippy::disallowed_methods,

@@ -1,4 +1,5 @@
-//! The real server on a real Postgres: a session over the wire, restarts, kills of the server and of the engine, what is refused.
+//! The real server on a real Postgres: a session over the wire, restarts, kills of the server and
+//! of the engine, what is refused.
 
 #![expect(
     clippy::disallowed_methods,

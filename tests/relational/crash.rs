@@ -1,4 +1,5 @@
-//! The server, and the engine, die under load and at each step of a creation, a deletion and a commit.
+//! The server, and the engine, die under load and at each step of a creation, a deletion and a
+//! commit.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;

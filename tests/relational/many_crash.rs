@@ -1,5 +1,6 @@
-//! Two servers on one database under load, and kills of either and of the engine; servers that die within a creation, a deletion or the making of
-//! an index, which the other one finishes or finds undone.
+//! Two servers on one database under load, and kills of either and of the engine; servers that die
+//! within a creation, a deletion or the making of an index, which the other one finishes or finds
+//! undone.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -60,7 +61,8 @@ fn send(slot: &Slot, method: &str, path: &str, body: &serde_json::Value) -> Opti
         .map(|answer| answer.status().as_u16())
 }
 
-/// Inserts through one server after the other and schedules jobs, until told to stop. What was acknowledged.
+/// Inserts through one server after the other and schedules jobs, until told to stop. What was
+/// acknowledged.
 fn client(
     slots: &[Slot; 2],
     number: usize,

@@ -1,4 +1,5 @@
-//! `docs/runbook.md`, followed to the letter: each section's commands are run on a deployment that was damaged as its title says.
+//! `docs/runbook.md`, followed to the letter: each section's commands are run on a deployment that
+//! was damaged as its title says.
 
 #![expect(
     clippy::disallowed_methods,
@@ -100,7 +101,8 @@ impl Deployment {
         self.machine.path(name)
     }
 
-    /// Runs commands as an operator's shell does, and gives the settings that they left in its environment.
+    /// Runs commands as an operator's shell does, and gives the settings that they left in its
+    /// environment.
     fn run(&self, commands: &str) -> Vec<(String, String)> {
         let path = std::env::var("PATH").expect("a PATH");
         // The environment is that of the binary's own fixture.
@@ -287,7 +289,8 @@ fn a_tenant_was_deleted_by_mistake() {
 
 #[test]
 fn a_key_that_was_taken_back_and_a_tenant_that_is_stopped_by_hand() {
-    // What the lease does by itself is tested beside a KMS that says no; the commands here are those for the operator.
+    // What the lease does by itself is tested beside a KMS that says no; the commands here are
+    // those for the operator.
     let deployment = Deployment::new(vec![]);
     deployment.follow("A KMS key was disabled, or access to it denied");
 }

@@ -86,7 +86,8 @@ fn every_route_lets_in_whom_the_table_says_and_nobody_else() {
                 assert_error(status, &answer, (403, "auth.forbidden"));
             }
         }
-        // On a tenant that does not exist, so that it survives its own deletion; the token may have been rotated by the route before.
+        // On a tenant that does not exist, so that it survives its own deletion; the token may have
+        // been rotated by the route before.
         let (status, answer) = ask(&server, &machine.token(), method, &filled(&route, "nobody"));
         assert!(status != 401 && status != 403, "admin, {line}: {answer}");
     }
@@ -330,7 +331,8 @@ fn credentials_that_are_not_right_are_refused_and_nothing_else_happens() {
         let answer = send_bare(&server, &line, &headers, b"");
         assert_refused(&answer, 401, "auth.unauthorized");
     }
-    // What HTTP itself does not allow in a header: the connection ends with 400, before any of our code sees it.
+    // What HTTP itself does not allow in a header: the connection ends with 400, before any of our
+    // code sees it.
     let address = server.address();
     for bad in ["a\0b", "a\rb", "a\nb"] {
         let request = format!(
@@ -413,7 +415,8 @@ fn what_a_revoked_key_left_is_listed_and_can_be_cancelled() {
         server.request("DELETE", &format!("{KEYS}/{id}"), None).0,
         204
     );
-    // Of a job that the key can no longer see or cancel, the operator can do both, after a restart too.
+    // Of a job that the key can no longer see or cancel, the operator can do both, after a restart
+    // too.
     let (status, answer) = ask(&server, &key, "GET", "/api/tenants/demo/schedule");
     assert_error(status, &answer, (401, "auth.token_revoked"));
     server.stop();

@@ -208,7 +208,8 @@ fn a_large_file_is_served_whole_and_in_any_part() {
             assert_eq!(answer.header("etag"), Some(tag.as_str()));
         }
     }
-    // What is not a single range of bytes, or holds for another content, is answered with the whole.
+    // What is not a single range of bytes, or holds for another content, is answered with the
+    // whole.
     for headers in [
         "Range: bytes=0-1,5-6\r\n",
         "Range: bytes=5-1\r\n",

@@ -304,8 +304,8 @@ fn head(token: &str, header: &str) -> String {
     )
 }
 
-/// What stands before the server and the server itself must not take one request for two: the connection ends with the answer, and the
-/// rest of what came is not looked at.
+/// What stands before the server and the server itself must not take one request for two: the
+/// connection ends with the answer, and the rest of what came is not looked at.
 #[test]
 fn a_body_with_two_lengths_ends_the_connection_and_hides_no_request() {
     let (machine, server) = demo();
@@ -360,7 +360,8 @@ fn a_request_names_one_host() {
     }
 }
 
-/// Built in memory while it is read, a list of small objects takes about a hundred times its length.
+/// Built in memory while it is read, a list of small objects takes about a hundred times its
+/// length.
 #[test]
 fn what_stands_where_a_number_belongs_is_not_built_in_memory() {
     let (machine, server) = demo();
@@ -408,8 +409,8 @@ fn what_stands_where_a_number_belongs_is_not_built_in_memory() {
     server.stop();
 }
 
-/// `serde` builds all that it finds where a field is a [`serde_json::Value`], where an enum has a tag inside or none, where a struct is
-/// flattened, and where a list or a map has no limit.
+/// `serde` builds all that it finds where a field is a [`serde_json::Value`], where an enum has a
+/// tag inside or none, where a struct is flattened, and where a list or a map has no limit.
 #[test]
 fn nothing_that_reads_input_builds_what_it_does_not_know() {
     const BUILT: &[&str] = &[
@@ -424,7 +425,8 @@ fn nothing_that_reads_input_builds_what_it_does_not_know() {
         "Map<",
         "Set<",
     ];
-    // What is looked at as a tree: schemas of 64 KiB at most, and documents of a mebibyte, whose trees have room in all.
+    // What is looked at as a tree: schemas of 64 KiB at most, and documents of a mebibyte, whose
+    // trees have room in all.
     const TREES: &[&str] = &[
         "documents/query/reference.rs",
         "documents/schema/cost.rs",

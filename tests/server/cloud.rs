@@ -1,4 +1,5 @@
-//! A machine whose keys lie in AWS KMS: moto, over the wire, behind a proxy that fails when told to.
+//! A machine whose keys lie in AWS KMS: moto, over the wire, behind a proxy that fails when told
+//! to.
 
 use std::process::Command;
 use std::time::{Duration, Instant};

@@ -184,7 +184,8 @@ fn a_killed_server_is_not_asked_and_its_successor_is() {
 fn a_server_that_is_stopped_holds_up_no_command() {
     let (machine, server) = demo();
     let remedy = format!("kill -CONT {}", server.pid());
-    // Whether it hangs before the command comes, or while it waits: for one the server is at work already.
+    // Whether it hangs before the command comes, or while it waits: for one the server is at work
+    // already.
     let mut command = machine.nimbus(&["start", "--port", "0", "--data-dir", "busy"]);
     command.env("FAILPOINTS", "audit::part-opened=pause");
     let busy = machine.start_command(command);
@@ -277,7 +278,8 @@ fn what_others_could_have_planted_is_not_spoken_to() {
     server.stop();
 }
 
-/// A process of user `nobody` that listens on a socket of ours, as one that was handed the socket would, and prints what it is sent.
+/// A process of user `nobody` that listens on a socket of ours, as one that was handed the socket
+/// would, and prints what it is sent.
 const FOREIGN: &str = "
 import os, socket, sys
 s = socket.socket(socket.AF_UNIX)

@@ -1,4 +1,5 @@
-//! The control file is removed while tenants and their audit log stay: it is missed, and what the log says is locked stays locked.
+//! The control file is removed while tenants and their audit log stay: it is missed, and what the
+//! log says is locked stays locked.
 
 use std::fs;
 use std::path::{Path, PathBuf};

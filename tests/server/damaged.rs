@@ -1,5 +1,5 @@
-//! Each row of the opening table, done on the disk: one tenant's trouble is that tenant's alone, has its own code, and is over as soon as
-//! the files are right again.
+//! Each row of the opening table, done on the disk: one tenant's trouble is that tenant's alone,
+//! has its own code, and is over as soon as the files are right again.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -63,8 +63,8 @@ impl Town {
         fs::write(self.file(name), content).expect("a file of the data directory");
     }
 
-    /// Damages alice's files with `damage`, and asserts what is answered for her, that nothing is touched, that bob is served, and that
-    /// she is served again once her files are back.
+    /// Damages alice's files with `damage`, and asserts what is answered for her, that nothing is
+    /// touched, that bob is served, and that she is served again once her files are back.
     #[track_caller]
     fn refuses(&self, damage: impl FnOnce(&Self), code: &str, words: &[&str]) {
         let (database, manifest) = (self.read(DATABASE), self.read(MANIFEST));

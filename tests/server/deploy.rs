@@ -533,7 +533,8 @@ fn the_last_fifty_generations_are_kept() {
     let (status, _) = server.request("POST", &format!("{DEPLOY}/3/activate"), None);
     assert_eq!(status, 200);
     assert_eq!(served(&machine, &server, "own").as_deref(), Some("own 3"));
-    // The active one is the oldest; it goes when it is not the active one any more, and what others have of it stays.
+    // The active one is the oldest; it goes when it is not the active one any more, and what others
+    // have of it stays.
     let app = with_files("v", &[file("own", b"own 53"), file("same", b"same")]);
     assert_eq!(deploy(&server, &app)["previous_generation"], 3);
     let (status, _) = server.request("POST", &format!("{DEPLOY}/3/activate"), None);
@@ -570,7 +571,8 @@ fn documents_inserted_during_a_deploy_fit_its_schema_or_it_is_refused() {
             })
             .collect();
         for round in 0..20 {
-            // Strict and loose in turn: while it is loose, documents come that are in the strict one's way.
+            // Strict and loose in turn: while it is loose, documents come that are in the strict
+            // one's way.
             let mut app = with_files("v", &[file("round", format!("{round}").as_bytes())]);
             if round % 2 == 0 {
                 app["schemas"] = json!([schema("places", &["name"])]);

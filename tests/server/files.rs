@@ -106,7 +106,8 @@ fn a_tenant_that_is_idle_makes_way_when_files_run_out_all_the_same() {
     };
     let pid = i32::try_from(server.pid()).expect("a process id");
     let _before = prlimit(Pid::from_raw(pid), Resource::Nofile, few).expect("a limit");
-    // A tenant that is open and was only read needs another connection to be written: one more than there may be.
+    // A tenant that is open and was only read needs another connection to be written: one more than
+    // there may be.
     write(&mut stream, &first[7]);
     let log = server.log();
     assert_eq!(log.matches(MADE_WAY).count(), 1, "{log}");

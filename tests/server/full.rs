@@ -1,4 +1,5 @@
-//! A disk that gets full in the middle: space is given back page by page, so that each attempt gets a little further than the one before.
+//! A disk that gets full in the middle: space is given back page by page, so that each attempt gets
+//! a little further than the one before.
 
 use std::collections::HashSet;
 use std::fs;
@@ -220,7 +221,8 @@ fn create(server: &Server, tenant: &str) {
     server.insert(tenant, "things", &json!({"of": tenant}));
 }
 
-/// Now and after a restart: the control file works, these tenants are there and no others, and each has its document.
+/// Now and after a restart: the control file works, these tenants are there and no others, and each
+/// has its document.
 fn assert_whole(machine: &Machine, server: Server, tenants: &[String]) {
     let assert = |server: &Server| {
         assert_eq!(server.get("/ready")["ready"], json!(true));

@@ -1,4 +1,5 @@
-//! What fails inside the server is told to the operator and to the log; who holds a tenant's key learns that it failed.
+//! What fails inside the server is told to the operator and to the log; who holds a tenant's key
+//! learns that it failed.
 
 use std::fs;
 

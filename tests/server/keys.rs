@@ -1,4 +1,5 @@
-//! Trouble with the master key or the control file stops the start with one clear error, and loses nothing: no new key is ever made.
+//! Trouble with the master key or the control file stops the start with one clear error, and loses
+//! nothing: no new key is ever made.
 
 use std::fs;
 use std::os::unix::fs::{chown, symlink};
@@ -34,7 +35,8 @@ impl House {
         }
     }
 
-    /// With the key in this state a start ends with code 1 and these words, and changes nothing; with the key back, all is there.
+    /// With the key in this state a start ends with code 1 and these words, and changes nothing;
+    /// with the key back, all is there.
     #[track_caller]
     fn rejects_key(&self, words: &[&str], damage: impl FnOnce(&Path)) {
         let key = self.machine.master_key();
@@ -59,7 +61,8 @@ impl House {
         self.assert_whole();
     }
 
-    /// With the control file in this state a start ends with code 1 and these words, and changes nothing; with the files back, all is there.
+    /// With the control file in this state a start ends with code 1 and these words, and changes
+    /// nothing; with the files back, all is there.
     #[track_caller]
     fn rejects_control(&self, words: &[&str], damage: impl FnOnce(&Path, &Path)) {
         let control = self.machine.find("nimbus-control.db");

@@ -1,4 +1,5 @@
-//! SQLite's locks on the files of an open tenant: nothing that the server does takes them away, and what happens when something does.
+//! SQLite's locks on the files of an open tenant: nothing that the server does takes them away, and
+//! what happens when something does.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -135,7 +136,8 @@ fn what_was_acknowledged_outlives_an_old_sqlite_that_looks_at_the_file() {
     let server = machine.start(&[]);
     assert_kept(&server, &acknowledged);
     server.kill();
-    // Of a database that nobody has open, the same look takes the WAL away: that is what the locks were for.
+    // Of a database that nobody has open, the same look takes the WAL away: that is what the locks
+    // were for.
     assert!(open_files(&machine).1.exists());
     look_with_sqlite(&open_files(&machine).0);
     assert!(!open_files(&machine).1.exists());
@@ -183,7 +185,7 @@ fn nothing_is_acknowledged_into_a_wal_that_was_removed_or_replaced() {
     }
 }
 
-/// What each route is asked, so that it does its work. A new one is to be added here.
+/// What each route is asked, so that it does its work. A new one must be added here.
 fn asked(route: &Route, machine: &Machine, server: &Server) -> Vec<(String, Option<Value>)> {
     let path = |path: &str| vec![(path.to_owned(), None)];
     let with = |path: &str, body: Value| vec![(path.to_owned(), Some(body))];
@@ -356,8 +358,9 @@ impl<'a> Open<'a> {
         self.database.with_extension("sqlite3-wal")
     }
 
-    /// Whether the server holds locks on the database and its shared memory. SQLite takes these once,
-    /// when it opens the file: dropped ones do not come back, so a lock seen once is a lock kept.
+    /// Whether the server holds locks on the database and its shared memory. SQLite takes these
+    /// once, when it opens the file: dropped ones do not come back, so a lock seen once is a lock
+    /// kept.
     fn locked(&self) -> bool {
         let shm = self.database.with_extension("sqlite3-shm");
         [&self.database, &shm]
@@ -407,7 +410,8 @@ fn inode(file: &Path) -> u64 {
     fs::metadata(file).expect("it is there").ino()
 }
 
-/// What a look at a file with the SQLite of the machine does to it: it has no key, and folds the WAL in where it is let.
+/// What a look at a file with the SQLite of the machine does to it: it has no key, and folds the
+/// WAL in where it is let.
 fn look_with_sqlite(database: &Path) {
     let script = "\
 import sqlite3, sys

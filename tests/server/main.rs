@@ -1,4 +1,5 @@
-//! The real server from outside: what it answers, what it refuses, and how it stands trouble with its disk, its keys and its clients.
+//! The real server from outside: what it answers, what it refuses, and how it stands trouble with
+//! its disk, its keys and its clients.
 
 #![expect(
     clippy::disallowed_methods,
@@ -14,6 +15,7 @@ mod access_keys;
 mod apps;
 mod batch;
 mod bodies;
+mod body_errors;
 mod cities;
 mod cloud;
 mod commands;
@@ -57,7 +59,6 @@ mod temporary;
 mod tls;
 mod usage;
 mod versions;
-mod words;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -79,7 +80,8 @@ fn demo() -> (Machine, Server) {
     (machine, server)
 }
 
-/// Sends a request exactly as given, with the admin token, headers (each with its line end) and a body of an honest length.
+/// Sends a request exactly as given, with the admin token, headers (each with its line end) and a
+/// body of an honest length.
 fn send(machine: &Machine, server: &Server, line: &str, headers: &str, body: &[u8]) -> Answer {
     let token = machine.token();
     let headers = format!("Authorization: Bearer {token}\r\n{headers}");
@@ -109,7 +111,8 @@ fn post(machine: &Machine, server: &Server, path: &str, body: &[u8]) -> Answer {
     )
 }
 
-/// Asserts that an answer is the error envelope, whole, with this status and code; gives its message.
+/// Asserts that an answer is the error envelope, whole, with this status and code; gives its
+/// message.
 #[track_caller]
 fn assert_error(status: u16, body: &Value, expected: (u16, &str)) -> String {
     let error = body["error"]

@@ -1,5 +1,6 @@
-//! The memory of the running server, searched for keys as root can: none of a tenant that was closed, in whatever way; of one that is open, only
-//! where SECURITY.md says. Nor are documents of a closed tenant in the page cache.
+//! The memory of the running server, searched for keys as root can: none of a tenant that was
+//! closed, in whatever way; of one that is open, only where SECURITY.md says. Nor are documents of
+//! a closed tenant in the page cache.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -24,7 +25,8 @@ use super::{is_root, machine};
 struct Keys(Vec<(&'static str, [u8; 32])>);
 
 impl Keys {
-    /// From its data key, as the formats define them; that they are the right ones is proven on the manifest and on page 1.
+    /// From its data key, as the formats define them; that they are the right ones is proven on the
+    /// manifest and on page 1.
     fn of(dek: [u8; 32], manifest: &SealedManifest, page: &[u8]) -> Self {
         let salt = *manifest.claims().file_id().as_bytes();
         let data = hkdf(&salt, &dek, HKDF_INFO_DATA);
@@ -48,7 +50,8 @@ impl Keys {
         ])
     }
 
-    /// Half a key is as telling as a whole one, and the schedules of AES begin or end with one. HMAC pads keys with 0x36 and 0x5c.
+    /// Half a key is as telling as a whole one, and the schedules of AES begin or end with one.
+    /// HMAC pads keys with 0x36 and 0x5c.
     fn patterns(&self) -> Vec<(String, Vec<u8>)> {
         let mut patterns = Vec::new();
         for (name, key) in &self.0 {
@@ -180,8 +183,8 @@ struct Region {
     kind: String,
 }
 
-/// What of `smaps` can be read: addresses, and a word on each. Pages that are left out of dumps and forks are the key pages; what is left out
-/// of dumps alone is the page cache.
+/// What of `smaps` can be read: addresses, and a word on each. Pages that are left out of dumps and
+/// forks are the key pages; what is left out of dumps alone is the page cache.
 fn regions(smaps: &str) -> Vec<Region> {
     let mut regions: Vec<Region> = Vec::new();
     let mut readable = false;
@@ -313,7 +316,8 @@ fn places_of(tenant: &str, server: &Server) -> BTreeSet<String> {
     places
 }
 
-/// While the tenant is open: the search finds its data key, in a key page, and nothing else. (SQLCipher keeps its keys masked.)
+/// While the tenant is open: the search finds its data key, in a key page, and nothing else.
+/// (SQLCipher keeps its keys masked.)
 #[track_caller]
 fn assert_where_stated(keys: &Keys, tenant: &str, server: &Server) {
     let found = keys.found_in(server);
@@ -324,7 +328,8 @@ fn assert_where_stated(keys: &Keys, tenant: &str, server: &Server) {
     let elsewhere = |place: &&String| !place.starts_with("key page");
     let astray: Vec<_> = found.values().flatten().filter(elsewhere).collect();
     assert!(astray.is_empty(), "{found:#?}");
-    // And it looks where keys would be astray: a document lies in the clear in the pages that are cached.
+    // And it looks where keys would be astray: a document lies in the clear in the pages that are
+    // cached.
     let places = places_of(tenant, server);
     let kinds = ["[heap]", "page cache"].map(|kind| places.contains(kind));
     assert_eq!(
@@ -333,7 +338,8 @@ fn assert_where_stated(keys: &Keys, tenant: &str, server: &Server) {
     );
 }
 
-/// After a tenant was closed: no key anywhere, and no document in the page cache. A request that was using it may take a moment to let go.
+/// After a tenant was closed: no key anywhere, and no document in the page cache. A request that
+/// was using it may take a moment to let go.
 #[track_caller]
 fn assert_gone(keys: &Keys, tenant: &str, server: &Server, after: &str) {
     let look = || (keys.found_in(server), places_of(tenant, server));
@@ -426,7 +432,8 @@ fn no_key_stays_in_memory_after_a_revocation() {
     until("leases were renewed", || {
         cloud.proxy.calls("Decrypt").len() > renewals + 4
     });
-    // Connections are used again, as those to AWS: what their buffers hold is not freed with the call.
+    // Connections are used again, as those to AWS: what their buffers hold is not freed with the
+    // call.
     let calls = cloud.proxy.calls("Decrypt").len() + cloud.proxy.calls("GenerateDataKey").len();
     assert!(cloud.proxy.connections() < calls, "{calls} calls");
     assert_where_stated(&keys, "one", &server);

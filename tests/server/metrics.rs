@@ -1,4 +1,5 @@
-//! `/metrics`: what is printed is what the page lists, it moves with the traffic, and it names nobody.
+//! `/metrics`: what is printed is what the page lists, it moves with the traffic, and it names
+//! nobody.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! Operations of an administrator: what cannot be done is refused at once, and not found out by asking after it.
+//! Operations of an administrator: what cannot be done is refused at once, and not found out by
+//! asking after it.
 
 use serde_json::{Value, json};
 
@@ -38,7 +39,7 @@ fn an_operation_that_cannot_be_is_refused_before_it_is_begun() {
     invalid(
         "rotate-dek",
         json!({"path": machine.root(), "all": true}),
-        "none of the files",
+        "not a file of this server",
     );
     let absent = json!({"path": data.join("no.sqlite3"), "tenant_id": "no"});
     invalid("rotate-dek", absent, "does not exist");

@@ -63,7 +63,8 @@ fn the_flood_of_one_tenant_is_turned_away_and_the_others_do_not_notice() {
     server.stop();
 }
 
-/// A client that asks again and again for something that no tenant is named for, and takes no answer.
+/// A client that asks again and again for something that no tenant is named for, and takes no
+/// answer.
 fn silent(server: &Server, key: &str) -> TcpStream {
     let mut stream = server.connect();
     rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).expect("a small buffer");
@@ -157,7 +158,8 @@ fn wait_until(server: &Server, name: &str, is: impl Fn(f64) -> bool) {
 }
 
 const BUFFERED: &str = "nimbus_http_buffered_bytes";
-/// The most that is buffered on any machine, and what a server that rests takes besides, both in MiB.
+/// The most that is buffered on any machine, and what a server that rests takes besides, both in
+/// MiB.
 const BOUND: u64 = 512 + 192;
 
 #[test]

@@ -1,5 +1,5 @@
-//! The page cache over the wire: it is on by default and says what it does, can be turned off, stays off where the library is
-//! another, and hides no damage on the disk.
+//! The page cache over the wire: it is on by default and says what it does, can be turned off,
+//! stays off where the library is another, and hides no damage on the disk.
 
 use std::fs;
 
@@ -39,7 +39,7 @@ fn code(answer: &Value) -> String {
 }
 
 /// Limit, bytes, hits and misses.
-fn figures(machine: &Machine, server: &Server) -> [f64; 4] {
+fn stats(machine: &Machine, server: &Server) -> [f64; 4] {
     let (_text, values) = scrape(machine, server);
     ["bytes_limit", "bytes", "hits_total", "misses_total"]
         .map(|name| values[&format!("nimbus_page_cache_{name}")])
@@ -50,21 +50,21 @@ fn is_on_by_default_and_serves_what_a_commit_made_readers_forget() {
     let machine = machine();
     let server = started(&machine, &[]);
     assert!(server.log().contains("the page cache is on"));
-    let [limit, bytes, ..] = figures(&machine, &server);
+    let [limit, bytes, ..] = stats(&machine, &server);
     assert!(
         limit > 0.0 && bytes > 0.0 && bytes <= limit,
         "{limit} {bytes}"
     );
     assert_eq!(all(&server), Ok(300));
-    let [.., hits, misses] = figures(&machine, &server);
+    let [.., hits, misses] = stats(&machine, &server);
     server.insert("demo", "things", &json!({"n": 300}));
     assert_eq!(all(&server), Ok(301));
-    let [.., hits_after, misses_after] = figures(&machine, &server);
+    let [.., hits_after, misses_after] = stats(&machine, &server);
     assert!(hits_after > hits + 30.0, "{hits} {hits_after}");
     assert_eq!(misses_after, misses, "what was written is there already");
     let (status, _none) = server.request("DELETE", "/api/tenants/demo", None);
     assert_eq!(status, 204);
-    assert_eq!(figures(&machine, &server)[1], 0.0);
+    assert_eq!(stats(&machine, &server)[1], 0.0);
     server.stop();
 }
 
@@ -73,7 +73,7 @@ fn can_be_turned_off_and_has_a_least_size() {
     let machine = machine();
     let server = started(&machine, &["--page-cache-bytes", "0"]);
     assert_eq!(all(&server), Ok(300));
-    assert_eq!(figures(&machine, &server), [0.0; 4]);
+    assert_eq!(stats(&machine, &server), [0.0; 4]);
     assert!(server.log().contains("the page cache is off"));
     server.stop();
     let refused = machine.start_that_ends(&["--page-cache-bytes", "4KiB"]);
@@ -83,7 +83,7 @@ fn can_be_turned_off_and_has_a_least_size() {
     for _again in 0..3 {
         assert_eq!(all(&server), Ok(300));
     }
-    let [limit, bytes, ..] = figures(&machine, &server);
+    let [limit, bytes, ..] = stats(&machine, &server);
     assert!(bytes <= limit, "{bytes} {limit}");
     server.stop();
 }
@@ -104,7 +104,7 @@ fn stays_off_and_says_so_where_its_self_test_fails() {
         server.insert("demo", "things", &json!({"n": n}));
     }
     assert_eq!(all(&server), Ok(3));
-    assert_eq!(figures(&machine, &server), [0.0; 4]);
+    assert_eq!(stats(&machine, &server), [0.0; 4]);
     server.stop();
 }
 
@@ -113,7 +113,7 @@ fn needs_no_memory_where_nothing_is_encrypted() {
     let machine = machine();
     let server = started(&machine, &["--encryption-key-provider", "none"]);
     assert_eq!(all(&server), Ok(300));
-    assert_eq!(figures(&machine, &server), [0.0; 4]);
+    assert_eq!(stats(&machine, &server), [0.0; 4]);
     server.stop();
 }
 

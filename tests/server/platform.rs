@@ -1,4 +1,5 @@
-//! Settings and secrets as platforms hand them over: mounted files, empty variables, odd homes, marks and spaces in texts.
+//! Settings and secrets as platforms hand them over: mounted files, empty variables, odd homes,
+//! marks and spaces in texts.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -60,7 +61,8 @@ fn a_credential_as_systemd_loads_it_is_taken() {
     machine
         .start_command(with_key(&machine, &key, &[named]))
         .stop();
-    // An ordinary file of another place is judged as ever, and so is one that belongs to another user.
+    // An ordinary file of another place is judged as ever, and so is one that belongs to another
+    // user.
     let elsewhere = key_in(&machine, "elsewhere", 0o440);
     let refused = machine.run_to_end(with_key(&machine, &elsewhere, &[named]));
     refused.expect(1, &["mode 0440"]);
@@ -261,7 +263,8 @@ fn a_home_that_is_none_is_named() {
     let rotate = with_home(file, &["auth", "rotate-admin"]);
     rotate.expect(1, &["HOME and XDG_DATA_HOME"]);
     assert!(!machine.path("home/.local").exists());
-    // An empty one is none, and the user's own is taken: `dirs` asks the user database. A relative XDG_DATA_HOME is none, too.
+    // An empty one is none, and the user's own is taken: `dirs` asks the user database. A relative
+    // XDG_DATA_HOME is none, too.
     let mut command = machine.nimbus(&["start", "--port", "0"]);
     command.env("XDG_DATA_HOME", "relative");
     machine.start_command(command).stop();

@@ -29,7 +29,7 @@ fn a_server_in_another_region_opens_with_the_replica_what_the_primary_wrapped() 
         for call in calls {
             assert!(call.contains(&replica), "{name}: {call}");
         }
-        // It is the same key: nothing is behind, and nothing is to be moved.
+        // It is the same key: nothing is behind, and nothing must be moved.
         let found = server.get("/debug/encryption/status?verify=open");
         assert_eq!(found["summary"]["ok"], 2, "{found}");
         let found = server.get("/debug/encryption/status?verify=none");

@@ -1,4 +1,5 @@
-//! An older control file is put back: it does not know what was revoked, locked and deleted since. The audit log does.
+//! An older control file is put back: it does not know what was revoked, locked and deleted since.
+//! The audit log does.
 
 use std::fs;
 use std::path::PathBuf;
@@ -29,7 +30,8 @@ struct Town {
 }
 
 impl Town {
-    /// Stopped, with the older control file in place. `between` is done to the running server before what was done last.
+    /// Stopped, with the older control file in place. `between` is done to the running server
+    /// before what was done last.
     fn new(between: impl FnOnce(&Machine, &Server)) -> Self {
         let machine = machine();
         let server = machine.start(&[]);
@@ -274,7 +276,8 @@ fn a_kill_while_it_is_accepted_leaves_it_to_be_accepted_again() {
 
 #[test]
 fn what_cannot_be_verified_takes_rights_away_and_destroys_nothing() {
-    // The control file got a new data key before the last of it: the older one cannot check those lines.
+    // The control file got a new data key before the last of it: the older one cannot check those
+    // lines.
     let town = Town::new(|machine, _| {
         let rotate = ["encryption", "rotate-dek", "--provider", "redb", "--path"];
         let rotate = [&rotate[..], &["data/nimbus-control.db"]].concat();
@@ -288,8 +291,8 @@ fn what_cannot_be_verified_takes_rights_away_and_destroys_nothing() {
     let list = "/api/tenants/keys/documents/notes";
     let refused = server.request_as(&town.revoked, "GET", list, None);
     assert_error(refused.0, &refused.1, (401, "auth.token_revoked"));
-    // Locked by a line that proves nothing; said to be shredded by another; never unlocked by one; and not proven to be the later one of its name.
-    // Deleted by a proven one.
+    // Locked by a line that proves nothing; said to be shredded by another; never unlocked by one;
+    // and not proven to be the later one of its name. Deleted by a proven one.
     for tenant in [
         "locked", "shredded", "unlocked", "reborn", "restored", "gone",
     ] {

@@ -194,7 +194,8 @@ fn at_the_limit_checks_are_not_remembered_and_deletes_are() {
     server.stop();
 }
 
-/// Work that waits for room does not keep deletes waiting, but for those of documents that it names itself.
+/// Work that waits for room does not keep deletes waiting, but for those of documents that it names
+/// itself.
 #[test]
 fn what_is_due_and_needs_no_room_goes_past_what_waits_for_room() {
     let machine = machine();

@@ -1,4 +1,5 @@
-//! Under a service manager: a socket that listens already, and word when the server is ready and when it stops.
+//! Under a service manager: a socket that listens already, and word when the server is ready and
+//! when it stops.
 
 use std::fs;
 use std::net::{TcpListener, UdpSocket};

@@ -1,4 +1,5 @@
-//! What keeps `nimbus start` from starting: one clear error, the right exit code, nothing lost and nothing made.
+//! What keeps `nimbus start` from starting: one clear error, the right exit code, nothing lost and
+//! nothing made.
 
 use std::fs;
 use std::net::TcpListener;
@@ -259,7 +260,8 @@ fn a_low_soft_limit_on_open_files_is_raised_for_the_tenants_that_may_be_open() {
 #[test]
 fn a_data_directory_of_somebody_else_is_refused_by_name() {
     if is_root() {
-        // Modes do not bind root: `storage` has the same on a file system that is mounted read-only.
+        // Modes do not bind root: `storage` has the same on a file system that is mounted
+        // read-only.
         return;
     }
     let machine = machine();

@@ -1,4 +1,5 @@
-//! The end of the process: in time, whatever hangs, with the lock on the data freed last; and signals that are no reason to end.
+//! The end of the process: in time, whatever hangs, with the lock on the data freed last; and
+//! signals that are no reason to end.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -25,7 +26,8 @@ fn hanging(machine: &Machine, writes: usize) -> Server {
     machine.start_command(command)
 }
 
-/// Writes, and waits until the server works on it: who drops the connection does not wait for the answer any more.
+/// Writes, and waits until the server works on it: who drops the connection does not wait for the
+/// answer any more.
 fn write(server: &Server, machine: &Machine) -> TcpStream {
     let (address, token) = (server.address(), machine.token());
     let body = r#"{"table":"things","fields":{"n":2}}"#;

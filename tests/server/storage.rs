@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::disk::Disk;
 use super::{assert_error, demo, machine, names, snapshot};
 
-/// The disk is to be full, and not nearly so.
+/// The disk must be full, and not nearly so.
 const NO_RESERVE: &[&str] = &["--disk-reserve-bytes", "0"];
 
 #[test]
@@ -18,7 +18,8 @@ fn a_full_disk_refuses_writes_loses_nothing_and_serves_again_once_there_is_space
     let Some(_disk) = Disk::mount(&machine.data_dir(), "size=12m,mode=0700") else {
         return;
     };
-    // Once it is gone, there must be space for what the WAL holds, which is folded into the database then.
+    // Once it is gone, there must be space for what the WAL holds, which is folded into the
+    // database then.
     let ballast = machine.data_dir().join("ballast");
     fs::write(&ballast, vec![1; 7 << 20]).expect("ballast");
     let server = machine.start(NO_RESERVE);
@@ -72,7 +73,8 @@ fn a_server_killed_on_a_full_disk_finds_everything_once_there_is_space() {
     server.create("/api/tenants", &json!({"id": "demo"}));
     let stored = fill(&server);
     server.kill();
-    // A start needs no space. What does is refused with the reason, and nothing is taken for damage.
+    // A start needs no space. What does is refused with the reason, and nothing is taken for
+    // damage.
     let server = machine.start(NO_RESERVE);
     let (status, answer) = server.request("GET", "/api/tenants/demo/documents/fill", None);
     if status != 200 {

@@ -1,4 +1,5 @@
-//! A log that cannot be written, and threads and tasks that end by a fault: nothing stops unnoticed.
+//! A log that cannot be written, and threads and tasks that end by a fault: nothing stops
+//! unnoticed.
 
 use std::io::{Write as _, pipe};
 use std::net::TcpListener;

@@ -1,4 +1,5 @@
-//! What SQLite would keep in memory without a bound: sorts, batches and indexes over documents as large as they may be.
+//! What SQLite would keep in memory without a bound: sorts, batches and indexes over documents as
+//! large as they may be.
 
 use std::fs;
 
@@ -12,7 +13,8 @@ use super::{assert_error, machine};
 const CANARY: &str = "a-canary-that-is-sorted";
 /// MiB of keys in all.
 const DOCUMENTS: u32 = 64;
-/// What each piece of work may add to the most that the server had in memory, in MiB. Of all keys once it would be 64.
+/// What each piece of work may add to the most that the server had in memory, in MiB. Of all keys
+/// once it would be 64.
 const MORE: u64 = 48;
 
 /// Documents of nearly a mebibyte, in no order; their ids.
@@ -71,7 +73,8 @@ fn index(server: &Server) -> (u16, Value) {
     server.request("PUT", "/api/tenants/demo/schema/large", Some(&schema))
 }
 
-/// Files without a name that the server has open in its data directory; what is in them, where they hold the canary.
+/// Files without a name that the server has open in its data directory; what is in them, where they
+/// hold the canary.
 fn temporary_files(server: &Server, dir: &std::path::Path) -> (usize, u64, bool) {
     let (mut files, mut bytes, mut found) = (0, 0, false);
     let entries = fs::read_dir(format!("/proc/{}/fd", server.pid()));

@@ -1,4 +1,5 @@
-//! HTTPS: the certificate and its key, read again on SIGHUP, and the command line beside a server that speaks TLS alone.
+//! HTTPS: the certificate and its key, read again on SIGHUP, and the command line beside a server
+//! that speaks TLS alone.
 
 use std::fs;
 use std::io::{Read as _, Write as _};

@@ -485,7 +485,8 @@ fn a_key_that_is_none_is_refused_and_nothing_is_done() {
     );
 }
 
-/// The document says which route honours which header; every other one of them is refused on every route.
+/// The document says which route honours which header; every other one of them is refused on every
+/// route.
 #[test]
 fn a_header_that_would_change_the_meaning_is_honoured_or_refused_on_every_route() {
     let (machine, server) = demo();

@@ -1,4 +1,5 @@
-//! A client that deploys an app, and goes back to earlier generations of it. Files, schema and cron of each name its number.
+//! A client that deploys an app, and goes back to earlier generations of it. Files, schema and cron
+//! of each name its number.
 
 use std::collections::BTreeMap;
 

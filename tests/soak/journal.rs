@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use crate::client::{Client, turned_away};
 
-/// The journal of a tenant has each of its `writes` once and in a row, and what it says was inserted and not deleted is what is there.
+/// The journal of a tenant has each of its `writes` once and in a row, and what it says was
+/// inserted and not deleted is what is there.
 pub(crate) fn check(
     client: &mut Client,
     tenant: &str,

@@ -1,21 +1,27 @@
-//! The real server under mixed load, killed with `SIGKILL` again and again; after each restart what was acknowledged is compared with
-//! what is there.
+//! The real server under mixed load, killed with `SIGKILL` again and again; after each restart what
+//! was acknowledged is compared with what is there.
 //!
 //! `tests/soak/run --minutes 10` runs it. What is held:
 //!
-//! - no acknowledged write is lost, and none that was not acknowledged is there in part: a batch is whole or absent;
+//! - no acknowledged write is lost, and none that was not acknowledged is there in part: a batch is
+//!   whole or absent;
 //! - the journal has no gap, has each write once, and agrees with the documents;
-//! - a tenant whose creation was acknowledged is there, one whose deletion was is not, and a name used again begins empty;
-//! - a job that was accepted ran, and ran once; a cron never runs more often than its interval passes;
-//! - what is active of a deploy is one generation, whole; a schema and its unique index hold from their acknowledgement on;
+//! - a tenant whose creation was acknowledged is there, one whose deletion was is not, and a name
+//!   used again begins empty;
+//! - a job that was accepted ran, and ran once; a cron never runs more often than its interval
+//!   passes;
+//! - what is active of a deploy is one generation, whole; a schema and its unique index hold from
+//!   their acknowledgement on;
 //! - an access key lets in from its making to its revocation;
-//! - no rotated data key comes back, and everything opens without the master keys that were rotated away;
+//! - no rotated data key comes back, and everything opens without the master keys that were rotated
+//!   away;
 //! - the audit log proves whole;
 //! - every file passes SQLCipher's page check and SQLite's `integrity_check`.
 //!
 //! A run in which one of these kinds of work never succeeded fails.
 //!
-//! What a client waited for when the server died may have come to be or not, whole; each client says what that was.
+//! What a client waited for when the server died may have come to be or not, whole; each client
+//! says what that was.
 
 #![expect(
     clippy::disallowed_methods,
@@ -319,8 +325,8 @@ impl Soak {
         self.verify_files(&["ok"]);
     }
 
-    /// `cipher_integrity_check` and `integrity_check` of every file. `fine` is what may be said of one: a rotation or a deletion that the server died
-    /// in is settled by the next start.
+    /// `cipher_integrity_check` and `integrity_check` of every file. `fine` is what may be said of
+    /// one: a rotation or a deletion that the server died in is settled by the next start.
     fn verify_files(&self, fine: &[&str]) {
         let look = [
             "encryption",

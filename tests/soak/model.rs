@@ -32,7 +32,8 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// The changes that were pending are made; what the server answered to each, its id and the number of the write, in their order.
+    /// The changes that were pending are made; what the server answered to each, its id and the
+    /// number of the write, in their order.
     pub(crate) fn acknowledge(&mut self, mut answers: impl Iterator<Item = (String, u64)>) {
         let pending = std::mem::take(&mut self.pending);
         self.applied += pending.len() as u64;
@@ -136,7 +137,8 @@ mod tests {
     fn there(documents: &[(u64, u64)]) -> Documents {
         let document = |&(number, version)| {
             let id = Some(format!("id-{number}"));
-            // Of those that the test makes: 1, 2 and 3 were inserted by these writes, and 2 was updated by the fourth.
+            // Of those that the test makes: 1, 2 and 3 were inserted by these writes, and 2 was
+            // updated by the fourth.
             let written = Some(if (number, version) == (2, 1) {
                 4
             } else {

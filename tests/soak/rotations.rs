@@ -1,8 +1,9 @@
-//! A client that rotates keys while everybody works: data keys of single tenants, of all files, and the master key.
+//! A client that rotates keys while everybody works: data keys of single tenants, of all files, and
+//! the master key.
 //!
-//! A master key is destroyed as soon as a rotation away from it was answered with no file that failed: whatever was left behind would
-//! not open again.
-//! A rotation that was cut short leaves both keys in the settings of the next start, as the manual says.
+//! A master key is destroyed as soon as a rotation away from it was answered with no file that
+//! failed: whatever was left behind would not open again. A rotation that was cut short leaves both
+//! keys in the settings of the next start, as the manual says.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -88,7 +89,8 @@ impl Rotator {
         self.next_key = Some(next.clone());
         let request = json!({"path": self.data_dir, "all": true, "new_master_key_file": next});
         let result = run(client, "rotate-kek", &request)?;
-        // As the manual says: as long as one file failed, both keys are kept, and the rotation is run again.
+        // As the manual says: as long as one file failed, both keys are kept, and the rotation is
+        // run again.
         if result["failed"] == json!([]) {
             fs::remove_file(&self.key).expect("the old key");
             self.key = next;
@@ -167,7 +169,8 @@ impl Hand for Rotator {
         }
     }
 
-    /// No data key went back to the one before it, and every line of the audit log is there as it was written.
+    /// No data key went back to the one before it, and every line of the audit log is there as it
+    /// was written.
     fn settle(&mut self, client: &mut Client) {
         if !self.renewing {
             let found = data_keys(client).expect("the server runs");

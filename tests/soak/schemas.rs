@@ -1,4 +1,5 @@
-//! A client that sets, changes and removes the schema of a table with documents, and tries what each of them refuses.
+//! A client that sets, changes and removes the schema of a table with documents, and tries what
+//! each of them refuses.
 
 use serde_json::{Value, json};
 

@@ -136,7 +136,8 @@ impl Writer {
         self.written(client, 204, answer, |_| Vec::new())
     }
 
-    /// Inserts, an update and a delete, all or nothing; sometimes with one among them that cannot be.
+    /// Inserts, an update and a delete, all or nothing; sometimes with one among them that cannot
+    /// be.
     fn batch(&mut self, client: &mut Client) -> Result<(), Broken> {
         let (Some((updated, one)), Some((deleted, other))) =
             (self.some_document(), self.some_document())

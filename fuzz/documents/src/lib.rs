@@ -13,7 +13,7 @@ pub(crate) mod clock {
     }
 }
 
-/// Stands in for `nimbus::metrics`: nobody reads the fuzzers' figures.
+/// Stands in for `nimbus::metrics`: the fuzzers' metrics are not read.
 pub(crate) mod metrics {
     /// A counter or a gauge that keeps nothing.
     pub(crate) struct Unread;

@@ -1,4 +1,5 @@
-//! `nimbus::control`'s access keys, compiled by themselves with the randomness that they are drawn from.
+//! `nimbus::control`'s access keys, compiled by themselves with the randomness that they are drawn
+//! from.
 
 // The one thing that they take from that crate stands here.
 extern crate self as nimbus_keyproviders;

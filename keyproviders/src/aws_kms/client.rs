@@ -1,4 +1,4 @@
-//! The SDK client: where it connects, as whom, how long and how often it tries.
+//! The SDK client: endpoint, credentials, timeouts and retries.
 
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
@@ -70,7 +70,7 @@ pub(super) async fn connect(
     if let Some(endpoint) = &endpoint {
         settings::check(Field::EndpointUrl, endpoint).map_err(refused("AWS_ENDPOINT_URL_KMS"))?;
     }
-    // Asked once here, so that their absence is told at the start and not as a failed Decrypt.
+    // Asked once here, so that their absence is reported at the start and not as a failed Decrypt.
     match sdk.credentials_provider() {
         Some(chain) => {
             let found = chain.provide_credentials().await;

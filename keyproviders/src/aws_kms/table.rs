@@ -120,7 +120,7 @@ pub fn markdown() -> String {
     text
 }
 
-/// Every code that is told apart. The first row that fits counts; a code that is in none is
+/// Every code that is distinguished. The first row that fits counts; a code that is in none is
 /// *unavailable*.
 pub const TABLE: &[Row] = &[
     Row {

@@ -47,7 +47,8 @@ pub(super) struct Prune {
     #[arg(long, value_name = "N")]
     keep_monthly: Option<u32>,
 
-    /// Keep each commit that was shipped within this time before the newest; of what is older only snapshots stay. Without it all are kept
+    /// Keep each commit that was shipped within this time before the newest; of what is older only
+    /// snapshots stay. Without it all are kept
     #[arg(long, value_name = "TIME")]
     keep_commits: Option<Time>,
 

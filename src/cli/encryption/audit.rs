@@ -72,7 +72,7 @@ impl Audit {
                     output::answer(&table(&lines))?;
                 }
                 if let Some(verified) = &verified {
-                    output::answer(&told(verified))?;
+                    output::answer(&describe(verified))?;
                 }
             }
             Format::Json => {
@@ -188,7 +188,7 @@ fn table(lines: &[Line]) -> String {
     text
 }
 
-fn told(verified: &Verified) -> String {
+fn describe(verified: &Verified) -> String {
     let Verified {
         lines,
         sealed,

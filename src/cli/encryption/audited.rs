@@ -21,7 +21,7 @@ use crate::envelope::{AuditError, AuditSink, Envelope, Event};
 use crate::runtime::blocking;
 
 /// The core of a command on `file` that does not have the control file open itself. A file
-/// elsewhere is none of this deployment's, and only the log of the process tells of it.
+/// elsewhere does not belong to this deployment, and only the log of the process records it.
 pub(super) fn audited(
     envelope: Envelope,
     settings: &Settings,
@@ -71,7 +71,7 @@ pub(super) async fn opened(
     Ok(Deployment::open(envelope, data_dir, control_dir, OlderControl::Refuse).await?)
 }
 
-/// The log of a running server, which writes what it is told here.
+/// The log of a running server, which writes what is reported here.
 struct RemoteLog(Arc<Remote>);
 
 #[async_trait]

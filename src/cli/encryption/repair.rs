@@ -50,7 +50,7 @@ impl Repair {
             ) {
                 outcome = CommandOutcome::Problems;
             }
-            output::answer(&format!("{}: {}", repair.path.display(), words(repair)))?;
+            output::answer(&format!("{}: {}", repair.path.display(), describe(repair)))?;
         }
         output::note(match (repairs.is_empty(), outcome) {
             (true, _) => {
@@ -68,7 +68,7 @@ impl Repair {
 }
 
 /// What was done about one manifest, and what is left to do.
-fn words(repair: &Found) -> String {
+fn describe(repair: &Found) -> String {
     let tenant = repair.subject.tenant().map_or("", TenantId::as_str);
     let accept = format!("`nimbus encryption repair --accept-older {tenant}`");
     match &repair.outcome {

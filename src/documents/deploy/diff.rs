@@ -1,10 +1,10 @@
-//! What an activation changes, as it is told to whoever asked for it.
+//! What an activation changes, as reported to the caller.
 
 use std::{collections::BTreeMap, fmt::Display};
 
 use serde::Serialize;
 
-/// How many names of each kind a [`Diff`] tells; it counts all.
+/// How many names of each kind a [`Diff`] lists; it counts all.
 pub const MAX_DIFF_NAMES: usize = 100;
 
 /// What is different after an activation.
@@ -71,7 +71,7 @@ impl Changes {
     }
 }
 
-/// What is to be done to the schemas that stand, so that those of a deploy do.
+/// The changes that turn the stored schemas into those of a deploy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan<'a, K, T> {
     /// To be taken away, first: then their place is free for what is put.

@@ -1,4 +1,4 @@
-//! What can be wrong with a deploy.
+//! Errors of a deploy.
 
 use thiserror::Error;
 
@@ -73,7 +73,7 @@ pub enum DeployError {
         found: ContentHash,
     },
     /// Whoever sent it has gone.
-    #[error("nobody waits for the deploy any more: it was not read to its end")]
+    #[error("the caller of the deploy is gone: it was not read to its end")]
     Abandoned,
     /// One of the schemas is not right.
     #[error("schema {index} of the deploy: {source}")]

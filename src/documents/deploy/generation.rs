@@ -1,4 +1,4 @@
-//! Deploys that were stored: what a store tells of them.
+//! Deploys that were stored: what a store returns about them.
 
 use serde::Serialize;
 

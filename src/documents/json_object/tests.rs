@@ -1,4 +1,4 @@
-//! What clients are told about JSON that cannot be read.
+//! Error messages for JSON that cannot be read.
 
 use proptest::prelude::*;
 

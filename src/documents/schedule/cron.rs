@@ -106,7 +106,7 @@ impl Schedule {
         match (kind, seconds, expression, timezone) {
             (Kind::Interval, Some(seconds), None, None) => {
                 let most = MAX_DELAY.as_secs();
-                let seconds = seconds.whole();
+                let seconds = seconds.to_integer();
                 seconds
                     .and_then(|seconds| u64::try_from(seconds).ok())
                     .filter(|seconds| (1..=most).contains(seconds))

@@ -1,4 +1,4 @@
-//! What is to be done later, as data: one-off jobs, and crons, which are done again and again.
+//! Work that runs later, as data: one-off jobs, and crons, which run repeatedly.
 //!
 //! Nothing here reads a clock. All times are milliseconds since the Unix epoch.
 
@@ -99,7 +99,7 @@ impl NewJob {
             json_object::object(text).map_err(|reason| InputError::Job { reason })?;
         let delay = written
             .run_after_ms
-            .whole()
+            .to_integer()
             .and_then(|delay| u64::try_from(delay).ok())
             .map(Duration::from_millis)
             .filter(|delay| *delay <= MAX_DELAY)

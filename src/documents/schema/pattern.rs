@@ -1,4 +1,4 @@
-//! What is asked of a pattern before it is compiled, so that it is compiled soon.
+//! Checks of a pattern before it is compiled: they bound the time that it takes to compile.
 
 use crate::documents::error::excerpt;
 

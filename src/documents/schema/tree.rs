@@ -1,10 +1,9 @@
 //! Documents as trees of values, for the time of one check.
 //!
-//! A tree can take a hundred times its text (one object a few bytes). Trees are there one a thread
-//! that writes, or looks through a table, of any tenant; so all that are large together have so
-//! much room, and the next waits until there is some. Of each tenant one large tree is there at a
-//! time, so that who waits, waits for one check of each other tenant at most. Nothing is compiled
-//! meanwhile.
+//! A tree can take a hundred times its text (one object a few bytes). Each thread that writes or
+//! scans a table may hold one. Large trees share a budget, and a check waits until it has room.
+//! A tenant has at most one large tree at a time, so a check waits for at most one check per other
+//! tenant. Nothing is compiled meanwhile.
 
 use std::collections::HashSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -96,7 +95,7 @@ impl Room {
             tenant,
             bytes: 0,
         };
-        // Not in the line: a tenant that waits for itself is in nobody's way.
+        // Not queued: a tenant that waits for itself delays no other.
         let has_one = |taken: &mut Use| {
             taken
                 .tenants

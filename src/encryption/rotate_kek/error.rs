@@ -52,7 +52,7 @@ pub enum RotateKekError {
         source: RecipientError,
     },
     /// One recipient to add and to drop.
-    #[error("the recipient {recipient:?} is to be added and dropped; leave one of the two out")]
+    #[error("the recipient {recipient:?} is both added and dropped; leave one of the two out")]
     AddedAndDropped {
         /// What was given.
         recipient: String,
@@ -94,7 +94,7 @@ pub enum RotateKekError {
         /// What the operating system said.
         source: std::io::Error,
     },
-    /// It was told to stop.
+    /// It was stopped.
     #[error(
         "stopped after {done} of {total} files; run the command again for the rest, and keep both keys until then"
     )]

@@ -1,4 +1,4 @@
-//! `/api/tenants/{t}/crons`: what is done again and again.
+//! `/api/tenants/{t}/crons`: recurring work.
 
 use std::sync::Arc;
 

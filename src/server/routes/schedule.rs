@@ -1,4 +1,4 @@
-//! `/api/tenants/{t}/schedule`: jobs, each of which is done once.
+//! `/api/tenants/{t}/schedule`: one-off jobs.
 
 use std::sync::Arc;
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nimbus_keyproviders::PageMacKey;
 
-use super::store::{Figures, Found, Mac, Name, SLOT, Shard, shard};
+use super::store::{CacheStats, Found, Mac, Name, SLOT, Shard, shard};
 
 /// The cache of this process, once it is started.
 pub(super) static CACHE: OnceLock<Cache> = OnceLock::new();
@@ -68,14 +68,14 @@ impl Cache {
         }
     }
 
-    pub(super) fn figures(&self) -> Figures {
-        let mut sum = Figures::default();
+    pub(super) fn stats(&self) -> CacheStats {
+        let mut sum = CacheStats::default();
         for shard in &self.shards {
-            let figures = lock(shard).figures();
-            sum.bytes += figures.bytes;
-            sum.hits += figures.hits;
-            sum.misses += figures.misses;
-            sum.evictions += figures.evictions;
+            let stats = lock(shard).stats();
+            sum.bytes += stats.bytes;
+            sum.hits += stats.hits;
+            sum.misses += stats.misses;
+            sum.evictions += stats.evictions;
         }
         sum
     }
@@ -164,7 +164,7 @@ impl fmt::Debug for Owner {
     }
 }
 
-/// A page as the provider is told of it.
+/// A page as the provider sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Page {
     pub(super) number: [u8; 4],

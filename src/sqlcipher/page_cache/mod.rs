@@ -9,7 +9,7 @@
 //!
 //! - `hmac` looks for an entry of the same IV, owner and page number under the same key whose
 //!   ciphertext is equal **byte for byte**, and answers with the MAC that was computed over exactly
-//!   these bytes. SQLCipher compares it with the page's, as ever.
+//!   these bytes. SQLCipher compares it with the page's, as always.
 //! - `cipher` then copies the plaintext of that entry.
 //!
 //! So a hit saves work whose result is known, and believes nothing that lies on the disk: a page
@@ -41,7 +41,7 @@ use rusqlite::Connection;
 pub(crate) use cache::Owner;
 use cache::{CACHE, Cache, ON};
 pub(super) use provider::opened_for;
-pub use store::Figures;
+pub use store::CacheStats;
 use store::{BESIDE, SLOT};
 
 use super::OpenError;
@@ -129,17 +129,17 @@ pub fn default_bytes() -> u64 {
 
 /// Has the metrics say what happened in the cache until now.
 pub(crate) fn show_metrics() {
-    let figures = figures();
-    metrics::PAGES_KEPT.set(figures.bytes as f64);
-    metrics::PAGES_HIT.absolute(figures.hits);
-    metrics::PAGES_MISSED.absolute(figures.misses);
-    metrics::PAGES_EVICTED.absolute(figures.evictions);
+    let stats = stats();
+    metrics::PAGES_KEPT.set(stats.bytes as f64);
+    metrics::PAGES_HIT.absolute(stats.hits);
+    metrics::PAGES_MISSED.absolute(stats.misses);
+    metrics::PAGES_EVICTED.absolute(stats.evictions);
 }
 
 /// What happened in the cache of this process; zeros without one.
 #[must_use]
-pub fn figures() -> Figures {
-    CACHE.get().map(Cache::figures).unwrap_or_default()
+pub fn stats() -> CacheStats {
+    CACHE.get().map(Cache::stats).unwrap_or_default()
 }
 
 /// The interface of crypto providers is no promise of SQLCipher's: it was read in this version.

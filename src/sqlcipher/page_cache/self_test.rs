@@ -12,7 +12,7 @@ use nimbus_manifests::FileId;
 use rusqlite::{Connection, OpenFlags};
 
 use super::cache::{Cache, Owner};
-use super::{Figures, NotStarted};
+use super::{CacheStats, NotStarted};
 use crate::data_dir::TEMPORARY_PREFIX;
 use crate::sqlcipher::page::PAGE;
 use crate::sqlcipher::{Beside, OpenError, key};
@@ -162,11 +162,14 @@ impl Test {
     }
 
     /// What `work` moves in the cache.
-    fn moved(&self, work: impl FnOnce() -> Result<(), NotStarted>) -> Result<Figures, NotStarted> {
-        let before = self.cache.figures();
+    fn moved(
+        &self,
+        work: impl FnOnce() -> Result<(), NotStarted>,
+    ) -> Result<CacheStats, NotStarted> {
+        let before = self.cache.stats();
         work()?;
-        let after = self.cache.figures();
-        Ok(Figures {
+        let after = self.cache.stats();
+        Ok(CacheStats {
             bytes: after.bytes.saturating_sub(before.bytes),
             hits: after.hits - before.hits,
             misses: after.misses - before.misses,

@@ -42,7 +42,7 @@ pub(super) struct Found {
 
 /// What happened in a shard.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Figures {
+pub struct CacheStats {
     /// Bytes of the pages that are kept, in both forms.
     pub bytes: u64,
     /// Pages that were kept when they were read.
@@ -69,7 +69,7 @@ pub(super) struct Shard {
     main: List,
     /// The entries of each owner.
     owners: Vec<List>,
-    figures: Figures,
+    stats: CacheStats,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -112,7 +112,7 @@ impl Shard {
             fresh: List::default(),
             main: List::default(),
             owners: Vec::new(),
-            figures: Figures::default(),
+            stats: CacheStats::default(),
             slots,
         }
     }
@@ -125,10 +125,10 @@ impl Shard {
             kept[..usize::from(name.length)] == *ciphertext
         });
         let Some(slot) = found else {
-            self.figures.misses += 1;
+            self.stats.misses += 1;
             return None;
         };
-        self.figures.hits += 1;
+        self.stats.hits += 1;
         let entry = &mut self.entries[place(slot)];
         entry.uses = (entry.uses + 1).min(MOST_USES);
         let found = Found {
@@ -185,7 +185,7 @@ impl Shard {
             ..Entry::default()
         };
         self.buckets[bucket] = slot;
-        self.figures.bytes += SLOT as u64;
+        self.stats.bytes += SLOT as u64;
         self.enqueue(slot);
         let owner = name.owner as usize;
         if self.owners.len() <= owner {
@@ -208,8 +208,8 @@ impl Shard {
         true
     }
 
-    pub(super) fn figures(&self) -> Figures {
-        self.figures
+    pub(super) fn stats(&self) -> CacheStats {
+        self.stats
     }
 
     fn named(&self, name: &Name) -> Option<u32> {
@@ -254,7 +254,7 @@ impl Shard {
                     let ghost = self.ghost(&iv);
                     self.ghosts[ghost] = bits(&iv);
                 }
-                self.figures.evictions += 1;
+                self.stats.evictions += 1;
                 return slot;
             }
             // From the fresh to the main ones, or on to another turn.
@@ -290,7 +290,7 @@ impl Shard {
             generation: entry.generation.wrapping_add(1),
             ..Entry::default()
         };
-        self.figures.bytes -= SLOT as u64;
+        self.stats.bytes -= SLOT as u64;
     }
 
     fn enqueue(&mut self, slot: u32) {
@@ -424,7 +424,7 @@ impl Shard {
             }
         }
         assert_eq!(queued, sorted(bucketed));
-        assert_eq!(self.figures.bytes, (queued.len() * SLOT) as u64);
+        assert_eq!(self.stats.bytes, (queued.len() * SLOT) as u64);
         let all: Vec<u32> = (1..=self.entries.len() as u32).collect();
         assert_eq!(all, sorted([queued, self.free.clone()].concat()));
     }

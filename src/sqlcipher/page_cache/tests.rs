@@ -25,7 +25,7 @@ impl House {
     fn new(bytes: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let _started = start(bytes, dir.path()).unwrap();
-        assert_eq!(figures().bytes, 0, "the self-test leaves nothing");
+        assert_eq!(stats().bytes, 0, "the self-test leaves nothing");
         let left = std::fs::read_dir(dir.path()).unwrap().count();
         assert_eq!(left, 0, "nor a file");
         Self {
@@ -87,9 +87,9 @@ fn new_key() -> CipherKey {
 
 /// How many pages a read missed and found.
 fn moved<T>(work: impl FnOnce() -> T) -> (u64, u64, T) {
-    let before = figures();
+    let before = stats();
     let result = work();
-    let after = figures();
+    let after = stats();
     (
         after.misses - before.misses,
         after.hits - before.hits,
@@ -266,11 +266,11 @@ fn a_wrong_key_finds_nothing_and_keeps_nothing() {
     let writer = house.filled(Some(&owner));
     checkpoint(&writer);
     drop(writer);
-    let before = figures();
+    let before = stats();
     let wrong = house.open_under(&new_key(), Some(&owner));
     assert!(all(&wrong).is_err());
     drop(wrong);
-    assert_eq!(figures(), before, "it is not even looked for");
+    assert_eq!(stats(), before, "it is not even looked for");
     let (misses, hits, rows) = moved(|| house.outcome(Some(&owner)).unwrap());
     assert_eq!((misses, rows.len()), (0, 2000));
     // The owner's key is the first that is used, be it a wrong one: then nothing is found, and
@@ -278,10 +278,10 @@ fn a_wrong_key_finds_nothing_and_keeps_nothing() {
     let other = Owner::new().unwrap();
     let wrong = house.open_under(&new_key(), Some(&other));
     assert!(all(&wrong).is_err());
-    let before = figures().bytes;
+    let before = stats().bytes;
     let (_misses, none, rows) = moved(|| house.outcome(Some(&other)).unwrap());
     assert_eq!((none, rows.len()), (0, 2000));
-    assert_eq!(figures().bytes, before);
+    assert_eq!(stats().bytes, before);
     assert!(hits > 0);
 }
 
@@ -299,22 +299,22 @@ fn pages_of_a_closed_owner_are_neither_found_nor_kept_and_are_wiped() {
     let (_misses, hits, rows) = moved(|| house.outcome(Some(&owner)).unwrap());
     assert_eq!((hits, rows.len()), (0, 2000));
     owner.forget();
-    assert_eq!(figures().bytes, 0);
+    assert_eq!(stats().bytes, 0);
     assert!(!cache.contains(canary));
     // Connections that go on put nothing back.
     let update = "UPDATE t SET value = 'canary 0000 again' WHERE id < 100";
     writer.execute_batch(update).unwrap();
     assert_eq!(all(&reader).unwrap().len(), 2000);
-    assert_eq!(figures().bytes, 0);
+    assert_eq!(stats().bytes, 0);
     assert!(!cache.contains(canary));
     // Without a word they go with the last that has them.
     let other = Owner::new().unwrap();
     let reader = house.open(Some(&other));
     assert_eq!(all(&reader).unwrap().len(), 2000);
     drop(other);
-    assert!(figures().bytes > 0 && cache.contains(canary));
+    assert!(stats().bytes > 0 && cache.contains(canary));
     drop(reader);
-    assert_eq!(figures().bytes, 0);
+    assert_eq!(stats().bytes, 0);
     assert!(!cache.contains(canary));
 }
 
@@ -348,7 +348,7 @@ async fn a_database_is_served_from_the_cache_and_verified_beside_it() {
     let _started = start(16 << 20, dir.path()).unwrap();
     let fixture = Fixture::new();
     let _path = fixture.filled("demo").await;
-    assert_eq!(figures().bytes, 0, "it was closed");
+    assert_eq!(stats().bytes, 0, "it was closed");
     let database = fixture.opened("demo").await;
     assert_eq!(fixture.rows(&database), 2000);
     let (misses, hits, rows) = moved(|| fixture.rows(&database));
@@ -357,7 +357,7 @@ async fn a_database_is_served_from_the_cache_and_verified_beside_it() {
     assert!(misses == 0 && hits == 0, "{misses} {hits}");
     verified.unwrap();
     drop(database);
-    assert_eq!(figures().bytes, 0);
+    assert_eq!(stats().bytes, 0);
 }
 
 #[test]
@@ -368,7 +368,7 @@ fn stays_off_where_the_library_does_something_else() {
     assert!(matches!(error, NotStarted::Order(_)), "{error}");
     assert!(Owner::new().is_none());
     let left = std::fs::read_dir(dir.path()).unwrap().count();
-    assert_eq!((left, figures().bytes), (0, 0));
+    assert_eq!((left, stats().bytes), (0, 0));
     fail::remove("page_cache::lost");
     assert!(Owner::new().is_none(), "for good");
     let error = start(16 << 20, dir.path()).unwrap_err();

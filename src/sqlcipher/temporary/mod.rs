@@ -3,7 +3,7 @@
 //! What SQLite would otherwise keep in memory without a bound, it writes to temporary files where
 //! `temp_store` is `FILE`: the runs of a sort for an index, the table that an `ORDER BY` without an
 //! index fills, and the pages that a savepoint may have to put back. It writes them in plaintext.
-//! So connections are opened through a layer of ours ([`layer`]), which hands every file that has a
+//! So connections are opened through a VFS layer ([`layer`]), which hands every file that has a
 //! name to SQLite's own layer, unchanged, and gives a [`TemporaryFile`](file::TemporaryFile) where
 //! SQLite asks for a file without one.
 //!

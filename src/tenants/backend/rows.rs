@@ -39,7 +39,7 @@ pub struct JournalEntry {
     pub at_ms: i64,
 }
 
-/// A document that is to be inserted.
+/// A document to insert.
 #[derive(Debug, Clone, Copy)]
 pub struct NewDocument<'a> {
     /// The number of the write that inserts it, which is its version and its place in the order of
@@ -291,7 +291,7 @@ pub trait Rows: DocumentRows + JobRows + SchemaRows + DeployRows + Debug + Send 
     /// until it is called again.
     fn stop_once(&mut self, stops: Option<[Arc<AtomicBool>; 2]>) -> Result<(), StoreError>;
 
-    /// Tables or indexes may have changed: what is cached about them is to be forgotten.
+    /// Tables or indexes may have changed: what is cached about them must be forgotten.
     fn forget_plans(&mut self);
 }
 
@@ -306,7 +306,7 @@ pub trait DocumentWrites {
     /// The version of a document; `None` when it does not exist.
     fn version(&mut self, table: TableNumber, id: DocumentId) -> Result<Option<i64>, StoreError>;
 
-    /// A document that is to be updated.
+    /// A document to update.
     fn find(
         &mut self,
         table: TableNumber,

@@ -104,7 +104,7 @@ pub enum Standing {
     Good,
     /// It may not.
     Refused(StoreError),
-    /// Nobody knows any more: it is to be closed and opened afresh.
+    /// Nobody knows any more: it must be closed and opened afresh.
     Unknown,
 }
 
@@ -134,7 +134,7 @@ pub trait Storage: Debug + Send + Sync + 'static {
     /// Whether it may be used under the key it was opened with.
     fn standing(&self) -> Standing;
 
-    /// Why the tenant's key is not to be had, if that is why it was closed.
+    /// Why the tenant's key is not available, if that is why it was closed.
     fn withheld(&self) -> Option<StoreError>;
 }
 

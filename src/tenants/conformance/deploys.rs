@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
-use super::{Fixture, Told, acme};
+use super::{Fixture, Noted, acme};
 use crate::documents::deploy::{AppPath, Content, ContentHash, Deploy, Resources};
 use crate::documents::schedule::Origin;
 use crate::tenants::full_list::FullList as _;
@@ -85,7 +85,7 @@ pub(in crate::tenants) async fn a_dry_run_tells_nobody_of_crons_that_do_not_come
 >() {
     let house = F::empty();
     let (tenants, store) = acme(&house).await;
-    let _opened = house.due().told();
+    let _opened = house.due().take();
     let rehearsal = Deploy {
         dry_run: true,
         ..ticking("hourly")
@@ -93,10 +93,10 @@ pub(in crate::tenants) async fn a_dry_run_tells_nobody_of_crons_that_do_not_come
     let answer = store.deploy(rehearsal).await.unwrap();
     assert_eq!(answer.diff.crons.added.names, ["hourly"]);
     assert_eq!((answer.generation, answer.activated), (None, false));
-    assert_eq!(house.due().told(), []);
+    assert_eq!(house.due().take(), []);
     assert_eq!(store.crons().await.unwrap(), []);
     store.deploy(ticking("hourly")).await.unwrap();
-    assert!(matches!(house.due().told()[..], [Told::Expect(..)]));
+    assert!(matches!(house.due().take()[..], [Noted::Expect(..)]));
     let crons = store.crons().await.unwrap();
     assert_eq!(crons.len(), 1);
     assert_eq!(crons[0].origin, Origin::Deploy);

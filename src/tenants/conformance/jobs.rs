@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Fixture, Told, acme, add, bodies, fields, id, insert, table};
+use super::{Fixture, Noted, acme, add, bodies, fields, id, insert, table};
 use crate::documents::schedule::{Cron, JobId, LastRun, NewJob, Origin, Outcome, Ran};
 use crate::documents::{DocumentId, InputError, Mutation};
 use crate::tenants::full_list::FullList as _;
@@ -59,7 +59,7 @@ pub(in crate::tenants) async fn a_job_runs_when_it_is_due_and_not_before_and_onc
     let (tenants, store) = acme(&house).await;
     let job = store.schedule(after(1000, numbered(1)), NOW).await.unwrap();
     assert_eq!(job.run_at_ms, NOW + 1000);
-    assert_eq!(house.due().told(), [Told::Expect(id("acme"), NOW + 1000)]);
+    assert_eq!(house.due().take(), [Noted::Expect(id("acme"), NOW + 1000)]);
     assert_eq!(store.jobs().await.unwrap(), std::slice::from_ref(&job));
     assert!(matches!(
         store.job_history(job.id).await,
@@ -158,7 +158,10 @@ pub(in crate::tenants) async fn a_cron_runs_again_and_again_and_says_how_it_went
         (state.next_due_ms, state.origin),
         (NOW + 60_000, Origin::Api)
     );
-    assert_eq!(house.due().told(), [Told::Expect(id("acme"), NOW + 60_000)]);
+    assert_eq!(
+        house.due().take(),
+        [Noted::Expect(id("acme"), NOW + 60_000)]
+    );
     assert_eq!(store.crons().await.unwrap(), [state]);
     for n in 1..=3 {
         let at = NOW + n * 60_000;
@@ -296,14 +299,14 @@ pub(in crate::tenants) async fn nothing_is_scheduled_that_nobody_would_be_told_o
     house.due().failing.store(false, Ordering::SeqCst);
 
     store.schedule(after(0, numbered(1)), NOW).await.unwrap();
-    let _told = house.due().told();
+    let _noted = house.due().take();
     tenants.close().await.unwrap();
     let tenants = house.open().await;
-    assert_eq!(house.due().told(), [], "a start opens nothing");
+    assert_eq!(house.due().take(), [], "a start opens nothing");
     let _store = tenants.open(&id("acme")).await.unwrap();
-    assert_eq!(house.due().told(), [Told::Found(id("acme"), NOW)]);
+    assert_eq!(house.due().take(), [Noted::Found(id("acme"), NOW)]);
     tenants.delete_tenant(&id("acme")).await.unwrap();
-    assert_eq!(house.due().told(), [Told::Forget(id("acme"))]);
+    assert_eq!(house.due().take(), [Noted::Forget(id("acme"))]);
 }
 
 pub(in crate::tenants) async fn an_interval_that_ends_after_time_itself_is_refused<F: Fixture>() {

@@ -40,7 +40,7 @@ pub(in crate::tenants) trait Fixture: Sized {
     /// A server on the place: again and again, one after another.
     async fn open(&self) -> Tenants<Self::Backend>;
 
-    /// Who is told of work that will be due.
+    /// Receives due times.
     fn due(&self) -> &Due;
 }
 
@@ -137,7 +137,7 @@ macro_rules! conformance {
 }
 pub(in crate::tenants) use conformance;
 
-/// A control file that outlives its server, and can be told to fail.
+/// A control file that outlives its server, and can be set to fail.
 #[derive(Debug, Default)]
 pub(in crate::tenants) struct Log {
     pub(in crate::tenants) pending: Mutex<BTreeSet<TenantId>>,
@@ -176,28 +176,28 @@ impl DeletionLog for Log {
     }
 }
 
-/// Who is told of work that will be due, and can be told to refuse.
+/// Receives due times, and can be set to fail.
 #[derive(Debug, Default)]
 pub(in crate::tenants) struct Due {
-    pub(in crate::tenants) told: Mutex<Vec<Told>>,
+    pub(in crate::tenants) noted: Mutex<Vec<Noted>>,
     pub(in crate::tenants) failing: AtomicBool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::tenants) enum Told {
+pub(in crate::tenants) enum Noted {
     Expect(TenantId, i64),
     Found(TenantId, i64),
     Forget(TenantId),
 }
 
 impl Due {
-    pub(in crate::tenants) fn tell(&self, told: Told) {
-        self.told.lock().unwrap().push(told);
+    pub(in crate::tenants) fn note(&self, noted: Noted) {
+        self.noted.lock().unwrap().push(noted);
     }
 
-    /// What was told since this was last asked.
-    pub(in crate::tenants) fn told(&self) -> Vec<Told> {
-        std::mem::take(&mut *self.told.lock().unwrap())
+    /// What was noted since the last call.
+    pub(in crate::tenants) fn take(&self) -> Vec<Noted> {
+        std::mem::take(&mut *self.noted.lock().unwrap())
     }
 }
 
@@ -207,16 +207,16 @@ impl DueLog for Due {
             let source = Arc::new(std::io::Error::other("told to fail"));
             return Err(StoreError::Control { source });
         }
-        self.tell(Told::Expect(tenant.clone(), due_ms));
+        self.note(Noted::Expect(tenant.clone(), due_ms));
         Ok(())
     }
 
     fn found(&self, tenant: &TenantId, due_ms: i64) {
-        self.tell(Told::Found(tenant.clone(), due_ms));
+        self.note(Noted::Found(tenant.clone(), due_ms));
     }
 
     fn forget(&self, tenant: &TenantId) {
-        self.tell(Told::Forget(tenant.clone()));
+        self.note(Noted::Forget(tenant.clone()));
     }
 }
 

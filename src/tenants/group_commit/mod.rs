@@ -332,8 +332,8 @@ impl<S: Storage> ActiveWriter<S> {
         }
     }
 
-    /// The group's transaction; again while those of other servers come first, as far as the work can
-    /// be done again.
+    /// The group's transaction; again while those of other servers come first, as far as the work
+    /// can be done again.
     fn first_come(&mut self, group: &mut [Queued<S>]) -> Result<(), StoreError> {
         let until = Instant::now() + CONTENTION;
         loop {

@@ -43,7 +43,7 @@ pub(in crate::tenants) struct Writer<S: Storage> {
 /// The writer's thread, which a tenant that is only read does not need.
 enum Thread<S: Storage> {
     /// Nothing was written yet. What the thread takes over is shared with it, so that it is still
-    /// here when none was to be had.
+    /// here when none could be started.
     Waits(Arc<Mutex<Option<IdleWriter<S>>>>),
     Runs(thread::JoinHandle<Result<(), StoreError>>),
     Gone,

@@ -89,7 +89,7 @@ impl<S: Storage> Readers<S> {
             drop(short_task(async move {
                 let seeing = AssertUnwindSafe(Arc::clone(&readers).see_to_lookups());
                 if seeing.catch_unwind().await.is_err() {
-                    // Whoever is left in the list is told, and the next sees to it anew.
+                    // Those left in the list are notified, and the next one retries.
                     readers.lookups().list().clear();
                 }
             }));
@@ -126,8 +126,8 @@ impl<S: Storage> Readers<S> {
                     let found = readers.look_up_all(&wanted, &answers);
                     (answers, found)
                 };
-                // Where the thread fails, the answers go with it, and each who waits is told that
-                // the tenant was closed.
+                // Where the thread fails, the answers go with it, and each waiting caller gets that
+                // error the tenant was closed.
                 let Ok((answers, found)) = self.on_a_blocking_thread(permit, looking).await else {
                     return;
                 };

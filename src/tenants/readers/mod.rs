@@ -300,7 +300,7 @@ impl<S: Storage> Readers<S> {
     }
 }
 
-/// After a page that did not authenticate a connection is not to be trusted with others.
+/// After a page that did not authenticate a connection must not be used for others.
 pub(in crate::tenants) fn is_sound<T>(result: &Result<T, StoreError>) -> bool {
     !matches!(
         result,

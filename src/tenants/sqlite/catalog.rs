@@ -19,7 +19,7 @@ use crate::tenants::StoreError;
 /// The tenants in `dir`, and those that are `known` to exist, whatever is left of their files. A
 /// manifest that says `new` is otherwise one of a creation that never came to its end, so no
 /// tenant; a manifest that cannot be read is a tenant in trouble, and a tenant still. Other files
-/// are none of ours.
+/// do not belong to Nimbus.
 pub(super) fn scan(
     dir: &Path,
     known: BTreeSet<TenantId>,

@@ -12,7 +12,7 @@ use crate::sqlcipher::{self, OpenError};
 use crate::tenants::StoreError;
 use crate::tenants::error::{EngineFault, Limit, NoRoom};
 
-/// What an opening that failed means to who asked for the tenant.
+/// What a failed opening means to the caller.
 pub(super) fn opening(tenant: &TenantId, error: OpenError) -> StoreError {
     let tenant = tenant.clone();
     match error.trouble() {

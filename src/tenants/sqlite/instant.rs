@@ -128,7 +128,7 @@ impl Instants {
             return;
         };
         if let Err(error) = capture.hold(tenant, PATIENCE) {
-            // Its turn will say so once more, and the backup is told to be without it.
+            // Its turn fails again, and the backup leaves it out.
             tracing::warn!(%tenant, %error, "a tenant cannot be held for the backup under way");
         }
     }
@@ -208,7 +208,7 @@ impl Capture {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The tenants that are to be read.
+    /// The tenants that must be read.
     pub(crate) fn due(&self) -> Vec<TenantId> {
         self.state().due.iter().cloned().collect()
     }

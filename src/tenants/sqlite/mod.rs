@@ -69,7 +69,7 @@ pub struct SqliteOptions {
     pub readers_per_tenant: u32,
     /// How long a request waits while all open tenants are in use, before it is refused.
     pub open_patience: Duration,
-    /// Who is told when work will be due.
+    /// Receives due times.
     pub due: Arc<dyn DueLog>,
     /// How much may be written.
     pub limits: Limits,

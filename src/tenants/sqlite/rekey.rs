@@ -234,7 +234,8 @@ async fn rekey(
 }
 
 /// Whether there is room for `left` bytes of the copy, and for what is written meanwhile: nothing
-/// leaves the WAL before the copy is verified. One that cannot be told is no reason to stop.
+/// leaves the WAL before the copy is verified. A due time that cannot be noted is no reason to
+/// stop.
 fn has_room(dir: &Path, left: u64) -> bool {
     ::fail::fail_point!("rekey::room", |_| false);
     free_bytes(dir).map_or(true, |free| free >= left + RESERVE)
@@ -355,5 +356,5 @@ const FEW_PAGES: usize = 64;
 const READERS_PATIENCE: Duration = Duration::from_secs(2);
 const TRIES: u32 = 30;
 const BETWEEN_TRIES: Duration = Duration::from_secs(2);
-/// How soon one who waits for the next try sees that there is to be none.
+/// How soon a caller that waits for the next try sees that there is none.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);

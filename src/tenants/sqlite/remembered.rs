@@ -154,7 +154,7 @@ impl SqliteTransaction {
             let mut forget = connection.prepare_cached(sql)?;
             let mut rows = forget.query(values)?;
             while let Some(row) = rows.next()? {
-                // What was remembered by an earlier version is nobody's.
+                // Answers of an earlier version have no owner.
                 if let Some(credential) = row.get(0)? {
                     let (count, bytes) = gone.entry(credential).or_default();
                     *count += 1;

@@ -134,7 +134,7 @@ impl Seqs {
         to: i64::MAX,
     };
 
-    /// Those of a query; `None` where `seq` tells nothing about `_creationTime`, or the query does
+    /// Those of a query; `None` where `seq` says nothing about `_creationTime`, or the query does
     /// not ask for it. `snapshot` is the transaction in which the query is run.
     pub(super) fn of(
         query: &Query,

@@ -1,11 +1,13 @@
-//! Random work under shipping, with everything that may come in between; then random instants of it: what is restored is what was acknowledged by
-//! then, exactly.
+//! Random work under shipping, with everything that may come in between; then random instants of
+//! it: what is restored is what was acknowledged by then, exactly.
 //!
-//! One client works in a few tenants, and all that it was told is the model (`world`). Two more write without a pause, so that something is always
-//! under way (`noise`). In between come rotations of both keys with and without a server, deletions, tenants that come again, migrations, locks,
-//! snapshots, `prune`, `rewrap`, orderly ends, `SIGKILL`, and a server that is stopped while the repository goes on. In the bucket the store fails as
-//! well (`store`): refusals, answers that are lost, halves of uploads, delays, so that requests overtake each other, and packs that arrive when
-//! another epoch has begun.
+//! One client works in a few tenants, and all that it was told is the model (`world`). Two more
+//! write without a pause, so that something is always under way (`noise`). In between come
+//! rotations of both keys with and without a server, deletions, tenants that come again,
+//! migrations, locks, snapshots, `prune`, `rewrap`, orderly ends, `SIGKILL`, and a server that is
+//! stopped while the repository goes on. In the bucket the store fails as well (`store`): refusals,
+//! answers that are lost, halves of uploads, delays, so that requests overtake each other, and
+//! packs that arrive when another epoch has begun.
 //!
 //! `tests/backup/model/run --minutes 30` does it for longer. The seed is printed.
 

@@ -54,7 +54,8 @@ impl Noise {
         }
     }
 
-    /// Asserts that `there` is what can have been there at an instant: all that was acknowledged before it, and nothing that was sent after it.
+    /// Asserts that `there` is what can have been there at an instant: all that was acknowledged
+    /// before it, and nothing that was sent after it.
     pub(super) fn check(&self, there: &[Value], at_ms: i64, shown: &str) {
         let mut numbers: Vec<i64> = there
             .iter()

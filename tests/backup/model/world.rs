@@ -477,7 +477,8 @@ impl World {
         let data = as_str(&data);
         let at = ["--data-dir", data, "--at", &shown, "--as-it-was"];
         let restored = self.backup("restore", &at);
-        // A pack that arrived late, under a key that was replaced since, is restored, and nothing vouches for it.
+        // A pack that arrived late, under a key that was replaced since, is restored, and nothing
+        // vouches for it.
         let code = i32::from(restored.said().contains("could have exchanged")) * 3;
         let _ = restored.expect(code, &["Restored"]);
         let free = |tenant: &&String| !instant.locked.contains(*tenant);

@@ -36,7 +36,8 @@ pub enum Fault {
     Reset,
     /// Pass the request on after a pause.
     Delay(Duration),
-    /// Pass the request on with the first text replaced by the second, and the answer the other way round: another key works under the first one's name.
+    /// Pass the request on with the first text replaced by the second, and the answer the other way
+    /// round: another key works under the first one's name.
     Rewrite(String, String),
 }
 
@@ -52,8 +53,8 @@ impl Fault {
     }
 }
 
-/// Forwards HTTP requests to a KMS, but for the actions that it was told to fail. Of an S3 the action is the method, and what a request contains is
-/// its first line.
+/// Forwards HTTP requests to a KMS, but for the actions that it was told to fail. Of an S3 the
+/// action is the method, and what a request contains is its first line.
 #[derive(Debug)]
 pub struct FaultProxy {
     listener: Listening,
@@ -72,7 +73,8 @@ struct State {
     stopped: Arc<AtomicBool>,
 }
 
-/// A key that stands for the replicas of a multi-Region key in all regions: moto makes such keys, and does not decrypt with them.
+/// A key that stands for the replicas of a multi-Region key in all regions: moto makes such keys,
+/// and does not decrypt with them.
 #[derive(Debug)]
 struct Replicated {
     arn: String,
@@ -125,7 +127,8 @@ impl FaultProxy {
         self.plan("", "", fault, None);
     }
 
-    /// Fails every request for `action` whose body contains `text` (a key's ARN, a subject) until [`clear`](Self::clear).
+    /// Fails every request for `action` whose body contains `text` (a key's ARN, a subject) until
+    /// [`clear`](Self::clear).
     pub fn inject_for(&self, action: &str, text: &str, fault: Fault) {
         self.plan(action, text, fault, None);
     }
@@ -135,7 +138,8 @@ impl FaultProxy {
         self.plan(action, "", fault, Some(times));
     }
 
-    /// Has the key `arn` of us-east-1 work as a multi-Region key that has a replica in every region; the ARN of the one in `region`.
+    /// Has the key `arn` of us-east-1 work as a multi-Region key that has a replica in every
+    /// region; the ARN of the one in `region`.
     #[must_use]
     pub fn replica(&self, arn: &str, region: &str) -> String {
         let arn = arn.to_owned();
@@ -219,7 +223,7 @@ impl State {
         Ok(())
     }
 
-    /// Answers one request; false when the connection is not to be used again.
+    /// Answers one request; false when the connection must not be used again.
     fn answer(&self, request: &Message, client: &mut TcpStream) -> io::Result<bool> {
         let action = request.action().to_owned();
         let body = match request.header("x-amz-target") {
@@ -319,7 +323,8 @@ impl State {
         let Some(response) = Message::read(&mut upstream)? else {
             return Ok(false);
         };
-        // moto's "Connection: close" is its own: a client keeps its connection, as it does with AWS.
+        // moto's "Connection: close" is its own: a client keeps its connection, as it does with
+        // AWS.
         let mut response = response;
         response
             .head

@@ -59,7 +59,8 @@ impl Message {
         }
     }
 
-    /// The region of the signature: `us-east-1` of `Credential=<key>/<date>/us-east-1/kms/aws4_request`.
+    /// The region of the signature: `us-east-1` of
+    /// `Credential=<key>/<date>/us-east-1/kms/aws4_request`.
     pub(crate) fn region(&self) -> &str {
         let signature = self.header("authorization").unwrap_or_default();
         signature.split('/').nth(2).unwrap_or_default()

@@ -14,7 +14,8 @@ use tempfile::TempDir;
 
 use crate::http::Message;
 
-/// How long a start or a stop may take before the test gives up, on a machine that is busy with other tests.
+/// How long a start or a stop may take before the test gives up, on a machine that is busy with
+/// other tests.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(5);
 const LISTENING: &str = "nimbus listening on ";
@@ -27,7 +28,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// An empty home, no data. `binary` is `env!("CARGO_BIN_EXE_nimbus")`, which only the tests of that package know.
+    /// An empty home, no data. `binary` is `env!("CARGO_BIN_EXE_nimbus")`, which only the tests of
+    /// that package know.
     #[must_use]
     pub fn new(binary: &str) -> Self {
         let root = tempfile::Builder::new()
@@ -99,21 +101,24 @@ impl Machine {
         command
     }
 
-    /// Starts a server on a free port with `arguments` added to `nimbus start`, and waits until it listens.
+    /// Starts a server on a free port with `arguments` added to `nimbus start`, and waits until it
+    /// listens.
     pub fn start(&self, arguments: &[&str]) -> Server {
         let mut command = self.nimbus(&["start", "--port", "0"]);
         command.args(arguments);
         self.start_command(command)
     }
 
-    /// Starts a server from a command made with [`Machine::nimbus`] (to add to its environment), and waits until it listens.
+    /// Starts a server from a command made with [`Machine::nimbus`] (to add to its environment),
+    /// and waits until it listens.
     pub fn start_command(&self, command: Command) -> Server {
         self.try_start(command).unwrap_or_else(|ended| {
             panic!("nimbus start ended with {}\n{}", ended.status, ended.said)
         })
     }
 
-    /// Starts a server from a command made with [`Machine::nimbus`], and waits until it listens or has ended.
+    /// Starts a server from a command made with [`Machine::nimbus`], and waits until it listens or
+    /// has ended.
     ///
     /// # Errors
     /// How it ended.
@@ -131,7 +136,8 @@ impl Machine {
         }
     }
 
-    /// Starts a server whose log goes to `stderr` and is read by nobody, and waits until it answers at `address`.
+    /// Starts a server whose log goes to `stderr` and is read by nobody, and waits until it answers
+    /// at `address`.
     pub fn start_unheard(&self, mut command: Command, stderr: Stdio, address: &str) -> Server {
         let log = self.path(&format!("server-{}.log", self.logs().len()));
         drop(File::create_new(&log).expect("a log file"));
@@ -165,14 +171,16 @@ impl Machine {
         }
     }
 
-    /// Runs `nimbus start` with `arguments`, which has to end by itself without ever listening; how it ended, and what it said.
+    /// Runs `nimbus start` with `arguments`, which has to end by itself without ever listening; how
+    /// it ended, and what it said.
     pub fn start_that_ends(&self, arguments: &[&str]) -> Ended {
         let mut command = self.nimbus(&["start", "--port", "0"]);
         command.args(arguments);
         self.run_to_end(command)
     }
 
-    /// Runs a command made with [`Machine::nimbus`] to its end, which is not to be that of a server that listens.
+    /// Runs a command made with [`Machine::nimbus`] to its end, which must not be that of a server
+    /// that listens.
     pub fn run_to_end(&self, command: Command) -> Ended {
         match self.try_start(command) {
             Err(ended) => ended,
@@ -224,7 +232,8 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Asserts the exit code and that what it said names each of `words`, without a panic or a backtrace.
+    /// Asserts the exit code and that what it said names each of `words`, without a panic or a
+    /// backtrace.
     pub fn expect(&self, code: i32, words: &[&str]) {
         assert_eq!(self.status.code(), Some(code), "{}", self.said);
         for word in words {
@@ -292,7 +301,8 @@ impl Server {
         fs::read_to_string(&self.log).expect("the server's log")
     }
 
-    /// A request with the admin token: the status and the decoded body (null where there is none, text where it is no JSON).
+    /// A request with the admin token: the status and the decoded body (null where there is none,
+    /// text where it is no JSON).
     pub fn request(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
         let text = fs::read(&self.token_file).expect("the token file");
         let json: Value = serde_json::from_slice(&text).expect("the token file is JSON");
@@ -311,7 +321,8 @@ impl Server {
             .unwrap_or_else(|error| panic!("{method} {path}: {error}\n{}", self.log()))
     }
 
-    /// A request with any token; an error when the connection broke before the whole answer was there.
+    /// A request with any token; an error when the connection broke before the whole answer was
+    /// there.
     ///
     /// # Errors
     /// What the connection said.
@@ -368,10 +379,12 @@ impl Server {
         Ok((answer.status().as_u16(), json))
     }
 
-    /// A request as these bytes on a connection of its own, and the answer to it; `None` when the server closed without one.
+    /// A request as these bytes on a connection of its own, and the answer to it; `None` when the
+    /// server closed without one.
     pub fn raw(&self, request: &[u8]) -> Option<Answer> {
         let mut stream = self.connect();
-        // A server that refuses a body early closes the connection under it: what counts is its answer.
+        // A server that refuses a body early closes the connection under it: what counts is its
+        // answer.
         drop(stream.write_all(request));
         Self::answer(&mut stream)
     }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// A MariaDB on this machine, run by an unprivileged user: the one that `scripts/test` started, one of a test's own, or a
-/// node of a [`Galera`] cluster.
+/// A MariaDB on this machine, run by an unprivileged user: the one that `scripts/test` started, one
+/// of a test's own, or a node of a [`Galera`] cluster.
 #[derive(Debug)]
 pub struct MariaDb {
     dir: PathBuf,
@@ -21,8 +21,8 @@ pub struct MariaDb {
 }
 
 impl MariaDb {
-    /// The one that all tests share: that of `scripts/test`, named in `NIMBUS_TEST_MARIADB_DIR`, or one that lasts as long as
-    /// this process.
+    /// The one that all tests share: that of `scripts/test`, named in `NIMBUS_TEST_MARIADB_DIR`, or
+    /// one that lasts as long as this process.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<MariaDb> = OnceLock::new();
         SHARED.get_or_init(|| match std::env::var("NIMBUS_TEST_MARIADB_DIR") {

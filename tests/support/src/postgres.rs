@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// A Postgres on this machine, run by an unprivileged user: the one that `scripts/test` started, or one of a test's own.
+/// A Postgres on this machine, run by an unprivileged user: the one that `scripts/test` started, or
+/// one of a test's own.
 #[derive(Debug)]
 pub struct Postgres {
     dir: TempDir,
@@ -15,8 +16,8 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// The URL of the one that all tests share: that of `scripts/test`, named in `NIMBUS_TEST_POSTGRES_URL`, or one that lasts as
-    /// long as this process.
+    /// The URL of the one that all tests share: that of `scripts/test`, named in
+    /// `NIMBUS_TEST_POSTGRES_URL`, or one that lasts as long as this process.
     pub fn shared_url() -> String {
         static SHARED: OnceLock<Postgres> = OnceLock::new();
         std::env::var("NIMBUS_TEST_POSTGRES_URL")

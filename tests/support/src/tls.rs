@@ -111,7 +111,8 @@ impl ConnectProxy {
     }
 }
 
-/// Has each connection to a free loopback port served by a thread of its own, for as long as the process lives.
+/// Has each connection to a free loopback port served by a thread of its own, for as long as the
+/// process lives.
 fn serve(handle: impl Fn(TcpStream) -> io::Result<()> + Clone + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
     let address = listener

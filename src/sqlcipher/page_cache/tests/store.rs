@@ -75,7 +75,7 @@ fn evicts_nothing_while_there_is_room() {
     for number in 0..1300 {
         keep(&owner, number);
     }
-    assert_eq!(cache.figures().evictions, 0);
+    assert_eq!(cache.stats().evictions, 0);
     assert!((0..1300).all(|number| is_kept(&owner, number)));
 }
 
@@ -141,7 +141,7 @@ fn a_scan_does_not_displace_what_is_read_again_and_again() {
     }
     let left = hot.filter(|number| is_kept(&owner, *number)).count();
     assert!(left >= 295, "{left} of 300");
-    assert!(cache.figures().evictions > 6000);
+    assert!(cache.stats().evictions > 6000);
 }
 
 #[test]
@@ -181,9 +181,9 @@ fn keeps_its_books_whatever_comes_and_goes() {
             cache.check();
         }
     }
-    assert!(cache.figures().evictions > 1000 && cache.figures().hits > 1000);
+    assert!(cache.stats().evictions > 1000 && cache.stats().hits > 1000);
     drop(owners);
-    assert_eq!(cache.figures().bytes, 0);
+    assert_eq!(cache.stats().bytes, 0);
     cache.check();
     assert!(!cache.contains(&[2; 100]));
     assert!(cache.owner().0.number < 5, "numbers are used again");

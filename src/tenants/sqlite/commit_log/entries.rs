@@ -54,7 +54,7 @@ pub struct Frames {
     pub bytes: Vec<u8>,
 }
 
-/// A file whose pages are to be stored as they were at a moment.
+/// A file whose pages must be stored as they were at a moment.
 #[derive(Debug)]
 pub struct BegunBase {
     /// Whose.

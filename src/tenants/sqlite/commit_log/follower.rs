@@ -44,7 +44,7 @@ impl Follower {
         follower
     }
 
-    /// After a commit, and before anybody is told: its WAL has so many frames now. Blocks.
+    /// After a commit, before it is acknowledged: its WAL has so many frames now. Blocks.
     pub(in crate::tenants::sqlite) fn committed(&mut self, frames: u32) {
         if !self.log.is_on() {
             return;

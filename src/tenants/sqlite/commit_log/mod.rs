@@ -75,7 +75,7 @@ struct State {
     spool: Spool,
     begun: Vec<BegunBase>,
     gone: Vec<Gone>,
-    /// Files whose pages are to be stored and that nobody had open, and what holds them since
+    /// Files whose pages must be stored and that nobody had open, and what holds them since
     /// somebody has.
     unheld: HashMap<TenantId, (Weak<Mutex<Captured>>, Option<Ciphertext>)>,
 }
@@ -156,7 +156,7 @@ impl CommitLog {
         }
     }
 
-    /// Everything up to now is to be shipped. Where commits are kept out meanwhile, it is an
+    /// Everything up to now must be shipped. Where commits are kept out meanwhile, it is an
     /// instant of all tenants and of what else they are kept out for.
     ///
     /// # Errors
@@ -164,7 +164,7 @@ impl CommitLog {
     /// [`Broken`].
     pub fn boundary(&self) -> Result<Boundary, Broken> {
         let mut state = self.state();
-        state.whole()?;
+        state.check_whole()?;
         let at_ms = state.step();
         Ok(Boundary {
             at_ms,
@@ -183,7 +183,7 @@ impl CommitLog {
     pub fn take(&self, upto: u64, most: u64) -> Result<Vec<Frames>, Broken> {
         let taken = {
             let mut state = self.state();
-            state.whole()?;
+            state.check_whole()?;
             let taken = state.spool.take(upto, most);
             tell(&state);
             taken
@@ -308,7 +308,7 @@ impl CommitLog {
         }
     }
 
-    /// Somebody opened the file of `tenant`, and has not written yet: pages that are to be stored
+    /// The file of `tenant` was opened, and not written yet: pages that must be stored
     /// stay as they are. Blocks.
     fn hold(&self, tenant: &TenantId) {
         let is_unheld = |state: &State| {
@@ -426,7 +426,7 @@ impl State {
         self.last_ms
     }
 
-    fn whole(&self) -> Result<(), Broken> {
+    fn check_whole(&self) -> Result<(), Broken> {
         match &self.broken {
             Some(why) => Err(Broken(why.clone())),
             None => Ok(()),

@@ -140,7 +140,7 @@ async fn deleting_under_load_leaves_nothing() {
             "{refusal}"
         );
     }
-    // A request that had the tenant in its hands is told the same.
+    // A request that held the tenant gets the same error.
     assert!(matches!(
         held.apply(insert("{}")).await,
         Err(StoreError::TenantNotFound { .. })
@@ -336,7 +336,7 @@ async fn a_deletion_takes_the_mirror_of_the_manifest_with_it() {
     assert_eq!(tenants.list_tenants().await.unwrap(), [id("stays")]);
 }
 
-/// An audit log that can be told to refuse what is of this outcome.
+/// An audit log that can be set to reject events with this outcome.
 #[derive(Debug, Default)]
 struct Refusing(Mutex<Option<EventOutcome>>);
 

@@ -80,7 +80,7 @@ async fn scans_leave_readers_to_what_an_index_answers() {
     while let Some(found) = scans.join_next().await {
         assert_eq!(found.unwrap().unwrap().documents.len(), 1);
     }
-    // Whoever waits for a place when the tenant is closed is told so.
+    // A caller that waits when the tenant is closed gets an error.
     let places = [
         readers.scan_place().await.unwrap(),
         readers.scan_place().await.unwrap(),

@@ -34,7 +34,7 @@ fn revision(house: &House) -> u64 {
     sealed.unwrap().unwrap().claims().revision()
 }
 
-fn told(error: &StoreError) -> String {
+fn cause(error: &StoreError) -> String {
     crate::error_chain::error_chain(error)
 }
 
@@ -59,7 +59,7 @@ async fn a_lock_ends_a_rotation_at_its_next_step() {
     });
     let error = tenants.rotate_dek(&id("acme"), progress).await.unwrap_err();
     assert!(
-        told(&error).contains("closed while it was copied"),
+        cause(&error).contains("closed while it was copied"),
         "{error:?}"
     );
     assert_eq!(asked.load(Ordering::SeqCst), 1);
@@ -119,7 +119,7 @@ async fn a_rotation_ends_before_it_takes_the_last_room_from_those_who_write() {
     let rotated = tenants.rotate_dek(&id("acme"), Arc::new(|_, _| true)).await;
     fail::remove("rekey::room");
     let error = rotated.unwrap_err();
-    assert!(told(&error).contains("nearly full"), "{error:?}");
+    assert!(cause(&error).contains("nearly full"), "{error:?}");
     assert_as_it_was(&house, before);
     let _id = add(&store, "{}").await;
     assert_eq!(store.list(&table("t"), 1000).await.unwrap().len(), 121);

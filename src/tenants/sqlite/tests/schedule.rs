@@ -23,7 +23,7 @@ async fn deploy(tenants: &SqliteTenants, crons: Vec<Cron>, now_ms: i64) -> Resul
 }
 
 /// The engine fails at `{"n":1}`, as it would at what it has a fault with: an overflow is no
-/// refusal of ours.
+/// rejection by Nimbus.
 const FAULT: &str =
     "CREATE TRIGGER fault BEFORE INSERT ON documents_1 WHEN json_extract(new.fields, '$.n') = 1
      BEGIN SELECT abs(-9223372036854775807 - 1); END";
