@@ -19,15 +19,6 @@ use crate::envelope::Envelope;
 use crate::scheduler::{Clock, DueRecord};
 use crate::tenants::{DeletionLog, StoreError, TenantProvider, Tenants};
 
-/// It is no URL of an engine. What was given is not repeated: it may hold a password.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it is no URL of {engine} as {form}, with the parameters that {page} lists")]
-pub struct NotAUrl {
-    pub(super) engine: &'static str,
-    pub(super) form: &'static str,
-    pub(super) page: &'static str,
-}
-
 /// Which database, and how it is reached.
 #[derive(Clone)]
 pub enum DatabaseOptions {

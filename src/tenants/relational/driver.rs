@@ -20,6 +20,15 @@ use super::{
     space::PATIENCE,
 };
 
+/// It is no URL of an engine. What was given is not repeated: it may hold a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it is no URL of {engine} as {form}, with the parameters that {page} lists")]
+pub struct NotAUrl {
+    pub(super) engine: &'static str,
+    pub(super) form: &'static str,
+    pub(super) page: &'static str,
+}
+
 /// An error of an engine, or of the way to it.
 #[derive(Debug, thiserror::Error)]
 #[error("{place}: {what}")]

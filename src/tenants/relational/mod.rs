@@ -36,7 +36,8 @@ mod undo_map;
 mod watch;
 mod writes;
 
-pub use database::{Database, DatabaseOptions, NotAUrl};
+pub use database::{Database, DatabaseOptions};
+pub use driver::NotAUrl;
 pub use mysql::MysqlOptions;
 pub use postgres::PostgresOptions;
 pub use provider::RelationalOptions;

@@ -1,6 +1,8 @@
 //! The suite of every backend on each engine, and what is special to a database that several servers
 //! use.
 
+mod watched;
+
 use std::{
     marker::PhantomData,
     ops::ControlFlow,
@@ -35,15 +37,35 @@ use crate::tenants::conformance::{
 use crate::tenants::full_list::FullList as _;
 use crate::tenants::{StoreError, TenantProvider as _, TenantStore, Tenants};
 
+use watched::{Fault, Watch, Watched};
+
 /// An engine that tests use.
 trait Tested: Engine + Sized {
     /// The database that all tests share, with spaces for one of them.
     fn shared(unique: &str) -> DatabaseOptions;
 
     fn reach(options: DatabaseOptions) -> Self;
+
+    /// What a clock says that is far behind.
+    const LATE: &'static str;
+
+    /// The same with so many connections at most.
+    fn with_connections(options: DatabaseOptions, most: usize) -> DatabaseOptions;
 }
 
 impl Tested for Postgres {
+    const LATE: &'static str =
+        "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT) - 61000";
+
+    fn with_connections(options: DatabaseOptions, most: usize) -> DatabaseOptions {
+        match options {
+            DatabaseOptions::Postgres(options) => {
+                DatabaseOptions::Postgres(Box::new(options.connections(0, most)))
+            }
+            DatabaseOptions::Mysql(_) => panic!("another engine's"),
+        }
+    }
+
     fn shared(unique: &str) -> DatabaseOptions {
         let options = PostgresOptions::new(&PostgresServer::shared_url()).unwrap();
         DatabaseOptions::Postgres(Box::new(
@@ -63,6 +85,17 @@ impl Tested for Postgres {
 }
 
 impl Tested for Mysql {
+    const LATE: &'static str = "CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED) - 61000";
+
+    fn with_connections(options: DatabaseOptions, most: usize) -> DatabaseOptions {
+        match options {
+            DatabaseOptions::Mysql(options) => {
+                DatabaseOptions::Mysql(Box::new(options.connections(0, most)))
+            }
+            DatabaseOptions::Postgres(_) => panic!("another engine's"),
+        }
+    }
+
     fn shared(unique: &str) -> DatabaseOptions {
         let options = MysqlOptions::new(&MariaDb::shared_url()).unwrap();
         DatabaseOptions::Mysql(Box::new(
@@ -137,169 +170,6 @@ impl<E: Tested> Fixture for House<E> {
 
     fn due(&self) -> &Due {
         &self.due
-    }
-}
-
-/// An engine, and what is done to it on the way.
-#[derive(Debug)]
-struct Watched<E> {
-    inner: E,
-    watch: Arc<Watch>,
-}
-
-#[derive(Debug, Default)]
-struct Watch {
-    round_trips: AtomicUsize,
-    next_commit: Mutex<Option<Fault>>,
-    /// The next look at a table's indexes, in a transaction that writes, finds that another server was first: its
-    /// table has the number that this one would have had.
-    taken_table: AtomicBool,
-}
-
-/// What happens to a commit whose connection breaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    /// It is done, and not answered.
-    Done,
-    /// It never arrives.
-    NotDone,
-    /// It never arrives, and another server commits before anybody asks.
-    Overtaken,
-}
-
-#[derive(Debug)]
-struct WatchedConnection<C> {
-    inner: C,
-    watch: Arc<Watch>,
-    tenant_space: String,
-}
-
-impl<E: Engine> Engine for Watched<E> {
-    type Connection = WatchedConnection<E::Connection>;
-
-    const BEGIN: &'static str = E::BEGIN;
-    const BEGIN_READING: &'static [&'static str] = E::BEGIN_READING;
-    const DDL_COMMITS: bool = E::DDL_COMMITS;
-    const LOCKING: &'static str = E::LOCKING;
-    const LOCKING_FREE: &'static str = E::LOCKING_FREE;
-    const NOW_MS: &'static str = E::NOW_MS;
-
-    fn place(&self) -> &str {
-        self.inner.place()
-    }
-
-    fn connect(&self, stops: &Stops) -> Result<WatchedConnection<E::Connection>, Failure> {
-        Ok(WatchedConnection {
-            inner: self.inner.connect(stops)?,
-            watch: self.watch.clone(),
-            tenant_space: self.inner.tenant_space(&id("acme")),
-        })
-    }
-
-    fn provider_space(&self) -> &str {
-        self.inner.provider_space()
-    }
-
-    fn tenant_space(&self, tenant: &TenantId) -> String {
-        self.inner.tenant_space(tenant)
-    }
-
-    fn table(&self, space: &str, name: &str, out: &mut String) {
-        self.inner.table(space, name, out);
-    }
-
-    fn parameter(&self, number: usize, out: &mut String) {
-        self.inner.parameter(number, out);
-    }
-
-    fn word(&self, word: Word) -> &'static str {
-        self.inner.word(word)
-    }
-
-    fn beyond(columns: [&str; 2], sign: &str, values: [Value; 2]) -> (String, Vec<Value>) {
-        E::beyond(columns, sign, values)
-    }
-
-    fn only_where(&self, found: &Statement, ddl: String) -> Vec<Statement> {
-        self.inner.only_where(found, ddl)
-    }
-
-    fn create_space(&self, space: &str) -> String {
-        self.inner.create_space(space)
-    }
-
-    fn drop_space(&self, space: &str) -> String {
-        self.inner.drop_space(space)
-    }
-}
-
-impl<C: Connection> Connection for WatchedConnection<C> {
-    fn run(&mut self, statements: &[Statement], stops: &Stops) -> Result<Vec<Vec<Row>>, Failure> {
-        // The looks at what other servers do come when they come.
-        let tenant = |statement: &Statement| statement.sql.contains(&self.tenant_space);
-        if !statements.iter().any(tenant) {
-            return self.inner.run(statements, stops);
-        }
-        let _before = self.watch.round_trips.fetch_add(1, Ordering::SeqCst);
-        let writes =
-            statements.len() > 1 && statements.last().is_some_and(|last| last.sql == "COMMIT");
-        let fault = writes.then(|| self.watch.next_commit.lock().unwrap().take());
-        let looks = |last: &Statement| last.sql.contains("FROM") && last.sql.contains("indexes");
-        if statements.last().is_some_and(looks)
-            && self.watch.taken_table.swap(false, Ordering::SeqCst)
-        {
-            let _none = self.inner.run(&[Statement::bare("ROLLBACK")], stops)?;
-            let space = &self.tenant_space;
-            for sql in [
-                "tables (number, name) VALUES (1, 'taken')",
-                "commits (number, id) VALUES (1, '0123456789abcdef')",
-            ] {
-                let sql = format!("INSERT INTO \"{space}\".{sql}");
-                let _none = self.inner.run(&[Statement::bare(&sql)], stops)?;
-            }
-            let sql = format!(
-                "UPDATE \"{space}\".head SET commits = commits + 1, structure = structure + 1"
-            );
-            let _none = self.inner.run(&[Statement::bare(&sql)], stops)?;
-            return Err(Failure {
-                kind: FailureKind::Undone,
-                source: Arc::new(std::io::Error::other("another one was first")),
-            });
-        }
-        let lost = Failure {
-            kind: FailureKind::Lost,
-            source: Arc::new(std::io::Error::other("the line is cut")),
-        };
-        match fault.flatten() {
-            None => self.inner.run(statements, stops),
-            Some(Fault::Done) => {
-                let _rows = self.inner.run(statements, stops)?;
-                Err(lost)
-            }
-            Some(Fault::NotDone) => Err(lost),
-            Some(Fault::Overtaken) => {
-                // The lock goes with the transaction, and another one is faster.
-                let _none = self.inner.run(&[Statement::bare("ROLLBACK")], stops)?;
-                let space = &self.tenant_space;
-                let sql = format!("UPDATE \"{space}\".head SET commits = commits + 1");
-                let _none = self.inner.run(&[Statement::bare(&sql)], stops)?;
-                Err(lost)
-            }
-        }
-    }
-
-    fn each(
-        &mut self,
-        statement: &Statement,
-        stops: &Stops,
-        each: &mut dyn FnMut(Row) -> ControlFlow<()>,
-    ) -> Result<(), Failure> {
-        let _before = self.watch.round_trips.fetch_add(1, Ordering::SeqCst);
-        self.inner.each(statement, stops, each)
-    }
-
-    fn give_back(self) {
-        self.inner.give_back();
     }
 }
 
@@ -384,6 +254,38 @@ async fn a_commit_that_was_not_answered_is_neither_lost_nor_doubled<E: Tested>()
             );
         }
     }
+}
+
+async fn a_clock_that_is_far_from_the_engines_is_refused<E: Tested>() {
+    let house = House::<E>::empty();
+    let engine = Watched::<E, true> {
+        inner: E::reach(house.database.clone()),
+        watch: Arc::default(),
+    };
+    let refused = blocking(move || Catalog::on(engine)).await.unwrap_err();
+    let said = match refused {
+        StoreError::Provider { source } => source.to_string(),
+        other => other.to_string(),
+    };
+    assert!(said.contains("differ by 61 seconds"), "{said}");
+    let _sound = house.open().await;
+}
+
+async fn who_waits_for_a_connection_in_vain_is_told_that_all_are_in_use<E: Tested>() {
+    let house = House::<E>::empty();
+    let options = E::with_connections(house.database.clone(), 1);
+    let told = blocking(move || {
+        let engine = E::reach(options);
+        let held = engine.connect(&Stops::default()).unwrap();
+        let told = engine.connect(&Stops::default()).map(drop).unwrap_err();
+        held.give_back();
+        let _free = engine.connect(&Stops::default()).unwrap();
+        told
+    })
+    .await;
+    assert_eq!(told.kind, FailureKind::Exhausted);
+    let said = told.source.to_string();
+    assert!(said.contains("-max-connections"), "{said}");
 }
 
 async fn a_table_whose_creation_broke_off_gets_another_number<E: Tested>() {
@@ -498,6 +400,8 @@ macro_rules! on_engine {
             a_batch_takes_as_many_round_trips_however_large_it_is,
             a_commit_that_was_not_answered_is_neither_lost_nor_doubled,
             a_table_whose_creation_broke_off_gets_another_number,
+            a_clock_that_is_far_from_the_engines_is_refused,
+            who_waits_for_a_connection_in_vain_is_told_that_all_are_in_use,
             two_servers_write_one_tenant_without_a_gap_and_see_each_others_schemas,
             texts_longer_than_a_key_are_ordered_found_and_kept_unique
         })*

@@ -24,7 +24,7 @@ use std::{
     },
 };
 
-use mysql_async::{Conn, SslOpts, consts::ColumnType, prelude::Queryable as _};
+use mysql_async::{SslOpts, consts::ColumnType, prelude::Queryable as _};
 use nimbus_manifests::TenantId;
 use tokio::{runtime::Handle, sync::OwnedSemaphorePermit, time::timeout};
 
@@ -36,7 +36,7 @@ use super::{
     reader::{COMMIT, ROLLBACK},
 };
 use failure::{TOO_LARGE, judged};
-use session::{connected, tls};
+use session::{Open, Wire, connected, tls};
 
 /// A MariaDB or MySQL database, or a cluster of them.
 #[derive(Debug)]
@@ -46,26 +46,6 @@ pub(super) struct Mysql {
     /// The host that is tried first: the one that was reached last, until a connection to it breaks.
     first: Arc<AtomicUsize>,
     driver: Driver<Wire>,
-}
-
-/// A connection.
-#[derive(Debug)]
-struct Wire {
-    conn: Conn,
-    /// Bytes of a packet that the server takes.
-    most_bytes: usize,
-    host: usize,
-    /// Whether its server is a node of a cluster.
-    clustered: bool,
-    open: Open,
-}
-
-/// Whether a transaction is open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Open {
-    No,
-    Reading,
-    Writing,
 }
 
 impl Mysql {
@@ -195,7 +175,8 @@ impl Engine for Mysql {
         };
         let done = ["PREPARE nimbus_ddl FROM @nimbus_ddl", "EXECUTE nimbus_ddl"];
         let done = done.map(Statement::bare);
-        [choosing].into_iter().chain(done).collect()
+        // Asked by itself first, for which a node of a cluster waits until it is up to date.
+        [found.clone(), choosing].into_iter().chain(done).collect()
     }
 
     fn create_space(&self, space: &str) -> String {

@@ -8,7 +8,7 @@ use std::{
 use mysql_async::{Opts, OptsBuilder, SslOpts};
 use percent_encoding::percent_decode_str;
 
-use super::super::database::NotAUrl;
+use super::super::driver::NotAUrl;
 
 /// How a database is reached, and what the tenants' databases are called there.
 #[derive(Clone)]

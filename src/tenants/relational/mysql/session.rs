@@ -8,9 +8,28 @@ use super::{
         engine::{Failure, FailureKind},
         space::PATIENCE,
     },
-    Open, Wire,
     failure::connecting,
 };
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Wire {
+    pub(super) conn: Conn,
+    /// Bytes of a packet that the server takes.
+    pub(super) most_bytes: usize,
+    pub(super) host: usize,
+    /// Whether its server is a node of a cluster.
+    pub(super) clustered: bool,
+    pub(super) open: Open,
+}
+
+/// Whether a transaction is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Open {
+    No,
+    Reading,
+    Writing,
+}
 
 /// TLS that goes by the certificates of this machine.
 pub(super) fn tls(place: &str) -> Result<SslOpts, Failure> {

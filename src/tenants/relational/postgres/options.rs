@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::super::database::NotAUrl;
+use super::super::driver::NotAUrl;
 use tokio_postgres::{
     Config,
     config::{Host, TargetSessionAttrs},
