@@ -201,7 +201,7 @@ fn it_is_refused_until_told_and_what_was_done_since_is_done_again() {
         .find(|line| line.starts_with("shredded.sqlite3:"))
         .expect("what the older control file knows is listed");
     assert!(shredded.contains("was deleted"), "{said}");
-    assert!(shredded.contains("Nothing is to be restored"), "{said}");
+    assert!(shredded.contains("Restore nothing"), "{said}");
     assert!(
         said.contains("nimbus-control.db: the control file"),
         "{said}"

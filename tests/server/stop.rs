@@ -99,7 +99,7 @@ fn a_second_signal_waits_for_no_request_and_a_third_for_nothing() {
         let why = if signals == 2 {
             "did not end in time"
         } else {
-            "third time"
+            "third signal"
         };
         ended.expect(1, &[why]);
         machine.start(&[]).stop();
