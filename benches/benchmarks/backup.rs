@@ -10,6 +10,7 @@ use std::time::Duration;
 use nimbus::documents::{DocumentId, Fields, Mutation};
 use nimbus::tenants::TenantProvider as _;
 use nimbus_test_support::{Machine, files_under};
+use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::copies::{bytes, size};
@@ -29,6 +30,8 @@ pub(crate) fn run() -> Vec<Measurement> {
 /// A deployment that nobody has open, of large tenants.
 struct Files {
     machine: Machine,
+    /// No repository lies beside the master key.
+    apart: TempDir,
     ids: Vec<Vec<DocumentId>>,
 }
 
@@ -36,7 +39,12 @@ impl Files {
     fn new() -> Self {
         let machine = Machine::new(env!("CARGO_BIN_EXE_nimbus"));
         let ids = fill(machine.root(), true, TENANTS, bytes());
-        Self { machine, ids }
+        let apart = tempfile::tempdir().expect("a directory");
+        Self {
+            machine,
+            apart,
+            ids,
+        }
     }
 
     fn data(&self) -> PathBuf {
@@ -62,8 +70,13 @@ impl Files {
         copied(&self.machine, &self.data())
     }
 
+    fn repository(&self) -> PathBuf {
+        self.apart.path().join("repository")
+    }
+
     fn create(&self) -> f64 {
-        self.backup(&["create", "--to", "repo"])
+        let to = self.repository().display().to_string();
+        self.backup(&["create", "--to", &to])
     }
 
     fn mib(&self) -> f64 {
@@ -78,7 +91,7 @@ impl Files {
         let sides = in_turn(
             ROUNDS,
             || {
-                clear(&self.machine, "repo");
+                clear(&self.repository());
                 self.create()
             },
             || self.copy(),
@@ -92,20 +105,20 @@ impl Files {
 
     /// A hundredth of the pages changes, again and again: anywhere, and of a few tenants.
     fn changed(&self) -> Vec<Measurement> {
-        clear(&self.machine, "repo");
+        clear(&self.repository());
         settle();
         let full = self.create();
-        let whole = length_of(&self.machine.path("repo"));
+        let whole = length_of(&self.repository());
         let mut numbers = Numbers::new();
         let mut measure = |tenants: &dyn Fn(usize) -> Vec<usize>| {
             let (mut times, mut shares) = (vec![], vec![]);
             for round in 0..=ROUNDS {
                 self.change(&mut numbers, &tenants(round));
-                let before = length_of(&self.machine.path("repo"));
+                let before = length_of(&self.repository());
                 flush(self.machine.root());
                 settle();
                 let time = self.create();
-                let added = length_of(&self.machine.path("repo")) - before;
+                let added = length_of(&self.repository()) - before;
                 // The first one reads what stood too little before the one that was made anew.
                 if round > 0 {
                     times.push(time);
@@ -200,7 +213,7 @@ impl Files {
     }
 
     fn restorations(&self) -> Vec<Measurement> {
-        clear(&self.machine, "repo");
+        clear(&self.repository());
         self.create();
         let names = [
             ("none", "restoration, --verify none, against cp and sync"),
@@ -211,8 +224,9 @@ impl Files {
             let sides = in_turn(
                 ROUNDS,
                 || {
-                    clear(&self.machine, "new");
-                    let restore = ["restore", "--from", "repo", "--data-dir", "new"];
+                    clear(&self.machine.path("new"));
+                    let from = self.repository().display().to_string();
+                    let restore = ["restore", "--from", &from, "--data-dir", "new"];
                     self.backup(&[&restore[..], &["--verify", verify]].concat())
                 },
                 || self.copy(),
@@ -239,7 +253,7 @@ impl Files {
         let backup = in_turn(
             ROUNDS,
             || {
-                clear(&self.machine, "restic");
+                clear(&self.machine.path("restic"));
                 let _time = timed(&mut restic(&["init"]));
                 flush(self.machine.root());
                 flushed(self.machine.root(), || {
@@ -251,7 +265,7 @@ impl Files {
         let restore = in_turn(
             ROUNDS,
             || {
-                clear(&self.machine, "new");
+                clear(&self.machine.path("new"));
                 flushed(self.machine.root(), || {
                     timed(&mut restic(&["restore", "latest", "--target", "new"]))
                 })
@@ -292,8 +306,8 @@ impl Files {
             ROUNDS,
             || {
                 // Its state is beside the database.
-                clear(machine, "litestream");
-                clear(machine, "plaintext");
+                clear(&machine.path("litestream"));
+                clear(&machine.path("plaintext"));
                 let _time = timed(Command::new("cp").arg("-r").arg(&kept).arg(&data));
                 flush(machine.root());
                 flushed(machine.root(), || {
@@ -305,7 +319,7 @@ impl Files {
         let restore = in_turn(
             ROUNDS,
             || {
-                clear(machine, "new");
+                clear(&machine.path("new"));
                 flushed(machine.root(), || {
                     timed(&mut litestream(&["restore", "-o", "new/out", &url]))
                 })
@@ -369,16 +383,16 @@ fn settle() {
 
 /// `cp` and a flush.
 fn copied(machine: &Machine, data: &Path) -> f64 {
-    clear(machine, "copy");
+    clear(&machine.path("copy"));
     let mut copy = Command::new("cp");
     copy.arg("-r").arg(data).arg(machine.path("copy"));
     flushed(machine.root(), || timed(&mut copy))
 }
 
 /// Removes what a round made, and has the disk be done with it.
-fn clear(machine: &Machine, name: &str) {
-    let _none = fs::remove_dir_all(machine.path(name));
-    flush(machine.root());
+fn clear(path: &Path) {
+    let _none = fs::remove_dir_all(path);
+    flush(path.parent().expect("it is in a directory"));
 }
 
 fn flush(dir: &Path) {

@@ -89,14 +89,12 @@ pub(crate) fn run() -> Vec<Measurement> {
 /// How long each millisecond's commits waited, until `done`.
 fn watch(server: &Server, done: &AtomicBool) -> Vec<f64> {
     let mut lags = Vec::new();
-    let mut before: Option<i64> = None;
+    // Before that nobody wrote.
+    let mut before = now_ms();
     while !done.load(Ordering::Relaxed) {
-        let shipped = shipped_ms(server);
-        let now = now_ms();
-        if let Some(before) = before {
-            lags.extend((before..shipped).map(|at| (now - at) as f64 / 1e3));
-        }
-        before = Some(shipped);
+        let (shipped, now) = (shipped_ms(server), now_ms());
+        lags.extend((before..shipped).map(|at| (now - at) as f64 / 1e3));
+        before = before.max(shipped);
         thread::sleep(Duration::from_millis(10));
     }
     lags

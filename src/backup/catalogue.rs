@@ -9,8 +9,9 @@ use nimbus_manifests::{Cipher, DekId, FileId, SealedManifest, Subject, TenantId}
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::run::{is_run, pages};
 use super::sealed::{Claims, Sealed, seal};
-use super::{is_sha256, limits};
+use super::{is_sha256, limits, sha256};
 use crate::control::{self, ArchiveSealer};
 use crate::data_dir;
 
@@ -103,12 +104,24 @@ pub struct Run {
     pub offset: u64,
     /// How long they are, with their index.
     pub bytes: u64,
-    /// SHA-256 of so many bytes.
-    pub sha256: String,
+    /// SHA-256 of so many bytes. Older repositories have it; in others the index proves the pages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
     /// How many pages.
     pub pages: u32,
     /// SHA-256 of what stands before the pages.
     pub index_sha256: String,
+}
+
+/// Bytes of an object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Extent {
+    /// The object they are in.
+    pub object: String,
+    /// Where in it they begin.
+    pub offset: u64,
+    /// How long they are.
+    pub bytes: u64,
 }
 
 /// A part of the audit log.
@@ -149,12 +162,15 @@ impl Claims for Catalogue {
     const FORMAT: &'static str = "nimbus-snapshot/1";
 
     fn check(&self) -> Result<(), String> {
-        let pieces = self.spans().all(|span| {
-            is_object(&span.object)
-                && is_sha256(&span.sha256)
-                && span.bytes <= limits::OBJECT
-                && span.offset.checked_add(span.bytes).is_some()
+        let pieces = self.extents().all(|one| {
+            is_object(&one.object)
+                && one.bytes <= limits::OBJECT
+                && one.offset.checked_add(one.bytes).is_some()
         });
+        let mut runs = self.files().flat_map(|file| &file.runs);
+        let mut parts = self.audit.iter().flat_map(|part| &part.pieces);
+        let pieces =
+            pieces && runs.all(Run::has_hashes) && parts.all(|piece| is_sha256(&piece.sha256));
         let order = self
             .tenants
             .windows(2)
@@ -220,22 +236,45 @@ impl Catalogue {
     }
 
     /// Every object that it names, but for manifests, with what is needed of it.
-    pub fn spans(&self) -> impl Iterator<Item = Piece> + '_ {
-        let runs = self.files().flat_map(|file| &file.runs).map(Run::piece);
-        runs.chain(self.audit.iter().flat_map(|part| part.pieces.clone()))
+    pub fn extents(&self) -> impl Iterator<Item = Extent> + '_ {
+        let runs = self.files().flat_map(|file| &file.runs).map(Run::extent);
+        let pieces = self.audit.iter().flat_map(|part| &part.pieces);
+        runs.chain(pieces.map(Piece::extent))
     }
 }
 
 impl Run {
     /// Its bytes.
     #[must_use]
-    pub fn piece(&self) -> Piece {
-        Piece {
+    pub fn extent(&self) -> Extent {
+        Extent {
             object: self.object.clone(),
             offset: self.offset,
             bytes: self.bytes,
-            sha256: self.sha256.clone(),
-            skip: 0,
+        }
+    }
+
+    /// Whether these are its bytes.
+    pub(super) fn is(&self, object: &[u8]) -> bool {
+        match &self.sha256 {
+            Some(whole) => sha256(object) == *whole && pages(object).is_some(),
+            None => is_run(object, self.pages, &self.index_sha256),
+        }
+    }
+
+    pub(super) fn has_hashes(&self) -> bool {
+        is_sha256(&self.index_sha256) && self.sha256.iter().all(|whole| is_sha256(whole))
+    }
+}
+
+impl Piece {
+    /// Its bytes.
+    #[must_use]
+    pub fn extent(&self) -> Extent {
+        Extent {
+            object: self.object.clone(),
+            offset: self.offset,
+            bytes: self.bytes,
         }
     }
 }
@@ -326,7 +365,7 @@ mod tests {
                 object: "base/x/y".to_owned(),
                 offset: 0,
                 bytes: 4151,
-                sha256: "b".repeat(64),
+                sha256: None,
                 pages: 1,
                 index_sha256: "c".repeat(64),
             }],

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use nimbus_manifests::TenantId;
 use serde::Serialize;
 
+use super::catalogue::Run;
 use super::repository::said;
 use super::{BackupError, Repository};
 
@@ -64,21 +65,12 @@ impl Repository {
             if tenant.is_some() && one.is_none() {
                 continue;
             }
-            let spans: Vec<_> = match one {
-                None => catalogue
-                    .spans()
-                    .map(|span| (span.object, span.offset, span.bytes))
-                    .collect(),
-                Some(one) => one
-                    .runs
-                    .iter()
-                    .map(|run| (run.object.clone(), run.offset, run.bytes))
-                    .collect(),
+            let extents: Vec<_> = match one {
+                None => catalogue.extents().collect(),
+                Some(one) => one.runs.iter().map(Run::extent).collect(),
             };
-            let new = spans
-                .into_iter()
-                .filter(|(object, offset, _)| seen.insert((object.clone(), *offset)));
-            let added = new.map(|(_, _, bytes)| bytes).fold(0, u64::saturating_add);
+            let new = extents.into_iter().filter(|one| seen.insert(one.clone()));
+            let added = new.map(|one| one.bytes).fold(0, u64::saturating_add);
             let missing = catalogue
                 .tenants
                 .iter()

@@ -178,7 +178,7 @@ impl Claims for Pack {
             let is_long = file.bytes > limits::FILE;
             let runs = file.runs.iter().all(|run| {
                 super::catalogue::is_object(&run.object)
-                    && is_sha256(&run.sha256)
+                    && run.has_hashes()
                     && run.offset.checked_add(run.bytes).is_some()
             });
             if is_long || !runs || !is_sha256(&file.manifest) {
@@ -281,16 +281,25 @@ impl Pack {
         }
     }
 
-    /// All bytes of the pack's data that it names.
-    #[must_use]
-    pub fn pieces(&self) -> Vec<Piece> {
+    /// What it adds to the audit log.
+    pub(super) fn added(&self) -> impl Iterator<Item = Piece> {
+        let log = self.audit.iter().flat_map(|log| &log.changed);
+        log.filter_map(|part| Some(self.piece(part.added.as_ref()?)))
+    }
+
+    /// The pages of the control file that are in its own data.
+    pub(super) fn own_runs(&self) -> impl Iterator<Item = &Run> {
         let own = Self::name(self.epoch, self.number);
         let runs = self.control.iter().flat_map(|file| &file.runs);
-        let runs = runs.filter(|run| run.object == own).map(Run::piece);
-        let segments = self.frames.iter().map(|one| &one.span);
-        let log = self.audit.iter().flat_map(|log| &log.changed);
-        let spans = segments.chain(log.filter_map(|part| part.added.as_ref()));
-        runs.chain(spans.map(|span| self.piece(span))).collect()
+        runs.filter(move |run| run.object == own)
+    }
+
+    /// Where its data ends; `None` where it has none.
+    pub(super) fn end(&self) -> Option<u64> {
+        let frames = self.frames.iter().map(|one| self.piece(&one.span));
+        let pieces = frames.chain(self.added()).map(|piece| piece.extent());
+        let extents = pieces.chain(self.own_runs().map(Run::extent));
+        extents.map(|one| one.offset + one.bytes).max()
     }
 }
 
@@ -311,13 +320,18 @@ pub(super) struct Data(Vec<u8>);
 
 impl Data {
     pub(super) fn put(&mut self, bytes: &[u8]) -> Span {
-        let span = Span {
-            offset: self.0.len() as u64,
+        Span {
+            offset: self.append(bytes),
             bytes: bytes.len() as u64,
             sha256: sha256(bytes),
-        };
-        self.0.extend(bytes);
-        span
+        }
+    }
+
+    /// Where they begin.
+    pub(super) fn append(&mut self, bytes: &[u8]) -> u64 {
+        let offset = self.0.len() as u64;
+        self.0.extend_from_slice(bytes);
+        offset
     }
 
     pub(super) fn bytes(&self) -> &[u8] {

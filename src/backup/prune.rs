@@ -151,8 +151,8 @@ impl Repository {
         }
         for (number, sealed) in &standing {
             match keeps.contains(number) {
-                true => named.add(sealed.claims.spans(), sealed.claims.files()),
-                false => was_named.add(sealed.claims.spans(), sealed.claims.files()),
+                true => named.add(&sealed.claims),
+                false => was_named.add(&sealed.claims),
             }
         }
         let removed: Vec<u64> = standing

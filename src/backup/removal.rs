@@ -65,8 +65,8 @@ impl Removal {
     /// Whether it removes anything that the catalogue names.
     pub(super) fn takes_from(&self, catalogue: &Catalogue) -> bool {
         let objects: BTreeSet<&str> = self.objects.iter().map(String::as_str).collect();
-        let named = catalogue.spans();
-        let mut taken = named.map(|span| objects.contains(span.object.as_str()));
+        let named = catalogue.extents();
+        let mut taken = named.map(|one| objects.contains(one.object.as_str()));
         taken.any(|taken| taken)
             || catalogue.files().any(|file| {
                 let manifests = format!("{}/", file.manifests());

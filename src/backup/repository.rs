@@ -3,7 +3,7 @@
 //! | objects | what | created |
 //! | --- | --- | --- |
 //! | `nimbus-repository` | format, id, the deployment's control file | first of all |
-//! | `base/<file-id>/<sha256>` | pages of a file | before a catalogue names them |
+//! | `base/<file-id>/<sha256>` | pages of a file, named by their index | before a catalogue names them |
 //! | `audit/<sha256>` | bytes of the audit log | the same |
 //! | `keys/<file-id>/<dek-id>/<sha256>` | a manifest | the same |
 //! | `snapshots/<number>` | a catalogue, or a removal (`removal`) | last; this is the commit |
@@ -20,7 +20,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::bundle::{self, Places};
-use super::catalogue::{Catalogue, Piece, SealedCatalogue};
+use super::catalogue::{Catalogue, Extent, Piece, Run, SealedCatalogue};
 use super::entries::snapshot_name;
 use super::sealed::SealedError;
 use super::store::{Created, Store};
@@ -172,6 +172,27 @@ impl Repository {
     ///
     /// [`BackupError::Damaged`] when they are not there, or not those.
     pub(super) async fn span(&self, span: &Piece) -> Result<Bytes, BackupError> {
+        let sha256_of = span.sha256.clone();
+        let is_it = move |found: &[u8]| sha256(found) == sha256_of;
+        self.proven(&span.extent(), is_it).await
+    }
+
+    /// The pages that a catalogue names, with their index.
+    ///
+    /// # Errors
+    ///
+    /// As [`Repository::span`].
+    pub(super) async fn run(&self, run: &Run) -> Result<Bytes, BackupError> {
+        let of = run.clone();
+        self.proven(&run.extent(), move |found| of.is(found)).await
+    }
+
+    /// Bytes of an object, which are those that `is_it` knows.
+    async fn proven(
+        &self,
+        span: &Extent,
+        is_it: impl FnOnce(&[u8]) -> bool + Send + 'static,
+    ) -> Result<Bytes, BackupError> {
         if span.bytes > limits::OBJECT.min(limits::of(&span.object)) {
             return Err(self.damaged(&span.object, "more of it is named than any object has"));
         }
@@ -200,12 +221,12 @@ impl Repository {
             return Err(self.damaged(&span.object, why));
         }
         // On a thread that may compute: others are read meanwhile.
-        let (found, sha) = blocking(move || {
-            let sha = sha256(&found);
-            (found, sha)
+        let (found, is_it) = blocking(move || {
+            let is_it = is_it(&found);
+            (found, is_it)
         })
         .await;
-        if sha != span.sha256 {
+        if !is_it {
             return Err(self.damaged(
                 &span.object,
                 "its bytes are not those that the snapshot was made with",

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::catalogue::{Catalogue, Piece, Run, SealedCatalogue, StoredFile, StoredPart};
 use super::room::Room;
-use super::run::{RunBuilder, Version, index, index_bytes, version};
+use super::run::{FinishedRun, RunBuilder, Version, index, index_bytes, version};
 use super::{BackupError, Repository, limits, printable, sha256};
 use crate::audit::LogPart;
 use crate::control::{AuditHead, Control};
@@ -326,21 +326,19 @@ impl<'a> Saving<'a> {
     }
 
     async fn run(&self, file_id: &str, run: RunBuilder) -> Result<Run, BackupError> {
-        let pages = run.count();
-        let (object, index_sha256, sha) = blocking(move || {
-            let (object, index_end) = run.finish();
-            let (index, all) = (sha256(&object[..index_end]), sha256(&object));
-            (object, index, all)
-        })
-        .await;
-        let name = self.name(format!("base/{file_id}/{sha}"));
+        let FinishedRun {
+            object,
+            pages,
+            index_sha256,
+        } = blocking(move || run.finish()).await;
+        let name = self.name(format!("base/{file_id}/{index_sha256}"));
         let stored = Run {
             object: name.clone(),
             offset: 0,
             bytes: object.len() as u64,
-            index_sha256,
-            sha256: sha,
+            sha256: None,
             pages,
+            index_sha256,
         };
         let _before = self.added.fetch_add(stored.bytes, Ordering::Relaxed);
         self.repository.add(&name, object).await?;
@@ -455,7 +453,7 @@ fn read_changes(
                 Some(Some((place, before))) if *before == version => {
                     counted[*place as usize] = true
                 }
-                _ => run.push(number, &version, page),
+                _ => run.push(number, &version, page, count - number + 1),
             }
             if run.is_full() {
                 sender

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 
 use super::bundle;
-use super::catalogue::{Piece, SealedCatalogue, StoredFile};
+use super::catalogue::{Catalogue, SealedCatalogue, StoredFile};
 use super::pack::Pack;
 use super::prover::Prover;
 use super::repository::said;
@@ -97,16 +97,12 @@ impl Head {
                 let _new = names.keys.insert(keys);
             }
         }
-        let pieces = pack.pieces().into_iter();
         Self {
             names,
             anchor: pack.anchor,
             previous: pack.previous.clone(),
             at_ms: clock::ms_of(&pack.at).unwrap_or(i64::MAX),
-            bytes: pieces
-                .map(|piece| piece.offset + piece.bytes)
-                .max()
-                .unwrap_or(UNIT as u64),
+            bytes: pack.end().unwrap_or(UNIT as u64),
         }
     }
 }
@@ -207,13 +203,10 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn add<'a>(
-        &mut self,
-        spans: impl Iterator<Item = Piece>,
-        files: impl Iterator<Item = &'a StoredFile>,
-    ) {
-        self.objects.extend(spans.map(|span| span.object));
-        let files = files.filter(|file| file.missing.is_none());
+    pub(super) fn add(&mut self, catalogue: &Catalogue) {
+        self.objects
+            .extend(catalogue.extents().map(|one| one.object));
+        let files = catalogue.files().filter(|file| file.missing.is_none());
         self.keys.extend(files.map(StoredFile::manifests));
     }
 

@@ -7,13 +7,12 @@ use futures_util::{FutureExt as _, StreamExt as _, stream};
 use nimbus_manifests::SealedManifest;
 use serde::Serialize;
 
-use super::catalogue::{Catalogue, Piece, SealedCatalogue, StoredFile};
+use super::catalogue::{Catalogue, Extent, Piece, Run, SealedCatalogue, StoredFile};
 use super::chain::{Chain, unproven};
 use super::entries::{Entry, snapshot_name};
 use super::prover::Prover;
 use super::repository::said;
 use super::restore::{Dirs, Proof, Restore};
-use super::run::{index, index_bytes, pages};
 use super::sealing_keys::{SealingKeys, sealed_by_old_key};
 use super::{BackupError, Repository, sha256};
 use crate::config::ProviderChoice;
@@ -270,35 +269,27 @@ impl Repository {
         progress: &Progress,
         found: &mut Verified,
     ) -> Result<(), BackupError> {
-        let mut spans: BTreeMap<(String, u64), Span> = BTreeMap::new();
+        let mut spans: BTreeMap<Extent, Span<'_>> = BTreeMap::new();
         for sealed in catalogues.values() {
             let claims = &sealed.claims;
             let files = claims
                 .files()
                 .filter(|file| !shredded.contains(&file.file_id));
             for run in files.flat_map(|file| &file.runs) {
-                let piece = run.piece();
-                let about = Some((run.pages, run.index_sha256.clone()));
-                let place = (piece.object.clone(), piece.offset);
-                let _same = spans.entry(place).or_insert((piece, about));
+                let _same = spans.entry(run.extent()).or_insert(Span::Run(run));
             }
             for piece in claims.audit.iter().flat_map(|part| &part.pieces) {
-                let place = (piece.object.clone(), piece.offset);
-                let _same = spans.entry(place).or_insert((piece.clone(), None));
+                let _same = spans.entry(piece.extent()).or_insert(Span::Piece(piece));
             }
         }
-        let total = spans.values().map(|(piece, _)| piece.bytes).sum();
-        let looking = spans.into_values().map(|(piece, about)| {
+        let total = spans.keys().map(|extent| extent.bytes).sum();
+        let looking = spans.into_iter().map(|(extent, span)| {
             async move {
-                let read = self.span(&piece).await;
-                let read = read.and_then(|object| match about {
-                    Some((count, sha)) if !is_run(&object, count, &sha) => Err(self.damaged(
-                        &piece.object,
-                        "it does not hold the pages that the snapshot names",
-                    )),
-                    _ => Ok(()),
-                });
-                (piece.bytes, read)
+                let read = match span {
+                    Span::Run(run) => self.run(run).await,
+                    Span::Piece(piece) => self.span(piece).await,
+                };
+                (extent.bytes, read.map(drop))
             }
             .boxed()
         });
@@ -357,24 +348,17 @@ impl Repository {
     }
 }
 
-fn is_run(object: &[u8], count: u32, index_sha256: &str) -> bool {
-    let head = usize::try_from(index_bytes(count))
-        .ok()
-        .and_then(|end| object.get(..end));
-    let is_head = head.is_some_and(|head| sha256(head) == index_sha256);
-    is_head
-        && index(object).is_some_and(|index| index.count() == count as usize)
-        && pages(object).is_some()
-}
-
 /// A directory for what is read and removed again.
 fn scratch() -> Result<tempfile::TempDir, BackupError> {
     let scratch = tempfile::Builder::new().prefix("nimbus-verify-").tempdir();
     scratch.map_err(BackupError::io("make a directory in", std::env::temp_dir()))
 }
 
-/// Bytes that a catalogue names; of pages, how many there are and the SHA-256 of their index.
-type Span = (Piece, Option<(u32, String)>);
+/// Bytes that a catalogue names.
+enum Span<'a> {
+    Run(&'a Run),
+    Piece(&'a Piece),
+}
 
 /// Objects that are read at a time.
 const AT_ONCE: usize = 4;

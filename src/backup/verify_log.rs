@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::bundle;
-use super::catalogue::{Piece, SealedCatalogue, StoredFile};
+use super::catalogue::{Extent, Piece, SealedCatalogue, StoredFile};
 use super::entries::snapshot_name;
 use super::epoch::{Previous, epoch_name};
 use super::pack::{Pack, SealedPack, frames};
 use super::prover::Prover;
 use super::removal::GonePacks;
 use super::repository::said;
-use super::run::pages;
 use super::sealed::Sealed;
 use super::sealing_keys::sealed_by_old_key;
 use super::verify::Verified;
@@ -275,22 +274,23 @@ impl Repository {
                 }
             }
         }
-        let part = |piece: &Piece| {
-            let begin = usize::try_from(piece.offset).ok()?;
-            let end = begin.checked_add(usize::try_from(piece.bytes).ok()?)?;
-            object
-                .get(begin..end)
-                .filter(|part| sha256(part) == piece.sha256)
+        let part = |extent: &Extent| {
+            let begin = usize::try_from(extent.offset).ok()?;
+            let end = begin.checked_add(usize::try_from(extent.bytes).ok()?)?;
+            object.get(begin..end)
         };
-        let whole = pack.pieces().iter().all(|piece| part(piece).is_some());
+        let piece = |piece: &Piece| {
+            let found = part(&piece.extent());
+            found.filter(|found| sha256(found) == piece.sha256)
+        };
+        let log = pack.added().all(|one| piece(&one).is_some());
         let segments = pack.frames.iter().all(|one| {
-            let bytes = part(&pack.piece(&one.span));
+            let bytes = piece(&pack.piece(&one.span));
             bytes.and_then(frames).is_some()
         });
-        let runs = pack.control.iter().flat_map(|file| &file.runs);
-        let mut own = runs.filter(|run| run.object == name);
-        let runs = own.all(|run| part(&run.piece()).and_then(pages).is_some());
-        if !(whole && segments && runs) {
+        let mut own = pack.own_runs();
+        let runs = own.all(|run| part(&run.extent()).is_some_and(|found| run.is(found)));
+        if !(log && segments && runs) {
             found.damage.push(format!(
                 "{name} is damaged: its bytes are not those that it was made with"
             ));
@@ -306,7 +306,7 @@ impl Repository {
             for run in file.runs.iter().filter(|run| run.object != name) {
                 found.objects += 1;
                 found.bytes += run.bytes;
-                let read = self.span(&run.piece()).await;
+                let read = self.run(run).await;
                 let _read = noted(read.map(drop), found)?;
             }
         }

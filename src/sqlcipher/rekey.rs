@@ -108,10 +108,6 @@ impl Database {
     fn verify_copy(&self, progress: Option<&Progress>) -> Result<Connection, CopyError> {
         let failed = |error| CopyError::from(self.explain("verify", error));
         let mut connection = self.fresh()?;
-        // Each index entry is looked up: pages that come again must not be opened again.
-        connection
-            .pragma_update(None, "cache_size", VERIFYING_KIB)
-            .map_err(failed)?;
         ask_now_and_then(&mut connection, progress).map_err(failed)?;
         self.verify_structure(&connection)?;
         self.verify_free(&connection, progress)?;
@@ -207,8 +203,6 @@ pub(super) fn copy_pages(
 
 /// 4 MiB.
 const PAGES_A_STEP: i32 = 1024;
-/// Page cache of the verification, in KiB (negative: the unit is KiB and not pages).
-const VERIFYING_KIB: i32 = -32_768;
 /// Of SQLite's machine, and of its structural check.
 const ASK_EVERY: i32 = 2_000;
 /// Where the first trunk page of the free list stands, in page 1.

@@ -132,6 +132,10 @@ impl Database {
 
     /// What SQLite's own check finds first, but for rows that break the rules of their table.
     pub(super) fn finding(&self, connection: &Connection) -> Result<Option<String>, OpenError> {
+        // Each index entry is looked up: pages that come again must not be opened again.
+        connection
+            .pragma_update(None, "cache_size", VERIFYING_KIB)
+            .map_err(|error| self.explain("verify", error))?;
         match finding(connection) {
             Ok(finding) => Ok(finding),
             // The schema needs a collation, a function or a module of its application, without
@@ -206,3 +210,6 @@ impl Database {
         bad_pages(&connection)
     }
 }
+
+/// Page cache of a verification, in KiB (negative: the unit is KiB and not pages).
+const VERIFYING_KIB: i32 = -32_768;

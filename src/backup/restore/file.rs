@@ -52,10 +52,10 @@ impl Repository {
     ) -> Result<(), BackupError> {
         let bytes = file.over.as_ref().map_or(file.bytes, |over| over.bytes);
         let target = Arc::new(Target::create(path, bytes)?);
-        let spans = file.runs.iter().map(|run| {
-            let span = run.piece();
-            async move { self.span(&span).await.map(|found| (run, found)) }.boxed()
-        });
+        let spans = file
+            .runs
+            .iter()
+            .map(|run| async move { self.run(run).await.map(|found| (run, found)) }.boxed());
         let spans: Vec<_> = spans.collect();
         let mut there = vec![false; usize::try_from(target.count).unwrap_or(0) + 1];
         let mut reading = stream::iter(spans).buffered(AHEAD);

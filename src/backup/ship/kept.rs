@@ -33,23 +33,21 @@ impl Kept {
         let mut runs = Vec::new();
         let mut builder = RunBuilder::default();
         let mut put = |builder: &mut RunBuilder| {
-            let pages = builder.count();
-            let (object, index_end) = std::mem::take(builder).finish();
-            let span = data.put(&object);
+            let finished = std::mem::take(builder).finish();
             runs.push(Run {
                 object: Pack::name(pack.0, pack.1),
-                offset: span.offset,
-                bytes: span.bytes,
-                sha256: span.sha256,
-                pages,
-                index_sha256: sha256(&object[..index_end]),
+                offset: data.append(&finished.object),
+                bytes: finished.object.len() as u64,
+                sha256: None,
+                pages: finished.pages,
+                index_sha256: finished.index_sha256,
             });
         };
         let mut pages = Vec::with_capacity(self.pages.len());
         for (number, page) in (1..).zip(units(bytes)) {
             let now = version(&page);
             if self.pages.get(pages.len()) != Some(&now) {
-                builder.push(number, &now, &page);
+                builder.push(number, &now, &page, 1);
             }
             pages.push(now);
             if builder.is_full() {
