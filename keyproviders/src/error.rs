@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nimbus_manifests::{KeyId, ProviderKind, Subject, WrapAlgorithm};
 
-use crate::aws_kms::KmsError;
+use crate::aws_kms::error::KmsError;
 use crate::failure_class::FailureClass;
 use crate::path::parent;
 use crate::random::RandomError;

@@ -17,9 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use super::catalogue::{Catalogue, ShippedAt, StoredFile, StoredPart};
 use super::room::AT_ONCE;
-use super::saving::{Saving, Source};
+use super::saving::{Frozen, Saving, Source};
 use super::sealed::is_same_key;
 use super::{BackupError, Location, Repository, S3Settings};
+use crate::audit::LogPart;
 use crate::clock;
 use crate::control::{self, ArchiveSealer, Control, FrozenControl};
 use crate::data_dir;
@@ -171,7 +172,7 @@ impl Deployment {
         let (control, read) = (Arc::clone(&self.control), Arc::clone(&frozen));
         let changes = self.control.changes();
         let rest = move || {
-            let frozen = control.freeze();
+            let frozen = control.freeze(LogPart::all);
             *read.lock().unwrap_or_else(PoisonError::into_inner) = Some(frozen);
         };
         let Some(moment) = self.tenants.freeze(Box::new(rest)).await else {
@@ -282,7 +283,7 @@ impl Deployment {
     }
 
     /// Refuses a manifest beside the control file by which that does not open. One that it was opened by needs no key.
-    async fn in_force(&self, frozen: &FrozenControl) -> Result<(), BackupError> {
+    async fn in_force(&self, frozen: &Frozen) -> Result<(), BackupError> {
         if frozen.is_known {
             return Ok(());
         }

@@ -145,8 +145,8 @@ impl Repository {
         let (mut named, mut was_named) = (Names::default(), Names::default());
         for ((epoch, pack), head) in &shipped.packs {
             match is_gone(*epoch, *pack) {
-                true => was_named.extend(&head.names),
-                false => named.extend(&head.names),
+                true => was_named.add_pack(head),
+                false => named.add_pack(head),
             }
         }
         for (number, sealed) in &standing {

@@ -15,13 +15,16 @@ use super::room::Room;
 use super::run::{FinishedRun, RunBuilder, Version, index, index_bytes, version};
 use super::{BackupError, Repository, limits, printable, sha256};
 use crate::audit::LogPart;
-use crate::control::{AuditHead, Control};
+use crate::control::{AuditHead, Control, FrozenControl};
 use crate::data_dir;
 use crate::envelope::{Copies, PLAIN_SQLITE};
 use crate::failpoints::crash_point;
 use crate::runtime::{Progress, blocking};
 use crate::sqlcipher::UNIT;
 use crate::tenants::sqlite::{Capture, Captured};
+
+/// The control file and the audit log, at a moment.
+pub(super) type Frozen = FrozenControl<Vec<LogPart>>;
 
 /// Where the bytes of a file come from.
 #[derive(Clone)]

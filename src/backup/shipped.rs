@@ -24,10 +24,13 @@ pub(super) struct Shipped {
     pub(super) damage: Vec<String>,
 }
 
-/// What of a pack decides what stays.
+/// What of a pack decides what stays. A server keeps that of each pack: a quarter of a million in three days.
 #[derive(Debug)]
 pub(super) struct Head {
-    pub(super) names: Names,
+    /// Objects that it names beside itself.
+    objects: Box<[String]>,
+    /// The manifests that it names, as in [`Names`].
+    keys: Box<[String]>,
     /// The snapshot from which it goes on.
     anchor: Option<u64>,
     pub(super) previous: String,
@@ -84,21 +87,19 @@ impl Repository {
 
 impl Head {
     fn of(pack: &Pack) -> Self {
-        let mut names = Names::default();
         let bases = pack.bases.iter().map(|base| &base.file);
-        for file in pack.control.iter().chain(bases) {
-            let objects = file.runs.iter().map(|run| run.object.clone());
-            names.objects.extend(objects);
-            let _new = names.keys.insert(file.manifests());
-        }
-        for manifest in &pack.manifests {
-            for dek_id in &manifest.dek_ids {
-                let keys = format!("keys/{}/{dek_id}", manifest.file_id);
-                let _new = names.keys.insert(keys);
-            }
-        }
+        let files: Vec<_> = pack.control.iter().chain(bases).collect();
+        let own = Pack::name(pack.epoch, pack.number);
+        let runs = files.iter().flat_map(|file| &file.runs);
+        let objects = runs.filter(|run| run.object != own);
+        let manifests = pack.manifests.iter().flat_map(|manifest| {
+            let of = |dek_id: &String| format!("keys/{}/{dek_id}", manifest.file_id);
+            manifest.dek_ids.iter().map(of)
+        });
+        let keys = files.iter().map(|file| file.manifests());
         Self {
-            names,
+            objects: objects.map(|run| run.object.clone()).collect(),
+            keys: keys.chain(manifests).collect(),
             anchor: pack.anchor,
             previous: pack.previous.clone(),
             at_ms: clock::ms_of(&pack.at).unwrap_or(i64::MAX),
@@ -210,9 +211,13 @@ impl Names {
         self.keys.extend(files.map(StoredFile::manifests));
     }
 
-    pub(super) fn extend(&mut self, other: &Self) {
-        self.objects.extend(other.objects.iter().cloned());
-        self.keys.extend(other.keys.iter().cloned());
+    pub(super) fn add_pack(&mut self, head: &Head) {
+        self.objects.extend(head.objects.iter().cloned());
+        for keys in &head.keys {
+            if !self.keys.contains(keys) {
+                let _new = self.keys.insert(keys.clone());
+            }
+        }
     }
 
     pub(super) fn has(&self, name: &str) -> bool {

@@ -25,7 +25,6 @@ use super::device::BlockFile;
 use super::manifests;
 use super::overlay::Overlay;
 use super::{Control, ControlError, Key, Open, subject};
-use crate::audit::LogPart;
 use crate::data_dir::parent;
 use crate::envelope::{Copies, KeyedFile, ReadError, manifest_path, read_manifest};
 
@@ -61,7 +60,7 @@ impl fmt::Debug for ArchiveSealer {
 
 /// The control file and the audit log at a moment.
 #[derive(Debug)]
-pub(crate) struct FrozenControl {
+pub(crate) struct FrozenControl<L> {
     /// The control file's manifest, as it lay on the disk.
     pub(crate) manifest: SealedManifest,
     /// Whether that is the manifest that the file was opened by. One that was rewrapped since is
@@ -70,7 +69,7 @@ pub(crate) struct FrozenControl {
     /// The control file, as it lay on the disk.
     pub(crate) bytes: Vec<u8>,
     /// The audit log's parts.
-    pub(crate) log: Vec<LogPart>,
+    pub(crate) log: L,
     /// What seals the catalogue.
     pub(crate) sealer: ArchiveSealer,
 }
@@ -99,20 +98,23 @@ impl Control {
         now.is_some_and(|now| Some(now) != key)
     }
 
-    /// Reads the control file between two transactions and between two writings of the audit log.
-    /// Blocks, and has both wait meanwhile.
+    /// Reads the control file between two transactions and between two writings of the audit log,
+    /// which `open_log` opens in its directory. Blocks, and has both wait meanwhile.
     ///
     /// # Errors
     ///
     /// As [`HeldControl::freeze`].
-    pub(crate) fn freeze(&self) -> io::Result<FrozenControl> {
+    pub(crate) fn freeze<L>(
+        &self,
+        open_log: impl FnOnce(&Path) -> io::Result<L>,
+    ) -> io::Result<FrozenControl<L>> {
         let mut chaining = self.chaining();
         let settled = self.settle_audit_head(&mut chaining);
         // Opens the file again where that is due.
         let settled = settled.and_then(|()| self.audit_head());
         let _head = settled.map_err(io::Error::other)?;
         let open = self.changing();
-        HeldControl { chaining, open }.freeze(&self.path)
+        HeldControl { chaining, open }.freeze(&self.path, open_log)
     }
 
     /// Has transactions and writings of the audit log wait, if none is under way. Does not block.
@@ -138,13 +140,17 @@ pub(crate) struct HeldControl<'a> {
 }
 
 impl HeldControl<'_> {
-    /// Reads it, which is at `path`, and opens the audit log. Blocks.
+    /// Reads it, which is at `path`, and has `open_log` open the audit log in its directory. Blocks.
     ///
     /// # Errors
     ///
     /// What the operating system says; of a deployment in plaintext, that it is one; that another
     /// file has the name of the one that is open, or that its manifest is none of it.
-    pub(crate) fn freeze(self, path: &Path) -> io::Result<FrozenControl> {
+    pub(crate) fn freeze<L>(
+        self,
+        path: &Path,
+        open_log: impl FnOnce(&Path) -> io::Result<L>,
+    ) -> io::Result<FrozenControl<L>> {
         let Self { chaining, open } = self;
         let sealer = open.archive.clone();
         let sealer = sealer.ok_or_else(|| io::Error::other("encryption is off"))?;
@@ -163,7 +169,7 @@ impl HeldControl<'_> {
             ));
         }
         let bytes = read_open(path, &open)?;
-        let log = LogPart::all(parent(path))?;
+        let log = open_log(parent(path))?;
         let is_known = open
             .manifest
             .as_ref()

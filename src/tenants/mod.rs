@@ -134,7 +134,7 @@ pub trait TenantProvider: Debug + Send + Sync {
 
     /// What commits pass, and what they leave for who ships them; `None` of a provider whose
     /// tenants are not files of Nimbus.
-    fn instants(&self) -> Option<Arc<sqlite::Instants>> {
+    fn instants(&self) -> Option<Arc<sqlite::instant::Instants>> {
         None
     }
 

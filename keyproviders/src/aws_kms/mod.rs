@@ -19,7 +19,7 @@ mod call;
 mod chain;
 mod classify;
 mod client;
-mod error;
+pub(crate) mod error;
 mod http;
 mod map;
 pub mod settings;

@@ -12,13 +12,14 @@ use super::super::catalogue::StoredFile;
 use super::super::pack::{Data, Pack, PackedGone, PackedManifest, SegmentBuilder};
 use super::super::prover::Prover;
 use super::super::repository::said;
+use super::super::saving::Frozen;
 use super::super::sealing_keys::sealed_by_old_key;
 use super::super::store::Created;
 use super::super::{BackupError, Repository, limits, sha256};
 use super::session::{Failed, Session};
 use super::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::clock;
-use crate::control::{ArchiveSealer, FrozenControl};
+use crate::control::ArchiveSealer;
 use crate::data_dir;
 use crate::error_chain::error_chain;
 use crate::failpoints::crash_point;
@@ -33,7 +34,7 @@ impl Session {
         &mut self,
         log: &Arc<sqlite::CommitLog>,
         boundary: Boundary,
-        frozen: Option<FrozenControl>,
+        frozen: Option<Frozen>,
         manifests: Vec<PackedManifest>,
     ) -> Result<(), Failed> {
         let mut rest = Some((frozen, manifests));
@@ -99,7 +100,7 @@ impl Session {
         &mut self,
         mut pack: Pack,
         mut data: Data,
-        frozen: FrozenControl,
+        frozen: Frozen,
     ) -> Result<(Pack, Data), BackupError> {
         let Some(mut kept) = self.kept.take() else {
             return Err(BackupError::Stopped);

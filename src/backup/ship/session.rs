@@ -11,11 +11,13 @@ use tokio::task::JoinHandle;
 use super::super::create::Made;
 use super::super::epoch::Begun;
 use super::super::pack::PackedBase;
+use super::super::saving::Frozen;
 use super::super::{BackupError, Repository, sha256};
 use super::Context;
 use super::kept::Kept;
+use crate::audit::LogPart;
 use crate::clock;
-use crate::control::{ArchiveSealer, FrozenControl};
+use crate::control::ArchiveSealer;
 use crate::error_chain::error_chain;
 use crate::failpoints::crash_point;
 use crate::metrics;
@@ -313,7 +315,7 @@ impl Session {
 
     /// An instant of all tenants, the control file and the audit log. Commits wait until the control file is held, and not until it is read. Where
     /// somebody has that for long (the key provider does not answer, say), it is left for a later instant.
-    async fn instant(&self) -> Result<(Boundary, Option<FrozenControl>), Failed> {
+    async fn instant(&self) -> Result<(Boundary, Option<Frozen>), Failed> {
         let deployment = &self.context.deployment;
         let instants = deployment.tenants.instants().ok_or(BackupError::NoFiles)?;
         let control = Arc::clone(&deployment.control);
@@ -324,7 +326,9 @@ impl Session {
                     let boundary = instants.log().boundary();
                     drop(gate);
                     let path = control.path();
-                    let frozen = held.freeze(path).map_err(BackupError::io("read", path));
+                    let frozen = held
+                        .freeze(path, LogPart::all)
+                        .map_err(BackupError::io("read", path));
                     return Ok::<_, Failed>((boundary?, Some(frozen?)));
                 }
                 drop(gate);

@@ -15,7 +15,7 @@ use crate::tenants::StoreError;
 use crate::tenants::error::NoRoom;
 use crate::tenants::open_tenant::OpenTenant;
 use crate::tenants::others::{Claim, SharedTenants};
-use crate::tenants::sqlite::Instants;
+use crate::tenants::sqlite::instant::Instants;
 
 /// An engine that keeps tenants.
 #[async_trait]

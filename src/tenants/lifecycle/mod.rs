@@ -37,7 +37,7 @@ use super::others::{Claim, SharedListener, SharedStanding};
 use super::readers::GiveWay;
 use super::registry::{Registry, TenantHandle};
 use super::shared::{IdleTenants, KnownTenants, Shared};
-use super::sqlite::Instants;
+use super::sqlite::instant::Instants;
 use super::store::Store;
 use super::{DeletionLog, DueLog, Frozen, StoreError, TenantProvider, TenantStore};
 use crate::envelope::{Envelope, Holder, Intent, KeyedFile, Revocation};

@@ -14,7 +14,7 @@ mod error;
 mod expressions;
 mod files;
 mod indexes;
-mod instant;
+pub(super) mod instant;
 mod jobs;
 mod migrations;
 mod plans;

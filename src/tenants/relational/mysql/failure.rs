@@ -12,7 +12,7 @@ pub(super) fn connecting(place: &str, error: &Error) -> Failure {
     match error {
         // The database that the URL names: no tenant is missing.
         Error::Server(said) if said.code == UNKNOWN_DATABASE => {
-            failure(place, FailureKind::Refused, told(said))
+            failure(place, FailureKind::Refused, describe(said))
         }
         error => judged(place, error),
     }
@@ -28,7 +28,7 @@ pub(super) fn judged(place: &str, error: &Error) -> Failure {
                 FailureKind::Duplicate | FailureKind::Statement => {
                     format!("error {} (SQLSTATE {})", said.code, said.state)
                 }
-                _ => told(said),
+                _ => describe(said),
             };
             (kind, what)
         }
@@ -58,7 +58,7 @@ pub(super) fn judged(place: &str, error: &Error) -> Failure {
     failure(place, kind, what)
 }
 
-fn told(said: &ServerError) -> String {
+fn describe(said: &ServerError) -> String {
     let hint = match said.code {
         1153 => return TOO_LARGE.to_owned(),
         1665 => "; set binlog_format to MIXED or ROW",
