@@ -89,13 +89,20 @@ impl<B: Backend> Shared<B> {
         if !others.is_fresh() {
             others.refresh().await?;
         }
-        let mut standing = others.standing(tenant);
-        if standing == SharedStanding::None {
-            // Another server may have made it just now.
+        let before = others.standing(tenant);
+        let mut standing = before;
+        if matches!(before, SharedStanding::None | SharedStanding::Deleting) {
+            // Another server may have made it, or another one of its name, just now.
             others.refresh().await?;
             standing = others.standing(tenant);
         }
         match standing {
+            // Who asks may have a key of the one before, which was still known when it was judged.
+            SharedStanding::There if before == SharedStanding::Deleting => {
+                Err(StoreError::Closed {
+                    tenant: tenant.clone(),
+                })
+            }
             SharedStanding::There => Ok(()),
             SharedStanding::None | SharedStanding::Deleting => Err(not_found()),
             SharedStanding::Locked => Err(StoreError::Open {
