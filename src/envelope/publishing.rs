@@ -46,7 +46,7 @@ pub(crate) fn restore_manifest(path: &Path, copy: &SealedManifest) -> Result<(),
 }
 
 impl Envelope {
-    /// Publishes `ready` for a file that was in [`Stage::Initialise`] or [`Stage::Initialised`],
+    /// Publishes `ready` for a file that was in `Stage::Initialise` or `Stage::Initialised`,
     /// once it is initialised and flushed.
     ///
     /// # Errors

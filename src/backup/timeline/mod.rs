@@ -1,7 +1,7 @@
 //! Which instants can be restored, and what belongs to one.
 //!
 //! An instant is that of a snapshot, or lies between a snapshot that was made while its server shipped and the end of the packs that go on
-//! from it. What belongs to it is a [`Catalogue`] again: that of the snapshot, with what the packs say up to the instant.
+//! from it. What belongs to it is a [catalogue](super::catalogue::Catalogue) again: that of the snapshot, with what the packs say up to the instant.
 //!
 //! - Commits count by their times. As each beginning of the log is an instant of all tenants, so is what was committed up to a time.
 //! - The control file and the audit log, and that a tenant is gone, count from the end of the pack that says so.
