@@ -197,6 +197,7 @@ impl App {
         match self.tenants.open(tenant).await {
             Ok(store) => {
                 self.untroubled(tenant);
+                access::still_holds_its_key(&*self.keys, tenant)?;
                 Ok(store)
             }
             Err(error) => {

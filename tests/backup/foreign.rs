@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use nimbus_test_support::{Machine, files_under};
+use nimbus_test_support::{Machine, files_under, until};
 
 use super::shipping::{begun, check, instant, now_ms, pass, ships, standing};
 use super::{add, as_str, backup, filled, machine, restore, start_on};
@@ -149,7 +149,7 @@ fn what_is_no_epoch_and_no_pack_stops_no_shipping_and_sets_no_clock() {
     add(&server, "a", 1);
     let second = instant(&server, &["a"]);
     pass(&server, second.ms);
-    super::until("it is told", || server.log().contains("epochs/0000000002"));
+    until("it is told", || server.log().contains("epochs/0000000002"));
     // In the place of its next packs: it goes on behind them, from a snapshot.
     let packs = files_under(&machine.path("repo/log"));
     let last = packs
@@ -167,7 +167,7 @@ fn what_is_no_epoch_and_no_pack_stops_no_shipping_and_sets_no_clock() {
         add(&server, "a", 1);
         pass(&server, now_ms());
     }
-    super::until("it goes on", || {
+    until("it goes on", || {
         add(&server, "a", 1);
         server.log().contains("it was put there") && standing(&server)["ok"] == true
     });
@@ -233,7 +233,7 @@ fn a_server_is_replaced_also_where_something_stands_before_the_epoch_that_replac
     let other = start_on(&machine, "other", &["--backup-to", "repo"]);
     begun(&other);
     assert!(machine.path("repo/epochs/0000000003").exists());
-    super::until("the first one stops", || {
+    until("the first one stops", || {
         add(&server, "a", 1);
         server.log().contains("another server ships")
     });

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use nimbus_test_support::Machine;
+use nimbus_test_support::{Machine, until};
 
 use super::shipping::{begun, now_ms, pass, ships, standing};
 use super::{Ran, add, backup, backup_with, filled, machine, notes, restore, start_on};
@@ -36,7 +36,7 @@ fn a_drill_stores_nothing_beside_the_original_until_it_is_told_to_take_over() {
     ];
     let _ = of(&machine, "drill", &CREATE).expect(1, &refused);
     let server = start_on(&machine, "drill", &["--backup-to", "repo"]);
-    super::until("the drill is refused", || {
+    until("the drill is refused", || {
         let error = standing(&server)["error"].clone();
         error
             .as_str()
@@ -76,7 +76,7 @@ fn a_drill_that_takes_over_ships_and_the_original_stops() {
     pass(&original, now_ms());
     let _ = restore(&machine, "drill", &[]).expect(0, &[]);
     let drill = start_on(&machine, "drill", &["--backup-to", "repo"]);
-    super::until("the drill is refused", || {
+    until("the drill is refused", || {
         drill.log().contains("another line")
     });
     // The original ships on.
@@ -90,7 +90,7 @@ fn a_drill_that_takes_over_ships_and_the_original_stops() {
     begun(&drill);
     add(&drill, "a", 7);
     pass(&drill, now_ms());
-    super::until("the original stops", || {
+    until("the original stops", || {
         add(&original, "a", 1);
         standing(&original)["ok"] == false
     });

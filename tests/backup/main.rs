@@ -95,17 +95,6 @@ fn run(mut command: Command) -> Ran {
     Ran(command.output().expect("nimbus runs"))
 }
 
-/// Waits until something is so; how long that may take is `what` the test waits for.
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    for _try in 0..1200 {
-        if is_so() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    panic!("it did not come to this: {what}");
-}
-
 /// How a bucket at `url` is reached.
 fn s3(url: &str) -> Vec<(&str, &str)> {
     vec![

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use nimbus_test_support::Machine;
+use nimbus_test_support::{Machine, until};
 
 use super::shipping::{begun, instant, pass, ships};
 use super::{
@@ -177,7 +177,7 @@ fn what_is_shipped_goes_on_through_a_new_data_key_and_not_under_the_old_one() {
         let listed = backup(&machine, &["list", "--from", "repo", "--format", "json"]);
         listed.json()["snapshots"].as_array().map_or(0, Vec::len)
     };
-    super::until("a snapshot under the new key", || snapshots() > 2);
+    until("a snapshot under the new key", || snapshots() > 2);
     server.stop();
     assert_eq!(snapshots(), 3);
     let _ = backup(&machine, &["verify", "--from", "repo", "--deep"]).expect(0, &["all authentic"]);
@@ -190,7 +190,7 @@ fn what_is_shipped_goes_on_through_a_new_data_key_and_not_under_the_old_one() {
     };
     let before = epochs();
     let server = start_on(&machine, "stolen", &["--backup-to", "repo"]);
-    super::until("the copy is refused", || {
+    until("the copy is refused", || {
         server.log().contains("newer data keys")
     });
     assert_eq!(notes(&server, "a"), first.notes["a"]);

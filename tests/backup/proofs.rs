@@ -1,7 +1,6 @@
 use std::fs;
-use std::time::Duration;
 
-use nimbus_test_support::{Machine, Server, files_under};
+use nimbus_test_support::{Machine, Server, files_under, until};
 use serde_json::{Value, json};
 
 use super::shipping::{begun, instant, pass, ships, stamp};
@@ -10,16 +9,6 @@ use super::{Ran, add, as_str, backup, machine, notes, restore};
 fn proofs(machine: &Machine) -> Value {
     let list = ["list", "--from", "repo", "--format", "json"];
     backup(machine, &list).json()["proofs"].clone()
-}
-
-fn until(what: &str, holds: impl Fn() -> bool) {
-    for _try in 0..600 {
-        if holds() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    panic!("{what}");
 }
 
 fn check(server: &Server) -> Value {

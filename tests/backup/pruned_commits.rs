@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
-use nimbus_test_support::{Machine, Server, files_under};
+use nimbus_test_support::{Machine, Server, files_under, until};
 
 use super::shipping::{
     Instant, begun, check, instant, is_within, now_ms, pass, ranges, restore_at, ships, standing,
@@ -263,7 +263,7 @@ fn a_server_that_ships_prunes_by_itself_and_says_when_it_cannot() {
     pass(&server, now_ms());
     assert!(has_first());
     let shipped_until = |what: &str, is_so: &dyn Fn() -> bool| {
-        super::until(what, || {
+        until(what, || {
             add(&server, "a", 1);
             pass(&server, now_ms());
             is_so()
@@ -273,7 +273,7 @@ fn a_server_that_ships_prunes_by_itself_and_says_when_it_cannot() {
         packs().iter().any(|pack| pack.contains('-'))
     });
     shipped_until("the first packs go", &|| !has_first());
-    super::until("it is told", || standing(&server)["pruned"].is_string());
+    until("it is told", || standing(&server)["pruned"].is_string());
     assert_eq!(standing(&server)["not_pruned"], Value::Null);
     let metrics = server.get("/metrics").to_string();
     assert!(
@@ -289,7 +289,7 @@ fn a_server_that_ships_prunes_by_itself_and_says_when_it_cannot() {
     // What is damaged is named, and shipping goes on.
     let planted = machine.path("repo/snapshots/9999999999");
     fs::write(&planted, "garbage").expect("an object");
-    super::until("it is named", || {
+    until("it is named", || {
         add(&server, "a", 1);
         let told = standing(&server)["not_pruned"].clone();
         told.as_str()

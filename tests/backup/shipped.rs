@@ -1,7 +1,8 @@
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
-use nimbus_test_support::{Server, files_under};
+use nimbus_test_support::{Server, files_under, until};
 use serde_json::json;
 
 use super::shipping::{
@@ -357,7 +358,14 @@ fn a_start_reads_the_files_that_were_written_since_the_last_snapshot_and_no_othe
     let machine = machine();
     // Behind the time for which the times of a file say nothing.
     let starts = || {
-        std::thread::sleep(Duration::from_secs(3));
+        until("no file changed only now", || {
+            let before = now_ms() / 1000 - SETTLED;
+            let is_settled = |file: &std::path::PathBuf| {
+                fs::metadata(file).is_ok_and(|found| found.ctime() < before)
+            };
+            let data = machine.data_dir();
+            !data.exists() || files_under(&data).iter().all(is_settled)
+        });
         let server = ships(&machine, &[], &[]);
         begun(&server);
         (read_by(&server), server)
@@ -386,3 +394,6 @@ fn a_start_reads_the_files_that_were_written_since_the_last_snapshot_and_no_othe
         "{one} {none} {both}"
     );
 }
+
+/// For how many seconds the times of a file say nothing.
+const SETTLED: i64 = 2;

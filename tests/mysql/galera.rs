@@ -7,7 +7,8 @@ use std::thread;
 use nimbus_test_support::{Galera, Server};
 use serde_json::json;
 
-use super::{House, journal, make_tenant, wait_until};
+use super::{House, journal, make_tenant};
+use nimbus_test_support::until;
 
 /// Inserts through a server until told to stop; what was acknowledged.
 fn client(
@@ -70,7 +71,7 @@ fn nothing_is_lost_or_doubled_while_servers_write_through_different_nodes_and_no
             .collect();
         let more = |count: u64| {
             let from = total.load(Ordering::SeqCst);
-            wait_until("the load goes on", || {
+            until("the load goes on", || {
                 total.load(Ordering::SeqCst) >= from + count
             });
         };

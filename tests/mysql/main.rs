@@ -27,7 +27,7 @@ mod session;
 
 use std::process::Command;
 
-use helpers::{journal, make_tenant, refused_at_last, tenants, wait_until};
+use helpers::{journal, make_tenant, refused_at_last, tenants};
 use nimbus_test_support::MariaDb as Engine;
 use nimbus_test_support::{Machine, MariaDb, Server};
 

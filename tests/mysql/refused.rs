@@ -5,7 +5,8 @@ use std::thread;
 use nimbus_test_support::MariaDb;
 use serde_json::json;
 
-use super::{House, make_tenant, wait_until};
+use super::{House, make_tenant};
+use nimbus_test_support::until;
 
 /// A start of a server of this house, which fails.
 fn refused(house: &House, code: i32, words: &[&str]) {
@@ -86,7 +87,7 @@ fn a_server_that_takes_no_writes_no_large_packets_or_no_time_is_named() {
     let _none = set("SET GLOBAL read_only = 1");
     assert_eq!(insert(), 503);
     let _none = set("SET GLOBAL read_only = 0");
-    wait_until("it takes writes again", || insert() == 201);
+    until("it takes writes again", || insert() == 201);
     server.stop();
 
     let metadata = format!("\"nimbus-of-{}\"", house.unique);
@@ -94,7 +95,7 @@ fn a_server_that_takes_no_writes_no_large_packets_or_no_time_is_named() {
     thread::scope(|scope| {
         let holding = scope.spawn(|| engine.sql(&held));
         let sleeping = "SELECT id FROM information_schema.processlist WHERE info LIKE 'DO SLEEP%'";
-        wait_until("the table is locked", || !set(sleeping).is_empty());
+        until("the table is locked", || !set(sleeping).is_empty());
         // It waits for as long as the server lets it.
         let _none = set("SET GLOBAL max_statement_time = 0.05");
         refused(&house, 1, &["max_statement_time"]);

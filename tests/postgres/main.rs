@@ -25,7 +25,7 @@ mod session;
 
 use std::process::Command;
 
-use helpers::{journal, make_tenant, refused_at_last, tenants, wait_until};
+use helpers::{journal, make_tenant, refused_at_last, tenants};
 use nimbus_test_support::Postgres as Engine;
 use nimbus_test_support::{Machine, Postgres, Server};
 

@@ -4,7 +4,8 @@ use std::thread;
 
 use nimbus_test_support::Postgres;
 
-use super::{House, wait_until};
+use super::House;
+use nimbus_test_support::until;
 
 #[test]
 fn a_database_that_cannot_be_used_ends_the_start_and_is_named_without_its_password() {
@@ -86,7 +87,7 @@ fn a_statement_that_the_database_ends_is_named() {
         let holding = scope.spawn(|| house.try_sql(held));
         let locked = "SELECT count(*) FROM pg_locks WHERE relation = '{m}.layout'::regclass
             AND mode = 'AccessExclusiveLock' AND granted";
-        wait_until("the table is locked", || house.sql(locked) == "1");
+        until("the table is locked", || house.sql(locked) == "1");
         // It waits for as long as the database lets it.
         let impatient = with_option(&house, "statement_timeout%3D50");
         let ended = impatient

@@ -1,21 +1,12 @@
 //! What tests of every engine ask a server.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nimbus_test_support::Server;
 use serde_json::{Value, json};
 
 pub(crate) fn tenants(server: &Server) -> Vec<String> {
     serde_json::from_value(server.get("/api/tenants")["tenants"].take()).expect("a list of ids")
-}
-
-/// Waits until something is so.
-pub(crate) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < until, "within a minute: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 pub(crate) fn make_tenant(server: &Server, tenant: &str) {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use nimbus_test_support::Server;
 use serde_json::{Value, json};
 
-use super::{House, journal, make_tenant, refused_at_last, tenants, wait_until};
+use super::{House, journal, make_tenant, refused_at_last, tenants};
+use nimbus_test_support::until;
 
 fn make_key(server: &Server, scope: &str) -> (String, String) {
     let body = json!({"name": "of a client", "scope": scope});
@@ -102,7 +103,7 @@ fn a_tenant_of_a_reused_name_is_never_taken_for_the_one_before() {
         }
         let _ = one.insert("acme", "t", &json!({"round": round}));
         // It may be told to try again where it still has the one before open, and nothing else.
-        wait_until("the new tenant is read", || {
+        until("the new tenant is read", || {
             let (status, answer) = other.request("GET", "/api/tenants/acme/documents/t", None);
             assert!(status == 200 || status == 503, "{status} {answer}");
             if status == 200 {
@@ -157,7 +158,7 @@ fn a_revoked_key_and_a_locked_tenant_are_refused_by_every_server_within_a_second
     let one = house.start();
     assert_eq!(one.request("GET", path, None).0, 503);
     run(&beside, "unlock").expect(0, &["is unlocked"]);
-    wait_until("it is served again", || ask(&one, &kept).0 == 200);
+    until("it is served again", || ask(&one, &kept).0 == 200);
     one.stop();
 }
 
@@ -180,7 +181,7 @@ fn a_job_that_was_scheduled_at_a_server_that_is_gone_is_run_by_another() {
     let _made = one.create("/api/tenants/acme/crons", &cron);
     one.kill();
     let done = || other.list("/api/tenants/acme/documents/done", "data", 100);
-    wait_until("all jobs ran", || done().len() == 20);
+    until("all jobs ran", || done().len() == 20);
     let mut ran: Vec<i64> = done()
         .iter()
         .map(|one| one["n"].as_i64().expect("a number"))
@@ -193,7 +194,7 @@ fn a_job_that_was_scheduled_at_a_server_that_is_gone_is_run_by_another() {
             .len()
     };
     let before = ticks();
-    wait_until("the cron goes on", || ticks() > before + 1);
+    until("the cron goes on", || ticks() > before + 1);
     other.stop();
 }
 
@@ -206,7 +207,7 @@ fn a_fault_in_what_looks_at_other_servers_ends_nothing() {
     make_tenant(&one, "acme");
     let (id, key) = make_key(&one, "read");
     assert_eq!(ask(&other, &key).0, 200);
-    wait_until("it panicked, and runs again", || {
+    until("it panicked, and runs again", || {
         let log = other.log();
         // Until it runs again the server is not ready.
         log.contains("shared-tenants") && other.request("GET", "/ready", None).0 == 200

@@ -10,7 +10,8 @@ use std::time::Duration;
 use nimbus_test_support::Server;
 use serde_json::json;
 
-use super::{CREATION, DELETION, Engine, House, journal, make_tenant, tenants, wait_until};
+use super::{CREATION, DELETION, Engine, House, journal, make_tenant, tenants};
+use nimbus_test_support::until;
 
 /// A server that is killed and started again while clients use it.
 struct Slot {
@@ -142,7 +143,7 @@ fn nothing_is_lost_doubled_or_run_twice_whichever_server_or_engine_is_killed_und
             .collect();
         let more = |count: u64| {
             let from = total.load(Ordering::SeqCst);
-            wait_until("the load goes on", || {
+            until("the load goes on", || {
                 total.load(Ordering::SeqCst) >= from + count
             });
         };
@@ -168,7 +169,7 @@ fn nothing_is_lost_doubled_or_run_twice_whichever_server_or_engine_is_killed_und
         (slot.house, server.expect("it runs"))
     });
     let server = &one.1;
-    wait_until("every job ran", || {
+    until("every job ran", || {
         let waiting = server.get("/api/tenants/acme/schedule");
         waiting["jobs"].as_array().is_some_and(Vec::is_empty)
     });
@@ -248,7 +249,7 @@ fn a_deletion_that_another_server_died_in_is_finished_by_who_runs() {
             404
         );
         // Without a start, and without anybody who asks for it.
-        wait_until("the deletion is finished", || {
+        until("the deletion is finished", || {
             house.sql("SELECT count(*) FROM {m}.tenants WHERE state = 3") == "0"
         });
         let schema = format!("{}_acme", house.unique);

@@ -1,6 +1,8 @@
 //! Tenant access keys: which route lets in whom, and for how long.
 
 use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 
 use nimbus::server::{Needs, Route, route_table};
 use nimbus_test_support::{Machine, Server};
@@ -241,6 +243,48 @@ fn a_key_of_a_deleted_tenant_is_unknown_also_to_its_successor() {
     let server = machine.start(&[]);
     server.create("/api/tenants", &json!({"id": "demo"}));
     assert_eq!(ask(&server, &key, "GET", &list).0, 401);
+}
+
+/// The body comes late: the key was good when the request began.
+#[test]
+fn a_key_that_ends_while_a_body_comes_writes_nothing_nor_into_the_next_tenant_of_the_name() {
+    let (_machine, server) = demo();
+    let body = json!({"table": "places", "fields": {"n": 1}}).to_string();
+    let begin = |key: &str| {
+        let mut stream = server.connect();
+        let head = format!(
+            "POST {DOCUMENTS} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\nExpect: 100-continue\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).expect("the head");
+        // The body is asked for once the key was judged.
+        let mut asked = [0; 25];
+        stream.read_exact(&mut asked).expect("to go on");
+        assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
+        stream
+    };
+    let end = |mut stream: TcpStream| {
+        stream.write_all(body.as_bytes()).expect("the body");
+        Server::answer(&mut stream).expect("an answer")
+    };
+    let (id, key) = make(&server, "demo", "write");
+    assert_eq!(end(begin(&key)).status, 201);
+    let list = format!("{DOCUMENTS}/places");
+    let written = || server.get(&list)["data"].as_array().map(Vec::len);
+
+    let waiting = begin(&key);
+    let revoked = server.request("DELETE", &format!("{KEYS}/{id}"), None);
+    assert_eq!(revoked.0, 204);
+    assert_refused(&end(waiting), 401, "auth.token_revoked");
+    assert_eq!(written(), Some(1));
+
+    let (_, key) = make(&server, "demo", "write");
+    let waiting = begin(&key);
+    assert_eq!(server.request("DELETE", "/api/tenants/demo", None).0, 204);
+    server.create("/api/tenants", &json!({"id": "demo"}));
+    assert_refused(&end(waiting), 401, "auth.token_revoked");
+    assert_eq!(written(), Some(0));
 }
 
 #[test]

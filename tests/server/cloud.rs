@@ -2,7 +2,6 @@
 //! to.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use nimbus_test_support::{Ended, Fault, FaultProxy, Machine, Moto, Server};
 
@@ -66,19 +65,3 @@ impl Cloud {
         }
     }
 }
-
-/// Waits for a condition, for as long as a busy machine may take.
-#[track_caller]
-pub(super) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(
-            started.elapsed() < PATIENCE,
-            "it never came to this: {what}"
-        );
-        std::thread::sleep(PAUSE);
-    }
-}
-
-const PATIENCE: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(20);

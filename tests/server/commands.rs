@@ -14,8 +14,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::cloud::until;
 use super::{demo, is_root, machine, set_mode};
+use nimbus_test_support::until;
 
 /// A listener of somebody else, which records whether anybody came.
 struct Attacker(TcpListener);

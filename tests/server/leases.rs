@@ -8,7 +8,9 @@ use nimbus_test_support::{Fault, Server};
 use serde_json::{Value, json};
 
 use super::assert_error;
-use super::cloud::{Cloud, until};
+use nimbus_test_support::until;
+
+use super::cloud::Cloud;
 
 fn things(tenant: &str) -> String {
     format!("/api/tenants/{tenant}/documents/things")

@@ -18,7 +18,9 @@ use nimbus_test_support::{Machine, Server};
 use serde_json::json;
 use sha2::{Sha256, Sha512};
 
-use super::cloud::{Cloud, until};
+use nimbus_test_support::until;
+
+use super::cloud::Cloud;
 use super::{is_root, machine};
 
 /// The keys of one file, and what each looks like in memory.

@@ -7,8 +7,8 @@ use nimbus::metrics::ALL;
 use nimbus_test_support::{Machine, Server};
 use serde_json::json;
 
-use super::cloud::until;
 use super::{assert_refused, demo, send, send_bare};
+use nimbus_test_support::until;
 
 /// Every line that is a value: the series and the value.
 pub(super) fn scrape(machine: &Machine, server: &Server) -> (String, BTreeMap<String, f64>) {

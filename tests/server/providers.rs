@@ -5,7 +5,9 @@ use std::fs;
 use nimbus_test_support::{Fault, Machine, whole};
 use serde_json::json;
 
-use super::cloud::{Cloud, until};
+use nimbus_test_support::until;
+
+use super::cloud::Cloud;
 use super::{assert_error, machine, set_mode, snapshot, tenant_files};
 
 fn things(tenant: &str) -> String {

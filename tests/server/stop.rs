@@ -10,7 +10,9 @@ use nimbus_test_support::{Fault, Machine, Server};
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::cloud::{Cloud, until};
+use nimbus_test_support::until;
+
+use super::cloud::Cloud;
 use super::{demo, machine};
 
 /// What is promised, and what a busy machine may add to it.

@@ -9,9 +9,9 @@ use nimbus_test_support::{Machine, Server};
 use serde_json::{Value, json};
 
 use super::access_keys::make;
-use super::cloud::until;
 use super::machine;
 use super::service::activated;
+use nimbus_test_support::until;
 
 /// A server whose log goes to `stderr`, and that logs at each start, opening and closing.
 fn unheard(machine: &Machine, stderr: Stdio) -> Server {

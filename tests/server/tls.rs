@@ -12,8 +12,8 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use super::cloud::until;
 use super::{machine, set_mode};
+use nimbus_test_support::until;
 
 /// A certificate for `localhost` that nobody vouches for, and where it lies with its key.
 struct Identity {

@@ -37,6 +37,12 @@ impl KeyIndex {
         }
     }
 
+    /// Whether a tenant has a key of this id that was not revoked.
+    pub(crate) fn is_live(&self, tenant: &TenantId, id: AccessKeyId) -> bool {
+        let record = self.keys.get(&id);
+        record.is_some_and(|record| record.is_live() && record.tenant.0 == *tenant)
+    }
+
     /// A tenant's keys that `which` chooses, oldest first.
     pub(super) fn of(
         &self,

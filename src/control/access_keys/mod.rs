@@ -99,6 +99,9 @@ pub trait AccessKeys: fmt::Debug + Send + Sync {
     /// is.
     fn judge(&self, presented: &AccessKey) -> KeyVerdict;
 
+    /// Whether a tenant has a key of this id that was not revoked, by what is in memory.
+    fn is_live(&self, tenant: &TenantId, id: AccessKeyId) -> bool;
+
     /// How many deletions of tenants have ended. Who makes a key asks before it looks whether the
     /// tenant exists.
     fn deletions(&self) -> u64;
@@ -124,6 +127,10 @@ pub trait AccessKeys: fmt::Debug + Send + Sync {
 impl AccessKeys for Control {
     fn judge(&self, presented: &AccessKey) -> KeyVerdict {
         self.judge_key(presented)
+    }
+
+    fn is_live(&self, tenant: &TenantId, id: AccessKeyId) -> bool {
+        self.keys.read().is_live(tenant, id)
     }
 
     fn deletions(&self) -> u64 {

@@ -23,7 +23,7 @@ use super::error::{ApiError, Code};
 use super::request_context::RequestContext;
 use super::tenant_path::Tenant;
 use crate::clock;
-use crate::control::{Identity, Scope};
+use crate::control::{AccessKeyId, AccessKeys, Identity, Scope};
 use crate::runtime::acting_as;
 
 pub(super) use credential::identify;
@@ -49,13 +49,46 @@ async fn admit(State(gate): State<Gate>, mut request: Request, next: Next) -> Re
     async {
         match gate.examine(&mut request).await {
             Err(error) => error.into_response(),
-            Ok(None) => next.run(request).await,
+            Ok(None) => under_its_key(request, next).await,
             // The audit log names who did something to a key.
             Ok(Some(actor)) => acting_as(actor.into(), next.run(request)).await,
         }
     }
     .instrument(span)
     .await
+}
+
+tokio::task_local! {
+    /// The access key of the request that this task answers, and the key's tenant.
+    static PRESENTED: (AccessKeyId, TenantId);
+}
+
+async fn under_its_key(request: Request, next: Next) -> Response {
+    let presented = match request.extensions().get() {
+        Some(Caller::Key { id, tenant, .. }) => Some((*id, tenant.clone())),
+        _ => None,
+    };
+    match presented {
+        None => next.run(request).await,
+        Some(presented) => PRESENTED.scope(presented, next.run(request)).await,
+    }
+}
+
+/// Judges the request's access key once more, now that its tenant is open. While a body came, or the
+/// request waited, the key may have been revoked, and its tenant deleted and made anew: what is open
+/// is then another tenant of the name.
+pub(super) fn still_holds_its_key(
+    keys: &dyn AccessKeys,
+    tenant: &TenantId,
+) -> Result<(), ApiError> {
+    let holds = |(id, of): &(AccessKeyId, TenantId)| of != tenant || keys.is_live(of, *id);
+    match PRESENTED.try_with(holds) {
+        Ok(false) => Err(ApiError::new(
+            Code::TokenRevoked,
+            "this access key was revoked, or its tenant deleted, while the request was under way",
+        )),
+        Ok(true) | Err(_) => Ok(()),
+    }
 }
 
 impl Gate {

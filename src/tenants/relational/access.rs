@@ -59,6 +59,10 @@ impl<E: Engine> AccessKeys for SharedKeys<E> {
         self.0.known().keys.judge(presented)
     }
 
+    fn is_live(&self, tenant: &TenantId, id: AccessKeyId) -> bool {
+        self.0.known().keys.is_live(tenant, id)
+    }
+
     /// A key is made under the lock of its tenant's row, which says whether there is one.
     fn deletions(&self) -> u64 {
         0

@@ -203,7 +203,7 @@ impl World {
 
     fn begun(&self) {
         let mut looks = 0;
-        super::super::until("shipping begins", || {
+        nimbus_test_support::until("shipping begins", || {
             looks += 1;
             if looks == 100 {
                 self.place.works();

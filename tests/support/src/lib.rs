@@ -45,6 +45,8 @@ mod s3_proxy;
 mod seaweed;
 mod tls;
 
+use std::time::{Duration, Instant};
+
 pub use disk::Disk;
 pub use fault::{Fault, FaultProxy};
 pub use machine::{Answer, Ended, Machine, Server, files_under};
@@ -59,3 +61,19 @@ pub use tls::{ConnectProxy, TlsFront};
 pub fn whole(name: &str, items: serde_json::Value) -> serde_json::Value {
     serde_json::json!({name: items, "next_cursor": null, "has_more": false})
 }
+
+/// Waits for a condition, for as long as a busy machine may take.
+#[track_caller]
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(
+            started.elapsed() < PATIENCE,
+            "it never came to this: {what}"
+        );
+        std::thread::sleep(PAUSE);
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(20);

@@ -7,6 +7,7 @@ use std::{
 
 use mysql_async::{Opts, OptsBuilder, SslOpts};
 use percent_encoding::percent_decode_str;
+use zeroize::Zeroizing;
 
 use super::super::driver::NotAUrl;
 
@@ -16,7 +17,7 @@ pub struct MysqlOptions {
     /// In the order in which they are tried.
     pub(super) hosts: Vec<(String, u16)>,
     user: String,
-    password: Option<String>,
+    password: Option<Zeroizing<String>>,
     /// The database of the URL, which is none of Nimbus's.
     database: Option<String>,
     pub(super) tls: bool,
@@ -57,7 +58,7 @@ impl MysqlOptions {
             hosts,
             user: decoded(user).filter(|user| !user.is_empty())?,
             password: match password {
-                Some(password) => Some(decoded(password)?),
+                Some(password) => Some(Zeroizing::new(decoded(password)?)),
                 None => None,
             },
             database: decoded(database).filter(|name| !name.is_empty()),
@@ -119,7 +120,7 @@ impl MysqlOptions {
             .ip_or_hostname(name)
             .tcp_port(*port)
             .user(Some(&self.user))
-            .pass(self.password.as_ref())
+            .pass(self.password.as_deref())
             .db_name(self.database.as_ref())
             .ssl_opts(tls)
             // It would ask the server for one, and go there without TLS.
@@ -175,7 +176,10 @@ mod tests {
             "MySQL at db1:3307,::1:3308,db3:3306, database app"
         );
         assert_eq!(options.user, "nim@bus");
-        assert_eq!(options.password.as_deref(), Some("p@ss:w/rd"));
+        assert_eq!(
+            options.password.as_deref().map(String::as_str),
+            Some("p@ss:w/rd")
+        );
         assert!(!options.tls && options.connect_timeout == Duration::from_secs(2));
         assert!(!format!("{options:?}").contains("p@ss"));
         assert!(MysqlOptions::new("mysql://u@h").unwrap().tls);

@@ -104,10 +104,12 @@ const SESSION: &str = "SET NAMES binary; \
     sql_select_limit = 18446744073709551615, foreign_key_checks = 1, unique_checks = 1 \
     /*M! , in_predicate_conversion_threshold = 0, wsrep_sync_wait = 1 */ /*!80000 , range_optimizer_max_mem_size = 0 */; \
     SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE";
-/// What is looked at before a connection is used.
-const SETTINGS: &str = "SELECT VERSION(), @@global.read_only, @@max_allowed_packet, /*M! @@session.wsrep_on + */ 0, CONCAT_WS(' ', @@session.sql_mode, @@session.time_zone \
+/// What is looked at before a connection is used. In a character set of which a byte of a character
+/// may be a backslash, values could end their text (`text.rs`).
+const SETTINGS: &str = "SELECT VERSION(), @@global.read_only, @@max_allowed_packet, /*M! @@session.wsrep_on + */ 0, CONCAT_WS(' ', @@session.sql_mode, @@session.time_zone, @@session.character_set_client, @@session.character_set_connection, @@session.autocommit + 0 \
     /*M! , @@session.tx_isolation */ /*!80000 , @@session.transaction_isolation */)";
-const AS_SET: &str = "ANSI_QUOTES,STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION +00:00 READ-COMMITTED";
+const AS_SET: &str =
+    "ANSI_QUOTES,STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION +00:00 binary binary 0 READ-COMMITTED";
 /// Bytes of a packet that a server must take: those of the largest part of a transaction, in which
 /// each byte may have become two.
 const LEAST_PACKET: usize = 16 << 20;
