@@ -14,10 +14,10 @@ use std::fmt;
 use hkdf::Hkdf;
 use nimbus_manifests::{
     FileId, HKDF_INFO_ARCHIVE, HKDF_INFO_AUDIT, HKDF_INFO_DATA, HKDF_INFO_MANIFEST, MacKey,
+    on_wiped_stack,
 };
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
-use zeroize::Zeroize;
 
 use crate::memory::{KEY_BYTES, KeyBytes};
 use crate::random::{RandomError, SecureRandom};
@@ -175,17 +175,14 @@ impl fmt::Debug for PageMacKey {
     }
 }
 
-/// HKDF-SHA256 (RFC 5869), leaving nothing behind but `out`.
+/// HKDF-SHA256 (RFC 5869), leaving nothing behind but `out`: `Hkdf` drops blocks of its output, and
+/// `Hkdf::new` the pseudorandom key, unwiped. The HMAC states wipe themselves (feature "zeroize").
 ///
 /// # Panics
 /// When `out` is longer than 255 hashes, which no caller here comes near.
 pub(crate) fn hkdf_sha256(salt: Option<&[u8]>, key: &[u8], info: &[u8], out: &mut [u8]) {
-    // `extract` rather than `new`, which drops the pseudorandom key unwiped. The HMAC states wipe
-    // themselves (feature "zeroize").
-    let (mut pseudorandom_key, hkdf) = Hkdf::<Sha256>::extract(salt, key);
-    hkdf.expand(info, out)
+    on_wiped_stack(|| Hkdf::<Sha256>::new(salt, key).expand(info, out))
         .expect("the output is far shorter than 255 hashes");
-    pseudorandom_key.as_mut_slice().zeroize();
 }
 
 #[cfg(test)]

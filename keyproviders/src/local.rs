@@ -15,7 +15,9 @@ use std::fmt;
 use aes_gcm::Aes256Gcm;
 use aes_gcm::aead::{AeadInOut, KeyInit, Nonce, Tag};
 use chacha20poly1305::XChaCha20Poly1305;
-use nimbus_manifests::{HKDF_INFO_KEK_ID, KeyId, ProviderKind, Wrap, WrapAlgorithm, WrapContext};
+use nimbus_manifests::{
+    HKDF_INFO_KEK_ID, KeyId, ProviderKind, Wrap, WrapAlgorithm, WrapContext, on_wiped_stack,
+};
 use zeroize::Zeroizing;
 
 use crate::error::ProviderError;
@@ -75,14 +77,14 @@ impl LocalKey {
         random.fill(salt)?;
         let (text, tag) = sealed.split_at_mut(KEY_BYTES);
         // The DEK is encrypted where it will lie in the blob: no copy of it stays behind.
-        match algorithm {
+        on_wiped_stack(|| match algorithm {
             LocalAlgorithm::Aes256Gcm => {
                 self.seal::<Aes256Gcm>(salt, &context, dek, text, tag);
             }
             LocalAlgorithm::XChaCha20Poly1305 => {
                 self.seal::<XChaCha20Poly1305>(salt, &context, dek, text, tag);
             }
-        }
+        });
         Ok(Wrapped::new(kind, self.id.clone(), algorithm.into(), blob))
     }
 
@@ -113,12 +115,12 @@ impl LocalKey {
         let (salt, sealed) = wrap.blob.split_at(SALT_BYTES);
         let (text, tag) = sealed.split_at(KEY_BYTES);
         let context = context.encode(kind, &self.id);
-        let dek = match algorithm {
+        let dek = on_wiped_stack(|| match algorithm {
             LocalAlgorithm::Aes256Gcm => self.open::<Aes256Gcm>(salt, &context, text, tag),
             LocalAlgorithm::XChaCha20Poly1305 => {
                 self.open::<XChaCha20Poly1305>(salt, &context, text, tag)
             }
-        };
+        });
         dek.map(Unwrapped::Key).map_err(|_| failed())
     }
 

@@ -33,7 +33,9 @@ use chacha20poly1305::ChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use data_encoding::{BASE64_NOPAD, Specification};
 use hmac::{Hmac, Mac};
-use nimbus_manifests::{KeyId, ProviderKind, Timestamp, Wrap, WrapAlgorithm, WrapContext};
+use nimbus_manifests::{
+    KeyId, ProviderKind, Timestamp, Wrap, WrapAlgorithm, WrapContext, on_wiped_stack,
+};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -64,6 +66,15 @@ impl Recipient {
     /// # Errors
     /// When there is no randomness, or [`ProviderError::Unproven`].
     pub fn wrap(
+        &self,
+        dek: &Dek,
+        context: &WrapContext<'_>,
+        at: Timestamp,
+    ) -> Result<Wrap, ProviderError> {
+        on_wiped_stack(|| self.wrap_here(dek, context, at))
+    }
+
+    fn wrap_here(
         &self,
         dek: &Dek,
         context: &WrapContext<'_>,

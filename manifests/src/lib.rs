@@ -28,6 +28,7 @@ mod names;
 mod parser;
 mod seal;
 mod time;
+mod wiped_stack;
 
 pub use context::WrapContext;
 pub use error::{Field, InvalidManifest, MacMismatch, ParseError, Problem};
@@ -36,6 +37,7 @@ pub use manifest::{DekEntry, Manifest, Wrap};
 pub use names::{DekId, FileId, InvalidName, KeyId, Subject, SubjectKind, TenantId};
 pub use seal::{MacKey, SealedManifest};
 pub use time::Timestamp;
+pub use wiped_stack::on_wiped_stack;
 
 /// What the name of a manifest ends with: `<file>.nimbus-enc`.
 pub const SUFFIX: &str = ".nimbus-enc";

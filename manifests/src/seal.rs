@@ -8,30 +8,44 @@ use std::fmt;
 use data_encoding::BASE64;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::Zeroize as _;
 
 use crate::error::{MacMismatch, ParseError};
 use crate::manifest::{MAC_VALUE_BYTES, Manifest};
 use crate::parser;
+use crate::wiped_stack::on_wiped_stack;
 
-/// The key of a manifest's MAC. Wiped when dropped.
-#[derive(Zeroize, ZeroizeOnDrop)]
-pub struct MacKey([u8; 32]);
+/// The key of a manifest's MAC. It stays where it was made, and is wiped when dropped.
+pub struct MacKey(Box<[u8; 32]>);
 
 impl MacKey {
     /// A key that `fill` writes in place.
     #[must_use]
     pub fn init_with(fill: impl FnOnce(&mut [u8; 32])) -> Self {
-        let mut key = Self([0; 32]);
+        let mut key = Self(Box::new([0; 32]));
         fill(&mut key.0);
         key
     }
 
+    fn mac(&self, text: &str) -> [u8; 32] {
+        on_wiped_stack(|| self.over(text).finalize().into_bytes().into())
+    }
+
+    /// In constant time.
+    fn is_mac(&self, mac: &[u8; 32], text: &str) -> bool {
+        on_wiped_stack(|| self.over(text).verify_slice(mac).is_ok())
+    }
+
     fn over(&self, text: &str) -> Hmac<Sha256> {
-        let mut mac =
-            <Hmac<Sha256>>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
-        mac.update(text.as_bytes());
-        mac
+        <Hmac<Sha256>>::new_from_slice(&*self.0)
+            .expect("HMAC takes a key of any length")
+            .chain_update(text)
+    }
+}
+
+impl Drop for MacKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 
@@ -61,7 +75,7 @@ impl Manifest {
 impl SealedManifest {
     fn new(manifest: Manifest, key: &MacKey) -> Self {
         let covered = manifest.covered_text();
-        let mac = key.over(&covered).finalize().into_bytes().into();
+        let mac = key.mac(&covered);
         Self::assemble(covered, manifest, mac)
     }
 
@@ -98,10 +112,11 @@ impl SealedManifest {
     /// [`MacMismatch`]: the text was changed, or the key is not the one it was written under.
     pub fn verify(&self, key: &MacKey) -> Result<&Manifest, MacMismatch> {
         let covered = &self.text[..self.text.len() - MAC_VALUE_BYTES];
-        key.over(covered)
-            .verify_slice(&self.mac)
-            .map(|()| &self.manifest)
-            .map_err(|_mismatch| MacMismatch)
+        if key.is_mac(&self.mac, covered) {
+            Ok(&self.manifest)
+        } else {
+            Err(MacMismatch)
+        }
     }
 
     /// The manifest as it lies on the disk.

@@ -100,7 +100,7 @@ fn fill(
     let dir = parent(path);
     let new = NewFile::in_dir(dir, TEMPORARY_PREFIX).map_err(io_error("create a file in", dir))?;
     let mut plain = Snapshot::of_plaintext(source)?;
-    relayout(&mut plain, new.file(), Some(&key), validate, progress)
+    relayout(&mut plain, new.file(), Some(key), validate, progress)
         .map_err(|fault| fault.of(&Database::new(source, None)))?;
     drop(plain);
     crash_point!("migrate::copied");

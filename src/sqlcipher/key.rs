@@ -65,7 +65,7 @@ pub(super) fn page_key(database: &Database, connection: &Connection) -> Result<P
     let salt = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
     let salt = salt.and_then(|salt| <[u8; SALT]>::try_from(salt).ok());
     match (database.key(), salt) {
-        (Some(key), Some(salt)) => Ok(PageKey::new(&key, salt)),
+        (Some(key), Some(salt)) => Ok(PageKey::new(key, salt)),
         _ => Err(sqlite(
             "read the salt of",
             path,

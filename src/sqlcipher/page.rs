@@ -18,6 +18,7 @@ use aes::Aes256;
 use cbc::cipher::{Array, BlockModeDecrypt as _, BlockModeEncrypt as _, KeyIvInit as _};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use nimbus_keyproviders::{CipherKey, RandomError, SecureRandom};
+use nimbus_manifests::on_wiped_stack;
 use sha2::Sha512;
 use zeroize::Zeroizing;
 
@@ -29,7 +30,7 @@ pub(super) type Content = Zeroizing<[u8; CONTENT]>;
 
 /// What seals and opens the pages of one file.
 pub(super) struct PageKey {
-    cipher: Zeroizing<[u8; 32]>,
+    cipher: CipherKey,
     /// Keyed already; wipes itself.
     mac: Hmac<Sha512>,
     salt: [u8; SALT],
@@ -37,29 +38,20 @@ pub(super) struct PageKey {
 
 impl PageKey {
     /// The key of a file whose first 16 bytes are `salt`.
-    pub(super) fn new(key: &CipherKey, salt: [u8; SALT]) -> Self {
-        let mac_salt = salt.map(|byte| byte ^ MAC_SALT_MASK);
-        // PBKDF2 (RFC 8018, 5.2), first block: the XOR of two rounds; half of it is the key.
-        let keyed = hmac(key.expose());
-        let mut first = keyed.clone();
-        first.update(&mac_salt);
-        first.update(&1_u32.to_be_bytes());
-        let mut second = keyed;
-        let mut block = Zeroizing::new([0_u8; 64]);
-        block.copy_from_slice(&first.finalize().into_bytes());
-        second.update(&*block);
-        for (byte, other) in block.iter_mut().zip(second.finalize().into_bytes()) {
-            *byte ^= other;
-        }
+    pub(super) fn new(key: CipherKey, salt: [u8; SALT]) -> Self {
         Self {
-            cipher: Zeroizing::new(*key.expose()),
-            mac: hmac(&block[..32]),
+            mac: on_wiped_stack(|| page_mac(&key, salt)),
+            cipher: key,
             salt,
         }
     }
 
     /// The content of page `number`; `None` when it does not authenticate.
     pub(super) fn open(&self, number: u32, page: &Sealed) -> Option<Content> {
+        on_wiped_stack(|| self.open_here(number, page))
+    }
+
+    fn open_here(&self, number: u32, page: &Sealed) -> Option<Content> {
         let start = start(number);
         let mac = self.mac_of(number, page);
         mac.verify_slice(&page[MAC_AT..]).ok()?;
@@ -67,7 +59,8 @@ impl PageKey {
         content.copy_from_slice(&page[..CONTENT]);
         let iv: &[u8; IV] = page[CONTENT..MAC_AT].try_into().ok()?;
         let (blocks, _none) = Array::slice_as_chunks_mut(&mut content[start..]);
-        cbc::Decryptor::<Aes256>::new((&*self.cipher).into(), iv.into()).decrypt_blocks(blocks);
+        cbc::Decryptor::<Aes256>::new(self.cipher.expose().into(), iv.into())
+            .decrypt_blocks(blocks);
         content[..start].copy_from_slice(&MAGIC[..start]);
         Some(content)
     }
@@ -85,7 +78,10 @@ impl PageKey {
         let mut iv = [0; IV];
         random.fill(&mut iv)?;
         let (blocks, _none) = Array::slice_as_chunks_mut(&mut page[start..CONTENT]);
-        cbc::Encryptor::<Aes256>::new((&*self.cipher).into(), (&iv).into()).encrypt_blocks(blocks);
+        on_wiped_stack(|| {
+            cbc::Encryptor::<Aes256>::new(self.cipher.expose().into(), (&iv).into())
+                .encrypt_blocks(blocks)
+        });
         page[..start].copy_from_slice(&self.salt[..start]);
         page[CONTENT..MAC_AT].copy_from_slice(&iv);
         let mac = self.mac_of(number, &page).finalize().into_bytes();
@@ -99,6 +95,22 @@ impl PageKey {
         mac.update(&number.to_le_bytes());
         mac
     }
+}
+
+/// PBKDF2 (RFC 8018, 5.2), first block: the XOR of two rounds; half of it is the key.
+fn page_mac(key: &CipherKey, salt: [u8; SALT]) -> Hmac<Sha512> {
+    let keyed = hmac(key.expose());
+    let mut first = keyed.clone();
+    first.update(&salt.map(|byte| byte ^ MAC_SALT_MASK));
+    first.update(&1_u32.to_be_bytes());
+    let mut second = keyed;
+    let mut block = Zeroizing::new([0_u8; 64]);
+    block.copy_from_slice(&first.finalize().into_bytes());
+    second.update(&*block);
+    for (byte, other) in block.iter_mut().zip(second.finalize().into_bytes()) {
+        *byte ^= other;
+    }
+    hmac(&block[..32])
 }
 
 fn hmac(key: &[u8]) -> Hmac<Sha512> {
@@ -135,7 +147,7 @@ mod tests {
         let database = fixture.opened("demo").await;
         let mut file = std::fs::read(&path).unwrap();
         let salt = file[..SALT].try_into().unwrap();
-        let key = PageKey::new(&database.key().unwrap(), salt);
+        let key = PageKey::new(database.key().unwrap(), salt);
         let mut first = None;
         for (number, page) in (1..).zip(file.chunks_exact_mut(PAGE)) {
             let page: &mut Sealed = page.try_into().unwrap();

@@ -29,7 +29,7 @@ struct Copied {
 pub(super) fn relayout(
     source: &mut Snapshot,
     file: &File,
-    key: Option<&CipherKey>,
+    key: Option<CipherKey>,
     validate: bool,
     progress: Option<Progress>,
 ) -> Result<(), Fault> {
