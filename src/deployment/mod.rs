@@ -148,7 +148,7 @@ impl Deployment {
         };
         let options = RelationalOptions {
             max_open_tenants: options.max_open_tenants,
-            readers_per_tenant: options.readers_per_tenant,
+            readers: options.readers,
             open_patience: options.open_patience,
             due: options.due,
         };

@@ -40,14 +40,29 @@ impl FileLimit {
         part.clamp(FEWEST_CONNECTIONS, MOST_CONNECTIONS)
     }
 
-    /// How many tenants may be open at most: as the rest allows, whatever each of them does.
+    /// How many tenants may be open at most, as the rest allows.
     #[must_use]
     pub fn tenants(self) -> usize {
         let Some(files) = self.0 else {
             return usize::MAX;
         };
-        let rest = files.saturating_sub(u64::from(self.connections()) + OWN_FILES);
-        usize::try_from(rest / FILES_A_TENANT).map_or(usize::MAX, |tenants| tenants.max(1))
+        let tenants = self.rest(files) / FILES_A_TENANT;
+        usize::try_from(tenants).map_or(usize::MAX, |tenants| tenants.max(1))
+    }
+
+    /// How many connections may read beyond one of each of so many open tenants.
+    #[must_use]
+    pub fn spare_readers(self, tenants: usize) -> usize {
+        let Some(files) = self.0 else {
+            return usize::MAX;
+        };
+        let taken = LEAST_FILES_A_TENANT.saturating_mul(tenants as u64);
+        let spare = self.rest(files).saturating_sub(taken) / FILES_A_READER;
+        usize::try_from(spare).unwrap_or(usize::MAX)
+    }
+
+    fn rest(self, files: u64) -> u64 {
+        files.saturating_sub(u64::from(self.connections()) + OWN_FILES)
     }
 }
 
@@ -86,9 +101,13 @@ pub fn files_ran_out() -> bool {
         .any(|file| file.as_ref().is_err_and(is_exhaustion))
 }
 
-/// Database and WAL of the writer and of each of four readers, their shared memory, and the WAL
-/// once more where it is shipped.
-const FILES_A_TENANT: u64 = 12;
+/// Database and WAL of the writer and of one reader, their shared memory, and the WAL once more
+/// where it is shipped.
+const LEAST_FILES_A_TENANT: u64 = 6;
+/// Database and WAL.
+const FILES_A_READER: u64 = 2;
+/// So that tenants can have two readers each, or fewer of them more.
+const FILES_A_TENANT: u64 = LEAST_FILES_A_TENANT + FILES_A_READER;
 /// Of the server itself: the control file, the log, key providers, what a rotation copies.
 const OWN_FILES: u64 = 64;
 /// What one more connection to a database may need.
@@ -111,10 +130,10 @@ mod tests {
     fn connections_and_tenants_share_what_there_is() {
         for (files, connections, tenants) in [
             (Some(64), 64, 1),
-            (Some(256), 64, 10),
-            (Some(1024), 256, 58),
-            (Some(20_000), 8192, 978),
-            (Some(65_536), 8192, 4773),
+            (Some(256), 64, 16),
+            (Some(1024), 256, 88),
+            (Some(20_000), 8192, 1468),
+            (Some(65_536), 8192, 7160),
             (None, 8192, usize::MAX),
         ] {
             let limit = FileLimit(files);
@@ -127,14 +146,23 @@ mod tests {
     }
 
     #[test]
+    fn readers_have_what_open_tenants_leave() {
+        let limit = FileLimit(Some(20_000));
+        for (tenants, spare) in [(1468, 1468), (100, 5572), (10_000, 0)] {
+            assert_eq!(limit.spare_readers(tenants), spare, "{tenants}");
+        }
+        assert_eq!(FileLimit(None).spare_readers(1), usize::MAX);
+    }
+
+    #[test]
     fn memory_and_files_bound_the_open_tenants() {
         for (memory, files, tenants) in [
             (Some(128 << 20), None, 64),
             (Some(1 << 30), None, 256),
             (Some(24 << 30), None, 6144),
             (None, None, 8192),
-            (Some(24 << 30), Some(20_000), 978),
-            (Some(128 << 20), Some(256), 10),
+            (Some(24 << 30), Some(20_000), 1468),
+            (Some(128 << 20), Some(256), 16),
         ] {
             assert_eq!(
                 within(FileLimit(files), memory),

@@ -42,6 +42,7 @@ pub use error::{EngineFault, Limit, MAX_OFFENDERS, NoRoom, Offenders, StoreError
 pub use lifecycle::Tenants;
 pub use listed::Listed;
 pub use others::Claim;
+pub use readers::ReaderLimits;
 
 use crate::control::{Control, ControlError};
 use crate::documents::deploy::{AppFile, AppPath, ContentHash, Deploy, Deployed, Generations};

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::backend::{Opened, OpenedConnection, Storage};
 use super::group_commit::{IDLE, Writer};
-use super::readers::{GiveWay, Readers};
+use super::readers::{GiveWay, ReaderLimits, Readers};
 use super::registry::Resource;
 use super::{Cursors, DueLog, StoreError};
 use crate::metrics::{self, Counted};
@@ -24,12 +24,12 @@ pub struct OpenTenant<S: Storage> {
 }
 
 impl<S: Storage> OpenTenant<S> {
-    /// Takes over what a backend has opened: starts its writer, and reads with at most `readers`
-    /// connections.
+    /// Takes over what a backend has opened: starts its writer, and reads within
+    /// `readers`.
     pub(super) fn start(
         tenant: &TenantId,
         opened: Opened<S>,
-        readers: u32,
+        readers: &ReaderLimits,
         due: Arc<dyn DueLog>,
         way: Arc<dyn GiveWay>,
     ) -> Result<Self, StoreError> {

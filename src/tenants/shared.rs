@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::backend::{Backend, Storage};
 use super::open_tenant::OpenTenant;
 use super::others::SharedTenants;
-use super::readers::GiveWay;
+use super::readers::{GiveWay, ReaderLimits};
 use super::registry::Registry;
 use super::{DeletionLog, DueLog, StoreError};
 use crate::envelope::Envelope;
@@ -24,7 +24,7 @@ pub(super) struct Shared<B: Backend> {
     pub(super) envelope: Envelope,
     pub(super) deletions: Arc<dyn DeletionLog>,
     pub(super) due: Arc<dyn DueLog>,
-    pub(super) readers_per_tenant: u32,
+    pub(super) readers: ReaderLimits,
     pub(super) registry: Arc<Registry<OpenTenant<B::Storage>>>,
     /// Makes way for connections of open tenants.
     pub(super) way: Arc<IdleTenants<B::Storage>>,

@@ -173,7 +173,7 @@ impl Start {
         let leases = keep_leases(&deployment.envelope);
         let home = deployment.home(&settings.tenants).await?;
         let (due_index, clock) = due_index(&deployment, &home).await?;
-        let options = sqlite_options(&settings, max_open_tenants, due_index.clone());
+        let options = sqlite_options(&settings, files, max_open_tenants, due_index.clone());
         let tenants = deployment.tenants_in(&home, options).await?;
         let commands = commands(&door.token, lock).await?;
         let reloading = keep_reloading(signals.hangups, door.tls.clone());

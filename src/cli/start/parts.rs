@@ -19,13 +19,13 @@ use crate::deployment::{Deployment, Home, OlderControl};
 use crate::encryption::status::StatusReader;
 use crate::envelope::Envelope;
 use crate::error_chain::error_chain;
-use crate::process::{DataDirLock, LockId};
+use crate::process::{DataDirLock, FileLimit, LockId};
 use crate::runtime::{self, Background, Kept, blocking};
 use crate::scheduler::{Clock, DueIndex};
 use crate::server::Backups;
 use crate::sqlcipher::page_cache;
 use crate::tenants::sqlite::SqliteOptions;
-use crate::tenants::{StoreError, TenantProvider};
+use crate::tenants::{ReaderLimits, StoreError, TenantProvider};
 
 pub(super) fn backups(settings: &Settings) -> Result<Backups, BackupError> {
     let to = settings.shipping.as_ref();
@@ -46,11 +46,16 @@ pub(super) fn backups(settings: &Settings) -> Result<Backups, BackupError> {
 /// How tenants in files are kept.
 pub(super) fn sqlite_options(
     settings: &Settings,
+    files: FileLimit,
     max_open_tenants: usize,
     due: Arc<DueIndex>,
 ) -> SqliteOptions {
     SqliteOptions {
         max_open_tenants,
+        readers: ReaderLimits::new(
+            ReaderLimits::PER_TENANT,
+            files.spare_readers(max_open_tenants),
+        ),
         limits: settings.limits,
         due,
         ..SqliteOptions::default()

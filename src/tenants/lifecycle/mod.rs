@@ -34,7 +34,7 @@ use tokio::runtime::Handle;
 use super::backend::{Backend, Standing, Storage};
 use super::open_tenant::OpenTenant;
 use super::others::{Claim, SharedListener, SharedStanding};
-use super::readers::GiveWay;
+use super::readers::{GiveWay, ReaderLimits};
 use super::registry::{Registry, TenantHandle};
 use super::shared::{IdleTenants, KnownTenants, Shared};
 use super::sqlite::instant::Instants;
@@ -52,8 +52,8 @@ pub(super) struct LifecycleOptions {
     pub(super) max_open_tenants: usize,
     /// How long a request waits while all open tenants are in use, before it is refused.
     pub(super) open_patience: Duration,
-    /// Read connections of each tenant, opened as they are needed.
-    pub(super) readers_per_tenant: u32,
+    /// Read connections, opened as they are needed.
+    pub(super) readers: ReaderLimits,
     /// Receives due times.
     pub(super) due: Arc<dyn DueLog>,
 }
@@ -86,7 +86,7 @@ impl<B: Backend> Tenants<B> {
             envelope,
             deletions,
             due: options.due,
-            readers_per_tenant: options.readers_per_tenant,
+            readers: options.readers,
             way: Arc::new(IdleTenants {
                 registry: Arc::downgrade(&registry),
                 runtime: Handle::current(),
@@ -343,11 +343,11 @@ impl<B: Backend> Shared<B> {
     ) -> impl Fn() -> BoxFuture<'static, Result<OpenTenant<B::Storage>, StoreError>> + Send + use<B>
     {
         let (backend, tenant) = (Arc::clone(&self.backend), tenant.clone());
-        let (readers, due) = (self.readers_per_tenant, Arc::clone(&self.due));
+        let (readers, due) = (self.readers.clone(), Arc::clone(&self.due));
         let way: Arc<dyn GiveWay> = Arc::clone(&self.way) as _;
         move || {
             let (backend, tenant) = (Arc::clone(&backend), tenant.clone());
-            let (due, way) = (Arc::clone(&due), Arc::clone(&way));
+            let (readers, due, way) = (readers.clone(), Arc::clone(&due), Arc::clone(&way));
             async move {
                 let opened = backend.open(&tenant, intent).await?;
                 // Its storage may have come from elsewhere, a backup say, with work that nobody
@@ -356,7 +356,7 @@ impl<B: Backend> Shared<B> {
                     let (due, owner) = (Arc::clone(&due), tenant.clone());
                     blocking(move || due.found(&owner, earliest)).await;
                 }
-                OpenTenant::start(&tenant, opened, readers, due, way)
+                OpenTenant::start(&tenant, opened, &readers, due, way)
             }
             .boxed()
         }

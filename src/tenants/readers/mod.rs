@@ -1,10 +1,11 @@
 //! The read connections of one tenant: few, opened when needed, used on blocking threads.
 
 mod lookups;
+mod pool;
 mod scans;
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 use std::time::Duration;
@@ -18,6 +19,8 @@ use crate::metrics::{self, Counted};
 use crate::tenants::StoreError;
 use crate::tenants::backend::{Rows as _, Storage};
 use lookups::Lookups;
+pub use pool::ReaderLimits;
+use pool::{Place, Pool, Pooled, Taken};
 use scans::Scans;
 
 /// A tenant's read connections. Each query is one statement, or one transaction, and so sees one
@@ -30,7 +33,7 @@ pub(in crate::tenants) struct Readers<S: Storage> {
     permits: Arc<Semaphore>,
     count: u32,
     scans: Scans,
-    idle: Mutex<Vec<Reader<S::Rows>>>,
+    pool: Arc<Pool<Reader<S::Rows>>>,
     lookups: Lookups,
     /// How often tables or indexes have changed.
     schema: AtomicU64,
@@ -72,23 +75,23 @@ impl Drop for Caller {
 }
 
 impl<S: Storage> Readers<S> {
-    /// A pool of at most `count` connections, none of which is open yet. `halted` is what its
-    /// writer looks at, too.
+    /// A pool within `limits`, no connection of which is open yet. `halted` is what its writer
+    /// looks at, too.
     pub(in crate::tenants) fn new(
         tenant: &TenantId,
         storage: S,
-        count: u32,
+        limits: &ReaderLimits,
         halted: Arc<AtomicBool>,
         way: Option<Arc<dyn GiveWay>>,
     ) -> Arc<Self> {
-        let count = count.max(1);
+        let count = limits.per_tenant;
         Arc::new(Self {
             tenant: tenant.clone(),
             storage,
             permits: Arc::new(Semaphore::new(count as usize)),
             count,
             scans: Scans::of(count),
-            idle: Mutex::new(Vec::new()),
+            pool: Pool::new(limits),
             lookups: Lookups::default(),
             schema: AtomicU64::new(0),
             used: AtomicBool::new(false),
@@ -220,8 +223,7 @@ impl<S: Storage> Readers<S> {
 
     /// Closes the connections that are not in use. Blocks.
     pub(in crate::tenants) fn shed(&self) {
-        let idle = std::mem::take(&mut *self.idle());
-        drop(idle);
+        self.pool.shed();
     }
 
     /// Closes the connections when nothing was read since this was last asked. Blocks.
@@ -252,27 +254,35 @@ impl<S: Storage> Readers<S> {
 
     /// Takes over a connection that is open already, for the first query.
     pub(in crate::tenants) fn adopt(&self, rows: S::Rows) {
-        self.give_back(Reader { rows, schema: 0 });
+        self.pool.adopt(Reader { rows, schema: 0 });
     }
 
-    pub(in crate::tenants) fn take(&self) -> Result<Reader<S::Rows>, StoreError> {
+    fn take(&self) -> Result<Pooled<Reader<S::Rows>>, StoreError> {
         self.used.store(true, Ordering::Relaxed);
         let now = self.schema.load(Ordering::Relaxed);
-        // The one used last has the warmest cache.
-        let idle = self.idle().pop();
-        if let Some(mut reader) = idle {
-            if reader.schema != now {
-                reader.rows.forget_plans();
-                reader.schema = now;
+        match self.pool.take() {
+            Taken::Idle(mut reader) => {
+                if reader.schema != now {
+                    reader.rows.forget_plans();
+                    reader.schema = now;
+                }
+                Ok(reader)
             }
-            return Ok(reader);
+            Taken::New(place) => self.opened(place, now),
         }
-        let rows = self.connect(|| self.storage.reader())?;
-        Ok(Reader { rows, schema: now })
     }
 
-    pub(in crate::tenants) fn give_back(&self, reader: Reader<S::Rows>) {
-        self.idle().push(reader);
+    fn opened(
+        &self,
+        place: Place<Reader<S::Rows>>,
+        schema: u64,
+    ) -> Result<Pooled<Reader<S::Rows>>, StoreError> {
+        let rows = self.connect(|| self.storage.reader())?;
+        Ok(place.filled(Reader { rows, schema }))
+    }
+
+    fn give_back(&self, reader: Pooled<Reader<S::Rows>>) {
+        self.pool.give_back(reader);
     }
 
     pub(in crate::tenants) fn lookups(&self) -> &Lookups {
@@ -292,11 +302,7 @@ impl<S: Storage> Readers<S> {
     /// How many connections are open and not in use.
     #[cfg(test)]
     pub(in crate::tenants) fn waiting(&self) -> usize {
-        self.idle().len()
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<Reader<S::Rows>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pool.idle()
     }
 }
 

@@ -20,7 +20,7 @@ use crate::tenants::backend::{Backend, JobRows as _, Opened, OpenedConnection};
 use crate::tenants::error::NoRoom;
 use crate::tenants::lifecycle::LifecycleOptions;
 use crate::tenants::others::{Claim, SharedStanding, SharedTenants};
-use crate::tenants::{DeletionLog, DueLog, StoreError, Tenants, Unscheduled};
+use crate::tenants::{DeletionLog, DueLog, ReaderLimits, StoreError, Tenants, Unscheduled};
 
 /// How many tenants are kept open, and what each may use.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ pub struct RelationalOptions {
     /// Tenants open at once. A further one makes the least recently used one close.
     pub max_open_tenants: usize,
     /// Reads of each tenant at once.
-    pub readers_per_tenant: u32,
+    pub readers: ReaderLimits,
     /// How long a request waits while all open tenants are in use, before it is refused.
     pub open_patience: Duration,
     /// Who is told when work will be due.
@@ -39,7 +39,7 @@ impl Default for RelationalOptions {
     fn default() -> Self {
         Self {
             max_open_tenants: 256,
-            readers_per_tenant: 4,
+            readers: ReaderLimits::default(),
             open_patience: Duration::from_secs(5),
             due: Arc::new(Unscheduled),
         }
@@ -86,7 +86,7 @@ impl<E: Engine> Tenants<Relational<E>> {
         let options = LifecycleOptions {
             max_open_tenants: options.max_open_tenants,
             open_patience: options.open_patience,
-            readers_per_tenant: options.readers_per_tenant,
+            readers: options.readers,
             due: options.due,
         };
         Self::start(database, envelope, deletions, options).await

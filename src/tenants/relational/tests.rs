@@ -35,7 +35,7 @@ use crate::tenants::conformance::{
     Due, Fixture, Log, acme, add, bodies, conformance, fields, id, insert, table,
 };
 use crate::tenants::full_list::FullList as _;
-use crate::tenants::{StoreError, TenantProvider as _, TenantStore, Tenants};
+use crate::tenants::{ReaderLimits, StoreError, TenantProvider as _, TenantStore, Tenants};
 
 use watched::{Fault, Watch, Watched};
 
@@ -126,7 +126,7 @@ impl<E: Tested> House<E> {
     fn options(&self) -> RelationalOptions {
         RelationalOptions {
             max_open_tenants: 16,
-            readers_per_tenant: 2,
+            readers: ReaderLimits::new(2, usize::MAX),
             open_patience: Duration::from_secs(20),
             due: self.due.clone(),
         }

@@ -49,7 +49,7 @@ use super::backend::{Backend, Opened};
 use super::error::NoRoom;
 use super::lifecycle::{LifecycleOptions, Tenants};
 use super::open_tenant::OpenTenant;
-use super::{DeletionLog, DueLog, StoreError, Unscheduled};
+use super::{DeletionLog, DueLog, ReaderLimits, StoreError, Unscheduled};
 use crate::data_dir::{self, subject};
 use crate::envelope::{Envelope, Intent, KeyedFile};
 use crate::failpoints::crash_point;
@@ -65,8 +65,8 @@ use storage::SqliteStorage;
 pub struct SqliteOptions {
     /// Tenants open at once. A further one makes the least recently used one close.
     pub max_open_tenants: usize,
-    /// Read connections of each tenant, opened as they are needed.
-    pub readers_per_tenant: u32,
+    /// Read connections, opened as they are needed.
+    pub readers: ReaderLimits,
     /// How long a request waits while all open tenants are in use, before it is refused.
     pub open_patience: Duration,
     /// Receives due times.
@@ -79,7 +79,7 @@ impl Default for SqliteOptions {
     fn default() -> Self {
         Self {
             max_open_tenants: 256,
-            readers_per_tenant: 4,
+            readers: ReaderLimits::default(),
             open_patience: Duration::from_secs(5),
             due: Arc::new(Unscheduled),
             limits: Limits::default(),
@@ -124,7 +124,7 @@ impl SqliteTenants {
         let options = LifecycleOptions {
             max_open_tenants: options.max_open_tenants,
             open_patience: options.open_patience,
-            readers_per_tenant: options.readers_per_tenant,
+            readers: options.readers,
             due: options.due,
         };
         Self::start(files, envelope, deletions, options).await

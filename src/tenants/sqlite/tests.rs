@@ -21,7 +21,7 @@ use crate::tenants::conformance::{
 };
 use crate::tenants::full_list::FullList as _;
 use crate::tenants::writing::{WriterCache, Writing};
-use crate::tenants::{TenantProvider as _, TenantStore};
+use crate::tenants::{ReaderLimits, TenantProvider as _, TenantStore};
 
 /// A core with a fresh key.
 pub(super) fn encryption() -> Envelope {
@@ -50,7 +50,7 @@ impl House {
     async fn open_with(&self, max_open_tenants: usize) -> SqliteTenants {
         let options = SqliteOptions {
             max_open_tenants,
-            readers_per_tenant: 2,
+            readers: ReaderLimits::new(2, usize::MAX),
             open_patience: Duration::from_secs(20),
             due: self.due.clone(),
             ..SqliteOptions::default()

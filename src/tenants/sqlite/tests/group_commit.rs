@@ -11,7 +11,7 @@ use tokio::{sync::oneshot, time::timeout};
 use super::*;
 use crate::documents::query::QueryPage;
 use crate::tenants::{
-    alone,
+    ReaderLimits, alone,
     backend::DocumentRows as _,
     error::Limit,
     group_commit::{
@@ -82,7 +82,13 @@ async fn desk(prepare: impl FnOnce(&Connection)) -> Desk {
         .unwrap();
     let halted = Arc::default();
     let connection = SqliteTransaction::new(&storage.file(), connection, &halted, true).unwrap();
-    let readers = Readers::new(&tenant, storage, 2, halted, None);
+    let readers = Readers::new(
+        &tenant,
+        storage,
+        &ReaderLimits::new(2, usize::MAX),
+        halted,
+        None,
+    );
     let writer = start(&tenant, Some(connection), &readers);
     Desk {
         _turn: turn,

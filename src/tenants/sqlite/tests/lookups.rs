@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::tenants::{backend::Wanted, conformance::lookups::ask, readers::Readers};
+use crate::tenants::{ReaderLimits, backend::Wanted, conformance::lookups::ask, readers::Readers};
 
 #[tokio::test]
 async fn one_that_nobody_waits_for_any_more_is_not_read() {
@@ -11,7 +11,13 @@ async fn one_that_nobody_waits_for_any_more_is_not_read() {
     let (tenants, store) = acme(&house).await;
     let document = add(&store, "{}").await;
     let storage = house.storage("acme").await;
-    let readers = Readers::new(&id("acme"), storage, 1, Arc::default(), None);
+    let readers = Readers::new(
+        &id("acme"),
+        storage,
+        &ReaderLimits::new(1, usize::MAX),
+        Arc::default(),
+        None,
+    );
     let (mut wanted, mut answers, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
     for _each in 0..3 {
         let (answer, found) = oneshot::channel();

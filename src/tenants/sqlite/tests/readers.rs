@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::documents::query::Position;
-use crate::tenants::{conformance::queries::read, readers::Readers};
+use crate::tenants::{ReaderLimits, conformance::queries::read, readers::Readers};
 
 const ENDLESS: &str =
     "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
@@ -13,7 +13,13 @@ async fn a_read_whose_caller_went_away_ends_and_leaves_its_place_to_others() {
     let tenants = house.open().await;
     tenants.create_tenant(&id("demo")).await.unwrap();
     let storage = house.storage("demo").await;
-    let readers = Readers::new(&id("demo"), storage, 2, Arc::default(), None);
+    let readers = Readers::new(
+        &id("demo"),
+        storage,
+        &ReaderLimits::new(2, usize::MAX),
+        Arc::default(),
+        None,
+    );
     // As many as may read at once, none of which ends by itself.
     let (begun, mut waiting) = tokio::sync::mpsc::unbounded_channel();
     let mut endless = JoinSet::new();
@@ -50,7 +56,13 @@ async fn scans_leave_readers_to_what_an_index_answers() {
     drop(store);
     tenants.close().await.unwrap();
     let storage = house.storage("acme").await;
-    let readers = Readers::new(&id("acme"), storage, 4, Arc::default(), None);
+    let readers = Readers::new(
+        &id("acme"),
+        storage,
+        &ReaderLimits::new(4, usize::MAX),
+        Arc::default(),
+        None,
+    );
     let find = |query: &str, after: Option<Position>| {
         let (readers, query) = (Arc::clone(&readers), read(query));
         async move { readers.find(query, after, 10, usize::MAX).await }
