@@ -14,6 +14,7 @@ use super::sealed::{Claims, Sealed, seal};
 use super::{is_sha256, limits, sha256};
 use crate::control::{self, ArchiveSealer};
 use crate::data_dir;
+use crate::sqlcipher::UNIT;
 
 /// A snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -260,6 +261,18 @@ impl Run {
             Some(whole) => sha256(object) == *whole && pages(object).is_some(),
             None => is_run(object, self.pages, &self.index_sha256),
         }
+    }
+
+    /// What stands before its pages; `None` where it is too short for so many.
+    pub(super) fn head(&self) -> Option<Piece> {
+        let pages = u64::from(self.pages) * UNIT as u64;
+        Some(Piece {
+            object: self.object.clone(),
+            offset: self.offset,
+            bytes: self.bytes.checked_sub(pages)?,
+            sha256: self.index_sha256.clone(),
+            skip: 0,
+        })
     }
 
     pub(super) fn has_hashes(&self) -> bool {

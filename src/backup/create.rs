@@ -16,8 +16,9 @@ use nimbus_manifests::TenantId;
 use serde::{Deserialize, Serialize};
 
 use super::catalogue::{Catalogue, ShippedAt, StoredFile, StoredPart};
+use super::changes::Source;
 use super::room::AT_ONCE;
-use super::saving::{Frozen, Saving, Source};
+use super::saving::{Frozen, Saving};
 use super::sealed::is_same_key;
 use super::{BackupError, Location, Repository, S3Settings};
 use crate::audit::LogPart;
@@ -40,6 +41,17 @@ pub struct Deployment {
     pub tenants: Arc<dyn TenantProvider>,
     /// Held by who makes a snapshot: one at a time.
     pub turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Of what a snapshot is made, and how.
+#[derive(Debug, Clone, Default)]
+pub struct What {
+    /// One tenant alone, with the control file and the audit log.
+    pub only: Option<TenantId>,
+    /// Whether it goes on in the place of another line of the deployment.
+    pub take_over: bool,
+    /// Whether every page is read and hashed, whatever says that it did not change.
+    pub read_all: bool,
 }
 
 /// A snapshot, and what it has of the control file and the audit log.
@@ -90,8 +102,8 @@ pub struct MissingTenant {
 }
 
 impl Deployment {
-    /// Makes a snapshot of all tenants, or of `only` one, in the repository at `location`, which is made where there is none. A repository in which
-    /// another line of this deployment goes on is refused, unless this one is to `take_over`.
+    /// Makes a snapshot in the repository at `location`, which is made where there is none. A repository in which another line of this deployment
+    /// goes on is refused, unless this one is to take over.
     ///
     /// # Errors
     ///
@@ -100,23 +112,21 @@ impl Deployment {
         &self,
         location: &Location,
         s3: &S3Settings,
-        (only, take_over): (Option<TenantId>, bool),
+        what: What,
         progress: Progress,
     ) -> Result<Created, BackupError> {
         let control = Arc::clone(&self.control);
         let Some(sealer) = blocking(move || control.archive_sealer()).await else {
             return Err(BackupError::Plaintext);
         };
-        let subject = match &only {
+        let subject = match &what.only {
             Some(tenant) => data_dir::subject(tenant),
             None => control::subject(),
         };
         let event = Event::new(EventKind::Backup, EventOutcome::Begun).about(&subject);
         let event = event.saying(format!("to {location}"));
         self.envelope.record(event.clone()).await?;
-        let made = self
-            .snapshot(location, s3, &sealer, (only, take_over), progress)
-            .await;
+        let made = self.snapshot(location, s3, &sealer, what, progress).await;
         let made = made.map(|made| made.created);
         let ended = match &made {
             Ok(made) => Event::new(EventKind::Backup, EventOutcome::Done)
@@ -139,14 +149,14 @@ impl Deployment {
         location: &Location,
         s3: &S3Settings,
         sealer: &ArchiveSealer,
-        (only, take_over): (Option<TenantId>, bool),
+        what: What,
         progress: Progress,
     ) -> Result<Made, BackupError> {
         let _turn = self.turn.lock().await;
         let mut tries = 1..TRIES;
         loop {
-            let what = (only.clone(), take_over);
-            let made = self.attempt(location, s3, sealer, what, Arc::clone(&progress));
+            let progress = Arc::clone(&progress);
+            let made = self.attempt(location, s3, sealer, what.clone(), progress);
             match made.await {
                 Err(BackupError::RemovedMeanwhile { .. }) if tries.next().is_some() => {}
                 made => return made,
@@ -159,12 +169,17 @@ impl Deployment {
         location: &Location,
         s3: &S3Settings,
         sealer: &ArchiveSealer,
-        (only, take_over): (Option<TenantId>, bool),
+        what: What,
         progress: Progress,
     ) -> Result<Made, BackupError> {
         let repository =
             Repository::open_or_make(location, s3, &sealer.file_id.to_string()).await?;
         crash_point!("backup::repository-made");
+        let What {
+            only,
+            take_over,
+            read_all,
+        } = what;
         let mut newest = self.newest(&repository, sealer, take_over).await?;
         // After the newest entry is known: a later removal is met at the commit.
         let condemned = repository.condemned(&self.envelope).await?;
@@ -207,6 +222,7 @@ impl Deployment {
             (Arc::clone(&self.control), state.copies),
         );
         saving.condemned = condemned;
+        saving.read_all = read_all;
         let (count, mut rest) = (due.len(), BTreeSet::from_iter(due));
         let next = (0..count).filter_map(|_| capture.next(&mut rest));
         let tenants = stream::iter(next.map(|tenant| saving.tenant(&capture, tenant)));

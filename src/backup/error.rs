@@ -7,7 +7,6 @@ use nimbus_manifests::TenantId;
 
 use crate::audit::LogError;
 use crate::control::ControlError;
-use crate::encryption::status::StatusError;
 use crate::envelope::{EnvelopeError, Trouble};
 use crate::process::LockError;
 use crate::tenants::StoreError;
@@ -125,6 +124,21 @@ pub enum BackupError {
     /// There is no such snapshot, or no such instant.
     #[error("{0}")]
     NoSnapshot(String),
+    /// What may be the newest entry is under a key that is not at hand.
+    #[error(
+        "{object} in the repository {location} may be the newest that there is, and its key is not at hand. If it is yours, name the key and run \
+         this again; if none of yours made it, {next}"
+    )]
+    Withheld {
+        /// The repository.
+        location: String,
+        /// The entry.
+        object: String,
+        /// What to do where somebody put it there.
+        next: String,
+        /// Which key it is.
+        source: Box<BackupError>,
+    },
     /// Its control file has a data key that another one replaced.
     #[error(
         "the repository {location} has snapshots under newer data keys of the control file than {key}, which is in use: this deployment was \
@@ -288,9 +302,6 @@ pub enum BackupError {
     /// The tenant was not restored.
     #[error(transparent)]
     Tenants(#[from] StoreError),
-    /// A restored directory cannot be looked through.
-    #[error(transparent)]
-    Status(#[from] StatusError),
 }
 
 impl BackupError {

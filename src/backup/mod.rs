@@ -26,7 +26,7 @@
 //! | `ship` | continuous shipping |
 //! | `timeline` | which instants there are, and what belongs to one |
 //! | `create`, `restore`, `verify`, `verify_log`, `list`, `shred`, `rewrap`, `prune` | the operations |
-//! | `tip`, `saving` | what a snapshot goes on from, and what it adds |
+//! | `tip`, `saving`, `changes` | what a snapshot goes on from, and what it adds |
 //! | `requests` | what a server is asked |
 //! | `shipped` | which objects packs name |
 //! | `keep`, `retention` | which snapshots are kept, and that a server sees to it |
@@ -35,6 +35,7 @@
 mod bundle;
 pub mod catalogue;
 mod chain;
+mod changes;
 pub mod create;
 mod entries;
 pub mod epoch;

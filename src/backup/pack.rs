@@ -244,10 +244,8 @@ impl Pack {
     }
 
     /// The object, of which `data` is all that its spans name.
-    pub(super) fn object(&self, sealer: &ArchiveSealer, data: &[u8]) -> Bytes {
-        let mut object = seal(self, sealer);
-        object.extend(data);
-        object.into()
+    pub(super) fn object(&self, sealer: &ArchiveSealer, data: Data) -> Bytes {
+        data.behind(&seal(self, sealer))
     }
 
     /// Names what is in its own data by the object, behind a head of so many bytes.
@@ -314,69 +312,101 @@ pub(super) fn parse_head(bytes: &[u8]) -> Result<(SealedPack, u64), super::seale
     Ok((read, length as u64))
 }
 
-/// What the spans of a pack name, while it is put together.
-#[derive(Debug, Default)]
-pub(super) struct Data(Vec<u8>);
+/// What the spans of a pack name, while it is put together. Room for the head stands before it: nothing is copied once that is known.
+#[derive(Debug)]
+pub(super) struct Data {
+    room: usize,
+    bytes: Vec<u8>,
+}
 
 impl Data {
+    /// Room for a head, and for so many bytes behind it.
+    pub(super) fn new(head: usize, bytes: usize) -> Self {
+        let mut all = Vec::with_capacity(head + bytes);
+        all.resize(head, 0);
+        Self {
+            room: head,
+            bytes: all,
+        }
+    }
+
     pub(super) fn put(&mut self, bytes: &[u8]) -> Span {
+        self.put_with(|data| data.extend_from_slice(bytes))
+    }
+
+    /// What `write` appends.
+    fn put_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Span {
+        let begin = self.bytes.len();
+        write(&mut self.bytes);
+        let written = &self.bytes[begin..];
         Span {
-            offset: self.append(bytes),
-            bytes: bytes.len() as u64,
-            sha256: sha256(bytes),
+            offset: (begin - self.room) as u64,
+            bytes: written.len() as u64,
+            sha256: sha256(written),
         }
     }
 
     /// Where they begin.
     pub(super) fn append(&mut self, bytes: &[u8]) -> u64 {
-        let offset = self.0.len() as u64;
-        self.0.extend_from_slice(bytes);
+        let offset = (self.bytes.len() - self.room) as u64;
+        self.bytes.extend_from_slice(bytes);
         offset
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-/// Frames of one file, while they are collected.
-#[derive(Debug, Default)]
-pub(super) struct SegmentBuilder {
-    numbers: Vec<u8>,
-    pages: Vec<u8>,
-    frames: u32,
-    commits: Vec<(u32, u32, i64)>,
-}
-
-impl SegmentBuilder {
-    /// Adds a frame; `pages` of the database where a commit ends with it, which happened at `at_ms`.
-    pub(super) fn push(&mut self, number: u32, pages: u32, page: &[u8], at_ms: i64) {
-        self.numbers.extend(number.to_be_bytes());
-        self.pages.extend(page);
-        self.frames += 1;
-        if pages > 0 {
-            self.commits.push((self.frames, pages, at_ms));
+    /// The same behind `head`.
+    fn behind(mut self, head: &[u8]) -> Bytes {
+        match self.room.checked_sub(head.len()) {
+            Some(begin) => {
+                self.bytes[begin..self.room].copy_from_slice(head);
+                Bytes::from(self.bytes).slice(begin..)
+            }
+            None => [head, &self.bytes[self.room..]].concat().into(),
         }
     }
+}
 
-    /// The segment, whose bytes are put into `data`.
-    pub(super) fn finish(self, subject: String, base: u32, data: &mut Data) -> Segment {
-        let mut bytes = Vec::with_capacity(MAGIC.len() + 4 + self.numbers.len() + self.pages.len());
+/// A frame of a WAL.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Frame<'a> {
+    /// Of its page.
+    pub(super) number: u32,
+    /// Pages of the database, where a commit ends with it; else 0.
+    pub(super) pages: u32,
+    pub(super) page: &'a [u8],
+    /// When it was committed.
+    pub(super) at_ms: i64,
+}
+
+/// The segment of these frames, whose bytes are put into `data`.
+pub(super) fn segment(
+    subject: String,
+    base: u32,
+    frames: &[Frame<'_>],
+    data: &mut Data,
+) -> Segment {
+    let count = u32::try_from(frames.len()).unwrap_or(u32::MAX);
+    let span = data.put_with(|bytes| {
         bytes.extend(MAGIC);
-        bytes.extend(self.frames.to_be_bytes());
-        bytes.extend(self.numbers);
-        bytes.extend(self.pages);
-        Segment {
-            subject,
-            base,
-            span: data.put(&bytes),
-            frames: self.frames,
-            commits: self.commits,
+        bytes.extend(count.to_be_bytes());
+        bytes.extend(frames.iter().flat_map(|frame| frame.number.to_be_bytes()));
+        for frame in frames {
+            bytes.extend_from_slice(frame.page);
         }
+    });
+    let ends = (1..).zip(frames).filter(|(_, frame)| frame.pages > 0);
+    Segment {
+        subject,
+        base,
+        span,
+        frames: count,
+        commits: ends
+            .map(|(place, frame)| (place, frame.pages, frame.at_ms))
+            .collect(),
     }
 }
 
-fn frames_bytes(count: u32) -> u64 {
+/// How long a segment of so many frames is.
+pub(super) fn frames_bytes(count: u32) -> u64 {
     MAGIC.len() as u64 + 4 + u64::from(count) * (4 + UNIT as u64)
 }
 
@@ -419,11 +449,19 @@ mod tests {
     }
 
     fn pack(data: &mut Data) -> Pack {
-        let mut segment = SegmentBuilder::default();
-        for (number, pages) in [(1, 0), (7, 9), (1, 10)] {
-            segment.push(number, pages, &[u8::try_from(number).unwrap(); UNIT], 5000);
-        }
-        let segment = segment.finish("db:sqlite:tenant:demo:demo.sqlite3".to_owned(), 3, data);
+        let pages = [[1; UNIT], [7; UNIT]];
+        let frames = [(1, 0, 0), (7, 9, 1), (1, 10, 0)].map(|(number, pages_then, place)| Frame {
+            number,
+            pages: pages_then,
+            page: &pages[place],
+            at_ms: 5000,
+        });
+        let segment = segment(
+            "db:sqlite:tenant:demo:demo.sqlite3".to_owned(),
+            3,
+            &frames,
+            data,
+        );
         Pack {
             epoch: 2,
             number: 17,
@@ -443,9 +481,13 @@ mod tests {
 
     #[test]
     fn gives_back_the_frames_and_knows_each_changed_byte() {
-        let (mut data, sealer) = (Data::default(), sealer());
+        let (mut data, sealer) = (Data::new(4096, 0), sealer());
         let pack = pack(&mut data);
-        let object = pack.object(&sealer, data.bytes());
+        let object = pack.object(&sealer, data);
+        // Where the head has no room before the data, it is the same.
+        let mut tight = Data::new(7, 0);
+        let again = self::pack(&mut tight);
+        assert_eq!(again.object(&sealer, tight), object);
         let (read, head) = parse_head(&object).unwrap();
         assert!(read.is_authentic(&sealer.key));
         let segment = &read.claims.frames[0];
@@ -486,10 +528,10 @@ mod tests {
             |one| one.frames[0].commits[1].0 = 4,
             |one| one.frames[0].commits[1].2 = 4999,
         ] {
-            let mut data = Data::default();
+            let mut data = Data::new(0, 0);
             let mut wrong = pack(&mut data);
             change(&mut wrong);
-            let object = wrong.object(&sealer(), data.bytes());
+            let object = wrong.object(&sealer(), data);
             assert!(parse_head(&object).is_err(), "{wrong:?}");
         }
     }

@@ -120,6 +120,12 @@ impl Repository {
                     view.pass_over(number, &error);
                     continue;
                 }
+                // It may name what would go.
+                Err(error) if error.proves_nothing() => {
+                    let name = snapshot_name(number);
+                    let next = format!("move {name} out of the repository, and run this again");
+                    return Err(self.withheld_until(number, error, next));
+                }
                 Err(error) => return Err(error),
             };
             if !keys.go_on(&entry.key(), entry.keys_before()) {

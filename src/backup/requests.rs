@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Location;
+use super::create::What;
 use crate::{as_text, schemas};
 
 /// Make a snapshot of everything at one instant: all tenants, the control file and the audit log
@@ -30,6 +31,25 @@ pub struct CreateBackup {
     #[serde(default)]
     #[schema(required = false)]
     pub take_over: bool,
+
+    /// Read and hash every page, also of files that did not change
+    #[arg(long)]
+    #[serde(default)]
+    #[schema(required = false)]
+    pub read_all: bool,
+}
+
+impl CreateBackup {
+    /// Where to, and what.
+    #[must_use]
+    pub fn split(self) -> (Location, What) {
+        let what = What {
+            only: self.tenant_id,
+            take_over: self.take_over,
+            read_all: self.read_all,
+        };
+        (self.to, what)
+    }
 }
 
 /// Which tenant to restore beside those that are there.

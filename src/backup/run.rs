@@ -1,24 +1,26 @@
 //! Pages of one file in one object.
 //!
 //! ```text
-//! magic  "nimbus-pages/1\n"                                  15 bytes
+//! magic  "nimbus-pages/1\n", or "nimbus-pages/2\n"           15 bytes
 //! count  how many pages, big-endian                           4 bytes
 //! index  per page: number 4 (big-endian) │ version 32        36 bytes each, numbers ascending
+//!        of format 2 also                  │ tag 32          68 bytes each
 //! pages  as they lie in the file                           4096 bytes each, in the order of the index
 //! ```
 //!
-//! A page's version says whether the page changed: its SHA-256. IV and MAC of a SQLCipher page would not do: a page that was read wrong has those
-//! of the right one, and would be taken for it by every later snapshot.
+//! A page's version is its SHA-256, and proves it. The SHA-256 of what stands before the pages therefore proves all of the object, and names it:
+//! each byte is hashed once.
 //!
-//! The SHA-256 of what stands before the pages therefore proves all of the object, and names it: each byte is hashed once.
+//! Pages of SQLCipher have a [`Tag`], by which the next snapshot knows a page that did not change without hashing it. It proves nothing: what of it
+//! follows is in decision 0046.
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::sha256;
-use crate::sqlcipher::UNIT;
+use crate::sqlcipher::{Tag, UNIT, tag};
 
-/// What tells one state of a page from another.
+/// What proves a page.
 pub(super) type Version = [u8; 32];
 
 /// The version of a page.
@@ -29,6 +31,8 @@ pub(super) fn version(page: &[u8]) -> Version {
 /// Pages that are collected for an object.
 #[derive(Debug, Default)]
 pub(super) struct RunBuilder {
+    /// Whether its pages have tags.
+    is_tagged: bool,
     index: Vec<u8>,
     /// Room for the longest head, and the pages: nothing is moved once the head is known.
     object: Vec<u8>,
@@ -45,6 +49,14 @@ pub(super) struct FinishedRun {
 }
 
 impl RunBuilder {
+    /// Of pages that have tags.
+    pub(super) fn tagged() -> Self {
+        Self {
+            is_tagged: true,
+            ..Self::default()
+        }
+    }
+
     /// Adds a page, of at most `left` that may still come; its number is larger than those before.
     pub(super) fn push(&mut self, number: u32, version: &Version, page: &[u8], left: u32) {
         if self.object.is_empty() {
@@ -54,6 +66,9 @@ impl RunBuilder {
         }
         self.index.extend(number.to_be_bytes());
         self.index.extend(version);
+        if self.is_tagged {
+            self.index.extend(tag(page));
+        }
         self.object.extend_from_slice(page);
         self.count += 1;
     }
@@ -71,8 +86,9 @@ impl RunBuilder {
         let mut object = self.object;
         let begin = LONGEST_HEAD - HEAD - self.index.len();
         let (head, index) = object[begin..LONGEST_HEAD].split_at_mut(HEAD);
-        head[..MAGIC.len()].copy_from_slice(MAGIC);
-        head[MAGIC.len()..].copy_from_slice(&self.count.to_be_bytes());
+        let magic = if self.is_tagged { MAGIC_TAGGED } else { MAGIC };
+        head[..magic.len()].copy_from_slice(magic);
+        head[magic.len()..].copy_from_slice(&self.count.to_be_bytes());
         index.copy_from_slice(&self.index);
         let index_sha256 = sha256(&object[begin..LONGEST_HEAD]);
         FinishedRun {
@@ -83,56 +99,83 @@ impl RunBuilder {
     }
 }
 
-/// The length of what stands before the pages of an object with so many.
-pub(super) fn index_bytes(count: u32) -> u64 {
-    HEAD as u64 + u64::from(count) * ENTRY as u64
+/// A page in an index.
+pub(super) struct Entry {
+    pub(super) number: u32,
+    pub(super) version: Version,
+    pub(super) tag: Option<Tag>,
 }
 
-/// The index of an object, of which at least that part was read. `None` when it is none.
-pub(super) fn index(object: &[u8]) -> Option<impl Iterator<Item = (u32, Version)> + '_> {
-    let rest = object.strip_prefix(MAGIC)?;
-    let (count, rest) = rest.split_first_chunk::<4>()?;
-    let count = usize::try_from(u32::from_be_bytes(*count)).ok()?;
-    let index = rest.get(..count.checked_mul(ENTRY)?)?;
-    let mut before = 0;
-    for entry in index.chunks_exact(ENTRY) {
-        let number = number(entry);
-        if number <= before {
-            return None;
+/// What stands before the pages of an object.
+pub(super) struct Index<'a> {
+    entries: &'a [u8],
+    is_tagged: bool,
+}
+
+impl<'a> Index<'a> {
+    /// The index of an object, of which at least that part was read. `None` when it is none.
+    pub(super) fn of(object: &'a [u8]) -> Option<Self> {
+        let (is_tagged, rest) = match object.strip_prefix(MAGIC) {
+            Some(rest) => (false, rest),
+            None => (true, object.strip_prefix(MAGIC_TAGGED)?),
+        };
+        let (count, rest) = rest.split_first_chunk::<4>()?;
+        let count = usize::try_from(u32::from_be_bytes(*count)).ok()?;
+        let entries = rest.get(..count.checked_mul(entry_bytes(is_tagged))?)?;
+        let index = Self { entries, is_tagged };
+        let mut before = 0;
+        for Entry { number, .. } in index.entries() {
+            if number <= before {
+                return None;
+            }
+            before = number;
         }
-        before = number;
+        Some(index)
     }
-    Some(index.chunks_exact(ENTRY).map(|entry| {
-        let mut version = [0; 32];
-        version.copy_from_slice(&entry[4..]);
-        (number(entry), version)
-    }))
+
+    /// How long it is, with what stands before it.
+    fn bytes(&self) -> usize {
+        HEAD + self.entries.len()
+    }
+
+    /// How many pages there are.
+    fn len(&self) -> usize {
+        self.entries.len() / entry_bytes(self.is_tagged)
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = Entry> + use<'a> {
+        let is_tagged = self.is_tagged;
+        self.entries
+            .chunks_exact(entry_bytes(is_tagged))
+            .map(move |entry| Entry {
+                number: number(entry),
+                version: hash_at(entry, 4),
+                tag: is_tagged.then(|| hash_at(entry, ENTRY)),
+            })
+    }
 }
 
 /// Whether an object holds so many pages, and exactly those that the SHA-256 of its index says.
 pub(super) fn is_run(object: &[u8], count: u32, index_sha256: &str) -> bool {
-    let head = usize::try_from(index_bytes(count))
-        .ok()
-        .and_then(|end| object.split_at_checked(end));
-    let Some((head, pages)) = head.filter(|(head, _)| sha256(head) == index_sha256) else {
+    let Some(index) = Index::of(object).filter(|index| index.len() == count as usize) else {
         return false;
     };
-    let Some(index) = index(head).map(Iterator::collect::<Vec<_>>) else {
+    let (head, pages) = object.split_at(index.bytes());
+    if sha256(head) != index_sha256 || pages.len() != index.len() * UNIT {
         return false;
-    };
-    let pages = pages.chunks(UNIT);
-    let lengths = (pages.len(), index.len());
-    lengths == (count as usize, count as usize)
-        && pages
-            .zip(index)
-            .all(|(page, (_, found))| version(page) == found)
+    }
+    let mut pages = pages.chunks_exact(UNIT).zip(index.entries());
+    pages.all(|(page, of)| {
+        version(page) == of.version && of.tag.is_none_or(|known| known == tag(page))
+    })
 }
 
 /// The pages of an object, those that follow one another in the file together, with the number of the first. `None` when it is none, or has
 /// another length.
 pub(super) fn stretches(object: &[u8]) -> Option<Vec<(u32, &[u8])>> {
-    let numbers: Vec<u32> = index(object)?.map(|(number, _)| number).collect();
-    let pages = object.get(HEAD + numbers.len() * ENTRY..)?;
+    let index = Index::of(object)?;
+    let pages = object.get(index.bytes()..)?;
+    let numbers: Vec<u32> = index.entries().map(|entry| entry.number).collect();
     if pages.len() != numbers.len() * UNIT {
         return None;
     }
@@ -155,6 +198,20 @@ pub(super) fn pages(object: &[u8]) -> Option<impl Iterator<Item = (u32, &[u8])>>
     }))
 }
 
+fn hash_at(entry: &[u8], at: usize) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(&entry[at..at + 32]);
+    hash
+}
+
+/// The length of an entry.
+fn entry_bytes(is_tagged: bool) -> usize {
+    match is_tagged {
+        false => ENTRY,
+        true => ENTRY + size_of::<Tag>(),
+    }
+}
+
 fn number(bytes: &[u8]) -> u32 {
     bytes
         .iter()
@@ -163,11 +220,13 @@ fn number(bytes: &[u8]) -> u32 {
 }
 
 const MAGIC: &[u8] = b"nimbus-pages/1\n";
+/// Its pages have tags.
+const MAGIC_TAGGED: &[u8] = b"nimbus-pages/2\n";
 const HEAD: usize = MAGIC.len() + 4;
 const ENTRY: usize = 36;
 /// 16 MiB.
 const MOST_PAGES: u32 = 4096;
-const LONGEST_HEAD: usize = HEAD + MOST_PAGES as usize * ENTRY;
+const LONGEST_HEAD: usize = HEAD + MOST_PAGES as usize * (ENTRY + size_of::<Tag>());
 
 #[cfg(test)]
 mod tests {
@@ -175,46 +234,72 @@ mod tests {
 
     #[test]
     fn gives_back_what_was_put_in_and_takes_nothing_else() {
-        let mut run = RunBuilder::default();
-        for number in [1, 3, 0x0102_0304_u32] {
-            let page = vec![number.to_be_bytes()[3]; UNIT];
-            run.push(number, &version(&page), &page, 1);
+        for mut run in [RunBuilder::default(), RunBuilder::tagged()] {
+            let entry = entry_bytes(run.is_tagged);
+            let numbers = [1, 3, 0x0102_0304_u32];
+            for number in numbers {
+                let page = vec![number.to_be_bytes()[3]; UNIT];
+                run.push(number, &version(&page), &page, 1);
+            }
+            let is_tagged = run.is_tagged;
+            let FinishedRun {
+                object,
+                pages,
+                index_sha256,
+            } = run.finish();
+            let index_end = HEAD + 3 * entry;
+            assert_eq!((pages, object.len()), (3, index_end + 3 * UNIT));
+            assert!(is_run(&object, 3, &index_sha256));
+            assert!(!is_run(&object, 2, &index_sha256));
+            for at in 0..object.len() {
+                let mut changed = object.to_vec();
+                changed[at] ^= 1;
+                assert!(!is_run(&changed, 3, &index_sha256), "{at}");
+            }
+            let entries = |bytes: &[u8]| -> Option<Vec<_>> {
+                let entries = Index::of(bytes)?.entries();
+                Some(entries.map(|entry| (entry.number, entry.tag)).collect())
+            };
+            let known = |number: u32| {
+                let filled = [number.to_be_bytes()[3]; 32];
+                (number, is_tagged.then_some(filled))
+            };
+            let known = Some(numbers.map(known).to_vec());
+            assert_eq!(entries(&object), known);
+            assert_eq!(entries(&object[..index_end]), known);
+            let read = stretches(&object).unwrap();
+            assert_eq!(read.len(), 3);
+            assert_eq!(read[1], (3, &[3; UNIT][..]));
+            for length in 0..index_end {
+                assert_eq!(entries(&object[..length]), None, "{length}");
+            }
+            for length in [index_end, object.len() - 1, object.len() - UNIT] {
+                assert!(stretches(&object[..length]).is_none(), "{length}");
+                assert!(!is_run(&object[..length], 3, &index_sha256), "{length}");
+            }
+            let longer = [&object[..], &[0; UNIT]].concat();
+            assert!(stretches(&longer).is_none());
+            assert!(!is_run(&longer, 3, &index_sha256));
+            // Two pages under one number.
+            let mut twice = object.to_vec();
+            twice[HEAD + entry..HEAD + entry + 4].copy_from_slice(&1_u32.to_be_bytes());
+            assert!(stretches(&twice).is_none());
         }
-        let FinishedRun {
-            object,
-            pages,
-            index_sha256,
-        } = run.finish();
-        let index_end = usize::try_from(index_bytes(3)).unwrap();
-        assert_eq!((pages, object.len()), (3, index_end + 3 * UNIT));
-        assert!(is_run(&object, 3, &index_sha256));
-        assert!(!is_run(&object, 2, &index_sha256));
-        for at in 0..object.len() {
-            let mut changed = object.to_vec();
+    }
+
+    #[test]
+    fn an_index_whose_tag_is_not_that_of_its_page_is_none() {
+        let page: Vec<u8> = (0..UNIT).map(|at| (at % 251) as u8).collect();
+        let mut run = RunBuilder::tagged();
+        run.push(1, &version(&page), &page, 1);
+        let object = run.finish().object.to_vec();
+        let head = HEAD + entry_bytes(true);
+        assert!(is_run(&object, 1, &sha256(&object[..head])));
+        for at in HEAD + ENTRY..head {
+            let mut changed = object.clone();
             changed[at] ^= 1;
-            assert!(!is_run(&changed, 3, &index_sha256), "{at}");
+            assert!(!is_run(&changed, 1, &sha256(&changed[..head])), "{at}");
         }
-        let numbers =
-            |bytes: &[u8]| Some(index(bytes)?.map(|(number, _)| number).collect::<Vec<_>>());
-        assert_eq!(numbers(&object), Some(vec![1, 3, 0x0102_0304]));
-        assert_eq!(numbers(&object[..index_end]), Some(vec![1, 3, 0x0102_0304]));
-        let read = stretches(&object).unwrap();
-        assert_eq!(read.len(), 3);
-        assert_eq!(read[1], (3, &[3; UNIT][..]));
-        for length in 0..index_end {
-            assert_eq!(numbers(&object[..length]), None, "{length}");
-        }
-        for length in [index_end, object.len() - 1, object.len() - UNIT] {
-            assert!(stretches(&object[..length]).is_none(), "{length}");
-            assert!(!is_run(&object[..length], 3, &index_sha256), "{length}");
-        }
-        let longer = [&object[..], &[0; UNIT]].concat();
-        assert!(stretches(&longer).is_none());
-        assert!(!is_run(&longer, 3, &index_sha256));
-        // Two pages under one number.
-        let mut twice = object.to_vec();
-        twice[HEAD + ENTRY..HEAD + ENTRY + 4].copy_from_slice(&1_u32.to_be_bytes());
-        assert!(stretches(&twice).is_none());
     }
 
     #[test]

@@ -3,48 +3,29 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use nimbus_manifests::{Cipher, SealedManifest, Subject, TenantId};
 use tokio::sync::mpsc;
 
 use super::catalogue::{Catalogue, Piece, Run, SealedCatalogue, StoredFile, StoredPart};
+use super::changes::{Source, StoredPages, is_due, read_changes};
 use super::room::Room;
-use super::run::{FinishedRun, RunBuilder, Version, index, index_bytes, version};
+use super::run::{FinishedRun, Index, RunBuilder};
 use super::{BackupError, Repository, limits, printable, sha256};
 use crate::audit::LogPart;
 use crate::control::{AuditHead, Control, FrozenControl};
 use crate::data_dir;
-use crate::envelope::{Copies, PLAIN_SQLITE};
+use crate::envelope::Copies;
 use crate::failpoints::crash_point;
 use crate::runtime::{Progress, blocking};
 use crate::sqlcipher::UNIT;
-use crate::tenants::sqlite::{Capture, Captured};
+use crate::tenants::sqlite::Capture;
 
 /// The control file and the audit log, at a moment.
 pub(super) type Frozen = FrozenControl<Vec<LogPart>>;
-
-/// Where the bytes of a file come from.
-#[derive(Clone)]
-pub(super) enum Source {
-    Tenant(Arc<Mutex<Captured>>),
-    Bytes(Arc<Vec<u8>>),
-}
-
-impl Source {
-    /// How the file stands on the disk, where that says what is in it.
-    fn on_disk(&self) -> Option<String> {
-        match self {
-            Self::Tenant(captured) => {
-                let captured = captured.lock().unwrap_or_else(PoisonError::into_inner);
-                captured.pages.on_disk()
-            }
-            Self::Bytes(_) => None,
-        }
-    }
-}
 
 /// What is being added to a repository.
 pub(super) struct Saving<'a> {
@@ -60,14 +41,11 @@ pub(super) struct Saving<'a> {
     pub(super) added: AtomicU64,
     /// Names that are being removed now.
     pub(super) condemned: BTreeMap<String, u64>,
+    /// Whether every page is read and hashed, whatever is known of it.
+    pub(super) read_all: bool,
+    /// The number of the snapshot before: by it some pages are hashed although their tags are known.
+    turn: u64,
     room: Room,
-}
-
-/// A run, and the pages of it that count.
-struct StoredPages {
-    /// By number: which run has the page last, and its version there.
-    pages: Vec<Option<(u32, Version)>>,
-    runs: Vec<Run>,
 }
 
 impl<'a> Saving<'a> {
@@ -94,6 +72,8 @@ impl<'a> Saving<'a> {
             total: due.iter().map(|tenant| capture.length(tenant)).sum(),
             added: AtomicU64::new(0),
             condemned: BTreeMap::new(),
+            read_all: false,
+            turn: before.map_or(0, |before| before.number),
             room: Room::default(),
         }
     }
@@ -118,6 +98,8 @@ impl<'a> Saving<'a> {
             total: 0,
             added: AtomicU64::new(0),
             condemned: BTreeMap::new(),
+            read_all: false,
+            turn: 0,
             room: Room::default(),
         }
     }
@@ -212,9 +194,10 @@ impl<'a> Saving<'a> {
         let on_disk = source.on_disk();
         let before = self.before.get(&file_id);
         let unchanged = before.filter(|before| {
-            on_disk.is_some()
+            !self.read_all
+                && on_disk.is_some()
                 && before.on_disk == on_disk
-                && (&before.dek_id, before.bytes) == (&dek_id, source_bytes(&source))
+                && (&before.dek_id, before.bytes) == (&dek_id, source.bytes())
         });
         let (bytes, runs) = match unchanged {
             Some(before) => self.tell()(before.bytes)
@@ -258,7 +241,7 @@ impl<'a> Saving<'a> {
     ) -> Result<(u64, Vec<Run>), BackupError> {
         let (claims, tell) = (manifest.claims(), self.tell());
         let (file_id, cipher) = (claims.file_id().to_string(), claims.cipher());
-        let known = self.known(&file_id, cipher, source_bytes(&source)).await?;
+        let known = self.known(&file_id, cipher, source.bytes()).await?;
         let (sender, mut receiver) = mpsc::channel(1);
         let reading = blocking(move || read_changes(&source, cipher, known, &sender, &tell));
         let of = &file_id;
@@ -285,47 +268,43 @@ impl<'a> Saving<'a> {
         cipher: Cipher,
         bytes: u64,
     ) -> Result<StoredPages, BackupError> {
-        let nothing = StoredPages {
-            pages: Vec::new(),
-            runs: Vec::new(),
-        };
         let Some(before) = self
             .before
             .get(file_id)
             .filter(|before| before.cipher() == cipher)
         else {
-            return Ok(nothing);
+            return Ok(StoredPages::none());
         };
         let live = bytes.div_ceil(UNIT as u64);
         let kept: u64 = before.runs.iter().map(|run| u64::from(run.pages)).sum();
         let full = live / 4096 + MOST_RUNS;
         if kept * 2 > live * 3 + MOST_RUNS || before.runs.len() as u64 > full {
-            return Ok(nothing);
+            return Ok(StoredPages::none());
         }
-        let count = usize::try_from(before.bytes.div_ceil(UNIT as u64)).unwrap_or(0);
-        let mut pages = vec![None; count + 1];
-        for (place, run) in before.runs.iter().enumerate() {
-            let head = Piece {
-                object: run.object.clone(),
-                offset: run.offset,
-                bytes: index_bytes(run.pages),
-                sha256: run.index_sha256.clone(),
-                skip: 0,
+        let mut stored = StoredPages::of(&before.runs, before.bytes);
+        let heads = before.runs.iter().map(|run| {
+            async move {
+                let head = run.head().ok_or_else(|| {
+                    let why = "it is named as shorter than its pages";
+                    self.repository.damaged(&run.object, why)
+                })?;
+                self.repository.span(&head).await
+            }
+            .boxed()
+        });
+        let heads: Vec<_> = heads.collect();
+        let mut heads = stream::iter(heads).buffered(HEADS_AT_ONCE);
+        for (place, run) in (0..).zip(&before.runs) {
+            let Some(read) = heads.try_next().await? else {
+                break;
             };
-            let read = self.repository.span(&head).await?;
-            let Some(entries) = index(&read) else {
+            let Some(index) = Index::of(&read) else {
                 return Err(self.repository.damaged(&run.object, "its index is none"));
             };
-            for (number, version) in entries {
-                if let Some(page) = pages.get_mut(number as usize) {
-                    *page = Some((u32::try_from(place).unwrap_or(u32::MAX), version));
-                }
-            }
+            let by_tag = |number| !self.read_all && !is_due(number, self.turn);
+            stored.take(place, &index, by_tag);
         }
-        Ok(StoredPages {
-            pages,
-            runs: before.runs.clone(),
-        })
+        Ok(stored)
     }
 
     async fn run(&self, file_id: &str, run: RunBuilder) -> Result<Run, BackupError> {
@@ -407,78 +386,8 @@ impl<'a> Saving<'a> {
     }
 }
 
-fn source_bytes(source: &Source) -> u64 {
-    match source {
-        Source::Tenant(captured) => {
-            let captured = captured.lock().unwrap_or_else(PoisonError::into_inner);
-            u64::from(captured.pages.pages()) * UNIT as u64
-        }
-        Source::Bytes(bytes) => bytes.len() as u64,
-    }
-}
-
-/// Reads a file and sends the pages that are not known. Answers its length, and the known runs that still count. Blocks.
-fn read_changes(
-    source: &Source,
-    cipher: Cipher,
-    known: StoredPages,
-    sender: &mpsc::Sender<RunBuilder>,
-    tell: &dyn Fn(u64) -> bool,
-) -> io::Result<(u64, Vec<Run>)> {
-    let bytes = source_bytes(source);
-    let count = u32::try_from(bytes.div_ceil(UNIT as u64)).map_err(io::Error::other)?;
-    let mut counted = vec![false; known.runs.len()];
-    let mut run = RunBuilder::default();
-    let gone = |_| io::Error::from(io::ErrorKind::Interrupted);
-    let mut chunk = vec![0; UNIT * CHUNK as usize];
-    let mut first = 1;
-    while first <= count {
-        let pages = CHUNK.min(count - first + 1);
-        let chunk = &mut chunk[..UNIT * pages as usize];
-        match source {
-            Source::Tenant(captured) => {
-                let captured = captured.lock().unwrap_or_else(PoisonError::into_inner);
-                captured.pages.read(first, chunk)?;
-            }
-            Source::Bytes(all) => {
-                let at = (first as usize - 1) * UNIT;
-                let there = &all[at..all.len().min(at + chunk.len())];
-                chunk.fill(0);
-                chunk[..there.len()].copy_from_slice(there);
-            }
-        }
-        for (number, page) in (first..).zip(chunk.chunks_exact(UNIT)) {
-            if number == 1 && cipher == Cipher::Sqlcipher4 && page.starts_with(PLAIN_SQLITE) {
-                return Err(io::Error::other("its first page is in plaintext"));
-            }
-            let version = version(page);
-            match known.pages.get(number as usize) {
-                Some(Some((place, before))) if *before == version => {
-                    counted[*place as usize] = true
-                }
-                _ => run.push(number, &version, page, count - number + 1),
-            }
-            if run.is_full() {
-                sender
-                    .blocking_send(std::mem::take(&mut run))
-                    .map_err(gone)?;
-            }
-        }
-        if !tell(chunk.len() as u64) {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        first += pages;
-    }
-    if run.count() > 0 {
-        sender.blocking_send(run).map_err(gone)?;
-    }
-    let runs = known.runs.into_iter().zip(counted);
-    let runs = runs.filter(|(_, counts)| *counts).map(|(run, _)| run);
-    Ok((bytes, runs.collect()))
-}
-
-/// Pages that are read at a time.
-const CHUNK: u32 = 256;
+/// Heads of objects that are read at a time.
+const HEADS_AT_ONCE: usize = 8;
 /// From how many objects on a file is stored anew, beyond one for each 16 MiB of it.
 const MOST_RUNS: u64 = 64;
 /// The same of a part of the audit log.

@@ -330,13 +330,24 @@ impl Repository {
             proof: Proof::Pages,
             as_it_was: true,
         };
-        let chosen = restore.choose(self.clone(), Some(envelope.clone())).await?;
+        let chosen = match restore.choose(self.clone(), Some(envelope.clone())).await {
+            Err(error @ BackupError::Withheld { .. }) => {
+                found
+                    .unproven
+                    .push(format!("nothing was restored: {}", said(&error)));
+                return Ok(());
+            }
+            chosen => chosen?,
+        };
         let dirs = Dirs {
             data: scratch.path().join("data"),
             control: scratch.path().join("data"),
         };
         let plan = chosen.restore(dirs, provider, progress).await?;
         found.unproven.extend(plan.unproven);
+        if !plan.damaged.is_empty() {
+            found.findings.push(READ_ALL.to_owned());
+        }
         let damaged = plan.damaged.into_iter();
         found
             .damage
@@ -360,5 +371,7 @@ enum Span<'a> {
     Piece(&'a Piece),
 }
 
+/// What to do about a page that was wrong when it was stored.
+pub(super) const READ_ALL: &str = "where a tenant is sound on the disk, `nimbus backup create --read-all` stores it as it is there";
 /// Objects that are read at a time.
 const AT_ONCE: usize = 4;

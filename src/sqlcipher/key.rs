@@ -14,7 +14,7 @@ use rusqlite::{Connection, ffi};
 use zeroize::Zeroizing;
 
 use super::Database;
-use super::error::{CopyError, sqlite, sqlite_error};
+use super::error::{OpenError, sqlite_error};
 use super::page::{PageKey, SALT};
 use super::page_cache::{Owner, opened_for};
 
@@ -57,19 +57,19 @@ const RAW_KEY_BYTES: usize = 2 + 64 + 1;
 
 /// The key of a database's pages. Its salt is asked of SQLCipher: whoever opens and closes the file
 /// by hand takes away SQLite's locks on it.
-pub(super) fn page_key(database: &Database, connection: &Connection) -> Result<PageKey, CopyError> {
-    let path = database.path();
+pub(super) fn page_key(database: &Database, connection: &Connection) -> Result<PageKey, OpenError> {
+    let failed = |source| OpenError::Sqlite {
+        action: "read the salt of",
+        path: database.path().to_owned(),
+        source,
+    };
     let text: String = connection
         .pragma_query_value(None, "cipher_salt", |row| row.get(0))
-        .map_err(|error| sqlite("read the salt of", path, error))?;
+        .map_err(failed)?;
     let salt = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
     let salt = salt.and_then(|salt| <[u8; SALT]>::try_from(salt).ok());
     match (database.key(), salt) {
         (Some(key), Some(salt)) => Ok(PageKey::new(key, salt)),
-        _ => Err(sqlite(
-            "read the salt of",
-            path,
-            sqlite_error(ffi::SQLITE_NOTADB),
-        )),
+        _ => Err(failed(sqlite_error(ffi::SQLITE_NOTADB))),
     }
 }

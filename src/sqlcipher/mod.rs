@@ -47,6 +47,7 @@ pub(crate) use copy::fold_wal;
 pub use copy::{export_plaintext, import_plaintext};
 pub use error::{CopyError, Damage, OpenError};
 pub(crate) use online_rekey::{Following, NotSwapped};
+pub(crate) use page::{Tag, tag};
 pub(crate) use rekey::swap_to_next_key;
 pub(crate) use temporary::{keep_free, was_refused};
 pub(crate) use wal::{WalReader, frames as wal_frames};

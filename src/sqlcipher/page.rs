@@ -25,6 +25,19 @@ use zeroize::Zeroizing;
 /// A page as it lies in the file.
 pub(super) type Sealed = [u8; PAGE];
 
+/// What tells one state of a page from another without reading it: [`tag`].
+pub(crate) type Tag = [u8; 32];
+
+/// The IV of a page and the beginning of its MAC. SQLCipher takes a fresh IV for each writing, and
+/// the MAC is over all of the page: of pages that authenticate, two with one tag are the same.
+pub(crate) fn tag(page: &[u8]) -> Tag {
+    let mut tag = [0; size_of::<Tag>()];
+    if let Some(bytes) = page.get(CONTENT..CONTENT + tag.len()) {
+        tag.copy_from_slice(bytes);
+    }
+    tag
+}
+
 /// A page's content; what is in it was a tenant's, so it is wiped.
 pub(super) type Content = Zeroizing<[u8; CONTENT]>;
 

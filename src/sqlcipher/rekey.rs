@@ -19,15 +19,13 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, ffi};
 
 use super::copy::{Inventory, alone};
-use super::error::{CopyError, damaged, io_error, sqlite, sqlite_error};
-use super::key::page_key;
-use super::page::{Content, PAGE};
+use super::error::{CopyError, io_error, sqlite, sqlite_error};
 use super::{Database, PAGE_BYTES, confirm};
 use crate::data_dir::{parent, sync_dir};
 use crate::envelope::KeyedFile;
 use crate::failpoints::crash_point;
 use crate::runtime::Progress;
-use crate::sqlite_file::{self, SqliteFile};
+use crate::sqlite_file;
 
 /// Puts a copy under the next key in the place of a database whose manifest says `rekeying`. Nobody
 /// else may have the database open. Blocks.
@@ -102,55 +100,14 @@ pub(super) fn verify(
 }
 
 impl Database {
-    /// Proves every page of a finished copy that nobody else has, with one reading: SQLite's own
-    /// check reads each page that is in use through SQLCipher, which authenticates it; what it does
-    /// not read, the leaves of the free list, is authenticated beside it. Gives the connection.
+    /// Proves every page of a finished copy that nobody else has, each once. Gives the connection.
     fn verify_copy(&self, progress: Option<&Progress>) -> Result<Connection, CopyError> {
         let failed = |error| CopyError::from(self.explain("verify", error));
         let mut connection = self.fresh()?;
         ask_now_and_then(&mut connection, progress).map_err(failed)?;
-        self.verify_structure(&connection)?;
-        self.verify_free(&connection, progress)?;
+        self.verify_once(&connection, progress)?;
         Ok(connection)
     }
-
-    /// Authenticates the pages that are free: the leaves of the list, which hang on its trunks
-    /// (<https://www.sqlite.org/fileformat.html#the_freelist>). The structure was checked before.
-    fn verify_free(
-        &self,
-        connection: &Connection,
-        progress: Option<&Progress>,
-    ) -> Result<(), CopyError> {
-        let path = self.path();
-        let key = page_key(self, connection)?;
-        let file = SqliteFile::open(path).map_err(io_error("open", path))?;
-        let pages = file.len().map_err(io_error("read", path))? / PAGE_BYTES;
-        let read = |number: u32| {
-            let mut page = [0; PAGE];
-            file.read_exact_at(&mut page, u64::from(number - 1) * PAGE_BYTES)
-                .map_err(io_error("read", path))?;
-            let content = key.open(number, &page);
-            content.ok_or_else(|| damaged(path, pages))
-        };
-        let mut trunk = number(&read(1)?, FIRST_TRUNK);
-        while trunk != 0 {
-            if progress.is_some_and(|progress| !progress(pages * PAGE_BYTES, pages * PAGE_BYTES)) {
-                return Err(sqlite("verify", path, sqlite_error(ffi::SQLITE_INTERRUPT)));
-            }
-            let content = read(trunk)?;
-            for leaf in 0..number(&content, LEAVES) {
-                let _authentic = read(number(&content, FIRST_LEAF + 4 * leaf as usize))?;
-            }
-            trunk = number(&content, NEXT_TRUNK);
-        }
-        Ok(())
-    }
-}
-
-/// A number of a page, big-endian.
-fn number(content: &Content, at: usize) -> u32 {
-    let bytes = content.iter().skip(at).take(4);
-    bytes.fold(0, |number, byte| number << 8 | u32::from(*byte))
 }
 
 /// Has a connection stop at its next opportunity when `progress` says so.
@@ -205,9 +162,3 @@ pub(super) fn copy_pages(
 const PAGES_A_STEP: i32 = 1024;
 /// Of SQLite's machine, and of its structural check.
 const ASK_EVERY: i32 = 2_000;
-/// Where the first trunk page of the free list stands, in page 1.
-const FIRST_TRUNK: usize = 32;
-/// In a trunk page: the next one, how many leaves hang on it, and which.
-const NEXT_TRUNK: usize = 0;
-const LEAVES: usize = 4;
-const FIRST_LEAF: usize = 8;

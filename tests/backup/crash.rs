@@ -17,7 +17,7 @@ const RESTORE: [(&str, bool); 6] = [
     ("restore::marked=return", false),
     ("restore::tenants-written=return", false),
     ("restore::written=return", false),
-    ("restore::proven=return", false),
+    ("restore::tenant-written=return", false),
     ("restore::recorded=return", false),
     ("restore::finished=return", true),
 ];

@@ -8,12 +8,14 @@
 
 mod attacked;
 mod bounded;
+mod cold;
 mod counted;
 mod crash;
 mod faults;
 mod foreign;
 mod in_part;
 mod lines;
+mod listed;
 mod model;
 mod old_key;
 mod one_tenant;
@@ -32,6 +34,7 @@ mod shredded;
 mod snapshots;
 mod stalled;
 mod untrusted;
+mod withheld;
 
 use std::path::Path;
 use std::process::{Command, Output};

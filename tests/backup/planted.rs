@@ -6,10 +6,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use nimbus_test_support::files_under;
+use nimbus_test_support::{Machine, files_under};
 use serde_json::json;
 
-use super::{add, as_str, backup, filled, machine, start_on};
+use super::{add, as_str, backup, backup_with, filled, machine, notes, restore, start_on};
 
 fn holds(dir: &Path, needle: &[u8]) -> Vec<PathBuf> {
     let mut files = files_under(dir);
@@ -118,26 +118,60 @@ fn a_manifest_beside_another_tenant_makes_no_snapshot_that_nobody_can_read() {
     );
 }
 
-#[test]
-fn a_page_that_was_wrong_once_is_not_wrong_in_every_later_snapshot() {
-    let flip = |dir: &Path| {
-        let path = dir.join("b.sqlite3");
-        let mut bytes = fs::read(&path).expect("a database");
-        let at = bytes.len() / 4096 / 2 * 4096 + 100;
-        bytes[at] ^= 1;
-        fs::write(path, bytes).expect("another byte");
-    };
+/// Changes a byte of a page of `b`, or changes it back: IV and MAC stay.
+fn flip(dir: &Path) {
+    let path = dir.join("b.sqlite3");
+    let mut bytes = fs::read(&path).expect("a database");
+    let at = bytes.len() / 4096 / 2 * 4096 + 100;
+    bytes[at] ^= 1;
+    fs::write(path, bytes).expect("another byte");
+}
+
+/// A snapshot in which a page of `b` is wrong that is right on the disk since.
+fn wrong_once() -> Machine {
     let machine = machine();
     filled(&machine, &["a", "b"]).stop();
     flip(&machine.data_dir());
-    let _ran = backup(&machine, &["create", "--to", "repo"]);
-    flip(&machine.data_dir());
     let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &[]);
-    let _ = backup(
-        &machine,
-        &["restore", "--from", "repo", "--data-dir", "new"],
-    )
-    .expect(0, &[]);
+    flip(&machine.data_dir());
+    machine
+}
+
+const DEEP: [&str; 4] = ["verify", "--from", "repo", "--deep"];
+
+#[test]
+fn a_page_that_was_wrong_once_is_not_wrong_in_every_later_snapshot() {
+    let machine = wrong_once();
+    // Of two pages, one is hashed in each.
+    let environment = [("FAILPOINTS", "backup::each-hashed-within=return")];
+    for _snapshot in 0..2 {
+        let path = machine.data_dir().join("b.sqlite3");
+        let bytes = fs::read(&path).expect("a database");
+        fs::write(path, bytes).expect("it does not stand as it was");
+        let _ = backup_with(&machine, &["create", "--to", "repo"], &environment).expect(0, &[]);
+    }
+    let _ = backup(&machine, &DEEP).expect(0, &["all authentic"]);
+    let _ = restore(&machine, "new", &[]).expect(0, &[]);
+}
+
+#[test]
+fn a_wrong_page_with_the_iv_and_mac_of_the_right_one_is_found_and_replaced_where_all_is_read() {
+    let machine = wrong_once();
+    let found = ["it was not restored: b", "page-corrupt"];
+    let _ = backup(&machine, &DEEP).expect(1, &found);
+    // By its tag it is the page that is stored.
+    let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &["Snapshot 2"]);
+    let _ = backup(&machine, &DEEP).expect(1, &found);
+    let _ = backup(&machine, &["create", "--to", "repo", "--read-all"]).expect(0, &["Snapshot 3"]);
+    let _ = backup(&machine, &DEEP).expect(0, &["snapshot 3 was restored", "all authentic"]);
+    // A page that is changed on the disk since does not get into the repository.
+    flip(&machine.data_dir());
+    let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &["Snapshot 4"]);
+    let _ = backup(&machine, &DEEP).expect(0, &["snapshot 4 was restored", "all authentic"]);
+    let _ = restore(&machine, "new", &[]).expect(0, &[]);
+    let restored = start_on(&machine, "new", &[]);
+    assert_eq!(notes(&restored, "b").len(), 3);
+    restored.stop();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use nimbus_test_support::files_under;
 use serde_json::json;
 
 use super::counted::open_tenants;
-use super::{CANARY, add, backup, filled, machine, notes, restore, start_on};
+use super::{CANARY, add, backup, backup_with, filled, machine, notes, restore, start_on};
 
 #[test]
 fn a_running_deployment_is_saved_and_restored_with_all_that_it_is() {
@@ -167,6 +167,46 @@ fn a_snapshot_adds_what_changed_and_no_more() {
         &["list", "--from", "repo", "--tenant-id", "small"],
     )
     .expect(0, &["SNAPSHOT", "file "]);
+}
+
+#[test]
+fn pages_that_an_earlier_release_stored_without_tags_are_read_and_built_upon() {
+    let machine = machine();
+    let server = filled(&machine, &["a"]);
+    for n in 0..40 {
+        let _id = server.insert("a", "notes", &json!({"n": n, "text": "y".repeat(20_000)}));
+    }
+    let bases = |format: &str| -> Vec<Vec<u8>> {
+        let objects = files_under(&machine.path("repo/base")).into_iter();
+        let read = objects.map(|object| fs::read(object).expect("an object"));
+        read.filter(|object| object.starts_with(format.as_bytes()))
+            .collect()
+    };
+    let environment = [("FAILPOINTS", "backup::no-tags=return")];
+    let stopped = |server: nimbus_test_support::Server, environment: &[(&str, &str)]| {
+        server.stop();
+        backup_with(&machine, &["create", "--to", "repo"], environment).expect(0, &[]);
+    };
+    stopped(server, &environment);
+    assert_eq!(bases("nimbus-pages/2"), [] as [Vec<u8>; 0]);
+    let first = bases("nimbus-pages/1").len();
+    let server = machine.start(&[]);
+    add(&server, "a", 1);
+    let before = notes(&server, "a");
+    stopped(server, &[]);
+    // What changed alone, and of the control file as before.
+    let tagged = bases("nimbus-pages/2");
+    assert_eq!(
+        (tagged.len(), bases("nimbus-pages/1").len()),
+        (1, first + 1)
+    );
+    assert!(tagged[0].len() < 40 * 4096, "{}", tagged[0].len());
+    let deep = ["verify", "--from", "repo", "--deep"];
+    let _ = backup(&machine, &deep).expect(0, &["snapshot 2 was restored", "all authentic"]);
+    let _ = restore(&machine, "new", &[]).expect(0, &[]);
+    let restored = start_on(&machine, "new", &[]);
+    assert_eq!(notes(&restored, "a"), before);
+    restored.stop();
 }
 
 #[test]

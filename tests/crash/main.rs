@@ -51,7 +51,7 @@ const ELSEWHERE: &[&str] = &[
     "restore::marked",
     "restore::tenants-written",
     "restore::written",
-    "restore::proven",
+    "restore::tenant-written",
     "restore::recorded",
     "restore::finished",
     "restore::tenant-fetched",

@@ -21,9 +21,10 @@ import nimbus_enc
 from nimbus_enc import Refused
 
 PAGE = 4096
-MAGIC = b"nimbus-pages/1\n"
+PAGES = {b"nimbus-pages/1\n": struct.Struct(">I32s"), b"nimbus-pages/2\n": struct.Struct(">I32s32s")}
+MAGIC = 15
+TAG = slice(4016, 4048)
 FRAMES = b"nimbus-frames/1\n"
-ENTRY = struct.Struct(">I32s")
 
 
 def main():
@@ -249,11 +250,12 @@ def assemble(repository, entry):
         with (repository / run["object"]).open("rb") as file:
             file.seek(run["offset"])
             span = file.read(run["bytes"])
-        if not span.startswith(MAGIC):
+        form = PAGES.get(span[:MAGIC])
+        if form is None:
             raise Refused(f"{run['object']} holds no pages")
-        (held,) = struct.unpack_from(">I", span, len(MAGIC))
-        index = len(MAGIC) + 4
-        first = index + held * ENTRY.size
+        (held,) = struct.unpack_from(">I", span, MAGIC)
+        index = MAGIC + 4
+        first = index + held * form.size
         if len(span) != first + held * PAGE:
             raise Refused(f"{run['object']} has another length than its index says")
         # In repositories of older servers "sha256" proves the pages; in others their versions do.
@@ -261,9 +263,9 @@ def assemble(repository, entry):
         if hashlib.sha256(whole and span or span[:first]).hexdigest() != (whole or run["index_sha256"]):
             raise Refused(f"{run['object']} is damaged")
         for place in range(held):
-            number, version = ENTRY.unpack_from(span, index + place * ENTRY.size)
+            number, version, *tag = form.unpack_from(span, index + place * form.size)
             page = span[first + place * PAGE : first + (place + 1) * PAGE]
-            if not whole and hashlib.sha256(page).digest() != version:
+            if not whole and (hashlib.sha256(page).digest() != version or tag not in ([], [page[TAG]])):
                 raise Refused(f"{run['object']} is damaged")
             pages[number] = page
     missing = [number for number in range(1, count + 1) if number not in pages]

@@ -3,8 +3,8 @@
 //! | step | on disk after it | a kill here leaves |
 //! | --- | --- | --- |
 //! | 1. directory made and locked, `nimbus-restore-unfinished` written and flushed | the mark | a directory that nothing starts on |
-//! | 2. the control file, then tenants, each with its manifest, then the audit log, flushed | the mark, files | the same |
-//! | 3. every page proven under its key; tenants that are damaged removed; the older control file brought up to the newest audit log; `restore` recorded; a line begun | the same | the same |
+//! | 2. the control file, then tenants, each with its manifest, flushed, and proven page by page under its key while others are written; tenants that are damaged removed; the audit log, flushed | the mark, files | the same |
+//! | 3. the older control file brought up to the newest audit log; `restore` recorded; a line begun | the same | the same |
 //! | 4. the mark removed | the deployment | the deployment |
 //!
 //! A tenant that is damaged is left out and named: the control file knows it, so the deployment misses it until it is restored from another snapshot,
@@ -31,7 +31,7 @@ mod tenant;
 pub use dirs::Dirs;
 pub use tenant::{Beside, RestoreTenant, RestoredTenant};
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use clap::ValueEnum;
@@ -41,7 +41,7 @@ use serde::Serialize;
 
 use self::file::{Tell, write_new};
 use self::log::log_part;
-use self::proof::prove;
+use self::proof::{PageProver, Proven};
 use super::catalogue::{Catalogue, StoredFile, StoredPart};
 use super::room::{AT_ONCE, Room};
 use super::{BackupError, Repository};
@@ -201,9 +201,17 @@ impl Chosen {
             }
         };
         let prover = self.prover();
+        let pages = prover
+            .as_ref()
+            .filter(|_| self.restore.proof == Proof::Pages);
+        let pages = pages.map(|envelope| PageProver::new(dirs, envelope, provider));
         let copies = Copies::default();
-        self.file(&dirs.control, &self.catalogue.control, &copies, &tell)
+        let path = self
+            .file(&dirs.control, &self.catalogue.control, &copies, &tell)
             .await?;
+        if let Some(pages) = &pages {
+            pages.control(&path).await?;
+        }
         let copies = match &prover {
             None => None,
             Some(envelope) => Some(self.copies(envelope, dirs).await?),
@@ -216,23 +224,35 @@ impl Chosen {
                 .unwrap_or_default();
             file.missing.is_none() && !this.plan.without_keys.contains(&tenant)
         });
+        // A large one that comes last would keep one core busy, and the others idle.
+        let mut tenants: Vec<_> = tenants.collect();
+        tenants.sort_by_key(|file| std::cmp::Reverse(file.bytes));
         // None is dropped before its end: what it has a thread write would come after the removal.
         let room = Room::default();
-        let restoring = tenants.map(|file| {
+        let restoring = tenants.into_iter().map(|file| {
             let (copies, failed, tell) = (copies.as_ref(), &failed, &tell);
-            let room = &room;
+            let (room, pages) = (&room, pages.as_ref());
             async move {
-                let _room = room.take(file.bytes).await;
+                let taken = room.take(file.bytes).await;
                 let subject = file.subject().ok();
                 let copies = subject.and_then(|subject| Some(copies?.of_subject(&subject)));
                 let copies = copies.unwrap_or_default();
-                match this.file(&dirs.data, file, &copies, tell).await {
-                    Ok(()) => Ok(None),
-                    // It keeps no other from being restored.
-                    Err(error) if error.is_damage() => {
-                        Ok(file.tenant().map(|tenant| (tenant, error_chain(&error))))
+                let restored = this.file(&dirs.data, file, &copies, tell).await;
+                drop(taken);
+                match (restored, file.tenant()) {
+                    (Ok(path), Some(tenant)) => {
+                        crash_point!("restore::tenant-written");
+                        match pages {
+                            Some(pages) => Ok(pages.tenant(tenant, &path).await),
+                            None => Ok(Proven::Whole),
+                        }
                     }
-                    Err(error) => {
+                    // It keeps no other from being restored.
+                    (Err(error), Some(tenant)) if error.is_damage() => {
+                        Ok(Proven::Damaged(tenant, error_chain(&error)))
+                    }
+                    (Ok(_), None) => Ok(Proven::Whole),
+                    (Err(error), _) => {
                         failed.store(true, Ordering::Relaxed);
                         Err(error)
                     }
@@ -245,7 +265,15 @@ impl Chosen {
             .buffer_unordered(AT_ONCE)
             .collect()
             .await;
-        let damaged = first_error(restored)?.into_iter().flatten().collect();
+        let mut damaged = Vec::new();
+        for proven in first_error(restored)? {
+            match proven {
+                Proven::Whole => {}
+                Proven::NoKey(said) => self.plan.unproven.push(said),
+                Proven::Damaged(tenant, why) => damaged.push((tenant, why)),
+            }
+        }
+        self.plan.unproven.sort();
         self.leave_out(dirs, damaged).await?;
         crash_point!("restore::tenants-written");
         for part in &self.log {
@@ -260,12 +288,6 @@ impl Chosen {
         let Some(envelope) = prover else {
             return Ok(());
         };
-        if self.restore.proof == Proof::Pages {
-            let found = prove(dirs, &envelope, provider).await?;
-            self.plan.unproven = found.unproven;
-            self.leave_out(dirs, found.damaged).await?;
-        }
-        crash_point!("restore::proven");
         self.go_on(dirs, envelope).await
     }
 
@@ -357,7 +379,7 @@ impl Chosen {
         file: &StoredFile,
         copies: &Copies,
         tell: Tell<'_>,
-    ) -> Result<(), BackupError> {
+    ) -> Result<PathBuf, BackupError> {
         let subject = file
             .subject()
             .map_err(|why| self.repository.damaged(&file.subject, why))?;
@@ -367,7 +389,8 @@ impl Chosen {
         let envelope = envelope.filter(|_| self.restore.proof == Proof::Pages);
         let repository = &self.repository;
         let restored = repository.restore_file(envelope, file, copies, &path, tell);
-        restored.await
+        restored.await?;
+        Ok(path)
     }
 }
 

@@ -64,7 +64,10 @@ impl Repository {
         let (mut passed, mut damage) = (BTreeSet::new(), Vec::new());
         loop {
             let found = self.instant(prover, at_ms, &passed).await;
-            let found = found.map_err(|error| error.besides(&damage))?;
+            let mut found = found.map_err(|error| error.besides(&damage))?;
+            if let Some(withheld) = found.withheld.take() {
+                return Err(withheld);
+            }
             let Some(envelope) = prover else {
                 return Ok((found, Above::default(), passed));
             };

@@ -23,7 +23,7 @@ use crate::audit::{self, Line};
 use crate::backup::catalogue::{Catalogue, StoredFile};
 use crate::backup::chain::Above;
 use crate::backup::repository::said;
-use crate::backup::timeline::Found;
+use crate::backup::timeline::{Found, how_to_choose};
 use crate::backup::{BackupError, Repository};
 use crate::clock;
 use crate::data_dir::{self, TEMPORARY_PREFIX, side_files};
@@ -248,6 +248,12 @@ impl Repository {
             (None, None) => self.numbers().await?.0,
         };
         let mut newest = instant;
+        if let Some((found, _)) = &mut newest
+            && let Some(withheld) = found.withheld.take()
+        {
+            return Err(withheld);
+        }
+        let mut withheld = None;
         let numbers = numbers.into_iter().rev();
         for number in numbers.filter(|number| !passed.contains(number)) {
             let sealed = match self.catalogue(number).await {
@@ -264,11 +270,19 @@ impl Repository {
                 match self.prove(envelope, &sealed).await {
                     Ok(()) => {}
                     Err(error) if error.is_damage() && snapshot.is_none() => continue,
+                    Err(error) if error.proves_nothing() && snapshot.is_none() => {
+                        withheld = withheld.or(Some((number, error)));
+                        continue;
+                    }
                     Err(error) => return Err(error),
                 }
                 newest = Some((Found::of(sealed.claims), file));
             }
             break;
+        }
+        if let Some((number, error)) = withheld {
+            let flag = newest.as_ref().map(|(found, _)| how_to_choose(found));
+            return Err(self.withheld(number, error, flag));
         }
         let Some((found, file)) = newest else {
             let among = match (snapshot, at_ms) {

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use nimbus_manifests::SealedManifest;
 
+use super::super::changes::Source;
 use super::super::pack::{PackedBase, PackedManifest};
-use super::super::saving::{Saving, Source};
+use super::super::saving::Saving;
 use super::super::{BackupError, Repository, sha256};
 use super::packs::{held_no_longer, unreadable};
 use super::session::Session;

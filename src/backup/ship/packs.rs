@@ -9,7 +9,9 @@ use futures_util::future::BoxFuture;
 use nimbus_manifests::TenantId;
 
 use super::super::catalogue::StoredFile;
-use super::super::pack::{Data, Pack, PackedGone, PackedManifest, SegmentBuilder};
+use super::super::pack::{
+    Data, Frame, Pack, PackedGone, PackedManifest, Segment, frames_bytes, segment,
+};
 use super::super::prover::Prover;
 use super::super::repository::said;
 use super::super::saving::Frozen;
@@ -44,9 +46,9 @@ impl Session {
             let taken: u64 = frames.iter().map(|one| one.bytes.len() as u64).sum();
             self.number += 1;
             log.formed(self.number);
-            let mut data = Data::default();
             let last_ms = frames.last().map(|one| one.at_ms);
-            let mut pack = self.begin_pack(frames, &mut data);
+            let (segments, mut data) = blocking(move || segments_of(&frames)).await;
+            let mut pack = self.begin_pack(segments);
             let mut at_ms = last_ms.unwrap_or(self.after_ms).max(self.after_ms);
             if taken < PACK_BYTES
                 && let Some((frozen, manifests)) = rest.take()
@@ -67,18 +69,7 @@ impl Session {
         Ok(())
     }
 
-    fn begin_pack(&self, frames: Vec<Frames>, data: &mut Data) -> Pack {
-        let mut segments: BTreeMap<(TenantId, u32), SegmentBuilder> = BTreeMap::new();
-        for one in frames {
-            let segment = segments.entry((one.tenant, one.base)).or_default();
-            for (number, pages, page) in wal_frames(&one.bytes) {
-                segment.push(number, pages, page, one.at_ms);
-            }
-        }
-        let segments = segments.into_iter().map(|((tenant, base), segment)| {
-            let subject = data_dir::subject(&tenant).to_string();
-            segment.finish(subject, base, data)
-        });
+    fn begin_pack(&self, segments: Vec<Segment>) -> Pack {
         Pack {
             epoch: self.epoch,
             number: self.number,
@@ -92,7 +83,7 @@ impl Session {
             manifests: Vec::new(),
             bases: Vec::new(),
             gone: Vec::new(),
-            frames: segments.collect(),
+            frames: segments,
         }
     }
 
@@ -135,7 +126,12 @@ impl Session {
         };
         let name = Pack::name(pack.epoch, pack.number);
         let seals = sealer.clone();
-        let object = blocking(move || pack.object(&seals, data.bytes())).await;
+        let (object, hash) = blocking(move || {
+            let object = pack.object(&seals, data);
+            let hash = sha256(&object);
+            (object, hash)
+        })
+        .await;
         crash_point!("ship::formed");
         if object.len() as u64 > limits::PACK {
             self.number -= 1;
@@ -159,7 +155,7 @@ impl Session {
         metrics::PACKS_SHIPPED.increment(1);
         self.since.packs += 1;
         self.since.bytes += object.len() as u64;
-        self.previous = sha256(&object);
+        self.previous = hash;
         self.anchor = None;
         let envelope = self.context.deployment.envelope.clone();
         let mut prover = Prover::knowing(&self.repository, &envelope, &sealer);
@@ -238,6 +234,35 @@ impl Session {
     }
 }
 
+/// Frames by their files, each copied once on its way into a pack. Blocks: what hashes tens of MiB keeps no request waiting.
+fn segments_of(all: &[Frames]) -> (Vec<Segment>, Data) {
+    let mut files: BTreeMap<(&TenantId, u32), Vec<Frame<'_>>> = BTreeMap::new();
+    for one in all {
+        let frames = wal_frames(&one.bytes).map(|(number, pages, page)| Frame {
+            number,
+            pages,
+            page,
+            at_ms: one.at_ms,
+        });
+        files
+            .entry((&one.tenant, one.base))
+            .or_default()
+            .extend(frames);
+    }
+    let lengths = files.values().map(|frames| {
+        let count = u32::try_from(frames.len()).unwrap_or(u32::MAX);
+        usize::try_from(frames_bytes(count)).unwrap_or(0)
+    });
+    let head = HEAD + files.len() * HEAD_OF_FILE + all.len() * HEAD_OF_COMMIT;
+    let mut data = Data::new(head, lengths.sum::<usize>() + REST);
+    let segments = files.into_iter().map(|((tenant, base), frames)| {
+        let subject = data_dir::subject(tenant).to_string();
+        segment(subject, base, &frames, &mut data)
+    });
+    let segments = segments.collect();
+    (segments, data)
+}
+
 impl Session {
     /// Gives up what holds the WAL of a tenant for longer than it may.
     fn hold_no_longer(&self, why: &str) -> Result<(), BackupError> {
@@ -279,3 +304,9 @@ pub(super) fn unreadable(error: &nimbus_manifests::ParseError) -> BackupError {
 
 /// Frames of a pack, about: 24 MiB.
 const PACK_BYTES: u64 = 24 << 20;
+/// About as long a head is, with what it says of each file, and of each commit; one that is longer costs a copy.
+const HEAD: usize = 16 << 10;
+const HEAD_OF_FILE: usize = 384;
+const HEAD_OF_COMMIT: usize = 32;
+/// Room for the control file and the audit log.
+const REST: usize = 1 << 20;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nimbus_manifests::DekId;
 use tokio::task::JoinHandle;
 
-use super::super::create::Made;
+use super::super::create::{Made, What};
 use super::super::epoch::Begun;
 use super::super::pack::PackedBase;
 use super::super::saving::Frozen;
@@ -172,7 +172,7 @@ impl Session {
         let made = self
             .context
             .deployment
-            .snapshot(to, s3, sealer, (None, false), progress);
+            .snapshot(to, s3, sealer, What::default(), progress);
         let made = made.await?;
         for missing in &made.created.missing {
             tracing::error!(
@@ -380,7 +380,7 @@ impl Session {
             let progress = Arc::new(|_, _| true);
             let made = context
                 .deployment
-                .snapshot(to, s3, &sealer, (None, false), progress);
+                .snapshot(to, s3, &sealer, What::default(), progress);
             made.await
         }));
     }

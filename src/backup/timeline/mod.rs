@@ -7,9 +7,11 @@
 //! - The control file and the audit log, and that a tenant is gone, count from the end of the pack that says so.
 
 mod state;
+mod tenant;
 mod witness;
 
 pub use self::state::Found;
+pub use self::tenant::{Granularity, TenantRange};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +19,8 @@ use serde::Serialize;
 
 use self::state::State;
 use super::catalogue::{SealedCatalogue, ShippedAt};
+use super::chain::unproven;
+use super::entries::snapshot_name;
 use super::prover::Prover;
 use super::{BackupError, Repository};
 use crate::clock;
@@ -113,6 +117,8 @@ impl Repository {
     }
 
     /// What belongs to the instant `at_ms`, or to the newest one. What does not prove to be a snapshot is passed over, and so are those in `passed`.
+    /// What is under a key that is not at hand may be a snapshot: where packs lead to the instant from another one, nothing of it is in that; of the
+    /// newest instant it is told (`withheld`).
     ///
     /// # Errors
     ///
@@ -126,6 +132,7 @@ impl Repository {
         let mut prover = Prover::new(self, envelope);
         let upto = at_ms.unwrap_or(i64::MAX);
         let (numbers, _others) = self.numbers().await?;
+        let (mut withheld, mut older) = (None, None);
         let numbers = numbers.into_iter().rev();
         for number in numbers.filter(|number| !passed.contains(number)) {
             let read = match self.catalogue(number).await {
@@ -142,17 +149,34 @@ impl Repository {
                 match self.prove(envelope, &read).await {
                     Ok(()) => {}
                     Err(error) if error.is_damage() => continue,
+                    Err(error) if error.proves_nothing() => {
+                        withheld = withheld.or(Some((number, error)));
+                        continue;
+                    }
                     Err(error) => return Err(error),
                 }
             }
+            older = older.or(Some(number));
             let shipping = read.claims.shipping;
             let mut state = State::new(self, read.claims, taken);
             if let Some(shipping) = shipping {
                 state.read(&mut prover, shipping, upto).await?;
             }
             if at_ms.is_none() || upto <= state.end_ms || upto == taken {
-                let at_ms = upto.min(state.end_ms);
-                return state.settle(&mut prover, at_ms).await;
+                let upto = upto.min(state.end_ms);
+                let mut found = state.settle(&mut prover, upto).await?;
+                match withheld {
+                    Some((number, error)) if at_ms.is_some() => {
+                        found.faults.push(unproven(number, &error));
+                    }
+                    withheld => {
+                        let told = withheld.map(|(number, error)| {
+                            self.withheld(number, error, Some(how_to_choose(&found)))
+                        });
+                        found.withheld = told;
+                    }
+                }
+                return Ok(found);
             }
             if let Some(stopped) = state.stopped {
                 return Err(stopped);
@@ -162,7 +186,41 @@ impl Repository {
                 break;
             }
         }
+        if let Some((number, error)) = withheld {
+            let older = older.map(|older| format!("--snapshot {older}"));
+            return Err(self.withheld(number, error, older));
+        }
         Err(BackupError::NoSnapshot(self.none(at_ms).await?))
+    }
+
+    /// That an entry may be the newest, and is under a key that is not at hand; and with which flag the newest is restored that proves.
+    pub(super) fn withheld(
+        &self,
+        number: u64,
+        error: BackupError,
+        flag: Option<String>,
+    ) -> BackupError {
+        let next = match flag {
+            Some(flag) => {
+                format!("run this again with `{flag}`, the newest that the keys at hand prove")
+            }
+            None => "there is nothing here that the keys at hand prove".to_owned(),
+        };
+        self.withheld_until(number, error, next)
+    }
+
+    pub(super) fn withheld_until(
+        &self,
+        number: u64,
+        error: BackupError,
+        next: String,
+    ) -> BackupError {
+        BackupError::Withheld {
+            location: self.shown(),
+            object: snapshot_name(number),
+            next,
+            source: Box::new(error),
+        }
     }
 
     /// Which instants there are, in words.
@@ -198,5 +256,13 @@ impl Repository {
                 there.join(", and ")
             ),
         })
+    }
+}
+
+/// The flag of `restore` that chooses what was found.
+pub(super) fn how_to_choose(found: &Found) -> String {
+    match found.packs {
+        0 => format!("--snapshot {}", found.catalogue.number),
+        _ => format!("--at {}", found.catalogue.taken),
     }
 }

@@ -1,5 +1,7 @@
 //! A snapshot, and what the packs after it say, up to an instant.
 
+mod lines;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{FutureExt as _, StreamExt as _, stream};
@@ -24,6 +26,8 @@ pub struct Found {
     pub packs: u64,
     /// What came after it and is not as it was written.
     pub faults: Vec<String>,
+    /// That something may be newer, and cannot be proven: whoever wants the newest is told.
+    pub(in crate::backup) withheld: Option<BackupError>,
     /// The packs that were read for it.
     pub(in crate::backup) read: ReadPacks,
 }
@@ -46,6 +50,7 @@ impl Found {
             catalogue,
             packs: 0,
             faults: Vec::new(),
+            withheld: None,
             read: ReadPacks::default(),
         }
     }
@@ -304,6 +309,7 @@ impl<'a> State<'a> {
             catalogue: self.catalogue,
             packs: self.packs,
             faults: self.stopped.iter().map(said).collect(),
+            withheld: None,
             read: self.read,
         })
     }

@@ -101,10 +101,8 @@ async fn here(
         tenants: tenants.clone(),
         turn: Arc::default(),
     };
-    let what = (request.tenant_id, request.take_over);
-    let created = saved
-        .create(&request.to, &settings.backup_s3, what, progress)
-        .await;
+    let (to, what) = request.split();
+    let created = saved.create(&to, &settings.backup_s3, what, progress).await;
     tenants.close().await?;
     Ok(created?)
 }

@@ -88,7 +88,7 @@ pub(super) fn backup_proofs(standing: Option<&ProofStanding>) -> Check {
             "not restored at the last try: {}",
             standing.failed.join("; ")
         );
-        let remedy = "`nimbus backup verify --deep` tells more; a tenant that no snapshot holds yet needs one";
+        let remedy = "`nimbus backup verify --deep` tells more; a tenant that no snapshot holds yet needs one; one that is sound on the disk is stored as it is there by `nimbus backup create --read-all`";
         return check(name, Verdict::Problem, found, Some(remedy));
     }
     if !standing.late.is_empty() {

@@ -20,7 +20,7 @@ use crate::{control, sqlcipher};
 impl StatusReader {
     /// One file; `None` when it does not belong to the deployment. One that is given a new key
     /// meanwhile, so that manifest and file were not of one time, is looked at again.
-    pub(super) async fn look(&self, path: &Path, verify: Verify) -> Option<FileReport> {
+    pub(crate) async fn look(&self, path: &Path, verify: Verify) -> Option<FileReport> {
         for _again in 0..LOOKS {
             let report = self.look_once(path, verify).await?;
             if report.health == Health::Ok || !was_rewritten(path, report.revision).await {

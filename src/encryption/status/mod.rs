@@ -73,8 +73,12 @@ impl StatusReader {
         .await?;
         let mut files = Vec::with_capacity(paths.len());
         let mut looking = JoinSet::new();
+        let (paths, at_once) = match verify {
+            Verify::Pages => (blocking(move || largest_first(paths)).await, cores()),
+            _ => (paths.into_iter().collect(), AT_ONCE),
+        };
         for path in paths {
-            while looking.len() >= AT_ONCE {
+            while looking.len() >= at_once {
                 // A fault in one look is a fault of the whole: no file is left out in silence.
                 files.extend(looking.join_next().await.and_then(|look| {
                     look.unwrap_or_else(|fault| std::panic::resume_unwind(fault.into_panic()))
@@ -210,6 +214,21 @@ impl StatusReader {
             _ => false,
         }
     }
+}
+
+/// A large file that is looked at last keeps one core busy, and the others idle. May block.
+fn largest_first(paths: BTreeSet<PathBuf>) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = paths.into_iter().collect();
+    paths.sort_by_cached_key(|path| {
+        let length = std::fs::metadata(path).map_or(0, |file| file.len());
+        std::cmp::Reverse(length)
+    });
+    paths
+}
+
+/// Files whose pages are proven at a time: each takes a core, and memory.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Who a file of this name must belong to; `None` for a name that Nimbus does not open.

@@ -42,9 +42,9 @@ pub(in crate::server) async fn create(
     State(app): State<Arc<App>>,
     Body(request): Body<CreateBackup>,
 ) -> Result<(StatusCode, Json<Begun>), ApiError> {
-    let to = repository(&app, request.to).await?;
-    let (only, take_over) = (request.tenant_id, request.take_over);
-    if let Some(tenant) = &only
+    let (to, what) = request.split();
+    let to = repository(&app, to).await?;
+    if let Some(tenant) = &what.only
         && !app.tenants.list_tenants().await?.contains(tenant)
     {
         let tenant = tenant.clone();
@@ -58,7 +58,6 @@ pub(in crate::server) async fn create(
         turn: Arc::clone(&app.backups.turn),
     };
     app.operations.begin("backup", |progress| async move {
-        let what = (only, take_over);
         deployment.create(&to, &s3, what, progress).await
     })
 }
