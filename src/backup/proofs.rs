@@ -57,7 +57,10 @@ impl Repository {
         progress: &Progress,
     ) -> Result<Proof, BackupError> {
         let newest = (None, None, &BTreeSet::new());
-        let (found, file) = self.tenant_at(envelope, tenant, newest).await?;
+        let (mut found, file) = self.tenant_at(envelope, tenant, newest).await?;
+        if let Some(withheld) = found.withheld.take() {
+            return Err(withheld);
+        }
         let scratch = tempfile::Builder::new().prefix("nimbus-verify-").tempdir();
         let scratch =
             scratch.map_err(BackupError::io("make a directory in", std::env::temp_dir()))?;

@@ -65,15 +65,15 @@ impl Repository {
         loop {
             let found = self.instant(prover, at_ms, &passed).await;
             let mut found = found.map_err(|error| error.besides(&damage))?;
-            if let Some(withheld) = found.withheld.take() {
-                return Err(withheld);
-            }
             let Some(envelope) = prover else {
                 return Ok((found, Above::default(), passed));
             };
             let mut above = self.above(envelope, found.catalogue.number).await?;
             match above.first.take() {
                 None => {
+                    if let Some(withheld) = found.withheld.take() {
+                        return Err(withheld);
+                    }
                     above.damage.extend(damage);
                     let newest = above.newest.as_ref().unwrap_or(&found.catalogue);
                     let key = &newest.control.dek_id;

@@ -175,11 +175,14 @@ impl RestoreTenant {
         loop {
             let which = (self.snapshot, self.at_ms, &passed);
             let chosen = repository.tenant_at(envelope, &self.tenant, which).await;
-            let (found, file) = chosen.map_err(|error| error.besides(&damage))?;
+            let (mut found, file) = chosen.map_err(|error| error.besides(&damage))?;
             let number = found.catalogue.number;
             let mut above = repository.above(envelope, number).await?;
             match above.first.take() {
                 None => {
+                    if let Some(withheld) = found.withheld.take() {
+                        return Err(withheld);
+                    }
                     above.damage.extend(damage);
                     above.damage.extend(found.faults.iter().cloned());
                     let newest = above.newest.as_ref().unwrap_or(&found.catalogue);
@@ -224,7 +227,7 @@ impl RestoreTenant {
 
 impl Repository {
     /// A snapshot or an instant, proven, and a tenant in it; of the newest instant and of the newest snapshot that hold it, the later. What is none,
-    /// and what is in `passed`, is passed over, unless it was named.
+    /// and what is in `passed`, is passed over, unless it was named; what may be newer is told (`withheld`).
     ///
     /// # Errors
     ///
@@ -248,11 +251,6 @@ impl Repository {
             (None, None) => self.numbers().await?.0,
         };
         let mut newest = instant;
-        if let Some((found, _)) = &mut newest
-            && let Some(withheld) = found.withheld.take()
-        {
-            return Err(withheld);
-        }
         let mut withheld = None;
         let numbers = numbers.into_iter().rev();
         for number in numbers.filter(|number| !passed.contains(number)) {
@@ -280,9 +278,13 @@ impl Repository {
             }
             break;
         }
-        if let Some((number, error)) = withheld {
-            let flag = newest.as_ref().map(|(found, _)| how_to_choose(found));
-            return Err(self.withheld(number, error, flag));
+        match (withheld, &mut newest) {
+            (None, _) => {}
+            (Some((number, error)), None) => return Err(self.withheld(number, error, None)),
+            (Some((number, error)), Some((found, _))) => {
+                let flag = Some(how_to_choose(found));
+                found.withheld = Some(self.withheld(number, error, flag));
+            }
         }
         let Some((found, file)) = newest else {
             let among = match (snapshot, at_ms) {
