@@ -2,6 +2,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use nimbus_test_support::{Machine, files_under};
+use serde_json::json;
 
 use super::{add, as_str, backup, filled, machine, restore};
 
@@ -154,4 +155,51 @@ fn a_page_that_authenticates_nowhere_is_found_when_the_catalogue_does_not_tell()
     // Whoever needs what is left of it says so.
     let _ = restore(&machine, "chain", &["--verify", "chain"]).expect(0, &["Restored"]);
     assert!(machine.path("chain/a.sqlite3").exists());
+}
+
+#[test]
+fn a_damaged_page_is_left_out_also_where_no_document_lies() {
+    let machine = machine();
+    let server = filled(&machine, &["a", "whole"]);
+    let large = "x".repeat(30_000);
+    let ids: Vec<String> = (0..20)
+        .map(|n| server.insert("a", "notes", &json!({"n": n, "text": large})))
+        .collect();
+    for id in ids {
+        let path = format!("/api/tenants/a/documents/notes/{id}");
+        assert_eq!(server.request("DELETE", &path, None).0, 204);
+    }
+    server.stop();
+    let path = machine.data_dir().join("a.sqlite3");
+    let sound = fs::read(&path).expect("a database");
+    let flipped = |page: usize| {
+        let mut bytes = sound.clone();
+        bytes[page * 4096 + 2000] ^= 1;
+        bytes
+    };
+    let pages = sound.len() / 4096;
+    assert!(pages > 100, "what was deleted left its pages: {pages}");
+    // Of the tables and indexes, of what was deleted, and behind the end.
+    let damaged = [
+        flipped(1),
+        flipped(pages / 2),
+        flipped(pages * 3 / 4),
+        flipped(pages - 1),
+        [&sound[..], &[7; 4096]].concat(),
+    ];
+    for (place, bytes) in damaged.iter().enumerate() {
+        fs::write(&path, bytes).expect("a damaged database");
+        let repository = format!("repo-{place}");
+        let _ = backup(&machine, &["create", "--to", &repository]).expect(0, &[]);
+        let restore = ["restore", "--from", &repository, "--data-dir", "new"];
+        let _ = backup(&machine, &restore)
+            .expect(3, &["DAMAGED, and left out: a: page-corrupt", "1 tenant"]);
+        let left = left(&machine);
+        assert!(left.contains(&"whole.sqlite3".to_owned()), "{left:?}");
+        assert!(!left.contains(&"a.sqlite3".to_owned()), "{left:?}");
+        fs::remove_dir_all(machine.path("new")).expect("it goes");
+    }
+    fs::write(&path, sound).expect("the database as it was");
+    let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &[]);
+    let _ = restore(&machine, "new", &[]).expect(0, &["2 tenants"]);
 }
