@@ -276,7 +276,8 @@ impl Connection for MysqlConnection {
             for part in [before, apart] {
                 let mut wanted = part.iter().map(|(_, wanted)| *wanted);
                 let part: Vec<&Statement> = part.iter().map(|(statement, _)| *statement).collect();
-                for (packet, count) in text::packets(&part, wire.most_bytes) {
+                let packets = text::packets(&part, wire.most_bytes);
+                for (packet, count) in packets.map_err(|wrong| miscounted(place, wrong))? {
                     let given = rows_of(wire, place, packet, count).await;
                     let given = given.map_err(|failure| lock_lost(wire, failure))?;
                     let given = given.into_iter().zip(&mut wanted);
@@ -299,7 +300,7 @@ impl Connection for MysqlConnection {
         self.on(stops, async |wire, place| {
             let judge = |error| judged(place, &error);
             let text = text::packets(&[statement], wire.most_bytes);
-            for (packet, _one) in text {
+            for (packet, _one) in text.map_err(|wrong| miscounted(place, wrong))? {
                 fits(wire, place, &packet)?;
                 let mut rows = wire.conn.query_iter(packet).await.map_err(judge)?;
                 let mut taking = true;
@@ -354,6 +355,10 @@ fn lock_lost(wire: &Wire, failure: Failure) -> Failure {
         failure.kind
     };
     Failure { kind, ..failure }
+}
+
+fn miscounted(place: &str, wrong: text::Miscounted) -> Failure {
+    failure(place, FailureKind::Statement, wrong.to_string())
 }
 
 /// A packet is one statement where that alone is too large.

@@ -8,12 +8,23 @@ pub(super) fn quote(name: &str, out: &mut String) {
     out.push('"');
 }
 
+/// A statement that does not have a value for each of its parameters, and no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a statement has {parameters} parameters and {values} values")]
+pub(super) struct Miscounted {
+    parameters: usize,
+    values: usize,
+}
+
 /// Statements in as few packets of so many bytes as can be, and how many are in each. One that is
 /// larger is a packet by itself.
-pub(super) fn packets(statements: &[&Statement], most_bytes: usize) -> Vec<(Vec<u8>, usize)> {
+pub(super) fn packets(
+    statements: &[&Statement],
+    most_bytes: usize,
+) -> Result<Vec<(Vec<u8>, usize)>, Miscounted> {
     let mut packets: Vec<(Vec<u8>, usize)> = Vec::new();
     for statement in statements {
-        let text = written(statement);
+        let text = written(statement)?;
         match packets.last_mut() {
             Some((packet, count)) if packet.len() + text.len() + 2 < most_bytes => {
                 packet.push(b';');
@@ -23,30 +34,30 @@ pub(super) fn packets(statements: &[&Statement], most_bytes: usize) -> Vec<(Vec<
             _ => packets.push((text, 1)),
         }
     }
-    packets
+    Ok(packets)
 }
 
 /// A statement with its values in the place of its parameters.
-fn written(statement: &Statement) -> Vec<u8> {
+fn written(statement: &Statement) -> Result<Vec<u8>, Miscounted> {
+    // Neither names nor words have a question mark.
+    let parameters = statement.sql.bytes().filter(|byte| *byte == b'?').count();
+    if parameters != statement.values.len() {
+        let values = statement.values.len();
+        return Err(Miscounted { parameters, values });
+    }
     let values = statement.values.iter();
     let room = values.clone().map(|value| match value {
         Value::Bytes(Some(bytes)) => bytes.len() + bytes.len() / 8 + 2,
         _ => 20,
     });
     let mut out = Vec::with_capacity(statement.sql.len() + room.sum::<usize>());
-    let mut values = values;
-    // Neither names nor words have a question mark: a part ends where a parameter stands.
     let mut parts = statement.sql.split('?');
     out.extend(parts.next().unwrap_or_default().as_bytes());
-    for part in parts {
-        match values.next() {
-            Some(value) => literal(value, &mut out),
-            None => out.extend(b"NULL"),
-        }
+    for (value, part) in values.zip(parts) {
+        literal(value, &mut out);
         out.extend(part.as_bytes());
     }
-    debug_assert!(values.next().is_none(), "{}", statement.sql);
-    out
+    Ok(out)
 }
 
 /// A value. The connection's character set is binary, so that no byte is part of a character, and
@@ -80,9 +91,24 @@ mod tests {
             values: values![i64::MIN, "it's \\ \"?\" \0", &[0xff_u8, 0xfe], None::<i64>],
         };
         assert_eq!(
-            written(&statement),
+            written(&statement).unwrap(),
             b"SELECT -9223372036854775808, 'it\\'s \\\\ \"?\" \\0', '\xff\xfe', NULL"
         );
+    }
+
+    #[test]
+    fn a_value_too_few_or_too_many_is_refused_and_never_null() {
+        for values in [values![], values![1_i64], values![1_i64, 2_i64, 3_i64]] {
+            let statement = Statement {
+                sql: "DELETE FROM t WHERE a = ? AND b = ?".to_owned(),
+                values: values.clone(),
+            };
+            let miscounted = Miscounted {
+                parameters: 2,
+                values: values.len(),
+            };
+            assert_eq!(packets(&[&statement], 1 << 20), Err(miscounted));
+        }
     }
 
     #[test]
@@ -90,16 +116,16 @@ mod tests {
         let all = ["SELECT 1", "SELECT 22", "SELECT 3"].map(Statement::bare);
         let all = all.each_ref();
         assert_eq!(
-            packets(&all, 1 << 20),
+            packets(&all, 1 << 20).unwrap(),
             [(b"SELECT 1;SELECT 22;SELECT 3".to_vec(), 3)]
         );
         assert_eq!(
-            packets(&all, 21),
+            packets(&all, 21).unwrap(),
             [
                 (b"SELECT 1;SELECT 22".to_vec(), 2),
                 (b"SELECT 3".to_vec(), 1)
             ]
         );
-        assert_eq!(packets(&all, 4).len(), 3);
+        assert_eq!(packets(&all, 4).unwrap().len(), 3);
     }
 }
