@@ -1,9 +1,12 @@
 //! `nimbus usage`: monthly active identities, from the running server when there is one.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use nimbus_manifests::Cipher;
+use tokio::time::sleep;
 use ureq::http::Method;
 
 use super::output::{self, Format};
@@ -12,9 +15,11 @@ use super::{CliError, CommandOutcome, block_on, settings};
 use crate::audit::{ControlLost, LogError};
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
-use crate::control::{Control, Month, MonthUsage, UsageReport};
+use crate::control::{self, Control, ControlError, Month, MonthUsage, UsageReport};
+use crate::envelope::{Envelope, Intent, Prepared};
 use crate::pluralize::pluralize;
 use crate::process::DataDirLock;
+use crate::runtime::blocking;
 
 /// How many identities each tenant had in each month
 #[derive(Debug, Args)]
@@ -24,7 +29,11 @@ Examples:
   nimbus usage --month 2026-11 --format json
 
 An identity is a tenant access key, or the name that requests under one carry in
-the header X-Nimbus-Identity. Each counts once a calendar month (UTC).")]
+the header X-Nimbus-Identity. Each counts once a calendar month (UTC).
+
+Servers on one database count for themselves. With --control-data-dir for each of
+them, under keys that the settings name, what they counted is added up: an
+identity that used two of them counts twice.")]
 pub(super) struct Usage {
     /// Form of the answer
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -33,6 +42,11 @@ pub(super) struct Usage {
     /// This month alone, as 2026-11
     #[arg(long, value_name = "YYYY-MM")]
     month: Option<Month>,
+
+    /// Add up what the servers counted whose control directories these are; may be given several
+    /// times
+    #[arg(long = "control-data-dir", value_name = "DIR")]
+    control_dirs: Vec<PathBuf>,
 }
 
 /// What only this command meets.
@@ -45,19 +59,25 @@ pub enum UsageError {
         /// Where it would be.
         path: PathBuf,
     },
+    /// It would be counted twice.
+    #[error("{} was named twice, and would count twice", .path.display())]
+    Twice {
+        /// The control file.
+        path: PathBuf,
+    },
 }
 
 impl Usage {
     pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         output::init_log(Format::Text, output::COMMAND_LOG);
         let settings = settings(config, None)?;
-        let report = match Remote::on(&settings.data_dir)? {
-            Some(server) => {
-                let query = self.month.map(|month| format!("?month={month}"));
-                let path = format!("/debug/usage{}", query.unwrap_or_default());
-                server.ask(Method::GET, &path, PATIENCE)?
+        let report = match (&self.control_dirs[..], Remote::on(&settings.data_dir)) {
+            ([], Ok(Some(server))) => ask(&server, self.month)?,
+            ([], server) => {
+                let _none = server?;
+                here(&settings, self.month)?
             }
-            None => here(&settings, self.month)?,
+            (dirs, _) => added_up(&settings, dirs, self.month)?,
         };
         match self.format {
             Format::Json => output::answer(
@@ -66,6 +86,62 @@ impl Usage {
             Format::Text => output::answer(&text(&report))?,
         }
         Ok(CommandOutcome::Done)
+    }
+}
+
+/// From a running server.
+fn ask(server: &Remote, month: Option<Month>) -> Result<UsageReport, CliError> {
+    let query = month.map(|month| format!("?month={month}"));
+    let path = format!("/debug/usage{}", query.unwrap_or_default());
+    server.ask(Method::GET, &path, PATIENCE)
+}
+
+/// From several control files, which are only looked at: their servers may run, here or elsewhere.
+fn added_up(
+    settings: &Settings,
+    dirs: &[PathBuf],
+    month: Option<Month>,
+) -> Result<UsageReport, CliError> {
+    block_on(async {
+        let envelope = keys::connect(settings, Purpose::Inspect).await?.envelope;
+        let (mut reports, mut seen) = (Vec::new(), BTreeSet::new());
+        for dir in dirs {
+            let path = Control::path_in(dir);
+            if !path.exists() {
+                return Err(UsageError::NoControlFile { path }.into());
+            }
+            if !seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
+                return Err(UsageError::Twice { path }.into());
+            }
+            let mut tries = 0..LOOKS;
+            let months = loop {
+                match seen_in(&envelope, dir, month).await {
+                    Err(_) if tries.next().is_some() => sleep(PAUSE).await,
+                    looked => break looked?,
+                }
+            };
+            reports.push(UsageReport {
+                months,
+                not_counted: 0,
+            });
+        }
+        Ok(UsageReport::sum(reports))
+    })
+}
+
+/// What was counted in the control file of a directory. Fails where its server writes meanwhile.
+async fn seen_in(
+    envelope: &Envelope,
+    dir: &Path,
+    month: Option<Month>,
+) -> Result<Vec<MonthUsage>, ControlError> {
+    let path = Control::path_in(dir);
+    let prepared = envelope
+        .prepare(&path, &control::subject(), Cipher::Blocks1, Intent::Open)
+        .await?;
+    match prepared {
+        Prepared::Keyed(file) => blocking(move || Control::usage_seen(&file, month)).await,
+        Prepared::Plain(_) => Control::open(envelope, dir).await?.usage(month),
     }
 }
 
@@ -143,6 +219,9 @@ fn rows(month: &MonthUsage) -> Vec<(String, String, String)> {
 const WHOSE: &str = "TENANT";
 const IDENTITIES: &str = "IDENTITIES";
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often, and how long apart, a file is looked at again that its server writes.
+const LOOKS: usize = 20;
+const PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,7 @@
 //! began, not in the calendar's: a clock that jumps ahead and back again costs nothing.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::Ordering;
@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 use super::access_key::AccessKeyId;
 use super::tables::{ACCESS_KEYS, IDENTITIES, SECRETS, USAGE_COUNTS, USAGE_MONTHS};
 use super::{Control, ControlError};
+use crate::envelope::KeyedFile;
 use crate::{metrics, schemas};
 
 /// A calendar month (UTC), as `2026-11`.
@@ -184,24 +185,15 @@ impl Control {
     ///
     /// [`ControlError`].
     pub fn usage(&self, month: Option<Month>) -> Result<Vec<MonthUsage>, ControlError> {
-        let counts = self.with(|database| {
-            let transaction = database.begin_read()?;
-            let mut counts: BTreeMap<u32, Vec<(String, u64)>> = BTreeMap::new();
-            let (first, last) = month.map_or((0, u32::MAX), |month| (month.0, month.0));
-            let table = transaction.open_table(USAGE_COUNTS)?;
-            // No tenant's id lies beyond `~`.
-            for entry in table.range((first, "")..=(last, "~"))? {
-                let (key, count) = entry?;
-                let (month, tenant) = key.value();
-                let of_month = counts.entry(month).or_default();
-                of_month.push((tenant.to_owned(), count.value()));
-            }
-            Ok(counts)
-        })?;
-        let months = counts.into_iter().rev();
-        Ok(months
-            .map(|(month, counts)| MonthUsage::of(Month(month), counts))
-            .collect())
+        self.with(|database| counted(database, month))
+    }
+
+    /// The same of a control file that is only looked at: a server may have it. Blocks.
+    pub(crate) fn usage_seen(
+        file: &KeyedFile,
+        month: Option<Month>,
+    ) -> Result<Vec<MonthUsage>, ControlError> {
+        super::copy::look_into(file, |database| counted(database, month))
     }
 
     pub(super) fn has_usage(&self, tenant: &TenantId) -> Result<bool, ControlError> {
@@ -250,6 +242,27 @@ impl Control {
         })?;
         Ok(key)
     }
+}
+
+fn counted(
+    database: &impl redb::ReadableDatabase,
+    month: Option<Month>,
+) -> Result<Vec<MonthUsage>, redb::Error> {
+    let transaction = database.begin_read()?;
+    let mut counts: BTreeMap<u32, Vec<(String, u64)>> = BTreeMap::new();
+    let (first, last) = month.map_or((0, u32::MAX), |month| (month.0, month.0));
+    let table = transaction.open_table(USAGE_COUNTS)?;
+    // No tenant's id lies beyond `~`.
+    for entry in table.range((first, "")..=(last, "~"))? {
+        let (key, count) = entry?;
+        let (month, tenant) = key.value();
+        let of_month = counts.entry(month).or_default();
+        of_month.push((tenant.to_owned(), count.value()));
+    }
+    let months = counts.into_iter().rev();
+    Ok(months
+        .map(|(month, counts)| MonthUsage::of(Month(month), counts))
+        .collect())
 }
 
 /// Whether `month` is counted; one that is not known begins here, and the one before the last then
@@ -323,6 +336,43 @@ pub(super) fn forget(transaction: &WriteTransaction, tenant: &TenantId) -> Resul
         identities.retain_in::<(u32, &str, u64), _>(own, |_, ()| false)?;
     }
     Ok(())
+}
+
+impl UsageReport {
+    /// What several servers counted. An identity that used two of them is in it twice.
+    #[must_use]
+    pub fn sum(reports: impl IntoIterator<Item = Self>) -> Self {
+        let mut counts: BTreeMap<Month, BTreeMap<String, u64>> = BTreeMap::new();
+        let (mut capped, mut not_counted) = (BTreeSet::new(), 0);
+        for report in reports {
+            not_counted += report.not_counted;
+            for month in report.months {
+                let of_month = counts.entry(month.month).or_default();
+                if month.deleted_tenants > 0 {
+                    *of_month.entry(DELETED.to_owned()).or_default() += month.deleted_tenants;
+                }
+                for one in month.tenants {
+                    if one.capped {
+                        capped.insert((month.month, one.tenant.clone()));
+                    }
+                    *of_month.entry(one.tenant).or_default() += one.identities;
+                }
+            }
+        }
+        let months = counts.into_iter().rev().map(|(month, counts)| {
+            let mut sum = MonthUsage::of(month, counts.into_iter().collect());
+            // A sum may be as large without that any server stopped counting.
+            for one in &mut sum.tenants {
+                one.capped = capped.contains(&(month, one.tenant.clone()));
+            }
+            sum.capped = sum.tenants.iter().any(|one| one.capped);
+            sum
+        });
+        Self {
+            months: months.collect(),
+            not_counted,
+        }
+    }
 }
 
 impl MonthUsage {

@@ -222,3 +222,67 @@ fn a_fault_in_what_looks_at_other_servers_ends_nothing() {
 
 const HI: &str = "e7fbb6fbbf4ce294913eb62b53ff03a7546649cfdc0d824d9e3a2b4541502f7f";
 const PLAIN_HI: &str = "8f434346648f6b96df89dda901c5176b10a6d83961dd3c1ac88b59b2dc327aa4";
+
+#[test]
+fn usage_adds_up_what_each_server_counted() {
+    let house = House::new();
+    // One master key for both.
+    house.start().stop();
+    let key = house.machine.master_key();
+    let keyed = |of: &House, arguments: &[&str]| {
+        let mut command = of.nimbus(arguments);
+        let _ = command
+            .env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "master-key-file")
+            .env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", &key);
+        command
+    };
+    let beside = house.beside();
+    let start = |of: &House| {
+        of.machine
+            .start_command(keyed(of, &["start", "--port", "0"]))
+    };
+    let (first, second) = (start(&house), start(&beside));
+    make_tenant(&first, "acme");
+    let (_id, secret) = make_key(&first, "read");
+    for (server, names) in [(&first, ["ann", "bob"]), (&second, ["bob", "eve"])] {
+        for name in names {
+            let asked = server.try_request_with(
+                &secret,
+                &[("X-Nimbus-Identity", name)],
+                "GET",
+                "/api/tenants/acme/documents/t",
+                None,
+            );
+            assert_eq!(asked.expect("an answer").0, 200);
+        }
+    }
+    // A stop counts what waits; the other server goes on.
+    second.stop();
+    let dirs = [&house, &beside].map(|of| of.machine.data_dir());
+    let dirs = dirs.each_ref().map(|dir| dir.to_str().expect("UTF-8"));
+    let usage = |dirs: &[&str]| {
+        let mut arguments = vec!["usage", "--format", "json"];
+        for dir in dirs {
+            arguments.extend(["--control-data-dir", dir]);
+        }
+        let output = keyed(&house, &arguments).output().expect("nimbus runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+        (output.status.code(), answer, said)
+    };
+    let counted = |dirs: &[&str]| {
+        let (code, answer, said) = usage(dirs);
+        assert_eq!(code, Some(0), "{said}");
+        answer["months"][0]["tenants"][0]["identities"].clone()
+    };
+    assert_eq!(counted(&dirs[1..]), 2);
+    until("the first server has counted", || counted(&dirs[..1]) == 2);
+    assert_eq!(counted(&dirs), 4, "who used both counts at both");
+    let (code, _, said) = usage(&[dirs[0], dirs[0]]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("named twice"), "{said}");
+    let (code, _, said) = usage(&["/nowhere"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("no control file"), "{said}");
+    first.stop();
+}
