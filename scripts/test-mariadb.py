@@ -4,7 +4,8 @@
 
 INSTALLED is where scripts/test unpacked the packages. Makes a data directory in DIR where there is none, starts the
 server on a free loopback port (on the port of last time, where there was one), writes its URL to DIR/url once it takes
-connections, and ends it when PARENT_PID is gone or at SIGTERM: a test run that was killed leaves no server behind.
+connections, and ends it when PARENT_PID is gone or at SIGTERM: a test run that was killed leaves no server behind. With
+DIR/tls.crt and DIR/tls.key it takes TLS alone.
 
 NODE makes it a node of a Galera cluster: `first` begins one, a number joins it. The file DIR/../ports has a line for
 each node: its ports for clients, replication, and transfers of what a node missed and of all.
@@ -108,6 +109,12 @@ def main() -> None:
     # A node that joins gets its users from the others.
     if node in (None, "first"):
         options.append("--init-file=" + init)
+    tls = [os.path.join(root, name) for name in ("tls.crt", "tls.key")]
+    if os.path.exists(tls[0]):
+        for path in tls if user else []:
+            shutil.chown(path, user)
+        os.chmod(tls[1], 0o600)
+        options += ["--ssl-cert=" + tls[0], "--ssl-key=" + tls[1], "--require-secure-transport=ON"]
     log = open(os.path.join(root, "log"), "ab")
 
     def launch() -> subprocess.Popen:

@@ -4,7 +4,8 @@
 
 Makes a cluster in DIR where there is none, starts it on a free loopback port (on the port of last time, where there was
 one), writes its URL to DIR/url once it takes connections, and ends it when PARENT_PID is gone or at SIGTERM: a test run
-that was killed leaves no server behind.
+that was killed leaves no server behind. NIMBUS_TEST_POSTGRES_BIN names the programs of another version than Debian's.
+With DIR/tls.crt and DIR/tls.key it takes TLS, too; with the URL of another one in DIR/primary it is a standby of that.
 """
 
 import glob
@@ -20,12 +21,31 @@ import time
 PASSWORD = "p@ss:w/rd"
 
 
-def binaries() -> str:
+def binaries(root: str, user: str | None) -> str:
+    if named := os.environ.get("NIMBUS_TEST_POSTGRES_BIN"):
+        return usable(os.path.abspath(named), root, user)
     # Where Debian puts it, which is not in PATH.
     found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb")) or [shutil.which("initdb")]
     if not found[-1]:
         sys.exit("initdb is missing. Debian, Ubuntu: apt-get install postgresql-15")
     return os.path.dirname(os.path.realpath(found[-1]))
+
+
+def usable(bin_dir: str, root: str, user: str | None) -> str:
+    """The programs of a wheel, or a copy of them where the unprivileged user may not go, which a home often is."""
+    try:
+        if user is None or subprocess.run([os.path.join(bin_dir, "initdb"), "--version"], user=user, cwd="/",
+                                          capture_output=True, check=False).returncode == 0:
+            return bin_dir
+    except PermissionError:
+        pass
+    # Libraries are found beside the package.
+    package, copy = os.path.dirname(os.path.dirname(bin_dir)), os.path.join(root, "installed")
+    for part in (package, package + ".libs"):
+        there = os.path.join(copy, os.path.basename(part))
+        if not os.path.exists(there):
+            shutil.copytree(part, there, symlinks=True)
+    return os.path.join(copy, os.path.basename(package), os.path.relpath(bin_dir, package))
 
 
 def free_port() -> int:
@@ -41,22 +61,33 @@ def is_ready(data: str, pid: int) -> bool:
     except FileNotFoundError:
         return False
     # The file of a server that was killed has another pid.
-    return said[0] == str(pid) and said[-1] == "ready"
+    return said[0] == str(pid) and said[-1] in ("ready", "standby")
 
 
 def main() -> None:
     root, parent = sys.argv[1], int(sys.argv[2])
-    bin_dir = binaries()
     # Postgres refuses to run as root.
     user = "nobody" if os.getuid() == 0 else None
+    bin_dir = binaries(root, user)
     data, url_file = os.path.join(root, "data"), os.path.join(root, "url")
     port_file = os.path.join(root, "port")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     environment["LC_ALL"] = "C"
+    primary_file = os.path.join(root, "primary")
     if not os.path.exists(data):
         os.makedirs(data, mode=0o700)
         if user:
             shutil.chown(data, user)
+    if not os.listdir(data) and os.path.exists(primary_file):
+        with open(primary_file, encoding="ascii") as named:
+            primary = named.read() + "?application_name=standby"
+        made = subprocess.run(
+            [os.path.join(bin_dir, "pg_basebackup"), "--dbname", primary, "--pgdata", data, "--write-recovery-conf",
+             "--checkpoint=fast", "--no-sync"],
+            env=environment, user=user, cwd="/", capture_output=True, text=True, check=False)
+        if made.returncode:
+            sys.exit(made.stderr)
+    elif not os.listdir(data):
         with open(os.path.join(root, "password"), "w", encoding="ascii") as out:
             out.write(PASSWORD)
         made = subprocess.run(
@@ -69,12 +100,19 @@ def main() -> None:
     if os.path.exists(port_file):
         with open(port_file, encoding="ascii") as known:
             port = int(known.read())
+    options = []
+    tls = [os.path.join(root, name) for name in ("tls.crt", "tls.key")]
+    if os.path.exists(tls[0]):
+        for path in tls if user else []:
+            shutil.chown(path, user)
+        os.chmod(tls[1], 0o600)
+        options = ["-c", "ssl=on", "-c", "ssl_cert_file=" + tls[0], "-c", "ssl_key_file=" + tls[1]]
     log = open(os.path.join(root, "log"), "ab")
 
     def launch() -> subprocess.Popen:
         return subprocess.Popen(
             [os.path.join(bin_dir, "postgres"), "-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1",
-             "-c", "unix_socket_directories=", "-c", "max_connections=300", "-c", "max_locks_per_transaction=256"],
+             *options, "-c", "unix_socket_directories=", "-c", "max_connections=300", "-c", "max_locks_per_transaction=256"],
             env=environment, user=user, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True)
 

@@ -14,6 +14,7 @@ use super::{CREATION, DELETION, Engine, House, journal, make_tenant, tenants};
 fn insert(
     server: &Server,
     token: &str,
+    tenant: &str,
     client: usize,
     ended: &AtomicBool,
     total: &AtomicU64,
@@ -24,7 +25,8 @@ fn insert(
             break;
         }
         let body = json!({"table": format!("client{client}"), "fields": {"n": n}});
-        match server.try_request_as(token, "POST", "/api/tenants/acme/documents", Some(&body)) {
+        let path = format!("/api/tenants/{tenant}/documents");
+        match server.try_request_as(token, "POST", &path, Some(&body)) {
             Ok((201, _)) => {
                 acknowledged.push(n);
                 let _before = total.fetch_add(1, Ordering::SeqCst);
@@ -39,13 +41,18 @@ fn insert(
 }
 
 /// Loads the server with clients while `meanwhile` runs; what was acknowledged to each.
-fn under_load(server: &Server, token: &str, meanwhile: impl FnOnce(&AtomicU64)) -> Vec<Vec<u64>> {
+pub(crate) fn under_load(
+    server: &Server,
+    token: &str,
+    tenant: &str,
+    meanwhile: impl FnOnce(&AtomicU64),
+) -> Vec<Vec<u64>> {
     let (ended, total) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|client| {
                 let (ended, total) = (&ended, &total);
-                scope.spawn(move || insert(server, token, client, ended, total))
+                scope.spawn(move || insert(server, token, tenant, client, ended, total))
             })
             .collect();
         meanwhile(&total);
@@ -57,17 +64,17 @@ fn under_load(server: &Server, token: &str, meanwhile: impl FnOnce(&AtomicU64)) 
     })
 }
 
-fn wait_for(total: &AtomicU64, count: u64) {
+pub(crate) fn wait_for(total: &AtomicU64, count: u64) {
     while total.load(Ordering::SeqCst) < count {
         thread::sleep(Duration::from_millis(5));
     }
 }
 
 /// Nothing acknowledged is missing, nothing is there twice, and the journal has no gap.
-fn assert_kept(server: &Server, acknowledged: &[Vec<u64>]) {
+pub(crate) fn assert_kept(server: &Server, tenant: &str, acknowledged: &[Vec<u64>]) {
     let mut documents = 0;
     for (client, acknowledged) in acknowledged.iter().enumerate() {
-        let path = format!("/api/tenants/acme/documents/client{client}");
+        let path = format!("/api/tenants/{tenant}/documents/client{client}");
         let there: Vec<u64> = server
             .list(&path, "data", 500)
             .iter()
@@ -86,7 +93,7 @@ fn assert_kept(server: &Server, acknowledged: &[Vec<u64>]) {
     }
     let expected: Vec<i64> = (1..=documents).collect();
     assert_eq!(
-        journal(server, "acme"),
+        journal(server, tenant),
         expected,
         "one record a document, without a gap"
     );
@@ -103,13 +110,13 @@ fn what_was_acknowledged_survives_kills_of_the_server_under_load() {
         }
         make_tenant(&server, "acme");
         let token = house.machine.token();
-        let acknowledged = under_load(&server, &token, |total| {
+        let acknowledged = under_load(&server, &token, "acme", |total| {
             wait_for(total, 150);
             server.send_kill();
         });
         server.wait_until_killed();
         let server = house.start();
-        assert_kept(&server, &acknowledged);
+        assert_kept(&server, "acme", &acknowledged);
         server.stop();
     }
 }
@@ -121,7 +128,7 @@ fn what_was_acknowledged_survives_kills_of_the_engine_under_load_and_the_server_
     let server = house.start();
     make_tenant(&server, "acme");
     let token = house.machine.token();
-    let acknowledged = under_load(&server, &token, |total| {
+    let acknowledged = under_load(&server, &token, "acme", |total| {
         for round in 1..=3 {
             wait_for(total, round * 100);
             engine.kill();
@@ -129,7 +136,7 @@ fn what_was_acknowledged_survives_kills_of_the_engine_under_load_and_the_server_
         }
         wait_for(total, 400);
     });
-    assert_kept(&server, &acknowledged);
+    assert_kept(&server, "acme", &acknowledged);
     server.stop();
 }
 

@@ -4,7 +4,7 @@
 //! named in `NIMBUS_TEST_MOTO_URL`, or one started here and stopped with its last user.
 //! [`FaultProxy`] stands in front of it for what moto does not model: disabled keys, refusals,
 //! throttling, silence, broken connections. [`TlsFront`] puts TLS of a private authority before it,
-//! and [`ConnectProxy`] tunnels to that. [`Postgres`] is a Postgres with a cluster of its own,
+//! ([`Authority`]), and [`ConnectProxy`] tunnels to that. [`Postgres`] is a Postgres with a cluster of its own,
 //! which can be killed and started again. [`MariaDb`] is a MariaDB of the same kind, and [`Galera`]
 //! a cluster of three. [`Seaweed`] is an S3 that checks signatures and checksums; moto is another.
 //! [`S3Proxy`] stands in front of either, counts, and fails on demand. [`Machine`] is a home, a
@@ -29,6 +29,7 @@
     reason = "a test reads and damages files by hand"
 )]
 
+mod authority;
 #[expect(
     clippy::print_stderr,
     reason = "a test that is skipped says so, loudly"
@@ -47,6 +48,7 @@ mod tls;
 
 use std::time::{Duration, Instant};
 
+pub use authority::{Authority, Certified};
 pub use disk::Disk;
 pub use fault::{Fault, FaultProxy};
 pub use machine::{Answer, Ended, Machine, Server, files_under};

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::Certified;
+use crate::postgres::certify;
+
 /// A MariaDB on this machine, run by an unprivileged user: the one that `scripts/test` started, one
 /// of a test's own, or a node of a [`Galera`] cluster.
 #[derive(Debug)]
@@ -52,6 +55,25 @@ impl MariaDb {
             running: Some(running),
             _own: Some(own),
         }
+    }
+
+    /// One that takes TLS alone, with this certificate.
+    pub fn start_with_tls(certified: &Certified) -> Self {
+        let own = directory();
+        let dir = own.path().to_owned();
+        certify(&dir, certified);
+        let running = launch(&dir, None);
+        Self {
+            dir,
+            node: None,
+            running: Some(running),
+            _own: Some(own),
+        }
+    }
+
+    /// Gives it another certificate, for the next start.
+    pub fn certify(&self, certified: &Certified) {
+        certify(&self.dir, certified);
     }
 
     /// Its URL, with the password.

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::Certified;
+
 /// A Postgres on this machine, run by an unprivileged user: the one that `scripts/test` started, or
 /// one of a test's own.
 #[derive(Debug)]
@@ -26,11 +28,14 @@ impl Postgres {
 
     /// A client program of Postgres, told to use this database.
     pub fn client(program: &str, url: &str) -> Command {
+        let named = std::env::var_os("NIMBUS_TEST_POSTGRES_BIN");
+        let named = named.map(|bin| Path::new(&bin).join(program));
         let installed = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
         let installed =
             installed.filter_map(|version| Some(version.ok()?.path().join("bin").join(program)));
         // Where Debian puts it, which is not in PATH.
         let found = installed.filter(|path| path.exists()).max();
+        let found = named.or(found);
         let mut command = Command::new(found.unwrap_or_else(|| program.into()));
         command.arg("--dbname").arg(url).stdin(Stdio::null());
         command
@@ -38,12 +43,34 @@ impl Postgres {
 
     /// One of the caller's own, ended with this.
     pub fn start() -> Self {
+        Self::in_directory(|_| {})
+    }
+
+    /// One that takes TLS, too, with this certificate.
+    pub fn start_with_tls(certified: &Certified) -> Self {
+        Self::in_directory(|dir| certify(dir, certified))
+    }
+
+    /// A standby of another one, which calls itself `standby` there.
+    pub fn standby_of(primary: &Self) -> Self {
+        Self::in_directory(|dir| {
+            fs::write(dir.join("primary"), primary.url()).expect("a file");
+        })
+    }
+
+    fn in_directory(prepare: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().expect("a directory for Postgres");
         // Its user is another one.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(dir.path(), open).expect("the directory is ours");
+        prepare(dir.path());
         let running = launch(dir.path());
         Self { dir, running }
+    }
+
+    /// Gives it another certificate, for the next start.
+    pub fn certify(&self, certified: &Certified) {
+        certify(self.dir.path(), certified);
     }
 
     /// Its URL, with the password.
@@ -89,6 +116,12 @@ impl Drop for Postgres {
         let _ended = Command::new("kill").args(["-TERM", &pid]).status();
         let _ended = self.running.wait();
     }
+}
+
+/// Its script gives the files to its user; written again, they stay that user's.
+pub(crate) fn certify(dir: &Path, certified: &Certified) {
+    fs::write(dir.join("tls.crt"), &certified.certificate).expect("a certificate");
+    fs::write(dir.join("tls.key"), &certified.key).expect("a key");
 }
 
 fn launch(dir: &Path) -> Child {

@@ -5,11 +5,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::crypto::ring;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
+use crate::Authority;
 use crate::http::{Message, authority};
 
 /// TLS in front of a KMS, under a certificate of an authority that nobody else knows.
@@ -26,18 +26,8 @@ impl TlsFront {
     /// When no port or no certificate can be had.
     #[must_use]
     pub fn in_front_of(upstream_url: &str, names: &[&str]) -> Self {
-        let mut of_authority = CertificateParams::new(Vec::new()).expect("parameters");
-        of_authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let of_name = &mut of_authority.distinguished_name;
-        of_name.push(DnType::CommonName, "an authority of a test");
-        let key = KeyPair::generate().expect("a key");
-        let pem = of_authority.self_signed(&key).expect("a certificate").pem();
-        let issuer = Issuer::new(of_authority, key);
-        let key = KeyPair::generate().expect("a key");
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let certificate = CertificateParams::new(names)
-            .and_then(|params| params.signed_by(&key, &issuer))
-            .expect("a certificate");
+        let issuer = Authority::new();
+        let (certificate, key) = issuer.signed(names, |_| {});
         let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -52,7 +42,7 @@ impl TlsFront {
         });
         Self {
             address,
-            authority: pem,
+            authority: issuer.pem().to_owned(),
         }
     }
 
