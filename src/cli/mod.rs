@@ -8,6 +8,7 @@ mod local;
 mod output;
 mod remote;
 mod start;
+mod tenant;
 mod token;
 mod usage;
 
@@ -34,6 +35,7 @@ use crate::server::ServeError;
 use crate::server::token::TokenError;
 use crate::sqlcipher::OpenError;
 use crate::tenants::StoreError;
+use crate::tenants::copy::CopyTenantError;
 
 /// A document server for many tenants, each in its own encrypted database.
 #[derive(Debug, Parser)]
@@ -68,6 +70,8 @@ enum Command {
     Encryption(encryption::Encryption),
     /// Make, look at, prove and restore backups
     Backup(backup::Backup),
+    /// Move tenants
+    Tenant(tenant::Tenant),
     /// Look at keys, files and machine
     Doctor(doctor::DoctorCommand),
 }
@@ -133,6 +137,12 @@ pub enum CliError {
     /// A backup.
     #[error(transparent)]
     Backup(#[from] BackupError),
+    /// A tenant that was not copied.
+    #[error(transparent)]
+    CopyTenant(#[from] CopyTenantError),
+    /// Places between which no tenant is copied.
+    #[error(transparent)]
+    Place(#[from] tenant::PlaceError),
     /// A rotation that was not begun.
     #[error(transparent)]
     RotateKek(#[from] RotateKekError),
@@ -188,6 +198,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Usage(command) => command.run(config),
         Command::Encryption(command) => command.run(config),
         Command::Backup(command) => command.run(config),
+        Command::Tenant(command) => command.run(config),
         Command::Doctor(command) => command.run(config),
     };
     let code = match result {
@@ -198,7 +209,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             output::error(&error);
             match error {
-                CliError::Config(_) => USAGE,
+                CliError::Config(_) | CliError::Place(_) => USAGE,
                 CliError::RotateKek(error) if error.is_usage() => USAGE,
                 CliError::Operation(error) if error.is_usage() => USAGE,
                 _ => FAILED,

@@ -34,8 +34,9 @@ use redb::{Database, WriteTransaction};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 pub use access_key::{AccessKey, AccessKeyId, InvalidKeyName, KeyName, Scope};
+pub use access_keys::Record as KeyRecord;
 pub use access_keys::{AccessKeys, KeyError, KeyInfo, KeyVerdict, MAX_KEYS};
-pub(crate) use access_keys::{KeyIndex, Record as KeyRecord, beyond_remembered, sort as sort_keys};
+pub(crate) use access_keys::{KeyIndex, beyond_remembered, sort as sort_keys};
 pub use audit::AuditHead;
 pub(crate) use copy::{check, swap_to_next_key};
 pub use copy::{export_plaintext, import_plaintext};

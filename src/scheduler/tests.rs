@@ -15,6 +15,7 @@ use crate::documents::schedule::{Cron, CronState, Job, NewJob, Outcome};
 use crate::documents::{Fields, Mutation, TableName};
 use crate::envelope::{Envelope, KeyRing, manifest_path};
 use crate::tenants::TenantStore;
+use crate::tenants::copy::{Arriving, Leaving};
 use crate::tenants::full_list::FullList as _;
 use crate::tenants::sqlite::{SqliteOptions, SqliteTenants};
 
@@ -528,6 +529,18 @@ impl TenantProvider for Many {
     }
 
     async fn erase_leftovers(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        Err(self.touch(tenant))
+    }
+
+    async fn leave(&self, tenant: &TenantId) -> Result<Arc<dyn Leaving>, StoreError> {
+        Err(self.touch(tenant))
+    }
+
+    async fn arrive(&self, tenant: &TenantId) -> Result<Box<dyn Arriving>, StoreError> {
+        Err(self.touch(tenant))
+    }
+
+    async fn is_locked(&self, tenant: &TenantId) -> Result<bool, StoreError> {
         Err(self.touch(tenant))
     }
 

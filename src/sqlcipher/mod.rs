@@ -7,6 +7,7 @@
 //! store's decision.
 
 mod adopt;
+mod arrive;
 mod btree;
 mod ciphertext;
 mod copy;
@@ -42,6 +43,7 @@ use opening::{Beside, set_aside, there};
 use page_cache::Owner;
 
 pub(crate) use adopt::adopt;
+pub use arrive::ArrivingDatabase;
 pub(crate) use ciphertext::{Ciphertext, UNIT};
 pub(crate) use copy::fold_wal;
 pub use copy::{export_plaintext, import_plaintext};

@@ -256,6 +256,7 @@ pub(crate) fn which_key(file: KeyedFile) -> Result<(KeyedFile, Opened), OpenErro
 
 /// A temporary database. When it is dropped, what SQLite left beside it goes: on a full disk it
 /// leaves WAL and shared memory behind, and each attempt would take more of what is missing.
+#[derive(Debug)]
 pub(super) struct Beside(pub(super) PathBuf);
 
 impl Drop for Beside {
@@ -306,7 +307,7 @@ impl Database {
         clippy::disallowed_methods,
         reason = "this is the one opener that the lint protects"
     )]
-    fn make(&self, path: &Path, fill: Fill) -> rusqlite::Result<()> {
+    pub(super) fn make(&self, path: &Path, fill: Fill) -> rusqlite::Result<()> {
         drop(check_library());
         let mut connection = Connection::open_with_flags_and_vfs(
             path,

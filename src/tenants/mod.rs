@@ -7,6 +7,7 @@
 pub mod backend;
 #[cfg(test)]
 mod conformance;
+pub mod copy;
 mod cursors;
 mod deploys;
 mod error;
@@ -44,7 +45,7 @@ pub use listed::Listed;
 pub use others::Claim;
 pub use readers::ReaderLimits;
 
-use crate::control::{Control, ControlError};
+use crate::control::{AccessKeyId, Control, ControlError, KeyRecord};
 use crate::documents::deploy::{AppFile, AppPath, ContentHash, Deploy, Deployed, Generations};
 use crate::documents::query::{Position, Query, QueryPage};
 use crate::documents::schedule::{
@@ -116,6 +117,15 @@ pub trait TenantProvider: Debug + Send + Sync {
     async fn claim(&self, _tenant: &TenantId, _now_ms: i64) -> Result<Claim, StoreError> {
         Ok(Claim::Free)
     }
+
+    /// A tenant to be read as it is stored, whether it is locked or not.
+    async fn leave(&self, tenant: &TenantId) -> Result<Arc<dyn copy::Leaving>, StoreError>;
+
+    /// A place for a tenant that comes from elsewhere, where none is.
+    async fn arrive(&self, tenant: &TenantId) -> Result<Box<dyn copy::Arriving>, StoreError>;
+
+    /// Whether a tenant that several servers share is locked.
+    async fn is_locked(&self, tenant: &TenantId) -> Result<bool, StoreError>;
 
     /// Refuses what is done with tenants in files alone; `instead` says what to do.
     fn require_files(&self, _instead: &'static str) -> Result<(), StoreError> {
@@ -357,6 +367,16 @@ pub trait DeletionLog: Debug + Send + Sync {
     /// of its manifest included, at once.
     fn finish_delete(&self, tenant: &TenantId) -> Result<(), StoreError>;
 
+    /// Takes over the access keys of a tenant that comes from elsewhere, before it counts. Nothing
+    /// where the backend has them.
+    fn admit(
+        &self,
+        _tenant: &TenantId,
+        _keys: &[(AccessKeyId, KeyRecord)],
+    ) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Deletions that were begun and not finished.
     fn pending_deletes(&self) -> Result<Vec<TenantId>, StoreError>;
 }
@@ -403,6 +423,14 @@ impl DeletionLog for Control {
 
     fn finish_delete(&self, tenant: &TenantId) -> Result<(), StoreError> {
         Self::finish_delete(self, tenant).map_err(control_failed)
+    }
+
+    fn admit(
+        &self,
+        tenant: &TenantId,
+        keys: &[(AccessKeyId, KeyRecord)],
+    ) -> Result<(), StoreError> {
+        Self::admit(self, tenant, keys).map_err(control_failed)
     }
 
     fn pending_deletes(&self) -> Result<Vec<TenantId>, StoreError> {

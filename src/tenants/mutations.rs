@@ -246,7 +246,7 @@ impl<T: Transaction> Writing<'_, T> {
 const LITTLE_MS: i64 = 60_000;
 
 /// What a conflict means for who wrote the document.
-fn conflicted(conflict: Conflict, table: &TableName, id: DocumentId) -> StoreError {
+pub(super) fn conflicted(conflict: Conflict, table: &TableName, id: DocumentId) -> StoreError {
     let table = table.clone();
     match conflict {
         Conflict::Id => StoreError::DocumentExists { table, id },

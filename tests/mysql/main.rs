@@ -8,6 +8,8 @@
 
 #[path = "../relational/common.rs"]
 mod common;
+#[path = "../relational/copy.rs"]
+mod copy;
 #[path = "../relational/crash.rs"]
 mod crash;
 mod dump;
@@ -24,6 +26,8 @@ mod races;
 mod refused;
 #[path = "../relational/session.rs"]
 mod session;
+#[path = "../relational/tls.rs"]
+mod tls;
 
 use std::process::Command;
 
@@ -90,6 +94,16 @@ impl House {
         self.sql(&found) != "0"
     }
 
+    /// The settings of this house, as a file has them.
+    fn settings(&self) -> serde_json::Value {
+        serde_json::json!({"persistence": {
+            "tenant_provider": "mysql",
+            "mysql_url": self.url,
+            "mysql_metadata_database": format!("nimbus-of-{}", self.unique),
+            "mysql_tenant_database_prefix": format!("{}_", self.unique),
+        }})
+    }
+
     /// A command with the settings of this house in its environment.
     fn nimbus(&self, arguments: &[&str]) -> Command {
         let mut command = self.machine.nimbus(arguments);
@@ -118,6 +132,16 @@ impl House {
         let _ = command.env("FAILPOINTS", failpoints);
         self.machine.start_command(command)
     }
+}
+
+/// The URL of an engine that is asked for TLS.
+fn over_tls(engine: &Engine) -> String {
+    engine.url().replace("disabled", "required")
+}
+
+/// Whether connections of Nimbus are encrypted: the engine lets in no others.
+fn is_encrypted(_house: &House) -> bool {
+    true
 }
 
 /// What messages call the engine, and its settings.

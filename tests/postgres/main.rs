@@ -8,6 +8,8 @@
 
 #[path = "../relational/common.rs"]
 mod common;
+#[path = "../relational/copy.rs"]
+mod copy;
 #[path = "../relational/crash.rs"]
 mod crash;
 mod dump;
@@ -22,6 +24,9 @@ mod races;
 mod refused;
 #[path = "../relational/session.rs"]
 mod session;
+mod standby;
+#[path = "../relational/tls.rs"]
+mod tls;
 
 use std::process::Command;
 
@@ -94,6 +99,16 @@ impl House {
         self.sql(&found) != "0"
     }
 
+    /// The settings of this house, as a file has them.
+    fn settings(&self) -> serde_json::Value {
+        serde_json::json!({"persistence": {
+            "tenant_provider": "postgres",
+            "postgres_url": self.url,
+            "postgres_metadata_schema": format!("nimbus of {}", self.unique),
+            "postgres_tenant_schema_prefix": format!("{}_", self.unique),
+        }})
+    }
+
     /// A command with the settings of this house in its environment.
     fn nimbus(&self, arguments: &[&str]) -> Command {
         let mut command = self.machine.nimbus(arguments);
@@ -122,6 +137,17 @@ impl House {
         let _ = command.env("FAILPOINTS", failpoints);
         self.machine.start_command(command)
     }
+}
+
+/// The URL of an engine that is asked for TLS.
+fn over_tls(engine: &Engine) -> String {
+    format!("{}?sslmode=require", engine.url())
+}
+
+/// Whether connections of Nimbus are encrypted.
+fn is_encrypted(house: &House) -> bool {
+    let clear = "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'nimbus'";
+    house.sql(clear) == "t"
 }
 
 /// What messages call the engine, and its settings.

@@ -146,6 +146,11 @@ pub(super) fn progress_bar(what: &'static str) -> (ProgressBar, Progress) {
     )
 }
 
+/// A count of documents on standard error, where that is a terminal.
+pub(super) fn documents_bar(what: &'static str) -> (ProgressBar, Progress) {
+    bar(what, "{msg} {pos} documents")
+}
+
 /// A bar of files on standard error, where that is a terminal.
 pub(super) fn counting_bar(what: &'static str) -> (ProgressBar, Progress) {
     bar(what, "{msg} {bar:30} {pos}/{len} files  {eta} left")

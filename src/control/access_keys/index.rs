@@ -44,7 +44,7 @@ impl KeyIndex {
     }
 
     /// A tenant's keys that `which` chooses, oldest first.
-    pub(super) fn of(
+    pub(crate) fn of(
         &self,
         tenant: &TenantId,
         which: impl Fn(&Record) -> bool,
@@ -97,7 +97,7 @@ impl KeyIndex {
 /// A key as it is stored, as JSON under its id.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Record {
+pub struct Record {
     pub(super) tenant: TenantName,
     pub(super) name: KeyName,
     pub(super) scope: Scope,

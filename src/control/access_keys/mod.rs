@@ -18,13 +18,14 @@ use redb::{ReadableDatabase as _, ReadableTable as _, WriteTransaction};
 use serde::Serialize;
 
 use super::access_key::{AccessKey, AccessKeyId, KeyName, Scope};
-use super::tables::ACCESS_KEYS;
+use super::tables::{ACCESS_KEYS, DUE};
 use super::{Control, ControlError, usage};
 use crate::clock;
 use crate::error_chain::error_chain;
 use crate::failpoints::crash_point;
 
-pub(crate) use index::{KeyIndex, Record, beyond_remembered, sort};
+pub use index::Record;
+pub(crate) use index::{KeyIndex, beyond_remembered, sort};
 
 /// An access key without its secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -119,6 +120,10 @@ pub trait AccessKeys: fmt::Debug + Send + Sync {
     /// The keys of a tenant, oldest first, without those that were revoked.
     fn list(&self, tenant: &TenantId) -> Vec<KeyInfo>;
 
+    /// The keys of a tenant as they are kept, with those that were revoked and are remembered.
+    /// Blocks.
+    fn records(&self, tenant: &TenantId) -> Result<Vec<(AccessKeyId, Record)>, KeyError>;
+
     /// Revokes a key of `tenant`; whether there was such a key. After an error the key may still
     /// count. Blocks.
     fn revoke(&self, tenant: &TenantId, id: AccessKeyId) -> Result<bool, KeyError>;
@@ -149,6 +154,10 @@ impl AccessKeys for Control {
 
     fn list(&self, tenant: &TenantId) -> Vec<KeyInfo> {
         self.tenant_keys(tenant)
+    }
+
+    fn records(&self, tenant: &TenantId) -> Result<Vec<(AccessKeyId, Record)>, KeyError> {
+        Ok(self.keys.of(tenant, |_| true))
     }
 
     fn revoke(&self, tenant: &TenantId, id: AccessKeyId) -> Result<bool, KeyError> {
@@ -208,6 +217,32 @@ impl Control {
         let info = record.info(key.id());
         self.keys.write().insert(key.id(), record);
         Ok((key, info))
+    }
+
+    /// Takes over the keys of a tenant that comes from elsewhere, and notes that it may have work due.
+    pub(crate) fn admit(
+        &self,
+        tenant: &TenantId,
+        keys: &[(AccessKeyId, Record)],
+    ) -> Result<(), ControlError> {
+        let _writing = self.keys.writing();
+        debug_assert!(keys.iter().all(|(_, record)| record.tenant.0 == *tenant));
+        let records: Vec<_> = keys.iter().map(|(id, record)| (*id, record)).collect();
+        let texts = self.texts(&records)?;
+        self.write(|transaction| {
+            let mut stored = transaction.open_table(ACCESS_KEYS)?;
+            for (id, text) in &texts {
+                stored.insert(id.as_str(), text.as_slice())?;
+            }
+            // Its work is not known here: the next start looks at it at once.
+            drop(transaction.open_table(DUE)?.insert(tenant.as_str(), 0)?);
+            Ok(())
+        })?;
+        let mut known = self.keys.write();
+        for (id, record) in keys {
+            known.insert(*id, record.clone());
+        }
+        Ok(())
     }
 
     /// The keys of a tenant, oldest first, without those that were revoked.
@@ -333,12 +368,12 @@ impl Control {
         }
     }
 
-    fn put_records(
+    /// Keys as they are stored.
+    fn texts(
         &self,
         records: &[(AccessKeyId, &Record)],
-        forgotten: &[AccessKeyId],
-    ) -> Result<(), ControlError> {
-        let texts: Vec<_> = records
+    ) -> Result<Vec<(String, Vec<u8>)>, ControlError> {
+        records
             .iter()
             .map(|(id, record)| Ok((id.to_string(), record.to_json()?)))
             .collect::<Result<_, serde_json::Error>>()
@@ -346,7 +381,15 @@ impl Control {
                 action: "write an access key to",
                 path: self.path.clone(),
                 source: source.into(),
-            })?;
+            })
+    }
+
+    fn put_records(
+        &self,
+        records: &[(AccessKeyId, &Record)],
+        forgotten: &[AccessKeyId],
+    ) -> Result<(), ControlError> {
+        let texts = self.texts(records)?;
         self.write(|transaction| {
             let mut keys = transaction.open_table(ACCESS_KEYS)?;
             for (id, text) in &texts {

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use nimbus_manifests::TenantId;
 
 use super::storage::{Opened, Storage};
+use crate::control::{AccessKeyId, KeyRecord};
 use crate::envelope::{Intent, KeyedFile};
 use crate::runtime::Progress;
 use crate::tenants::StoreError;
@@ -17,11 +18,22 @@ use crate::tenants::open_tenant::OpenTenant;
 use crate::tenants::others::{Claim, SharedTenants};
 use crate::tenants::sqlite::instant::Instants;
 
+/// A tenant that comes from elsewhere.
+#[derive(Debug)]
+pub struct Arrival<S, A> {
+    /// Where it goes.
+    pub storage: S,
+    /// What makes it a tenant.
+    pub arriving: A,
+}
+
 /// An engine that keeps tenants.
 #[async_trait]
 pub trait Backend: Debug + Send + Sync + 'static {
     /// An open tenant.
     type Storage: Storage;
+    /// A tenant that arrives.
+    type Arriving: Debug + Send;
 
     /// The tenants that exist, and those that are `known` to exist, whatever is left of them.
     /// Blocks.
@@ -70,6 +82,29 @@ pub trait Backend: Debug + Send + Sync + 'static {
     ) -> Result<(), StoreError> {
         Err(StoreError::adopts_none(tenant))
     }
+
+    /// A place for a tenant that comes from elsewhere, which is no tenant until it
+    /// [has arrived](Self::arrived). What an earlier one left under its name is removed.
+    async fn arrive(
+        &self,
+        tenant: &TenantId,
+    ) -> Result<Arrival<Self::Storage, Self::Arriving>, StoreError>;
+
+    /// Makes a tenant of what arrived, whose connections are closed, with these access keys where
+    /// the backend has them. After an error, or a crash in between, it is none, or whole.
+    async fn arrived(
+        &self,
+        tenant: &TenantId,
+        arriving: Self::Arriving,
+        keys: &[(AccessKeyId, KeyRecord)],
+    ) -> Result<(), StoreError>;
+
+    /// Removes what has arrived so far.
+    async fn turn_away(
+        &self,
+        tenant: &TenantId,
+        arriving: Self::Arriving,
+    ) -> Result<(), StoreError>;
 
     /// What freezes a moment of all tenants, and the directory of their files; `None` where they
     /// are not files.

@@ -17,10 +17,13 @@
 //! number of round trips does not grow with the group.
 
 mod engine;
+mod moved;
 mod rows;
 mod storage;
 
-pub use engine::Backend;
+pub use engine::{Arrival, Backend};
+pub(crate) use moved::{MOVED_BYTES, MOVED_ROWS};
+pub use moved::{MovedRows, MovedWrites, PlacedAnswer};
 pub use rows::{
     AnswerWrites, AnswersEnd, AnswersOf, ChangedDocument, Conflict, DeployRows, DeployWrites,
     DocumentRows, DocumentWrites, JobRows, JobWrites, JournalBounds, JournalEntry, NewDocument,

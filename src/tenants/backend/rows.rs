@@ -5,6 +5,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::moved::MovedRows;
 use crate::documents::deploy::{AppFile, AppPath, ContentHash, Deploy, Generation, Resources};
 use crate::documents::query::{Position, Query, QueryPage};
 use crate::documents::schedule::{
@@ -27,7 +28,7 @@ pub struct JournalBounds {
 }
 
 /// One record to be appended to the journal.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JournalEntry {
     /// What was done.
     pub change: Change,
@@ -267,7 +268,9 @@ pub trait DeployRows {
 }
 
 /// A connection that reads what a tenant has stored.
-pub trait Rows: DocumentRows + JobRows + SchemaRows + DeployRows + Debug + Send + 'static {
+pub trait Rows:
+    DocumentRows + JobRows + SchemaRows + DeployRows + MovedRows + Debug + Send + 'static
+{
     /// Does several reads on one state of the tenant. Not within a transaction, which has one state
     /// by itself.
     fn snapshot<T>(

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use zeroize::Zeroizing;
 
+use super::moved::MovedWrites;
 use super::rows::{AnswerWrites, DeployWrites, DocumentWrites, JobWrites, Rows, SchemaWrites};
 use crate::documents::{Mutation, Once};
 use crate::tenants::error::NoRoom;
@@ -35,7 +36,15 @@ pub enum OthersWrote {
 /// A connection that writes to a tenant, one transaction after the other. There is one for each
 /// tenant that is written to.
 pub trait Transaction:
-    DocumentWrites + AnswerWrites + JobWrites + SchemaWrites + DeployWrites + Debug + Send + 'static
+    DocumentWrites
+    + AnswerWrites
+    + JobWrites
+    + SchemaWrites
+    + DeployWrites
+    + MovedWrites
+    + Debug
+    + Send
+    + 'static
 {
     /// What reads within the transaction.
     type Rows: Rows;

@@ -422,8 +422,8 @@ pub enum StoreError {
         /// Why not.
         source: Arc<dyn StdError + Send + Sync>,
     },
-    /// The database of a backup did not become a tenant.
-    #[error("tenant {tenant} was not restored; there is nothing of it")]
+    /// What a backup, or another deployment, has did not become a tenant.
+    #[error("tenant {tenant} did not come to be; there is nothing of it")]
     Adopt {
         /// The tenant.
         tenant: TenantId,

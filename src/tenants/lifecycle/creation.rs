@@ -16,7 +16,10 @@ use crate::tenants::shared::Shared;
 impl<B: Backend> Shared<B> {
     /// What a creation begins with: there is no tenant of the name, and room for one; what is kept
     /// of an earlier one goes.
-    async fn begin_create(self: &Arc<Self>, tenant: &TenantId) -> Result<(), StoreError> {
+    pub(super) async fn begin_create(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+    ) -> Result<(), StoreError> {
         self.catch_up().await?;
         let (exists, condemned) = (self.exists(tenant), self.is_condemned(tenant));
         let of = tenant.clone();

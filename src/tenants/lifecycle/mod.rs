@@ -32,6 +32,7 @@ use nimbus_manifests::{Subject, TenantId};
 use tokio::runtime::Handle;
 
 use super::backend::{Backend, Standing, Storage};
+use super::copy::{Arriving, ArrivingTenant, Leaving, LeavingTenant};
 use super::open_tenant::OpenTenant;
 use super::others::{Claim, SharedListener, SharedStanding};
 use super::readers::{GiveWay, ReaderLimits};
@@ -222,6 +223,33 @@ impl<B: Backend> TenantProvider for Tenants<B> {
             handle,
             shared: Arc::clone(&self.0),
         }))
+    }
+
+    async fn leave(&self, tenant: &TenantId) -> Result<Arc<dyn Leaving>, StoreError> {
+        self.0.catch_up().await?;
+        if !self.0.exists(tenant) {
+            let tenant = tenant.clone();
+            return Err(StoreError::TenantNotFound { tenant });
+        }
+        let opener = self.0.opener(tenant, Intent::Open);
+        let handle = self.0.registry.open(tenant, opener).await?;
+        Ok(Arc::new(LeavingTenant::<B>(handle)))
+    }
+
+    async fn arrive(&self, tenant: &TenantId) -> Result<Box<dyn Arriving>, StoreError> {
+        self.0.begin_create(tenant).await?;
+        let arrival = self.0.backend.arrive(tenant).await?;
+        let (shared, tenant) = (Arc::clone(&self.0), tenant.clone());
+        let arriving = blocking(move || ArrivingTenant::at(shared, tenant, arrival));
+        Ok(Box::new(arriving.await?))
+    }
+
+    async fn is_locked(&self, tenant: &TenantId) -> Result<bool, StoreError> {
+        let Some(others) = &self.0.others else {
+            return Ok(false);
+        };
+        others.refresh().await?;
+        Ok(others.standing(tenant) == SharedStanding::Locked)
     }
 
     fn instants(&self) -> Option<Arc<Instants>> {

@@ -110,6 +110,11 @@ impl<E: Engine> AccessKeys for SharedKeys<E> {
         self.0.known().keys.live(tenant)
     }
 
+    fn records(&self, tenant: &TenantId) -> Result<Vec<(AccessKeyId, KeyRecord)>, KeyError> {
+        self.0.look().map_err(database)?;
+        Ok(self.0.known().keys.of(tenant, |_| true))
+    }
+
     fn revoke(&self, tenant: &TenantId, id: AccessKeyId) -> Result<bool, KeyError> {
         let catalog = &self.0;
         let mut was_live = false;

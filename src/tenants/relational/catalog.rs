@@ -78,6 +78,8 @@ pub(super) enum State {
     Deleting = 3,
     /// It is kept for a while, so that servers that look at changes learn of it.
     Gone = 4,
+    /// It comes from elsewhere, and is no tenant yet.
+    Arriving = 5,
 }
 
 /// A row of `tenants`.
@@ -100,6 +102,7 @@ impl TenantRow {
                 2 => State::There,
                 3 => State::Deleting,
                 4 => State::Gone,
+                5 => State::Arriving,
                 _ => return Err(Malformed("a state")),
             },
             locked: row.integer(first + 1)? != 0,
@@ -113,7 +116,7 @@ impl TenantRow {
             State::There if self.locked => SharedStanding::Locked,
             State::There => SharedStanding::There,
             State::Deleting => SharedStanding::Deleting,
-            State::Creating | State::Gone => SharedStanding::None,
+            State::Creating | State::Arriving | State::Gone => SharedStanding::None,
         }
     }
 }
@@ -436,6 +439,8 @@ pub(super) const TENANT_ROW: &str = "state, locked, incarnation";
 pub(super) const POLL: Duration = Duration::from_millis(200);
 /// How long a server goes by its memory after it began the last look that succeeded.
 const TRUSTED: Duration = Duration::from_millis(900);
+/// So long after a change no server goes by what was before it.
+pub(in crate::tenants) const SEEN_WITHIN: Duration = Duration::from_secs(1);
 /// After this long another server finishes a deletion.
 const ABANDONED: Duration = Duration::from_secs(10);
 /// How often something is tried again that another server may be in the way of.

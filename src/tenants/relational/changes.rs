@@ -123,7 +123,7 @@ impl<E: Engine> Catalog<E> {
         )
     }
 
-    fn set_state(&self, tenant: &TenantId, state: State) -> [Statement; 2] {
+    pub(super) fn set_state(&self, tenant: &TenantId, state: State) -> [Statement; 2] {
         let sql = format!("UPDATE @tenants SET state = ?, changed = {NUMBER} WHERE name = ?");
         let values = values![state as i64, tenant.as_str()];
         [self.count(), self.statement(&sql, values)]
@@ -149,7 +149,7 @@ impl<E: Engine> Catalog<E> {
         crash_point!("tenants::relational::create-noted");
         let _changing = self.changing(tenant);
         if E::DDL_COMMITS && self.take_up(tenant, &incarnation)? {
-            self.make_tables(tenant, &incarnation)?;
+            self.make_tables(tenant, &incarnation, State::Creating)?;
         }
         let created = self.change(tenant, |_, row| {
             let ours = |row: &TenantRow| row.incarnation.as_deref() == Some(&incarnation);
@@ -191,7 +191,7 @@ impl<E: Engine> Catalog<E> {
         }
     }
 
-    fn row_of(&self, tenant: &TenantId) -> Result<Option<TenantRow>, StoreError> {
+    pub(super) fn row_of(&self, tenant: &TenantId) -> Result<Option<TenantRow>, StoreError> {
         let sql = format!("SELECT {TENANT_ROW} FROM @tenants WHERE name = ?");
         let rows = self.ask(&sql, values![tenant.as_str()]).map_err(failed)?;
         let row = rows.into_iter().next();
@@ -201,13 +201,7 @@ impl<E: Engine> Catalog<E> {
 
     /// Has a tenant be one that this creation is at; whether it may be.
     fn take_up(&self, tenant: &TenantId, incarnation: &[u8; 16]) -> Result<bool, StoreError> {
-        if self
-            .row_of(tenant)?
-            .is_some_and(|row| row.state == State::Deleting)
-        {
-            self.clear(tenant)?;
-            self.finish_delete(tenant)?;
-        }
+        self.clear_arrival(tenant)?;
         self.change(tenant, |_, row| {
             Ok(match row {
                 Some(row) if row.incarnation.as_deref() == Some(incarnation) => {
@@ -225,11 +219,16 @@ impl<E: Engine> Catalog<E> {
         })
     }
 
-    /// Makes the tables of a tenant, as long as it is one that this creation is at.
-    fn make_tables(&self, tenant: &TenantId, incarnation: &[u8; 16]) -> Result<(), StoreError> {
+    /// Makes the tables of a tenant, as long as it is one that this creation, or arrival, is at.
+    pub(super) fn make_tables(
+        &self,
+        tenant: &TenantId,
+        incarnation: &[u8; 16],
+        state: State,
+    ) -> Result<(), StoreError> {
         let row = self.statement(
             "SELECT 1 FROM @tenants WHERE name = ? AND state = ? AND incarnation = ?",
-            values![tenant.as_str(), State::Creating as i64, incarnation],
+            values![tenant.as_str(), state as i64, incarnation],
         );
         for (number, ddl) in self.tables(tenant).into_iter().enumerate() {
             match self.run(&self.engine.only_where(&row, ddl)) {
@@ -249,7 +248,7 @@ impl<E: Engine> Catalog<E> {
     }
 
     /// What makes the space of a tenant, and its tables.
-    fn tables(&self, tenant: &TenantId) -> Vec<String> {
+    pub(super) fn tables(&self, tenant: &TenantId) -> Vec<String> {
         let space = Space::new(&self.engine, tenant, [0; 16]);
         let name = self.engine.tenant_space(tenant);
         let tables = layout::TENANT.iter().map(|sql| space.spell(sql));
@@ -281,7 +280,7 @@ impl<E: Engine> Catalog<E> {
     }
 
     /// What removes a tenant's tables, unless [`Self::drop_tables`] did, its keys, and when it is due.
-    fn clearing(&self, tenant: &TenantId) -> Vec<Statement> {
+    pub(super) fn clearing(&self, tenant: &TenantId) -> Vec<Statement> {
         let name = self.engine.tenant_space(tenant);
         let tables = (!E::DDL_COMMITS).then(|| Statement::bare(&self.engine.drop_space(&name)));
         let rows = [
@@ -310,7 +309,7 @@ impl<E: Engine> Catalog<E> {
     pub(super) fn begin_delete(&self, tenant: &TenantId) -> Result<(), StoreError> {
         let _changing = self.changing(tenant);
         self.change(tenant, |_, row| match row.map(|row| row.state) {
-            Some(State::There | State::Creating) => {
+            Some(State::There | State::Creating | State::Arriving) => {
                 let noted = self.set_state(tenant, State::Deleting);
                 Ok(Decision::Do(noted.into(), ()))
             }

@@ -105,26 +105,8 @@ impl<E: Engine> DeployRows for Reader<E> {
 
 impl<E: Engine> DeployWrites for RelationalTransaction<E> {
     fn store_generation(&mut self, deploy: &Deploy, created_ms: i64) -> Result<i64, StoreError> {
-        let Deploy {
-            name,
-            resources,
-            files,
-            ..
-        } = deploy;
         let generation = self.last("SELECT coalesce(max(generation), 0) FROM @generations")? + 1;
-        let total: usize = files.values().map(|file| file.bytes().len()).sum();
-        let row = values![
-            name.as_str(),
-            created_ms,
-            resources.schemas.len(),
-            resources.crons.len(),
-            files.len(),
-            total,
-            resources.schemas_json(),
-            resources.crons_json()
-        ];
-        self.put_new(Table::Generations, values![generation], row);
-        self.store_files(generation, files)?;
+        self.put_deploy(generation, deploy, created_ms)?;
         Ok(generation)
     }
 
@@ -194,6 +176,34 @@ impl Used {
 }
 
 impl<E: Engine> RelationalTransaction<E> {
+    /// Stores a deploy as the generation of this number.
+    pub(super) fn put_deploy(
+        &mut self,
+        generation: i64,
+        deploy: &Deploy,
+        created_ms: i64,
+    ) -> Result<(), StoreError> {
+        let Deploy {
+            name,
+            resources,
+            files,
+            ..
+        } = deploy;
+        let total: usize = files.values().map(|file| file.bytes().len()).sum();
+        let row = values![
+            name.as_str(),
+            created_ms,
+            resources.schemas.len(),
+            resources.crons.len(),
+            files.len(),
+            total,
+            resources.schemas_json(),
+            resources.crons_json()
+        ];
+        self.put_new(Table::Generations, values![generation], row);
+        self.store_files(generation, files)
+    }
+
     fn last(&mut self, sql: &str) -> Result<i64, StoreError> {
         self.reader.ask_integer(sql, Vec::new())
     }

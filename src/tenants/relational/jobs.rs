@@ -45,16 +45,10 @@ impl<E: Engine> JobRows for Reader<E> {
 
     fn finished_job(&mut self, id: JobId) -> Result<Option<FinishedJob>, StoreError> {
         let row = self.ask_one(
-            "SELECT id, due, mutation, finished, failure FROM @job_history WHERE id = ?",
+            &format!("SELECT {FINISHED_JOB} FROM @job_history WHERE id = ?"),
             values![id.as_bytes()],
         )?;
-        let finished = row.map(|mut row| {
-            Ok(FinishedJob {
-                finished_at_ms: row.integer(3)?,
-                outcome: Outcome::of_error(row.maybe_text(4)?),
-                job: stored_job(row)?,
-            })
-        });
+        let finished = row.map(|mut row| stored_finished_job(&mut row));
         self.sound(finished.transpose())
     }
 
@@ -401,19 +395,34 @@ impl<E: Engine> RelationalTransaction<E> {
 
 /// A job whose columns are the first.
 fn stored_job(mut row: Row) -> Result<Job, Malformed> {
+    job_of(&mut row)
+}
+
+fn job_of(row: &mut Row) -> Result<Job, Malformed> {
     Ok(Job {
         id: JobId::from_bytes(row.array(0)?).ok_or(Malformed("an id"))?,
         run_at_ms: row.integer(1)?,
-        mutation: stored_mutation(&mut row, 2)?,
+        mutation: stored_mutation(row, 2)?,
+    })
+}
+
+/// The columns that [`stored_finished_job`] reads.
+pub(super) const FINISHED_JOB: &str = "id, due, mutation, finished, failure";
+
+pub(super) fn stored_finished_job(row: &mut Row) -> Result<FinishedJob, Malformed> {
+    Ok(FinishedJob {
+        finished_at_ms: row.integer(3)?,
+        outcome: Outcome::of_error(row.maybe_text(4)?),
+        job: job_of(row)?,
     })
 }
 
 /// The columns that [`stored_cron`] reads.
-const CRON: &str =
+pub(super) const CRON: &str =
     "name, origin, due, last_due, last_finished, last_error, schedule, mutation, reckoned";
 
 /// A cron, and what the clock said when its next time was reckoned.
-fn stored_cron(mut row: Row) -> Result<(CronState, i64), Malformed> {
+pub(super) fn stored_cron(mut row: Row) -> Result<(CronState, i64), Malformed> {
     let last = (row.maybe_integer(3)?, row.maybe_integer(4)?);
     let state = CronState {
         cron: Cron {

@@ -8,6 +8,7 @@
 
 mod access;
 mod answers;
+mod arrivals;
 mod catalog;
 mod changes;
 mod database;
@@ -21,6 +22,7 @@ mod index;
 mod jobs;
 mod keys;
 mod layout;
+mod moved;
 mod mysql;
 mod plan;
 mod postgres;
@@ -36,6 +38,7 @@ mod undo_map;
 mod watch;
 mod writes;
 
+pub(super) use catalog::SEEN_WITHIN;
 pub use database::{Database, DatabaseOptions};
 pub use driver::NotAUrl;
 pub use mysql::MysqlOptions;

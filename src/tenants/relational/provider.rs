@@ -14,9 +14,10 @@ use super::{
     storage::RelationalStorage,
     watch::watch,
 };
+use crate::control::{AccessKeyId, KeyRecord};
 use crate::envelope::{Envelope, Intent};
 use crate::runtime::{self, Background, Kept, blocking};
-use crate::tenants::backend::{Backend, JobRows as _, Opened, OpenedConnection};
+use crate::tenants::backend::{Arrival, Backend, JobRows as _, Opened, OpenedConnection};
 use crate::tenants::error::NoRoom;
 use crate::tenants::lifecycle::LifecycleOptions;
 use crate::tenants::others::{Claim, SharedStanding, SharedTenants};
@@ -159,7 +160,7 @@ fn open_or_create<E: Engine>(
     let mut reader = Reader::new(&space);
     let earliest_due = reader.earliest_due()?;
     Ok(Opened {
-        storage: RelationalStorage(space),
+        storage: RelationalStorage::new(space),
         connection: OpenedConnection::Reader(reader),
         halted: Arc::default(),
         cursor_key,
@@ -170,6 +171,7 @@ fn open_or_create<E: Engine>(
 #[async_trait]
 impl<E: Engine> Backend for Relational<E> {
     type Storage = RelationalStorage<E>;
+    type Arriving = [u8; 16];
 
     /// What is known elsewhere is no tenant here: the database says which tenants it has.
     fn list(&self, _known: BTreeSet<TenantId>) -> Result<BTreeSet<TenantId>, StoreError> {
@@ -196,6 +198,35 @@ impl<E: Engine> Backend for Relational<E> {
 
     fn forget(&self, tenant: &TenantId) -> Result<(), StoreError> {
         self.catalog.clear(tenant)
+    }
+
+    async fn arrive(
+        &self,
+        tenant: &TenantId,
+    ) -> Result<Arrival<RelationalStorage<E>, [u8; 16]>, StoreError> {
+        let (catalog, name) = (Arc::clone(&self.catalog), tenant.clone());
+        let incarnation = blocking(move || catalog.arrive(&name)).await?;
+        let space = Space::new(&self.catalog.engine, tenant, incarnation);
+        Ok(Arrival {
+            storage: RelationalStorage::arriving(space),
+            arriving: incarnation,
+        })
+    }
+
+    async fn arrived(
+        &self,
+        tenant: &TenantId,
+        arriving: [u8; 16],
+        keys: &[(AccessKeyId, KeyRecord)],
+    ) -> Result<(), StoreError> {
+        let (catalog, tenant) = (Arc::clone(&self.catalog), tenant.clone());
+        let keys = keys.to_vec();
+        blocking(move || catalog.arrived(&tenant, &arriving, &keys)).await
+    }
+
+    async fn turn_away(&self, tenant: &TenantId, arriving: [u8; 16]) -> Result<(), StoreError> {
+        let (catalog, tenant) = (Arc::clone(&self.catalog), tenant.clone());
+        blocking(move || catalog.turn_away(&tenant, &arriving)).await
     }
 
     fn shared(&self) -> Option<Arc<dyn SharedTenants>> {

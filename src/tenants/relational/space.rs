@@ -14,6 +14,7 @@ use nimbus_manifests::TenantId;
 
 use super::engine::{
     Connection as _, Engine, Failure, FailureKind, Malformed, Row, Statement, Stops, Value, spell,
+    values,
 };
 use crate::budget;
 use crate::tenants::StoreError;
@@ -65,6 +66,20 @@ impl<E: Engine> Space<E> {
         let space = self.engine.provider_space();
         self.engine.table(space, table, &mut name);
         name
+    }
+
+    /// What notes for all servers when the tenant's first work is due: in the transaction that has it
+    /// so, and after all else of it.
+    pub(super) fn noting_due(&self) -> [Statement; 2] {
+        let (due, name) = (self.of_provider("due"), self.tenant.as_str());
+        let note = format!(
+            "INSERT INTO {due} (name, at) SELECT ?, at FROM (SELECT min(due) AS at FROM
+             (SELECT min(due) AS due FROM @jobs UNION ALL SELECT min(due) AS due FROM @crons) AS both_) AS first_ WHERE at IS NOT NULL"
+        );
+        [
+            self.statement(&format!("DELETE FROM {due} WHERE name = ?"), values![name]),
+            self.statement(&note, values![name]),
+        ]
     }
 
     /// The tenant is to be opened afresh.

@@ -8,22 +8,45 @@ use crate::tenants::backend::{Standing, Storage};
 
 /// The storage of an open tenant.
 #[derive(Debug)]
-pub struct RelationalStorage<E>(pub(super) Arc<Space<E>>);
+pub struct RelationalStorage<E> {
+    space: Arc<Space<E>>,
+    /// Whether it is no tenant yet.
+    arriving: bool,
+}
+
+impl<E> RelationalStorage<E> {
+    pub(super) fn new(space: Arc<Space<E>>) -> Self {
+        Self {
+            space,
+            arriving: false,
+        }
+    }
+
+    /// That of a tenant that is none yet.
+    pub(super) fn arriving(space: Space<E>) -> Self {
+        Self {
+            space: Arc::new(space),
+            arriving: true,
+        }
+    }
+}
 
 impl<E: Engine> Storage for RelationalStorage<E> {
     type Rows = Reader<E>;
     type Transaction = RelationalTransaction<E>;
 
     fn reader(&self) -> Result<Reader<E>, StoreError> {
-        Ok(Reader::new(&self.0))
+        Ok(Reader::new(&self.space))
     }
 
     fn writer(&self, halted: &Arc<AtomicBool>) -> Result<RelationalTransaction<E>, StoreError> {
-        Ok(RelationalTransaction::new(&self.0, halted))
+        let mut transaction = RelationalTransaction::new(&self.space, halted);
+        transaction.arriving = self.arriving;
+        Ok(transaction)
     }
 
     fn is_lost(&self) -> bool {
-        self.0.is_lost()
+        self.space.is_lost()
     }
 
     fn standing(&self) -> Standing {

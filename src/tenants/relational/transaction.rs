@@ -59,6 +59,8 @@ pub struct RelationalTransaction<E: Engine> {
     others: OthersWrote,
     /// The tenant is another one than it was: this is not used again.
     broken: bool,
+    /// It is no tenant yet, and has no work that is due.
+    pub(super) arriving: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -94,6 +96,7 @@ impl<E: Engine> RelationalTransaction<E> {
             indexes: HashMap::new(),
             others: OthersWrote::Nothing,
             broken: false,
+            arriving: false,
         }
     }
 
@@ -163,8 +166,8 @@ impl<E: Engine> RelationalTransaction<E> {
         };
         let space = &self.reader.space;
         let mut statements = Vec::new();
-        if self.reader.writes.scheduling {
-            statements.extend(self.noting_due());
+        if self.reader.writes.scheduling && !self.arriving {
+            statements.extend(space.noting_due());
         }
         statements.extend([
             space.statement(
@@ -184,21 +187,6 @@ impl<E: Engine> RelationalTransaction<E> {
         }
         statements.push(Statement::bare(COMMIT));
         (after, statements)
-    }
-
-    /// What notes for all servers when the tenant's first work is due: in the transaction that has it
-    /// so, and after all else of it.
-    fn noting_due(&self) -> [Statement; 2] {
-        let space = &self.reader.space;
-        let (due, name) = (space.of_provider("due"), space.tenant.as_str());
-        let note = format!(
-            "INSERT INTO {due} (name, at) SELECT ?, at FROM (SELECT min(due) AS at FROM
-             (SELECT min(due) AS due FROM @jobs UNION ALL SELECT min(due) AS due FROM @crons) AS both_) AS first_ WHERE at IS NOT NULL"
-        );
-        [
-            space.statement(&format!("DELETE FROM {due} WHERE name = ?"), values![name]),
-            space.statement(&note, values![name]),
-        ]
     }
 
     /// Finds out what became of a commit that nobody answered, and does it again if nothing did.

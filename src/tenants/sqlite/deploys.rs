@@ -96,7 +96,7 @@ impl DeployRows for Reader {
 
 impl DeployWrites for SqliteTransaction {
     fn store_generation(&mut self, deploy: &Deploy, created_ms: i64) -> Result<i64, StoreError> {
-        self.on(|connection| store(connection, deploy, created_ms))
+        self.on(|connection| store(connection, deploy, created_ms, None))
     }
 
     fn set_active_generation(&mut self, generation: i64) -> Result<(), StoreError> {
@@ -131,8 +131,13 @@ fn active(connection: &Connection) -> rusqlite::Result<Option<i64>> {
         .optional()
 }
 
-/// Stores a deploy, and gives the number of its generation.
-fn store(connection: &Connection, deploy: &Deploy, created_ms: i64) -> rusqlite::Result<i64> {
+/// Stores a deploy as the generation of this number or the next, and gives the number.
+pub(super) fn store(
+    connection: &Connection,
+    deploy: &Deploy,
+    created_ms: i64,
+    generation: Option<i64>,
+) -> rusqlite::Result<i64> {
     let Deploy {
         name,
         resources,
@@ -146,7 +151,7 @@ fn store(connection: &Connection, deploy: &Deploy, created_ms: i64) -> rusqlite:
     let generation = connection
         .prepare_cached(
             "INSERT INTO nimbus_generations
-             SELECT coalesce(max(generation), 0) + 1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8
+             SELECT coalesce(?9, max(generation) + 1, 1), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8
              FROM nimbus_generations
              RETURNING generation",
         )?
@@ -160,6 +165,7 @@ fn store(connection: &Connection, deploy: &Deploy, created_ms: i64) -> rusqlite:
                 bytes as i64,
                 resources.schemas_json(),
                 resources.crons_json(),
+                generation,
             ],
             |row| row.get(0),
         )?;

@@ -133,7 +133,7 @@ impl DocumentWrites for SqliteTransaction {
     }
 
     fn create_table(&mut self, name: &TableName) -> Result<TableNumber, StoreError> {
-        self.on(|connection| tables::create_table(connection, name))
+        self.on(|connection| tables::create_table(connection, name, None))
     }
 
     fn version(&mut self, table: TableNumber, id: DocumentId) -> Result<Option<i64>, StoreError> {

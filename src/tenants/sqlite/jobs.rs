@@ -77,13 +77,7 @@ impl JobRows for Reader {
                 .prepare_cached(
                     "SELECT id, due, finished, error, mutation FROM nimbus_job_history WHERE id = ?1",
                 )?
-                .query_row([id.as_bytes()], |row| {
-                    Ok(FinishedJob {
-                        job: stored_job(row, 4)?,
-                        finished_at_ms: row.get(2)?,
-                        outcome: Outcome::of_error(row.get(3)?),
-                    })
-                })
+                .query_row([id.as_bytes()], stored_finished_job)
                 .optional()
         })
     }
@@ -327,7 +321,7 @@ impl JobWrites for SqliteTransaction {
 }
 
 /// The first rows, and none after those that together have so many bytes.
-fn up_to<T>(
+pub(super) fn up_to<T>(
     rows: impl Iterator<Item = rusqlite::Result<T>>,
     most_bytes: usize,
     weigh: impl Fn(&T) -> usize,
@@ -353,10 +347,20 @@ fn stored_job(row: &Row<'_>, mutation: usize) -> rusqlite::Result<Job> {
     })
 }
 
-/// The columns that [`stored_cron`] reads.
-const CRON: &str = "name, origin, due, last_due, last_finished, last_error, schedule, mutation";
+/// A job of the history whose columns are the first.
+pub(super) fn stored_finished_job(row: &Row<'_>) -> rusqlite::Result<FinishedJob> {
+    Ok(FinishedJob {
+        job: stored_job(row, 4)?,
+        finished_at_ms: row.get(2)?,
+        outcome: Outcome::of_error(row.get(3)?),
+    })
+}
 
-fn stored_cron(row: &Row<'_>) -> rusqlite::Result<CronState> {
+/// The columns that [`stored_cron`] reads.
+pub(super) const CRON: &str =
+    "name, origin, due, last_due, last_finished, last_error, schedule, mutation";
+
+pub(super) fn stored_cron(row: &Row<'_>) -> rusqlite::Result<CronState> {
     let text = |column| row.get::<_, String>(column);
     let last = (row.get(3)?, row.get(4)?);
     Ok(CronState {

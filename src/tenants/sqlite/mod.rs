@@ -17,6 +17,7 @@ mod indexes;
 pub(super) mod instant;
 mod jobs;
 mod migrations;
+mod moved;
 mod plans;
 mod query;
 mod reader;
@@ -45,17 +46,18 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use nimbus_manifests::TenantId;
 
-use super::backend::{Backend, Opened};
+use super::backend::{Arrival, Backend, Opened};
 use super::error::NoRoom;
 use super::lifecycle::{LifecycleOptions, Tenants};
 use super::open_tenant::OpenTenant;
 use super::{DeletionLog, DueLog, ReaderLimits, StoreError, Unscheduled};
+use crate::control::{AccessKeyId, KeyRecord};
 use crate::data_dir::{self, subject};
 use crate::envelope::{Envelope, Intent, KeyedFile};
 use crate::failpoints::crash_point;
 use crate::process::Limits;
 use crate::runtime::{Progress, blocking};
-use crate::sqlcipher;
+use crate::sqlcipher::{self, ArrivingDatabase};
 use error::opening;
 use room::Room;
 use storage::SqliteStorage;
@@ -157,6 +159,7 @@ impl SqliteFiles {
 #[async_trait]
 impl Backend for SqliteFiles {
     type Storage = SqliteStorage;
+    type Arriving = ArrivingDatabase;
 
     fn list(&self, known: BTreeSet<TenantId>) -> Result<BTreeSet<TenantId>, StoreError> {
         catalog::scan(&self.dir, known)
@@ -224,6 +227,43 @@ impl Backend for SqliteFiles {
         sqlcipher::adopt(&self.envelope, source, &path, &subject, progress)
             .await
             .map_err(|error| StoreError::not_adopted(tenant, error))
+    }
+
+    async fn arrive(
+        &self,
+        tenant: &TenantId,
+    ) -> Result<Arrival<SqliteStorage, ArrivingDatabase>, StoreError> {
+        let (path, subject) = (self.path(tenant), subject(tenant));
+        let begun = ArrivingDatabase::begin(&self.envelope, &path, &subject, migrations::fill);
+        let arriving = begun
+            .await
+            .map_err(|error| StoreError::not_adopted(tenant, error))?;
+        let (envelope, room) = (self.envelope.clone(), Arc::clone(&self.room));
+        let (instants, database) = (Arc::clone(&self.instants), arriving.database());
+        Ok(Arrival {
+            storage: SqliteStorage::new(tenant, envelope, room, instants, database),
+            arriving,
+        })
+    }
+
+    async fn arrived(
+        &self,
+        tenant: &TenantId,
+        arriving: ArrivingDatabase,
+        _keys: &[(AccessKeyId, KeyRecord)],
+    ) -> Result<(), StoreError> {
+        let published = arriving.publish(&self.envelope).await;
+        published.map_err(|error| StoreError::not_adopted(tenant, error))
+    }
+
+    async fn turn_away(
+        &self,
+        tenant: &TenantId,
+        arriving: ArrivingDatabase,
+    ) -> Result<(), StoreError> {
+        let envelope = self.envelope.clone();
+        let gone = blocking(move || arriving.abandon(&envelope)).await;
+        gone.map_err(|error| StoreError::not_adopted(tenant, error))
     }
 
     fn instants(&self) -> Option<(Arc<Instants>, PathBuf)> {

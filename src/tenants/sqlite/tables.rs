@@ -48,14 +48,15 @@ pub(super) fn table_number(
         .optional()
 }
 
-/// Makes a table of documents and returns its number.
+/// Makes a table of documents, of this number or the next, and returns its number.
 pub(super) fn create_table(
     connection: &Connection,
     table: &TableName,
+    number: Option<TableNumber>,
 ) -> rusqlite::Result<TableNumber> {
     let number: i64 = connection.query_row(
-        "INSERT INTO nimbus_tables (name, ascending) VALUES (?1, 1) RETURNING number",
-        params![table.as_str()],
+        "INSERT INTO nimbus_tables (number, name, ascending) VALUES (?1, ?2, 1) RETURNING number",
+        params![number, table.as_str()],
         |row| row.get(0),
     )?;
     connection.execute_batch(&format!(
