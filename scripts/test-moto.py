@@ -1,8 +1,8 @@
 """Runs moto (a KMS over the wire) on a free loopback port, for scripts/test.
 
-    python scripts/test-moto.py URL_FILE PARENT_PID
+    python scripts/test-moto.py DIR PARENT_PID
 
-Writes its URL to URL_FILE once it accepts connections, and ends by itself when PARENT_PID is gone: a test run that was
+Writes its URL to DIR/url once it accepts connections, and ends by itself when PARENT_PID is gone: a test run that was
 killed leaves no server behind.
 """
 
@@ -15,7 +15,7 @@ from moto.server import ThreadedMotoServer
 
 
 def main() -> None:
-    url_file, parent = sys.argv[1], int(sys.argv[2])
+    url_file, parent = os.path.join(sys.argv[1], "url"), int(sys.argv[2])
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
