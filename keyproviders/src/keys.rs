@@ -4,7 +4,9 @@
 //! DEK ─┬─ HKDF-SHA256 info "nimbus-enc/1 data"     ─► CipherKey
 //!      ├─ HKDF-SHA256 info "nimbus-enc/1 manifest" ─► MacKey (and key commitment)
 //!      ├─ HKDF-SHA256 info "nimbus-enc/1 archive"  ─► ArchiveKey
-//!      └─ HKDF-SHA256 info "nimbus-enc/1 audit"    ─► AuditKey (of the control file's DEK alone)
+//!      ├─ HKDF-SHA256 info "nimbus-enc/1 audit"    ─► AuditKey (of the control file's DEK alone)
+//!      ├─ HKDF-SHA256 info "nimbus-enc/1 seal"     ─► SealKey  (of tenants in databases)
+//!      └─ HKDF-SHA256 info "nimbus-enc/1 blind"    ─► BlindKey (of the same)
 //! ```
 //!
 //! The salt is the 16 bytes of the file-id (RFC 5869). The DEK itself encrypts nothing.
@@ -13,8 +15,8 @@ use std::fmt;
 
 use hkdf::Hkdf;
 use nimbus_manifests::{
-    FileId, HKDF_INFO_ARCHIVE, HKDF_INFO_AUDIT, HKDF_INFO_DATA, HKDF_INFO_MANIFEST, MacKey,
-    on_wiped_stack,
+    FileId, HKDF_INFO_ARCHIVE, HKDF_INFO_AUDIT, HKDF_INFO_BLIND, HKDF_INFO_DATA,
+    HKDF_INFO_MANIFEST, HKDF_INFO_SEAL, MacKey, on_wiped_stack,
 };
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
@@ -65,6 +67,22 @@ impl Dek {
         let mut key = KeyBytes::zeroed();
         self.derive(file_id, HKDF_INFO_AUDIT, &mut key);
         AuditKey(key)
+    }
+
+    /// The key from which each sealed value of a tenant in a database gets its own.
+    #[must_use]
+    pub fn seal_key(&self, file_id: &FileId) -> SealKey {
+        let mut key = KeyBytes::zeroed();
+        self.derive(file_id, HKDF_INFO_SEAL, &mut key);
+        SealKey(key)
+    }
+
+    /// The key that blinds index entries of a tenant in a database.
+    #[must_use]
+    pub fn blind_key(&self, file_id: &FileId) -> BlindKey {
+        let mut key = KeyBytes::zeroed();
+        self.derive(file_id, HKDF_INFO_BLIND, &mut key);
+        BlindKey(key)
     }
 
     /// A key filled in place by what unwrapped it.
@@ -149,6 +167,40 @@ impl fmt::Debug for AuditKey {
     }
 }
 
+/// The key of a tenant's sealed values: it encrypts nothing itself. Wiped when dropped.
+pub struct SealKey(KeyBytes);
+
+impl SealKey {
+    /// The bytes, for the derivation of a value's key only. Whoever copies them wipes the copy.
+    #[must_use]
+    pub fn expose(&self) -> &[u8; KEY_BYTES] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SealKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SealKey([REDACTED])")
+    }
+}
+
+/// The key of a tenant's blind index entries. Wiped when dropped.
+pub struct BlindKey(KeyBytes);
+
+impl BlindKey {
+    /// The bytes, for HMAC only. Whoever copies them wipes the copy.
+    #[must_use]
+    pub fn expose(&self) -> &[u8; KEY_BYTES] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for BlindKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BlindKey([REDACTED])")
+    }
+}
+
 /// The MAC key of a database's pages, which SQLCipher derives from the file's cipher key. Wiped
 /// when dropped.
 pub struct PageMacKey(KeyBytes);
@@ -203,6 +255,15 @@ mod tests {
         assert_ne!(data.expose(), dek.archive_key(&one).expose());
         assert_ne!(dek.audit_key(&one).expose(), dek.archive_key(&one).expose());
         assert_ne!(data.expose(), dek.bytes());
+        let (seal, blind) = (dek.seal_key(&one), dek.blind_key(&one));
+        assert_ne!(seal.expose(), blind.expose());
+        assert_ne!(seal.expose(), dek.seal_key(&two).expose());
+        assert_ne!(seal.expose(), data.expose());
+        assert_ne!(blind.expose(), data.expose());
+        assert_eq!(
+            format!("{seal:?}{blind:?}"),
+            "SealKey([REDACTED])BlindKey([REDACTED])"
+        );
     }
 
     #[test]

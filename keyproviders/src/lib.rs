@@ -65,7 +65,7 @@ pub use aws_kms::same_key;
 pub use config::ProviderConfig;
 pub use error::{KeyFileError, ProviderError, Unproven};
 pub use failure_class::FailureClass;
-pub use keys::{ArchiveKey, AuditKey, CipherKey, Dek, PageMacKey};
+pub use keys::{ArchiveKey, AuditKey, BlindKey, CipherKey, Dek, PageMacKey, SealKey};
 pub use local::{LocalAlgorithm, LocalKey};
 pub use local_provider::{KeySource, LocalProvider};
 pub use memory::{KEY_BYTES, LockedMemory, locked_memory};

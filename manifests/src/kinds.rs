@@ -41,6 +41,8 @@ words! {
         Sqlcipher4 = "sqlcipher4",
         /// The block device under redb: XChaCha20-Poly1305 a block.
         Blocks1 = "blocks1",
+        /// Values in a database of another engine, each sealed by itself: `docs/sealed-format.md`.
+        Sealed1 = "sealed1",
     }
 }
 

@@ -60,6 +60,10 @@ pub const HKDF_INFO_MANIFEST: &[u8] = b"nimbus-enc/1 manifest";
 pub const HKDF_INFO_ARCHIVE: &[u8] = b"nimbus-enc/1 archive";
 /// HKDF info of the audit log's MAC key, from the control file's data key.
 pub const HKDF_INFO_AUDIT: &[u8] = b"nimbus-enc/1 audit";
+/// HKDF info of the key from which each sealed value of a database gets its own.
+pub const HKDF_INFO_SEAL: &[u8] = b"nimbus-enc/1 seal";
+/// HKDF info of the key that blinds index entries of a database.
+pub const HKDF_INFO_BLIND: &[u8] = b"nimbus-enc/1 blind";
 /// HKDF info of a local key's id.
 pub const HKDF_INFO_KEK_ID: &[u8] = b"nimbus-enc/1 kek id";
 /// What the context of every wrap begins with.

@@ -20,9 +20,10 @@ pub enum InvalidName {
         "a file name is 1 to 255 printable ASCII characters without `/`, `\\`, `:` and spaces, and not `.` or `..`"
     )]
     File,
-    /// Not one of the three forms of a subject.
+    /// Not one of the four forms of a subject.
     #[error(
-        "a subject is db:sqlite:tenant:<tenant>:<file>, db:redb:control:<file> or cache:libsql:tenant:<tenant>:<file>"
+        "a subject is db:sqlite:tenant:<tenant>:<file>, db:redb:control:<file>, db:external:tenant:<tenant>:<file> or \
+         cache:libsql:tenant:<tenant>:<file>"
     )]
     Subject,
     /// Not a UUID in lower-case hex with hyphens.
@@ -66,7 +67,7 @@ impl FromStr for TenantId {
     }
 }
 
-/// Which of the three forms a subject has.
+/// Which of the four forms a subject has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SubjectKind {
     /// `db:sqlite:tenant:<tenant>:<file>`
@@ -75,6 +76,8 @@ pub enum SubjectKind {
     Control,
     /// `cache:libsql:tenant:<tenant>:<file>`
     LibsqlCache,
+    /// `db:external:tenant:<tenant>:<file>`
+    ExternalTenant,
 }
 
 /// Who a file belongs to and which file it is; names the place the file is for.
@@ -113,6 +116,14 @@ impl Subject {
         Self::new(LIBSQL_CACHE, Some(tenant.clone()), file_name)
     }
 
+    /// The subject of a tenant whose documents are sealed in a database of another engine. There is no
+    /// file: its manifest is a row beside them.
+    #[must_use]
+    pub fn external_tenant(tenant: &TenantId) -> Self {
+        Self::new(EXTERNAL_TENANT, Some(tenant.clone()), EXTERNAL_FILE)
+            .expect("a fixed name that is one of a file")
+    }
+
     fn new(prefix: &str, tenant: Option<TenantId>, file_name: &str) -> Result<Self, InvalidName> {
         let plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'\\');
         if file_name.is_empty()
@@ -149,6 +160,8 @@ impl Subject {
             SubjectKind::Control
         } else if self.text.starts_with(SQLITE_TENANT) {
             SubjectKind::SqliteTenant
+        } else if self.text.starts_with(EXTERNAL_TENANT) {
+            SubjectKind::ExternalTenant
         } else {
             SubjectKind::LibsqlCache
         }
@@ -172,6 +185,7 @@ impl Subject {
         match self.kind() {
             SubjectKind::SqliteTenant | SubjectKind::LibsqlCache => Cipher::Sqlcipher4,
             SubjectKind::Control => Cipher::Blocks1,
+            SubjectKind::ExternalTenant => Cipher::Sealed1,
         }
     }
 }
@@ -183,7 +197,7 @@ impl FromStr for Subject {
         if let Some(file_name) = text.strip_prefix(CONTROL) {
             return Self::control(file_name);
         }
-        for prefix in [SQLITE_TENANT, LIBSQL_CACHE] {
+        for prefix in [SQLITE_TENANT, LIBSQL_CACHE, EXTERNAL_TENANT] {
             if let Some(rest) = text.strip_prefix(prefix) {
                 let (tenant, file_name) = rest.split_once(':').ok_or(InvalidName::Subject)?;
                 return Self::new(prefix, Some(tenant.parse()?), file_name);
@@ -235,6 +249,12 @@ impl DekId {
     #[must_use]
     pub fn from_bytes(bytes: [u8; 8]) -> Self {
         Self(bytes)
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 8] {
+        &self.0
     }
 }
 
@@ -322,6 +342,9 @@ display! {
 const SQLITE_TENANT: &str = "db:sqlite:tenant:";
 const CONTROL: &str = "db:redb:control:";
 const LIBSQL_CACHE: &str = "cache:libsql:tenant:";
+const EXTERNAL_TENANT: &str = "db:external:tenant:";
+/// What stands for a file name where there is no file.
+const EXTERNAL_FILE: &str = "documents";
 const MAX_TENANT_BYTES: usize = 48;
 const MAX_FILE_NAME_BYTES: usize = 255;
 const MAX_KEY_ID_BYTES: usize = 512;

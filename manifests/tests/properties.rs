@@ -172,6 +172,7 @@ fn subject() -> impl Strategy<Value = Subject> {
         "db:sqlite:tenant:[a-z0-9][a-z0-9_-]{0,47}:",
         Just("db:redb:control:".to_owned()),
         "cache:libsql:tenant:[a-z0-9][a-z0-9_-]{0,47}:",
+        "db:external:tenant:[a-z0-9][a-z0-9_-]{0,47}:",
     ];
     let file_name = prop_oneof!["[a-z]{1,12}\\.sqlite3", "[!-.0-9;-\\[\\]-~]{1,255}"];
     (form, file_name).prop_filter_map("`.` and `..` are no file names", |(form, file_name)| {

@@ -1,4 +1,7 @@
-//! Blocks of a temporary file, sealed with ChaCha20-Poly1305 ([RFC
+//! What is sealed beside SQLCipher's pages: blocks of temporary files, here, and values in databases
+//! of other engines ([`value`]).
+//!
+//! Blocks of a temporary file are sealed with ChaCha20-Poly1305 ([RFC
 //! 8439](https://www.rfc-editor.org/rfc/rfc8439)) under a key that is used for this one file.
 //!
 //! The nonce counts what was sealed under the key, and so is never used twice: RFC 8439 section 4
@@ -9,6 +12,8 @@
 //!
 //! It is a crate of its own so that it is optimised in debug builds, too: tests seal gigabytes.
 #![forbid(unsafe_code)]
+
+pub mod value;
 
 use chacha20poly1305::aead::{AeadInOut as _, KeyInit as _};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce, Tag};

@@ -428,6 +428,11 @@ async fn rekey(
         match file.manifest().cipher() {
             Cipher::Sqlcipher4 => sqlcipher::swap_to_next_key(&file, Some(&progress))?,
             Cipher::Blocks1 => control::swap_to_next_key(&file, Some(&progress))?,
+            // `prepare` opens no file of this cipher.
+            Cipher::Sealed1 => {
+                let path = file.path().to_owned();
+                return Err(EnvelopeError::NotAFile { path }.into());
+            }
         }
         Ok::<_, OperationError>(file)
     })
@@ -484,6 +489,10 @@ async fn settled(
                     Cipher::Blocks1 => {
                         let opened = control::which_key(&file)?;
                         Ok((file, opened))
+                    }
+                    Cipher::Sealed1 => {
+                        let path = file.path().to_owned();
+                        Err(EnvelopeError::NotAFile { path }.into())
                     }
                 })
                 .await?;

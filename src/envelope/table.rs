@@ -53,6 +53,8 @@ pub(super) fn decide(
     let plain = match cipher {
         Cipher::Sqlcipher4 => FileKind::PlainSqlite,
         Cipher::Blocks1 => FileKind::PlainRedb,
+        // What is sealed so is in no file.
+        Cipher::Sealed1 => return Err(EnvelopeError::NotAFile { path }),
     };
     let existing = |step| match intent {
         Intent::Create => Err(EnvelopeError::AlreadyExists { path: path.clone() }),

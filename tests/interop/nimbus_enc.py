@@ -27,7 +27,7 @@ BASE64_LINE = 64
 _TENANT = r"[a-z0-9][a-z0-9_-]{0,47}"
 _FILE = r"(?!\.{1,2}\Z)[!-.0-9;-\[\]-~]{1,255}"  # printable ASCII without `/`, `:`, `\` and space; not `.` or `..`
 _SUBJECT = re.compile(
-    rf"db:sqlite:tenant:{_TENANT}:{_FILE}|db:redb:control:{_FILE}|cache:libsql:tenant:{_TENANT}:{_FILE}"
+    rf"db:sqlite:tenant:{_TENANT}:{_FILE}|db:redb:control:{_FILE}|db:external:tenant:{_TENANT}:{_FILE}|cache:libsql:tenant:{_TENANT}:{_FILE}"
 )
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -114,9 +114,9 @@ def parse(text):
         raise Refused("does not begin with nimbus-enc/1")
     subject = _field(lines, "subject", _SUBJECT)
     file_id = uuid.UUID(_field(lines, "file-id", _UUID))
-    cipher = _field(lines, "cipher", re.compile("sqlcipher4|blocks1"))
+    cipher = _field(lines, "cipher", re.compile("sqlcipher4|blocks1|sealed1"))
     state = _field(lines, "state", re.compile("new|ready|rekeying"))
-    if cipher != ("blocks1" if subject.startswith("db:redb:") else "sqlcipher4"):
+    if cipher != {"db:redb": "blocks1", "db:external": "sealed1"}.get(subject[: subject.index(":", 3)], "sqlcipher4"):
         raise Refused(f"{subject} is not encrypted with {cipher}")
     revision = int(_field(lines, "revision", re.compile("[1-9][0-9]{0,18}")))
     if revision >= 2**63:

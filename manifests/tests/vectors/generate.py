@@ -207,6 +207,9 @@ def all_accepted():
         "libsql-cache": accepted(
             dek(ONE, local("master-key-file", MASTER)), subject="cache:libsql:tenant:demo:replica.db"
         ),
+        "external": accepted(
+            dek(ONE, local("master-key-file", MASTER)), subject="db:external:tenant:demo:documents", cipher="sealed1"
+        ),
         # The sizes of the opaque keys end lines of base64 in each way: short, padded, full, one more.
         "eight-wraps": accepted(
             dek(
