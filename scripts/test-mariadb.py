@@ -8,7 +8,8 @@ connections, and ends it when PARENT_PID is gone or at SIGTERM: a test run that 
 DIR/tls.crt and DIR/tls.key it takes TLS alone.
 
 NODE makes it a node of a Galera cluster: `first` begins one, a number joins it. The file DIR/../ports has a line for
-each node: its ports for clients, replication, and transfers of what a node missed and of all.
+each node: its ports for clients, replication, and transfers of what a node missed and of all. `log` has it write a
+binary log instead.
 """
 
 import glob
@@ -91,7 +92,9 @@ def main() -> None:
                "--bind-address=127.0.0.1", "--skip-name-resolve", "--max-connections=300",
                "--innodb-log-file-size=16M", "--innodb-buffer-pool-size=96M", "--table-open-cache=4000",
                "--performance-schema=OFF"]
-    if node is not None:
+    if node == "log":
+        options += ["--log-bin=binlog", "--binlog-format=ROW", "--server-id=1"]
+    elif node is not None:
         with open(os.path.join(root, "..", "ports"), encoding="ascii") as known:
             ports = [line.split() for line in known]
         mine = ports[0 if node == "first" else int(node)]
@@ -107,7 +110,7 @@ def main() -> None:
             "ist.recv_addr=127.0.0.1:%s;evs.suspect_timeout=PT2S;evs.inactive_timeout=PT4S;evs.keepalive_period=PT0.5S;"
             "pc.recovery=false" % (mine[1], mine[1], mine[2])]
     # A node that joins gets its users from the others.
-    if node in (None, "first"):
+    if node in (None, "log", "first"):
         options.append("--init-file=" + init)
     tls = [os.path.join(root, name) for name in ("tls.crt", "tls.key")]
     if os.path.exists(tls[0]):

@@ -116,7 +116,7 @@ mod tests {
                     .map(|one| one.as_str())
                     .collect::<Vec<_>>()
             ),
-            "sqlcipher4 blocks1"
+            "sqlcipher4 blocks1 sealed1"
         );
         assert_eq!(
             words(

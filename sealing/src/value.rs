@@ -7,6 +7,8 @@
 //! associated data = 01 || DEK id || context
 //! ```
 //!
+//! Keys are on the stack while this works: who calls it wipes what is below.
+//!
 //! Each value has a key of its own, from 256 random bits: there is no nonce to run out of, and none
 //! to repeat. The commitment binds a blob to one key, which the tag of this cipher does not.
 
@@ -187,9 +189,9 @@ pub fn is_mac_of(blind_key: &[u8; KEY], context: &Context, mac: &[u8]) -> bool {
     mac_of(blind_key, context).ct_eq(mac).into()
 }
 
-/// The key of the blind entries of one field. Wiped when dropped.
+/// The key of the blind entries of one field. It stays where it was made, and is wiped when dropped.
 #[derive(Clone)]
-pub struct FieldKey(Zeroizing<[u8; KEY]>);
+pub struct FieldKey(Zeroizing<Vec<u8>>);
 
 impl FieldKey {
     /// Of the field at this path in the documents of a table.
@@ -200,7 +202,7 @@ impl FieldKey {
             parts.bytes(text.as_bytes())
         });
         let label: &[u8] = b"nimbus-sealed/1 field";
-        Self(Zeroizing::new(prf(blind_key, &[label, &parts.0])))
+        Self(Zeroizing::new(prf(blind_key, &[label, &parts.0]).to_vec()))
     }
 
     /// The entry of a value, given as bytes that equal values have alike.
@@ -246,7 +248,7 @@ fn associated(dek_id: [u8; DEK_ID], context: &Context) -> Vec<u8> {
     [&[VERSION][..], &dek_id, &context.0].concat()
 }
 
-fn prf(key: &[u8; KEY], parts: &[&[u8]]) -> [u8; KEY] {
+fn prf(key: &[u8], parts: &[&[u8]]) -> [u8; KEY] {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     parts.iter().for_each(|part| mac.update(part));
     mac.finalize().into_bytes().into()

@@ -14,7 +14,7 @@ use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
 use crate::deployment;
 use crate::encryption::doctor::{Diagnosis, Doctor, Verdict};
-use crate::encryption::status::StatusReader;
+use crate::encryption::status::{InDatabase, StatusReader};
 use crate::error_chain::error_chain;
 use crate::pluralize::pluralize;
 use crate::process::FileLimit;
@@ -84,7 +84,7 @@ async fn here(settings: &Settings) -> Result<Diagnosis, CliError> {
             data_dir: settings.data_dir.clone(),
             control_dir: settings.control_data_dir.clone(),
             provider: settings.provider.clone(),
-            database: settings.tenants.database(),
+            database: InDatabase::of(&settings.tenants).await,
             envelope,
             dek_max_age: settings.dek_max_age,
             holds_control: false,

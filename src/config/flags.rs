@@ -178,6 +178,18 @@ pub struct Persistence {
     #[arg(long, env = "NIMBUS_ENCRYPTION_DEK_MAX_AGE", value_name = "TIME")]
     pub encryption_dek_max_age: Option<Time>,
 
+    /// Seal tenants in postgres or mysql before they reach the database: it gets no plaintext of
+    /// documents [default: false]
+    #[arg(
+        long,
+        env = "NIMBUS_ENCRYPTION_SEAL_EXTERNAL",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub encryption_seal_external: Option<bool>,
+
     /// How many tenants may be open: 2000, or auto for what memory and files allow [default: auto]
     #[arg(long, env = "NIMBUS_MAX_OPEN_TENANTS", value_name = "N")]
     pub max_open_tenants: Option<OpenTenants>,
@@ -275,6 +287,7 @@ impl Persistence {
                 encryption_key_lease
                 encryption_key_grace
                 encryption_dek_max_age
+                encryption_seal_external
                 max_open_tenants
                 max_tenant_bytes
                 page_cache_bytes

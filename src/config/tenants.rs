@@ -6,7 +6,7 @@ use nimbus_manifests::TenantId;
 use zeroize::Zeroizing;
 
 use super::secret_url::SecretUrl;
-use super::{ConfigError, Persistence, TenantProviderKind, is_utf16, without_mark};
+use super::{ConfigError, Persistence, ProviderChoice, TenantProviderKind, is_utf16, without_mark};
 use crate::tenants::relational::{DatabaseOptions, MysqlOptions, NotAUrl, PostgresOptions};
 
 /// Where tenants live.
@@ -16,7 +16,12 @@ pub enum TenantsIn {
     #[default]
     Files,
     /// In a database.
-    Database(DatabaseOptions),
+    Database {
+        /// Which.
+        options: DatabaseOptions,
+        /// Whether they are sealed before they reach it.
+        seal: bool,
+    },
 }
 
 impl TenantsIn {
@@ -25,8 +30,14 @@ impl TenantsIn {
     pub fn database(&self) -> Option<String> {
         match self {
             Self::Files => None,
-            Self::Database(database) => Some(database.place()),
+            Self::Database { options, .. } => Some(options.place()),
         }
+    }
+
+    /// Whether they are sealed before they reach a database.
+    #[must_use]
+    pub fn seals(&self) -> bool {
+        matches!(self, Self::Database { seal: true, .. })
     }
 
     /// Refuses a command that works on files where tenants are in none.
@@ -241,6 +252,21 @@ impl Persistence {
                 });
             }
         }
+        let seal = self.encryption_seal_external.unwrap_or(false);
+        if seal && selected == "sqlite" {
+            return Err(ConfigError::ForeignTenants {
+                setting: "--encryption-seal-external",
+                needs: "postgres or mysql",
+                selected,
+            });
+        }
+        if seal && self.provider()? == ProviderChoice::Off {
+            return Err(ConfigError::Foreign {
+                setting: "--encryption-seal-external",
+                needs: "master-key-file",
+                selected: "none",
+            });
+        }
         if selected != "sqlite" && self.max_tenant_bytes.is_some() {
             return Err(ConfigError::ForeignTenants {
                 setting: "--max-tenant-bytes",
@@ -256,7 +282,8 @@ impl Persistence {
                 let ((metadata, prefix), (kept, most)) = (said.spaces()?, said.connections()?);
                 let database = database.metadata_schema(metadata).tenant_prefix(prefix);
                 let database = Box::new(database.connections(kept, most));
-                TenantsIn::Database(DatabaseOptions::Postgres(database))
+                let options = DatabaseOptions::Postgres(database);
+                TenantsIn::Database { options, seal }
             }
             Some(TenantProviderKind::Mysql) => {
                 let said = self.mysql();
@@ -264,7 +291,8 @@ impl Persistence {
                 let ((metadata, prefix), (kept, most)) = (said.spaces()?, said.connections()?);
                 let database = database.metadata_database(metadata).tenant_prefix(prefix);
                 let database = Box::new(database.connections(kept, most));
-                TenantsIn::Database(DatabaseOptions::Mysql(database))
+                let options = DatabaseOptions::Mysql(database);
+                TenantsIn::Database { options, seal }
             }
         })
     }

@@ -9,7 +9,7 @@ use nimbus_manifests::Cipher;
 use crate::audit::{self, AuditLog, LogError, RolledBack};
 use crate::config::TenantsIn;
 use crate::control::{self, AccessKeys, Control, ControlError, MirrorSeen};
-use crate::envelope::{Envelope, Holder, Intent, Prepared};
+use crate::envelope::{Envelope, Holder, Intent, ManifestRows, Prepared};
 use crate::failpoints::crash_point;
 use crate::runtime::blocking;
 use crate::scheduler::{Clock, DueRecord, SystemClock};
@@ -38,7 +38,12 @@ pub enum Home {
     /// In files of the data directory: nobody else uses them.
     Files,
     /// In a database, which other servers may use, too.
-    Database(Arc<dyn Database>),
+    Database {
+        /// Which.
+        database: Arc<dyn Database>,
+        /// Whether tenants are sealed before they reach it.
+        seal: bool,
+    },
 }
 
 /// What is done with a control file that is older than its audit log.
@@ -117,19 +122,25 @@ impl Deployment {
     /// [`StoreError`]; a database is refused while there are tenants in files of the data
     /// directory, which nobody would see any more.
     pub async fn home(&self, place: &TenantsIn) -> Result<Home, StoreError> {
-        let database = match place {
+        let (database, seal) = match place {
             TenantsIn::Files => return Ok(Home::Files),
-            TenantsIn::Database(database) => database.clone(),
+            TenantsIn::Database { options, seal } => (options.clone(), *seal),
         };
         let dir = self.data_dir.clone();
         blocking(move || sqlite::require_none(&dir)).await?;
-        tracing::warn!(
-            place = database.place(),
-            "tenants are in a database: Nimbus does not encrypt them"
-        );
+        match seal {
+            true => tracing::info!(
+                place = database.place(),
+                "tenants are in a database, and sealed before they reach it"
+            ),
+            false => tracing::warn!(
+                place = database.place(),
+                "tenants are in a database: Nimbus does not encrypt them, but those that were made with --encryption-seal-external"
+            ),
+        }
         let database = blocking(move || database.connect()).await?;
         self.control.keys_are_elsewhere();
-        Ok(Home::Database(database))
+        Ok(Home::Database { database, seal })
     }
 
     /// The tenants of this deployment, none of them open yet.
@@ -142,15 +153,16 @@ impl Deployment {
         home: &Home,
         options: SqliteOptions,
     ) -> Result<Arc<dyn TenantProvider>, StoreError> {
-        let database = match home {
+        let (database, seal) = match home {
             Home::Files => return Ok(Arc::new(self.tenants(options).await?)),
-            Home::Database(database) => Arc::clone(database),
+            Home::Database { database, seal } => (Arc::clone(database), *seal),
         };
         let options = RelationalOptions {
             max_open_tenants: options.max_open_tenants,
             readers: options.readers,
             open_patience: options.open_patience,
             due: options.due,
+            seal,
         };
         let (envelope, control) = (self.envelope.clone(), self.control.clone());
         database.tenants(envelope, control, options).await
@@ -161,7 +173,7 @@ impl Deployment {
     pub fn access_keys(&self, home: &Home) -> Arc<dyn AccessKeys> {
         match home {
             Home::Files => self.control.clone(),
-            Home::Database(database) => Arc::clone(database).keys(),
+            Home::Database { database, .. } => Arc::clone(database).keys(),
         }
     }
 
@@ -170,7 +182,16 @@ impl Deployment {
     pub fn due_record(&self, home: &Home) -> (Arc<dyn DueRecord>, Arc<dyn Clock>) {
         match home {
             Home::Files => (self.control.clone(), Arc::new(SystemClock)),
-            Home::Database(database) => Arc::clone(database).due(),
+            Home::Database { database, .. } => Arc::clone(database).due(),
+        }
+    }
+
+    /// The manifests that are rows of a database.
+    #[must_use]
+    pub fn manifests(&self, home: &Home) -> Option<Arc<dyn ManifestRows>> {
+        match home {
+            Home::Files => None,
+            Home::Database { database, .. } => Some(Arc::clone(database).manifests()),
         }
     }
 

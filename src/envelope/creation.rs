@@ -21,6 +21,34 @@ impl Envelope {
         cipher: Cipher,
         keys: &KeyRing,
     ) -> Result<KeyedFile, EnvelopeError> {
+        let file = self.draw(path, subject, cipher, keys, State::New).await?;
+        self.record(Event::new(EventKind::Create, EventOutcome::Done).of(&file.manifest))
+            .await?;
+        let sealed = file.seal();
+        let envelope = self.clone();
+        let ring = keys.generation();
+        blocking(move || {
+            let _shared = envelope.publishing.read();
+            // A file that comes to be under keys that a rotation has just replaced would be left
+            // behind by it.
+            if envelope.keys().map(|keys| keys.generation()) != Some(ring) {
+                return Err(EnvelopeError::ChangedMeanwhile { path: file.path });
+            }
+            envelope.publish_held(&file.path, &sealed, Publish::New)?;
+            Ok(file)
+        })
+        .await
+    }
+
+    /// Draws ids and a data key, and makes the first manifest. Nothing is written.
+    pub(super) async fn draw(
+        &self,
+        path: &Path,
+        subject: &Subject,
+        cipher: Cipher,
+        keys: &KeyRing,
+        state: State,
+    ) -> Result<KeyedFile, EnvelopeError> {
         let now = self.clock.now();
         let (file_id, id) = self.draw_ids(now)?;
         let context = WrapContext {
@@ -41,43 +69,19 @@ impl Envelope {
             created: now,
             wraps,
         };
-        let manifest = Manifest::new(
-            subject.clone(),
-            file_id,
-            cipher,
-            State::New,
-            1,
-            now,
-            vec![entry],
-        )
-        .map_err(|source| EnvelopeError::Invalid {
-            path: path.to_owned(),
-            source,
-        })?;
-        let file = KeyedFile {
+        let manifest = Manifest::new(subject.clone(), file_id, cipher, state, 1, now, vec![entry])
+            .map_err(|source| EnvelopeError::Invalid {
+                path: path.to_owned(),
+                source,
+            })?;
+        Ok(KeyedFile {
             path: path.to_owned(),
             manifest,
             dek: Arc::new(dek),
             next: None,
             stage: Stage::Initialise,
             lease: lease.map(Arc::new),
-        };
-        self.record(Event::new(EventKind::Create, EventOutcome::Done).of(&file.manifest))
-            .await?;
-        let sealed = file.seal();
-        let envelope = self.clone();
-        let ring = keys.generation();
-        blocking(move || {
-            let _shared = envelope.publishing.read();
-            // A file that comes to be under keys that a rotation has just replaced would be left
-            // behind by it.
-            if envelope.keys().map(|keys| keys.generation()) != Some(ring) {
-                return Err(EnvelopeError::ChangedMeanwhile { path: file.path });
-            }
-            envelope.publish_held(&file.path, &sealed, Publish::New)?;
-            Ok(file)
         })
-        .await
     }
 
     /// Ids for a new file and its data key.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nimbus_keyproviders::{ArchiveKey, AuditKey, CipherKey, Dek};
+use nimbus_keyproviders::{ArchiveKey, AuditKey, BlindKey, CipherKey, Dek, SealKey};
 use nimbus_manifests::{Manifest, SealedManifest, State};
 
 use super::EnvelopeError;
@@ -146,6 +146,18 @@ impl KeyedFile {
     #[must_use]
     pub(crate) fn archive_key(&self) -> ArchiveKey {
         self.dek.archive_key(&self.manifest.file_id())
+    }
+
+    /// The key of the values that are sealed in a database.
+    #[must_use]
+    pub(crate) fn seal_key(&self) -> SealKey {
+        self.dek.seal_key(&self.manifest.file_id())
+    }
+
+    /// The key that blinds index entries in a database.
+    #[must_use]
+    pub(crate) fn blind_key(&self) -> BlindKey {
+        self.dek.blind_key(&self.manifest.file_id())
     }
 
     /// In [`Stage::Rekeying`], the key that the file has if the swap happened.

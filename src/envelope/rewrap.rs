@@ -209,7 +209,7 @@ impl Envelope {
     /// The file of the manifest `before`, and that manifest with its data keys wrapped anew; `None`
     /// when they are wrapped so already. What one says that was not `verified` before is believed
     /// only once it has opened.
-    async fn wrapped_anew(
+    pub(super) async fn wrapped_anew(
         &self,
         path: &Path,
         before: &SealedManifest,
@@ -398,7 +398,7 @@ pub(super) fn is_at_place(path: &Path, manifest: &SealedManifest) -> bool {
 
 /// Whether a data key has the wanted wrap, no other provider's, and the recipients as asked for.
 /// Whether a data key is wrapped to an age recipient.
-fn is_wrapped_to(entry: &DekEntry, recipient: &KeyId) -> bool {
+pub(super) fn is_wrapped_to(entry: &DekEntry, recipient: &KeyId) -> bool {
     let is_it = |wrap: &Wrap| wrap.provider == ProviderKind::Age && wrap.key_id == *recipient;
     entry.wraps.iter().any(is_it)
 }

@@ -340,7 +340,10 @@ impl From<StoreError> for ApiError {
                 Code::SchemaValidation
             }
             StoreError::ListTooLarge { .. } => Code::TooLarge,
-            StoreError::JournalCursor { .. } | StoreError::NotInFiles { .. } => Code::InvalidInput,
+            StoreError::JournalCursor { .. }
+            | StoreError::BlindIndex { .. }
+            | StoreError::NotInFiles { .. } => Code::InvalidInput,
+            StoreError::NotSealed { .. } => of_trouble(Trouble::Plaintext),
             StoreError::JournalExpired { .. } => Code::CursorExpired,
             StoreError::Busy {
                 what: Limit::FileLock,
@@ -387,6 +390,7 @@ impl From<StoreError> for ApiError {
 fn is_inside(error: &StoreError) -> bool {
     match error {
         StoreError::Random(_)
+        | StoreError::NotSealed { .. }
         | StoreError::Open { .. }
         | StoreError::LayoutTooNew { .. }
         | StoreError::ForeignFile { .. }
@@ -407,6 +411,7 @@ fn is_inside(error: &StoreError) -> bool {
         | StoreError::Control { .. } => true,
         StoreError::InBatch { source, .. } => is_inside(source),
         StoreError::TenantNotFound { .. }
+        | StoreError::BlindIndex { .. }
         | StoreError::TenantExists { .. }
         | StoreError::DocumentNotFound { .. }
         | StoreError::DocumentExists { .. }

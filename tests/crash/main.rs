@@ -113,6 +113,8 @@ const ELSEWHERE: &[&str] = &[
     "tenants::relational::deleted",
     "tenants::relational::gone",
     "tenants::relational::held",
+    "tenants::relational::manifest-held",
+    "tenants::relational::manifest-replaced",
 ];
 
 #[test]

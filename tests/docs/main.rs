@@ -11,13 +11,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders of the repository whose paths the documents name.
-const FOLDERS: [&str; 9] = [
+const FOLDERS: [&str; 10] = [
     "benches/",
     "docs/",
     "fuzz/",
     "keyproviders/",
     "manifests/",
     "scripts/",
+    "sealing/",
     "src/",
     "tests/",
     ".ci/",

@@ -24,6 +24,8 @@ mod many_crash;
 #[path = "../relational/races.rs"]
 mod races;
 mod refused;
+#[path = "../relational/sealed.rs"]
+mod sealed;
 #[path = "../relational/session.rs"]
 mod session;
 #[path = "../relational/tls.rs"]
@@ -82,8 +84,23 @@ impl House {
 
     /// The same, or what the client said.
     fn try_sql(&self, statement: &str) -> Result<String, String> {
-        let metadata = format!("\"nimbus-of-{}\"", self.unique);
+        let metadata = format!("\"{}\"", self.metadata());
         MariaDb::shared().sql(&statement.replace("{m}", &metadata))
+    }
+
+    /// The metadata database.
+    fn metadata(&self) -> String {
+        format!("nimbus-of-{}", self.unique)
+    }
+
+    /// Bytes in hex, in SQL.
+    fn hex(&self, column: &str) -> String {
+        format!("hex({column})")
+    }
+
+    /// Bytes as text, in SQL.
+    fn text(&self, column: &str) -> String {
+        format!("convert({column} USING utf8mb4)")
     }
 
     /// Whether there is a database of this name.
@@ -110,10 +127,7 @@ impl House {
         let _ = command
             .env("NIMBUS_TENANT_PROVIDER", "mysql")
             .env("NIMBUS_MYSQL_URL", &self.url)
-            .env(
-                "NIMBUS_MYSQL_METADATA_DATABASE",
-                format!("nimbus-of-{}", self.unique),
-            )
+            .env("NIMBUS_MYSQL_METADATA_DATABASE", self.metadata())
             .env(
                 "NIMBUS_MYSQL_TENANT_DATABASE_PREFIX",
                 format!("{}_", self.unique),

@@ -61,13 +61,17 @@ impl Hunt {
     /// Every file of the machine but the token and these keys: they are where they should be.
     pub(crate) fn over(machine: &Machine, keys: &[PathBuf]) -> Self {
         let mut files = files_under(machine.root());
+        files.retain(|file| !keys.contains(file) && *file != machine.token_file());
+        Self::over_files(files)
+    }
+
+    /// These files.
+    pub(crate) fn over_files(mut files: Vec<PathBuf>) -> Self {
         // A socket keeps nothing.
         let is_socket = |file: &PathBuf| {
             fs::symlink_metadata(file).is_ok_and(|about| about.file_type().is_socket())
         };
-        files.retain(|file| {
-            !keys.contains(file) && *file != machine.token_file() && !is_socket(file)
-        });
+        files.retain(|file| !is_socket(file));
         let read = |file: PathBuf| {
             let content = fs::read(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
             let name = file

@@ -172,7 +172,7 @@ fn visit(server: &Server, key: &str) -> Result<(u16, serde_json::Value), ureq::E
 }
 
 /// A deploy of files whose contents and paths are canaries too.
-fn app(n: u64) -> serde_json::Value {
+pub(crate) fn app(n: u64) -> serde_json::Value {
     let content = format!("{n} {}", CANARIES[0].repeat(5000));
     let hash = data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(content.as_bytes()));
     let encoded = data_encoding::BASE64.encode(content.as_bytes());
@@ -183,7 +183,7 @@ fn app(n: u64) -> serde_json::Value {
 }
 
 /// With overflow pages now and then.
-fn document(n: u64) -> serde_json::Value {
+pub(crate) fn document(n: u64) -> serde_json::Value {
     let filler = if n.is_multiple_of(5) { 400 } else { 1 };
     json!({
         "n": n,

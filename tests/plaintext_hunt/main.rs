@@ -12,6 +12,7 @@
     reason = "a test reads and damages files by hand"
 )]
 
+mod engines;
 mod hunt;
 mod load;
 
@@ -219,12 +220,16 @@ fn work(machine: &Machine, arguments: &[&str]) -> Vec<Needle> {
     prey
 }
 
-fn assert_nothing(machine: &Machine, prey: &[Needle], keys: &[PathBuf]) {
-    let keys_as_prey = keys.iter().map(|key| {
+/// What is in key files.
+fn key_needles(keys: &[PathBuf]) -> impl Iterator<Item = Needle> {
+    keys.iter().map(|key| {
         let name = key.file_name().expect("a name").to_string_lossy();
         Needle::key(&name, &fs::read(key).expect("a key file"))
-    });
-    let prey: Vec<Needle> = prey.iter().cloned().chain(keys_as_prey).collect();
+    })
+}
+
+fn assert_nothing(machine: &Machine, prey: &[Needle], keys: &[PathBuf]) {
+    let prey: Vec<Needle> = prey.iter().cloned().chain(key_needles(keys)).collect();
     let hunt = Hunt::over(machine, keys);
     assert_eq!(hunt.find(&prey), []);
     // The search has seen what it should have seen.

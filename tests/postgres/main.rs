@@ -22,6 +22,8 @@ mod many_crash;
 #[path = "../relational/races.rs"]
 mod races;
 mod refused;
+#[path = "../relational/sealed.rs"]
+mod sealed;
 #[path = "../relational/session.rs"]
 mod session;
 mod standby;
@@ -79,7 +81,7 @@ impl House {
 
     /// The same, or what psql said.
     fn try_sql(&self, statement: &str) -> Result<String, String> {
-        let schema = format!("\"nimbus of {}\"", self.unique);
+        let schema = format!("\"{}\"", self.metadata());
         let mut asking = Postgres::client("psql", &self.url);
         let asked = asking
             .args(["--no-align", "--tuples-only", "--command"])
@@ -91,6 +93,21 @@ impl House {
         }
         let given = String::from_utf8(asked.stdout).expect("UTF-8");
         Ok(given.trim().to_owned())
+    }
+
+    /// The metadata schema.
+    fn metadata(&self) -> String {
+        format!("nimbus of {}", self.unique)
+    }
+
+    /// Bytes in hex, in SQL.
+    fn hex(&self, column: &str) -> String {
+        format!("encode({column}, 'hex')")
+    }
+
+    /// Bytes as text, in SQL.
+    fn text(&self, column: &str) -> String {
+        format!("convert_from({column}, 'UTF8')")
     }
 
     /// Whether there is a schema of this name.
@@ -115,10 +132,7 @@ impl House {
         let _ = command
             .env("NIMBUS_TENANT_PROVIDER", "postgres")
             .env("NIMBUS_POSTGRES_URL", &self.url)
-            .env(
-                "NIMBUS_POSTGRES_METADATA_SCHEMA",
-                format!("nimbus of {}", self.unique),
-            )
+            .env("NIMBUS_POSTGRES_METADATA_SCHEMA", self.metadata())
             .env(
                 "NIMBUS_POSTGRES_TENANT_SCHEMA_PREFIX",
                 format!("{}_", self.unique),

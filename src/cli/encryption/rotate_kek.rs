@@ -11,13 +11,13 @@ use super::super::remote::Remote;
 use super::super::{CliError, CommandOutcome, block_on, output, settings};
 use super::audited::{self, opened};
 use super::{counting_bar, stop_on_signals};
-use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
+use crate::config::{Settings, TenantsIn};
 use crate::control::Control;
 use crate::encryption::rotate_kek::{Request, RotateKekError, Rotated};
 use crate::envelope::{Event, EventKind, EventOutcome, manifest_path};
 use crate::process::DataDirLock;
-use crate::runtime::Progress;
+use crate::runtime::{Progress, blocking};
 
 /// Wrap data keys under another key; no page of the data is touched
 #[derive(Debug, Args)]
@@ -97,7 +97,7 @@ async fn here(
     }
     rotate.accept_target(&envelope).await;
     let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
-    let mut control_dir = None;
+    let (mut control_dir, mut manifests) = (None, None);
     if same(rotate.dir(), &settings.data_dir) {
         let control = Control::path_in(&settings.control_data_dir);
         envelope = match manifest_path(&control).exists() {
@@ -105,6 +105,10 @@ async fn here(
             false => audited::offline(envelope, settings),
         };
         control_dir = Some(settings.control_data_dir.canonicalize()?);
+        if let TenantsIn::Database { options, .. } = &settings.tenants {
+            let options = options.clone();
+            manifests = Some(blocking(move || options.manifests()).await?);
+        }
     }
     if recovering {
         let event = Event::new(EventKind::Recover, EventOutcome::Begun);
@@ -115,7 +119,7 @@ async fn here(
         envelope.record(event).await.map_err(RotateKekError::from)?;
     }
     Ok(rotate
-        .run(&envelope, control_dir.as_deref(), progress)
+        .run(&envelope, control_dir.as_deref(), manifests, progress)
         .await?)
 }
 

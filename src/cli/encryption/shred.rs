@@ -16,7 +16,9 @@ use crate::config::Settings;
 use crate::control::ControlError;
 use crate::data_dir;
 use crate::deployment::Deployment;
-use crate::encryption::shred::{NO_KEYS, Remains, Request, Shredded, Shredding, shred_everywhere};
+use crate::encryption::shred::{
+    Remains, Request, Shredded, Shredding, shred_everywhere, shred_row,
+};
 use crate::process::DataDirLock;
 use crate::runtime::blocking;
 use crate::tenants::TenantProvider as _;
@@ -39,9 +41,11 @@ pub(super) struct Shred {
 impl Shred {
     pub(super) fn run(self, config: Option<&Path>) -> Result<CommandOutcome, CliError> {
         let settings = settings(config, None)?;
-        settings
-            .tenants
-            .require_files("`nimbus encryption shred`", NO_KEYS)?;
+        if !self.request.from.is_empty() {
+            settings
+                .tenants
+                .require_files("`nimbus encryption shred --from`", NO_REPOSITORIES)?;
+        }
         require_deployment(&settings)?;
         let mut request = self.request;
         let from = request.from.into_iter().map(Location::absolute);
@@ -73,6 +77,9 @@ impl Shred {
 /// From this process: no server runs.
 async fn here(settings: &Settings, request: &Request) -> Result<Shredded, CliError> {
     let deployment = deployment(settings).await?;
+    if settings.tenants.database().is_some() {
+        return in_database(settings, &deployment, request).await;
+    }
     // Opening the tenants ends a deletion that was begun.
     let begun = begun(&deployment, settings, &request.tenant_id).await?;
     let tenants = deployment.tenants(SqliteOptions::default()).await?;
@@ -89,6 +96,24 @@ async fn here(settings: &Settings, request: &Request) -> Result<Shredded, CliErr
         s3: &settings.backup_s3,
     };
     let shredded = shred_everywhere(shredding, &request.tenant_id, begun).await?;
+    tenants.close().await?;
+    Ok(shredded)
+}
+
+/// The same of a tenant in a database.
+async fn in_database(
+    settings: &Settings,
+    deployment: &Deployment,
+    request: &Request,
+) -> Result<Shredded, CliError> {
+    let home = deployment.home(&settings.tenants).await?;
+    let tenants = deployment.tenants_in(&home, SqliteOptions::default());
+    let tenants = tenants.await?;
+    let Some(rows) = deployment.manifests(&home) else {
+        unreachable!("tenants in a database have rows")
+    };
+    let (envelope, tenant) = (&deployment.envelope, &request.tenant_id);
+    let shredded = shred_row(envelope, &*tenants, &rows, tenant, request.disable_kms_key).await?;
     tenants.close().await?;
     Ok(shredded)
 }
@@ -127,3 +152,6 @@ fn text(shredded: &Shredded) -> String {
     }
     text
 }
+
+/// What is done about copies where tenants are in a database.
+const NO_REPOSITORIES: &str = "no repository has tenants of a database; leave --from out, and remove copies in dumps, WAL and replicas with the database's own means";

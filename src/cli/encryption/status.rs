@@ -13,7 +13,7 @@ use crate::clock;
 use crate::config::Settings;
 use crate::config::keys::{self, Purpose};
 use crate::deployment;
-use crate::encryption::status::{EncryptionStatus, FileReport, StatusReader, Verify};
+use crate::encryption::status::{EncryptionStatus, FileReport, InDatabase, StatusReader, Verify};
 use crate::error_chain::error_chain;
 use crate::process::DataDirLock;
 
@@ -98,7 +98,7 @@ fn here(settings: &Settings, verify: Option<Verify>) -> Result<EncryptionStatus,
             data_dir: settings.data_dir.clone(),
             control_dir: settings.control_data_dir.clone(),
             provider: settings.provider.clone(),
-            database: settings.tenants.database(),
+            database: InDatabase::of(&settings.tenants).await,
             envelope,
             dek_max_age: settings.dek_max_age,
             holds_control: false,
@@ -136,11 +136,7 @@ fn text(status: &EncryptionStatus, now: jiff::Timestamp) -> String {
         .collect();
     let mut text = String::new();
     text.push_str(&heading(status));
-    if let Some(place) = &status.unencrypted_tenants_in {
-        text.push_str(&format!(
-            "Tenants are in {place}: Nimbus does NOT encrypt them. What follows is what it keeps here.\n"
-        ));
-    }
+    text.push_str(&unencrypted(status));
     if !status.files.is_empty() {
         text.push('\n');
         for row in &rows {
@@ -182,6 +178,25 @@ fn text(status: &EncryptionStatus, now: jiff::Timestamp) -> String {
         }
     ));
     text
+}
+
+/// Which tenants of a database are not encrypted.
+fn unencrypted(status: &EncryptionStatus) -> String {
+    let Some(place) = &status.unencrypted_tenants_in else {
+        return String::new();
+    };
+    let named = &status.unencrypted_tenants;
+    let some = named.iter().take(NAMED).map(String::as_str);
+    let some = some.collect::<Vec<_>>().join(", ");
+    let more = if named.len() > NAMED { ", …" } else { "" };
+    match named.len() {
+        0 => format!(
+            "Tenants are in {place}: Nimbus does NOT encrypt those that are made from now on (--encryption-seal-external).\n"
+        ),
+        count => format!(
+            "Tenants are in {place}: Nimbus does NOT encrypt {count} of them: {some}{more}. What is sealed, and what it keeps here:\n"
+        ),
+    }
 }
 
 fn heading(status: &EncryptionStatus) -> String {
@@ -238,5 +253,7 @@ fn age(seconds: i64) -> String {
     }
 }
 
+/// Tenants that are named at most.
+const NAMED: usize = 10;
 /// Every page of every tenant may be read.
 const PATIENCE: Duration = Duration::from_secs(3600);

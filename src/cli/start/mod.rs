@@ -185,7 +185,11 @@ impl Start {
             scheduler,
             shipper,
             backups,
-            status_reader: status_reader(&settings, &deployment.envelope),
+            status_reader: status_reader(
+                &settings,
+                &deployment.envelope,
+                deployment.manifests(&home),
+            ),
             keys: deployment.access_keys(&home),
             control: deployment.control,
             envelope: deployment.envelope,

@@ -16,8 +16,8 @@ use crate::config::Settings;
 use crate::config::keys::{self, Keys, Purpose};
 use crate::data_dir::remove_leftovers;
 use crate::deployment::{Deployment, Home, OlderControl};
-use crate::encryption::status::StatusReader;
-use crate::envelope::Envelope;
+use crate::encryption::status::{InDatabase, StatusReader};
+use crate::envelope::{Envelope, ManifestRows};
 use crate::error_chain::error_chain;
 use crate::process::{DataDirLock, FileLimit, LockId};
 use crate::runtime::{self, Background, Kept, blocking};
@@ -113,12 +113,21 @@ async fn start_page_cache(settings: &Settings) {
 }
 
 /// How a server that has the control file open looks at its files.
-pub(super) fn status_reader(settings: &Settings, envelope: &Envelope) -> StatusReader {
+pub(super) fn status_reader(
+    settings: &Settings,
+    envelope: &Envelope,
+    rows: Option<Arc<dyn ManifestRows>>,
+) -> StatusReader {
+    let database = settings.tenants.database().zip(rows);
     StatusReader {
         data_dir: settings.data_dir.clone(),
         control_dir: settings.control_data_dir.clone(),
         provider: settings.provider.clone(),
-        database: settings.tenants.database(),
+        database: database.map(|(place, rows)| InDatabase {
+            place,
+            seal: settings.tenants.seals(),
+            rows: Ok(rows),
+        }),
         envelope: Ok(envelope.clone()),
         dek_max_age: settings.dek_max_age,
         holds_control: true,

@@ -38,6 +38,14 @@ pub enum PlaceError {
         /// The place.
         place: String,
     },
+    /// What is copied there would not be sealed.
+    #[error(
+        "{place} is a place of sealed tenants (--encryption-seal-external), and no tenant is copied from or to one yet"
+    )]
+    Seals {
+        /// The place.
+        place: String,
+    },
     /// Nobody said that plaintext is meant.
     #[error(
         "tenant {tenant} is encrypted where it is, and Nimbus does not encrypt tenants in {place}: who reads that database, its dumps or its \
@@ -118,7 +126,14 @@ impl End {
     pub(super) async fn open(settings: &Settings) -> Result<Self, CliError> {
         match &settings.tenants {
             TenantsIn::Files => Self::files(settings).await,
-            TenantsIn::Database(database) => Self::database(database.clone()).await,
+            TenantsIn::Database {
+                options,
+                seal: true,
+            } => Err(PlaceError::Seals {
+                place: options.place(),
+            }
+            .into()),
+            TenantsIn::Database { options, .. } => Self::database(options.clone()).await,
         }
     }
 

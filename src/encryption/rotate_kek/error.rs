@@ -7,7 +7,7 @@ use nimbus_keyproviders::recovery::RecipientError;
 use nimbus_keyproviders::{KeyFileError, ProviderError};
 
 use crate::config::keys::KeysError;
-use crate::envelope::EnvelopeError;
+use crate::envelope::{EnvelopeError, RowsError};
 
 /// Why a rotation was not begun. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +93,12 @@ pub enum RotateKekError {
         path: PathBuf,
         /// What the operating system said.
         source: std::io::Error,
+    },
+    /// The manifests in the database cannot be read or written.
+    #[error("the manifests of the tenants in the database cannot be read or written")]
+    Rows {
+        /// What the database said.
+        source: RowsError,
     },
     /// It was stopped.
     #[error(

@@ -6,6 +6,7 @@
 
 mod error;
 mod request;
+mod rows;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -23,11 +24,12 @@ use super::{Failure, protected_files};
 use crate::config::keys::reject_key_beside;
 use crate::data_dir::protected_by;
 use crate::envelope::{
-    Envelope, EnvelopeError, Event, EventKind, EventOutcome, KeyRing, Mapped, Recipients,
-    Rewrapped, manifest_path, metered, read_manifest,
+    Envelope, EnvelopeError, Event, EventKind, EventOutcome, KeyRing, ManifestRows, Mapped,
+    Recipients, Rewrapped, manifest_path, metered, read_manifest,
 };
 use crate::error_chain::error_chain;
 use crate::runtime::{Progress, blocking};
+use rows::Sums;
 
 /// What was asked for, checked.
 #[derive(Debug)]
@@ -114,7 +116,8 @@ impl RotateKek {
     /// Does it. With `all`, the new key is the one that wraps from now on in this process; the old
     /// ones are still accepted.
     ///
-    /// `control_dir` is looked through, too, when it is not the directory itself.
+    /// `control_dir` is looked through, too, when it is not the directory itself, and so are the
+    /// `manifests` of a database, with `all`.
     ///
     /// # Errors
     ///
@@ -124,6 +127,7 @@ impl RotateKek {
         self,
         envelope: &Envelope,
         control_dir: Option<&Path>,
+        manifests: Option<Arc<dyn ManifestRows>>,
         progress: Progress,
     ) -> Result<Rotated, RotateKekError> {
         self.check_path()?;
@@ -135,7 +139,8 @@ impl RotateKek {
             if let Some(put) = put {
                 envelope.record(put).await?;
             }
-            self.rewrap(envelope, control_dir, keys, progress).await
+            self.rewrap(envelope, control_dir, manifests, keys, progress)
+                .await
         };
         rotated.await.map_err(|error| match error {
             RotateKekError::Stopped { .. } => error,
@@ -152,6 +157,7 @@ impl RotateKek {
         self,
         envelope: &Envelope,
         control_dir: Option<&Path>,
+        manifests: Option<Arc<dyn ManifestRows>>,
         keys: Keys,
         progress: Progress,
     ) -> Result<Rotated, RotateKekError> {
@@ -205,6 +211,14 @@ impl RotateKek {
                 rotated.failed.extend(failed);
             }
             paths = moving.into_iter().map(|(path, _why)| path).collect();
+        }
+        if let Some(manifests) = manifests.filter(|_| self.all) {
+            let sums = Sums {
+                rotated: &mut rotated,
+                kept: &mut kept,
+                dropped: &mut dropped,
+            };
+            self.rewrap_rows(envelope, &manifests, &keys, sums).await?;
         }
         rotated.kept = kept.len() as u64;
         let wrapped_to_none = self

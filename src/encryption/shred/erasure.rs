@@ -49,6 +49,18 @@ impl Remains {
     }
 }
 
+impl Remains {
+    /// Of a tenant whose manifest is a row of a database.
+    pub(super) fn of_row(manifest: Option<SealedManifest>) -> Self {
+        Self {
+            in_use: manifest,
+            copies: Vec::new(),
+            others: Vec::new(),
+            plaintext: false,
+        }
+    }
+}
+
 /// The directories of keys that are one subject's each.
 pub(super) fn key_dirs<'a>(
     providers: impl Iterator<Item = &'a dyn KeyProvider>,
@@ -83,6 +95,7 @@ pub(super) async fn erase(
         manifest_read: manifests.in_use.is_some() || !manifests.copies.is_empty(),
         plaintext: manifests.plaintext,
         was_here: true,
+        in_database: false,
         repositories: Vec::new(),
         left: Vec::new(),
     };

@@ -7,6 +7,7 @@
 mod erasure;
 mod error;
 mod request;
+mod rows;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use erasure::{erase, key_dirs};
 pub use erasure::Remains;
 pub use error::ShredError;
 pub use request::{LeftIn, LivingKey, OwnKey, Request, Shredded};
+pub use rows::{require_sealed, shred_row};
 
 /// Whether there is anything of `tenant` to destroy: files, a copy of its manifest, or a key file
 /// of its own.
@@ -212,4 +214,4 @@ pub async fn shred(
 }
 
 /// What is said where there is no key to destroy.
-pub const NO_KEYS: &str = "there is no key to destroy; delete the tenant with DELETE /api/tenants/{t}, and its copies in dumps, WAL and replicas with the database's own means";
+const NO_KEYS: &str = "there is no key to destroy, for the tenant is not sealed; delete the tenant with DELETE /api/tenants/{t}, and its copies in dumps, WAL and replicas with the database's own means";

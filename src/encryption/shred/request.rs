@@ -79,6 +79,10 @@ pub struct Shredded {
     #[serde(default)]
     #[schema(required)]
     pub was_here: bool,
+    /// Whether it was sealed in a database.
+    #[serde(default)]
+    #[schema(required)]
+    pub in_database: bool,
     /// What was removed of it from backup repositories.
     #[serde(default)]
     #[schema(required)]
@@ -109,6 +113,7 @@ impl Shredded {
             manifest_read: false,
             plaintext: false,
             was_here: false,
+            in_database: false,
             repositories: Vec::new(),
             left: Vec::new(),
         }
@@ -155,7 +160,12 @@ impl Shredded {
             )
         }));
         let nowhere = self.repositories.is_empty() && self.left.is_empty();
-        if nowhere && !self.alive.is_empty() {
+        if self.in_database {
+            said.push(
+                "Dumps, the log and replicas of the database have its wrapped key and its sealed rows until they go by the database's own means."
+                    .to_owned(),
+            );
+        } else if nowhere && !self.alive.is_empty() {
             said.push(format!(
                 "Backup repositories still hold its wrapped key and its pages: `nimbus encryption shred --tenant-id {} --yes --from <repository>` \
                  removes them there.",

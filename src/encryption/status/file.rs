@@ -290,7 +290,12 @@ impl StatusReader {
         .await
     }
 
-    fn report(&self, path: &Path, manifest: Option<&Manifest>, finding: Finding) -> FileReport {
+    pub(super) fn report(
+        &self,
+        path: &Path,
+        manifest: Option<&Manifest>,
+        finding: Finding,
+    ) -> FileReport {
         let shown = path.strip_prefix(&self.data_dir).unwrap_or(path);
         let dek = manifest.and_then(|manifest| manifest.deks().first());
         let wraps = dek.map(|dek| dek.wraps.as_slice()).unwrap_or_default();

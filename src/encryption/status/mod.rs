@@ -5,6 +5,7 @@
 mod file;
 mod finding;
 mod report;
+mod rows;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -27,6 +28,7 @@ use crate::runtime::blocking;
 pub use report::{
     EncryptionStatus, FileReport, Health, ProviderReport, StatusError, Summary, Verify, WrapReport,
 };
+pub use rows::InDatabase;
 
 /// Where to look, and with which keys.
 #[derive(Debug, Clone)]
@@ -38,7 +40,7 @@ pub struct StatusReader {
     /// The provider as it was configured.
     pub provider: ProviderChoice,
     /// The database that the tenants are in, if they are in one.
-    pub database: Option<String>,
+    pub database: Option<InDatabase>,
     /// The core, or why there is none.
     pub envelope: Result<Envelope, String>,
     /// How old a data key may grow.
@@ -88,6 +90,8 @@ impl StatusReader {
             drop(looking.spawn(async move { this.look(&path, verify).await }));
         }
         files.extend(looking.join_all().await.into_iter().flatten());
+        let rows = this.look_at_rows(verify).await;
+        files.extend(rows.files);
         files.sort_by(|a, b| a.path.cmp(&b.path));
         let enabled = this.provider != ProviderChoice::Off;
         let ok = files
@@ -100,7 +104,12 @@ impl StatusReader {
             enabled,
             verify,
             provider: this.provider_report().await,
-            unencrypted_tenants_in: this.database.clone(),
+            unencrypted_tenants_in: this
+                .database
+                .as_ref()
+                .filter(|_| !rows.all_sealed)
+                .map(|database| database.place.clone()),
+            unencrypted_tenants: rows.unsealed,
             summary: Summary {
                 files: files.len(),
                 ok,

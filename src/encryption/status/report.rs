@@ -121,11 +121,15 @@ pub struct EncryptionStatus {
     /// The key provider; null while encryption is off.
     #[schema(required)]
     pub provider: Option<ProviderReport>,
-    /// The database that the tenants are in, which Nimbus does not encrypt; missing where they are
-    /// among the files.
+    /// The database that tenants are in which Nimbus does not encrypt: those that are named, and, without
+    /// `--encryption-seal-external`, those that are made from now on. Missing where there is none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     #[schema(nullable = false)]
     pub unencrypted_tenants_in: Option<String>,
+    /// The tenants of that database that are not sealed.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    #[schema(required = false)]
+    pub unencrypted_tenants: Vec<String>,
     /// Every file, by path.
     pub files: Vec<FileReport>,
     /// Their sum.

@@ -128,6 +128,8 @@ pub(in crate::server) async fn rotate_kek(
     checked.map_err(refused)?;
     let (envelope, control_dir) = (app.envelope.clone(), app.status_reader.control_dir.clone());
     let data_dir = app.status_reader.data_dir.clone();
+    let database = app.status_reader.database.as_ref();
+    let manifests = database.and_then(|database| database.rows.clone().ok());
     app.operations.begin("rotate-kek", |progress| async move {
         let ours = blocking({
             let dir = rotate.dir().to_owned();
@@ -135,8 +137,9 @@ pub(in crate::server) async fn rotate_kek(
         })
         .await;
         let control_dir = ours.then_some(control_dir);
+        let manifests = manifests.filter(|_| ours);
         rotate
-            .run(&envelope, control_dir.as_deref(), progress)
+            .run(&envelope, control_dir.as_deref(), manifests, progress)
             .await
     })
 }
@@ -214,10 +217,18 @@ pub(in crate::server) async fn shred(
         from.push(super::backups::repository(&app, given).await?);
     }
     let (s3, ships_to) = (app.backups.s3.clone(), app.backups.to.clone());
+    let database = app.status_reader.database.as_ref();
+    let rows = database.and_then(|database| database.rows.clone().ok());
     let refused = |error: ShredError| match error {
         ShredError::Store(error) => ApiError::from(error),
         error => ApiError::new(Code::TenantNotFound, error.to_string()),
     };
+    if let Some(rows) = rows.filter(|_| from.is_empty()) {
+        shred::require_sealed(&rows, &tenant).await?;
+        return app.operations.begin("shred", |_progress| async move {
+            shred::shred_row(&envelope, &*tenants, &rows, &tenant, disable_kms_key).await
+        });
+    }
     let finished = match shred::is_there(&envelope, &*tenants, &data_dir, &tenant).await? {
         true => None,
         // It may be in the repositories.

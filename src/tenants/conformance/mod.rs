@@ -4,6 +4,7 @@
 //! nothing of a backend. One that is not on the list of that macro is dead code, which the compiler
 //! rejects.
 
+mod blind;
 pub(super) mod deploys;
 pub(super) mod documents;
 pub(super) mod idempotency;
@@ -33,6 +34,9 @@ use crate::documents::{Document, DocumentId, Fields, Mutation, TableName};
 pub(in crate::tenants) trait Fixture: Sized {
     /// The backend.
     type Backend: Backend;
+
+    /// Whether indexes have no order: queries that need one are refused, and each case lists them.
+    const BLIND: bool = false;
 
     /// An empty place.
     fn empty() -> Self;

@@ -286,7 +286,7 @@ pub enum StoreError {
     },
     /// The tenant's file is damaged.
     #[error(
-        "the file of tenant {tenant} is damaged: {source}; restore it from a backup ('nimbus encryption inspect' shows what is there)"
+        "the data of tenant {tenant} is damaged: {source}; restore it from a backup ('nimbus encryption inspect' shows what is there)"
     )]
     Corrupt {
         /// The tenant.
@@ -368,6 +368,28 @@ pub enum StoreError {
         dir: PathBuf,
         /// The first of its tenants.
         tenant: TenantId,
+    },
+    /// The server seals what it stores in a database, and the tenant is not sealed.
+    #[error(
+        "tenant {tenant} is not sealed, and this server serves sealed tenants alone (--encryption-seal-external): serve it by a server without \
+         that setting; if it was sealed when it was made, somebody has changed the database"
+    )]
+    NotSealed {
+        /// The tenant.
+        tenant: TenantId,
+    },
+    /// An index whose order a query needs has none, for the tenant is sealed.
+    #[error(
+        "index {index:?} of table {table} ({}) is sealed and has no order: it answers eq and in on its first fields, and exists false. \
+         Filter by these, or take the index out of the schema to have the documents looked through", fields.join(", ")
+    )]
+    BlindIndex {
+        /// The table.
+        table: TableName,
+        /// The index, as its schema calls it.
+        index: String,
+        /// The fields of the index.
+        fields: Vec<String>,
     },
     /// What was asked for is done with tenants in files, and these are in a database.
     #[error("the tenants are in a database, where Nimbus has no keys of theirs: {instead}")]

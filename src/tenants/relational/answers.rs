@@ -1,10 +1,12 @@
 //! Answers to requests that were sent under a key.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use super::{
+    columns::{ANSWER, ANSWER_NAME},
     engine::{Engine, Malformed, Row, Value, values},
     held::Table,
+    space::Space,
     transaction::RelationalTransaction,
     writes::Ends,
 };
@@ -22,19 +24,19 @@ impl<E: Engine> AnswerWrites for RelationalTransaction<E> {
         if let Some(ends) = self.reader.writes.ends {
             return Ok(ends);
         }
+        let space = Arc::clone(&self.reader.space);
         let end = |row: Option<Row>| {
             row.map(|mut row| {
+                let stored = Stored::read(&space, &mut row)?;
                 Ok(AnswersEnd {
-                    number: row.integer(0)?,
-                    bytes: row.integer(1)?,
-                    size: length(&row.bytes(2)?),
+                    number: stored.number,
+                    bytes: stored.total,
+                    size: length(&stored.answer.answer),
                 })
             })
             .transpose()
         };
-        let sql = |order| {
-            format!("SELECT number, total, answer FROM @answers ORDER BY number {order} LIMIT 1")
-        };
+        let sql = |order| format!("SELECT {ANSWERS} FROM @answers ORDER BY number {order} LIMIT 1");
         let first = self.reader.ask_one(&sql("ASC"), Vec::new())?;
         let last = self.reader.ask_one(&sql("DESC"), Vec::new())?;
         let ends = self
@@ -52,12 +54,19 @@ impl<E: Engine> AnswerWrites for RelationalTransaction<E> {
         end: AnswersEnd,
     ) -> Result<(), StoreError> {
         let credential = answer.credential.unwrap_or_default();
+        let space = &self.reader.space;
+        let sealed_with = || answer_row(end.number, key, answer.at_ms, end.bytes, &credential);
+        // What the request was is sealed with its answer: its digest would confirm a guess.
+        let (request, content) = match space.seal {
+            None => (answer.request.to_vec(), answer.answer.clone()),
+            Some(_) => (Vec::new(), [&answer.request[..], &answer.answer].concat()),
+        };
         let row = values![
-            key,
-            &answer.request,
+            space.findable(ANSWER_NAME, key),
+            request,
             answer.at_ms,
             end.bytes,
-            &answer.answer[..],
+            space.seal(ANSWER, sealed_with, content)?,
             &credential
         ];
         self.put_new(Table::Answers, values![end.number], row);
@@ -90,25 +99,28 @@ impl<E: Engine> AnswerWrites for RelationalTransaction<E> {
         kept_ms: Range<i64>,
     ) -> Result<Vec<AnswersOf>, StoreError> {
         let rows = self.reader.ask(
-            "SELECT number, name, at_ms, credential, answer FROM @answers ORDER BY number LIMIT ?",
+            &format!("SELECT {ANSWERS} FROM @answers ORDER BY number LIMIT ?"),
             values![most],
         )?;
+        let space = Arc::clone(&self.reader.space);
         let mut gone: BTreeMap<[u8; 32], (i64, i64)> = BTreeMap::new();
         for mut row in rows {
-            let mut read = || {
-                let (number, at_ms) = (row.integer(0)?, row.integer(2)?);
-                Ok((number, at_ms, row.array(1)?, row.array(3)?, row.bytes(4)?))
-            };
-            let (number, at_ms, key, credential, answer) = self.reader.sound(read())?;
-            if kept_ms.contains(&at_ms) {
+            let Stored {
+                number,
+                key,
+                answer,
+                ..
+            } = self.reader.sound(Stored::read(&space, &mut row))?;
+            if kept_ms.contains(&answer.at_ms) {
                 continue;
             }
             self.put(Table::Answers, values![number], None);
             self.reader.writes.answers.set(key, None);
             self.reader.writes.ends = None;
+            let credential = answer.credential.unwrap_or_default();
             let (count, bytes) = gone.entry(credential).or_default();
             *count += 1;
-            *bytes += length(&answer);
+            *bytes += length(&answer.answer);
         }
         let of = |(credential, (count, bytes))| AnswersOf {
             credential,
@@ -178,24 +190,23 @@ impl<E: Engine> RelationalTransaction<E> {
 
     fn learn_answers(&mut self, keys: &[[u8; 32]]) -> Result<(), StoreError> {
         let sql = format!(
-            "SELECT name, number, request, at_ms, answer, credential FROM @answers WHERE name IN ({})",
+            "SELECT {ANSWERS} FROM @answers WHERE name IN ({})",
             vec!["?"; keys.len()].join(", ")
         );
-        let rows = self
-            .reader
-            .ask_structure(&sql, keys.iter().map(Value::from).collect())?;
-        for mut row in rows {
-            let mut read = || {
-                let answer = StoredAnswer {
-                    request: row.array(2)?,
-                    at_ms: row.integer(3)?,
-                    answer: row.bytes(4)?,
-                    credential: Some(row.array(5)?),
-                };
-                Ok::<_, Malformed>((row.array(0)?, (row.integer(1)?, answer)))
-            };
-            let (key, answer) = self.reader.sound(read())?;
-            self.reader.writes.answers.learn(key, Some(answer));
+        let space = Arc::clone(&self.reader.space);
+        let names = keys.iter().map(|key| space.findable(ANSWER_NAME, key));
+        let names = names.map(Value::from).collect();
+        for mut row in self.reader.ask_structure(&sql, names)? {
+            let Stored {
+                number,
+                key,
+                answer,
+                ..
+            } = self.reader.sound(Stored::read(&space, &mut row))?;
+            self.reader
+                .writes
+                .answers
+                .learn(key, Some((number, answer)));
         }
         for key in keys {
             self.reader.writes.answers.learn(*key, None);
@@ -219,6 +230,54 @@ impl<E: Engine> RelationalTransaction<E> {
         }
         Ok(())
     }
+}
+
+/// An answer as it is stored.
+pub(super) struct Stored {
+    pub(super) number: i64,
+    pub(super) total: i64,
+    pub(super) key: [u8; 32],
+    pub(super) answer: StoredAnswer,
+}
+
+/// The columns that [`Stored::read`] reads.
+pub(super) const ANSWERS: &str = "number, name, request, at_ms, total, answer, credential";
+
+impl Stored {
+    pub(super) fn read<E>(space: &Space<E>, row: &mut Row) -> Result<Self, Malformed> {
+        let (number, at_ms, total) = (row.integer(0)?, row.integer(3)?, row.integer(4)?);
+        let (name, request, credential) = (row.bytes(1)?, row.bytes(2)?, row.array(6)?);
+        let key = space.open_array(ANSWER_NAME, name)?;
+        let sealed_with = || answer_row(number, &key, at_ms, total, &credential);
+        let mut answer = space.open(ANSWER, sealed_with, row.bytes(5)?)?;
+        let request = match space.seal {
+            None => request,
+            Some(_) if answer.len() < 32 => return Err(Malformed::of("an answer")),
+            Some(_) => answer.drain(..32).collect(),
+        };
+        Ok(Self {
+            number,
+            total,
+            key,
+            answer: StoredAnswer {
+                request: request.try_into().map_err(|_| Malformed::of("an id"))?,
+                at_ms,
+                answer,
+                credential: Some(credential),
+            },
+        })
+    }
+}
+
+/// The rest of its row, to which a sealed answer is bound.
+fn answer_row(
+    number: i64,
+    key: &[u8; 32],
+    at_ms: i64,
+    total: i64,
+    credential: &[u8; 32],
+) -> Vec<Value> {
+    values![number, key, at_ms, total, credential]
 }
 
 fn length(answer: &[u8]) -> i64 {

@@ -49,7 +49,7 @@ impl<E: Engine> Catalog<E> {
         self.clear_arrival(tenant)?;
         let ours = |incarnation_found: Option<&[u8]>| incarnation_found == Some(&incarnation[..]);
         let made = |statements: &mut Vec<Statement>| {
-            let space = Space::new(&self.engine, tenant, incarnation);
+            let space = Space::new(&self.engine, tenant);
             statements.push(space.statement(
                 "INSERT INTO @head (one, seq, commits, structure, incarnation, cursor_key) VALUES (1, 0, 0, 0, ?, ?)",
                 values![&incarnation, &key[..]],
@@ -63,7 +63,7 @@ impl<E: Engine> Catalog<E> {
                 Some(row) if matches!(row.state, State::Creating | State::Gone) => {
                     let mut statements = self.clearing(tenant);
                     statements.push(self.statement(
-                        "UPDATE @tenants SET state = ?, locked = 0, incarnation = ? WHERE name = ?",
+                        "UPDATE @tenants SET state = ?, locked = 0, incarnation = ?, manifest = NULL WHERE name = ?",
                         values![State::Arriving as i64, &incarnation, tenant.as_str()],
                     ));
                     if !E::DDL_COMMITS {
@@ -89,7 +89,7 @@ impl<E: Engine> Catalog<E> {
                 if !arrives {
                     return Ok(Decision::Leave(false));
                 }
-                if self.has_head(session, tenant, &incarnation)? {
+                if self.has_head(session, tenant)? {
                     return Ok(Decision::Leave(true));
                 }
                 let mut statements = Vec::new();
@@ -104,14 +104,9 @@ impl<E: Engine> Catalog<E> {
     }
 
     /// Whether a try that was not answered has made the head of an arriving tenant.
-    fn has_head(
-        &self,
-        session: &mut E::Connection,
-        tenant: &TenantId,
-        incarnation: &[u8; 16],
-    ) -> Result<bool, StoreError> {
+    fn has_head(&self, session: &mut E::Connection, tenant: &TenantId) -> Result<bool, StoreError> {
         use super::engine::{Connection as _, Stops};
-        let space = Space::new(&self.engine, tenant, *incarnation);
+        let space = Space::new(&self.engine, tenant);
         let head = space.statement("SELECT one FROM @head", Vec::new());
         let rows = session.run(&[head], &Stops::default()).map_err(failed)?;
         Ok(rows.first().is_some_and(|rows| !rows.is_empty()))
@@ -138,7 +133,7 @@ impl<E: Engine> Catalog<E> {
             Ok(match row.map(|row| row.state) {
                 Some(State::There) => Decision::Leave(true),
                 Some(State::Arriving) => {
-                    let space = Space::new(&self.engine, tenant, *incarnation);
+                    let space = Space::new(&self.engine, tenant);
                     let mut statements = space.noting_due().to_vec();
                     let [count, there] = self.set_state(tenant, State::There);
                     statements.push(count);

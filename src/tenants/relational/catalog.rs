@@ -103,7 +103,7 @@ impl TenantRow {
                 3 => State::Deleting,
                 4 => State::Gone,
                 5 => State::Arriving,
-                _ => return Err(Malformed("a state")),
+                _ => return Err(Malformed::of("a state")),
             },
             locked: row.integer(first + 1)? != 0,
             incarnation: row.maybe_bytes(first + 2)?,
@@ -124,7 +124,24 @@ impl TenantRow {
 impl<E: Engine> Catalog<E> {
     /// The catalog of an engine. Makes the provider's tables where there are none. Blocks.
     pub(super) fn on(engine: E) -> Result<Arc<Self>, StoreError> {
-        let catalog = Self {
+        let catalog = Self::new(engine);
+        catalog.establish()?;
+        catalog.look()?;
+        catalog.check_clock()?;
+        Ok(Arc::new(catalog))
+    }
+
+    /// The same of who only looks: where there are no tables, none are made. Blocks.
+    pub(super) fn looking(engine: E) -> Result<Arc<Self>, StoreError> {
+        let catalog = Self::new(engine);
+        if catalog.is_established()? {
+            catalog.look()?;
+        }
+        Ok(Arc::new(catalog))
+    }
+
+    fn new(engine: E) -> Self {
+        Self {
             engine: Arc::new(engine),
             known: RwLock::default(),
             looking: Mutex::default(),
@@ -133,11 +150,7 @@ impl<E: Engine> Catalog<E> {
             own: Mutex::default(),
             asked: AtomicU64::new(0),
             last: tokio::sync::Mutex::new((0, Ok(()))),
-        };
-        catalog.establish()?;
-        catalog.look()?;
-        catalog.check_clock()?;
-        Ok(Arc::new(catalog))
+        }
     }
 
     /// Reads what changed, and takes it into memory. Blocks.
@@ -411,13 +424,16 @@ fn stored_tenant(mut row: Row) -> Result<(TenantId, TenantRow), Malformed> {
     let tenant = row
         .text(0)?
         .parse()
-        .map_err(|_| Malformed("a tenant's id"))?;
+        .map_err(|_| Malformed::of("a tenant's id"))?;
     Ok((tenant, TenantRow::stored(&mut row, 1)?))
 }
 
 pub(super) fn stored_key(mut row: Row) -> Result<(AccessKeyId, KeyRecord), Malformed> {
-    let id = row.text(0)?.parse().map_err(|()| Malformed("a key's id"))?;
-    let record = KeyRecord::from_json(&row.bytes(1)?).map_err(|_| Malformed("a key"))?;
+    let id = row
+        .text(0)?
+        .parse()
+        .map_err(|()| Malformed::of("a key's id"))?;
+    let record = KeyRecord::from_json(&row.bytes(1)?).map_err(|_| Malformed::of("a key"))?;
     Ok((id, record))
 }
 

@@ -26,6 +26,11 @@
 //! tables that are there is no failure, for those of a tenant that does not exist yet are empty. Who
 //! creates a tenant takes over from another one that is at it, and the other one fails at its end.
 //!
+//! **The manifest of a sealed tenant** comes with the tenant, in the one transaction that makes it
+//! one, and goes in the one that begins its deletion: no state has a tenant without the key that its
+//! values are under. Of two servers that create a tenant at once, each has drawn a key, and that of
+//! the one whose incarnation the row has is stored. What the other drew was used for nothing.
+//!
 //! The making of an index is no state: it is part of the transaction that sets the schema.
 
 use std::{thread, time::Instant};
@@ -36,9 +41,11 @@ use zeroize::Zeroizing;
 
 use super::{
     catalog::{ATTEMPTS, Catalog, POLL, State, TENANT_ROW, TenantRow, failed, malformed},
-    engine::{Connection as _, Engine, Failure, FailureKind, Statement, Stops, values},
+    columns::CURSOR_KEY,
+    engine::{Connection as _, Engine, Failure, FailureKind, Statement, Stops, Value, values},
     layout,
     reader::{COMMIT, ROLLBACK},
+    sealed::Seal,
     space::{PATIENCE, Space, patiently},
 };
 use crate::failpoints::crash_point;
@@ -129,11 +136,22 @@ impl<E: Engine> Catalog<E> {
         [self.count(), self.statement(&sql, values)]
     }
 
-    /// Creates a tenant that does not exist, whatever is left of one.
-    pub(super) fn create(&self, tenant: &TenantId) -> Result<(), StoreError> {
+    /// Creates a tenant that does not exist, whatever is left of one: sealed, where it gets a manifest.
+    pub(super) fn create(
+        &self,
+        tenant: &TenantId,
+        sealed: Option<(&Seal, &[u8])>,
+    ) -> Result<(), StoreError> {
         let (mut incarnation, mut key) = ([0; 16], Zeroizing::new([0; CURSOR_KEY_BYTES]));
         OsRandom.fill(&mut incarnation)?;
         OsRandom.fill(&mut *key)?;
+        let key = match sealed {
+            None => key[..].to_vec(),
+            Some((seal, _manifest)) => {
+                seal.seal(CURSOR_KEY, &[Value::from(&incarnation)], &key[..])?
+            }
+        };
+        let manifest = sealed.map(|(_seal, manifest)| manifest);
         let noted = self.ask(
             "INSERT INTO @tenants (name, state, locked, incarnation, changed) VALUES (?, ?, 0, ?, 0)",
             values![tenant.as_str(), State::Creating as i64, &incarnation],
@@ -161,7 +179,7 @@ impl<E: Engine> Catalog<E> {
                 }
                 // Its row is made by who creates it, and is not removed for long.
                 None => Decision::Leave(false),
-                Some(_) => Decision::Do(self.making(tenant, &incarnation, &key[..]), true),
+                Some(_) => Decision::Do(self.making(tenant, &incarnation, &key, manifest), true),
             })
         })?;
         if !created {
@@ -209,7 +227,7 @@ impl<E: Engine> Catalog<E> {
                 }
                 Some(row) if matches!(row.state, State::Creating | State::Gone) => {
                     let taken = self.statement(
-                        "UPDATE @tenants SET state = ?, locked = 0, incarnation = ? WHERE name = ?",
+                        "UPDATE @tenants SET state = ?, locked = 0, incarnation = ?, manifest = NULL WHERE name = ?",
                         values![State::Creating as i64, incarnation, tenant.as_str()],
                     );
                     Decision::Do(vec![taken], true)
@@ -249,7 +267,7 @@ impl<E: Engine> Catalog<E> {
 
     /// What makes the space of a tenant, and its tables.
     pub(super) fn tables(&self, tenant: &TenantId) -> Vec<String> {
-        let space = Space::new(&self.engine, tenant, [0; 16]);
+        let space = Space::new(&self.engine, tenant);
         let name = self.engine.tenant_space(tenant);
         let tables = layout::TENANT.iter().map(|sql| space.spell(sql));
         [self.engine.create_space(&name)]
@@ -260,8 +278,14 @@ impl<E: Engine> Catalog<E> {
 
     /// What makes a tenant one: its tables, in place of whatever is left of an earlier one, unless
     /// they are made already.
-    fn making(&self, tenant: &TenantId, incarnation: &[u8; 16], key: &[u8]) -> Vec<Statement> {
-        let space = Space::new(&self.engine, tenant, *incarnation);
+    fn making(
+        &self,
+        tenant: &TenantId,
+        incarnation: &[u8; 16],
+        key: &[u8],
+        manifest: Option<&[u8]>,
+    ) -> Vec<Statement> {
+        let space = Space::new(&self.engine, tenant);
         let mut statements = self.clearing(tenant);
         if !E::DDL_COMMITS {
             let tables = self.tables(tenant).into_iter();
@@ -272,8 +296,8 @@ impl<E: Engine> Catalog<E> {
             values![incarnation, key],
         ));
         statements.push(self.statement(
-            "UPDATE @tenants SET locked = 0, incarnation = ? WHERE name = ?",
-            values![incarnation, tenant.as_str()],
+            "UPDATE @tenants SET locked = 0, incarnation = ?, manifest = ? WHERE name = ?",
+            values![incarnation, manifest, tenant.as_str()],
         ));
         statements.extend(self.set_state(tenant, State::There));
         statements
@@ -310,8 +334,13 @@ impl<E: Engine> Catalog<E> {
         let _changing = self.changing(tenant);
         self.change(tenant, |_, row| match row.map(|row| row.state) {
             Some(State::There | State::Creating | State::Arriving) => {
-                let noted = self.set_state(tenant, State::Deleting);
-                Ok(Decision::Do(noted.into(), ()))
+                // The key goes first: nothing of it opens from here on.
+                let mut statements = vec![self.statement(
+                    "UPDATE @tenants SET manifest = NULL WHERE name = ?",
+                    values![tenant.as_str()],
+                )];
+                statements.extend(self.set_state(tenant, State::Deleting));
+                Ok(Decision::Do(statements, ()))
             }
             Some(State::Deleting | State::Gone) | None => Ok(Decision::Leave(())),
         })?;
@@ -378,7 +407,7 @@ impl<E: Engine> Catalog<E> {
         );
         let name = |mut row: super::engine::Row| {
             let name = row.text(0)?.parse();
-            name.map_err(|_| super::engine::Malformed("a tenant's id"))
+            name.map_err(|_| super::engine::Malformed::of("a tenant's id"))
         };
         let names = rows.map_err(failed)?.into_iter().map(name);
         names.collect::<Result<_, _>>().map_err(malformed)

@@ -15,7 +15,7 @@ use super::{
     provider::{Relational, RelationalOptions},
 };
 use crate::control::AccessKeys;
-use crate::envelope::Envelope;
+use crate::envelope::{Envelope, ManifestRows};
 use crate::scheduler::{Clock, DueRecord};
 use crate::tenants::{DeletionLog, StoreError, TenantProvider, Tenants};
 
@@ -46,6 +46,19 @@ impl DatabaseOptions {
         }
     }
 
+    /// The manifests of its sealed tenants. Nothing is made: without the provider's tables there are
+    /// none. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Provider`] when the database cannot be used.
+    pub fn manifests(self) -> Result<Arc<dyn ManifestRows>, StoreError> {
+        Ok(match self {
+            Self::Postgres(options) => Catalog::looking(Postgres::new(*options).map_err(failed)?)?,
+            Self::Mysql(options) => Catalog::looking(Mysql::new(*options).map_err(failed)?)?,
+        })
+    }
+
     /// Connects to it, and makes the provider's tables where there are none. Blocks.
     ///
     /// # Errors
@@ -71,6 +84,9 @@ pub trait Database: Debug + Send + Sync {
         options: RelationalOptions,
     ) -> Result<Arc<dyn TenantProvider>, StoreError>;
 
+    /// The manifests of sealed tenants.
+    fn manifests(self: Arc<Self>) -> Arc<dyn ManifestRows>;
+
     /// The access keys of all servers on it.
     fn keys(self: Arc<Self>) -> Arc<dyn AccessKeys>;
 
@@ -88,6 +104,10 @@ impl<E: Engine> Database for Catalog<E> {
     ) -> Result<Arc<dyn TenantProvider>, StoreError> {
         let tenants = Tenants::<Relational<E>>::of(self, envelope, local, options);
         Ok(Arc::new(tenants.await?))
+    }
+
+    fn manifests(self: Arc<Self>) -> Arc<dyn ManifestRows> {
+        self
     }
 
     fn keys(self: Arc<Self>) -> Arc<dyn AccessKeys> {

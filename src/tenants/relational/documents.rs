@@ -3,9 +3,11 @@
 use std::ops::ControlFlow;
 
 use super::{
+    columns::{FIELDS, JOURNAL},
     engine::{Engine, Malformed, Row, Value, parameter_rows, values},
     held::Table,
-    reader::{DOCUMENT, Reader, stored_document, stored_fields, stored_id},
+    reader::{DOCUMENT, Reader, document_row, stored_document, stored_id},
+    space::Space,
     transaction::RelationalTransaction,
 };
 use crate::documents::query::{Position, Query, QueryPage};
@@ -29,7 +31,7 @@ impl<E: Engine> DocumentRows for Reader<E> {
             return Ok(None);
         };
         let number = self.sound(row.integer(0))?;
-        let _new = self.numbers.insert(name.clone(), number);
+        self.learn_number(name.clone(), number);
         Ok(Some(number))
     }
 
@@ -41,10 +43,12 @@ impl<E: Engine> DocumentRows for Reader<E> {
         if let Some(found) = self.found.remove(&(table, id)) {
             return Ok(found);
         }
+        let name = self.sealed_table(table)?;
         let sql = format!("SELECT {DOCUMENT} FROM @documents d WHERE tbl = ? AND id = ?");
         let row = self.ask_one(&sql, values![table, id.as_bytes()])?;
-        let document = row.map(|mut row| stored_document(&mut row, 0)).transpose();
-        self.sound(document)
+        let document = row.map(|mut row| stored_document(&self.space, name.as_ref(), &mut row, 0));
+        let found = self.sound(document.transpose())?;
+        Ok(found.map(|(_seq, document)| document))
     }
 
     fn query(
@@ -64,20 +68,18 @@ impl<E: Engine> DocumentRows for Reader<E> {
         table: TableNumber,
         mut each: impl FnMut(DocumentId, &Fields) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
+        let name = self.sealed_table(table)?;
         let sql = format!(
-            "SELECT seq, id, fields FROM @documents WHERE tbl = ? AND seq > ? ORDER BY seq LIMIT {CHUNK}"
+            "SELECT {DOCUMENT} FROM @documents d WHERE tbl = ? AND seq > ? ORDER BY seq LIMIT {CHUNK}"
         );
         let mut after = 0;
         loop {
             let (mut rows, mut stopped) = (0, false);
             self.each(&sql, values![table, after], |space, mut row| {
-                let mut read = || {
-                    let id = stored_id(&mut row, 1)?;
-                    Ok((row.integer(0)?, id, stored_fields(&mut row, 2)?))
-                };
-                let (seq, id, fields) = read().map_err(|what| space.malformed(what))?;
+                let read = stored_document(space, name.as_ref(), &mut row, 0);
+                let (seq, document) = read.map_err(|what| space.malformed(what))?;
                 (rows, after) = (rows + 1, seq);
-                let flow = each(id, &fields);
+                let flow = each(document.id, &document.fields);
                 stopped = flow.is_break();
                 Ok(flow)
             })?;
@@ -93,17 +95,21 @@ impl<E: Engine> DocumentRows for Reader<E> {
         ids: &[DocumentId],
         mut each: impl FnMut(DocumentId, &Fields) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
+        let name = self.sealed_table(table)?;
         for ids in ids.chunks(CHUNK) {
             // Read in whatever order, and handed out in this one.
             let sql = format!(
-                "SELECT id, fields FROM @documents WHERE (tbl, id) IN ({{rows}} {})",
+                "SELECT {DOCUMENT} FROM @documents d WHERE (tbl, id) IN ({{rows}} {})",
                 parameter_rows(2, ids.len())
             );
             let values = ids.iter().flat_map(|id| values![table, id.as_bytes()]);
             let rows = self.ask(&sql, values.collect())?;
             let found: Result<std::collections::HashMap<_, _>, _> = rows
                 .into_iter()
-                .map(|mut row| Ok((stored_id(&mut row, 0)?, stored_fields(&mut row, 1)?)))
+                .map(|mut row| {
+                    let read = stored_document(&self.space, name.as_ref(), &mut row, 0);
+                    read.map(|(_seq, document)| (document.id, document.fields))
+                })
                 .collect();
             let found = self.sound(found)?;
             for id in ids {
@@ -123,7 +129,7 @@ impl<E: Engine> DocumentRows for Reader<E> {
             Vec::new(),
         )?;
         let bounds = || {
-            let row = row.ok_or(Malformed("the head"))?;
+            let row = row.ok_or(Malformed::of("the head"))?;
             let latest = row.integer(0)?;
             let first = row.maybe_integer(1)?;
             Ok(JournalBounds {
@@ -136,12 +142,12 @@ impl<E: Engine> DocumentRows for Reader<E> {
 
     fn journal(&mut self, after: i64, limit: usize) -> Result<Vec<JournalRecord>, StoreError> {
         let rows = self.ask(
-            "SELECT j.sequence, j.kind, t.name, j.id, j.at_ms FROM @journal j JOIN @tables t ON t.number = j.tbl
+            "SELECT j.sequence, j.kind, t.name, j.id, j.at_ms, j.mac FROM @journal j JOIN @tables t ON t.number = j.tbl
              WHERE j.sequence > ? ORDER BY j.sequence LIMIT ?",
             values![after, limit],
         )?;
-        let records = rows.into_iter().map(journal_record).collect();
-        self.sound(records)
+        let records = rows.into_iter().map(|row| journal_record(&self.space, row));
+        self.sound(records.collect())
     }
 
     fn written_since(
@@ -174,7 +180,7 @@ impl<E: Engine> DocumentWrites for RelationalTransaction<E> {
         let last = rows.first().map_or(Ok(0), |row| row.integer(0));
         let number = self.reader.sound(last)? + 1;
         self.put_new(Table::Tables, values![number], values![name.as_str()]);
-        let _new = self.reader.numbers.insert(name.clone(), number);
+        self.reader.learn_number(name.clone(), number);
         Ok(number)
     }
 
@@ -235,11 +241,8 @@ impl<E: Engine> DocumentWrites for RelationalTransaction<E> {
             version: sequence,
             fields: fields.clone(),
         };
-        self.put_new(
-            Table::Documents,
-            values![table, sequence],
-            document_row(&document),
-        );
+        let row = self.stored_row(table, sequence, &document)?;
+        self.put_new(Table::Documents, values![table, sequence], row);
         let documents = &mut self.reader.writes.documents;
         documents.set((table, id), Some((sequence, document)));
         Ok(Ok(()))
@@ -258,7 +261,7 @@ impl<E: Engine> DocumentWrites for RelationalTransaction<E> {
             fields,
         } = document;
         let Some((_, before)) = self.known(table, id)?.clone() else {
-            let missing = Malformed("the document to update");
+            let missing = Malformed::of("the document to update");
             return Err(self.reader.space.malformed(missing));
         };
         if let Err(conflict) = self.reindex(table, sequence, Some(&before.fields), Some(fields))? {
@@ -270,7 +273,7 @@ impl<E: Engine> DocumentWrites for RelationalTransaction<E> {
             fields: fields.clone(),
             ..before
         };
-        let row = document_row(&document);
+        let row = self.stored_row(table, sequence, &document)?;
         self.put(Table::Documents, values![table, sequence], Some(row));
         let documents = &mut self.reader.writes.documents;
         documents.set((table, id), Some((sequence, document)));
@@ -296,7 +299,13 @@ impl<E: Engine> DocumentWrites for RelationalTransaction<E> {
                 id,
                 at_ms,
             } = entry;
-            let row = values![change_number(*change), *table, id.as_bytes(), *at_ms];
+            let name = self.reader.sealed_table(*table)?;
+            let name = name.as_ref().map(TableName::as_str);
+            let kind = change_number(*change);
+            let mac = (self.reader.space).mac(JOURNAL, || {
+                values![sequence, kind, name, id.as_bytes(), *at_ms]
+            });
+            let row = values![kind, *table, id.as_bytes(), *at_ms, mac];
             self.put_new(Table::Journal, values![sequence], row);
         }
         self.written = first + entries.len() as i64 - 1;
@@ -309,29 +318,57 @@ impl<E: Engine> DocumentWrites for RelationalTransaction<E> {
     }
 }
 
-fn document_row(document: &Document) -> Vec<Value> {
-    values![
-        document.id.as_bytes(),
-        document.version,
-        document.created_ms,
-        document.updated_ms,
-        document.fields.as_json()
-    ]
+impl<E: Engine> RelationalTransaction<E> {
+    /// The row of a document behind its key.
+    fn stored_row(
+        &mut self,
+        table: TableNumber,
+        seq: i64,
+        document: &Document,
+    ) -> Result<Vec<Value>, StoreError> {
+        let name = self.reader.sealed_table(table)?;
+        let Document {
+            id,
+            version,
+            created_ms,
+            updated_ms,
+            ref fields,
+        } = *document;
+        let sealed_with =
+            || document_row(name.as_ref(), seq, id, [created_ms, updated_ms, version]);
+        let fields = (self.reader.space).seal(FIELDS, sealed_with, fields.as_json())?;
+        Ok(values![
+            id.as_bytes(),
+            version,
+            created_ms,
+            updated_ms,
+            fields
+        ])
+    }
 }
 
-fn journal_record(mut row: Row) -> Result<JournalRecord, Malformed> {
-    let change = match row.integer(1)? {
+/// A record of the journal, whose columns are its number, the change, the table's name, the
+/// document, the time and the MAC.
+pub(super) fn journal_record<E>(
+    space: &Space<E>,
+    mut row: Row,
+) -> Result<JournalRecord, Malformed> {
+    let (sequence, kind, at_ms) = (row.integer(0)?, row.integer(1)?, row.integer(4)?);
+    let (name, id) = (row.text(2)?, stored_id(&mut row, 3)?);
+    let of = || values![sequence, kind, &*name, id.as_bytes(), at_ms];
+    space.check_mac(JOURNAL, of, &row.bytes(5)?)?;
+    let change = match kind {
         1 => Change::Inserted,
         2 => Change::Updated,
         3 => Change::Deleted,
-        _ => return Err(Malformed("a change")),
+        _ => return Err(Malformed::of("a change")),
     };
     Ok(JournalRecord {
-        sequence: row.integer(0)?,
+        sequence,
         change,
-        table: row.text(2)?.parse().map_err(|_| Malformed("a name"))?,
-        id: stored_id(&mut row, 3)?,
-        at_ms: row.integer(4)?,
+        table: name.parse().map_err(|_| Malformed::of("a name"))?,
+        id,
+        at_ms,
     })
 }
 

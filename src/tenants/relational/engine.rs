@@ -74,6 +74,12 @@ impl From<String> for Value {
     }
 }
 
+impl From<Option<&[u8]>> for Value {
+    fn from(bytes: Option<&[u8]>) -> Self {
+        Self::Bytes(bytes.map(<[u8]>::to_vec))
+    }
+}
+
 impl From<Option<&str>> for Value {
     fn from(text: Option<&str>) -> Self {
         Self::Bytes(text.map(|text| text.as_bytes().to_vec()))
@@ -109,45 +115,66 @@ pub struct Row(pub(super) Vec<Value>);
 
 /// A stored value of the wrong kind.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("{0} is malformed")]
-pub(super) struct Malformed(pub(super) &'static str);
+#[error("{what} {how}")]
+pub(super) struct Malformed {
+    what: &'static str,
+    how: &'static str,
+}
+
+impl Malformed {
+    pub(super) const fn of(what: &'static str) -> Self {
+        let how = "is malformed";
+        Self { what, how }
+    }
+
+    /// It is not what Nimbus sealed for this place.
+    pub(super) const fn forged(what: &'static str) -> Self {
+        let how = "does not open under the tenant's key: it was changed in the database, or put there from another row, tenant or time";
+        Self { what, how }
+    }
+
+    pub(super) const fn other_key(what: &'static str) -> Self {
+        let how = "is sealed under another data key than the tenant's manifest has: one of the two was put back";
+        Self { what, how }
+    }
+
+    pub(super) const fn unsealed(what: &'static str) -> Self {
+        let how = "is not sealed, and the tenant is: it was not written by Nimbus";
+        Self { what, how }
+    }
+}
 
 impl Row {
     pub(super) fn integer(&self, column: usize) -> Result<i64, Malformed> {
-        self.maybe_integer(column)?.ok_or(Malformed("an integer"))
+        self.maybe_integer(column)?
+            .ok_or(Malformed::of("an integer"))
     }
 
     pub(super) fn maybe_integer(&self, column: usize) -> Result<Option<i64>, Malformed> {
         match self.0.get(column) {
             Some(Value::Integer(integer)) => Ok(*integer),
-            _ => Err(Malformed("an integer")),
+            _ => Err(Malformed::of("an integer")),
         }
     }
 
     pub(super) fn bytes(&mut self, column: usize) -> Result<Vec<u8>, Malformed> {
-        self.maybe_bytes(column)?.ok_or(Malformed("a value"))
+        self.maybe_bytes(column)?.ok_or(Malformed::of("a value"))
     }
 
     pub(super) fn maybe_bytes(&mut self, column: usize) -> Result<Option<Vec<u8>>, Malformed> {
         match self.0.get_mut(column) {
             Some(Value::Bytes(bytes)) => Ok(bytes.take()),
-            _ => Err(Malformed("a value")),
+            _ => Err(Malformed::of("a value")),
         }
     }
 
     pub(super) fn array<const N: usize>(&mut self, column: usize) -> Result<[u8; N], Malformed> {
         let bytes = self.bytes(column)?;
-        bytes.try_into().map_err(|_| Malformed("an id"))
+        bytes.try_into().map_err(|_| Malformed::of("an id"))
     }
 
     pub(super) fn text(&mut self, column: usize) -> Result<String, Malformed> {
-        String::from_utf8(self.bytes(column)?).map_err(|_| Malformed("a text"))
-    }
-
-    pub(super) fn maybe_text(&mut self, column: usize) -> Result<Option<String>, Malformed> {
-        let bytes = self.maybe_bytes(column)?;
-        let text = bytes.map(String::from_utf8).transpose();
-        text.map_err(|_| Malformed("a text"))
+        String::from_utf8(self.bytes(column)?).map_err(|_| Malformed::of("a text"))
     }
 }
 

@@ -22,12 +22,14 @@ impl<E: Engine> RelationalTransaction<E> {
     ) -> Result<&Option<(i64, Document)>, StoreError> {
         let place = (table, id);
         if self.reader.writes.documents.get(&place).is_none() {
-            let sql = format!("SELECT seq, {DOCUMENT} FROM @documents d WHERE tbl = ? AND id = ?");
+            let name = self.reader.sealed_table(table)?;
+            let sql = format!("SELECT {DOCUMENT} FROM @documents d WHERE tbl = ? AND id = ?");
             let rows = self
                 .reader
                 .ask_structure(&sql, values![table, id.as_bytes()])?;
             let row = rows.into_iter().next();
-            let document = row.map(|mut row| Ok((row.integer(0)?, stored_document(&mut row, 1)?)));
+            let space = &self.reader.space;
+            let document = row.map(|mut row| stored_document(space, name.as_ref(), &mut row, 0));
             let document = self.reader.sound(document.transpose())?;
             self.reader.writes.documents.learn(place, document);
         }

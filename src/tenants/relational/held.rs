@@ -44,7 +44,11 @@ impl Table {
             ),
             Self::Entries => ("entries", &["slot", "entry", "seq"], 3),
             Self::Uniques => ("uniques", &["slot", "entry", "seq"], 2),
-            Self::Journal => ("journal", &["sequence", "kind", "tbl", "id", "at_ms"], 1),
+            Self::Journal => (
+                "journal",
+                &["sequence", "kind", "tbl", "id", "at_ms", "mac"],
+                1,
+            ),
             Self::Schemas => ("schemas", &["tbl", "definition"], 1),
             Self::Indexes => ("indexes", &["slot", "tbl", "name", "definition"], 1),
             Self::Jobs => ("jobs", &["id", "due", "mutation"], 1),

@@ -3,15 +3,20 @@
 use std::ops::ControlFlow;
 
 use super::{
+    columns::{CRON, CRON_FAILURE, CRON_SCHEDULE, FINISHED_JOB, JOB, JOB_FAILURE},
     engine::{Engine, Malformed, Row, Value, values},
     held::Table,
     reader::Reader,
+    scheduled::{
+        CRON_COLUMNS, CronRow, FINISHED_COLUMNS, origin_number, stored_cron, stored_finished_job,
+        stored_job,
+    },
+    space::Space,
     transaction::RelationalTransaction,
 };
 use crate::documents::Mutation;
 use crate::documents::schedule::{
-    Cron, CronName, CronState, DueWork, FinishedJob, Job, JobId, JobPlace, LastRun, Origin,
-    Outcome, Schedule,
+    Cron, CronName, CronState, DueWork, FinishedJob, Job, JobId, JobPlace, LastRun,
 };
 use crate::tenants::backend::{JobRows, JobWrites};
 use crate::tenants::{Listed, StoreError};
@@ -45,10 +50,11 @@ impl<E: Engine> JobRows for Reader<E> {
 
     fn finished_job(&mut self, id: JobId) -> Result<Option<FinishedJob>, StoreError> {
         let row = self.ask_one(
-            &format!("SELECT {FINISHED_JOB} FROM @job_history WHERE id = ?"),
+            &format!("SELECT {FINISHED_COLUMNS} FROM @job_history WHERE id = ?"),
             values![id.as_bytes()],
         )?;
-        let finished = row.map(|mut row| stored_finished_job(&mut row));
+        let space = &self.space;
+        let finished = row.map(|mut row| stored_finished_job(space, &mut row));
         self.sound(finished.transpose())
     }
 
@@ -60,20 +66,22 @@ impl<E: Engine> JobRows for Reader<E> {
         // No name is empty.
         let after = after.map_or("", CronName::as_str);
         self.listed(
-            &format!("SELECT {CRON} FROM @crons WHERE name > ? ORDER BY name LIMIT ?"),
+            &format!("SELECT {CRON_COLUMNS} FROM @crons WHERE name > ? ORDER BY name LIMIT ?"),
             values![after, limit.saturating_add(1)],
             limit,
-            |row| Ok(stored_cron(row)?.0),
+            |space, row| Ok(stored_cron(space, row)?.0),
             |state| state.cron.mutation.weight(),
         )
     }
 
     fn all_crons(&mut self) -> Result<Vec<CronState>, StoreError> {
         let rows = self.ask(
-            &format!("SELECT {CRON} FROM @crons ORDER BY name"),
+            &format!("SELECT {CRON_COLUMNS} FROM @crons ORDER BY name"),
             Vec::new(),
         )?;
-        let crons = rows.into_iter().map(|row| Ok(stored_cron(row)?.0));
+        let crons = rows
+            .into_iter()
+            .map(|row| Ok(stored_cron(&self.space, row)?.0));
         self.sound(crons.collect())
     }
 }
@@ -94,7 +102,12 @@ impl<E: Engine> JobWrites for RelationalTransaction<E> {
     }
 
     fn insert_job(&mut self, job: &Job) -> Result<(), StoreError> {
-        let row = values![job.run_at_ms, job.mutation.to_json()];
+        let (id, due) = (job.id.as_bytes(), job.run_at_ms);
+        let mutation = self
+            .reader
+            .space
+            .seal(JOB, || values![id, due], job.mutation.to_json())?;
+        let row = values![due, mutation];
         self.put_new(Table::Jobs, values![job.id.as_bytes()], row);
         self.reader.writes.jobs.set(job.id, Some(job.clone()));
         self.count_job(1);
@@ -109,8 +122,9 @@ impl<E: Engine> JobWrites for RelationalTransaction<E> {
             "SELECT id, due, mutation FROM @jobs WHERE id = ?",
             values![id.as_bytes()],
         )?;
-        let job = rows.into_iter().next().map(stored_job).transpose();
-        let job = self.reader.sound(job)?;
+        let row = rows.into_iter().next();
+        let job = row.map(|row| stored_job(&self.reader.space, row));
+        let job = self.reader.sound(job.transpose())?;
         self.reader.writes.jobs.learn(id, job.clone());
         Ok(job)
     }
@@ -167,26 +181,40 @@ impl<E: Engine> JobWrites for RelationalTransaction<E> {
     ) -> Result<(), StoreError> {
         // Bytes, of which the last may be part of a character.
         let bytes = characters.saturating_mul(4);
+        // What is sealed is read whole.
+        let mutation = match self.reader.space.seal {
+            None => format!("substr(mutation, 1, {bytes})"),
+            Some(_) => "mutation".to_owned(),
+        };
         let sql = format!(
-            "SELECT due, 0 AS kind, id, substr(mutation, 1, {bytes}) FROM @jobs WHERE due <= ?
-             UNION ALL SELECT due, 1 AS kind, name, substr(mutation, 1, {bytes}) FROM @crons WHERE due <= ? ORDER BY 1, 2, 3"
+            "SELECT due, 0 AS kind, id, {mutation}, 0, 0, 0, 0 FROM @jobs WHERE due <= ?
+             UNION ALL SELECT due, 1 AS kind, name, {mutation}, origin, reckoned, last_due, last_finished
+             FROM @crons WHERE due <= ? ORDER BY 1, 2, 3"
         );
         self.reader
             .each(&sql, values![by_ms, by_ms], |space, mut row| {
                 let mut read = || {
-                    let work = match row.integer(1)? {
-                        0 => {
-                            let id = JobId::from_bytes(row.array(2)?);
-                            DueWork::Job(id.ok_or(Malformed("an id"))?)
-                        }
-                        _ => {
-                            let name = row.text(2)?.parse();
-                            DueWork::Cron(name.map_err(|_| Malformed("a name"))?)
-                        }
+                    let (due, mutation) = (row.integer(0)?, row.bytes(3)?);
+                    if row.integer(1)? == 0 {
+                        let id = row.array::<16>(2)?;
+                        let head = space.open(JOB, || values![&id, due], mutation)?;
+                        let id = JobId::from_bytes(id).ok_or(Malformed::of("an id"))?;
+                        return Ok((DueWork::Job(id), head));
+                    }
+                    let name = row.text(2)?;
+                    let rest = CronRow {
+                        origin: row.integer(4)?,
+                        due,
+                        reckoned: row.integer(5)?,
+                        last_due: row.maybe_integer(6)?,
+                        last_finished: row.maybe_integer(7)?,
                     };
-                    Ok((work, row.bytes(3)?))
+                    let head = space.open(CRON, || rest.sealed_with(&name), mutation)?;
+                    let name = name.parse().map_err(|_| Malformed::of("a name"))?;
+                    Ok((DueWork::Cron(name), head))
                 };
-                let (work, head) = read().map_err(|what| space.malformed(what))?;
+                let (work, mut head) = read().map_err(|what| space.malformed(what))?;
+                head.truncate(bytes);
                 Ok(each(work, &String::from_utf8_lossy(&head)))
             })
     }
@@ -197,6 +225,10 @@ impl<E: Engine> JobWrites for RelationalTransaction<E> {
             finished_at_ms,
             outcome,
         } = finished;
+        let space = &self.reader.space;
+        let sealed_with = || values![job.id.as_bytes(), job.run_at_ms, *finished_at_ms];
+        let failure = space.seal_some(JOB_FAILURE, sealed_with, outcome.error())?;
+        let mutation = space.seal(FINISHED_JOB, sealed_with, job.mutation.to_json())?;
         self.put_statement(
             "INSERT INTO @job_history (number, id, due, finished, failure, mutation)
              SELECT coalesce(max(number), 0) + 1, ?, ?, ?, ?, ? FROM @job_history",
@@ -204,8 +236,8 @@ impl<E: Engine> JobWrites for RelationalTransaction<E> {
                 job.id.as_bytes(),
                 job.run_at_ms,
                 *finished_at_ms,
-                outcome.error(),
-                job.mutation.to_json()
+                failure,
+                mutation
             ],
         );
         Ok(())
@@ -237,7 +269,7 @@ impl<E: Engine> JobWrites for RelationalTransaction<E> {
         most_bytes: usize,
     ) -> Result<Vec<CronState>, StoreError> {
         let due = self.up_to(
-            &format!("SELECT {CRON} FROM @crons WHERE due <= ? ORDER BY due, name LIMIT ?"),
+            &format!("SELECT {CRON_COLUMNS} FROM @crons WHERE due <= ? ORDER BY due, name LIMIT ?"),
             values![by_ms, limit],
             most_bytes,
             stored_cron,
@@ -251,12 +283,14 @@ impl<E: Engine> JobWrites for RelationalTransaction<E> {
 
     fn crons_set_after(&mut self, clock_ms: i64) -> Result<Vec<Cron>, StoreError> {
         let rows = self.reader.ask(
-            &format!("SELECT {CRON} FROM @crons WHERE reckoned > ? ORDER BY name"),
+            &format!("SELECT {CRON_COLUMNS} FROM @crons WHERE reckoned > ? ORDER BY name"),
             values![clock_ms],
         )?;
-        let crons = self
-            .reader
-            .sound(rows.into_iter().map(stored_cron).collect())?;
+        let crons = self.reader.sound(
+            rows.into_iter()
+                .map(|row| stored_cron(&self.reader.space, row))
+                .collect(),
+        )?;
         let crons = self.learn_crons(crons).into_iter();
         Ok(crons.map(|state| state.cron).collect())
     }
@@ -266,8 +300,7 @@ impl<E: Engine> JobWrites for RelationalTransaction<E> {
             last_run: None,
             ..cron.clone()
         };
-        self.store_cron(&before, clock_ms);
-        Ok(())
+        self.store_cron(&before, clock_ms)
     }
 
     fn set_cron_mutation(
@@ -314,11 +347,12 @@ impl<E: Engine> RelationalTransaction<E> {
     fn known_cron(&mut self, name: &CronName) -> Result<Option<(CronState, i64)>, StoreError> {
         if self.reader.writes.crons.get(name).is_none() {
             let rows = self.reader.ask_structure(
-                &format!("SELECT {CRON} FROM @crons WHERE name = ?"),
+                &format!("SELECT {CRON_COLUMNS} FROM @crons WHERE name = ?"),
                 values![name.as_str()],
             )?;
-            let cron = rows.into_iter().next().map(stored_cron).transpose();
-            let cron = self.reader.sound(cron)?;
+            let row = rows.into_iter().next();
+            let cron = row.map(|row| stored_cron(&self.reader.space, row));
+            let cron = self.reader.sound(cron.transpose())?;
             self.reader.writes.crons.learn(name.clone(), cron);
         }
         Ok(self.reader.writes.crons.get(name).cloned().flatten())
@@ -341,12 +375,12 @@ impl<E: Engine> RelationalTransaction<E> {
     ) -> Result<(), StoreError> {
         if let Some((mut state, mut reckoned)) = self.known_cron(name)? {
             change(&mut state, &mut reckoned);
-            self.store_cron(&state, reckoned);
+            self.store_cron(&state, reckoned)?;
         }
         Ok(())
     }
 
-    fn store_cron(&mut self, state: &CronState, clock_ms: i64) {
+    fn store_cron(&mut self, state: &CronState, clock_ms: i64) -> Result<(), StoreError> {
         let CronState {
             cron,
             origin,
@@ -354,19 +388,30 @@ impl<E: Engine> RelationalTransaction<E> {
             last_run,
         } = state;
         let last = last_run.as_ref();
+        let rest = CronRow {
+            origin: origin_number(*origin),
+            due: *next_due_ms,
+            reckoned: clock_ms,
+            last_due: last.map(|run| run.run_at_ms),
+            last_finished: last.map(|run| run.finished_at_ms),
+        };
+        let space = &self.reader.space;
+        let sealed_with = || rest.sealed_with(cron.name.as_str());
+        let failure = last.and_then(|run| run.outcome.error());
         let row = values![
-            origin_number(*origin),
-            *next_due_ms,
-            clock_ms,
-            last.map(|run| run.run_at_ms),
-            last.map(|run| run.finished_at_ms),
-            last.and_then(|run| run.outcome.error()),
-            cron.schedule.to_json(),
-            cron.mutation.to_json()
+            rest.origin,
+            rest.due,
+            rest.reckoned,
+            rest.last_due,
+            rest.last_finished,
+            space.seal_some(CRON_FAILURE, sealed_with, failure)?,
+            space.seal(CRON_SCHEDULE, sealed_with, cron.schedule.to_json())?,
+            space.seal(CRON, sealed_with, cron.mutation.to_json())?
         ];
         self.put(Table::Crons, values![cron.name.as_str()], Some(row));
         let known = Some((state.clone(), clock_ms));
         self.reader.writes.crons.set(cron.name.clone(), known);
+        Ok(())
     }
 
     /// The first rows, and none after those that together have so many bytes.
@@ -375,12 +420,12 @@ impl<E: Engine> RelationalTransaction<E> {
         sql: &str,
         values: Vec<Value>,
         most_bytes: usize,
-        read: impl Fn(Row) -> Result<T, Malformed>,
+        read: impl Fn(&Space<E>, Row) -> Result<T, Malformed>,
         weigh: impl Fn(&T) -> usize,
     ) -> Result<Vec<T>, StoreError> {
         let (mut taken, mut bytes) = (Vec::new(), 0);
         self.reader.each(sql, values, |space, row| {
-            let item = read(row).map_err(|what| space.malformed(what))?;
+            let item = read(space, row).map_err(|what| space.malformed(what))?;
             bytes += weigh(&item);
             taken.push(item);
             Ok(if bytes >= most_bytes {
@@ -390,72 +435,5 @@ impl<E: Engine> RelationalTransaction<E> {
             })
         })?;
         Ok(taken)
-    }
-}
-
-/// A job whose columns are the first.
-fn stored_job(mut row: Row) -> Result<Job, Malformed> {
-    job_of(&mut row)
-}
-
-fn job_of(row: &mut Row) -> Result<Job, Malformed> {
-    Ok(Job {
-        id: JobId::from_bytes(row.array(0)?).ok_or(Malformed("an id"))?,
-        run_at_ms: row.integer(1)?,
-        mutation: stored_mutation(row, 2)?,
-    })
-}
-
-/// The columns that [`stored_finished_job`] reads.
-pub(super) const FINISHED_JOB: &str = "id, due, mutation, finished, failure";
-
-pub(super) fn stored_finished_job(row: &mut Row) -> Result<FinishedJob, Malformed> {
-    Ok(FinishedJob {
-        finished_at_ms: row.integer(3)?,
-        outcome: Outcome::of_error(row.maybe_text(4)?),
-        job: job_of(row)?,
-    })
-}
-
-/// The columns that [`stored_cron`] reads.
-pub(super) const CRON: &str =
-    "name, origin, due, last_due, last_finished, last_error, schedule, mutation, reckoned";
-
-/// A cron, and what the clock said when its next time was reckoned.
-pub(super) fn stored_cron(mut row: Row) -> Result<(CronState, i64), Malformed> {
-    let last = (row.maybe_integer(3)?, row.maybe_integer(4)?);
-    let state = CronState {
-        cron: Cron {
-            name: row.text(0)?.parse().map_err(|_| Malformed("a name"))?,
-            schedule: Schedule::from_json(&row.text(6)?).map_err(|_| Malformed("a schedule"))?,
-            mutation: stored_mutation(&mut row, 7)?,
-        },
-        origin: match row.integer(1)? {
-            0 => Origin::Api,
-            1 => Origin::Deploy,
-            _ => return Err(Malformed("an origin")),
-        },
-        next_due_ms: row.integer(2)?,
-        last_run: match last {
-            (Some(run_at_ms), Some(finished_at_ms)) => Some(LastRun {
-                run_at_ms,
-                finished_at_ms,
-                outcome: Outcome::of_error(row.maybe_text(5)?),
-            }),
-            _ => None,
-        },
-    };
-    Ok((state, row.integer(8)?))
-}
-
-fn stored_mutation(row: &mut Row, column: usize) -> Result<Mutation, Malformed> {
-    Mutation::from_json(&row.text(column)?).map_err(|_| Malformed("a mutation"))
-}
-
-/// An origin as the table holds it; [`stored_cron`] reads it.
-fn origin_number(origin: Origin) -> i64 {
-    match origin {
-        Origin::Api => 0,
-        Origin::Deploy => 1,
     }
 }

@@ -22,6 +22,9 @@ use crate::documents::query::{Key, Number, Position, TypeRank, Value, evaluate::
 pub(super) struct Cut(usize);
 
 impl Cut {
+    /// All of a text.
+    pub(super) const NOTHING: Self = Self(usize::MAX);
+
     /// For an index of so many fields.
     pub(super) fn for_fields(count: usize) -> Self {
         Self((MAX_KEY_BYTES / count.max(1) - OVERHEAD) / 2)
@@ -95,14 +98,14 @@ impl Cut {
 /// The place of a value in an order, whole: for one field, and not stored.
 pub(super) fn order_key(found: &Found) -> Vec<u8> {
     let mut key = Vec::new();
-    Cut(usize::MAX).push(&mut key, found);
+    Cut::NOTHING.push(&mut key, found);
     key
 }
 
 /// The same of a position.
 pub(super) fn order_key_of(position: &Position) -> Vec<u8> {
     let mut key = Vec::new();
-    Cut(usize::MAX).push_position(&mut key, position);
+    Cut::NOTHING.push_position(&mut key, position);
     key
 }
 

@@ -1,11 +1,11 @@
-//! The tables, version 2.
+//! The tables, version 3.
 //!
 //! ```text
 //! In the space of the provider:
 //! layout     one row: the version of all of this, how often the tables below but the last were
 //!            changed, and since which of these changes all that is gone can be told
 //! tenants    which tenants there are, how far their creation or deletion has come, which of its name
-//!            each is, and whether it is locked
+//!            each is, whether it is locked, and its manifest if its values are sealed
 //! keys       access keys, the hashes of their secrets
 //! due        when a tenant's first job or cron is due
 //!
@@ -24,16 +24,18 @@
 //! ```
 //!
 //! No table is made or changed after a tenant's creation: not every engine undoes that. Names and
-//! texts are bytes, in the order of their bytes. A column whose name is a word of some engine is
+//! texts are bytes, in the order of their bytes. What of them is sealed where a tenant is, says
+//! `columns.rs`. A column whose name is a word of some engine is
 //! quoted with `"`.
 
-/// The version of the layout. Version 1 knew one server alone, and was never released.
-pub(super) const VERSION: i64 = 2;
+/// The version of the layout. Version 1 knew one server alone, version 2 no sealed tenants; neither
+/// was released.
+pub(super) const VERSION: i64 = 3;
 
 /// The tables of the provider.
 pub(super) const PROVIDER: &[&str] = &[
     "CREATE TABLE @layout (one BIGINT PRIMARY KEY, version BIGINT NOT NULL, number BIGINT NOT NULL, floor BIGINT NOT NULL)",
-    "CREATE TABLE @tenants (name {key} PRIMARY KEY, state BIGINT NOT NULL, locked BIGINT NOT NULL, incarnation {bytes}, changed BIGINT NOT NULL)",
+    "CREATE TABLE @tenants (name {key} PRIMARY KEY, state BIGINT NOT NULL, locked BIGINT NOT NULL, incarnation {bytes}, manifest {bytes}, changed BIGINT NOT NULL)",
     "CREATE INDEX tenants_by_change ON @tenants (changed)",
     "CREATE TABLE @keys (id {key} PRIMARY KEY, tenant {key} NOT NULL, record {bytes} NOT NULL, changed BIGINT NOT NULL)",
     "CREATE INDEX keys_by_tenant ON @keys (tenant)",
@@ -53,7 +55,8 @@ pub(super) const TENANT: &[&str] = &[
     "CREATE TABLE @indexes (slot BIGINT PRIMARY KEY, tbl BIGINT NOT NULL, name {bytes} NOT NULL, definition {bytes} NOT NULL)",
     "CREATE TABLE @entries (slot BIGINT NOT NULL, entry {key} NOT NULL, seq BIGINT NOT NULL, PRIMARY KEY (slot, entry, seq))",
     "CREATE TABLE @uniques (slot BIGINT NOT NULL, entry {key} NOT NULL, seq BIGINT NOT NULL, PRIMARY KEY (slot, entry))",
-    "CREATE TABLE @journal (sequence BIGINT PRIMARY KEY, kind BIGINT NOT NULL, tbl BIGINT NOT NULL, id {key} NOT NULL, at_ms BIGINT NOT NULL)",
+    "CREATE TABLE @journal (sequence BIGINT PRIMARY KEY, kind BIGINT NOT NULL, tbl BIGINT NOT NULL, id {key} NOT NULL, at_ms BIGINT NOT NULL,
+        mac {bytes} NOT NULL)",
     "CREATE TABLE @schemas (tbl BIGINT PRIMARY KEY, definition {bytes} NOT NULL)",
     "CREATE TABLE @jobs (id {key} PRIMARY KEY, due BIGINT NOT NULL, mutation {bytes} NOT NULL)",
     "CREATE INDEX jobs_by_due ON @jobs (due, id)",

@@ -5,25 +5,38 @@ use std::ops::ControlFlow;
 use zeroize::Zeroizing;
 
 use super::{
+    answers::{ANSWERS, Stored},
+    columns::CURSOR_KEY,
     engine::{Engine, Malformed, Row, Value, values},
     held::Table,
-    jobs::{CRON, FINISHED_JOB, stored_cron, stored_finished_job},
     reader::{DOCUMENT, Reader, stored_document},
+    scheduled::{CRON_COLUMNS, FINISHED_COLUMNS, stored_cron, stored_finished_job},
+    space::Space,
     transaction::RelationalTransaction,
 };
 use crate::documents::deploy::Deploy;
 use crate::documents::schedule::{CronState, FinishedJob};
 use crate::documents::{Document, TableName};
 use crate::tenants::backend::{
-    MOVED_BYTES, MOVED_ROWS, MovedRows, MovedWrites, PlacedAnswer, StoredAnswer, TableNumber,
+    MOVED_BYTES, MOVED_ROWS, MovedRows, MovedWrites, PlacedAnswer, TableNumber,
 };
 use crate::tenants::{CURSOR_KEY_BYTES, StoreError};
 
 impl<E: Engine> MovedRows for Reader<E> {
     fn cursor_key(&mut self) -> Result<Zeroizing<[u8; CURSOR_KEY_BYTES]>, StoreError> {
         let row = self.ask_one("SELECT cursor_key FROM @head WHERE one = 1", Vec::new())?;
-        let key = row.map_or(Err(Malformed("the head")), |mut row| row.array(0));
-        self.sound(key.map(Zeroizing::new))
+        let incarnation = self.space.incarnation;
+        let key = row.map_or(Err(Malformed::of("the head")), |mut row| row.bytes(0));
+        let stored = self.sound(key)?;
+        let opened = self
+            .space
+            .open(CURSOR_KEY, || values![&incarnation], stored);
+        let opened = Zeroizing::new(self.sound(opened)?);
+        let key: Result<[u8; CURSOR_KEY_BYTES], _> = opened[..].try_into();
+        self.sound(
+            key.map(Zeroizing::new)
+                .map_err(|_| Malformed::of("the head")),
+        )
     }
 
     fn tables(&mut self) -> Result<Vec<(TableNumber, TableName)>, StoreError> {
@@ -32,7 +45,7 @@ impl<E: Engine> MovedRows for Reader<E> {
             Vec::new(),
         )?;
         let table = |mut row: Row| {
-            let name = row.text(1)?.parse().map_err(|_| Malformed("a name"))?;
+            let name = row.text(1)?.parse().map_err(|_| Malformed::of("a name"))?;
             Ok((row.integer(0)?, name))
         };
         self.sound(rows.into_iter().map(table).collect())
@@ -43,12 +56,13 @@ impl<E: Engine> MovedRows for Reader<E> {
         table: TableNumber,
         after: i64,
     ) -> Result<Vec<(i64, Document)>, StoreError> {
+        let name = self.sealed_table(table)?;
         self.some_of(
             &format!(
-                "SELECT {DOCUMENT}, d.seq FROM @documents d WHERE d.tbl = ? AND d.seq > ? ORDER BY d.seq LIMIT ?"
+                "SELECT {DOCUMENT} FROM @documents d WHERE d.tbl = ? AND d.seq > ? ORDER BY d.seq LIMIT ?"
             ),
             values![table, after, MOVED_ROWS],
-            |row| Ok((row.integer(5)?, stored_document(row, 0)?)),
+            |space, row| stored_document(space, name.as_ref(), row, 0),
             |(_seq, document)| document.fields.as_json().len(),
         )
     }
@@ -56,35 +70,32 @@ impl<E: Engine> MovedRows for Reader<E> {
     fn finished_jobs_after(&mut self, after: i64) -> Result<Vec<(i64, FinishedJob)>, StoreError> {
         self.some_of(
             &format!(
-                "SELECT {FINISHED_JOB}, number FROM @job_history WHERE number > ? ORDER BY number LIMIT ?"
+                "SELECT {FINISHED_COLUMNS}, number FROM @job_history WHERE number > ? ORDER BY number LIMIT ?"
             ),
             values![after, MOVED_ROWS],
-            |row| Ok((row.integer(5)?, stored_finished_job(row)?)),
+            |space, row| Ok((row.integer(5)?, stored_finished_job(space, row)?)),
             |(_number, ran)| ran.job.mutation.weight(),
         )
     }
 
     fn reckoned_crons(&mut self) -> Result<Vec<(CronState, i64)>, StoreError> {
-        let sql = format!("SELECT {CRON} FROM @crons ORDER BY name");
+        let sql = format!("SELECT {CRON_COLUMNS} FROM @crons ORDER BY name");
         let rows = self.ask(&sql, Vec::new())?;
-        self.sound(rows.into_iter().map(stored_cron).collect())
+        let crons = rows.into_iter().map(|row| stored_cron(&self.space, row));
+        self.sound(crons.collect())
     }
 
     fn answers_after(&mut self, after: i64) -> Result<Vec<PlacedAnswer>, StoreError> {
         self.some_of(
-            "SELECT number, name, total, request, at_ms, answer, credential FROM @answers WHERE number > ? ORDER BY number LIMIT ?",
+            &format!("SELECT {ANSWERS} FROM @answers WHERE number > ? ORDER BY number LIMIT ?"),
             values![after, MOVED_ROWS],
-            |row| {
+            |space, row| {
+                let stored = Stored::read(space, row)?;
                 Ok(PlacedAnswer {
-                    number: row.integer(0)?,
-                    key: row.array(1)?,
-                    bytes: row.integer(2)?,
-                    answer: StoredAnswer {
-                        request: row.array(3)?,
-                        at_ms: row.integer(4)?,
-                        answer: row.bytes(5)?,
-                        credential: Some(row.array(6)?),
-                    },
+                    number: stored.number,
+                    key: stored.key,
+                    bytes: stored.total,
+                    answer: stored.answer,
                 })
             },
             |placed| placed.answer.answer.len(),
@@ -98,12 +109,12 @@ impl<E: Engine> Reader<E> {
         &mut self,
         sql: &str,
         values: Vec<Value>,
-        read: impl Fn(&mut Row) -> Result<T, Malformed>,
+        read: impl Fn(&Space<E>, &mut Row) -> Result<T, Malformed>,
         weigh: impl Fn(&T) -> usize,
     ) -> Result<Vec<T>, StoreError> {
         let (mut taken, mut bytes) = (Vec::new(), 0);
         self.each(sql, values, |space, mut row| {
-            let item = read(&mut row).map_err(|what| space.malformed(what))?;
+            let item = read(space, &mut row).map_err(|what| space.malformed(what))?;
             bytes += weigh(&item);
             taken.push(item);
             Ok(match bytes < MOVED_BYTES {
@@ -121,8 +132,10 @@ impl<E: Engine> MovedWrites for RelationalTransaction<E> {
         latest: i64,
         cursor_key: &[u8; CURSOR_KEY_BYTES],
     ) -> Result<(), StoreError> {
+        let space = &self.reader.space;
+        let key = space.seal(CURSOR_KEY, || values![&space.incarnation], cursor_key)?;
         let sql = "UPDATE @head SET cursor_key = ? WHERE one = 1";
-        self.put_statement(sql, values![cursor_key]);
+        self.put_statement(sql, values![key]);
         self.written = latest;
         Ok(())
     }

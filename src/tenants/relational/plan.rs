@@ -6,7 +6,6 @@
 use super::{
     engine::{Engine, Value, values},
     index::Index,
-    keys::Cut,
     reader::DOCUMENT,
 };
 use crate::documents::query::evaluate::Found;
@@ -65,10 +64,9 @@ impl<'a> Walk<'a> {
         if let (Some(index), Some((low, _))) = (self.index, self.ranges.last()) {
             // The fields before the one of the order have one value, with which every range begins.
             let pinned = pinned(index, query);
-            let fields = index.fields.iter().take(pinned);
-            for names in fields {
+            for (place, names) in index.fields.iter().take(pinned).enumerate() {
                 if let Some(value) = equal_to(query, names) {
-                    index.cut().push(&mut key, &Found::of(value.clone()));
+                    index.push(&mut key, place, &Found::of(value.clone()));
                 }
             }
             debug_assert!(low.starts_with(&key) || low.is_empty());
@@ -90,8 +88,7 @@ impl<'a> Walk<'a> {
         let direction = if self.descending { "DESC" } else { "ASC" };
         let beyond = if self.descending { "<" } else { ">" };
         let Some(index) = self.index else {
-            let mut sql =
-                format!("SELECT {DOCUMENT}, d.seq, d.id FROM @documents d WHERE d.tbl = ?");
+            let mut sql = format!("SELECT {DOCUMENT}, d.id FROM @documents d WHERE d.tbl = ?");
             let mut values = values![self.table];
             if let Some((_, seq)) = &self.last {
                 sql.push_str(&format!(" AND d.seq {beyond} ?"));
@@ -103,7 +100,7 @@ impl<'a> Walk<'a> {
         let empty = (Vec::new(), Vec::new());
         let (low, high) = self.ranges.last().unwrap_or(&empty);
         let mut sql = format!(
-            "SELECT {DOCUMENT}, e.seq, e.entry FROM @entries e JOIN @documents d ON d.tbl = ? AND d.seq = e.seq
+            "SELECT {DOCUMENT}, e.entry FROM @entries e JOIN @documents d ON d.tbl = ? AND d.seq = e.seq
              WHERE e.slot = ? AND e.entry >= ? AND e.entry < ?"
         );
         let mut values = values![self.table, index.slot, &low[..], &high[..]];
@@ -156,13 +153,28 @@ impl<'a> Plan<'a> {
         self.filters == 0 && !(self.in_order && query.filters.is_empty())
     }
 
+    /// The index that a query needs the order of and that is blind: in order it would keep the query
+    /// from looking through the whole table.
+    pub(super) fn hindered_by(&self, query: &Query, indexes: &'a [Index]) -> Option<&'a Index> {
+        if !self.scans(query) || !indexes.iter().any(Index::is_blind) {
+            return None;
+        }
+        let in_order: Vec<Index> = indexes.iter().map(Index::in_the_clear).collect();
+        let plan = Plan::of(query, &in_order);
+        let (index, _) = plan.index.as_ref().filter(|_| !plan.scans(query))?;
+        indexes.iter().find(|blind| blind.slot == index.slot)
+    }
+
     /// The way over an index, if it is one.
     fn with(query: &Query, index: &'a Index) -> Option<Self> {
-        let cut = index.cut();
         let pinned = pinned(index, query);
         let mut prefix = Vec::new();
-        for names in &index.fields[..pinned] {
-            cut.push(&mut prefix, &Found::of(equal_to(query, names)?.clone()));
+        for (place, names) in index.fields[..pinned].iter().enumerate() {
+            index.push(
+                &mut prefix,
+                place,
+                &Found::of(equal_to(query, names)?.clone()),
+            );
         }
         let order = query.order.as_ref();
         let by = |order: &Order, names: &[String]| matches!(&order.field, Field::Path(path) if path == names);
@@ -171,12 +183,12 @@ impl<'a> Plan<'a> {
             // All of its fields have one value: what is left is the order of insertion.
             None => {
                 let pinned = |order| index.fields.iter().any(|names| by(order, names));
-                (vec![through(&prefix)], order.is_none_or(pinned))
+                (vec![index.through(&prefix)], order.is_none_or(pinned))
             }
             Some(names) => {
-                let (ranges, used) = ranges(query, names, &prefix, cut);
+                let (ranges, used) = ranges(query, names, &prefix, index, pinned);
                 filters += used;
-                let is_last = pinned + 1 == index.fields.len();
+                let is_last = !index.is_blind() && pinned + 1 == index.fields.len();
                 let ordered = order.is_some_and(|order| is_last && by(order, names));
                 (ranges, ordered)
             }
@@ -213,8 +225,15 @@ fn is_on(field: &Field, names: &[String]) -> bool {
 }
 
 /// The ranges that the filters on a field leave, behind a prefix, and how many filters that are.
-fn ranges(query: &Query, names: &[String], prefix: &[u8], cut: Cut) -> (Vec<Range>, usize) {
-    let (mut low, mut high) = through(prefix);
+fn ranges(
+    query: &Query,
+    names: &[String],
+    prefix: &[u8],
+    index: &Index,
+    place: usize,
+) -> (Vec<Range>, usize) {
+    let cut = index.cut();
+    let (mut low, mut high) = index.through(prefix);
     let (mut list, mut used) = (None, 0);
     let key = |push: &dyn Fn(&mut Vec<u8>)| {
         let mut key = prefix.to_vec();
@@ -228,6 +247,10 @@ fn ranges(query: &Query, names: &[String], prefix: &[u8], cut: Cut) -> (Vec<Rang
     {
         used += 1;
         let (least, most) = match &filter.condition {
+            Condition::Compared(..) | Condition::Exists(true) if index.is_blind() => {
+                used -= 1;
+                continue;
+            }
             Condition::Compared(relation, value) => {
                 let rank = TypeRank::of(value) as u8;
                 match relation {
@@ -241,12 +264,19 @@ fn ranges(query: &Query, names: &[String], prefix: &[u8], cut: Cut) -> (Vec<Rang
                     ),
                 }
             }
-            Condition::Exists(false) => through(&key(&|key| key.push(TypeRank::Missing as u8))),
+            Condition::Exists(false) => {
+                let missing = Found {
+                    rank: TypeRank::Missing,
+                    value: None,
+                };
+                index.through(&key(&|key| index.push(key, place, &missing)))
+            }
             Condition::Exists(true) => (key(&|key| key.push(TypeRank::Null as u8)), high.clone()),
             Condition::In(values) if list.is_none() => {
-                let each = values
-                    .iter()
-                    .map(|value| through(&key(&|key| cut.push(key, &Found::of(value.clone())))));
+                let each = values.iter().map(|value| {
+                    let found = Found::of(value.clone());
+                    index.through(&key(&|key| index.push(key, place, &found)))
+                });
                 list = Some(each.collect::<Vec<Range>>());
                 continue;
             }
@@ -271,11 +301,4 @@ fn ranges(query: &Query, names: &[String], prefix: &[u8], cut: Cut) -> (Vec<Rang
         ranges.push((Vec::new(), Vec::new()));
     }
     (ranges, used)
-}
-
-/// All keys that begin so.
-fn through(prefix: &[u8]) -> Range {
-    let mut end = prefix.to_vec();
-    end.push(u8::MAX);
-    (prefix.to_vec(), end)
 }

@@ -7,21 +7,25 @@ use nimbus_manifests::TenantId;
 use zeroize::Zeroizing;
 
 use super::{
-    catalog::{Catalog, Shared, failed},
-    engine::{Connection as _, Engine, FailureKind, Malformed, Statement, Stops},
+    catalog::{Catalog, Shared, State, failed},
+    columns::CURSOR_KEY,
+    engine::{Connection as _, Engine, FailureKind, Malformed, Statement, Stops, values},
     reader::Reader,
+    sealed::{self, Seal},
     space::{Space, ask},
     storage::RelationalStorage,
     watch::watch,
 };
 use crate::control::{AccessKeyId, KeyRecord};
-use crate::envelope::{Envelope, Intent};
+use crate::envelope::{Envelope, Event, EventKind, EventOutcome, Intent};
 use crate::runtime::{self, Background, Kept, blocking};
 use crate::tenants::backend::{Arrival, Backend, JobRows as _, Opened, OpenedConnection};
 use crate::tenants::error::NoRoom;
 use crate::tenants::lifecycle::LifecycleOptions;
 use crate::tenants::others::{Claim, SharedStanding, SharedTenants};
-use crate::tenants::{DeletionLog, DueLog, ReaderLimits, StoreError, Tenants, Unscheduled};
+use crate::tenants::{
+    CURSOR_KEY_BYTES, DeletionLog, DueLog, ReaderLimits, StoreError, Tenants, Unscheduled,
+};
 
 /// How many tenants are kept open, and what each may use.
 #[derive(Debug, Clone)]
@@ -34,6 +38,9 @@ pub struct RelationalOptions {
     pub open_patience: Duration,
     /// Who is told when work will be due.
     pub due: Arc<dyn DueLog>,
+    /// Whether tenants are sealed before they reach the database: those that are made are, and those
+    /// that are not are not opened.
+    pub seal: bool,
 }
 
 impl Default for RelationalOptions {
@@ -43,6 +50,7 @@ impl Default for RelationalOptions {
             readers: ReaderLimits::default(),
             open_patience: Duration::from_secs(5),
             due: Arc::new(Unscheduled),
+            seal: false,
         }
     }
 }
@@ -52,6 +60,9 @@ impl Default for RelationalOptions {
 pub struct Relational<E: Engine> {
     catalog: Arc<Catalog<E>>,
     shared: Arc<Shared<E>>,
+    envelope: Envelope,
+    /// Whether tenants are made sealed, and no others are opened.
+    seals: bool,
     /// Looks what other servers do, for as long as this exists.
     _watch: Kept<()>,
 }
@@ -82,6 +93,8 @@ impl<E: Engine> Tenants<Relational<E>> {
         let database = Relational {
             shared: Arc::new(Shared(Arc::clone(&catalog))),
             catalog,
+            envelope: envelope.clone(),
+            seals: options.seal,
             _watch: watching,
         };
         let options = LifecycleOptions {
@@ -121,19 +134,27 @@ impl<E: Engine> DeletionLog for SharedDeletions<E> {
     }
 }
 
-fn open_or_create<E: Engine>(
-    catalog: &Arc<Catalog<E>>,
-    tenant: &TenantId,
-    intent: Intent,
-) -> Result<Opened<RelationalStorage<E>>, StoreError> {
-    if matches!(intent, Intent::Create) {
-        catalog.create(tenant)?;
-    }
+/// What a tenant is opened by.
+struct Found {
+    incarnation: [u8; 16],
+    /// As it is stored.
+    cursor_key: Zeroizing<Vec<u8>>,
+    /// Of a sealed one.
+    manifest: Option<Vec<u8>>,
+}
+
+/// Looks at a tenant in the database. Blocks.
+fn find<E: Engine>(catalog: &Arc<Catalog<E>>, tenant: &TenantId) -> Result<Found, StoreError> {
     let engine = &catalog.engine;
-    let space = Space::new(engine, tenant, [0; 16]);
+    let space = Space::new(engine, tenant);
     let head = space.statement(
-        "SELECT incarnation, cursor_key FROM @head WHERE one = 1",
-        Vec::new(),
+        &format!(
+            "SELECT h.incarnation, h.cursor_key, t.manifest FROM @head h JOIN {} t ON t.incarnation = h.incarnation
+             WHERE h.one = 1 AND t.name = ? AND t.state = {}",
+            space.of_provider("tenants"),
+            State::There as i64
+        ),
+        values![tenant.as_str()],
     );
     let mut rows = ask(&**engine, &Stops::default(), &head).map_err(|failure| {
         match failure.kind {
@@ -144,19 +165,50 @@ fn open_or_create<E: Engine>(
             _ => space.failed(failure),
         }
     })?;
-    let mut read = || {
-        let row = rows.first_mut().ok_or(Malformed("the head"))?;
-        Ok((row.array(0)?, Zeroizing::new(row.array(1)?)))
+    let closed = || StoreError::Closed {
+        tenant: tenant.clone(),
     };
-    let (incarnation, cursor_key) = read().map_err(|what| space.malformed(what))?;
-    if !catalog.knows(tenant, &incarnation) {
+    let Some(row) = rows.first_mut() else {
+        // It is being made anew, or its deletion has begun.
+        catalog.look()?;
+        return Err(closed());
+    };
+    let mut read = || {
+        Ok(Found {
+            incarnation: row.array(0)?,
+            cursor_key: Zeroizing::new(row.bytes(1)?),
+            manifest: row.maybe_bytes(2)?,
+        })
+    };
+    let found = read().map_err(|what| space.malformed(what))?;
+    if !catalog.knows(tenant, &found.incarnation) {
         // Who asks was let in by what is known of an earlier tenant of this name.
         catalog.look()?;
-        return Err(StoreError::Closed {
-            tenant: tenant.clone(),
-        });
+        return Err(closed());
     }
-    let space = Arc::new(Space::new(engine, tenant, incarnation));
+    Ok(found)
+}
+
+/// Opens a tenant that was found, and whose key was had if it is sealed. Blocks.
+fn establish<E: Engine>(
+    catalog: &Arc<Catalog<E>>,
+    tenant: &TenantId,
+    found: Found,
+    seal: Option<Seal>,
+) -> Result<Opened<RelationalStorage<E>>, StoreError> {
+    let Found {
+        incarnation,
+        mut cursor_key,
+        ..
+    } = found;
+    let space = Space::of(&catalog.engine, tenant, incarnation, seal);
+    let stored = std::mem::take(&mut *cursor_key);
+    let opened = space.open(CURSOR_KEY, || values![&incarnation], stored);
+    let opened = Zeroizing::new(opened.map_err(|what| space.malformed(what))?);
+    let cursor_key: Result<[u8; CURSOR_KEY_BYTES], _> = opened[..].try_into();
+    let cursor_key = cursor_key.map_err(|_| space.malformed(Malformed::of("the head")))?;
+    let cursor_key = Zeroizing::new(cursor_key);
+    let space = Arc::new(space);
     let mut reader = Reader::new(&space);
     let earliest_due = reader.earliest_due()?;
     Ok(Opened {
@@ -192,8 +244,49 @@ impl<E: Engine> Backend for Relational<E> {
         tenant: &TenantId,
         intent: Intent,
     ) -> Result<Opened<RelationalStorage<E>>, StoreError> {
-        let (catalog, tenant) = (Arc::clone(&self.catalog), tenant.clone());
-        blocking(move || open_or_create(&catalog, &tenant, intent)).await
+        let place = self.catalog.place_of(tenant);
+        let subject = sealed::subject(tenant);
+        let failed = |error| sealed::not_opened(tenant, error);
+        if matches!(intent, Intent::Create) {
+            let draft = match self.seals {
+                false => None,
+                true => {
+                    let draft = self.envelope.draft(&place, &subject).await;
+                    Some(draft.map_err(failed)?)
+                }
+            };
+            let (catalog, envelope) = (Arc::clone(&self.catalog), self.envelope.clone());
+            let owner = tenant.clone();
+            blocking(move || {
+                let Some(draft) = draft else {
+                    return catalog.create(&owner, None);
+                };
+                let (seal, text) = (Seal::of(&envelope, draft.file()), draft.text());
+                let create = || catalog.create(&owner, Some((&seal, &text)));
+                let stored = envelope.store_draft(&draft, create);
+                stored.unwrap_or_else(|error| Err(sealed::not_opened(&owner, error)))
+            })
+            .await?;
+        }
+        let (catalog, owner) = (Arc::clone(&self.catalog), tenant.clone());
+        let found = blocking(move || find(&catalog, &owner)).await?;
+        let seal = match &found.manifest {
+            None if self.seals => {
+                return Err(StoreError::NotSealed {
+                    tenant: tenant.clone(),
+                });
+            }
+            None => None,
+            Some(text) => {
+                let file = self.envelope.open_row(&place, &subject, text).await;
+                let file = file.map_err(failed)?;
+                let event = Event::new(EventKind::Open, EventOutcome::Done).of(file.manifest());
+                self.envelope.note(event);
+                Some(Seal::of(&self.envelope, &file))
+            }
+        };
+        let (catalog, owner) = (Arc::clone(&self.catalog), tenant.clone());
+        blocking(move || establish(&catalog, &owner, found, seal)).await
     }
 
     fn forget(&self, tenant: &TenantId) -> Result<(), StoreError> {
@@ -204,9 +297,14 @@ impl<E: Engine> Backend for Relational<E> {
         &self,
         tenant: &TenantId,
     ) -> Result<Arrival<RelationalStorage<E>, [u8; 16]>, StoreError> {
+        // What arrives is not sealed.
+        if self.seals {
+            let tenant = tenant.clone();
+            return Err(StoreError::NotSealed { tenant });
+        }
         let (catalog, name) = (Arc::clone(&self.catalog), tenant.clone());
         let incarnation = blocking(move || catalog.arrive(&name)).await?;
-        let space = Space::new(&self.catalog.engine, tenant, incarnation);
+        let space = Space::of(&self.catalog.engine, tenant, incarnation, None);
         Ok(Arrival {
             storage: RelationalStorage::arriving(space),
             arriving: incarnation,

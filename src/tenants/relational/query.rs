@@ -14,7 +14,7 @@ use super::{
     engine::{Engine, Malformed, Value, values},
     keys,
     plan::{Plan, Walk},
-    reader::{DOCUMENT, Reader, stored_document},
+    reader::{COLUMNS, DOCUMENT, Reader, stored_document},
     space::Space,
 };
 use crate::documents::query::{
@@ -48,6 +48,13 @@ impl<E: Engine> Reader<E> {
                 false => reader.table_indexes(table)?,
             };
             let plan = Plan::of(query, &indexes);
+            if let Some(index) = plan.hindered_by(query, &indexes) {
+                return Err(StoreError::BlindIndex {
+                    table: query.table.clone(),
+                    index: index.name.clone(),
+                    fields: index.fields.iter().map(|names| names.join(".")).collect(),
+                });
+            }
             if plan.scans(query) && !may_scan() {
                 return Ok(None);
             }
@@ -73,12 +80,13 @@ impl<E: Engine> Reader<E> {
         after: Option<&Position>,
         id: DocumentId,
     ) -> Result<bool, StoreError> {
-        let sql = format!("SELECT {DOCUMENT}, d.seq FROM @documents d WHERE tbl = ? AND id = ?");
+        let name = self.sealed_table(table)?;
+        let sql = format!("SELECT {DOCUMENT} FROM @documents d WHERE tbl = ? AND id = ?");
         let Some(mut row) = self.ask_one(&sql, values![table, id.as_bytes()])? else {
             return Ok(false);
         };
-        let document = self.sound(stored_document(&mut row, 0))?;
-        let seq = self.sound(row.integer(5))?;
+        let read = stored_document(&self.space, name.as_ref(), &mut row, 0);
+        let (seq, document) = self.sound(read)?;
         let place = place(query, &document, seq);
         if !evaluate::matches(&document, query) || !is_after(query, &place, after) {
             return Ok(false);
@@ -97,6 +105,7 @@ impl<E: Engine> Reader<E> {
         plan: &Plan<'_>,
     ) -> Result<Walked, StoreError> {
         let descending = is_descending(query);
+        let name = self.sealed_table(table)?;
         let mut walk = Walk::new(table, plan, descending);
         if let Some(position) = after {
             if let Some((index, _)) = &plan.index
@@ -114,9 +123,8 @@ impl<E: Engine> Reader<E> {
             self.each(&sql, values, |space, mut row| {
                 rows += 1;
                 let mut read = || {
-                    let document = stored_document(&mut row, 0)?;
-                    let (seq, key) = (row.integer(5)?, row.bytes(6)?);
-                    Ok((document, seq, key))
+                    let (seq, document) = stored_document(space, name.as_ref(), &mut row, 0)?;
+                    Ok((document, seq, row.bytes(COLUMNS)?))
                 };
                 let (document, seq, key) = read().map_err(|what| space.malformed(what))?;
                 walk.passed(key, seq);
@@ -158,6 +166,7 @@ impl<E: Engine> Reader<E> {
         plan: &Plan<'_>,
     ) -> Result<bool, StoreError> {
         let descending = is_descending(query);
+        let name = self.sealed_table(table)?;
         let mut first: BinaryHeap<Ranked> = BinaryHeap::new();
         let mut walk = Walk::new(table, plan, false);
         loop {
@@ -166,8 +175,8 @@ impl<E: Engine> Reader<E> {
             self.each(&sql, values, |space, mut row| {
                 rows += 1;
                 let mut read = || {
-                    let document = stored_document(&mut row, 0)?;
-                    Ok((document, row.integer(5)?, row.bytes(6)?))
+                    let (seq, document) = stored_document(space, name.as_ref(), &mut row, 0)?;
+                    Ok((document, seq, row.bytes(COLUMNS)?))
                 };
                 let (document, seq, key) = read().map_err(|what| space.malformed(what))?;
                 walk.passed(key, seq);
@@ -193,19 +202,19 @@ impl<E: Engine> Reader<E> {
         let places = first.into_sorted_vec();
         for part in places.chunks(READ_AT_ONCE) {
             let sql = format!(
-                "SELECT {DOCUMENT}, d.seq FROM @documents d WHERE tbl = ? AND seq IN ({})",
+                "SELECT {DOCUMENT} FROM @documents d WHERE tbl = ? AND seq IN ({})",
                 vec!["?"; part.len()].join(", ")
             );
             let mut values = values![table];
             values.extend(part.iter().map(|ranked| Value::from(ranked.place.1)));
             let rows = self.ask(&sql, values)?.into_iter();
-            let read = rows.map(|mut row| Ok((row.integer(5)?, stored_document(&mut row, 0)?)));
+            let read = rows.map(|mut row| stored_document(&self.space, name.as_ref(), &mut row, 0));
             let mut found = self.sound(read.collect::<Result<HashMap<_, _>, _>>())?;
             for Ranked {
                 place: (_, seq), ..
             } in part
             {
-                let document = found.remove(seq).ok_or(Malformed("a document"));
+                let document = found.remove(seq).ok_or(Malformed::of("a document"));
                 let document = self.sound(document)?;
                 if !take(&self.space, page, document, query, *seq)? {
                     return Ok(true);

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    columns::FIELDS,
     engine::{
         Connection as _, Engine, Failure, FailureKind, Malformed, Row, Statement, Stops, Value,
         begin_reading, values,
@@ -16,7 +17,7 @@ use super::{
     space::{Space, ask, patiently},
     writes::Writes,
 };
-use crate::documents::{Document, DocumentId, TableName};
+use crate::documents::{Document, DocumentId, Fields, TableName};
 use crate::tenants::StoreError;
 use crate::tenants::backend::{Rows, TableNumber, Wanted};
 
@@ -32,6 +33,8 @@ pub struct Reader<E: Engine> {
     pub(super) writes: Writes,
     /// Numbers of tables that exist. A number never changes.
     pub(super) numbers: HashMap<TableName, TableNumber>,
+    /// The same the other way round.
+    names: HashMap<TableNumber, TableName>,
     /// Documents that were announced and read, in a snapshot.
     pub(super) found: HashMap<(TableNumber, DocumentId), Option<Document>>,
 }
@@ -44,8 +47,41 @@ impl<E: Engine> Reader<E> {
             session: None,
             writes: Writes::default(),
             numbers: HashMap::new(),
+            names: HashMap::new(),
             found: HashMap::new(),
         }
+    }
+
+    /// Keeps the number of a table.
+    pub(super) fn learn_number(&mut self, name: TableName, number: TableNumber) {
+        let _same = self.names.insert(number, name.clone());
+        let _new = self.numbers.insert(name, number);
+    }
+
+    pub(super) fn forget_numbers(&mut self) {
+        self.numbers.clear();
+        self.names.clear();
+    }
+
+    /// The name of a table, which its sealed values are bound to; `None` where none are sealed.
+    pub(super) fn sealed_table(
+        &mut self,
+        number: TableNumber,
+    ) -> Result<Option<TableName>, StoreError> {
+        if self.space.seal.is_none() {
+            return Ok(None);
+        }
+        if !self.names.contains_key(&number) {
+            let sql = "SELECT name FROM @tables WHERE number = ?";
+            let rows = self.ask_structure(sql, values![number])?;
+            let name = rows.into_iter().next().map(|mut row| row.text(0));
+            let name = name.unwrap_or(Err(Malformed::of("a table")));
+            let name = self.sound(name)?;
+            let name = name.parse().map_err(|_| Malformed::of("a name"));
+            let name = self.sound(name)?;
+            self.learn_number(name, number);
+        }
+        Ok(self.names.get(&number).cloned())
     }
 
     /// The rows of a query, with all that the transaction has changed.
@@ -88,7 +124,7 @@ impl<E: Engine> Reader<E> {
     /// The integer that a query gives.
     pub(super) fn ask_integer(&mut self, sql: &str, values: Vec<Value>) -> Result<i64, StoreError> {
         let row = self.ask_one(sql, values)?;
-        self.sound(row.map_or(Err(Malformed("an integer")), |row| row.integer(0)))
+        self.sound(row.map_or(Err(Malformed::of("an integer")), |row| row.integer(0)))
     }
 
     /// Hands out rows as they come, until told to stop.
@@ -227,8 +263,15 @@ impl<E: Engine> Reader<E> {
         if places.is_empty() {
             return Ok(Vec::new());
         }
+        let mut names = HashMap::new();
+        for (table, _id) in &places {
+            if !names.contains_key(table) {
+                let _new = names.insert(*table, self.sealed_table(*table)?);
+            }
+        }
+        let space = Arc::clone(&self.space);
         let sql = format!(
-            "SELECT tbl, seq, {DOCUMENT} FROM @documents d WHERE (tbl, id) IN ({{rows}} {})",
+            "SELECT tbl, {DOCUMENT} FROM @documents d WHERE (tbl, id) IN ({{rows}} {})",
             super::engine::parameter_rows(2, places.len())
         );
         let values = places
@@ -238,9 +281,10 @@ impl<E: Engine> Reader<E> {
         let mut fetched: HashMap<_, _> = rows
             .into_iter()
             .map(|mut row| {
-                let document = stored_document(&mut row, 2)?;
-                let place = (row.integer(0)?, document.id);
-                Ok((place, (row.integer(1)?, document)))
+                let table = row.integer(0)?;
+                let name = names.get(&table).and_then(Option::as_ref);
+                let (seq, document) = stored_document(&space, name, &mut row, 1)?;
+                Ok(((table, document.id), (seq, document)))
             })
             .collect::<Result<_, Malformed>>()
             .map_err(|what| self.space.malformed(what))?;
@@ -273,9 +317,9 @@ impl<E: Engine> Reader<E> {
         let values = unknown.iter().map(|table| Value::from(table.as_str()));
         for mut row in self.ask_structure(&sql, values.collect())? {
             let name = self.sound(row.text(0))?;
-            let name = name.parse().map_err(|_| Malformed("a name"));
+            let name = name.parse().map_err(|_| Malformed::of("a name"));
             let (name, number) = (self.sound(name)?, self.sound(row.integer(1))?);
-            let _new = self.numbers.insert(name, number);
+            self.learn_number(name, number);
         }
         Ok(())
     }
@@ -323,28 +367,47 @@ impl<E: Engine> Rows for Reader<E> {
 }
 
 /// The columns that [`stored_document`] reads, of `documents d`.
-pub(super) const DOCUMENT: &str = "d.id, d.created, d.updated, d.version, d.fields";
+pub(super) const DOCUMENT: &str = "d.seq, d.id, d.created, d.updated, d.version, d.fields";
+/// How many these are.
+pub(super) const COLUMNS: usize = 6;
 
-/// A document whose columns begin with this one.
-pub(super) fn stored_document(row: &mut Row, first: usize) -> Result<Document, Malformed> {
-    Ok(Document {
-        id: stored_id(row, first)?,
-        created_ms: row.integer(first + 1)?,
-        updated_ms: row.integer(first + 2)?,
-        version: row.integer(first + 3)?,
-        fields: stored_fields(row, first + 4)?,
-    })
+/// The number of the write that inserted a document, and the document, whose columns begin with this
+/// one. Of a sealed tenant, the table's name is needed.
+pub(super) fn stored_document<E>(
+    space: &Space<E>,
+    table: Option<&TableName>,
+    row: &mut Row,
+    first: usize,
+) -> Result<(i64, Document), Malformed> {
+    let (seq, id) = (row.integer(first)?, stored_id(row, first + 1)?);
+    let (created_ms, updated_ms) = (row.integer(first + 2)?, row.integer(first + 3)?);
+    let version = row.integer(first + 4)?;
+    let sealed_with = || document_row(table, seq, id, [created_ms, updated_ms, version]);
+    let fields = space.open_text(FIELDS, sealed_with, row.bytes(first + 5)?)?;
+    let fields = Fields::from_stored(fields).ok_or(Malformed::of("a document"))?;
+    let document = Document {
+        id,
+        created_ms,
+        updated_ms,
+        version,
+        fields,
+    };
+    Ok((seq, document))
+}
+
+/// The rest of its row, to which a sealed document is bound.
+pub(super) fn document_row(
+    table: Option<&TableName>,
+    seq: i64,
+    id: DocumentId,
+    [created_ms, updated_ms, version]: [i64; 3],
+) -> Vec<Value> {
+    let table = table.map(TableName::as_str);
+    values![table, seq, id.as_bytes(), version, created_ms, updated_ms]
 }
 
 pub(super) fn stored_id(row: &mut Row, column: usize) -> Result<DocumentId, Malformed> {
-    DocumentId::from_bytes(row.array(column)?).ok_or(Malformed("an id"))
-}
-
-pub(super) fn stored_fields(
-    row: &mut Row,
-    column: usize,
-) -> Result<crate::documents::Fields, Malformed> {
-    crate::documents::Fields::from_stored(row.text(column)?).ok_or(Malformed("a document"))
+    DocumentId::from_bytes(row.array(column)?).ok_or(Malformed::of("an id"))
 }
 
 pub(super) const COMMIT: &str = "COMMIT";

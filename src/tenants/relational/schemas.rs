@@ -5,11 +5,13 @@ use std::{collections::HashSet, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    columns::{INDEX_DEFINITION, INDEX_NAME, SCHEMA},
     documents::CHUNK,
     engine::{Engine, Malformed, Row, Value, values},
     held::{self, Table, Write},
     index::Index,
-    reader::{Reader, stored_fields},
+    reader::{DOCUMENT, Reader, stored_document},
+    space::Space,
     transaction::RelationalTransaction,
 };
 use crate::documents::TableName;
@@ -27,11 +29,12 @@ struct Definition {
 impl<E: Engine> SchemaRows for Reader<E> {
     fn schema(&mut self, table: TableNumber) -> Result<Option<TableSchema>, StoreError> {
         let rows = self.ask_structure(
-            "SELECT definition FROM @schemas WHERE tbl = ?",
+            "SELECT definition, tbl FROM @schemas WHERE tbl = ?",
             values![table],
         )?;
-        let schema = rows.into_iter().next().map(stored_schema).transpose();
-        self.sound(schema)
+        let row = rows.into_iter().next();
+        let schema = row.map(|row| stored_schema(&self.space, row));
+        self.sound(schema.transpose())
     }
 
     fn schemas(
@@ -42,7 +45,7 @@ impl<E: Engine> SchemaRows for Reader<E> {
         // No name is empty.
         let after = after.map_or("", TableName::as_str);
         self.listed(
-            "SELECT s.definition FROM @schemas s JOIN @tables t ON t.number = s.tbl WHERE t.name > ? ORDER BY t.name LIMIT ?",
+            "SELECT s.definition, s.tbl FROM @schemas s JOIN @tables t ON t.number = s.tbl WHERE t.name > ? ORDER BY t.name LIMIT ?",
             values![after, limit.saturating_add(1)],
             limit,
             stored_schema,
@@ -52,10 +55,11 @@ impl<E: Engine> SchemaRows for Reader<E> {
 
     fn all_schemas(&mut self) -> Result<Vec<TableSchema>, StoreError> {
         let rows = self.ask(
-            "SELECT s.definition FROM @schemas s JOIN @tables t ON t.number = s.tbl ORDER BY t.name",
+            "SELECT s.definition, s.tbl FROM @schemas s JOIN @tables t ON t.number = s.tbl ORDER BY t.name",
             Vec::new(),
         )?;
-        self.sound(rows.into_iter().map(stored_schema).collect())
+        let schemas = rows.into_iter().map(|row| stored_schema(&self.space, row));
+        self.sound(schemas.collect())
     }
 }
 
@@ -66,12 +70,12 @@ impl<E: Engine> Reader<E> {
         sql: &str,
         values: Vec<Value>,
         limit: usize,
-        read: impl Fn(Row) -> Result<T, Malformed>,
+        read: impl Fn(&Space<E>, Row) -> Result<T, Malformed>,
         weigh: impl Fn(&T) -> usize,
     ) -> Result<Listed<T>, StoreError> {
         let (mut items, mut bytes) = (Vec::new(), 0);
         self.each(sql, values, |space, row| {
-            let item = read(row).map_err(|what| space.malformed(what))?;
+            let item = read(space, row).map_err(|what| space.malformed(what))?;
             let weight = weigh(&item);
             space.take_room(weight)?;
             bytes += weight;
@@ -94,15 +98,17 @@ impl<E: Engine> Reader<E> {
             "SELECT slot, name, definition FROM @indexes WHERE tbl = ? ORDER BY slot",
             values![table],
         )?;
+        let of = self.sealed_table(table)?;
+        let space = &self.space;
         let index = |mut row: Row| {
+            let slot = row.integer(0)?;
+            let sealed_with = || values![slot, table];
+            let definition = space.open(INDEX_DEFINITION, sealed_with, row.bytes(2)?)?;
             let definition: Definition =
-                serde_json::from_slice(&row.bytes(2)?).map_err(|_| Malformed("an index"))?;
-            Ok(Index {
-                slot: row.integer(0)?,
-                name: row.text(1)?,
-                fields: definition.fields,
-                unique: definition.unique,
-            })
+                serde_json::from_slice(&definition).map_err(|_| Malformed::of("an index"))?;
+            let name = space.open_text(INDEX_NAME, || values![slot], row.bytes(1)?)?;
+            let Definition { fields, unique } = definition;
+            Ok(Index::new(space, of.as_ref(), slot, name, fields, unique))
         };
         self.sound(rows.into_iter().map(index).collect())
     }
@@ -110,7 +116,8 @@ impl<E: Engine> Reader<E> {
 
 impl<E: Engine> SchemaWrites for RelationalTransaction<E> {
     fn put_schema(&mut self, table: TableNumber, schema: &TableSchema) -> Result<(), StoreError> {
-        let row = values![schema.to_json()];
+        let space = &self.reader.space;
+        let row = values![space.seal(SCHEMA, || values![table], schema.to_json())?];
         self.put(Table::Schemas, values![table], Some(row));
         Ok(())
     }
@@ -141,26 +148,27 @@ impl<E: Engine> SchemaWrites for RelationalTransaction<E> {
             .reader
             .ask_structure("SELECT coalesce(max(slot), 0) FROM @indexes", Vec::new())?;
         let last = rows.first().map_or(Ok(0), |row| row.integer(0));
-        let index = Index {
-            slot: self.reader.sound(last)? + 1,
-            name: rule.name.clone(),
-            fields: rule
-                .fields
-                .iter()
-                .map(|path| path.names().to_vec())
-                .collect(),
-            unique: rule.unique,
-        };
+        let of = self.reader.sealed_table(table)?;
+        let fields = rule.fields.iter().map(|path| path.names().to_vec());
+        let slot = self.reader.sound(last)? + 1;
+        let space = Arc::clone(&self.reader.space);
+        let index = Index::new(
+            &space,
+            of.as_ref(),
+            slot,
+            rule.name.clone(),
+            fields.collect(),
+            rule.unique,
+        );
         let definition = Definition {
             fields: index.fields.clone(),
             unique: index.unique,
         };
         let definition = serde_json::to_vec(&definition).expect("names and a flag");
-        self.put_new(
-            Table::Indexes,
-            values![index.slot],
-            values![table, &*index.name, definition],
-        );
+        let name = space.seal(INDEX_NAME, || values![slot], &*index.name)?;
+        let definition = space.seal(INDEX_DEFINITION, || values![slot, table], definition)?;
+        let row = values![table, name, definition];
+        self.put_new(Table::Indexes, values![slot], row);
         let _before = self.indexes.remove(&table);
         self.reader.send_and_pin()?;
         self.fill_index(table, &index)
@@ -168,6 +176,7 @@ impl<E: Engine> SchemaWrites for RelationalTransaction<E> {
 
     fn rename_index(&mut self, slot: i64, name: &str) -> Result<(), StoreError> {
         self.indexes.clear();
+        let name = self.reader.space.seal(INDEX_NAME, || values![slot], name)?;
         self.put_statement(
             "UPDATE @indexes SET name = ? WHERE slot = ?",
             values![name, slot],
@@ -207,16 +216,17 @@ impl<E: Engine> RelationalTransaction<E> {
         index: &Index,
     ) -> Result<Result<(), Conflict>, StoreError> {
         let sql = format!(
-            "SELECT seq, fields FROM @documents WHERE tbl = ? AND seq > ? ORDER BY seq LIMIT {CHUNK}"
+            "SELECT {DOCUMENT} FROM @documents d WHERE tbl = ? AND seq > ? ORDER BY seq LIMIT {CHUNK}"
         );
+        let name = self.reader.sealed_table(table)?;
         let mut after = 0;
         loop {
             let mut part = Vec::new();
             self.reader
                 .each(&sql, values![table, after], |space, mut row| {
-                    let mut read = || Ok((row.integer(0)?, stored_fields(&mut row, 1)?));
-                    let (seq, fields) = read().map_err(|what| space.malformed(what))?;
-                    let (key, valued) = index.entry(&fields);
+                    let read = stored_document(space, name.as_ref(), &mut row, 0);
+                    let (seq, document) = read.map_err(|what| space.malformed(what))?;
+                    let (key, valued) = index.entry(&document.fields);
                     part.push((seq, key, valued));
                     Ok(std::ops::ControlFlow::Continue(()))
                 })?;
@@ -259,6 +269,9 @@ impl<E: Engine> RelationalTransaction<E> {
     }
 }
 
-fn stored_schema(mut row: Row) -> Result<TableSchema, Malformed> {
-    TableSchema::from_stored(&row.text(0)?).ok_or(Malformed("a schema"))
+/// A schema, whose columns are its definition and its table.
+fn stored_schema<E>(space: &Space<E>, mut row: Row) -> Result<TableSchema, Malformed> {
+    let table = row.integer(1)?;
+    let definition = space.open_text(SCHEMA, || values![table], row.bytes(0)?)?;
+    TableSchema::from_stored(&definition).ok_or(Malformed::of("a schema"))
 }

@@ -16,6 +16,7 @@ use super::engine::{
     Connection as _, Engine, Failure, FailureKind, Malformed, Row, Statement, Stops, Value, spell,
     values,
 };
+use super::sealed::Seal;
 use crate::budget;
 use crate::tenants::StoreError;
 use crate::tenants::error::{EngineFault, Limit};
@@ -27,6 +28,8 @@ pub(super) struct Space<E> {
     name: String,
     /// What tells the tenant from an earlier one of its name.
     pub(super) incarnation: [u8; 16],
+    /// What seals its values, if the tenant is sealed.
+    pub(super) seal: Option<Seal>,
     /// The tenant is not what it was when it was opened: it is opened afresh.
     lost: AtomicBool,
 }
@@ -38,8 +41,20 @@ impl<E> fmt::Debug for Space<E> {
 }
 
 impl<E: Engine> Space<E> {
-    pub(super) fn new(engine: &Arc<E>, tenant: &TenantId, incarnation: [u8; 16]) -> Self {
+    /// The space of a tenant whose values are not looked at.
+    pub(super) fn new(engine: &Arc<E>, tenant: &TenantId) -> Self {
+        Self::of(engine, tenant, [0; 16], None)
+    }
+
+    /// The space of a tenant that is opened.
+    pub(super) fn of(
+        engine: &Arc<E>,
+        tenant: &TenantId,
+        incarnation: [u8; 16],
+        seal: Option<Seal>,
+    ) -> Self {
         Self {
+            seal,
             tenant: tenant.clone(),
             engine: Arc::clone(engine),
             name: engine.tenant_space(tenant),

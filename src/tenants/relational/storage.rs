@@ -50,10 +50,11 @@ impl<E: Engine> Storage for RelationalStorage<E> {
     }
 
     fn standing(&self) -> Standing {
-        Standing::Good
+        let seal = self.space.seal.as_ref();
+        seal.map_or(Standing::Good, |seal| seal.standing(&self.space.tenant))
     }
 
     fn withheld(&self) -> Option<StoreError> {
-        None
+        self.space.seal.as_ref()?.withheld(&self.space.tenant)
     }
 }

@@ -53,14 +53,8 @@ impl<E: Engine> Catalog<E> {
     /// `layout` comes last: without it they are made anew, as far as they are missing.
     pub(super) fn establish(&self) -> Result<(), StoreError> {
         for _ in 0..ATTEMPTS {
-            match self.ask("SELECT version FROM @layout", Vec::new()) {
-                Err(Failure {
-                    kind: FailureKind::Missing,
-                    ..
-                }) => {}
-                // The row comes last where each table is made by itself.
-                Ok(rows) if rows.is_empty() && E::DDL_COMMITS => {}
-                found => return found.map(drop).map_err(failed),
+            if self.is_established()? {
+                return Ok(());
             }
             match self.make_provider() {
                 // Another server makes them at this moment; how an engine says so differs.
@@ -76,6 +70,19 @@ impl<E: Engine> Catalog<E> {
         }
         let found = self.ask("SELECT version FROM @layout", Vec::new());
         found.map(drop).map_err(failed)
+    }
+
+    /// Whether the provider's tables are there.
+    pub(super) fn is_established(&self) -> Result<bool, StoreError> {
+        match self.ask("SELECT version FROM @layout", Vec::new()) {
+            Err(Failure {
+                kind: FailureKind::Missing,
+                ..
+            }) => Ok(false),
+            // The row comes last where each table is made by itself.
+            Ok(rows) => Ok(!(rows.is_empty() && E::DDL_COMMITS)),
+            Err(failure) => Err(failed(failure)),
+        }
     }
 
     /// Makes the provider's tables.
@@ -126,7 +133,7 @@ impl<E: Engine> Catalog<E> {
     pub(super) fn layout(&self, row: Option<&mut Row>) -> Result<(i64, i64, i64), StoreError> {
         let (place, space) = (self.place(), self.engine.provider_space().to_owned());
         let read = |row: Option<&mut Row>| {
-            let row = row.ok_or(Malformed("the layout"))?;
+            let row = row.ok_or(Malformed::of("the layout"))?;
             let numbers = (row.integer(1)?, row.integer(2)?, row.integer(3)?);
             Ok((row.integer(0)?, numbers))
         };

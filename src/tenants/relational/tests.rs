@@ -1,6 +1,7 @@
 //! The suite of every backend on each engine, and what is special to a database that several servers
 //! use.
 
+mod sealed;
 mod watched;
 
 use std::{
@@ -13,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use nimbus_keyproviders::{KeyProvider, MemoryProvider};
 use nimbus_manifests::TenantId;
 use nimbus_test_support::{MariaDb, Postgres as PostgresServer};
 use serde_json::json;
@@ -28,7 +30,7 @@ use super::{
 use crate::documents::query::reference;
 use crate::documents::schema::TableSchema;
 use crate::documents::{DocumentId, Mutation};
-use crate::envelope::Envelope;
+use crate::envelope::{Envelope, KeyRing};
 use crate::runtime::blocking;
 use crate::tenants::conformance::queries::read;
 use crate::tenants::conformance::{
@@ -37,6 +39,13 @@ use crate::tenants::conformance::{
 use crate::tenants::full_list::FullList as _;
 use crate::tenants::{ReaderLimits, StoreError, TenantProvider as _, TenantStore, Tenants};
 
+use sealed::{
+    a_manifest_is_replaced_where_it_is_what_was_read_alone,
+    a_sealed_batch_takes_as_many_round_trips, a_server_that_seals_serves_no_tenant_that_is_not,
+    nothing_of_a_sealed_tenant_is_in_the_database_in_the_clear,
+    two_servers_that_make_a_sealed_tenant_have_one_key,
+    what_is_changed_or_moved_in_the_database_does_not_open,
+};
 use watched::{Fault, Watch, Watched};
 
 /// An engine that tests use.
@@ -119,8 +128,13 @@ struct House<E> {
     database: DatabaseOptions,
     log: Arc<Log>,
     due: Arc<Due>,
+    envelope: Envelope,
+    seals: bool,
     engine: PhantomData<E>,
 }
+
+/// The same, whose servers seal what reaches the database.
+struct SealedHouse<E>(House<E>);
 
 impl<E: Tested> House<E> {
     fn options(&self) -> RelationalOptions {
@@ -129,13 +143,15 @@ impl<E: Tested> House<E> {
             readers: ReaderLimits::new(2, usize::MAX),
             open_patience: Duration::from_secs(20),
             due: self.due.clone(),
+            seal: self.seals,
         }
     }
 
     async fn on<O: Engine>(&self, engine: O) -> Tenants<Relational<O>> {
         let catalog = blocking(move || Catalog::on(engine)).await.unwrap();
         let log = self.log.clone();
-        let tenants = Tenants::of(catalog, Envelope::plaintext(), log, self.options());
+        let envelope = self.envelope.clone();
+        let tenants = Tenants::of(catalog, envelope, log, self.options());
         tenants.await.unwrap()
     }
 
@@ -160,6 +176,8 @@ impl<E: Tested> Fixture for House<E> {
             database: E::shared(unique),
             log: Arc::default(),
             due: Arc::default(),
+            envelope: Envelope::plaintext(),
+            seals: false,
             engine: PhantomData,
         }
     }
@@ -170,6 +188,29 @@ impl<E: Tested> Fixture for House<E> {
 
     fn due(&self) -> &Due {
         &self.due
+    }
+}
+
+impl<E: Tested> Fixture for SealedHouse<E> {
+    type Backend = Relational<E>;
+
+    const BLIND: bool = true;
+
+    fn empty() -> Self {
+        let key: Arc<dyn KeyProvider> = Arc::new(MemoryProvider::random().unwrap());
+        Self(House {
+            envelope: Envelope::new(KeyRing::new(key, Vec::new(), Vec::new())),
+            seals: true,
+            ..House::empty()
+        })
+    }
+
+    async fn open(&self) -> Tenants<Relational<E>> {
+        self.0.open().await
+    }
+
+    fn due(&self) -> &Due {
+        self.0.due()
     }
 }
 
@@ -386,6 +427,13 @@ macro_rules! on_engine {
 
             conformance!(House<$engine>);
 
+            /// The same suite, sealed. What is refused there is listed by the cases.
+            mod sealed {
+                use super::*;
+
+                conformance!(SealedHouse<$engine>);
+            }
+
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
@@ -403,7 +451,13 @@ macro_rules! on_engine {
             a_clock_that_is_far_from_the_engines_is_refused,
             who_waits_for_a_connection_in_vain_is_told_that_all_are_in_use,
             two_servers_write_one_tenant_without_a_gap_and_see_each_others_schemas,
-            texts_longer_than_a_key_are_ordered_found_and_kept_unique
+            texts_longer_than_a_key_are_ordered_found_and_kept_unique,
+            a_sealed_batch_takes_as_many_round_trips,
+            nothing_of_a_sealed_tenant_is_in_the_database_in_the_clear,
+            what_is_changed_or_moved_in_the_database_does_not_open,
+            a_server_that_seals_serves_no_tenant_that_is_not,
+            two_servers_that_make_a_sealed_tenant_have_one_key,
+            a_manifest_is_replaced_where_it_is_what_was_read_alone
         })*
     };
 }

@@ -73,7 +73,7 @@ struct Head {
 
 impl Head {
     fn stored(row: Option<&mut Row>) -> Result<Self, Malformed> {
-        let row = row.ok_or(Malformed("the head"))?;
+        let row = row.ok_or(Malformed::of("the head"))?;
         Ok(Self {
             seq: row.integer(0)?,
             commits: row.integer(1)?,
@@ -265,7 +265,7 @@ impl<E: Engine> RelationalTransaction<E> {
     fn forget(&mut self) {
         self.ended = true;
         self.reader.writes = Writes::default();
-        self.reader.numbers.clear();
+        self.reader.forget_numbers();
         self.indexes.clear();
     }
 }
@@ -352,7 +352,7 @@ impl<E: Engine> Transaction for RelationalTransaction<E> {
 
     fn undo(&mut self) -> Result<(), StoreError> {
         if self.restructures {
-            self.reader.numbers.clear();
+            self.reader.forget_numbers();
             self.indexes.clear();
         }
         match self.reader.writes.undo() {

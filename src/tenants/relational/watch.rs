@@ -127,7 +127,7 @@ fn stored_due(mut row: Row) -> Result<(TenantId, i64), Malformed> {
     let tenant = row
         .text(0)?
         .parse()
-        .map_err(|_| Malformed("a tenant's id"))?;
+        .map_err(|_| Malformed::of("a tenant's id"))?;
     Ok((tenant, row.integer(1)?))
 }
 

@@ -46,12 +46,21 @@ impl MariaDb {
 
     /// One of the caller's own, ended with this.
     pub fn start() -> Self {
+        Self::start_as(None)
+    }
+
+    /// The same, which writes a binary log.
+    pub fn start_logging() -> Self {
+        Self::start_as(Some("log"))
+    }
+
+    fn start_as(node: Option<&str>) -> Self {
         let own = directory();
         let dir = own.path().to_owned();
-        let running = launch(&dir, None);
+        let running = launch(&dir, node);
         Self {
             dir,
-            node: None,
+            node: node.map(str::to_owned),
             running: Some(running),
             _own: Some(own),
         }
@@ -85,6 +94,11 @@ impl MariaDb {
     pub fn port(&self) -> u16 {
         let port = fs::read_to_string(self.dir.join("port")).expect("it has started");
         port.parse().expect("a port")
+    }
+
+    /// Where its data is.
+    pub fn data(&self) -> PathBuf {
+        self.dir.join("data")
     }
 
     /// Its log so far.

@@ -298,7 +298,7 @@ fn read(row: &tokio_postgres::Row) -> Result<Row, Malformed> {
             }
             _ => row.try_get(index).map(Value::Bytes),
         };
-        value.map_err(|_| Malformed("a column"))
+        value.map_err(|_| Malformed::of("a column"))
     });
     value.collect::<Result<_, _>>().map(Row)
 }
