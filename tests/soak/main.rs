@@ -43,6 +43,7 @@ mod model;
 mod random;
 mod rotations;
 mod schemas;
+mod shared;
 mod writer;
 
 use std::env;
@@ -63,6 +64,7 @@ use keys::KeyHolder;
 use random::Random;
 use rotations::Rotator;
 use schemas::Indexer;
+use shared::SharedSoak;
 use writer::Writer;
 
 #[test]
@@ -85,6 +87,29 @@ fn nothing_acknowledged_is_lost_however_often_the_server_is_killed() {
     eprintln!("soak: {kills} kills; acknowledged:");
     for (kind, count) in soak.done() {
         eprintln!("soak: {count:8} {kind}");
+        assert!(count > 0, "{kind}: none in the whole run");
+    }
+}
+
+#[test]
+#[ignore = "takes minutes; tests/soak/run runs it"]
+fn nothing_acknowledged_is_lost_whichever_of_two_servers_on_one_database_is_killed() {
+    let number = |name, default| env::var(name).map_or(default, |text| text.parse().expect(name));
+    let seconds = number("NIMBUS_SOAK_SHARED_SECONDS", 20);
+    let every = Duration::from_secs(number("NIMBUS_SOAK_EVERY", 20).min(10));
+    let now = SystemTime::UNIX_EPOCH.elapsed().expect("a clock");
+    let seed = number("NIMBUS_SOAK_SEED", now.as_secs());
+    eprintln!(
+        "soak: two servers on one database, {seconds} s, both killed every {every:?}, seed {seed}"
+    );
+    let mut soak = SharedSoak::new(seed);
+    let started = Instant::now();
+    while started.elapsed() + every / 2 < Duration::from_secs(seconds) {
+        soak.round(every);
+    }
+    soak.end();
+    for (kind, count) in soak.done() {
+        eprintln!("soak: {count:8} {kind}, at two servers");
         assert!(count > 0, "{kind}: none in the whole run");
     }
 }
@@ -286,31 +311,13 @@ impl Soak {
     /// What was acknowledged against what is there.
     fn compare(&mut self, server: &Server) {
         let mut client = Client::new(server, self.machine.token());
-        for writer in &mut self.writers {
-            writer.settle(&mut client);
-        }
-        for tenant in TENANTS {
-            let mine = self
-                .writers
-                .iter()
-                .filter(|writer| writer.tenant() == tenant);
-            let tables = mine.map(|writer| (writer.table(), writer.ids())).collect();
-            let writes = self
-                .writers
-                .iter()
-                .filter(|writer| writer.tenant() == tenant);
-            let writes = writes.map(Writer::applied).sum();
-            journal::check(&mut client, tenant, &tables, writes);
-        }
-        let (status, listed) = client.get("/api/tenants").expect("a server");
-        assert_eq!(status, 200, "{listed}");
-        for churner in &mut self.churners {
-            churner.settle(&mut client, &listed);
-        }
-        self.jobber.settle(&mut client);
-        for hand in &mut self.others {
-            hand.settle(&mut client);
-        }
+        compare(
+            &mut client,
+            &mut self.writers,
+            &mut self.churners,
+            &mut self.jobber,
+            &mut self.others,
+        );
         self.rotator.settle(&mut client);
     }
 
@@ -365,6 +372,36 @@ impl Drop for Soak {
                 );
             }
         }
+    }
+}
+
+/// What was acknowledged to each of these against what is there.
+fn compare(
+    client: &mut Client,
+    writers: &mut [Writer],
+    churners: &mut [Churner],
+    jobber: &mut Jobber,
+    others: &mut [Box<dyn Hand>],
+) {
+    for writer in &mut *writers {
+        writer.settle(client);
+    }
+    for tenant in TENANTS {
+        let mine = || writers.iter().filter(|writer| writer.tenant() == tenant);
+        let tables = mine()
+            .map(|writer| (writer.table(), writer.ids()))
+            .collect();
+        let writes = mine().map(Writer::applied).sum();
+        journal::check(client, tenant, &tables, writes);
+    }
+    let (status, listed) = client.get("/api/tenants").expect("a server");
+    assert_eq!(status, 200, "{listed}");
+    for churner in churners {
+        churner.settle(client, &listed);
+    }
+    jobber.settle(client);
+    for hand in others {
+        hand.settle(client);
     }
 }
 
