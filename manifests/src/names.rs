@@ -116,8 +116,8 @@ impl Subject {
         Self::new(LIBSQL_CACHE, Some(tenant.clone()), file_name)
     }
 
-    /// The subject of a tenant whose documents are sealed in a database of another engine. There is no
-    /// file: its manifest is a row beside them.
+    /// The subject of a tenant whose documents are sealed in a database of another engine. There is
+    /// no file: its manifest is a row beside them.
     #[must_use]
     pub fn external_tenant(tenant: &TenantId) -> Self {
         Self::new(EXTERNAL_TENANT, Some(tenant.clone()), EXTERNAL_FILE)

@@ -1,5 +1,5 @@
-//! What is sealed beside SQLCipher's pages: blocks of temporary files, here, and values in databases
-//! of other engines ([`value`]).
+//! What is sealed beside SQLCipher's pages: blocks of temporary files, here, and values in
+//! databases of other engines ([`value`]).
 //!
 //! Blocks of a temporary file are sealed with ChaCha20-Poly1305 ([RFC
 //! 8439](https://www.rfc-editor.org/rfc/rfc8439)) under a key that is used for this one file.

@@ -189,7 +189,8 @@ pub fn is_mac_of(blind_key: &[u8; KEY], context: &Context, mac: &[u8]) -> bool {
     mac_of(blind_key, context).ct_eq(mac).into()
 }
 
-/// The key of the blind entries of one field. It stays where it was made, and is wiped when dropped.
+/// The key of the blind entries of one field. It stays where it was made, and is wiped when
+/// dropped.
 #[derive(Clone)]
 pub struct FieldKey(Zeroizing<Vec<u8>>);
 

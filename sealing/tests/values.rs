@@ -1,5 +1,5 @@
-//! Sealed values: the vectors that Python made (`vectors/generate.py`), and that nothing but the blob
-//! in its place opens.
+//! Sealed values: the vectors that Python made (`vectors/generate.py`), and that nothing but the
+//! blob in its place opens.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

@@ -1,16 +1,20 @@
-//! Packs of one epoch that follow each other, in one object, whole and unchanged: `log/<epoch>/<first>-<last>`.
+//! Packs of one epoch that follow each other, in one object, whole and unchanged:
+//! `log/<epoch>/<first>-<last>`.
 //!
-//! A pack an interval is some 86 000 objects a day. `prune` puts those of five minutes together, and later those of an hour. Each stays a pack with
-//! its MAC and its place in the chain, so every commit stays restorable; only where its bytes are changes.
+//! A pack an interval is some 86 000 objects a day. `prune` puts those of five minutes together,
+//! and later those of an hour. Each stays a pack with its MAC and its place in the chain, so every
+//! commit stays restorable; only where its bytes are changes.
 //!
 //! | step | in the repository after it | a kill here leaves |
 //! | --- | --- | --- |
 //! | 1. `log/<epoch>/<first>-<last>` created, and read back (`bundle::created`) | each of these packs twice | the same, which a further run ends |
 //! | 2. each pack, and each smaller bundle, removed (`bundle::removed`) | some of them twice | the same |
 //!
-//! No record is needed: nothing leaves the repository. Whoever ships does not notice, as it never reads its own packs; one whose answer was lost may
-//! store a pack again that is in a bundle by now, and the next run removes it. Two that do this at a time make bundles that overlap, and remove
-//! only what lies within their own. A reader that misses a pack looks for a bundle. The last pack of an epoch stays what it is: nothing tells its hash yet.
+//! No record is needed: nothing leaves the repository. Whoever ships does not notice, as it never
+//! reads its own packs; one whose answer was lost may store a pack again that is in a bundle by
+//! now, and the next run removes it. Two that do this at a time make bundles that overlap, and
+//! remove only what lies within their own. A reader that misses a pack looks for a bundle. The last
+//! pack of an epoch stays what it is: nothing tells its hash yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -110,7 +114,8 @@ pub(super) struct Places(Arc<Mutex<Listings>>);
 struct Listings {
     /// By epoch.
     listed: BTreeMap<u64, Listed>,
-    /// The last bundle that was read, whole: its epoch, what it holds, the length of its head, its bytes.
+    /// The last bundle that was read, whole: its epoch, what it holds, the length of its head, its
+    /// bytes.
     read: Option<(u64, Arc<Bundle>, u64, Bytes)>,
 }
 
@@ -147,7 +152,8 @@ impl Repository {
         Ok(self.list_packs(epoch).await?.single.into_iter().collect())
     }
 
-    /// Whether there is an object whose packs are all among the first ones of the epoch, up to this number.
+    /// Whether there is an object whose packs are all among the first ones of the epoch, up to this
+    /// number.
     pub(super) async fn is_left(&self, epoch: u64, number: u64) -> Result<bool, BackupError> {
         let listed = self.list_packs(epoch).await?;
         let single = listed.single.first().is_some_and(|first| *first <= number);
@@ -172,7 +178,8 @@ impl Repository {
         Ok(listed)
     }
 
-    /// The object of a pack, or a part of it without what is behind its end; `None` where there is none.
+    /// The object of a pack, or a part of it without what is behind its end; `None` where there is
+    /// none.
     pub(super) async fn pack_bytes(
         &self,
         epoch: u64,
@@ -270,7 +277,8 @@ impl Repository {
         }))
     }
 
-    /// A bundle, whose MAC is not verified, the length of its head, and its object; `None` where there is none.
+    /// A bundle, whose MAC is not verified, the length of its head, and its object; `None` where
+    /// there is none.
     pub(super) async fn bundle(
         &self,
         epoch: u64,
@@ -310,7 +318,8 @@ impl Repository {
         Ok(())
     }
 
-    /// Puts packs together whose hashes are known, where there is more than one object of them. Answers how many objects were removed.
+    /// Puts packs together whose hashes are known, where there is more than one object of them.
+    /// Answers how many objects were removed.
     pub(super) async fn put_together(
         &self,
         sealer: &ArchiveSealer,

@@ -1,7 +1,8 @@
 //! What belongs to one moment: the catalogue of a snapshot.
 //!
-//! It is [`Sealed`]. All that a catalogue names it names with its SHA-256, so the MAC covers every byte that is restored, but for manifests,
-//! which have MACs of their own under the data keys that they hold.
+//! It is [`Sealed`]. All that a catalogue names it names with its SHA-256, so the MAC covers every
+//! byte that is restored, but for manifests, which have MACs of their own under the data keys that
+//! they hold.
 
 use std::collections::BTreeSet;
 
@@ -28,10 +29,12 @@ pub struct Catalogue {
     pub taken: String,
     /// SHA-256 of the catalogue before; `None` of the first.
     pub previous: Option<String>,
-    /// The data keys of the control file that sealed entries before its own did: they seal nothing any more.
+    /// The data keys of the control file that sealed entries before its own did: they seal nothing
+    /// any more.
     #[serde(default)]
     pub keys_before: Vec<String>,
-    /// The line of the deployment that made it; `None` where that was never restored from a backup.
+    /// The line of the deployment that made it; `None` where that was never restored from a
+    /// backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<Uuid>,
     /// The one tenant that it holds; `None` where it holds all.
@@ -78,7 +81,8 @@ pub struct StoredFile {
     pub runs: Vec<Run>,
     /// Why it is not in the snapshot; `None` where it is.
     pub missing: Option<String>,
-    /// How the file stood on the disk; `None` where it was being written, or is no tenant's. A later snapshot does not read one that stands so again.
+    /// How the file stood on the disk; `None` where it was being written, or is no tenant's. A
+    /// later snapshot does not read one that stands so again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_disk: Option<String>,
     /// What was committed to it since: not in a catalogue, but at an instant after one.
@@ -217,7 +221,8 @@ impl Claims for Catalogue {
 }
 
 impl Catalogue {
-    /// The text of the catalogue, with its MAC. One that no reader would take is not sealed: what is wrong with it is the error.
+    /// The text of the catalogue, with its MAC. One that no reader would take is not sealed: what
+    /// is wrong with it is the error.
     pub(crate) fn seal(&self, sealer: &ArchiveSealer) -> Result<Vec<u8>, String> {
         self.check()?;
         let ids = (sealer.file_id.to_string(), sealer.dek_id.to_string());

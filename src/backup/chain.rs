@@ -1,7 +1,8 @@
-//! Whether the entries of a repository follow one another, and by which data keys of the control file they are sealed.
+//! Whether the entries of a repository follow one another, and by which data keys of the control
+//! file they are sealed.
 //!
-//! Each entry names the SHA-256 of the one before, so whoever proves the newest proves all of them. Nothing of this is known of entries that are
-//! gone, the newest among them.
+//! Each entry names the SHA-256 of the one before, so whoever proves the newest proves all of them.
+//! Nothing of this is known of entries that are gone, the newest among them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +21,8 @@ use crate::envelope::Envelope;
 /// Entries, each of which names the one before.
 #[derive(Debug, Default)]
 pub(super) struct Chain {
-    /// By number: what each names as the one before, and its SHA-256; `None` of one that cannot be read.
+    /// By number: what each names as the one before, and its SHA-256; `None` of one that cannot be
+    /// read.
     entries: BTreeMap<u64, Option<(Option<String>, String)>>,
     /// The newest removal, which names all that were removed.
     pub(super) removal: Option<Removal>,
@@ -36,8 +38,9 @@ impl Chain {
         let _new = self.entries.insert(number, None);
     }
 
-    /// What each entry from `first` on does not go on from; and those that were to be removed and are there. Numbers may be passed over: where
-    /// something else stood there, whoever makes an entry takes the next.
+    /// What each entry from `first` on does not go on from; and those that were to be removed and
+    /// are there. Numbers may be passed over: where something else stood there, whoever makes
+    /// an entry takes the next.
     pub(super) fn check(&self, first: u64) -> (Vec<String>, Vec<String>) {
         let (mut damage, mut findings) = (Vec::new(), Vec::new());
         let gone = self.gone();
@@ -100,7 +103,8 @@ impl Chain {
         readable.max(removed.map(|(number, sha256)| (*number, *sha256)))
     }
 
-    /// Whether the entry after this one, or the newest removal, names it by its SHA-256. `None` where neither tells.
+    /// Whether the entry after this one, or the newest removal, names it by its SHA-256. `None`
+    /// where neither tells.
     fn is_named(&self, number: u64) -> Option<bool> {
         let (_, sha256) = self.entries.get(&number)?.as_ref()?;
         let next = self.next(number).and_then(|next| {
@@ -145,8 +149,8 @@ pub(super) struct Above {
 }
 
 impl Repository {
-    /// Reads all entries from `first` on and proves them: each is authentic, follows the one before, and is sealed with a key that was not replaced
-    /// by then.
+    /// Reads all entries from `first` on and proves them: each is authentic, follows the one
+    /// before, and is sealed with a key that was not replaced by then.
     ///
     /// # Errors
     ///
@@ -266,8 +270,9 @@ impl Repository {
         }
     }
 
-    /// The keys of the entries below `number`. Of each run of entries under one key the last is read whole, of the others the last line alone: that
-    /// one is not authentic, and whoever changes it can as well remove the entry. Besides, entries whose key was replaced before.
+    /// The keys of the entries below `number`. Of each run of entries under one key the last is
+    /// read whole, of the others the last line alone: that one is not authentic, and whoever
+    /// changes it can as well remove the entry. Besides, entries whose key was replaced before.
     pub(super) async fn keys_below(
         &self,
         prover: &mut Prover<'_>,

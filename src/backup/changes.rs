@@ -68,7 +68,8 @@ impl StoredPages {
         }
     }
 
-    /// Takes over what the index of the run at `place` says, which lies over those before. Tags are taken at their word where `by_tag` says so.
+    /// Takes over what the index of the run at `place` says, which lies over those before. Tags are
+    /// taken at their word where `by_tag` says so.
     pub(super) fn take(&mut self, place: u32, index: &Index<'_>, by_tag: impl Fn(u32) -> bool) {
         for Entry {
             number,
@@ -103,8 +104,8 @@ impl Known {
     }
 }
 
-/// Whether a page is hashed this time although its tag is known: one that was wrong when it was stored, and has the tag of the right one, is found
-/// so after as many snapshots at the latest.
+/// Whether a page is hashed this time although its tag is known: one that was wrong when it was
+/// stored, and has the tag of the right one, is found so after as many snapshots at the latest.
 pub(super) fn is_due(number: u32, turn: u64) -> bool {
     (u64::from(number) + turn).is_multiple_of(each_hashed_within())
 }
@@ -115,7 +116,8 @@ fn each_hashed_within() -> u64 {
     31
 }
 
-/// Reads a file and sends the pages that are not known. Answers its length, and the known runs that still count. Blocks.
+/// Reads a file and sends the pages that are not known. Answers its length, and the known runs that
+/// still count. Blocks.
 pub(super) fn read_changes(
     source: &Source,
     cipher: Cipher,
@@ -181,5 +183,6 @@ fn has_tags(cipher: Cipher) -> bool {
     cipher == Cipher::Sqlcipher4
 }
 
-/// Pages that are read at a time. To read their tags alone, 80 bytes of each page, takes as long: a call costs as much as 4 KiB.
+/// Pages that are read at a time. To read their tags alone, 80 bytes of each page, takes as long: a
+/// call costs as much as 4 KiB.
 const CHUNK: u32 = 256;

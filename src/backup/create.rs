@@ -1,10 +1,13 @@
 //! A snapshot: everything at one moment, of a deployment that runs or not.
 //!
-//! 1. The moment ([`TenantProvider::freeze`]): commits wait; control file and audit log are read, open tenants are noted.
-//! 2. Each file is read as it was then, and the pages that the repository does not have are added to it, with the file's manifest.
+//! 1. The moment ([`TenantProvider::freeze`]): commits wait; control file and audit log are read,
+//!    open tenants are noted.
+//! 2. Each file is read as it was then, and the pages that the repository does not have are added
+//!    to it, with the file's manifest.
 //! 3. The catalogue is created: only now is there a snapshot.
 //!
-//! A tenant whose files cannot be read is named in the catalogue with the reason, and keeps no other from being saved.
+//! A tenant whose files cannot be read is named in the catalogue with the reason, and keeps no
+//! other from being saved.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -102,8 +105,9 @@ pub struct MissingTenant {
 }
 
 impl Deployment {
-    /// Makes a snapshot in the repository at `location`, which is made where there is none. A repository in which another line of this deployment
-    /// goes on is refused, unless this one is to take over.
+    /// Makes a snapshot in the repository at `location`, which is made where there is none. A
+    /// repository in which another line of this deployment goes on is refused, unless this one
+    /// is to take over.
     ///
     /// # Errors
     ///
@@ -298,7 +302,8 @@ impl Deployment {
         })
     }
 
-    /// Refuses a manifest beside the control file by which that does not open. One that it was opened by needs no key.
+    /// Refuses a manifest beside the control file by which that does not open. One that it was
+    /// opened by needs no key.
     async fn in_force(&self, frozen: &Frozen) -> Result<(), BackupError> {
         if frozen.is_known {
             return Ok(());

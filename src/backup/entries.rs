@@ -1,7 +1,8 @@
 //! What stands in `snapshots/`: catalogues of snapshots and removals, by their numbers.
 //!
-//! Whoever can write to the repository can put anything there, under any number. So nothing goes by a number alone: an entry counts once its MAC
-//! is proven (`prover`) and its key was not replaced before (`sealing_keys`). What does not count is named, and passed over.
+//! Whoever can write to the repository can put anything there, under any number. So nothing goes by
+//! a number alone: an entry counts once its MAC is proven (`prover`) and its key was not replaced
+//! before (`sealing_keys`). What does not count is named, and passed over.
 
 use super::catalogue::SealedCatalogue;
 use super::limits::is_number;
@@ -64,7 +65,8 @@ impl Repository {
         Ok((numbers, others))
     }
 
-    /// The catalogue of a snapshot, whose MAC is not verified yet, and its SHA-256; `None` when there is none.
+    /// The catalogue of a snapshot, whose MAC is not verified yet, and its SHA-256; `None` when
+    /// there is none.
     ///
     /// # Errors
     ///
@@ -79,7 +81,8 @@ impl Repository {
         })
     }
 
-    /// What stands under a number, whose MAC is not verified yet, and its SHA-256; `None` when there is nothing.
+    /// What stands under a number, whose MAC is not verified yet, and its SHA-256; `None` when
+    /// there is nothing.
     ///
     /// # Errors
     ///
@@ -111,7 +114,8 @@ impl Repository {
         Ok(Some((entry, sha256(&text))))
     }
 
-    /// The newest snapshot that can be read, whose MAC is not verified yet; and what is behind it and cannot.
+    /// The newest snapshot that can be read, whose MAC is not verified yet; and what is behind it
+    /// and cannot.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! Epochs: each server that begins to ship begins one, and whoever shipped before stops at the next pack.
+//! Epochs: each server that begins to ship begins one, and whoever shipped before stops at the next
+//! pack.
 
 use std::collections::BTreeSet;
 
@@ -92,8 +93,8 @@ pub(super) fn epoch_name(epoch: u64) -> String {
 }
 
 impl Repository {
-    /// Begins the next epoch, behind the newest that is proven. Of two servers that do, one gets the number after the other's. `newest` is what
-    /// snapshots go on from.
+    /// Begins the next epoch, behind the newest that is proven. Of two servers that do, one gets
+    /// the number after the other's. `newest` is what snapshots go on from.
     pub(super) async fn begin_epoch(
         &self,
         envelope: &Envelope,
@@ -153,7 +154,8 @@ impl Repository {
             {
                 Created::Done => {
                     let sha256 = sha256(&object);
-                    // Packs that lie there would be in the way: it is left as it is, and the next one is begun.
+                    // Packs that lie there would be in the way: it is left as it is, and the next
+                    // one is begun.
                     if !self.packs(epoch).await?.is_empty() {
                         let why =
                             "it was there before its epoch began, and is not this deployment's";
@@ -182,7 +184,8 @@ impl Repository {
         }
     }
 
-    /// The SHA-256 of an epoch's object, once it is proven; `None` where there is none. `newest` is the newest snapshot.
+    /// The SHA-256 of an epoch's object, once it is proven; `None` where there is none. `newest` is
+    /// the newest snapshot.
     async fn proven_epoch(
         &self,
         prover: &mut Prover<'_>,
@@ -253,8 +256,9 @@ impl Repository {
         }
     }
 
-    /// Whether there is an epoch after this one: `next`, or one behind it where what has that number proves nothing, which is told and passed over.
-    /// Whoever begins an epoch has no key that was `replaced`.
+    /// Whether there is an epoch after this one: `next`, or one behind it where what has that
+    /// number proves nothing, which is told and passed over. Whoever begins an epoch has no key
+    /// that was `replaced`.
     pub(super) async fn is_replaced(
         &self,
         prover: &mut Prover<'_>,
@@ -300,7 +304,8 @@ impl Repository {
         self.numbered("epochs", epoch_name).await
     }
 
-    /// An epoch, whose MAC is not verified yet, and the SHA-256 of its object; `None` when there is none.
+    /// An epoch, whose MAC is not verified yet, and the SHA-256 of its object; `None` when there is
+    /// none.
     pub(super) async fn epoch(
         &self,
         epoch: u64,
@@ -317,7 +322,8 @@ impl Repository {
         Ok(Some((read, sha256(&object))))
     }
 
-    /// The head of a pack, whose MAC is not verified yet; `None` when there is none. With `whole`, its object, too.
+    /// The head of a pack, whose MAC is not verified yet; `None` when there is none. With `whole`,
+    /// its object, too.
     pub(super) async fn pack(
         &self,
         epoch: u64,

@@ -311,8 +311,8 @@ impl BackupError {
         matches!(self, Self::Damaged { .. } | Self::Newer { .. })
     }
 
-    /// Whether an object proves nothing of this deployment: it is damaged, or no key at hand ever opened what it is sealed with. A key provider
-    /// that does not answer is another matter.
+    /// Whether an object proves nothing of this deployment: it is damaged, or no key at hand ever
+    /// opened what it is sealed with. A key provider that does not answer is another matter.
     pub(super) fn proves_nothing(&self) -> bool {
         let is_foreign = |error: &EnvelopeError| {
             let trouble = error.trouble();

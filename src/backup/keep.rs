@@ -19,7 +19,8 @@ pub struct Keep {
     pub weekly: Option<u32>,
     /// The same of months.
     pub monthly: Option<u32>,
-    /// Keep each commit that was shipped within so many seconds before the newest; without it, all.
+    /// Keep each commit that was shipped within so many seconds before the newest; without it,
+    /// all.
     pub commits: Option<u64>,
 }
 
@@ -50,8 +51,9 @@ impl Keep {
         *self == Self::default()
     }
 
-    /// The snapshots that are kept. Those of all tenants, and those of each one alone, are looked at apart; the newest of each is always kept, and
-    /// days, weeks and months are those of UTC.
+    /// The snapshots that are kept. Those of all tenants, and those of each one alone, are looked
+    /// at apart; the newest of each is always kept, and days, weeks and months are those of
+    /// UTC.
     pub(super) fn keeps(&self, snapshots: &[Kept]) -> BTreeSet<u64> {
         let mut apart: BTreeMap<&Option<String>, Vec<&Kept>> = BTreeMap::new();
         for snapshot in snapshots {

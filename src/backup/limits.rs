@@ -1,4 +1,5 @@
-//! How large what lies in a repository may be. Nothing longer is read, and nothing longer is written.
+//! How large what lies in a repository may be. Nothing longer is read, and nothing longer is
+//! written.
 
 use nimbus_manifests::MAX_MANIFEST_BYTES;
 

@@ -35,8 +35,8 @@ pub struct Listed {
 }
 
 impl Repository {
-    /// The snapshots in their order; with `tenant`, those that hold it; and what stands among them and is none. Nothing is proven, and no key is
-    /// needed.
+    /// The snapshots in their order; with `tenant`, those that hold it; and what stands among them
+    /// and is none. Nothing is proven, and no key is needed.
     ///
     /// # Errors
     ///

@@ -109,7 +109,8 @@ impl Location {
         }
     }
 
-    /// Refuses a directory that would be lost with the data, or that would put data and keys into one place.
+    /// Refuses a directory that would be lost with the data, or that would put data and keys into
+    /// one place.
     ///
     /// # Errors
     ///

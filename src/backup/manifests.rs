@@ -11,8 +11,9 @@ use crate::control;
 use crate::envelope::{Copies, Envelope, KeyedFile};
 
 impl Repository {
-    /// The manifest that the snapshot was made with; where it is not there, all others that there are of the file and its data key, the newest
-    /// first. What is no manifest of the two is left out.
+    /// The manifest that the snapshot was made with; where it is not there, all others that there
+    /// are of the file and its data key, the newest first. What is no manifest of the two is
+    /// left out.
     ///
     /// # Errors
     ///
@@ -28,7 +29,8 @@ impl Repository {
         }
     }
 
-    /// The manifests of a file and its data key but for the one that the snapshot was made with, the newest first.
+    /// The manifests of a file and its data key but for the one that the snapshot was made with,
+    /// the newest first.
     async fn other_manifests(&self, file: &StoredFile) -> Result<Vec<SealedManifest>, BackupError> {
         let named = format!("{}/{}", file.manifests(), file.manifest);
         let mut read = Vec::new();
@@ -57,8 +59,9 @@ impl Repository {
         Ok(manifest.filter(|sealed| file.is_manifest(sealed)))
     }
 
-    /// The manifest that is restored beside a file: not one that is older than the control file's `copies`; and, where there is a core, one that
-    /// opens, if any does. `None` where there is no other.
+    /// The manifest that is restored beside a file: not one that is older than the control file's
+    /// `copies`; and, where there is a core, one that opens, if any does. `None` where there is
+    /// no other.
     ///
     /// # Errors
     ///
@@ -104,7 +107,8 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// [`BackupError::Damaged`] when there is no manifest of it, [`BackupError::Envelope`] when none opens.
+    /// [`BackupError::Damaged`] when there is no manifest of it, [`BackupError::Envelope`] when
+    /// none opens.
     pub(super) async fn keyed(
         &self,
         envelope: &Envelope,
@@ -132,7 +136,8 @@ impl Repository {
                 Err(error) => refused = refused.or(Some(error)),
             }
         }
-        // That one may be under a master key that is gone, and have been stored again under the one after it.
+        // That one may be under a master key that is gone, and have been stored again under the one
+        // after it.
         if let Some(error) = refused {
             // It may be under another key by now.
             for manifest in self.other_manifests(file).await? {

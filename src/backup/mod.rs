@@ -1,7 +1,9 @@
-//! Backups: encrypted snapshots of a whole deployment in a repository, which is a directory or an S3 bucket, and their restoration.
+//! Backups: encrypted snapshots of a whole deployment in a repository, which is a directory or an
+//! S3 bucket, and their restoration.
 //!
-//! What lies in a repository is specified in `docs/backup-format.md`. Pages travel as they lie on the disk, encrypted; no page is opened on the
-//! way, and no tenant is opened for a backup. A [`Catalogue`](catalogue::Catalogue) names what belongs to one moment, by its hash, under a MAC
+//! What lies in a repository is specified in `docs/backup-format.md`. Pages travel as they lie on
+//! the disk, encrypted; no page is opened on the way, and no tenant is opened for a backup. A
+//! [`Catalogue`](catalogue::Catalogue) names what belongs to one moment, by its hash, under a MAC
 //! whose key comes from the control file's data key.
 //!
 //! | module | does |

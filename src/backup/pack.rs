@@ -1,7 +1,7 @@
 //! What was committed in an interval, of all files, in one object.
 //!
-//! A pack is [`Sealed`], and its data follow behind the third line. All spans that it names of its own data are counted from there, and named
-//! with their SHA-256.
+//! A pack is [`Sealed`], and its data follow behind the third line. All spans that it names of its
+//! own data are counted from there, and named with their SHA-256.
 //!
 //! Frames of one file:
 //!
@@ -135,7 +135,8 @@ pub struct Segment {
     pub span: Span,
     /// How many.
     pub frames: u32,
-    /// Where commits end: after so many frames of the segment, the pages of the database then, and the time in milliseconds since 1970.
+    /// Where commits end: after so many frames of the segment, the pages of the database then, and
+    /// the time in milliseconds since 1970.
     pub commits: Vec<(u32, u32, i64)>,
 }
 
@@ -301,7 +302,8 @@ impl Pack {
     }
 }
 
-/// Reads the head of a pack, with which `bytes` begin; all that it names of its data is placed in the object.
+/// Reads the head of a pack, with which `bytes` begin; all that it names of its data is placed in
+/// the object.
 ///
 /// # Errors
 ///
@@ -312,7 +314,8 @@ pub(super) fn parse_head(bytes: &[u8]) -> Result<(SealedPack, u64), super::seale
     Ok((read, length as u64))
 }
 
-/// What the spans of a pack name, while it is put together. Room for the head stands before it: nothing is copied once that is known.
+/// What the spans of a pack name, while it is put together. Room for the head stands before it:
+/// nothing is copied once that is known.
 #[derive(Debug)]
 pub(super) struct Data {
     room: usize,
@@ -410,7 +413,8 @@ pub(super) fn frames_bytes(count: u32) -> u64 {
     MAGIC.len() as u64 + 4 + u64::from(count) * (4 + UNIT as u64)
 }
 
-/// The frames of a segment, each with the number of its page. `None` when it is none, or has another length.
+/// The frames of a segment, each with the number of its page. `None` when it is none, or has
+/// another length.
 pub(super) fn frames(segment: &[u8]) -> Option<impl Iterator<Item = (u32, &[u8])>> {
     let rest = segment.strip_prefix(MAGIC)?;
     let (count, rest) = rest.split_first_chunk::<4>()?;

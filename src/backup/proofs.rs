@@ -1,7 +1,9 @@
-//! That backups restore is proven again and again: one tenant after the other is restored into a scratch directory, opened, and checked page by page.
+//! That backups restore is proven again and again: one tenant after the other is restored into a
+//! scratch directory, opened, and checked page by page.
 //!
-//! What was proven, and when, is kept in the repository (`proofs/<number>`), so that whoever lists it sees that; each such object says all that is
-//! known, and the newest counts. It has no MAC: nothing is decided by it but which tenant is next.
+//! What was proven, and when, is kept in the repository (`proofs/<number>`), so that whoever lists
+//! it sees that; each such object says all that is known, and the newest counts. It has no MAC:
+//! nothing is decided by it but which tenant is next.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -45,7 +47,8 @@ pub struct Proof {
 }
 
 impl Repository {
-    /// Restores a tenant, as it was last, into a scratch directory in `TMPDIR`; opens it, proves every page and its structure, and removes it again.
+    /// Restores a tenant, as it was last, into a scratch directory in `TMPDIR`; opens it, proves
+    /// every page and its structure, and removes it again.
     ///
     /// # Errors
     ///

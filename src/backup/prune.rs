@@ -1,5 +1,5 @@
-//! Snapshots that no rule keeps leave the repository, and objects that nothing names with them. How they leave, and why nothing that a snapshot
-//! under way needs goes with them, is `removing`'s.
+//! Snapshots that no rule keeps leave the repository, and objects that nothing names with them. How
+//! they leave, and why nothing that a snapshot under way needs goes with them, is `removing`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,20 +26,24 @@ pub struct Pruned {
     pub kept: Vec<u64>,
     /// The snapshots that are not.
     pub removed: Vec<u64>,
-    /// How many other objects go: what only those snapshots name, and what snapshots that were cut short left.
+    /// How many other objects go: what only those snapshots name, and what snapshots that were cut
+    /// short left.
     pub objects: usize,
     /// Their bytes.
     pub bytes: u64,
     /// How many packs go: those that were committed before the time in which each commit is kept.
     pub packs: usize,
-    /// How many objects the packs that stay were put together from, and that are not needed any more.
+    /// How many objects the packs that stay were put together from, and that are not needed any
+    /// more.
     pub put_together: usize,
-    /// What is not as it was written, and was passed over. Where a snapshot is among it, no pages and no manifests go: it may be put back from a copy.
+    /// What is not as it was written, and was passed over. Where a snapshot is among it, no pages
+    /// and no manifests go: it may be put back from a copy.
     pub damage: Vec<String>,
 }
 
 impl Repository {
-    /// Removes the snapshots that no rule keeps, and what nothing names any more; with `dry_run` it only says what that would be.
+    /// Removes the snapshots that no rule keeps, and what nothing names any more; with `dry_run` it
+    /// only says what that would be.
     ///
     /// # Errors
     ///
@@ -204,7 +208,8 @@ impl Repository {
         Ok((removing, pruned))
     }
 
-    /// Up to which pack of each epoch all are removed, by now or by a removal before; with the hash of that.
+    /// Up to which pack of each epoch all are removed, by now or by a removal before; with the hash
+    /// of that.
     async fn cut(
         &self,
         view: &View,

@@ -1,4 +1,5 @@
-//! A removal: what leaves the repository. How it leaves, and why nothing goes that anybody refers to, is `removing`'s.
+//! A removal: what leaves the repository. How it leaves, and why nothing goes that anybody refers
+//! to, is `removing`'s.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +21,8 @@ pub(super) struct Removal {
     pub(super) repository: Uuid,
     /// When, RFC 3339, UTC.
     pub(super) at: String,
-    /// SHA-256 of the entry before; `None` where it was removed and this is the first that is left.
+    /// SHA-256 of the entry before; `None` where it was removed and this is the first that is
+    /// left.
     pub(super) previous: Option<String>,
     /// As in a catalogue: those of the newest snapshot, whose key seals it.
     #[serde(default)]
@@ -30,7 +32,8 @@ pub(super) struct Removal {
     /// Entries that stay, and behind which one is gone, so that no other names them.
     #[serde(default)]
     pub(super) kept: Vec<Gone>,
-    /// The ids of all files whose keys and pages are removed because their tenants were shredded, by this removal and by those before.
+    /// The ids of all files whose keys and pages are removed because their tenants were shredded,
+    /// by this removal and by those before.
     pub(super) shredded: Vec<String>,
     /// The objects that this removal removes, besides entries.
     pub(super) objects: Vec<String>,
@@ -105,7 +108,8 @@ impl Claims for Removal {
     }
 }
 
-/// Whether an object of this name is ever removed. Never entries, which are named by their numbers, nor what continuous shipping keeps.
+/// Whether an object of this name is ever removed. Never entries, which are named by their numbers,
+/// nor what continuous shipping keeps.
 fn may_go(object: &str) -> bool {
     let mut parts = object.split('/');
     let kind = parts.next().unwrap_or_default();

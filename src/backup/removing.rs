@@ -1,8 +1,11 @@
-//! Objects leave a repository: those of a tenant that is shredded, and of snapshots that are not kept.
+//! Objects leave a repository: those of a tenant that is shredded, and of snapshots that are not
+//! kept.
 //!
-//! Entries of `snapshots/` are created one after the other, each under the next number. A removal takes a number as a snapshot does, and names
-//! what it removes. So one that makes a snapshot learns of each removal that was recorded before its catalogue counts, and a removal of each
-//! snapshot that was committed before it: nothing that a catalogue names is removed, whoever is slow, and no clock decides.
+//! Entries of `snapshots/` are created one after the other, each under the next number. A removal
+//! takes a number as a snapshot does, and names what it removes. So one that makes a snapshot
+//! learns of each removal that was recorded before its catalogue counts, and a removal of each
+//! snapshot that was committed before it: nothing that a catalogue names is removed, whoever is
+//! slow, and no clock decides.
 //!
 //! | step | in the repository after it | a kill here leaves |
 //! | --- | --- | --- |
@@ -45,7 +48,8 @@ pub(super) struct View {
     pub(super) damage: Vec<String>,
     /// Numbers under which something else stands.
     taken: BTreeSet<u64>,
-    /// Whether an entry is gone or damaged that may be put back from a copy, and then needs what nothing else names.
+    /// Whether an entry is gone or damaged that may be put back from a copy, and then needs what
+    /// nothing else names.
     pub(super) may_come_back: bool,
 }
 
@@ -156,7 +160,8 @@ impl Repository {
         free
     }
 
-    /// Names of objects that a removal is removing now, and that so nobody uses; each with the number of that removal.
+    /// Names of objects that a removal is removing now, and that so nobody uses; each with the
+    /// number of that removal.
     pub(super) async fn condemned(
         &self,
         envelope: &Envelope,
@@ -183,7 +188,8 @@ impl Repository {
         Ok(condemned)
     }
 
-    /// Records a removal that goes on from all that `view` has, and removes what it names. `None`: something came in between; look again.
+    /// Records a removal that goes on from all that `view` has, and removes what it names. `None`:
+    /// something came in between; look again.
     pub(super) async fn remove(
         &self,
         envelope: &Envelope,
@@ -378,7 +384,8 @@ pub(super) fn files_of(view: &View, subject: &Subject) -> BTreeSet<String> {
         .collect()
 }
 
-/// How old something must be that nobody refers to, to be nobody's: a snapshot that is being made refers to what it adds at its end.
+/// How old something must be that nobody refers to, to be nobody's: a snapshot that is being made
+/// refers to what it adds at its end.
 pub(super) fn safe_age() -> Duration {
     ::fail::fail_point!("removal::safe-age", |_| Duration::ZERO);
     Duration::from_secs(24 * 3600)

@@ -11,8 +11,9 @@
 //! | `log/<epoch>/<number>` | a pack | after what it names; this is the commit |
 //! | `log/<epoch>/<first>-<last>` | packs that were put together (`bundle`) | by `prune` |
 //!
-//! A kill between two of them leaves objects that no catalogue names: they cost their bytes, and the next snapshot finds and uses those that it
-//! would write again. Of two that take the same number one is first, and the other takes the next.
+//! A kill between two of them leaves objects that no catalogue names: they cost their bytes, and
+//! the next snapshot finds and uses those that it would write again. Of two that take the same
+//! number one is first, and the other takes the next.
 
 use std::str::FromStr as _;
 
@@ -61,7 +62,8 @@ impl Repository {
         Self::begun(store, &beginning)
     }
 
-    /// Opens the repository of the deployment with this control file, or makes it in an empty place.
+    /// Opens the repository of the deployment with this control file, or makes it in an empty
+    /// place.
     ///
     /// # Errors
     ///
@@ -252,7 +254,8 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// [`BackupError::Damaged`] when its MAC is wrong; whatever keeps the manifest from being opened.
+    /// [`BackupError::Damaged`] when its MAC is wrong; whatever keeps the manifest from being
+    /// opened.
     pub(super) async fn prove(
         &self,
         envelope: &Envelope,

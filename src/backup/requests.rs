@@ -57,7 +57,8 @@ impl CreateBackup {
 #[serde(deny_unknown_fields)]
 #[schema(as = RestoreTenant, description = "The flags of `nimbus backup restore --tenant-id`")]
 pub struct RestoreRequest {
-    /// A directory by its path from the root, or s3://bucket/prefix; the repository of --backup-to by default.
+    /// A directory by its path from the root, or s3://bucket/prefix; the repository of --backup-to
+    /// by default.
     #[serde(default, with = "as_text::option")]
     #[schema(value_type = Option<String>)]
     pub from: Option<Location>,
@@ -90,7 +91,8 @@ pub struct RestoreRequest {
 #[serde(deny_unknown_fields)]
 #[schema(as = VerifyBackups, description = "The flags of `nimbus backup verify`")]
 pub struct VerifyRequest {
-    /// A directory by its path from the root, or s3://bucket/prefix; the repository of --backup-to by default.
+    /// A directory by its path from the root, or s3://bucket/prefix; the repository of --backup-to
+    /// by default.
     #[serde(default, with = "as_text::option")]
     #[schema(value_type = Option<String>)]
     pub from: Option<Location>,

@@ -1,5 +1,5 @@
-//! A server that ships prunes the repository that it ships to, now and then: snapshots that no rule keeps go, packs are put together and go after
-//! their time.
+//! A server that ships prunes the repository that it ships to, now and then: snapshots that no rule
+//! keeps go, packs are put together and go after their time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,8 @@ pub struct Retention {
     pub keep: Keep,
     /// How shipping and pruning stand.
     pub report: Arc<Report>,
-    /// What packs say that were looked at, so that each is read once; and how often something had been shipped by then.
+    /// What packs say that were looked at, so that each is read once; and how often something had
+    /// been shipped by then.
     looked: Arc<Mutex<(Shipped, u64)>>,
 }
 
@@ -56,8 +57,9 @@ impl Retention {
     pub async fn step(&self, progress: Progress) -> Duration {
         let (is_shipping, packs) = (self.report.standing().ok, self.report.packs());
         let mut looked = self.looked.lock().await;
-        // Whoever was replaced leaves the repository to who ships. Where nothing was shipped but what the audit log says of the last time, nothing
-        // is asked: an idle server would go on for ever.
+        // Whoever was replaced leaves the repository to who ships. Where nothing was shipped but
+        // what the audit log says of the last time, nothing is asked: an idle server would
+        // go on for ever.
         if !is_shipping || packs - looked.1 <= OWN_PACKS {
             return first_pause();
         }

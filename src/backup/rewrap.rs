@@ -1,6 +1,7 @@
 //! The manifests in a repository move to the current key, so that the key before can be destroyed.
 //!
-//! Manifests of the same data keys stand for each other: a catalogue takes any of them. For each such set:
+//! Manifests of the same data keys stand for each other: a catalogue takes any of them. For each
+//! such set:
 //!
 //! | step | in the repository after it | a kill here leaves |
 //! | --- | --- | --- |
@@ -114,7 +115,8 @@ impl Repository {
         Ok(all)
     }
 
-    /// The manifests of one file and its first data key. Those of a rekey hold a second one, and stand for each other alone.
+    /// The manifests of one file and its first data key. Those of a rekey hold a second one, and
+    /// stand for each other alone.
     async fn move_set(
         &self,
         envelope: &Envelope,

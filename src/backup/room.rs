@@ -1,4 +1,5 @@
-//! How many files are read or written at a time: many small ones, and few large ones, so that what is in memory has a bound.
+//! How many files are read or written at a time: many small ones, and few large ones, so that what
+//! is in memory has a bound.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 

@@ -8,11 +8,11 @@
 //! pages  as they lie in the file                           4096 bytes each, in the order of the index
 //! ```
 //!
-//! A page's version is its SHA-256, and proves it. The SHA-256 of what stands before the pages therefore proves all of the object, and names it:
-//! each byte is hashed once.
+//! A page's version is its SHA-256, and proves it. The SHA-256 of what stands before the pages
+//! therefore proves all of the object, and names it: each byte is hashed once.
 //!
-//! Pages of SQLCipher have a [`Tag`], by which the next snapshot knows a page that did not change without hashing it. It proves nothing: what of it
-//! follows is in decision 0046.
+//! Pages of SQLCipher have a [`Tag`], by which the next snapshot knows a page that did not change
+//! without hashing it. It proves nothing: what of it follows is in decision 0046.
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -170,8 +170,8 @@ pub(super) fn is_run(object: &[u8], count: u32, index_sha256: &str) -> bool {
     })
 }
 
-/// The pages of an object, those that follow one another in the file together, with the number of the first. `None` when it is none, or has
-/// another length.
+/// The pages of an object, those that follow one another in the file together, with the number of
+/// the first. `None` when it is none, or has another length.
 pub(super) fn stretches(object: &[u8]) -> Option<Vec<(u32, &[u8])>> {
     let index = Index::of(object)?;
     let pages = object.get(index.bytes()..)?;

@@ -43,7 +43,8 @@ pub(super) struct Saving<'a> {
     pub(super) condemned: BTreeMap<String, u64>,
     /// Whether every page is read and hashed, whatever is known of it.
     pub(super) read_all: bool,
-    /// The number of the snapshot before: by it some pages are hashed although their tags are known.
+    /// The number of the snapshot before: by it some pages are hashed although their tags are
+    /// known.
     turn: u64,
     room: Room,
 }
@@ -154,8 +155,9 @@ impl<'a> Saving<'a> {
         }
     }
 
-    /// Refuses a manifest that is of another tenant, or none of those that the control file has copies of: now, or at the moment. Where there are no
-    /// copies yet, nothing is known of it. May block for a moment.
+    /// Refuses a manifest that is of another tenant, or none of those that the control file has
+    /// copies of: now, or at the moment. Where there are no copies yet, nothing is known of it.
+    /// May block for a moment.
     fn vouched(&self, tenant: &TenantId, manifest: &SealedManifest) -> io::Result<()> {
         let (subject, found) = (data_dir::subject(tenant), manifest.claims().subject());
         if *found != subject {
@@ -261,7 +263,8 @@ impl<'a> Saving<'a> {
         Ok((bytes, runs))
     }
 
-    /// The pages of a file that the repository has from the snapshot before. Where many of them count no more, none: all are added anew.
+    /// The pages of a file that the repository has from the snapshot before. Where many of them
+    /// count no more, none: all are added anew.
     async fn known(
         &self,
         file_id: &str,
@@ -328,7 +331,8 @@ impl<'a> Saving<'a> {
         Ok(stored)
     }
 
-    /// The audit log, which must end at `head`. Of a part that goes on where the snapshot before ended, only what is new is added.
+    /// The audit log, which must end at `head`. Of a part that goes on where the snapshot before
+    /// ended, only what is new is added.
     pub(super) async fn log(
         &self,
         parts: Vec<LogPart>,

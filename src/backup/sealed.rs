@@ -6,7 +6,8 @@
 //! mac: <control file-id> <dek-id> <base64 of 32 bytes>
 //! ```
 //!
-//! The MAC is HMAC-SHA-256 (RFC 2104) over every byte before its base64, under the archive key of the control file's data key.
+//! The MAC is HMAC-SHA-256 (RFC 2104) over every byte before its base64, under the archive key of
+//! the control file's data key.
 
 use data_encoding::BASE64;
 use hmac::{Hmac, KeyInit as _, Mac as _};

@@ -1,7 +1,7 @@
 //! The data keys of the control file that seal entries, one after the other.
 //!
-//! One that another replaced seals nothing any more: each entry names the keys that sealed before its own, so that somebody who learns of an old
-//! one makes no newer entry with it.
+//! One that another replaced seals nothing any more: each entry names the keys that sealed before
+//! its own, so that somebody who learns of an old one makes no newer entry with it.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,8 @@ pub(super) struct SealingKeys {
 }
 
 impl SealingKeys {
-    /// Goes on with an authentic entry; `false`, and nothing of it counts, where its key was replaced before.
+    /// Goes on with an authentic entry; `false`, and nothing of it counts, where its key was
+    /// replaced before.
     #[must_use]
     pub(super) fn go_on(&mut self, key: &str, before: &[String]) -> bool {
         if self.replaced.contains(key) {

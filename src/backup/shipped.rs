@@ -24,7 +24,8 @@ pub(super) struct Shipped {
     pub(super) damage: Vec<String>,
 }
 
-/// What of a pack decides what stays. A server keeps that of each pack: a quarter of a million in three days.
+/// What of a pack decides what stays. A server keeps that of each pack: a quarter of a million in
+/// three days.
 #[derive(Debug)]
 pub(super) struct Head {
     /// Objects that it names beside itself.
@@ -154,7 +155,8 @@ impl Shipped {
         from
     }
 
-    /// The packs that are to be in one object, with their hashes: of an hour that is over for an hour, and of five minutes.
+    /// The packs that are to be in one object, with their hashes: of an hour that is over for an
+    /// hour, and of five minutes.
     pub(super) fn groups(
         &self,
         log: &BTreeMap<u64, (u64, String)>,

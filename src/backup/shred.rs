@@ -1,7 +1,8 @@
-//! A tenant that is shredded goes from a repository, too: its manifests, so that nothing opens its pages, and then the pages.
+//! A tenant that is shredded goes from a repository, too: its manifests, so that nothing opens its
+//! pages, and then the pages.
 //!
-//! The removal is recorded first (`removing`), so that `verify` tells a shred from damage. Of a versioned bucket every version goes. What an object
-//! lock keeps is told with its date.
+//! The removal is recorded first (`removing`), so that `verify` tells a shred from damage. Of a
+//! versioned bucket every version goes. What an object lock keeps is told with its date.
 
 use std::collections::BTreeSet;
 
@@ -139,7 +140,8 @@ pub async fn shred(
 }
 
 impl Repository {
-    /// The files of `subject` that no catalogue names: a snapshot that was cut short left their manifests.
+    /// The files of `subject` that no catalogue names: a snapshot that was cut short left their
+    /// manifests.
     async fn orphans_of(
         &self,
         subject: &str,

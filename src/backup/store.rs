@@ -1,7 +1,8 @@
 //! The directory or the bucket: objects, each created once and never changed.
 //!
-//! The one protocol is create-if-absent: a hard link in a directory, `If-None-Match: *` on S3. What came of a write whose answer was lost, or
-//! was refused because the object is there, is found out by reading the object back: it holds what was to be written, or something else.
+//! The one protocol is create-if-absent: a hard link in a directory, `If-None-Match: *` on S3. What
+//! came of a write whose answer was lost, or was refused because the object is there, is found out
+//! by reading the object back: it holds what was to be written, or something else.
 
 use std::fmt;
 use std::io;
@@ -81,7 +82,8 @@ impl Store {
         &self.location
     }
 
-    /// The object, whole; `None` when there is none. One that is longer than any of its kind is damage, and not read.
+    /// The object, whole; `None` when there is none. One that is longer than any of its kind is
+    /// damage, and not read.
     pub(super) async fn get(&self, name: &str) -> Result<Option<Bytes>, BackupError> {
         let most = limits::of(name);
         self.fetch(name, GetOptions::default(), most, most).await
@@ -137,7 +139,8 @@ impl Store {
         }
     }
 
-    /// Whether a directory holds a pipe, a device or a socket under that name: to open one can take for ever.
+    /// Whether a directory holds a pipe, a device or a socket under that name: to open one can take
+    /// for ever.
     async fn is_something_else(&self, name: &str) -> bool {
         let Location::Dir(dir) = &self.location else {
             return false;
@@ -147,7 +150,8 @@ impl Store {
         found.is_ok_and(|found| !found.is_file() && !found.is_dir())
     }
 
-    /// Creates an object where there is none, durably. Tried again a few times where the store fails.
+    /// Creates an object where there is none, durably. Tried again a few times where the store
+    /// fails.
     pub(super) async fn create(&self, name: &str, content: Bytes) -> Result<Created, BackupError> {
         let path = self.path(name)?;
         let bytes = content.len() as u64;
@@ -218,7 +222,8 @@ impl Store {
         Ok(aged.collect())
     }
 
-    /// Removes an object, durably; of a versioned bucket, its newest version is hidden. Answers whether it was there, where the store says so.
+    /// Removes an object, durably; of a versioned bucket, its newest version is hidden. Answers
+    /// whether it was there, where the store says so.
     pub(super) async fn remove(&self, name: &str) -> Result<bool, BackupError> {
         let path = self.path(name)?;
         match within(0, self.objects.delete(&path)).await {
@@ -237,7 +242,8 @@ impl Store {
         Ok(true)
     }
 
-    /// Removes all objects whose names begin with `prefix` and a slash, and every version of them. Answers what is kept, and why.
+    /// Removes all objects whose names begin with `prefix` and a slash, and every version of them.
+    /// Answers what is kept, and why.
     pub(super) async fn erase(&self, prefix: &str) -> Result<Vec<String>, BackupError> {
         let Some(versions) = &self.versions else {
             for (name, _) in self.list(prefix).await? {
@@ -409,7 +415,8 @@ async fn answered<T>(
     Ok(within(0, work).await?)
 }
 
-/// How long a request that moves so many bytes may take: whoever waits may hold the WAL of a tenant.
+/// How long a request that moves so many bytes may take: whoever waits may hold the WAL of a
+/// tenant.
 fn patience(bytes: u64) -> Duration {
     ::fail::fail_point!("backup::patience", |seconds| {
         let seconds = seconds.and_then(|seconds| seconds.parse().ok());

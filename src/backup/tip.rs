@@ -1,8 +1,11 @@
-//! What a snapshot goes on from: the newest entry, and by which keys entries are sealed; and its own place behind that.
+//! What a snapshot goes on from: the newest entry, and by which keys entries are sealed; and its
+//! own place behind that.
 //!
-//! Anybody who can write to the repository can put something under any number, and what was made can be removed. So a number says nothing: the
-//! newest entry is the last one that is proven, what is not is named and passed over, and so is its number. A new entry comes after the newest, and
-//! after the last one that this deployment made, which it names as the one before also where that is gone: whoever verifies misses it then.
+//! Anybody who can write to the repository can put something under any number, and what was made
+//! can be removed. So a number says nothing: the newest entry is the last one that is proven, what
+//! is not is named and passed over, and so is its number. A new entry comes after the newest, and
+//! after the last one that this deployment made, which it names as the one before also where that
+//! is gone: whoever verifies misses it then.
 
 use std::sync::Arc;
 
@@ -23,8 +26,9 @@ use crate::control::{ArchiveSealer, ControlError};
 use crate::runtime::blocking;
 
 impl Deployment {
-    /// The newest entry, and the newest snapshot, proven. Refuses a sealer whose key another one replaced in the repository, and a repository in
-    /// which another line of this deployment goes on, unless this one is to `take_over`.
+    /// The newest entry, and the newest snapshot, proven. Refuses a sealer whose key another one
+    /// replaced in the repository, and a repository in which another line of this deployment
+    /// goes on, unless this one is to `take_over`.
     pub(super) async fn newest(
         &self,
         repository: &Repository,
@@ -97,7 +101,8 @@ impl Deployment {
         Ok(newest)
     }
 
-    /// Creates the catalogue under the next number that is free. It learns of each entry that came in between.
+    /// Creates the catalogue under the next number that is free. It learns of each entry that came
+    /// in between.
     pub(super) async fn commit(
         &self,
         repository: &Repository,
@@ -191,7 +196,8 @@ impl Newest {
         true
     }
 
-    /// Refuses to go on from a snapshot of another line: of the deployment that this one was restored from, say.
+    /// Refuses to go on from a snapshot of another line: of the deployment that this one was
+    /// restored from, say.
     fn reject_other_line(
         &self,
         repository: &Repository,
@@ -215,7 +221,8 @@ impl Newest {
         }
     }
 
-    /// What comes next comes after the last entry that this deployment made, too. Says so where that is gone, or another has its number.
+    /// What comes next comes after the last entry that this deployment made, too. Says so where
+    /// that is gone, or another has its number.
     fn goes_after(&mut self, own: Option<Tip>) {
         let Some(own) = own else { return };
         let is_there = self

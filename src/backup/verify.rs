@@ -31,15 +31,18 @@ pub struct Verified {
     pub objects: usize,
     /// Their bytes.
     pub bytes: u64,
-    /// What is not as it was written. Where it is empty, every snapshot that was looked at can be restored, byte for byte.
+    /// What is not as it was written. Where it is empty, every snapshot that was looked at can be
+    /// restored, byte for byte.
     pub damage: Vec<String>,
     /// What could not be proven, because its key is not at hand; which key that is.
     pub unproven: Vec<String>,
     /// What an operator should know besides.
     pub findings: Vec<String>,
-    /// Files that snapshots hold and that nothing opens any more, because their tenants were shredded.
+    /// Files that snapshots hold and that nothing opens any more, because their tenants were
+    /// shredded.
     pub shredded: Vec<String>,
-    /// The snapshot that was restored into a scratch directory and opened there; null where that was not asked for, or did not succeed.
+    /// The snapshot that was restored into a scratch directory and opened there; null where that
+    /// was not asked for, or did not succeed.
     #[schema(required)]
     pub restored: Option<u64>,
     /// How many packs over it.
@@ -310,7 +313,8 @@ impl Repository {
         Ok(())
     }
 
-    /// Restores a snapshot, the newest instant without `number`, into a scratch directory, proves every page, and removes it.
+    /// Restores a snapshot, the newest instant without `number`, into a scratch directory, proves
+    /// every page, and removes it.
     ///
     /// # Errors
     ///

@@ -154,7 +154,8 @@ impl Repository {
         Ok(())
     }
 
-    /// Whether the key that seals an object was replaced by a snapshot that was made while shipping had not come to its place; then it is named.
+    /// Whether the key that seals an object was replaced by a snapshot that was made while shipping
+    /// had not come to its place; then it is named.
     fn check_key<T>(
         &self,
         name: &str,

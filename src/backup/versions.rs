@@ -1,4 +1,5 @@
-//! All versions of objects in a bucket, and their removal for good, by signed requests: `object_store` itself knows the newest version alone.
+//! All versions of objects in a bucket, and their removal for good, by signed requests:
+//! `object_store` itself knows the newest version alone.
 //!
 //! A bucket without versioning answers the same requests, with one version `null` of each object.
 

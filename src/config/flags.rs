@@ -31,8 +31,8 @@ pub struct Persistence {
     #[arg(long, env = "NIMBUS_TENANT_PROVIDER", value_name = "PROVIDER")]
     pub tenant_provider: Option<TenantProviderKind>,
 
-    /// The Postgres database of the tenants: postgres://user:password@host/database. Flags are seen
-    /// by all on this machine: give one with a password in the environment or a file
+    /// The Postgres database of the tenants: postgres://user:password@host/database. Flags are
+    /// seen by all on this machine: give one with a password in the environment or a file
     #[arg(
         long,
         env = "NIMBUS_POSTGRES_URL",
@@ -218,8 +218,8 @@ pub struct Persistence {
     #[arg(long, env = "NIMBUS_BACKUP_VERIFY_EVERY", value_name = "TIME")]
     pub backup_verify_every: Option<Time>,
 
-    /// Bytes that may wait to be shipped, after which shipping begins afresh with a snapshot: 64MiB
-    /// [default: 1GiB]
+    /// Bytes that may wait to be shipped, after which shipping begins afresh with a snapshot:
+    /// 64MiB [default: 1GiB]
     #[arg(long, env = "NIMBUS_BACKUP_MAX_LAG_BYTES", value_name = "BYTES")]
     pub backup_max_lag_bytes: Option<Bytes>,
 

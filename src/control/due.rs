@@ -9,8 +9,8 @@ use super::{Control, ControlError};
 /// What the control file knows of work that is due.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DueIndex {
-    /// When to look at which tenant, in milliseconds since the Unix epoch: not later than its first
-    /// work is due.
+    /// When to look at which tenant, in milliseconds since the Unix epoch: not later than its
+    /// first work is due.
     pub entries: Vec<(TenantId, i64)>,
     /// What the clock said when an entry was written last.
     pub clock_ms: Option<i64>,

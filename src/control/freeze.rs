@@ -140,7 +140,8 @@ pub(crate) struct HeldControl<'a> {
 }
 
 impl HeldControl<'_> {
-    /// Reads it, which is at `path`, and has `open_log` open the audit log in its directory. Blocks.
+    /// Reads it, which is at `path`, and has `open_log` open the audit log in its directory.
+    /// Blocks.
     ///
     /// # Errors
     ///

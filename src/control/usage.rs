@@ -66,8 +66,8 @@ pub struct Sighting {
 pub struct UsageReport {
     /// The newest first.
     pub months: Vec<MonthUsage>,
-    /// Requests since the server's start whose identity found no place in the queue. It counts with
-    /// the identity's next request.
+    /// Requests since the server's start whose identity found no place in the queue. It counts
+    /// with the identity's next request.
     pub not_counted: u64,
 }
 

@@ -11,8 +11,8 @@ pub struct Document {
     pub id: DocumentId,
     /// When it was inserted (`_creationTime`), in milliseconds since the Unix epoch.
     pub created_ms: i64,
-    /// When it was last changed (`_updateTime`), in milliseconds since the Unix epoch; never before
-    /// `created_ms`.
+    /// When it was last changed (`_updateTime`), in milliseconds since the Unix epoch; never
+    /// before `created_ms`.
     pub updated_ms: i64,
     /// The number of the write that wrote it last (`_version`), as the journal counts.
     pub version: i64,

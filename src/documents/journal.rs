@@ -29,8 +29,8 @@ pub enum Change {
 /// says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct JournalRecord {
-    /// Its number: the writes of a tenant are numbered from 1, without a gap, in the order in which
-    /// they were applied.
+    /// Its number: the writes of a tenant are numbered from 1, without a gap, in the order in
+    /// which they were applied.
     pub sequence: i64,
     /// What it did.
     #[serde(rename = "type")]
@@ -52,7 +52,8 @@ pub struct JournalPage {
     pub records: Vec<JournalRecord>,
     /// The number of the last write.
     pub latest: i64,
-    /// Every record after this number is still there. Who read up to a lower one has missed writes.
+    /// Every record after this number is still there. Who read up to a lower one has missed
+    /// writes.
     pub floor: i64,
     /// Whether there are records after the last of these.
     pub has_more: bool,

@@ -1,11 +1,11 @@
 //! Manifests that are rows of a database, and no files: of tenants whose documents are sealed there
 //! (`docs/sealed-format.md`).
 //!
-//! A row and its tenant come to be in one transaction, so a manifest is `ready` from the first: there
-//! is no file that could be half made. Whoever owns the rows replaces one only where it still has what
-//! was read ([`ManifestRows::replace`]): of two servers that wrap a data key anew at once, one does.
-//! There is no copy in the control file: several servers have one row, and each a control file of its
-//! own.
+//! A row and its tenant come to be in one transaction, so a manifest is `ready` from the first:
+//! there is no file that could be half made. Whoever owns the rows replaces one only where it still
+//! has what was read ([`ManifestRows::replace`]): of two servers that wrap a data key anew at once,
+//! one does. There is no copy in the control file: several servers have one row, and each a control
+//! file of its own.
 
 use std::error::Error as StdError;
 use std::fmt::Debug;
@@ -129,8 +129,9 @@ impl Envelope {
         Ok(store())
     }
 
-    /// Unwraps and verifies the manifest of a row. That it was opened is not recorded, and whether the
-    /// tenant is locked is not looked at: the database says that, for any server may end a lock.
+    /// Unwraps and verifies the manifest of a row. That it was opened is not recorded, and whether
+    /// the tenant is locked is not looked at: the database says that, for any server may end a
+    /// lock.
     ///
     /// # Errors
     ///

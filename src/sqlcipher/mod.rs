@@ -1,10 +1,10 @@
 //! The one place that opens a SQLCipher or plain SQLite connection.
 //!
-//! A connection is made from a [`Prepared`](crate::envelope::Prepared) value of the core, which proves that the manifest was
-//! read, authenticated and unwrapped (or that encryption is off); no function takes key bytes and a
-//! path. Every connection has WAL, `synchronous=FULL`, temporary files that are encrypted and have
-//! no name (`temporary`), foreign keys, and no automatic checkpoint: when to checkpoint is the
-//! store's decision.
+//! A connection is made from a [`Prepared`](crate::envelope::Prepared) value of the core, which
+//! proves that the manifest was read, authenticated and unwrapped (or that encryption is off); no
+//! function takes key bytes and a path. Every connection has WAL, `synchronous=FULL`, temporary
+//! files that are encrypted and have no name (`temporary`), foreign keys, and no automatic
+//! checkpoint: when to checkpoint is the store's decision.
 
 mod adopt;
 mod arrive;

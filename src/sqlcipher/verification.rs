@@ -122,8 +122,8 @@ impl Database {
         self.verify_once(&connection, None)
     }
 
-    /// The same through `connection`, which reads what lies on the disk. `progress` is asked now and
-    /// then whether to go on.
+    /// The same through `connection`, which reads what lies on the disk. `progress` is asked now
+    /// and then whether to go on.
     pub(super) fn verify_once(
         &self,
         connection: &Connection,
@@ -160,8 +160,8 @@ impl Database {
         }
     }
 
-    /// Whether the pages authenticate that SQLite's check does not read: the leaves of the free list,
-    /// which hang on its trunks (<https://www.sqlite.org/fileformat.html#the_freelist>) and are sound
+    /// Whether the pages authenticate that SQLite's check does not read: the leaves of the free
+    /// list, which hang on its trunks (<https://www.sqlite.org/fileformat.html#the_freelist>) and are sound
     /// by that check, and what stands behind the end.
     fn others_authenticate(
         &self,

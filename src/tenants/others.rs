@@ -1,5 +1,5 @@
-//! Tenants that several servers share: what a backend knows of what others do. What the core makes of
-//! it is in `following.rs`.
+//! Tenants that several servers share: what a backend knows of what others do. What the core makes
+//! of it is in `following.rs`.
 
 use std::fmt::Debug;
 use std::sync::Weak;

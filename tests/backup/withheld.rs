@@ -1,5 +1,5 @@
-//! The newest snapshot is under a key that is not at hand: it may be a newer one, or somebody put it
-//! there. Nothing skips it in silence, and each refusal says how to go on.
+//! The newest snapshot is under a key that is not at hand: it may be a newer one, or somebody put
+//! it there. Nothing skips it in silence, and each refusal says how to go on.
 
 use std::fs;
 
@@ -46,7 +46,8 @@ fn flag_in(refused: &Ran) -> Vec<String> {
     flag.split(' ').map(str::to_owned).collect()
 }
 
-/// Runs what a refused restoration says, and asserts that it restores and names what it passes over.
+/// Runs what a refused restoration says, and asserts that it restores and names what it passes
+/// over.
 fn goes_on(machine: &Machine, data: &str, arguments: &[&str], expected: &str) {
     let refused = restore(machine, data, arguments);
     let named = [WITHHELD, "may be the newest", "no configured key opens"];

@@ -204,3 +204,33 @@ fn anchors(text: &str) -> BTreeSet<String> {
         })
         .collect()
 }
+
+/// rustfmt wraps comments in its nightly version only: `cargo +nightly fmt -- --config
+/// wrap_comments=true,comment_width=100`, and then `cargo fmt`. Rows of tables, drawings and what
+/// stands between ``` cannot wrap.
+#[test]
+fn comments_of_the_source_are_within_a_hundred_columns() {
+    let places = FOLDERS.into_iter().chain(["sealing/"]);
+    let sources: Vec<_> = places
+        .flat_map(|folder| files(&root().join(folder), "rs"))
+        .filter(|path| !path.components().any(|part| part.as_os_str() == "target"))
+        .collect();
+    assert!(sources.len() > 300, "{sources:?}");
+    let mut wide = Vec::new();
+    for path in sources {
+        let mut is_block = false;
+        for (number, line) in (1..).zip(read(&path).lines()) {
+            let Some(comment) = line.trim_start().strip_prefix("//") else {
+                is_block = false;
+                continue;
+            };
+            let text = comment.trim_start_matches(['/', '!', ' ']);
+            is_block ^= text.starts_with("```");
+            let wraps = !is_block && !text.starts_with('|') && !text.contains("://");
+            if wraps && line.chars().count() > 100 {
+                wide.push(format!("{}:{number}", path.display()));
+            }
+        }
+    }
+    assert!(wide.is_empty(), "{}", wide.join("\n"));
+}

@@ -1,6 +1,6 @@
-//! The hunt reaches into the database that tenants are in: its data directory after a kill, with its
-//! WAL or binary log, and a dump. Sealed, nothing of a document is there; not sealed, the same search
-//! finds it in each of these places.
+//! The hunt reaches into the database that tenants are in: its data directory after a kill, with
+//! its WAL or binary log, and a dump. Sealed, nothing of a document is there; not sealed, the same
+//! search finds it in each of these places.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Sealed tenants over the wire: keys that come and go, a rotation, a deletion for good, and a reader
-//! that has no code of ours.
+//! Sealed tenants over the wire: keys that come and go, a rotation, a deletion for good, and a
+//! reader that has no code of ours.
 
 use std::fs;
 use std::io::Write as _;

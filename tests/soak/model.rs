@@ -8,7 +8,8 @@ pub(crate) struct Document {
     /// The id that the server gave it; none as long as nobody was told.
     pub(crate) id: Option<String>,
     pub(crate) version: u64,
-    /// The number of the write that the server says wrote it last; none as long as nobody was told.
+    /// The number of the write that the server says wrote it last; none as long as nobody was
+    /// told.
     pub(crate) written: Option<u64>,
 }
 

@@ -28,7 +28,8 @@ impl Dirs {
         }
     }
 
-    /// Makes, locks and marks them, all with one mark. What an unfinished restoration left is removed where that mark stands, and nowhere else.
+    /// Makes, locks and marks them, all with one mark. What an unfinished restoration left is
+    /// removed where that mark stands, and nowhere else.
     pub(super) fn prepare(&self) -> Result<Vec<DataDirLock>, BackupError> {
         for dir in self.each() {
             DirBuilder::new()
@@ -82,7 +83,8 @@ impl Dirs {
         self.flush()
     }
 
-    /// That of the tenants goes first: once it is gone the deployment counts, and a mark that is left beside the control file means nothing.
+    /// That of the tenants goes first: once it is gone the deployment counts, and a mark that is
+    /// left beside the control file means nothing.
     pub(super) fn unmark(&self) -> Result<(), BackupError> {
         for dir in self.each() {
             let mark = dir.join(RESTORING);

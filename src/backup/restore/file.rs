@@ -24,7 +24,8 @@ use crate::sqlcipher::UNIT;
 pub(in crate::backup) type Tell<'a> = &'a (dyn Fn(u64) -> Result<(), BackupError> + Sync);
 
 impl Repository {
-    /// Writes a protected file to `path`, where nothing is, and its manifest beside it. Both are flushed; their directory is not.
+    /// Writes a protected file to `path`, where nothing is, and its manifest beside it. Both are
+    /// flushed; their directory is not.
     pub(super) async fn restore_file(
         &self,
         envelope: Option<&Envelope>,
@@ -92,8 +93,8 @@ impl Repository {
 }
 
 impl Repository {
-    /// Writes what was committed to a file since its pages were stored, in order. A page by which it grew and that was never written is all
-    /// zeros, as in the file that SQLite leaves.
+    /// Writes what was committed to a file since its pages were stored, in order. A page by which
+    /// it grew and that was never written is all zeros, as in the file that SQLite leaves.
     async fn restore_frames(
         &self,
         over: &FramesOver,
@@ -138,7 +139,8 @@ impl Target {
         })
     }
 
-    /// Writes the pages of an object, but for those behind the end; which they are, or `None` when it holds none.
+    /// Writes the pages of an object, but for those behind the end; which they are, or `None` when
+    /// it holds none.
     fn write(&self, object: &[u8]) -> io::Result<Option<Vec<u32>>> {
         let Some(stretches) = stretches(object) else {
             return Ok(None);

@@ -4,7 +4,8 @@ use crate::audit::Line;
 use crate::backup::catalogue::StoredPart;
 use crate::backup::{BackupError, Repository, sha256};
 
-/// What the newest log tells of the time after the snapshot, and that the restored control file does not know.
+/// What the newest log tells of the time after the snapshot, and that the restored control file
+/// does not know.
 pub(super) async fn later(
     repository: &Repository,
     at: &[StoredPart],

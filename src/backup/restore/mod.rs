@@ -7,8 +7,8 @@
 //! | 3. the older control file brought up to the newest audit log; `restore` recorded; a line begun | the same | the same |
 //! | 4. the mark removed | the deployment | the deployment |
 //!
-//! A tenant that is damaged is left out and named: the control file knows it, so the deployment misses it until it is restored from another snapshot,
-//! or deleted.
+//! A tenant that is damaged is left out and named: the control file knows it, so the deployment
+//! misses it until it is restored from another snapshot, or deleted.
 //!
 //! Whoever takes a data directory refuses one with the mark; a restoration into it begins afresh.
 //!
@@ -76,7 +76,8 @@ pub struct Restore {
     pub at_ms: Option<i64>,
     /// How much is proven.
     pub proof: Proof,
-    /// Whether what happened after the snapshot is left as it was then: keys revoked since count again, for one.
+    /// Whether what happened after the snapshot is left as it was then: keys revoked since count
+    /// again, for one.
     pub as_it_was: bool,
 }
 
@@ -101,7 +102,8 @@ pub struct Plan {
     pub read_bytes: u64,
     /// Tenants that the snapshot could not hold, with the reason.
     pub missing: Vec<String>,
-    /// Tenants whose manifests are not in the repository (any more): they were shredded, or the repository is damaged.
+    /// Tenants whose manifests are not in the repository (any more): they were shredded, or the
+    /// repository is damaged.
     pub without_keys: Vec<String>,
     /// What happened after the snapshot, by the newest audit log of the repository.
     pub later: Vec<String>,
@@ -152,7 +154,8 @@ pub struct Chosen {
 }
 
 impl Chosen {
-    /// Restores into directories that are new or empty. What there is of it after an error is removed, or stays marked.
+    /// Restores into directories that are new or empty. What there is of it after an error is
+    /// removed, or stays marked.
     ///
     /// # Errors
     ///

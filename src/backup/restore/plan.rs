@@ -11,7 +11,8 @@ use crate::backup::timeline::Found;
 use crate::backup::{BackupError, Repository};
 use crate::envelope::Envelope;
 
-/// The newest audit log of the repository: of its last snapshot, or of the packs that go on from the last one of all.
+/// The newest audit log of the repository: of its last snapshot, or of the packs that go on from
+/// the last one of all.
 async fn newest_log(
     repository: &Repository,
     prover: Option<&Envelope>,
@@ -54,8 +55,9 @@ async fn newest_log(
 }
 
 impl Repository {
-    /// What belongs to an instant, what was found of the entries behind it, and those among them that were taken for what they are not and passed
-    /// over: somebody put them there with a key that was replaced, or in the place of another.
+    /// What belongs to an instant, what was found of the entries behind it, and those among them
+    /// that were taken for what they are not and passed over: somebody put them there with a
+    /// key that was replaced, or in the place of another.
     pub(in crate::backup) async fn proven_instant(
         &self,
         prover: Option<&Envelope>,

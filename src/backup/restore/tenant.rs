@@ -1,4 +1,5 @@
-//! One tenant of a snapshot becomes a tenant again, beside those that are there, while they are served.
+//! One tenant of a snapshot becomes a tenant again, beside those that are there, while they are
+//! served.
 //!
 //! | step | on disk after it | a kill here leaves |
 //! | --- | --- | --- |
@@ -6,11 +7,13 @@
 //! | 2. adopted: a copy under a fresh key, proven and published as a creation is (`sqlcipher::adopt`) | the same, then the tenant | no tenant, or the whole tenant |
 //! | 3. the temporary file removed; `restore` recorded | the tenant | the tenant; the audit log has the beginning of the restoration, and the creation |
 //!
-//! A tenant whose database is gone keeps its name from nobody who restores it: before step 2 the copy is proven, and what is known of the lost one
-//! deleted. A kill in between leaves no tenant; the audit log has the deletion, and the beginning of the restoration.
+//! A tenant whose database is gone keeps its name from nobody who restores it: before step 2 the
+//! copy is proven, and what is known of the lost one deleted. A kill in between leaves no tenant;
+//! the audit log has the deletion, and the beginning of the restoration.
 //!
-//! What the repository holds of the tenant opens by its old data key, which is in manifests elsewhere. So the restored tenant has another one, and
-//! another file id: its later snapshots are another line of time.
+//! What the repository holds of the tenant opens by its old data key, which is in manifests
+//! elsewhere. So the restored tenant has another one, and another file id: its later snapshots are
+//! another line of time.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -165,7 +168,8 @@ impl RestoreTenant {
         Ok(restored)
     }
 
-    /// What is restored, and what was found of the entries behind it. What somebody put there is passed over, unless it was named.
+    /// What is restored, and what was found of the entries behind it. What somebody put there is
+    /// passed over, unless it was named.
     async fn choose(
         &self,
         repository: &Repository,
@@ -200,7 +204,8 @@ impl RestoreTenant {
         }
     }
 
-    /// What the deployment's own audit log tells of the tenant after the moment `taken`. One that was shredded is refused.
+    /// What the deployment's own audit log tells of the tenant after the moment `taken`. One that
+    /// was shredded is refused.
     async fn later(&self, beside: &Beside, taken: &str) -> Result<Vec<String>, BackupError> {
         let (dir, since) = (beside.control_dir.clone(), taken.parse().ok());
         let lines = blocking(move || audit::lines(&dir, since)).await;
@@ -226,8 +231,9 @@ impl RestoreTenant {
 }
 
 impl Repository {
-    /// A snapshot or an instant, proven, and a tenant in it; of the newest instant and of the newest snapshot that hold it, the later. What is none,
-    /// and what is in `passed`, is passed over, unless it was named; what may be newer is told (`withheld`).
+    /// A snapshot or an instant, proven, and a tenant in it; of the newest instant and of the
+    /// newest snapshot that hold it, the later. What is none, and what is in `passed`, is
+    /// passed over, unless it was named; what may be newer is told (`withheld`).
     ///
     /// # Errors
     ///

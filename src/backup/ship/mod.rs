@@ -1,4 +1,5 @@
-//! Continuous shipping: what is committed goes into the repository every interval, in one order over all tenants.
+//! Continuous shipping: what is committed goes into the repository every interval, in one order
+//! over all tenants.
 //!
 //! | step | in the repository after it | a kill here, and the next start |
 //! | --- | --- | --- |
@@ -7,10 +8,11 @@
 //! | 3. manifests and bases that a pack names | objects that nothing names | the same; what they held is in its snapshot |
 //! | 4. `log/<epoch>/<number>` created | every instant up to the pack's | the same |
 //!
-//! Nothing of this is remembered on the disk of the server. What was committed after the last pack is in the next epoch's snapshot, and
-//! what happened in between cannot be told apart.
+//! Nothing of this is remembered on the disk of the server. What was committed after the last pack
+//! is in the next epoch's snapshot, and what happened in between cannot be told apart.
 //!
-//! Whoever begins an epoch replaces the one before it: after each pack its server looks for a later epoch, and stops when there is one.
+//! Whoever begins an epoch replaces the one before it: after each pack its server looks for a later
+//! epoch, and stops when there is one.
 
 mod kept;
 mod named;
@@ -65,7 +67,8 @@ struct Context {
 }
 
 impl Shipper {
-    /// Ships what `deployment` commits from now on. `None` where its tenants are not files of Nimbus.
+    /// Ships what `deployment` commits from now on. `None` where its tenants are not files of
+    /// Nimbus.
     pub fn start(shipping: Shipping, deployment: Deployment, report: Arc<Report>) -> Option<Self> {
         let log = Arc::clone(deployment.tenants.instants()?.log());
         let (stop, stopped) = watch::channel(false);

@@ -177,8 +177,8 @@ impl Session {
         }
     }
 
-    /// Something else stands where a pack is to be: that of a server which ships in the same epoch, or what proves nothing. Then shipping goes on
-    /// behind that, from a snapshot.
+    /// Something else stands where a pack is to be: that of a server which ships in the same epoch,
+    /// or what proves nothing. Then shipping goes on behind that, from a snapshot.
     async fn in_the_way(&mut self, sealer: &ArchiveSealer) -> BackupError {
         let name = Pack::name(self.epoch, self.number);
         let envelope = self.context.deployment.envelope.clone();
@@ -205,7 +205,8 @@ impl Session {
         BackupError::GivenUp(format!("{}; it was put there: move it away", said(&error)))
     }
 
-    /// Stores something that the next packs name, or a pack: again and again until it is there, or the server ends.
+    /// Stores something that the next packs name, or a pack: again and again until it is there, or
+    /// the server ends.
     pub(super) async fn insist<T>(
         &mut self,
         mut work: impl FnMut(Repository) -> BoxFuture<'static, Result<T, BackupError>> + Send,
@@ -234,7 +235,8 @@ impl Session {
     }
 }
 
-/// Frames by their files, each copied once on its way into a pack. Blocks: what hashes tens of MiB keeps no request waiting.
+/// Frames by their files, each copied once on its way into a pack. Blocks: what hashes tens of MiB
+/// keeps no request waiting.
 fn segments_of(all: &[Frames]) -> (Vec<Segment>, Data) {
     let mut files: BTreeMap<(&TenantId, u32), Vec<Frame<'_>>> = BTreeMap::new();
     for one in all {
@@ -304,7 +306,8 @@ pub(super) fn unreadable(error: &nimbus_manifests::ParseError) -> BackupError {
 
 /// Frames of a pack, about: 24 MiB.
 const PACK_BYTES: u64 = 24 << 20;
-/// About as long a head is, with what it says of each file, and of each commit; one that is longer costs a copy.
+/// About as long a head is, with what it says of each file, and of each commit; one that is longer
+/// costs a copy.
 const HEAD: usize = 16 << 10;
 const HEAD_OF_FILE: usize = 384;
 const HEAD_OF_COMMIT: usize = 32;

@@ -29,7 +29,8 @@ pub(super) struct Session {
     pub(super) context: Context,
     pub(super) repository: Repository,
     pub(super) epoch: u64,
-    /// Whoever replaces this server begins this one, or one behind it where that number is taken by what is none.
+    /// Whoever replaces this server begins this one, or one behind it where that number is taken
+    /// by what is none.
     pub(super) next_epoch: u64,
     pub(super) floor_ms: i64,
     /// Data keys of the control file that seal nothing any more.
@@ -44,7 +45,8 @@ pub(super) struct Session {
     /// The snapshot from which the next pack goes on, where it does not go on from a pack.
     pub(super) anchor: Option<u64>,
     pub(super) kept: Option<Kept>,
-    /// How often the control file had changed, at least, when it was shipped; and whether its manifest is to be shipped again.
+    /// How often the control file had changed, at least, when it was shipped; and whether its
+    /// manifest is to be shipped again.
     pub(super) changes: u64,
     pub(super) again: bool,
     /// What is in the next pack.
@@ -203,7 +205,8 @@ impl Session {
         self.context.record(said).await
     }
 
-    /// Packs are sealed with this from now on; nothing is sealed any more with another key that was before.
+    /// Packs are sealed with this from now on; nothing is sealed any more with another key that was
+    /// before.
     fn seals_with(&mut self, sealer: ArchiveSealer) {
         let before = self.sealer.take().map(|before| before.dek_id);
         let before = before.filter(|before| *before != sealer.dek_id);
@@ -313,8 +316,9 @@ impl Session {
         Ok(())
     }
 
-    /// An instant of all tenants, the control file and the audit log. Commits wait until the control file is held, and not until it is read. Where
-    /// somebody has that for long (the key provider does not answer, say), it is left for a later instant.
+    /// An instant of all tenants, the control file and the audit log. Commits wait until the
+    /// control file is held, and not until it is read. Where somebody has that for long (the
+    /// key provider does not answer, say), it is left for a later instant.
     async fn instant(&self) -> Result<(Boundary, Option<Frozen>), Failed> {
         let deployment = &self.context.deployment;
         let instants = deployment.tenants.instants().ok_or(BackupError::NoFiles)?;
@@ -339,8 +343,9 @@ impl Session {
         taken.await
     }
 
-    /// Makes a further snapshot once many packs go on from the last one, or it is sealed under a data key of the control file that was replaced
-    /// and that no rotation of the master key wraps again. Shipping goes on meanwhile.
+    /// Makes a further snapshot once many packs go on from the last one, or it is sealed under a
+    /// data key of the control file that was replaced and that no rotation of the master key
+    /// wraps again. Shipping goes on meanwhile.
     async fn go_further(&mut self) {
         if let Some(further) = self.further.take_if(|further| further.is_finished()) {
             match further.await {

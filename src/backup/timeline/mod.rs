@@ -1,10 +1,14 @@
 //! Which instants can be restored, and what belongs to one.
 //!
-//! An instant is that of a snapshot, or lies between a snapshot that was made while its server shipped and the end of the packs that go on
-//! from it. What belongs to it is a [catalogue](super::catalogue::Catalogue) again: that of the snapshot, with what the packs say up to the instant.
+//! An instant is that of a snapshot, or lies between a snapshot that was made while its server
+//! shipped and the end of the packs that go on from it. What belongs to it is a
+//! [catalogue](super::catalogue::Catalogue) again: that of the snapshot, with what the packs say up
+//! to the instant.
 //!
-//! - Commits count by their times. As each beginning of the log is an instant of all tenants, so is what was committed up to a time.
-//! - The control file and the audit log, and that a tenant is gone, count from the end of the pack that says so.
+//! - Commits count by their times. As each beginning of the log is an instant of all tenants, so is
+//!   what was committed up to a time.
+//! - The control file and the audit log, and that a tenant is gone, count from the end of the pack
+//!   that says so.
 
 mod state;
 mod tenant;
@@ -116,9 +120,10 @@ impl Repository {
         Ok((first, None))
     }
 
-    /// What belongs to the instant `at_ms`, or to the newest one. What does not prove to be a snapshot is passed over, and so are those in `passed`.
-    /// What is under a key that is not at hand may be a snapshot: where packs lead to the instant from another one, nothing of it is in that; of the
-    /// newest instant it is told (`withheld`).
+    /// What belongs to the instant `at_ms`, or to the newest one. What does not prove to be a
+    /// snapshot is passed over, and so are those in `passed`. What is under a key that is not
+    /// at hand may be a snapshot: where packs lead to the instant from another one, nothing of it
+    /// is in that; of the newest instant it is told (`withheld`).
     ///
     /// # Errors
     ///
@@ -193,7 +198,8 @@ impl Repository {
         Err(BackupError::NoSnapshot(self.none(at_ms).await?))
     }
 
-    /// That an entry may be the newest, and is under a key that is not at hand; and with which flag the newest is restored that proves.
+    /// That an entry may be the newest, and is under a key that is not at hand; and with which flag
+    /// the newest is restored that proves.
     pub(super) fn withheld(
         &self,
         number: u64,

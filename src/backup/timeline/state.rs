@@ -20,7 +20,8 @@ use crate::sqlcipher::UNIT;
 /// What belongs to an instant.
 #[derive(Debug)]
 pub struct Found {
-    /// As a snapshot of that instant would have it; its number is that of the snapshot from which the packs go on.
+    /// As a snapshot of that instant would have it; its number is that of the snapshot from which
+    /// the packs go on.
     pub catalogue: Catalogue,
     /// How many packs lead to it; 0 for the instant of a snapshot.
     pub packs: u64,
@@ -148,7 +149,8 @@ impl<'a> State<'a> {
         Ok(read)
     }
 
-    /// What stands in the place of the next pack is none. Somebody may have put it there: unless a pack goes on from it, nothing is missing.
+    /// What stands in the place of the next pack is none. Somebody may have put it there: unless a
+    /// pack goes on from it, nothing is missing.
     async fn stop(
         &mut self,
         prover: &mut Prover<'_>,
@@ -240,7 +242,8 @@ impl<'a> State<'a> {
             .drain(..)
             .map(|part| (part.name.clone(), part))
             .collect();
-        // The first pack may have begun before the snapshot, which then has a part of what it adds, and may have its new names.
+        // The first pack may have begun before the snapshot, which then has a part of what it adds,
+        // and may have its new names.
         let renames = |part: &&PackedPart| part.of.as_ref().is_some_and(|of| *of != part.name);
         let mut renamed = log.changed.iter().filter(renames);
         let had_new_names = self.packs == 0
@@ -436,8 +439,8 @@ impl<'a> State<'a> {
         Some(file)
     }
 
-    /// The frames of a file that were committed by `at_ms`, and the pages of the database then. They count where some were committed since
-    /// `since_ms`: those before change nothing.
+    /// The frames of a file that were committed by `at_ms`, and the pages of the database then.
+    /// They count where some were committed since `since_ms`: those before change nothing.
     fn over(
         &self,
         subject: &str,

@@ -19,7 +19,8 @@ pub enum Granularity {
     Snapshot,
 }
 
-/// Instants of a tenant that can be restored. A tenant that was deleted and made again under its name has ranges of two files.
+/// Instants of a tenant that can be restored. A tenant that was deleted and made again under its
+/// name has ranges of two files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TenantRange {
     /// The id of its file.
@@ -43,8 +44,8 @@ pub struct TenantRange {
 }
 
 impl Repository {
-    /// The ranges of a tenant, in the order in which they begin; `snapshots` are those that hold it. Nothing is proven, and no key is needed. Reads
-    /// the heads of all packs.
+    /// The ranges of a tenant, in the order in which they begin; `snapshots` are those that hold
+    /// it. Nothing is proven, and no key is needed. Reads the heads of all packs.
     ///
     /// # Errors
     ///
@@ -92,7 +93,8 @@ impl Repository {
     }
 }
 
-/// The snapshots that lie in no range of commits, those of one file that follow each other together.
+/// The snapshots that lie in no range of commits, those of one file that follow each other
+/// together.
 fn apart(tenant: &TenantId, snapshots: &[Listed], commits: &[TenantRange]) -> Vec<TenantRange> {
     let mut ranges: Vec<TenantRange> = Vec::new();
     let mut follows = false;

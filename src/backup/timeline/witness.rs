@@ -1,7 +1,9 @@
-//! Whether packs were exchanged by somebody who has a data key of the control file that was replaced.
+//! Whether packs were exchanged by somebody who has a data key of the control file that was
+//! replaced.
 //!
-//! A pack names the one before by the SHA-256 of all of it, and an epoch the last pack before it. So the first of them that is sealed with another
-//! key vouches for all before. To look costs whole packs: it is done only where packs were read under a key that the newest snapshot is not under.
+//! A pack names the one before by the SHA-256 of all of it, and an epoch the last pack before it.
+//! So the first of them that is sealed with another key vouches for all before. To look costs whole
+//! packs: it is done only where packs were read under a key that the newest snapshot is not under.
 
 use std::collections::BTreeMap;
 
@@ -34,8 +36,8 @@ enum Next {
 }
 
 impl Repository {
-    /// Refuses packs of which what comes after them says that they were others. Answers what nothing vouches for. `newest` is the key of the newest
-    /// snapshot.
+    /// Refuses packs of which what comes after them says that they were others. Answers what
+    /// nothing vouches for. `newest` is the key of the newest snapshot.
     pub(in crate::backup) async fn check_exchanged(
         &self,
         envelope: &Envelope,
@@ -115,7 +117,8 @@ impl Repository {
         })
     }
 
-    /// Goes on with the packs of an epoch; whether one behind those that were read is sealed with another key.
+    /// Goes on with the packs of an epoch; whether one behind those that were read is sealed with
+    /// another key.
     async fn walk(
         &self,
         prover: &mut Prover<'_>,

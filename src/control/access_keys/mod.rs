@@ -219,7 +219,8 @@ impl Control {
         Ok((key, info))
     }
 
-    /// Takes over the keys of a tenant that comes from elsewhere, and notes that it may have work due.
+    /// Takes over the keys of a tenant that comes from elsewhere, and notes that it may have work
+    /// due.
     pub(crate) fn admit(
         &self,
         tenant: &TenantId,

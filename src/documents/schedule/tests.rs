@@ -312,8 +312,8 @@ fn the_rarest_day_is_found() {
 
 /// Expression, zone, after, and the times that follow.
 const CLOCK_CHANGES: &[(&str, &str, &str, &[&str])] = &[
-    // Berlin goes forward on 2027-03-28 at 01:00 UTC, from 02:00 to 03:00: what is skipped fires at
-    // the first moment after.
+    // Berlin goes forward on 2027-03-28 at 01:00 UTC, from 02:00 to 03:00: what is skipped fires
+    // at the first moment after.
     (
         "30 2 * * *",
         "Europe/Berlin",

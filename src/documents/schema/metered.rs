@@ -19,7 +19,8 @@ use serde_json::{Map, Number, Value, map};
 pub(super) struct Rates {
     /// To go into a value: parts of the schema that look at nothing are passed there, too.
     pub(super) value: u64,
-    /// To go over a name, for each [`NAME_BYTES`] of it: each pattern for names is matched with it.
+    /// To go over a name, for each [`NAME_BYTES`] of it: each pattern for names is matched with
+    /// it.
     pub(super) name: u64,
     /// To read a text, for each [`TEXT_BYTES`] of it: a pattern may be matched with it.
     pub(super) text: u64,

@@ -56,7 +56,8 @@ pub struct Migrate {
     #[arg(long = "tenant-id", value_name = "TENANT")]
     pub tenant: Option<TenantId>,
 
-    /// Where the encrypted database goes; a missing directory is made [default: <source>.encrypted]
+    /// Where the encrypted database goes; a missing directory is made [default:
+    /// <source>.encrypted]
     #[arg(long, value_name = "FILE")]
     pub target: Option<PathBuf>,
 

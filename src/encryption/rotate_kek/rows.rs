@@ -1,5 +1,6 @@
-//! The data keys of sealed tenants, whose manifests are rows of a database. Each row is a rotation of
-//! its own, as each file is: what a crash, or another server, leaves is done by running it again.
+//! The data keys of sealed tenants, whose manifests are rows of a database. Each row is a rotation
+//! of its own, as each file is: what a crash, or another server, leaves is done by running it
+//! again.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

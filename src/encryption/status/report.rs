@@ -121,8 +121,9 @@ pub struct EncryptionStatus {
     /// The key provider; null while encryption is off.
     #[schema(required)]
     pub provider: Option<ProviderReport>,
-    /// The database that tenants are in which Nimbus does not encrypt: those that are named, and, without
-    /// `--encryption-seal-external`, those that are made from now on. Missing where there is none.
+    /// The database that tenants are in which Nimbus does not encrypt: those that are named, and,
+    /// without `--encryption-seal-external`, those that are made from now on. Missing where
+    /// there is none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     #[schema(nullable = false)]
     pub unencrypted_tenants_in: Option<String>,

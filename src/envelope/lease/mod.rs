@@ -88,7 +88,8 @@ pub(super) struct Leases {
     table: Mutex<LeaseTable>,
     /// A file was opened, or the lease of one that is used has run out.
     changed: Notify,
-    /// Whether somebody renews leases: a server does, a command holds a key for as long as it runs.
+    /// Whether somebody renews leases: a server does, a command holds a key for as long as it
+    /// runs.
     kept: Arc<AtomicBool>,
 }
 

@@ -74,9 +74,9 @@ async fn under_its_key(request: Request, next: Next) -> Response {
     }
 }
 
-/// Judges the request's access key once more, now that its tenant is open. While a body came, or the
-/// request waited, the key may have been revoked, and its tenant deleted and made anew: what is open
-/// is then another tenant of the name.
+/// Judges the request's access key once more, now that its tenant is open. While a body came, or
+/// the request waited, the key may have been revoked, and its tenant deleted and made anew: what is
+/// open is then another tenant of the name.
 pub(super) fn still_holds_its_key(
     keys: &dyn AccessKeys,
     tenant: &TenantId,

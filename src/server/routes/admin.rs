@@ -106,7 +106,8 @@ pub(in crate::server) async fn doctor(
     Ok(Json(found))
 }
 
-/// Wraps data keys under another key, as `nimbus encryption rotate-kek`; the answer names the operation.
+/// Wraps data keys under another key, as `nimbus encryption rotate-kek`; the answer names the
+/// operation.
 #[utoipa::path(post, path = "/api/admin/encryption/rotate-kek", operation_id = "rotateKek",
     tag = "encryption", request_body = rotate_kek::Request,
     responses(
@@ -144,7 +145,8 @@ pub(in crate::server) async fn rotate_kek(
     })
 }
 
-/// Gives files new data keys while they are used, as `nimbus encryption rotate-dek`; the answer names the operation.
+/// Gives files new data keys while they are used, as `nimbus encryption rotate-dek`; the answer
+/// names the operation.
 #[utoipa::path(post, path = "/api/admin/encryption/rotate-dek", operation_id = "rotateDek",
     tag = "encryption", request_body = rotate_dek::Request,
     responses(

@@ -20,7 +20,8 @@ use crate::server::range::{self, Selection};
 use crate::server::tenant_path::Tenant;
 use crate::tenants::{StoreError, TenantStore};
 
-/// The root of an app without its `/`: what a page there names relative to itself would be looked for beside the app.
+/// The root of an app without its `/`: what a page there names relative to itself would be looked
+/// for beside the app.
 #[utoipa::path(get, path = "/apps/{t}", operation_id = "appRootMoved", tag = "apps",
     responses((status = 308, description = "The app is at `/apps/{t}/`",
         headers(("Location" = String, description = "The same path with a `/` at its end, and the same query")))))]
@@ -60,7 +61,8 @@ pub(in crate::server) async fn root(
     serve(&app, tenant, String::new(), &method, &headers).await
 }
 
-/// One file, or part of it; the path of a directory, with `/` at its end, is that of the page in it.
+/// One file, or part of it; the path of a directory, with `/` at its end, is that of the page in
+/// it.
 #[utoipa::path(get, path = "/apps/{t}/{path}", operation_id = "appFile", tag = "apps",
     responses(
         (status = 200, description = "The file",
@@ -146,8 +148,8 @@ async fn serve(
     Ok(response)
 }
 
-/// The bytes of a content. What is more than one step is read step by step as the client takes it, and holds neither
-/// memory nor the open tenant in between.
+/// The bytes of a content. What is more than one step is read step by step as the client takes it,
+/// and holds neither memory nor the open tenant in between.
 async fn body(
     app: &Arc<App>,
     tenant: TenantId,
@@ -202,7 +204,8 @@ fn split(bytes: Range<u64>) -> (Range<u64>, Range<u64>) {
     (bytes.start..end, end..bytes.end)
 }
 
-/// What every answer says of a file. It may change with the next activation, and is for who has a credential alone.
+/// What every answer says of a file. It may change with the next activation, and is for who has a
+/// credential alone.
 fn describe(headers: &mut HeaderMap, etag: &HeaderValue) {
     headers.insert(header::ETAG, etag.clone());
     let private = HeaderValue::from_static("private, no-cache");

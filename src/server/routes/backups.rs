@@ -64,7 +64,8 @@ pub(in crate::server) async fn create(
 
 impl Plain for RestoreRequest {}
 
-/// Restores one tenant of a snapshot beside those that are there, as `nimbus backup restore --tenant-id`; the answer names the operation.
+/// Restores one tenant of a snapshot beside those that are there, as `nimbus backup restore
+/// --tenant-id`; the answer names the operation.
 #[utoipa::path(post, path = "/api/admin/backups/restore", operation_id = "restoreTenant", tag = "operation",
     request_body = RestoreRequest,
     responses(
@@ -149,7 +150,8 @@ pub(in crate::server) async fn verify(
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(in crate::server) struct Listing {
-    /// A directory by its path from the root, or s3://bucket/prefix; the repository of --backup-to by default.
+    /// A directory by its path from the root, or s3://bucket/prefix; the repository of --backup-to
+    /// by default.
     #[param(value_type = String, required = false, nullable = false)]
     from: Option<Location>,
 }
@@ -165,7 +167,8 @@ impl FromQuery for Listing {
     }
 }
 
-/// The snapshots of a repository, the times between them that can be restored, and what was proven, as `nimbus backup list`.
+/// The snapshots of a repository, the times between them that can be restored, and what was proven,
+/// as `nimbus backup list`.
 #[utoipa::path(get, path = "/api/admin/backups", operation_id = "listBackups", tag = "operation",
     params(Listing),
     responses(

@@ -40,7 +40,8 @@ impl FromBody for Batch {
     }
 }
 
-/// Applies all of the mutations, or none when one of them cannot be; the error names that one by its place.
+/// Applies all of the mutations, or none when one of them cannot be; the error names that one by
+/// its place.
 #[utoipa::path(post, path = "/api/tenants/{t}/batch", operation_id = "applyBatch", tag = "documents",
     request_body = shapes::Batch,
     responses(

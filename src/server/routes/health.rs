@@ -25,7 +25,8 @@ pub(in crate::server) async fn health() -> RawJson {
     RawJson(r#"{"ok":true}"#.to_owned())
 }
 
-/// Whether control file, key provider, storage and background work go on, and which tenants do not open.
+/// Whether control file, key provider, storage and background work go on, and which tenants do not
+/// open.
 #[utoipa::path(get, path = "/ready", operation_id = "ready", tag = "operation",
     responses(
         (status = 200, description = "All checks pass", body = Readiness),
@@ -85,7 +86,8 @@ pub(in crate::server) struct Healthy {
 pub(in crate::server) struct Readiness {
     ready: bool,
     checks: Checks,
-    /// How shipping to `--backup-to` stands; `null` where nothing is shipped. It does not make the server unready.
+    /// How shipping to `--backup-to` stands; `null` where nothing is shipped. It does not make the
+    /// server unready.
     #[schema(required)]
     backup: Option<Standing>,
     /// Tenants whose last opening failed, and the code of the reason.

@@ -128,8 +128,9 @@ fn event(kind: EventKind, tenant: &TenantId) -> Event {
     Event::new(kind, EventOutcome::Begun).about(&data_dir::subject(tenant))
 }
 
-/// Does something to an access key between two lines of the audit log, to its end also when the client has gone. What is done comes with what the
-/// second line says. Where the first cannot be written, nothing is done.
+/// Does something to an access key between two lines of the audit log, to its end also when the
+/// client has gone. What is done comes with what the second line says. Where the first cannot be
+/// written, nothing is done.
 async fn audited<T, F>(
     app: Arc<App>,
     event: Event,
@@ -139,7 +140,8 @@ where
     T: Send + 'static,
     F: Future<Output = Result<(T, String), ApiError>> + Send + 'static,
 {
-    // The log is sealed under the control file's key, too: that it was taken back says more than that the log cannot be written.
+    // The log is sealed under the control file's key, too: that it was taken back says more than
+    // that the log cannot be written.
     let control = app.check_control().await;
     control.map_err(|error| failed(&error.into()))?;
     let doing = short_task(acting_as(actor(), async move {

@@ -35,8 +35,8 @@ fn json_text(value: &impl Serialize) -> Result<String, ApiError> {
     serde_json::to_string(value).map_err(|error| ApiError::new(Code::Internal, error.to_string()))
 }
 
-/// Part of a list, `items` being JSON: `{"<name>": …, "next_cursor", "has_more"}`. There is more where there is a `next`, which needs no
-/// escape.
+/// Part of a list, `items` being JSON: `{"<name>": …, "next_cursor", "has_more"}`. There is more
+/// where there is a `next`, which needs no escape.
 fn part_of(name: &str, items: &str, next: Option<String>) -> RawJson {
     let end = whether_more(next);
     RawJson(format!(r#"{{"{name}":{items},{end}"#))

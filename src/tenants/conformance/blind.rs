@@ -1,5 +1,5 @@
-//! What indexes without order refuse, as those of sealed tenants are: all else is answered as by every
-//! other backend.
+//! What indexes without order refuse, as those of sealed tenants are: all else is answered as by
+//! every other backend.
 
 use crate::documents::query::{Condition, Field, Order, Query};
 
@@ -39,8 +39,8 @@ pub(super) const BLIND_REFUSES: &[(&str, &[usize])] = &[
     ),
 ];
 
-/// Whether a query needs the order of one of these indexes, and finds its documents by none of them:
-/// an index without order has it refused.
+/// Whether a query needs the order of one of these indexes, and finds its documents by none of
+/// them: an index without order has it refused.
 pub(super) fn needs_order(query: &Query, indexes: &[Vec<String>]) -> bool {
     let on = |field: &Field, path: &String| matches!(field, Field::Path(names) if names.join(".") == *path);
     let has = |path: &String, suits: fn(&Condition) -> bool| {

@@ -1,8 +1,10 @@
-//! A tenant is copied to another backend, or to another deployment, with its numbers, ids and times.
+//! A tenant is copied to another backend, or to another deployment, with its numbers, ids and
+//! times.
 //!
-//! The source is at rest. It is read as one state and written to a place that is no tenant; both are
-//! read again and compared, item by item; only then the place becomes a tenant, with its access keys.
-//! What a kill leaves is removed by the next copy, creation or deletion of the name at the target:
+//! The source is at rest. It is read as one state and written to a place that is no tenant; both
+//! are read again and compared, item by item; only then the place becomes a tenant, with its access
+//! keys. What a kill leaves is removed by the next copy, creation or deletion of the name at the
+//! target:
 //!
 //! | step | crash point after it | at the target |
 //! | --- | --- | --- |

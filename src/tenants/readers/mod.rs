@@ -41,8 +41,8 @@ pub(in crate::tenants) struct Readers<S: Storage> {
     used: AtomicBool,
     /// Whether [`Readers::close`] was called.
     closing: AtomicBool,
-    /// Whether what reads or writes the tenant is to fail: it was locked, its key taken back, or it
-    /// is deleted.
+    /// Whether what reads or writes the tenant is to fail: it was locked, its key taken back, or
+    /// it is deleted.
     halted: Arc<AtomicBool>,
     /// Others that make way for a connection that the process has no files left for.
     way: Option<Arc<dyn GiveWay>>,

@@ -3,9 +3,9 @@
 //!
 //! Each change counts up one number and stands under it. A server looks at the number every
 //! [`POLL`], and reads what stands under higher ones than it knows. **It goes by its memory for
-//! [`TRUSTED`] after it began the last look that succeeded**, and refuses after that: a revoked key or
-//! a locked tenant is refused by all servers within a second. What is not found is looked for anew
-//! before it is refused, so that what one server made the others find at once.
+//! [`TRUSTED`] after it began the last look that succeeded**, and refuses after that: a revoked key
+//! or a locked tenant is refused by all servers within a second. What is not found is looked for
+//! anew before it is refused, so that what one server made the others find at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,7 +41,8 @@ use crate::tenants::others::{SharedListener, SharedStanding, SharedTenants};
 pub struct Catalog<E> {
     pub(super) engine: Arc<E>,
     known: RwLock<Memory>,
-    /// Held while the database is looked at and memory changed: looks are taken over in their order.
+    /// Held while the database is looked at and memory changed: looks are taken over in their
+    /// order.
     looking: Mutex<()>,
     /// When the last look that succeeded began, and what the engine's clock said when it ended.
     seen: Mutex<Option<Seen>>,

@@ -1,7 +1,7 @@
 //! Changes of what all servers go by: creations, deletions and locks of tenants.
 //!
-//! Each locks the tenant's row, looks at its state, and goes on from there, whichever server brought
-//! it there. What a crash leaves:
+//! Each locks the tenant's row, looks at its state, and goes on from there, whichever server
+//! brought it there. What a crash leaves:
 //!
 //! | state | crash point | then |
 //! | --- | --- | --- |
@@ -16,20 +16,23 @@
 //!
 //! (*) where DDL is a transaction of its own. Elsewhere one transaction leads past these states.
 //!
-//! A deletion is carried on by the next start of any server, by the next creation or deletion of the
-//! tenant, and by every server that has seen it go on for ten seconds. Two may carry it on at once.
+//! A deletion is carried on by the next start of any server, by the next creation or deletion of
+//! the tenant, and by every server that has seen it go on for ten seconds. Two may carry it on at
+//! once.
 //!
 //! **Where DDL commits by itself** the lock on the row does not last. Tables are made while the row
 //! says that the tenant is being created by who makes them (its incarnation), and removed while it
-//! says that it is being deleted: each such statement looks at the row in the engine itself, so that
-//! one of a server that was stopped in between does nothing to the next tenant of the name. Making
-//! tables that are there is no failure, for those of a tenant that does not exist yet are empty. Who
-//! creates a tenant takes over from another one that is at it, and the other one fails at its end.
+//! says that it is being deleted: each such statement looks at the row in the engine itself, so
+//! that one of a server that was stopped in between does nothing to the next tenant of the name.
+//! Making tables that are there is no failure, for those of a tenant that does not exist yet are
+//! empty. Who creates a tenant takes over from another one that is at it, and the other one fails
+//! at its end.
 //!
 //! **The manifest of a sealed tenant** comes with the tenant, in the one transaction that makes it
-//! one, and goes in the one that begins its deletion: no state has a tenant without the key that its
-//! values are under. Of two servers that create a tenant at once, each has drawn a key, and that of
-//! the one whose incarnation the row has is stored. What the other drew was used for nothing.
+//! one, and goes in the one that begins its deletion: no state has a tenant without the key that
+//! its values are under. Of two servers that create a tenant at once, each has drawn a key, and
+//! that of the one whose incarnation the row has is stored. What the other drew was used for
+//! nothing.
 //!
 //! The making of an index is no state: it is part of the transaction that sets the schema.
 
@@ -121,8 +124,8 @@ impl<E: Engine> Catalog<E> {
         }
     }
 
-    /// Counts a change: the statement after which [`NUMBER`] is its number. Others wait from here on
-    /// until the transaction ends, so it comes late.
+    /// Counts a change: the statement after which [`NUMBER`] is its number. Others wait from here
+    /// on until the transaction ends, so it comes late.
     pub(super) fn count(&self) -> Statement {
         self.statement(
             "UPDATE @layout SET number = number + 1 WHERE one = 1",
@@ -136,7 +139,8 @@ impl<E: Engine> Catalog<E> {
         [self.count(), self.statement(&sql, values)]
     }
 
-    /// Creates a tenant that does not exist, whatever is left of one: sealed, where it gets a manifest.
+    /// Creates a tenant that does not exist, whatever is left of one: sealed, where it gets a
+    /// manifest.
     pub(super) fn create(
         &self,
         tenant: &TenantId,
@@ -303,7 +307,8 @@ impl<E: Engine> Catalog<E> {
         statements
     }
 
-    /// What removes a tenant's tables, unless [`Self::drop_tables`] did, its keys, and when it is due.
+    /// What removes a tenant's tables, unless [`Self::drop_tables`] did, its keys, and when it is
+    /// due.
     pub(super) fn clearing(&self, tenant: &TenantId) -> Vec<Statement> {
         let name = self.engine.tenant_space(tenant);
         let tables = (!E::DDL_COMMITS).then(|| Statement::bare(&self.engine.drop_space(&name)));

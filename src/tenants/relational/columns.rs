@@ -1,5 +1,5 @@
-//! What becomes of each column of a tenant's tables where its documents are sealed. The list is that
-//! of `docs/sealed-format.md`, which a test compares; so is that no column is missing.
+//! What becomes of each column of a tenant's tables where its documents are sealed. The list is
+//! that of `docs/sealed-format.md`, which a test compares; so is that no column is missing.
 
 #[cfg(test)]
 use Kept::{Blind, Clear, Findable, Mac, Sealed};

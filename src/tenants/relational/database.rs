@@ -46,8 +46,8 @@ impl DatabaseOptions {
         }
     }
 
-    /// The manifests of its sealed tenants. Nothing is made: without the provider's tables there are
-    /// none. Blocks.
+    /// The manifests of its sealed tenants. Nothing is made: without the provider's tables there
+    /// are none. Blocks.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! What drivers share that are asynchronous: a runtime of their own, connections that are open, and an
-//! end for work that nobody waits for.
+//! What drivers share that are asynchronous: a runtime of their own, connections that are open, and
+//! an end for work that nobody waits for.
 
 use std::{
     collections::VecDeque,

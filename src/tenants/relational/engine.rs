@@ -237,8 +237,8 @@ pub trait Engine: Debug + Send + Sync + 'static {
     const BEGIN: &'static str;
     /// Begin a transaction that reads one state.
     const BEGIN_READING: &'static [&'static str];
-    /// Whether what makes or removes tables and spaces is a transaction of its own, and ends one that
-    /// is open.
+    /// Whether what makes or removes tables and spaces is a transaction of its own, and ends one
+    /// that is open.
     const DDL_COMMITS: bool;
     /// What makes a `SELECT` lock its rows.
     const LOCKING: &'static str;
@@ -274,9 +274,9 @@ pub trait Engine: Debug + Send + Sync + 'static {
         (format!("({first}, {second}) {sign} (?, ?)"), values.into())
     }
 
-    /// Statements that make or remove something where `found` has a row, and do nothing where it has
-    /// none. They are sent together: nothing of the network comes between the look and the deed. For
-    /// engines whose [DDL commits](Self::DDL_COMMITS).
+    /// Statements that make or remove something where `found` has a row, and do nothing where it
+    /// has none. They are sent together: nothing of the network comes between the look and the
+    /// deed. For engines whose [DDL commits](Self::DDL_COMMITS).
     fn only_where(&self, _found: &Statement, ddl: String) -> Vec<Statement> {
         vec![Statement::bare(&ddl)]
     }
@@ -290,8 +290,8 @@ pub trait Engine: Debug + Send + Sync + 'static {
 
 /// A connection to an engine. Dropped, it is closed, whatever was under way on it.
 pub trait Connection: Debug + Send + 'static {
-    /// Sends statements in one round trip, and gives the rows of each. Those after one that fails are
-    /// not done, within a transaction; outside of one send a single statement.
+    /// Sends statements in one round trip, and gives the rows of each. Those after one that fails
+    /// are not done, within a transaction; outside of one send a single statement.
     fn run(&mut self, statements: &[Statement], stops: &Stops) -> Result<Vec<Vec<Row>>, Failure>;
 
     /// Hands out the rows of a statement as they come, until told to stop.

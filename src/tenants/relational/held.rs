@@ -1,9 +1,10 @@
 //! Writes of a transaction that are held back in memory, and what they make of the tables.
 //!
 //! Each is the new state of one row. What is sent of them is, for each table, what rows go and what
-//! rows come, in statements of many rows: the number of statements does not grow with that of writes.
-//! A savepoint is a mark in the list. Only where something must be read that the memory does not
-//! know are writes sent before the commit, and open savepoints made in the engine with them.
+//! rows come, in statements of many rows: the number of statements does not grow with that of
+//! writes. A savepoint is a mark in the list. Only where something must be read that the memory
+//! does not know are writes sent before the commit, and open savepoints made in the engine with
+//! them.
 
 use std::collections::BTreeMap;
 

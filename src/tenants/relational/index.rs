@@ -1,7 +1,7 @@
 //! An index of a table, and what entries documents have in it.
 //!
-//! Where the tenant is sealed, an entry is an HMAC of each field's value under a key of that field: it
-//! is equal where the values are, and has no order.
+//! Where the tenant is sealed, an entry is an HMAC of each field's value under a key of that field:
+//! it is equal where the values are, and has no order.
 
 use std::sync::Arc;
 

@@ -9,9 +9,9 @@
 //!                   one beyond the limit: its first bytes the same way, 00 02, SHA-256 of all of it
 //! ```
 //!
-//! No value is the beginning of another. A key is bounded, for engines bound theirs; where a text was
-//! cut its key still tells it from every other, but not its order among those with the same beginning.
-//! Keys are stored: this encoding belongs to the layout.
+//! No value is the beginning of another. A key is bounded, for engines bound theirs; where a text
+//! was cut its key still tells it from every other, but not its order among those with the same
+//! beginning. Keys are stored: this encoding belongs to the layout.
 
 use sha2::{Digest as _, Sha256};
 

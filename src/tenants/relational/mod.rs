@@ -2,9 +2,10 @@
 //!
 //! What tenants mean is decided in the core, above; how an engine spells it, in its dialect, below
 //! (`engine.rs`). Here is how tenants are laid out in tables (`layout.rs`), how values become keys
-//! (`keys.rs`), how writes are held back and sent (`held.rs`, `transaction.rs`), and how queries are
-//! answered (`query.rs`). What several servers share is in the provider's tables and in the memory of
-//! each (`catalog.rs`, `changes.rs`, `access.rs`, `watch.rs`). Why it is so: `docs/decisions/0036-relational-tenants.md`.
+//! (`keys.rs`), how writes are held back and sent (`held.rs`, `transaction.rs`), and how queries
+//! are answered (`query.rs`). What several servers share is in the provider's tables and in the
+//! memory of each (`catalog.rs`, `changes.rs`, `access.rs`, `watch.rs`). Why it is so:
+//! `docs/decisions/0036-relational-tenants.md`.
 
 mod access;
 mod answers;

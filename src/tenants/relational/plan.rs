@@ -1,7 +1,7 @@
 //! Where the candidates of a query lie.
 //!
-//! An index gives the documents whose keys lie in ranges that the filters, and the order, leave. Each
-//! is judged afterwards: an index that says too much costs time and no correctness.
+//! An index gives the documents whose keys lie in ranges that the filters, and the order, leave.
+//! Each is judged afterwards: an index that says too much costs time and no correctness.
 
 use super::{
     engine::{Engine, Value, values},
@@ -20,7 +20,8 @@ pub(super) type Range = (Vec<u8>, Vec<u8>);
 /// How candidates are found.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
-    /// The index, and the ranges of it that do not meet, in their order; `None` for the whole table.
+    /// The index, and the ranges of it that do not meet, in their order; `None` for the whole
+    /// table.
     pub(super) index: Option<(&'a Index, Vec<Range>)>,
     /// Whether the candidates come in the order of the query.
     pub(super) in_order: bool,
@@ -153,8 +154,8 @@ impl<'a> Plan<'a> {
         self.filters == 0 && !(self.in_order && query.filters.is_empty())
     }
 
-    /// The index that a query needs the order of and that is blind: in order it would keep the query
-    /// from looking through the whole table.
+    /// The index that a query needs the order of and that is blind: in order it would keep the
+    /// query from looking through the whole table.
     pub(super) fn hindered_by(&self, query: &Query, indexes: &'a [Index]) -> Option<&'a Index> {
         if !self.scans(query) || !indexes.iter().any(Index::is_blind) {
             return None;

@@ -38,8 +38,8 @@ pub struct RelationalOptions {
     pub open_patience: Duration,
     /// Who is told when work will be due.
     pub due: Arc<dyn DueLog>,
-    /// Whether tenants are sealed before they reach the database: those that are made are, and those
-    /// that are not are not opened.
+    /// Whether tenants are sealed before they reach the database: those that are made are, and
+    /// those that are not are not opened.
     pub seal: bool,
 }
 

@@ -1,8 +1,8 @@
 //! Answering queries.
 //!
-//! Candidates come from a [`plan`](super::plan), and every one is judged by the evaluator. They come in
-//! the order of the answer where an index or the order of insertion has it; otherwise all are looked
-//! through, their places sorted, and the documents of the first read.
+//! Candidates come from a [`plan`](super::plan), and every one is judged by the evaluator. They
+//! come in the order of the answer where an index or the order of insertion has it; otherwise all
+//! are looked through, their places sorted, and the documents of the first read.
 
 use std::{
     collections::{BinaryHeap, HashMap},
@@ -26,8 +26,8 @@ use crate::tenants::backend::{Rows as _, TableNumber};
 use crate::tenants::keyset::PageBuilder;
 
 impl<E: Engine> Reader<E> {
-    /// The documents of a table that a query finds after a position; `None` where every document may
-    /// have to be looked at, and `may_scan` says no.
+    /// The documents of a table that a query finds after a position; `None` where every document
+    /// may have to be looked at, and `may_scan` says no.
     pub(super) fn run_query(
         &mut self,
         table: TableNumber,

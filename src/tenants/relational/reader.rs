@@ -148,7 +148,8 @@ impl<E: Engine> Reader<E> {
         let streamed = match &mut self.session {
             Some(session) => session.each(&statement, &stops, &mut hand_out),
             None => {
-                // Rows that were handed out are not taken back: it is the first that may be waited for.
+                // Rows that were handed out are not taken back: it is the first that may be waited
+                // for.
                 let mut session = self.begin_reading()?;
                 let streamed = session.each(&statement, &stops, &mut hand_out);
                 streamed.and_then(|()| {
@@ -371,8 +372,8 @@ pub(super) const DOCUMENT: &str = "d.seq, d.id, d.created, d.updated, d.version,
 /// How many these are.
 pub(super) const COLUMNS: usize = 6;
 
-/// The number of the write that inserted a document, and the document, whose columns begin with this
-/// one. Of a sealed tenant, the table's name is needed.
+/// The number of the write that inserted a document, and the document, whose columns begin with
+/// this one. Of a sealed tenant, the table's name is needed.
 pub(super) fn stored_document<E>(
     space: &Space<E>,
     table: Option<&TableName>,

@@ -1,7 +1,7 @@
 //! A tenant whose documents are sealed before they reach the engine (`docs/sealed-format.md`).
 //!
-//! A tenant is sealed if its row in `tenants` has a manifest. Values are sealed where rows are written
-//! and opened where they are read; what is in memory is plain, as with every backend.
+//! A tenant is sealed if its row in `tenants` has a manifest. Values are sealed where rows are
+//! written and opened where they are read; what is in memory is plain, as with every backend.
 
 use std::{fmt, path::PathBuf, sync::Arc};
 

@@ -83,8 +83,8 @@ impl<E: Engine> Space<E> {
         name
     }
 
-    /// What notes for all servers when the tenant's first work is due: in the transaction that has it
-    /// so, and after all else of it.
+    /// What notes for all servers when the tenant's first work is due: in the transaction that has
+    /// it so, and after all else of it.
     pub(super) fn noting_due(&self) -> [Statement; 2] {
         let (due, name) = (self.of_provider("due"), self.tenant.as_str());
         let note = format!(

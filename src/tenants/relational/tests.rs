@@ -1,5 +1,5 @@
-//! The suite of every backend on each engine, and what is special to a database that several servers
-//! use.
+//! The suite of every backend on each engine, and what is special to a database that several
+//! servers use.
 
 mod sealed;
 mod watched;
@@ -123,7 +123,8 @@ impl Tested for Mysql {
     }
 }
 
-/// Spaces of a test's own in a database, which can be opened again and again, as by one server after another.
+/// Spaces of a test's own in a database, which can be opened again and again, as by one server
+/// after another.
 struct House<E> {
     database: DatabaseOptions,
     log: Arc<Log>,

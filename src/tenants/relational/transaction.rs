@@ -1,9 +1,9 @@
 //! The transactions that write to a tenant.
 //!
 //! Each locks the tenant's head first: those of one tenant come one after another, whatever server
-//! they are of, and the numbers of writes have no gap. It reads what it is about to touch, holds its
-//! writes back, and sends them with the commit. Connections are taken for one transaction at a time,
-//! and nothing of a session is relied on, so that a pooler may lie between.
+//! they are of, and the numbers of writes have no gap. It reads what it is about to touch, holds
+//! its writes back, and sends them with the commit. Connections are taken for one transaction at a
+//! time, and nothing of a session is relied on, so that a pooler may lie between.
 //!
 //! **A commit that nobody answered.** Each transaction stores an id under its number in `commits`.
 //! Where the connection breaks after the commit was sent, the next connection locks the head, which
@@ -48,8 +48,8 @@ pub struct RelationalTransaction<E: Engine> {
     head: Option<Head>,
     /// The number of the last write of the open transaction.
     pub(super) written: i64,
-    /// Whether the last transaction has come to its end. What is known of one that broke off may never
-    /// have come to be: the number of a table is another's then.
+    /// Whether the last transaction has come to its end. What is known of one that broke off may
+    /// never have come to be: the number of a table is another's then.
     ended: bool,
     /// Whether the open transaction changes tables, schemas or indexes.
     restructures: bool,

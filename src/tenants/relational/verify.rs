@@ -1,10 +1,10 @@
 //! Whether all that a sealed tenant has stored is what was sealed, and the newest of it.
 //!
 //! Each document opens in its place. The journal has a record of each of the last writes, without a
-//! gap, each with a MAC that has its number in it: nobody without the key makes one, and one that is
-//! left out is missed. So a document that the journal knows must be of the version of its last record,
-//! and be there. Nothing is known of documents that were written before the journal begins, and
-//! nothing tells that all of the tenant is as it was at an earlier time.
+//! gap, each with a MAC that has its number in it: nobody without the key makes one, and one that
+//! is left out is missed. So a document that the journal knows must be of the version of its last
+//! record, and be there. Nothing is known of documents that were written before the journal begins,
+//! and nothing tells that all of the tenant is as it was at an earlier time.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;

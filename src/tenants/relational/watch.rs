@@ -1,5 +1,5 @@
-//! What a server does by itself about others on its database: it looks what they changed, takes over
-//! work that is due and that nobody runs, and finishes what nobody finishes.
+//! What a server does by itself about others on its database: it looks what they changed, takes
+//! over work that is due and that nobody runs, and finishes what nobody finishes.
 
 use std::{
     sync::{Arc, Weak},

@@ -68,7 +68,8 @@ impl Writes {
         self.list.push(write);
     }
 
-    /// The statements of what was not sent yet, with the savepoints that are open. They count as sent.
+    /// The statements of what was not sent yet, with the savepoints that are open. They count as
+    /// sent.
     pub(super) fn unsent(
         &mut self,
         spelled: impl Fn(&[Write]) -> Vec<Statement>,

@@ -4,11 +4,12 @@
 //! named in `NIMBUS_TEST_MOTO_URL`, or one started here and stopped with its last user.
 //! [`FaultProxy`] stands in front of it for what moto does not model: disabled keys, refusals,
 //! throttling, silence, broken connections. [`TlsFront`] puts TLS of a private authority before it,
-//! ([`Authority`]), and [`ConnectProxy`] tunnels to that. [`Postgres`] is a Postgres with a cluster of its own,
-//! which can be killed and started again. [`MariaDb`] is a MariaDB of the same kind, and [`Galera`]
-//! a cluster of three. [`Seaweed`] is an S3 that checks signatures and checksums; moto is another.
-//! [`S3Proxy`] stands in front of either, counts, and fails on demand. [`Machine`] is a home, a
-//! data directory and an environment of a test's own; [`Server`] is the real binary on it.
+//! ([`Authority`]), and [`ConnectProxy`] tunnels to that. [`Postgres`] is a Postgres with a cluster
+//! of its own, which can be killed and started again. [`MariaDb`] is a MariaDB of the same kind,
+//! and [`Galera`] a cluster of three. [`Seaweed`] is an S3 that checks signatures and checksums;
+//! moto is another. [`S3Proxy`] stands in front of either, counts, and fails on demand. [`Machine`]
+//! is a home, a data directory and an environment of a test's own; [`Server`] is the real binary on
+//! it.
 //!
 //! ```no_run
 //! use nimbus_test_support::{Fault, FaultProxy, Moto};

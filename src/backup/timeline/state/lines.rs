@@ -22,8 +22,8 @@ pub(in crate::backup::timeline) struct Line {
 }
 
 impl State<'_> {
-    /// The lines of a tenant in what was read, in their order. They say what a restoration does: each place at which that could have another answer
-    /// is asked.
+    /// The lines of a tenant in what was read, in their order. They say what a restoration does:
+    /// each place at which that could have another answer is asked.
     pub(in crate::backup::timeline) fn lines(&self, subject: &str) -> Vec<Line> {
         let tenants = &self.catalogue.tenants;
         let before = tenants.iter().find(|file| file.subject == subject);
@@ -74,7 +74,8 @@ impl State<'_> {
         within.chain([self.taken_ms]).collect()
     }
 
-    /// How many instants of a time there are at which the tenant changed, and the bytes of what was shipped of it.
+    /// How many instants of a time there are at which the tenant changed, and the bytes of what was
+    /// shipped of it.
     fn shipped(&self, subject: &str, from_ms: i64, to_ms: i64) -> (usize, u64) {
         let is_within = |ms: i64| (from_ms..=to_ms).contains(&ms);
         let of = self.frames.iter().filter(|(of, _)| of.0 == subject);

@@ -28,8 +28,8 @@ pub(super) struct LeaseTable {
 /// One remote key.
 #[derive(Debug, Default)]
 struct Key {
-    /// Not asked before then: there was no answer, or a round ended by a fault. The next round asks
-    /// for one file.
+    /// Not asked before then: there was no answer, or a round ended by a fault. The next round
+    /// asks for one file.
     again: Option<Moment>,
     /// Since when a round is under way.
     renewing: Option<Moment>,

@@ -1,15 +1,16 @@
 //! MariaDB and MySQL: how they spell what the store says, and connections to them.
 //!
 //! What goes out together is one packet of several statements, with their values written into it: a
-//! prepared statement takes a round trip of its own, and one of many rows is another for each number
-//! of rows. A connection is set up so that nothing of the server's configuration changes what
-//! statements mean (`session.rs`), and that is looked at before it is used.
+//! prepared statement takes a round trip of its own, and one of many rows is another for each
+//! number of rows. A connection is set up so that nothing of the server's configuration changes
+//! what statements mean (`session.rs`), and that is looked at before it is used.
 //!
-//! **A node of a Galera cluster undoes a transaction without a word** where another node's comes first
-//! between two statements of a packet: what follows would be a transaction by itself. So connections
-//! do not commit by themselves, a transaction that writes begins with a savepoint, and its commit is
-//! preceded by the release of that, which fails where the transaction is not the one that began. At a
-//! cluster the commit is a packet of its own: the last statement of a packet is told what happened.
+//! **A node of a Galera cluster undoes a transaction without a word** where another node's comes
+//! first between two statements of a packet: what follows would be a transaction by itself. So
+//! connections do not commit by themselves, a transaction that writes begins with a savepoint, and
+//! its commit is preceded by the release of that, which fails where the transaction is not the one
+//! that began. At a cluster the commit is a packet of its own: the last statement of a packet is
+//! told what happened.
 
 mod failure;
 mod options;
@@ -43,7 +44,8 @@ use session::{Open, Wire, connected, tls};
 pub(super) struct Mysql {
     options: MysqlOptions,
     tls: Option<SslOpts>,
-    /// The host that is tried first: the one that was reached last, until a connection to it breaks.
+    /// The host that is tried first: the one that was reached last, until a connection to it
+    /// breaks.
     first: Arc<AtomicUsize>,
     driver: Driver<Wire>,
 }
@@ -344,8 +346,8 @@ async fn rows_of(
     Ok(all)
 }
 
-/// Writers of a tenant come one after another, and none finds a row that it does not know: where one
-/// does, another node's transaction came first.
+/// Writers of a tenant come one after another, and none finds a row that it does not know: where
+/// one does, another node's transaction came first.
 fn lock_lost(wire: &Wire, failure: Failure) -> Failure {
     let lost =
         wire.clustered && wire.open == Open::Writing && failure.kind == FailureKind::Duplicate;

@@ -45,7 +45,8 @@ impl PostgresOptions {
         if config.get_connect_timeout().is_none() {
             let _config = config.connect_timeout(CONNECT_TIMEOUT);
         }
-        // A standby is not written to: where several hosts are named, the one that takes writes is found.
+        // A standby is not written to: where several hosts are named, the one that takes writes is
+        // found.
         if config.get_target_session_attrs() == TargetSessionAttrs::Any {
             let _config = config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }

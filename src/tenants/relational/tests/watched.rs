@@ -13,8 +13,8 @@ pub(super) struct Watched<E, const LATE: bool = false> {
 pub(super) struct Watch {
     pub(super) round_trips: AtomicUsize,
     pub(super) next_commit: Mutex<Option<Fault>>,
-    /// The next look at a table's indexes, in a transaction that writes, finds that another server was first: its
-    /// table has the number that this one would have had.
+    /// The next look at a table's indexes, in a transaction that writes, finds that another server
+    /// was first: its table has the number that this one would have had.
     pub(super) taken_table: AtomicBool,
 }
 
