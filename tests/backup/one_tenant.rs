@@ -1,6 +1,6 @@
 use std::fs;
 
-use nimbus_test_support::{Machine, Server, files_under};
+use nimbus_test_support::{Machine, Server, files_under, until};
 use serde_json::{Value, json};
 
 use super::{add, as_str, backup, backup_with, filled, machine, notes, restore, run};
@@ -122,6 +122,30 @@ fn a_tenant_that_exists_is_restored_beside_itself_as_it_was_at_any_snapshot() {
     assert_eq!(notes(&server, "a").len(), second.len() + 1);
     server.stop();
     whole(&machine);
+}
+
+/// A server opens no tenant at its start to learn what it has due.
+#[test]
+fn work_of_a_tenant_that_was_restored_without_a_server_is_done_after_the_next_start() {
+    let machine = machine();
+    let server = filled(&machine, &["a"]);
+    let job = json!({
+        "run_after_ms": 10_000,
+        "mutation": {"type": "insert", "table": "done", "fields": {}},
+    });
+    let _ = server.create("/api/tenants/a/schedule", &job);
+    let _ = backup(&machine, &["create", "--to", "repo"]).expect(0, &[]);
+    assert_eq!(server.request("DELETE", "/api/tenants/a", None).0, 204);
+    server.stop();
+    let _ = bring_back(&machine, &["--tenant-id", "a"]).expect(0, &["as a"]);
+    let server = machine.start(&[]);
+    until("the job has run", || {
+        let metrics = server.get("/metrics").to_string();
+        metrics.contains("nimbus_scheduler_lag_seconds_count 1")
+    });
+    let done = server.get("/api/tenants/a/documents/done");
+    assert!(done["data"][0].is_object(), "{done}");
+    server.stop();
 }
 
 #[test]

@@ -13,9 +13,11 @@ use crate::backup::restore::{Beside, RestoreTenant, RestoredTenant, instant};
 use crate::backup::{BackupError, Location, Places, Repository};
 use crate::clock;
 use crate::config::{ProviderChoice, Settings};
+use crate::deployment::Home;
 use crate::pluralize::pluralize;
 use crate::process::DataDirLock;
-use crate::runtime::Progress;
+use crate::runtime::{Progress, blocking};
+use crate::scheduler::DueIndex;
 use crate::tenants::TenantProvider as _;
 use crate::tenants::sqlite::SqliteOptions;
 
@@ -61,7 +63,14 @@ async fn here(
     stop_on_signals()?;
     let deployment = deployment(settings).await?;
     let _locked = deployment.keep_locked().await?;
-    let tenants = Arc::new(deployment.tenants(SqliteOptions::default()).await?);
+    // The next start opens no tenant to learn what it has due.
+    let (record, clock) = deployment.due_record(&Home::Files);
+    let due = blocking(move || DueIndex::load(record, clock)).await?;
+    let options = SqliteOptions {
+        due: Arc::new(due),
+        ..SqliteOptions::default()
+    };
+    let tenants = Arc::new(deployment.tenants(options).await?);
     let beside = Beside {
         envelope: deployment.envelope.clone(),
         tenants: tenants.clone(),

@@ -11,6 +11,7 @@ pub(super) mod idempotency;
 pub(super) mod jobs;
 pub(super) mod journal;
 pub(super) mod lookups;
+pub(super) mod moving;
 pub(super) mod queries;
 pub(super) mod schemas;
 pub(super) mod versions;
@@ -104,6 +105,9 @@ macro_rules! conformance {
             threads {
                 lookups:
                     each_of_a_crowd_is_answered_with_its_own;
+                moving:
+                    a_copy_has_all_that_there_is_however_much,
+                    a_copy_of_what_is_written_meanwhile_is_none;
             }
             blocking {
                 versions:

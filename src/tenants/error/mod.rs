@@ -471,7 +471,9 @@ pub enum StoreError {
     },
 }
 
-/// The tenants are not encrypted by Nimbus.
+/// The tenants are in a database.
 #[derive(Debug, Error)]
-#[error("tenants of this provider have no data keys")]
+#[error(
+    "tenants in a database have no data key, or, sealed, keep theirs: rotate-dek is not built for them"
+)]
 struct NoDataKeys;

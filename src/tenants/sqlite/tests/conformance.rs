@@ -27,3 +27,12 @@ impl Fixture for PlainHouse {
 async fn documents_survive_closing_without_encryption() {
     crate::tenants::conformance::documents::documents_survive_closing::<PlainHouse>().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_without_encryption_has_all_that_there_is() {
+    crate::tenants::conformance::moving::a_copy_has_all_that_there_is_however_much::<PlainHouse>()
+        .await;
+    crate::tenants::conformance::moving::a_copy_of_what_is_written_meanwhile_is_none::<PlainHouse>(
+    )
+    .await;
+}
