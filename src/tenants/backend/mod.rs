@@ -20,15 +20,19 @@ mod engine;
 mod moved;
 mod rows;
 mod storage;
+mod stored;
 
 pub use engine::{Arrival, Backend};
 pub(crate) use moved::{MOVED_BYTES, MOVED_ROWS};
 pub use moved::{MovedRows, MovedWrites, PlacedAnswer};
 pub use rows::{
-    AnswerWrites, AnswersEnd, AnswersOf, ChangedDocument, Conflict, DeployRows, DeployWrites,
-    DocumentRows, DocumentWrites, JobRows, JobWrites, JournalBounds, JournalEntry, NewDocument,
-    Rows, SchemaRows, SchemaWrites, StoredAnswer, StoredDocument, StoredIndex, TableNumber, Wanted,
+    AnswerWrites, DeployRows, DeployWrites, DocumentRows, DocumentWrites, JobRows, JobWrites, Rows,
+    SchemaRows, SchemaWrites,
 };
 pub use storage::{
     Opened, OpenedConnection, OthersWrote, Standing, Storage, Transaction, Upcoming,
+};
+pub use stored::{
+    AnswersEnd, AnswersOf, ChangedDocument, Conflict, JournalBounds, JournalEntry, NewDocument,
+    StoredAnswer, StoredDocument, StoredIndex, TableNumber, Wanted,
 };

@@ -3,7 +3,7 @@
 
 use zeroize::Zeroizing;
 
-use super::rows::{StoredAnswer, TableNumber};
+use super::stored::{StoredAnswer, TableNumber};
 use crate::documents::deploy::Deploy;
 use crate::documents::schedule::{CronState, FinishedJob};
 use crate::documents::{Document, TableName};

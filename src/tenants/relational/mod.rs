@@ -35,6 +35,7 @@ mod reader;
 mod scheduled;
 mod schemas;
 mod sealed;
+mod sealed_values;
 mod space;
 mod storage;
 mod tables;
