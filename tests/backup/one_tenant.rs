@@ -260,7 +260,7 @@ fn what_cannot_be_restored_is_refused_with_one_clear_error_and_leaves_nothing() 
         "--as",
         "c",
     ];
-    let _ = backup(&machine, &from_other).expect(1, &["tenant c was not restored"]);
+    let _ = backup(&machine, &from_other).expect(1, &["tenant c did not come to be"]);
     let left = files_under(&machine.data_dir());
     let named = |path: &&std::path::PathBuf| as_str(path).contains("/c.sqlite3");
     assert_eq!(left.iter().find(named), None);
